@@ -1,0 +1,185 @@
+//! Buffers of a call, checked before the first is touched: none null or
+//! misaligned, and none that is written in the place of another.
+
+use std::mem::{align_of, size_of};
+
+use super::arguments::not_null;
+use crate::error::{Error, Result};
+use crate::layout::TensorSpec;
+use crate::Optimizer;
+
+/// A buffer of one tensor's elements.
+#[derive(Clone, Copy)]
+pub(super) struct Buffer<'a> {
+    tensor: &'a TensorSpec,
+    /// What it is to the tensor: "the gradient".
+    what: &'a str,
+    first: *mut f32,
+    written: bool,
+}
+
+impl<'a> Buffer<'a> {
+    /// A buffer that the call only reads. `argument` is how the header spells
+    /// it.
+    pub(super) fn read(
+        tensor: &'a TensorSpec,
+        what: &'a str,
+        first: *const f32,
+        argument: impl FnOnce() -> String,
+    ) -> Result<Self> {
+        not_null(first, || {
+            format!("{}, {what} of tensor \"{}\",", argument(), tensor.name)
+        })?;
+        let address = first.addr();
+        let alignment = align_of::<f32>();
+        if !address.is_multiple_of(alignment) {
+            return Err(Error::Misaligned {
+                tensor: tensor.name.clone(),
+                argument: what.to_owned(),
+                address,
+                alignment,
+            });
+        }
+        // No buffer lies across the end of the address space.
+        if address.checked_add(tensor.len() * size_of::<f32>()).is_none() {
+            return Err(Error::SizeOverflow {
+                tensor: tensor.name.clone(),
+                dims: tensor.dims.clone(),
+            });
+        }
+        Ok(Buffer {
+            tensor,
+            what,
+            first: first.cast_mut(),
+            written: false,
+        })
+    }
+
+    /// A buffer that the call writes.
+    pub(super) fn write(
+        tensor: &'a TensorSpec,
+        what: &'a str,
+        first: *mut f32,
+        argument: impl FnOnce() -> String,
+    ) -> Result<Self> {
+        let buffer = Self::read(tensor, what, first, argument)?;
+        Ok(Buffer {
+            written: true,
+            ..buffer
+        })
+    }
+
+    /// # Safety
+    /// The buffer has the tensor's number of elements, nothing writes them in
+    /// `'b`.
+    pub(super) unsafe fn slice<'b>(&self) -> &'b [f32] {
+        // SAFETY: not null, aligned, and the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.first, self.tensor.len()) }
+    }
+
+    /// # Safety
+    /// The buffer has the tensor's number of elements, nothing else reads or
+    /// writes them in `'b`.
+    pub(super) unsafe fn slice_mut<'b>(&self) -> &'b mut [f32] {
+        // SAFETY: not null, aligned, and the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.first, self.tensor.len()) }
+    }
+
+    fn start(&self) -> usize {
+        self.first.addr()
+    }
+
+    fn end(&self) -> usize {
+        self.start() + self.tensor.len() * size_of::<f32>()
+    }
+
+    fn name(&self) -> String {
+        format!("{} of tensor \"{}\"", self.what, self.tensor.name)
+    }
+}
+
+/// The optimizer's own buffers, which a step writes.
+pub(super) fn state<'a>(optimizer: &'a Optimizer, list: &mut Vec<Buffer<'a>>) -> Result<()> {
+    for (i, tensor) in optimizer.tensors().iter().enumerate() {
+        for (p, name) in optimizer.plane_names(i)?.iter().enumerate() {
+            let plane = optimizer.plane(i, p)?.as_ptr();
+            list.push(Buffer {
+                written: true,
+                ..Buffer::read(tensor, name, plane, String::new)?
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a written buffer that overlaps any other one.
+pub(super) fn none_overlap(buffers: &mut [Buffer<'_>]) -> Result<()> {
+    buffers.sort_unstable_by_key(|buffer| (buffer.start(), buffer.end()));
+    let mut furthest: Option<&Buffer<'_>> = None;
+    let mut furthest_written: Option<&Buffer<'_>> = None;
+    for buffer in &*buffers {
+        let before = match buffer.written {
+            true => furthest,
+            false => furthest_written,
+        };
+        if let Some(before) = before.filter(|before| before.end() > buffer.start()) {
+            return Err(Error::Overlap {
+                first: before.name(),
+                second: buffer.name(),
+            });
+        }
+        let further = |than: Option<&Buffer<'_>>| than.is_none_or(|b| b.end() < buffer.end());
+        if further(furthest) {
+            furthest = Some(buffer);
+        }
+        if buffer.written && further(furthest_written) {
+            furthest_written = Some(buffer);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MEMORY: usize = 0x10000;
+
+    /// Buffers at these offsets, of these lengths, in elements.
+    fn overlap(layout: &[(usize, usize, bool)]) -> Result<()> {
+        let spec = |&(_, len, _): &_| TensorSpec::new("x", &[len]);
+        let specs: Vec<_> = layout.iter().map(spec).collect();
+        let mut buffers: Vec<_> = specs
+            .iter()
+            .zip(layout)
+            .map(|(tensor, &(offset, _, written))| Buffer {
+                tensor,
+                what: "it",
+                first: std::ptr::without_provenance_mut(MEMORY + offset * 4),
+                written,
+            })
+            .collect();
+        none_overlap(&mut buffers)
+    }
+
+    proptest! {
+        /// The sweep finds an overlap exactly where comparing all pairs does.
+        #[test]
+        fn as_comparing_all_pairs(
+            layout in proptest::collection::vec((0usize..60, 1usize..12, any::<bool>()), 0..9)
+        ) {
+            let pair = |(a, la, wa): (usize, usize, bool), (b, lb, wb)| {
+                (wa || wb) && a < b + lb && b < a + la
+            };
+            let expected = (0..layout.len())
+                .any(|i| (0..i).any(|j| pair(layout[i], layout[j])));
+            prop_assert_eq!(overlap(&layout).is_err(), expected);
+        }
+    }
+
+    #[test]
+    fn neighbours_do_not_overlap() {
+        overlap(&[(0, 4, true), (4, 4, true), (8, 1, false)]).unwrap();
+    }
+}

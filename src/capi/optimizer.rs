@@ -1,0 +1,146 @@
+//! Optimizer
+//!
+//! A handle that owns the state of a list of tensors. Parameters and gradients
+//! stay the caller's.
+
+use std::ffi::CString;
+
+use super::arguments::Out;
+use super::guard::call;
+use super::options::{options, sonew_options};
+use super::registry::Registry;
+use super::status::sonew_status;
+use super::tensor::{sonew_tensor, tensors};
+use crate::error::{Error, Result};
+use crate::Optimizer;
+
+/// An optimizer. Created by sonew_create(), freed by sonew_free().
+pub struct sonew_optimizer {
+    _opaque: [u8; 0],
+}
+
+/// What stands behind a handle.
+pub(super) struct Owned {
+    pub optimizer: Optimizer,
+    /// Strings that views point to.
+    pub names: Vec<Names>,
+    pub instruction_set: CString,
+}
+
+/// The names of a tensor and of its planes, as C strings.
+pub(super) struct Names {
+    pub tensor: CString,
+    pub planes: Vec<CString>,
+}
+
+static OPTIMIZERS: Registry<Owned> = Registry::new();
+
+/// Uses an optimizer.
+pub(super) fn with<R>(
+    optimizer: *const sonew_optimizer,
+    body: impl FnOnce(&mut Owned) -> Result<R>,
+) -> Result<R> {
+    OPTIMIZERS.with(optimizer.addr(), "optimizer", body)
+}
+
+/// The body of a function that asks an optimizer for one value.
+///
+/// # Safety
+/// `out` is null, or valid for one write.
+pub(super) unsafe fn query<T>(
+    optimizer: *const sonew_optimizer,
+    out: *mut T,
+    argument: &str,
+    value: impl FnOnce(&Owned) -> Result<T>,
+) -> sonew_status {
+    call(|| {
+        // SAFETY: the caller's promise.
+        let out = unsafe { Out::new(out, argument) }?;
+        out.write(with(optimizer, |owned| value(owned))?);
+        Ok(())
+    })
+}
+
+/// A string for C. Names and options have no NUL.
+pub(super) fn c_string(text: &str) -> Result<CString> {
+    CString::new(text).map_err(|_| Error::Internal {
+        message: format!("{text:?} has a NUL"),
+    })
+}
+
+fn names(optimizer: &Optimizer) -> Result<Vec<Names>> {
+    let tensors = optimizer.tensors().iter().enumerate();
+    let of_one = |(i, tensor): (usize, &crate::layout::TensorSpec)| {
+        let planes = optimizer.plane_names(i)?.iter();
+        Ok(Names {
+            tensor: c_string(&tensor.name)?,
+            planes: planes.map(|name| c_string(name)).collect::<Result<_>>()?,
+        })
+    };
+    tensors.map(of_one).collect()
+}
+
+/// Creates an optimizer for count tensors, with state that is zero, and puts
+/// it into *optimizer. options may be NULL, which means the defaults. Nothing
+/// that is passed needs to stay.
+///
+/// Memory: sonew_memory_bytes() afterwards; for each parameter 4 (band + 2)
+/// bytes, 4 more with SONEW_GRAFT_NORMALIZED_RMSPROP, and a little for each
+/// thread. No thread is created before a step needs one.
+///
+/// SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
+/// SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING, SONEW_NO_TENSORS,
+/// SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME, SONEW_TOO_MANY_DIMENSIONS,
+/// SONEW_ZERO_DIMENSION, SONEW_SIZE_OVERFLOW, SONEW_OUT_OF_MEMORY. Since 0.1.
+///
+/// # Safety
+/// See the header.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_create(
+    options: *const sonew_options,
+    tensors: *const sonew_tensor,
+    count: usize,
+    optimizer: *mut *mut sonew_optimizer,
+) -> sonew_status {
+    // SAFETY: the header asks for pointers that hold what they say.
+    call(|| unsafe { create(options, tensors, count, optimizer) })
+}
+
+/// # Safety
+/// As for [`sonew_create`].
+unsafe fn create(
+    c_options: *const sonew_options,
+    c_tensors: *const sonew_tensor,
+    count: usize,
+    out: *mut *mut sonew_optimizer,
+) -> Result<()> {
+    // SAFETY: the caller's promise, for all three.
+    let (out, options, tensors) = unsafe {
+        (
+            Out::new(out, "optimizer")?,
+            options(c_options)?,
+            tensors(c_tensors, count)?,
+        )
+    };
+    let optimizer = Optimizer::new(options, &tensors)?;
+    let owned = Owned {
+        names: names(&optimizer)?,
+        instruction_set: c_string(optimizer.instruction_set())?,
+        optimizer,
+    };
+    let handle = OPTIMIZERS.insert(Box::new(owned));
+    out.write(std::ptr::without_provenance_mut(handle));
+    Ok(())
+}
+
+/// Frees an optimizer, its state and its threads. NULL is allowed and does
+/// nothing. Views of the state end. A handle that was freed before is refused
+/// with SONEW_BAD_HANDLE, and one in use by another thread with SONEW_BUSY:
+/// that one is not freed. Since 0.1.
+#[no_mangle]
+pub extern "C" fn sonew_free(optimizer: *mut sonew_optimizer) -> sonew_status {
+    if optimizer.is_null() {
+        return sonew_status::SONEW_OK;
+    }
+    call(|| OPTIMIZERS.remove(optimizer.addr(), "optimizer").map(drop))
+}

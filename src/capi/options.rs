@@ -1,0 +1,192 @@
+//! Options
+//!
+//! What an optimizer is created with, and keeps over its life.
+
+use super::arguments::{count, flag, named, number, unused};
+use super::guard::call;
+use super::status::sonew_status;
+use super::versioned::{self, Versioned};
+use crate::error::Result;
+use crate::options::{Damping, Graft, Options, Statistics};
+
+/// The largest sonew_options.band.
+pub const SONEW_MAX_BAND: i32 = 16;
+
+/// How gradients enter the diagonal and the sub-diagonals H.
+#[repr(C)]
+pub enum sonew_statistics {
+    /// H <- beta2 H + (1 - beta2) g g^T
+    SONEW_MOVING_AVERAGE = 0,
+    /// H <- H + w g g^T with w = sonew_step_options.statistics_weight: the
+    /// paper's online-convex form. H is then never bias-corrected.
+    SONEW_WEIGHTED_SUM = 1,
+}
+
+/// What is added to the diagonal before it is inverted.
+#[repr(C)]
+pub enum sonew_damping {
+    /// eps
+    SONEW_ABSOLUTE = 0,
+    /// max(eps l1, 1e-24), with l1 the largest H[j][j] + |H[j][j-1]| of the
+    /// bias-corrected H over the whole tensor; for the first coordinate of a
+    /// chain H[j][j] + |H[j+1][j]|. Damping that does not depend on the scale
+    /// of the loss.
+    SONEW_RELATIVE = 1,
+}
+
+/// The method a whose length the update takes, tensor by tensor:
+/// u <- u |a| / |u|. A learning rate that is good for it is then good for
+/// SONew.
+#[repr(C)]
+pub enum sonew_graft {
+    /// None: u keeps its own length.
+    SONEW_GRAFT_NONE = 0,
+    /// a = g
+    SONEW_GRAFT_SGD = 1,
+    /// a = m^
+    SONEW_GRAFT_MOMENTUM = 2,
+    /// a = m^ / (sqrt(v) + graft_eps), with v the diagonal without damping.
+    SONEW_GRAFT_ADAM = 3,
+    /// a = q / (sqrt(r) + graft_eps), with q = g / |g| and
+    /// r <- beta2 r + (1 - beta2) q^2. Keeps one more state plane, "rms".
+    SONEW_GRAFT_NORMALIZED_RMSPROP = 4,
+}
+
+/// How an optimizer works. Fill it in with sonew_options_init(), then change
+/// what is to be different.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct sonew_options {
+    /// Set by sonew_options_init().
+    pub struct_size: usize,
+    /// Number of sub-diagonals, 0 to SONEW_MAX_BAND: 0 is a diagonal, 1 a
+    /// tridiagonal matrix. State takes band + 2 numbers for each parameter.
+    /// Default 1.
+    pub band: i32,
+    /// The largest number of threads that a step uses, the calling one
+    /// included, up to 1024. 0 is as many as the process may run on; 1 means
+    /// that no thread is ever created. Results do not depend on it. Default 0.
+    pub threads: i32,
+    /// Decay of the momentum, at least 0 and less than 1. Default 0.9.
+    pub beta1: f64,
+    /// Decay of the diagonal, the sub-diagonals and the plane "rms", at least
+    /// 0 and less than 1. Default 0.99.
+    pub beta2: f64,
+    /// Damping, finite and not negative; see damping. Default 1e-6.
+    pub eps: f64,
+    /// Edge removal, at least 0 and less than 1: a coordinate whose Schur
+    /// complement, or one of whose pivots, is not above gamma times the
+    /// diagonal entry is preconditioned by its diagonal alone. Default 0.01.
+    pub gamma: f64,
+    /// Added to the square root in the lengths of Adam and normalized RMSProp,
+    /// and in the plain Adam update; finite and not negative. Default 1e-8.
+    pub graft_eps: f64,
+    /// Decoupled weight decay that every tensor starts with, finite and not
+    /// negative; sonew_set_weight_decay() changes it for one. Default 0.
+    pub weight_decay: f64,
+    /// One of sonew_statistics. Default SONEW_MOVING_AVERAGE.
+    pub statistics: i32,
+    /// One of sonew_damping. Default SONEW_ABSOLUTE.
+    pub damping: i32,
+    /// One of sonew_graft. Default SONEW_GRAFT_ADAM.
+    pub graft: i32,
+    /// 1: divide the momentum by 1 - beta1^t and a moving average of
+    /// statistics by 1 - beta2^t, t the step count. 0: do not. Default 1.
+    pub bias_correction: i32,
+    /// 1: correct the diagonal in the length of Adam, too. 0: do not. Without
+    /// bias_correction it never is. Default 1.
+    pub graft_bias_correction: i32,
+    /// Must be 0.
+    pub reserved: [i32; 1],
+}
+
+// SAFETY: 8 + 2 * 4 + 6 * 8 + 6 * 4 bytes without padding; only numbers.
+unsafe impl Versioned for sonew_options {
+    const INIT: &'static str = "sonew_options_init";
+    const SIZES: &'static [usize] = &[size_of::<sonew_options>()];
+
+    fn with_defaults(struct_size: usize) -> Self {
+        let options = Options::default();
+        let count = |n: usize| i32::try_from(n).expect("a small default");
+        sonew_options {
+            struct_size,
+            band: count(options.band),
+            threads: count(options.threads),
+            beta1: options.beta1,
+            beta2: options.beta2,
+            eps: options.eps,
+            gamma: options.gamma,
+            graft_eps: options.graft_eps,
+            weight_decay: options.weight_decay,
+            statistics: number(options.statistics, STATISTICS),
+            damping: number(options.damping, DAMPINGS),
+            graft: number(options.graft, GRAFTS),
+            bias_correction: options.bias_correction.into(),
+            graft_bias_correction: options.graft_bias_correction.into(),
+            reserved: [0],
+        }
+    }
+}
+
+const STATISTICS: &[(i32, Statistics)] = &[
+    (sonew_statistics::SONEW_MOVING_AVERAGE as i32, Statistics::MovingAverage),
+    (sonew_statistics::SONEW_WEIGHTED_SUM as i32, Statistics::WeightedSum),
+];
+
+const DAMPINGS: &[(i32, Damping)] = &[
+    (sonew_damping::SONEW_ABSOLUTE as i32, Damping::Absolute),
+    (sonew_damping::SONEW_RELATIVE as i32, Damping::Relative),
+];
+
+const GRAFTS: &[(i32, Graft)] = &[
+    (sonew_graft::SONEW_GRAFT_NONE as i32, Graft::None),
+    (sonew_graft::SONEW_GRAFT_SGD as i32, Graft::Sgd),
+    (sonew_graft::SONEW_GRAFT_MOMENTUM as i32, Graft::Momentum),
+    (sonew_graft::SONEW_GRAFT_ADAM as i32, Graft::Adam),
+    (sonew_graft::SONEW_GRAFT_NORMALIZED_RMSPROP as i32, Graft::NormalizedRmsprop),
+];
+
+/// The options of a caller; NULL means the defaults.
+///
+/// # Safety
+/// As for [`versioned::read`].
+pub(super) unsafe fn options(pointer: *const sonew_options) -> Result<Options> {
+    if pointer.is_null() {
+        return Ok(Options::default());
+    }
+    // SAFETY: the caller's promise.
+    let c = unsafe { versioned::read(pointer, "options") }?;
+    unused(&c.reserved, || "options.reserved".to_owned())?;
+    let of = |field: &'static str| move || format!("options.{field}");
+    Ok(Options {
+        band: count(c.band, "options.band")?,
+        beta1: c.beta1,
+        beta2: c.beta2,
+        eps: c.eps,
+        gamma: c.gamma,
+        statistics: named(c.statistics, of("statistics"), STATISTICS)?,
+        damping: named(c.damping, of("damping"), DAMPINGS)?,
+        bias_correction: flag(c.bias_correction, "options.bias_correction")?,
+        graft: named(c.graft, of("graft"), GRAFTS)?,
+        graft_eps: c.graft_eps,
+        graft_bias_correction: flag(c.graft_bias_correction, "options.graft_bias_correction")?,
+        weight_decay: c.weight_decay,
+        threads: count(c.threads, "options.threads")?,
+    })
+}
+
+/// Fills in the defaults. Pass sizeof *options for size: so the library knows
+/// which fields the caller has, and the two may be of different versions.
+///
+/// SONEW_STRUCT_SIZE. Since 0.1.
+///
+/// # Safety
+/// See the header.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_options_init(
+    options: *mut sonew_options,
+    size: usize,
+) -> sonew_status {
+    // SAFETY: the header asks for a struct of this size.
+    call(|| unsafe { versioned::init(options, size, "options") })
+}

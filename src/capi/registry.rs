@@ -1,0 +1,301 @@
+//! The live handles of one kind.
+//!
+//! What C holds is a number, not an address: a handle that was freed, freed
+//! twice, made up, or of another kind is found out without touching memory
+//! that is no longer there. A number is never used again.
+//!
+//! Nothing here waits, so that a child forked in the middle cannot hang: one
+//! atomic word says which handle a slot holds and who may touch it.
+
+use std::cell::UnsafeCell;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use crate::error::{Error, Result};
+
+/// Handles of one kind. Slots are used again, and never given back.
+pub(super) struct Registry<T> {
+    buckets: [AtomicPtr<Slot<T>>; BUCKETS],
+}
+
+/// Handles are found by their number in short lists.
+const BUCKETS: usize = 256;
+
+struct Slot<T> {
+    /// The handle's number, shifted, and one of the states below.
+    word: AtomicUsize,
+    value: UnsafeCell<Option<Box<T>>>,
+    next: *mut Slot<T>,
+}
+
+/// Nothing is there.
+const FREE: usize = 0;
+/// The value may be taken into use.
+const LIVE: usize = 1;
+/// One thread has the value to itself.
+const IN_USE: usize = 2;
+/// A panic may have left the value half-done: all that is left is to free it.
+const BROKEN: usize = 3;
+/// Bits of a state.
+const STATE: u32 = 2;
+
+/// The last byte of every handle; small integers and aligned addresses have
+/// another.
+const TAG: usize = 0x5e;
+
+/// The last number given to a handle of any kind.
+static LAST: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: a value is reached by one thread at a time, which may be any: that
+// which has put its slot's word to IN_USE.
+unsafe impl<T: Send> Sync for Registry<T> {}
+
+impl<T> Registry<T> {
+    pub(super) const fn new() -> Self {
+        Registry {
+            buckets: [const { AtomicPtr::new(ptr::null_mut()) }; BUCKETS],
+        }
+    }
+
+    /// Takes a value in and returns its handle, which is not 0.
+    pub(super) fn insert(&self, value: Box<T>) -> usize {
+        let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+        let bucket = &self.buckets[number % BUCKETS];
+        let in_use = number << STATE | IN_USE;
+        let slot = match slots(bucket).find(|slot| slot.claim(in_use)) {
+            Some(slot) => slot,
+            None => push(bucket, in_use),
+        };
+        // SAFETY: the word says that the value is this thread's.
+        unsafe { *slot.value.get() = Some(value) };
+        slot.word.store(number << STATE | LIVE, Ordering::Release);
+        number << 8 | TAG
+    }
+
+    /// Uses a value. Refuses a handle that is not live, and one that another
+    /// thread is using. After a panic in `body` the handle is broken.
+    pub(super) fn with<R>(
+        &self,
+        handle: usize,
+        argument: &'static str,
+        body: impl FnOnce(&mut T) -> Result<R>,
+    ) -> Result<R> {
+        let (slot, number) = self.take(handle, argument, false)?;
+        let lease = Lease { slot, number };
+        // SAFETY: the word says that the value is this thread's, until the
+        // lease ends.
+        let value = unsafe { &mut *slot.value.get() };
+        let result = body(value.as_mut().expect("a live slot has a value"));
+        lease.end(LIVE);
+        result
+    }
+
+    /// Ends a handle and returns its value.
+    pub(super) fn remove(&self, handle: usize, argument: &'static str) -> Result<Box<T>> {
+        let (slot, number) = self.take(handle, argument, true)?;
+        // SAFETY: the word says that the value is this thread's.
+        let value = unsafe { (*slot.value.get()).take() };
+        slot.word.store(number << STATE | FREE, Ordering::Release);
+        Ok(value.expect("a live slot has a value"))
+    }
+
+    /// Puts the slot of a handle in use.
+    fn take(
+        &self,
+        handle: usize,
+        argument: &'static str,
+        broken: bool,
+    ) -> Result<(&Slot<T>, usize)> {
+        if handle == 0 {
+            let argument = argument.to_owned();
+            return Err(Error::NullPointer { argument });
+        }
+        let unknown = || Error::BadHandle { argument };
+        if handle & 0xff != TAG {
+            return Err(unknown());
+        }
+        let number = handle >> 8;
+        let mut slots = slots(&self.buckets[number % BUCKETS]);
+        let holds = |slot: &&Slot<T>| slot.word.load(Ordering::Relaxed) >> STATE == number;
+        let slot = slots.find(holds).ok_or_else(unknown)?;
+        let word = number << STATE;
+        let take = |from| {
+            let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
+            slot.word.compare_exchange(word | from, word | IN_USE, order, failed)
+        };
+        match take(LIVE) {
+            Ok(_) => Ok((slot, number)),
+            Err(now) if now == word | BROKEN && broken && take(BROKEN).is_ok() => {
+                Ok((slot, number))
+            }
+            Err(now) if now == word | BROKEN => Err(Error::Internal {
+                message: format!("an earlier call broke {argument}, it can only be freed"),
+            }),
+            Err(now) if now == word | IN_USE => Err(Error::Busy),
+            // Freed in this very moment.
+            Err(_) => Err(unknown()),
+        }
+    }
+}
+
+impl<T> Slot<T> {
+    /// Takes a free slot for a new handle.
+    fn claim(&self, in_use: usize) -> bool {
+        let word = self.word.load(Ordering::Relaxed);
+        let free = word & ((1 << STATE) - 1) == FREE;
+        let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
+        free && self.word.compare_exchange(word, in_use, order, failed).is_ok()
+    }
+}
+
+/// The slots of a bucket.
+fn slots<T>(bucket: &AtomicPtr<Slot<T>>) -> impl Iterator<Item = &Slot<T>> {
+    let mut next = bucket.load(Ordering::Acquire);
+    std::iter::from_fn(move || {
+        // SAFETY: slots are complete before they are in a list, and stay for
+        // ever.
+        let slot = unsafe { next.as_ref() }?;
+        next = slot.next;
+        Some(slot)
+    })
+}
+
+/// Adds a slot to a bucket.
+fn push<T>(bucket: &AtomicPtr<Slot<T>>, word: usize) -> &Slot<T> {
+    let slot = Box::into_raw(Box::new(Slot {
+        word: AtomicUsize::new(word),
+        value: UnsafeCell::new(None),
+        next: ptr::null_mut(),
+    }));
+    let mut first = bucket.load(Ordering::Relaxed);
+    loop {
+        // SAFETY: the slot is not in the list yet, so only this thread has it.
+        unsafe { (*slot).next = first };
+        match bucket.compare_exchange_weak(first, slot, Ordering::Release, Ordering::Relaxed) {
+            // SAFETY: it was just allocated, and is never freed.
+            Ok(_) => return unsafe { &*slot },
+            Err(now) => first = now,
+        }
+    }
+}
+
+/// The time in which one thread has a value to itself.
+struct Lease<'a, T> {
+    slot: &'a Slot<T>,
+    number: usize,
+}
+
+impl<T> Lease<'_, T> {
+    fn end(self, state: usize) {
+        let word = self.number << STATE | state;
+        self.slot.word.store(word, Ordering::Release);
+        std::mem::forget(self);
+    }
+}
+
+impl<T> Drop for Lease<'_, T> {
+    /// Comes up in a panic only.
+    fn drop(&mut self) {
+        let word = self.number << STATE | BROKEN;
+        self.slot.word.store(word, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{catch_unwind, AssertUnwindSafe};
+
+    type Numbers = Registry<u64>;
+
+    fn read(registry: &Numbers, handle: usize) -> Result<u64> {
+        registry.with(handle, "number", |n| Ok(*n))
+    }
+
+    fn is_bad(result: Result<u64>) -> bool {
+        matches!(result, Err(Error::BadHandle { argument: "number" }))
+    }
+
+    #[test]
+    fn handles_reach_their_values_until_they_are_removed() {
+        let registry = Numbers::new();
+        let handles: Vec<_> = (0..1000).map(|n| registry.insert(Box::new(n))).collect();
+        for (n, &handle) in (0..).zip(&handles) {
+            assert_eq!(read(&registry, handle).unwrap(), n);
+        }
+        for (n, &handle) in (0..).zip(&handles) {
+            assert_eq!(*registry.remove(handle, "number").unwrap(), n);
+        }
+        // Slots are used again, handles are not.
+        let again: Vec<_> = (0..1000).map(|n| registry.insert(Box::new(n))).collect();
+        for &handle in &handles {
+            assert!(is_bad(read(&registry, handle)));
+            assert!(registry.remove(handle, "number").is_err());
+            assert!(!again.contains(&handle));
+        }
+    }
+
+    #[test]
+    fn what_is_no_handle_is_refused() {
+        let (registry, other) = (Numbers::new(), Numbers::new());
+        let handle = registry.insert(Box::new(1));
+        assert!(matches!(read(&registry, 0), Err(Error::NullPointer { .. })));
+        for made_up in [1, 2, 0x1000, usize::MAX, handle + 1, handle + 256] {
+            assert!(is_bad(read(&registry, made_up)), "{made_up:#x}");
+        }
+        assert!(is_bad(read(&other, handle)));
+    }
+
+    #[test]
+    fn a_second_user_is_refused() {
+        let registry = Numbers::new();
+        let handle = registry.insert(Box::new(1));
+        let inner = registry.with(handle, "number", |_| {
+            assert!(matches!(registry.remove(handle, "number"), Err(Error::Busy)));
+            Ok(read(&registry, handle))
+        });
+        assert!(matches!(inner.unwrap(), Err(Error::Busy)));
+        assert_eq!(read(&registry, handle).unwrap(), 1);
+    }
+
+    #[test]
+    fn after_a_panic_a_handle_can_only_be_freed() {
+        let registry = Numbers::new();
+        let handle = registry.insert(Box::new(1));
+        let body = |_: &mut u64| -> Result<()> { std::panic::resume_unwind(Box::new(())) };
+        let panicked = catch_unwind(AssertUnwindSafe(|| registry.with(handle, "number", body)));
+        assert!(panicked.is_err());
+        assert!(matches!(read(&registry, handle), Err(Error::Internal { .. })));
+        assert_eq!(*registry.remove(handle, "number").unwrap(), 1);
+        assert!(is_bad(read(&registry, handle)));
+    }
+
+    /// Threads add, count up and remove; each count is whole only if no two
+    /// threads were ever in one value.
+    #[test]
+    fn threads_never_share_a_value() {
+        let registry = Numbers::new();
+        let shared = registry.insert(Box::new(0));
+        let counted: u64 = std::thread::scope(|scope| {
+            let work = || {
+                let mut counted = 0;
+                for n in 0..2000 {
+                    let own = registry.insert(Box::new(n));
+                    let count = |value: &mut u64| {
+                        *value += 1;
+                        Ok(())
+                    };
+                    match registry.with(shared, "number", count) {
+                        Ok(()) => counted += 1,
+                        Err(error) => assert!(matches!(error, Error::Busy)),
+                    }
+                    assert_eq!(*registry.remove(own, "number").unwrap(), n);
+                }
+                counted
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!(read(&registry, shared).unwrap(), counted);
+    }
+}

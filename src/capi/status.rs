@@ -1,0 +1,220 @@
+//! Status
+//!
+//! Every function that can fail returns a status. The numbers are fixed: a
+//! later version adds some, and changes or uses again none.
+
+use std::ffi::{c_char, CStr};
+
+use super::last_error;
+use crate::error::Error;
+
+/// What came of a call. Anything but SONEW_OK means that nothing was changed
+/// and no output was written.
+///
+/// Every function may return, besides what it lists: SONEW_NULL_POINTER,
+/// SONEW_BAD_HANDLE and SONEW_BUSY for its arguments, and SONEW_INTERNAL.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum sonew_status {
+    /// Done.
+    SONEW_OK = 0,
+    /// A gradient has a NaN, an infinity, or a number whose square overflows;
+    /// the message names its tensor. The step was skipped. Not a mistake of
+    /// the caller: with loss scaling, lower the scale and go on.
+    SONEW_NON_FINITE_GRADIENT = 1,
+
+    /// A pointer that must not be NULL is.
+    SONEW_NULL_POINTER = 100,
+    /// A handle was freed before, never created, or is of another kind.
+    SONEW_BAD_HANDLE = 101,
+    /// Another thread is using the handle in this moment.
+    SONEW_BUSY = 102,
+    /// struct_size is no size that the struct ever had: it was not filled in
+    /// by its init function.
+    SONEW_STRUCT_SIZE = 103,
+    /// The caller's header is newer than the library, and a field that this
+    /// library does not know is not zero.
+    SONEW_UNKNOWN_FIELD = 104,
+    /// A string is not UTF-8.
+    SONEW_INVALID_STRING = 105,
+    /// A field that stands for one of several values has none of them.
+    SONEW_UNKNOWN_VALUE = 106,
+    /// A number is outside its documented range.
+    SONEW_OUT_OF_RANGE = 107,
+
+    /// The list of tensors is empty.
+    SONEW_NO_TENSORS = 200,
+    /// A tensor's name is empty or has a control character.
+    SONEW_TENSOR_NAME = 201,
+    /// Two tensors have the same name.
+    SONEW_DUPLICATE_NAME = 202,
+    /// A tensor has more than SONEW_MAX_DIMS dimensions.
+    SONEW_TOO_MANY_DIMENSIONS = 203,
+    /// A dimension is zero.
+    SONEW_ZERO_DIMENSION = 204,
+    /// A tensor's size does not fit into the address space.
+    SONEW_SIZE_OVERFLOW = 205,
+    /// A call has another number of tensors than the handle.
+    SONEW_TENSOR_COUNT = 206,
+    /// A buffer has another length than its tensor.
+    SONEW_WRONG_LENGTH = 207,
+    /// A tensor has another number of state planes.
+    SONEW_PLANE_COUNT = 208,
+    /// There is no tensor with this index.
+    SONEW_UNKNOWN_TENSOR = 209,
+    /// The tensor has no state plane with this index.
+    SONEW_UNKNOWN_PLANE = 210,
+    /// There is no tensor, or no plane, with this name.
+    SONEW_UNKNOWN_NAME = 211,
+    /// A buffer is not aligned to its element type.
+    SONEW_MISALIGNED = 220,
+    /// A buffer that is written overlaps another buffer of the call, or the
+    /// state.
+    SONEW_OVERLAP = 221,
+    /// Both parameters and a direction were passed for a tensor.
+    SONEW_AMBIGUOUS_TARGET = 222,
+
+    /// There is not enough memory.
+    SONEW_OUT_OF_MEMORY = 300,
+    /// The system does not give the threads that were asked for.
+    SONEW_THREADS = 301,
+
+    /// A file operation failed; the message has the system's reason.
+    SONEW_IO = 400,
+    /// The file is no checkpoint of this library, or is damaged so that it
+    /// makes no sense.
+    SONEW_NOT_A_CHECKPOINT = 401,
+    /// The file is shorter or longer than its header says.
+    SONEW_FILE_LENGTH = 402,
+    /// The file is from a newer version of the library.
+    SONEW_FORMAT_VERSION = 403,
+    /// A checksum does not hold; the message names the array.
+    SONEW_CHECKSUM = 404,
+    /// The tensors are more than the header of a file can list.
+    SONEW_HEADER_LENGTH = 405,
+    /// A tensor is in the file or in the optimizer only.
+    SONEW_TENSOR_MISSING = 410,
+    /// A tensor has other dimensions, chains or another update in the file.
+    SONEW_TENSOR_DIFFERS = 411,
+    /// An option has another value in the file.
+    SONEW_OPTION_DIFFERS = 412,
+    /// The file lacks a state plane, or the parameters.
+    SONEW_PLANE_MISSING = 413,
+    /// Renames do not fit the tensors.
+    SONEW_RENAME = 414,
+
+    /// A mistake in this library; please report the message. The handle that
+    /// was in use can only be freed.
+    SONEW_INTERNAL = 900,
+}
+
+use sonew_status::*;
+
+// As C has it on every supported platform.
+const _: () = assert!(size_of::<sonew_status>() == 4);
+
+impl From<&Error> for sonew_status {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::NonFiniteGradient { .. } => SONEW_NON_FINITE_GRADIENT,
+            Error::NullPointer { .. } => SONEW_NULL_POINTER,
+            Error::BadHandle { .. } => SONEW_BAD_HANDLE,
+            Error::Busy => SONEW_BUSY,
+            Error::StructSize { .. } => SONEW_STRUCT_SIZE,
+            Error::UnknownField { .. } => SONEW_UNKNOWN_FIELD,
+            Error::InvalidString { .. } => SONEW_INVALID_STRING,
+            Error::UnknownValue { .. } => SONEW_UNKNOWN_VALUE,
+            Error::OutOfRange { .. } => SONEW_OUT_OF_RANGE,
+            Error::NoTensors => SONEW_NO_TENSORS,
+            Error::TensorName { .. } => SONEW_TENSOR_NAME,
+            Error::DuplicateName { .. } => SONEW_DUPLICATE_NAME,
+            Error::TooManyDimensions { .. } => SONEW_TOO_MANY_DIMENSIONS,
+            Error::ZeroDimension { .. } => SONEW_ZERO_DIMENSION,
+            Error::SizeOverflow { .. } => SONEW_SIZE_OVERFLOW,
+            Error::TensorCount { .. } => SONEW_TENSOR_COUNT,
+            Error::WrongLength { .. } => SONEW_WRONG_LENGTH,
+            Error::PlaneCount { .. } => SONEW_PLANE_COUNT,
+            Error::UnknownTensor { .. } => SONEW_UNKNOWN_TENSOR,
+            Error::UnknownPlane { .. } => SONEW_UNKNOWN_PLANE,
+            Error::UnknownName { .. } => SONEW_UNKNOWN_NAME,
+            Error::Misaligned { .. } => SONEW_MISALIGNED,
+            Error::Overlap { .. } => SONEW_OVERLAP,
+            Error::AmbiguousTarget { .. } => SONEW_AMBIGUOUS_TARGET,
+            Error::OutOfMemory { .. } => SONEW_OUT_OF_MEMORY,
+            Error::Threads { .. } => SONEW_THREADS,
+            Error::Io { .. } => SONEW_IO,
+            Error::NotACheckpoint { .. } => SONEW_NOT_A_CHECKPOINT,
+            Error::FileLength { .. } => SONEW_FILE_LENGTH,
+            Error::FormatVersion { .. } => SONEW_FORMAT_VERSION,
+            Error::Checksum { .. } => SONEW_CHECKSUM,
+            Error::HeaderLength { .. } => SONEW_HEADER_LENGTH,
+            Error::TensorMissing { .. } => SONEW_TENSOR_MISSING,
+            Error::TensorDiffers { .. } => SONEW_TENSOR_DIFFERS,
+            Error::OptionDiffers { .. } => SONEW_OPTION_DIFFERS,
+            Error::PlaneMissing { .. } => SONEW_PLANE_MISSING,
+            Error::Rename { .. } => SONEW_RENAME,
+            Error::Internal { .. } => SONEW_INTERNAL,
+        }
+    }
+}
+
+/// The statuses by name. A test holds it to the header.
+const NAMES: &[(sonew_status, &CStr)] = &[
+    (SONEW_OK, c"SONEW_OK"),
+    (SONEW_NON_FINITE_GRADIENT, c"SONEW_NON_FINITE_GRADIENT"),
+    (SONEW_NULL_POINTER, c"SONEW_NULL_POINTER"),
+    (SONEW_BAD_HANDLE, c"SONEW_BAD_HANDLE"),
+    (SONEW_BUSY, c"SONEW_BUSY"),
+    (SONEW_STRUCT_SIZE, c"SONEW_STRUCT_SIZE"),
+    (SONEW_UNKNOWN_FIELD, c"SONEW_UNKNOWN_FIELD"),
+    (SONEW_INVALID_STRING, c"SONEW_INVALID_STRING"),
+    (SONEW_UNKNOWN_VALUE, c"SONEW_UNKNOWN_VALUE"),
+    (SONEW_OUT_OF_RANGE, c"SONEW_OUT_OF_RANGE"),
+    (SONEW_NO_TENSORS, c"SONEW_NO_TENSORS"),
+    (SONEW_TENSOR_NAME, c"SONEW_TENSOR_NAME"),
+    (SONEW_DUPLICATE_NAME, c"SONEW_DUPLICATE_NAME"),
+    (SONEW_TOO_MANY_DIMENSIONS, c"SONEW_TOO_MANY_DIMENSIONS"),
+    (SONEW_ZERO_DIMENSION, c"SONEW_ZERO_DIMENSION"),
+    (SONEW_SIZE_OVERFLOW, c"SONEW_SIZE_OVERFLOW"),
+    (SONEW_TENSOR_COUNT, c"SONEW_TENSOR_COUNT"),
+    (SONEW_WRONG_LENGTH, c"SONEW_WRONG_LENGTH"),
+    (SONEW_PLANE_COUNT, c"SONEW_PLANE_COUNT"),
+    (SONEW_UNKNOWN_TENSOR, c"SONEW_UNKNOWN_TENSOR"),
+    (SONEW_UNKNOWN_PLANE, c"SONEW_UNKNOWN_PLANE"),
+    (SONEW_UNKNOWN_NAME, c"SONEW_UNKNOWN_NAME"),
+    (SONEW_MISALIGNED, c"SONEW_MISALIGNED"),
+    (SONEW_OVERLAP, c"SONEW_OVERLAP"),
+    (SONEW_AMBIGUOUS_TARGET, c"SONEW_AMBIGUOUS_TARGET"),
+    (SONEW_OUT_OF_MEMORY, c"SONEW_OUT_OF_MEMORY"),
+    (SONEW_THREADS, c"SONEW_THREADS"),
+    (SONEW_IO, c"SONEW_IO"),
+    (SONEW_NOT_A_CHECKPOINT, c"SONEW_NOT_A_CHECKPOINT"),
+    (SONEW_FILE_LENGTH, c"SONEW_FILE_LENGTH"),
+    (SONEW_FORMAT_VERSION, c"SONEW_FORMAT_VERSION"),
+    (SONEW_CHECKSUM, c"SONEW_CHECKSUM"),
+    (SONEW_HEADER_LENGTH, c"SONEW_HEADER_LENGTH"),
+    (SONEW_TENSOR_MISSING, c"SONEW_TENSOR_MISSING"),
+    (SONEW_TENSOR_DIFFERS, c"SONEW_TENSOR_DIFFERS"),
+    (SONEW_OPTION_DIFFERS, c"SONEW_OPTION_DIFFERS"),
+    (SONEW_PLANE_MISSING, c"SONEW_PLANE_MISSING"),
+    (SONEW_RENAME, c"SONEW_RENAME"),
+    (SONEW_INTERNAL, c"SONEW_INTERNAL"),
+];
+
+/// The name of a status, such as "SONEW_OUT_OF_RANGE"; "unknown status" for
+/// a number that is none. Never NULL; the string is constant. Takes any
+/// number, and may be called at any time. Since 0.1.
+#[no_mangle]
+pub extern "C" fn sonew_status_name(status: i32) -> *const c_char {
+    let known = NAMES.iter().find(|(known, _)| *known as i32 == status);
+    known.map_or(c"unknown status", |(_, name)| *name).as_ptr()
+}
+
+/// Why the last call of this thread that did not return SONEW_OK did not:
+/// which argument, which tensor, which value. In English, UTF-8, at most 1023
+/// bytes. Never NULL; "" if there was no such call. The text is overwritten
+/// by the thread's next call that fails. Since 0.1.
+#[no_mangle]
+pub extern "C" fn sonew_last_error() -> *const c_char {
+    last_error::get()
+}

@@ -1,0 +1,205 @@
+//! Step
+//!
+//! What belongs to one step travels with it.
+
+use super::arguments::{named, unused, List};
+use super::buffers::{none_overlap, state, Buffer};
+use super::guard::call;
+use super::optimizer::{sonew_optimizer, with};
+use super::status::sonew_status;
+use super::versioned::{self, Versioned};
+use crate::error::{Error, Result};
+use crate::layout::TensorSpec;
+use crate::options::{NonFinite, StepOptions};
+use crate::Optimizer;
+
+/// What a step does about a gradient with a NaN, an infinity, or a number
+/// whose square overflows (after grad_scale).
+#[repr(C)]
+pub enum sonew_non_finite {
+    /// Look at every gradient first, and if one is not finite change nothing
+    /// and return SONEW_NON_FINITE_GRADIENT.
+    SONEW_SKIP = 0,
+    /// Do not look. A tensor with such a gradient may be spoilt for ever.
+    SONEW_UNCHECKED = 1,
+}
+
+/// How one step is taken. Fill it in once with sonew_step_options_init(), and
+/// change fields between steps as needed.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct sonew_step_options {
+    /// Set by sonew_step_options_init().
+    pub struct_size: usize,
+    /// Learning rate, finite and not negative. Default 0.001.
+    pub lr: f64,
+    /// Every gradient is multiplied by this first (1 / loss scale, 1 / number
+    /// of micro-batches); finite and positive. Default 1.
+    pub grad_scale: f64,
+    /// The weight of this step's gradients with SONEW_WEIGHTED_SUM, finite and
+    /// not negative. Must be 1 with SONEW_MOVING_AVERAGE. Default 1.
+    pub statistics_weight: f64,
+    /// One of sonew_non_finite. Default SONEW_SKIP.
+    pub non_finite: i32,
+    /// Must be 0.
+    pub reserved: [i32; 1],
+}
+
+// SAFETY: 4 * 8 + 2 * 4 bytes without padding; only numbers.
+unsafe impl Versioned for sonew_step_options {
+    const INIT: &'static str = "sonew_step_options_init";
+    const SIZES: &'static [usize] = &[size_of::<sonew_step_options>()];
+
+    fn with_defaults(struct_size: usize) -> Self {
+        let step = StepOptions::default();
+        sonew_step_options {
+            struct_size,
+            lr: step.lr,
+            grad_scale: step.grad_scale,
+            statistics_weight: step.statistics_weight,
+            non_finite: super::arguments::number(step.non_finite, NON_FINITE),
+            reserved: [0],
+        }
+    }
+}
+
+const NON_FINITE: &[(i32, NonFinite)] = &[
+    (sonew_non_finite::SONEW_SKIP as i32, NonFinite::Skip),
+    (sonew_non_finite::SONEW_UNCHECKED as i32, NonFinite::Unchecked),
+];
+
+/// The step options of a caller; NULL means the defaults.
+///
+/// # Safety
+/// As for [`versioned::read`].
+pub(super) unsafe fn step_options(pointer: *const sonew_step_options) -> Result<StepOptions> {
+    if pointer.is_null() {
+        return Ok(StepOptions::default());
+    }
+    // SAFETY: the caller's promise.
+    let c = unsafe { versioned::read(pointer, "step") }?;
+    unused(&c.reserved, || "step.reserved".to_owned())?;
+    Ok(StepOptions {
+        lr: c.lr,
+        grad_scale: c.grad_scale,
+        statistics_weight: c.statistics_weight,
+        non_finite: named(c.non_finite, || "step.non_finite".to_owned(), NON_FINITE)?,
+    })
+}
+
+/// Fills in the defaults. Pass sizeof *step for size.
+///
+/// SONEW_STRUCT_SIZE. Since 0.1.
+///
+/// # Safety
+/// See the header.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_step_options_init(
+    step: *mut sonew_step_options,
+    size: usize,
+) -> sonew_status {
+    // SAFETY: the header asks for a struct of this size.
+    call(|| unsafe { versioned::init(step, size, "step") })
+}
+
+/// Takes one step: params[i] and the state of tensor i are updated from
+/// grads[i], and the step count grows by one. params and grads have count
+/// entries each, which is the number of tensors; each points to as many floats
+/// as its tensor has, in the tensor's order. step may be NULL, which means the
+/// defaults.
+///
+/// grads[i] may be NULL: tensor i takes no part, and its parameters and state
+/// stay as they are. params[i] may not. Two gradients may be the same buffer;
+/// parameters may overlap nothing else of the call, nor the state. A parameter
+/// that is used in two places of a model is one tensor, passed once with the
+/// sum of its gradients.
+///
+/// SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
+/// SONEW_UNKNOWN_VALUE, SONEW_OUT_OF_RANGE, SONEW_TENSOR_COUNT,
+/// SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_OUT_OF_MEMORY,
+/// SONEW_THREADS. Since 0.1.
+///
+/// # Safety
+/// See the header.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_step(
+    optimizer: *mut sonew_optimizer,
+    step: *const sonew_step_options,
+    params: *const *mut f32,
+    grads: *const *const f32,
+    count: usize,
+) -> sonew_status {
+    call(|| {
+        // SAFETY: the header asks for pointers that hold what they say.
+        let (step, params, grads) = unsafe {
+            (
+                step_options(step)?,
+                List::new(params, count, "params")?,
+                List::new(grads, count, "grads")?,
+            )
+        };
+        // SAFETY: the header asks for buffers as long as the tensors.
+        with(optimizer, |owned| unsafe {
+            take_step(&mut owned.optimizer, &step, &params, &grads)
+        })
+    })
+}
+
+/// # Safety
+/// Buffers that are not null have their tensors' lengths, and nobody else uses
+/// them meanwhile.
+unsafe fn take_step(
+    optimizer: &mut Optimizer,
+    step: &StepOptions,
+    params: &List<*mut f32>,
+    grads: &List<*const f32>,
+) -> Result<()> {
+    let tensors = optimizer.tensors();
+    check_count("params", params.len(), tensors)?;
+    let written = written_params(params, tensors)?;
+    let read = grads.collect("the list of gradients", |i, gradient| {
+        let name = || format!("grads[{i}]");
+        let buffer = || Buffer::read(&tensors[i], "the gradient", gradient, name);
+        (!gradient.is_null()).then(buffer).transpose()
+    })?;
+    let mut all: Vec<Buffer<'_>> = written.iter().chain(read.iter().flatten()).copied().collect();
+    state(optimizer, &mut all)?;
+    none_overlap(&mut all)?;
+
+    // SAFETY: no written buffer overlaps another one, and the caller's
+    // promise.
+    let mut params: Vec<_> = written.iter().map(|b| unsafe { b.slice_mut() }).collect();
+    let slice = |buffer: &Option<Buffer<'_>>| {
+        // SAFETY: as above.
+        buffer.map(|b| unsafe { b.slice() })
+    };
+    let grads: Vec<_> = read.iter().map(slice).collect();
+    optimizer.step(step, &mut params, &grads)
+}
+
+/// Parameters that a call writes, one for each tensor.
+pub(super) fn written_params<'a>(
+    params: &List<*mut f32>,
+    tensors: &'a [TensorSpec],
+) -> Result<Vec<Buffer<'a>>> {
+    params.collect("the list of parameters", |i, param| {
+        let name = || format!("params[{i}]");
+        Buffer::write(&tensors[i], "the parameter", param, name)
+    })
+}
+
+/// Refuses a list that has not one entry for each tensor.
+pub(super) fn check_count(
+    argument: &'static str,
+    count: usize,
+    tensors: &[TensorSpec],
+) -> Result<()> {
+    if count == tensors.len() {
+        return Ok(());
+    }
+    Err(Error::TensorCount {
+        argument,
+        count,
+        expected: tensors.len(),
+    })
+}

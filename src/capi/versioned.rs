@@ -1,0 +1,176 @@
+//! Structs that may grow: the caller says how large it knows them to be.
+
+use std::mem::size_of;
+use std::ptr;
+
+use super::arguments::not_null;
+use crate::error::{Error, Result};
+
+/// A struct of the C API whose first field is `size_t struct_size`. Later
+/// versions add fields at its end only.
+///
+/// # Safety
+/// The type is `repr(C)`, has no padding, begins with a `usize`, and any bytes
+/// make one.
+pub(super) unsafe trait Versioned: Copy {
+    /// The function that fills it in, for messages.
+    const INIT: &'static str;
+
+    /// The sizes that it has had, oldest first; the last one is today's.
+    const SIZES: &'static [usize];
+
+    /// Default values, for this size of the struct.
+    fn with_defaults(struct_size: usize) -> Self;
+}
+
+/// A newer caller's struct is believed to be at most this large.
+const LARGEST: usize = 4096;
+
+/// Fills in a caller's struct of `size` bytes. What it has beyond this
+/// version's fields becomes zero.
+///
+/// # Safety
+/// `out` is null, or valid for writes of `size` bytes.
+pub(super) unsafe fn init<T: Versioned>(out: *mut T, size: usize, argument: &str) -> Result<()> {
+    not_null(out, || argument.to_owned())?;
+    check_size::<T>(size, &format!("the size of {argument}"))?;
+    let value = T::with_defaults(size);
+    let fits = size.min(size_of::<T>());
+    // SAFETY: `fits` is within both, and the caller's promise holds for the
+    // rest.
+    unsafe {
+        ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), out.cast(), fits);
+        ptr::write_bytes(out.cast::<u8>().add(fits), 0, size - fits);
+    }
+    Ok(())
+}
+
+/// Reads a caller's struct. Fields that an older caller does not have get
+/// their defaults; those that this version does not have must be zero.
+///
+/// # Safety
+/// `input` is null, or valid for reads of as many bytes as its first field
+/// says.
+pub(super) unsafe fn read<T: Versioned>(input: *const T, argument: &str) -> Result<T> {
+    not_null(input, || argument.to_owned())?;
+    let input = input.cast::<u8>();
+    // SAFETY: the caller's promise.
+    let size = unsafe { input.cast::<usize>().read_unaligned() };
+    check_size::<T>(size, &format!("{argument}.struct_size"))?;
+    let mut value = T::with_defaults(size);
+    let known = size.min(size_of::<T>());
+    // SAFETY: `known` is within both, and any bytes make a `T`.
+    unsafe { ptr::copy_nonoverlapping(input, (&raw mut value).cast(), known) };
+    for offset in known..size {
+        // SAFETY: the caller's promise.
+        if unsafe { input.add(offset).read() } != 0 {
+            let argument = argument.to_owned();
+            return Err(Error::UnknownField { argument, offset });
+        }
+    }
+    Ok(value)
+}
+
+fn check_size<T: Versioned>(size: usize, argument: &str) -> Result<()> {
+    if T::SIZES.contains(&size) || (size_of::<T>()..=LARGEST).contains(&size) {
+        return Ok(());
+    }
+    Err(Error::StructSize {
+        argument: argument.to_owned(),
+        size,
+        expected: size_of::<T>(),
+        init: T::INIT,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A struct that has grown once.
+    #[repr(C)]
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    struct Grown {
+        struct_size: usize,
+        first: f64,
+        second: f64,
+    }
+
+    const OLD: usize = 16;
+    const NOW: usize = 24;
+
+    // SAFETY: three fields of 8 bytes, the first one a usize.
+    unsafe impl Versioned for Grown {
+        const INIT: &'static str = "grown_init";
+        const SIZES: &'static [usize] = &[OLD, NOW];
+
+        fn with_defaults(struct_size: usize) -> Self {
+            Grown {
+                struct_size,
+                first: 1.0,
+                second: 2.0,
+            }
+        }
+    }
+
+    /// What a caller has in memory: up to 40 bytes of struct.
+    type Memory = [f64; 5];
+
+    fn size_as_field(size: usize) -> f64 {
+        f64::from_bits(size as u64)
+    }
+
+    fn init_memory(size: usize) -> (Result<()>, Memory) {
+        let mut memory = [9.0; 5];
+        // SAFETY: tests pass sizes of up to 40 bytes, or refused ones.
+        let result = unsafe { init(memory.as_mut_ptr().cast::<Grown>(), size, "grown") };
+        (result, memory)
+    }
+
+    fn read_memory(mut memory: Memory, size: usize) -> Result<Grown> {
+        memory[0] = size_as_field(size);
+        // SAFETY: as in `init_memory`.
+        unsafe { read(memory.as_ptr().cast::<Grown>(), "grown") }
+    }
+
+    #[test]
+    fn every_caller_gets_what_it_has_room_for() {
+        for (size, filled) in [
+            (OLD, [1.0, 9.0, 9.0, 9.0]),
+            (NOW, [1.0, 2.0, 9.0, 9.0]),
+            (NOW + 8, [1.0, 2.0, 0.0, 9.0]),
+        ] {
+            let (result, memory) = init_memory(size);
+            result.unwrap();
+            assert_eq!(memory[0].to_bits(), size as u64);
+            assert_eq!(memory[1..], filled);
+        }
+    }
+
+    #[test]
+    fn an_older_caller_gets_defaults_for_what_it_does_not_know() {
+        let read = read_memory([0.0, 5.0, 6.0, 7.0, 8.0], OLD).unwrap();
+        assert_eq!((read.first, read.second), (5.0, 2.0));
+        let read = read_memory([0.0, 5.0, 6.0, 7.0, 8.0], NOW).unwrap();
+        assert_eq!((read.first, read.second), (5.0, 6.0));
+    }
+
+    #[test]
+    fn a_newer_caller_may_not_use_what_is_unknown() {
+        let read = read_memory([0.0, 5.0, 6.0, 0.0, 0.0], NOW + 16).unwrap();
+        assert_eq!((read.first, read.second), (5.0, 6.0));
+        let refused = read_memory([0.0, 5.0, 6.0, 0.0, f64::MIN_POSITIVE], NOW + 16);
+        assert!(matches!(refused, Err(Error::UnknownField { offset: 38, .. })));
+    }
+
+    #[test]
+    fn sizes_that_no_version_has_are_refused() {
+        for size in [0, 8, OLD + 4, NOW - 1, LARGEST + 1, usize::MAX] {
+            let (result, memory) = init_memory(size);
+            assert!(matches!(result, Err(Error::StructSize { .. })), "{size}");
+            assert_eq!(memory, [9.0; 5]);
+            let refused = read_memory([0.0; 5], size);
+            assert!(matches!(refused, Err(Error::StructSize { .. })), "{size}");
+        }
+    }
+}

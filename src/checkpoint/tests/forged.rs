@@ -1,0 +1,255 @@
+//! Headers whose checksum holds and which are wrong all the same.
+
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64;
+
+use super::super::header::seal;
+use super::*;
+
+/// A file like that of `sample`, with another header.
+fn open_edited(sample: &Sample, edit: impl FnOnce(&str) -> String) -> Result<Checkpoint> {
+    let file = Written::new(sample);
+    let mut bytes = seal(edit(file.json().trim_end()).as_bytes());
+    bytes.extend(&file.bytes[file.data()..]);
+    file.open_with(&bytes)
+}
+
+fn open_replaced(old: &str, new: &str) -> Result<Checkpoint> {
+    open_edited(&Sample::small(), |json| {
+        assert!(json.contains(old), "{old} is not in {json}");
+        json.replacen(old, new, 1)
+    })
+}
+
+/// The reason for which a file is no checkpoint.
+fn reason(result: Result<Checkpoint>) -> String {
+    match result {
+        Err(Error::NotACheckpoint { reason, .. }) => reason,
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("opened"),
+    }
+}
+
+#[test]
+fn forging_as_such_is_not_what_is_refused() {
+    open_replaced("\"7\"", "\"8\"").unwrap();
+    open_edited(&Sample::small(), |json| format!("{json}   ")).unwrap();
+}
+
+#[test]
+fn a_newer_format_is_named() {
+    let newer = r#""sonew.format":"2","sonew.unheard_of":"x""#;
+    assert!(matches!(
+        open_replaced(r#""sonew.format":"1""#, newer),
+        Err(Error::FormatVersion {
+            version: 2,
+            supported: 1,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn unknown_metadata_is_ignored() {
+    open_replaced(r#""sonew.step""#, r#""framework":"pt","sonew.step""#).unwrap();
+}
+
+/// What stands in the file, what is put there, what the reason says.
+type Row = (&'static str, &'static str, &'static str);
+
+fn assert_refused(table: &[Row], escape: impl Fn(&str) -> String) {
+    for (old, new, says) in table {
+        let reason = reason(open_replaced(&escape(old), &escape(new)));
+        assert!(reason.contains(says), "{new}: {reason}");
+    }
+}
+
+#[test]
+fn wrong_metadata_are_refused() {
+    #[rustfmt::skip] // one row, one line
+    let table = [
+        (r#""sonew.format":"1""#, r#""sonew.format":"0""#, "format is 0"),
+        (r#""sonew.format":"1""#, r#""sonew.format":"+1""#, "not a number"),
+        (r#""sonew.format":"1""#, r#""sonew.format":1"#, "malformed"),
+        (r#""sonew.format":"1","#, "", "lack sonew.format"),
+        (r#""sonew.step":"7""#, r#""sonew.step":"-7""#, "not a number"),
+        (r#""sonew.step":"7""#, r#""sonew.step":"07""#, "not a number"),
+        (r#""sonew.step":"7""#, r#""sonew.step":"18446744073709551616""#, "not a number"),
+        (r#""sonew.step":"7""#, r#""sonew.step":"7","sonew.step":"7""#, "duplicate key"),
+        (r#""sonew.step":"7""#, r#""x":["7"]"#, "malformed"),
+        (r#""sonew.options""#, r#""sonew.other""#, "lack sonew.options"),
+        (r#""sonew.tensors""#, r#""sonew.other""#, "lack sonew.tensors"),
+        (r#""sonew.checksums""#, r#""sonew.other""#, "lack sonew.checksums"),
+    ];
+    assert_refused(&table, str::to_owned);
+}
+
+#[test]
+fn wrong_options_tensors_and_checksums_are_refused() {
+    #[rustfmt::skip] // one row, one line
+    let table = [
+        (r#""band":2"#, r#""band":3"#, "array \"fc1.weight/band.3\" is missing"),
+        (r#""band":2"#, r#""band":1"#, "\"fc1.weight/band.2\" belongs to no tensor"),
+        (r#""band":2"#, r#""band":17"#, "options.band is 17"),
+        (r#""band":2"#, r#""band":-1"#, "sonew.options is malformed"),
+        (r#""band":2"#, r#""band":2,"band":2"#, "duplicate"),
+        (r#""band":2"#, r#""band":2,"unheard_of":2"#, "unheard_of"),
+        (r#""band":2"#, r#""band":2,"threads":2"#, "threads"),
+        (r#""band":2,"#, "", "missing field `band`"),
+        (r#""beta1":0.9"#, r#""beta1":1.0"#, "options.beta1 is 1"),
+        (r#""beta1":0.9"#, r#""beta1":1e999"#, "sonew.options is malformed"),
+        (r#""graft":"adam""#, r#""graft":"eve""#, "eve"),
+        (r#""lr_scale":1.0"#, r#""lr_scale":-1.0"#, "lr_scale of \"fc1.weight\" is -1"),
+        (r#""weight_decay":0.0}"#, r#""weight_decay":-1.0}"#, "options.weight_decay is -1"),
+        (r#""name":"fc1.weight""#, r#""name":"fc1.bias""#, "two tensors are named \"fc1.bias\""),
+        (r#""name":"fc1.weight""#, r#""name":"""#, "tensor 0 is named"),
+        (r#""name":"fc1.weight""#, r#""name":"fc2.weight""#, "\"fc2.weight/momentum\" is missing"),
+        (r#""dims":[2,3]"#, r#""dims":[2,0]"#, "dimension 1 is zero"),
+        (r#""dims":[2,3]"#, r#""dims":[3,2]"#, "\"fc1.weight/momentum\" has shape [2, 3]"),
+        (r#""dims":[2,3]"#, r#""dims":[2,3,1,1,1,1,1,1,1]"#, "at most 8"),
+        (r#""dims":[2,3]"#, r#""dims":[4294967296,4294967296]"#, "\"fc1.weight\": the size"),
+        (r#""update":"adam""#, r#""update":"sonew""#, "\"fc1.bias/band.1\" is missing"),
+        (r#"{"fc1.weight/momentum""#, r#"{"x":"00000000","fc1.weight/momentum""#, "\"x\" has a checksum"),
+        (r#""fc1.bias/diagonal":""#, r#""fc1.bias/other":""#, "\"fc1.bias/diagonal\" has no checksum"),
+        (r#""fc1.bias/diagonal":""#, r#""fc1.bias/diagonal":"+"#, "the checksum of \"fc1.bias/diagonal\""),
+        (r#""fc1.bias/diagonal":"#, r#""fc1.bias/momentum":"#, "duplicate key"),
+    ];
+    // They are JSON inside a JSON string.
+    assert_refused(&table, |text| text.replace('"', r#"\""#));
+}
+
+#[test]
+fn wrong_arrays_are_refused() {
+    // The first array has 24 bytes and 40 of padding.
+    #[rustfmt::skip] // one row, one line
+    let table = [
+        (r#","fc1.weight/diagonal":"#, r#","fc1.weight/momentum":"#, "duplicate key"),
+        (r#","fc1.weight/diagonal":"#, r#","__metadata__":"#, "malformed"),
+        (r#"[0,24]"#, r#"[0,25]"#, "\"fc1.weight/momentum\" is to have 24 bytes"),
+        (r#"[0,24]"#, r#"[24,0]"#, "a hole"),
+        (r#"[0,24]"#, r#"[0,18446744073709551615]"#, "is to have 24 bytes"),
+        (r#"[0,24]"#, r#"[0,18446744073709551616]"#, "malformed"),
+        (r#"[0,24]"#, r#"[-1,24]"#, "malformed"),
+        (r#"[24,64]"#, r#"[25,65]"#, "a hole before array \"sonew.padding/0\""),
+        (r#"[24,64]"#, r#"[23,63]"#, "an overlap before array \"sonew.padding/0\""),
+        (r#"[64,88]"#, r#"[0,24]"#, "an overlap"),
+        (r#""F32","shape":[2,3]"#, r#""I32","shape":[2,3]"#, "the size of array \"fc1.weight/momentum\" is unknown"),
+        (r#""F32","shape":[2,3]"#, r#""U8","shape":[24]"#, "\"fc1.weight/momentum\" has type U8"),
+        (r#""F32","shape":[2,3]"#, r#""F32","shape":[6]"#, "\"fc1.weight/momentum\" has shape [6]"),
+        (r#""F32","shape":[2,3]"#, r#""F32","shape":[4294967296,4294967296]"#, "overflows"),
+        (r#""F32","shape":[2,3]"#, r#""F32","shape":[2,3,1,1,1,1,1,1,1]"#, "at most 8"),
+        (r#""F32","shape":[2,3]"#, r#""F32","unheard_of":1,"shape":[2,3]"#, "unheard_of"),
+        ("sonew.padding/0", "sonew.padding/00", "\"sonew.padding/00\" belongs to no tensor"),
+        ("sonew.padding/0", "sonew.padding/", "\"sonew.padding/\" belongs to no tensor"),
+        ("fc1.bias/parameter\":{", "fc1.bias/other\":{", "\"fc1.bias/parameter\" is missing"),
+    ];
+    assert_refused(&table, str::to_owned);
+}
+
+#[test]
+fn sizes_that_no_machine_has_are_refused() {
+    const MAX: u64 = 100_000_000;
+    let file = Written::new(&Sample::small());
+    for length in [MAX + 1, 1 << 32, 1 << 63, u64::MAX - 7, u64::MAX] {
+        let mut bytes = file.bytes.clone();
+        bytes[..8].copy_from_slice(&length.to_le_bytes());
+        let reason = reason(file.open_with(&bytes));
+        assert!(reason.contains(&length.to_string()), "{reason}");
+    }
+    // As long as the format allows, and longer than the file.
+    let mut bytes = file.bytes.clone();
+    bytes[..8].copy_from_slice(&MAX.to_le_bytes());
+    assert!(matches!(
+        file.open_with(&bytes),
+        Err(Error::FileLength { expected, .. }) if expected == MAX + 8
+    ));
+
+    // A tensor of 2^60 bytes, in a header that agrees with itself.
+    let header = Header {
+        tensors: vec![saved(TensorSpec::new("big", &[7]))],
+        options: Options {
+            band: 0,
+            ..Options::default()
+        },
+        step: 1,
+        parameters: false,
+    };
+    let elements = 1u64 << 58;
+    let result = open_edited(&Sample::of(header), |json| {
+        let (start, _) = json.split_once(r#","big/momentum""#).unwrap();
+        let start = start.replace(r#"\"dims\":[7]"#, &format!(r#"\"dims\":[{elements}]"#));
+        let array = |name: &str, begin: u64| {
+            let end = begin + 4 * elements;
+            format!(
+                r#","big/{name}":{{"dtype":"F32","shape":[{elements}],"data_offsets":[{begin},{end}]}}"#
+            )
+        };
+        start + &array("momentum", 0) + &array("diagonal", 4 * elements) + "}"
+    });
+    assert!(matches!(
+        result,
+        Err(Error::FileLength { expected, .. }) if expected > 8 * elements
+    ));
+}
+
+#[test]
+fn an_unaligned_array_is_refused() {
+    // One space more before the data moves all arrays by a byte.
+    let file = Written::new(&Sample::small());
+    let mut bytes = file.bytes[..file.data()].to_vec();
+    bytes.push(b' ');
+    let length = bytes.len() as u64 - 8;
+    bytes[..8].copy_from_slice(&length.to_le_bytes());
+    bytes[47..55].copy_from_slice(b"00000000");
+    let crc = crc32fast::hash(&bytes);
+    bytes[47..55].copy_from_slice(format!("{crc:08x}").as_bytes());
+    bytes.extend(&file.bytes[file.data()..]);
+    assert!(reason(file.open_with(&bytes)).contains("\"fc1.weight/momentum\" does not start"));
+}
+
+#[test]
+fn deep_nesting_is_refused() {
+    let deep = "[".repeat(1_000_000);
+    for place in [r#""sonew.step":"#, r#""fc1.weight/momentum":"#] {
+        let at = format!("{place}{deep}");
+        assert!(reason(open_replaced(place, &at)).contains("malformed"));
+    }
+    let at = format!(r#""sonew.options":"{deep}"#);
+    let reason = reason(open_replaced(r#""sonew.options":""#, &at));
+    assert!(reason.contains("sonew.options is malformed"), "{reason}");
+}
+
+#[test]
+fn random_edits_are_refused_or_harmless() {
+    let mut rng = Pcg64::seed_from_u64(3);
+    let sample = Sample::small();
+    let file = Written::new(&sample);
+    let json = file.json().trim_end().as_bytes();
+    let characters = b"{}[]\",:\\0123456789-+.eEuFI\0\x7f\xff /";
+    let mut opened = 0;
+    for _ in 0..5000 {
+        let mut edited = json.to_vec();
+        for _ in 0..rng.random_range(1..4) {
+            let at = rng.random_range(55..edited.len());
+            match rng.random_range(0..3) {
+                0 => edited[at] = *characters.choose(&mut rng).unwrap(),
+                1 => edited.insert(at, *characters.choose(&mut rng).unwrap()),
+                _ => {
+                    let end = edited.len().min(at + rng.random_range(1..30));
+                    edited.drain(at..end);
+                }
+            }
+        }
+        let mut bytes = seal(&edited);
+        bytes.extend(&file.bytes[file.data()..]);
+        if let Ok(mut checkpoint) = file.open_with(&bytes) {
+            opened += 1;
+            for index in 0..checkpoint.header().tensors.len() {
+                let _ = read(&mut checkpoint, index, "momentum");
+            }
+        }
+    }
+    // Some edits only change a number that may have another value.
+    assert!(opened > 0);
+}

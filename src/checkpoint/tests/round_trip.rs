@@ -1,0 +1,250 @@
+//! What is written comes back, here and in other readers.
+
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64;
+use safetensors::SafeTensors;
+
+use super::*;
+use crate::options::{Damping, Graft, Statistics};
+
+#[test]
+fn header_and_arrays_come_back() {
+    let sample = Sample::small();
+    let file = Written::new(&sample);
+    let mut checkpoint = Checkpoint::open(&file.path).unwrap();
+    assert_eq!(checkpoint.header(), &sample.header);
+    sample.assert_reads_back(&mut checkpoint);
+}
+
+#[test]
+fn every_option_comes_back_except_threads() {
+    let mut sample = Sample::small();
+    sample.header.options = Options {
+        band: 3,
+        beta1: 0.95,
+        beta2: 0.999,
+        eps: 0.0,
+        gamma: 0.25,
+        statistics: Statistics::WeightedSum,
+        damping: Damping::Relative,
+        bias_correction: false,
+        graft: Graft::NormalizedRmsprop,
+        graft_eps: 1e-9,
+        graft_bias_correction: false,
+        weight_decay: 0.125,
+        threads: 3,
+    };
+    sample.header.step = u64::MAX;
+    sample.header.parameters = false;
+    let sample = Sample::of(sample.header);
+    let file = Written::new(&sample);
+    let mut checkpoint = Checkpoint::open(&file.path).unwrap();
+    sample.assert_reads_back(&mut checkpoint);
+
+    let mut expected = sample.header.clone();
+    expected.options.threads = 0;
+    assert_eq!(checkpoint.header(), &expected);
+}
+
+#[test]
+fn floats_come_back_to_the_last_bit() {
+    let mut rng = Pcg64::seed_from_u64(1);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.safetensors");
+    let mut sample = Sample::small();
+    let known = [
+        0.1 + 0.2,
+        1.0 / 3.0,
+        5e-324,
+        f64::MIN_POSITIVE,
+        f64::MAX,
+        -0.0,
+    ];
+    let random = std::iter::repeat_with(|| f64::from_bits(rng.random::<u64>() >> 1));
+    for value in known
+        .into_iter()
+        .chain(random.filter(|v| v.is_finite()).take(300))
+    {
+        sample.header.options.eps = value;
+        sample.header.tensors[0].lr_scale = value;
+        sample.header.tensors[1].weight_decay = value;
+        sample.write(&path).unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let header = checkpoint.header();
+        let read = [
+            header.options.eps,
+            header.tensors[0].lr_scale,
+            header.tensors[1].weight_decay,
+        ];
+        assert_eq!(read.map(f64::to_bits), [value.to_bits(); 3], "{value:e}");
+    }
+}
+
+#[test]
+fn any_bits_of_an_array_come_back() {
+    let mut sample = Sample::small();
+    sample.arrays[0].2 = [0x7fc0_1234, 0xff80_0000, 1, 0x8000_0000, 0x7fa0_0001, 0]
+        .map(f32::from_bits)
+        .to_vec();
+    let file = Written::new(&sample);
+    let mut checkpoint = Checkpoint::open(&file.path).unwrap();
+    let values = read(&mut checkpoint, 0, "momentum").unwrap();
+    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&values), bits(&sample.arrays[0].2));
+}
+
+#[test]
+fn an_array_of_several_chunks_comes_back() {
+    let mut header = Sample::small().header;
+    header.tensors[1].spec.dims = vec![700_001];
+    let sample = Sample::of(header);
+    let file = Written::new(&sample);
+    sample.assert_reads_back(&mut Checkpoint::open(&file.path).unwrap());
+}
+
+#[test]
+fn the_safetensors_crate_reads_it() {
+    let sample = Sample::small();
+    let file = Written::new(&sample);
+    let tensors = SafeTensors::deserialize(&file.bytes).unwrap();
+    for (index, plane, values) in &sample.arrays {
+        let spec = &sample.header.tensors[*index].spec;
+        let view = tensors.tensor(&format!("{}/{plane}", spec.name)).unwrap();
+        assert_eq!(view.dtype(), safetensors::Dtype::F32);
+        assert_eq!(view.shape(), spec.dims);
+        assert_eq!(view.data(), bytemuck::cast_slice::<f32, u8>(values));
+    }
+
+    let (_, metadata) = SafeTensors::read_metadata(&file.bytes).unwrap();
+    let strings = metadata.metadata().as_ref().unwrap();
+    assert_eq!(strings["sonew.format"], "1");
+    assert_eq!(strings["sonew.version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(strings["sonew.step"], "7");
+    let options: serde_json::Value = serde_json::from_str(&strings["sonew.options"]).unwrap();
+    assert_eq!(options["band"], 2);
+    assert_eq!(options["statistics"], "moving_average");
+    assert_eq!(options.get("threads"), None);
+    let saved: serde_json::Value = serde_json::from_str(&strings["sonew.tensors"]).unwrap();
+    let weight = serde_json::json!({
+        "name": "fc1.weight", "dims": [2, 3], "chains": "column_major", "update": "sonew",
+        "lr_scale": 1.0, "weight_decay": 0.0,
+    });
+    assert_eq!(saved[0], weight);
+}
+
+#[test]
+fn every_array_starts_at_a_multiple_of_64_bytes() {
+    let mut header = Sample::small().header;
+    // Lengths around one and two multiples.
+    header.tensors = [1, 15, 16, 17, 31, 32, 33]
+        .map(|n| saved(TensorSpec::new(format!("t{n}"), &[n])))
+        .into();
+    let file = Written::new(&Sample::of(header));
+    let (length, metadata) = SafeTensors::read_metadata(&file.bytes).unwrap();
+    let mut checked = 0;
+    for (name, info) in metadata.tensors() {
+        if !name.starts_with("sonew.padding/") {
+            assert_eq!((8 + length + info.data_offsets.0) % 64, 0, "{name}");
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 7 * 5);
+}
+
+/// CRC-32 bit by bit, from its polynomial.
+fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in bytes {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xedb8_8320 * (crc & 1));
+        }
+    }
+    !crc
+}
+
+#[test]
+fn checksums_are_those_of_the_format_description() {
+    assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+    let sample = Sample::small();
+    let file = Written::new(&sample);
+
+    let head = &file.bytes[..file.data()];
+    let digits = std::str::from_utf8(&head[47..55]).unwrap();
+    let zeroed = [&head[..47], b"00000000", &head[55..]].concat();
+    assert_eq!(digits, format!("{:08x}", crc32(&zeroed)));
+
+    let (_, metadata) = SafeTensors::read_metadata(&file.bytes).unwrap();
+    let strings = metadata.metadata().as_ref().unwrap();
+    let checksums: serde_json::Value = serde_json::from_str(&strings["sonew.checksums"]).unwrap();
+    assert_eq!(checksums.as_object().unwrap().len(), sample.arrays.len());
+    for (index, plane, values) in &sample.arrays {
+        let name = format!("{}/{plane}", sample.header.tensors[*index].spec.name);
+        let crc = crc32(bytemuck::cast_slice(values));
+        assert_eq!(checksums[&name], format!("{crc:08x}"), "{name}");
+    }
+}
+
+#[test]
+fn no_tensor_name_collides_with_another_array() {
+    let names = [
+        "a",
+        "a/momentum",
+        "a/momentum/momentum",
+        "a/parameter",
+        "momentum",
+        "/",
+        "/momentum",
+        "sonew.padding",
+        "sonew.padding/0",
+        "sonew.padding/1",
+        "__metadata__",
+        r#"{"__metadata__":{"sonew.header_crc32":"00000000"#,
+        "\"\\\u{2028}\u{1f600} ",
+    ];
+    let header = Header {
+        tensors: names.map(|n| saved(TensorSpec::new(n, &[3]))).into(),
+        ..Sample::small().header
+    };
+    let sample = Sample::of(header);
+    let file = Written::new(&sample);
+    let mut checkpoint = Checkpoint::open(&file.path).unwrap();
+    assert_eq!(checkpoint.header(), &sample.header);
+    sample.assert_reads_back(&mut checkpoint);
+    let tensors = SafeTensors::deserialize(&file.bytes).unwrap();
+    // Each array of 12 bytes is followed by one of padding.
+    assert_eq!(tensors.len(), 2 * sample.arrays.len());
+}
+
+#[test]
+fn a_scalar_comes_back() {
+    let mut header = Sample::small().header;
+    header.tensors = vec![saved(TensorSpec::new("temperature", &[]))];
+    let sample = Sample::of(header);
+    let file = Written::new(&sample);
+    sample.assert_reads_back(&mut Checkpoint::open(&file.path).unwrap());
+    SafeTensors::deserialize(&file.bytes).unwrap();
+}
+
+#[test]
+fn reading_what_is_not_there_is_refused() {
+    let file = Written::new(&Sample::small());
+    let mut checkpoint = Checkpoint::open(&file.path).unwrap();
+    let mut dst = [0; 24];
+    assert!(matches!(
+        checkpoint.read(2, "momentum", &mut dst),
+        Err(Error::UnknownTensor { index: 2, count: 2 })
+    ));
+    assert!(matches!(
+        checkpoint.read(0, "band.3", &mut dst),
+        Err(Error::PlaneMissing { tensor, plane }) if tensor == "fc1.weight" && plane == "band.3"
+    ));
+    assert!(matches!(
+        checkpoint.read(1, "momentum", &mut dst),
+        Err(Error::WrongLength {
+            length: 6,
+            expected: 5,
+            ..
+        })
+    ));
+}

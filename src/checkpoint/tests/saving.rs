@@ -1,0 +1,188 @@
+//! A save replaces the older file whole, or leaves it as it was.
+
+use super::super::files::fault;
+use super::*;
+
+/// Names of the files in the folder of `path`.
+fn names_beside(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path.parent().unwrap()).unwrap();
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+    entries.map(|e| name(e).into_string().unwrap()).collect()
+}
+
+fn another() -> Sample {
+    let mut sample = Sample::small();
+    sample.header.step += 1;
+    sample.arrays[0].2[0] = -1.0;
+    sample
+}
+
+#[test]
+fn a_save_replaces_the_older_file() {
+    let file = Written::new(&Sample::small());
+    let sample = another();
+    sample.write(&file.path).unwrap();
+    let mut checkpoint = Checkpoint::open(&file.path).unwrap();
+    assert_eq!(checkpoint.header(), &sample.header);
+    sample.assert_reads_back(&mut checkpoint);
+    assert_eq!(names_beside(&file.path), ["state.safetensors"]);
+}
+
+#[test]
+fn a_save_that_fails_anywhere_leaves_the_older_file() {
+    let file = Written::new(&Sample::small());
+    let sample = another();
+    let mut operations = 0;
+    loop {
+        fs::write(&file.path, &file.bytes).unwrap();
+        fault::after(operations);
+        let result = sample.write(&file.path);
+        assert_eq!(names_beside(&file.path), ["state.safetensors"]);
+        if fault::clear() {
+            result.unwrap();
+            break;
+        }
+        let Err(Error::Io {
+            operation, path, ..
+        }) = result
+        else {
+            panic!("{operations}: {result:?}");
+        };
+        // Only the sync of the directory comes when the new file has its name.
+        let replaced = operation == "sync" && Some(path.as_path()) == file.path.parent();
+        let step = Checkpoint::open(&file.path).unwrap().header().step;
+        assert_eq!(step, if replaced { 8 } else { 7 });
+        operations += 1;
+    }
+    // Name, remove, create, the header, eight arrays with their gaps, the rest of
+    // the buffer, two syncs around the rename.
+    assert_eq!(operations, 3 + 1 + 2 * 8 + 1 + 3);
+}
+
+#[test]
+fn an_open_or_read_that_fails_anywhere_is_an_error() {
+    let file = Written::new(&Sample::small());
+    let mut operations = 0;
+    loop {
+        fault::after(operations);
+        let result = Checkpoint::open(&file.path).and_then(|mut c| read(&mut c, 0, "momentum"));
+        if fault::clear() {
+            result.unwrap();
+            break;
+        }
+        assert!(matches!(result, Err(Error::Io { .. })), "{operations}");
+        operations += 1;
+    }
+    assert!(operations >= 7);
+}
+
+#[test]
+fn what_a_killed_save_left_is_replaced() {
+    let file = Written::new(&Sample::small());
+    let temporary = file.path.with_file_name("state.safetensors.sonew-tmp");
+    fs::write(&temporary, "half a file").unwrap();
+    another().write(&file.path).unwrap();
+    assert_eq!(names_beside(&file.path), ["state.safetensors"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_in_the_temporarys_place_is_not_followed() {
+    let file = Written::new(&Sample::small());
+    let precious = file.path.with_file_name("precious");
+    fs::write(&precious, "precious").unwrap();
+    let temporary = file.path.with_file_name("state.safetensors.sonew-tmp");
+    std::os::unix::fs::symlink(&precious, temporary).unwrap();
+    another().write(&file.path).unwrap();
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+    assert_eq!(names_beside(&file.path).len(), 2);
+}
+
+#[test]
+fn a_target_that_is_a_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("folder");
+    fs::create_dir(&target).unwrap();
+    fs::write(target.join("content"), "").unwrap();
+    assert!(matches!(
+        Sample::small().write(&target),
+        Err(Error::Io {
+            operation: "rename",
+            ..
+        })
+    ));
+    assert_eq!(names_beside(&target), ["folder"]);
+}
+
+#[test]
+fn a_folder_that_does_not_exist_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("missing/state.safetensors");
+    assert!(matches!(
+        Sample::small().write(&target),
+        Err(Error::Io { operation: "create", source, .. })
+            if source.kind() == std::io::ErrorKind::NotFound
+    ));
+}
+
+#[test]
+fn a_path_without_a_name_is_refused() {
+    for path in ["", "/", ".."] {
+        assert!(matches!(
+            Sample::small().write(Path::new(path)),
+            Err(Error::Io { operation: "create", path: p, .. }) if p == Path::new(path)
+        ));
+    }
+}
+
+#[test]
+fn a_header_beyond_the_formats_limit_is_refused() {
+    let file = Written::new(&Sample::small());
+    let mut sample = Sample::small();
+    sample.header.tensors[0].spec.name = "x".repeat(10_000_000);
+    assert!(matches!(
+        sample.write(&file.path),
+        Err(Error::HeaderLength { length, limit: 100_000_000, .. }) if length > 100_000_000
+    ));
+    assert_eq!(fs::read(&file.path).unwrap(), file.bytes);
+}
+
+#[test]
+fn values_that_could_not_be_read_back_are_refused() {
+    let file = Written::new(&Sample::small());
+    let mut sample = another();
+    sample.header.tensors[1].lr_scale = f64::NAN;
+    assert!(matches!(
+        sample.write(&file.path),
+        Err(Error::OutOfRange { argument, .. }) if argument == "lr_scale of \"fc1.bias\""
+    ));
+
+    let mut sample = another();
+    sample.arrays[1].2.pop();
+    assert!(matches!(
+        sample.write(&file.path),
+        Err(Error::WrongLength {
+            length: 5,
+            expected: 6,
+            ..
+        })
+    ));
+
+    let mut sample = another();
+    sample.arrays[1].0 = 2;
+    assert!(matches!(
+        sample.write(&file.path),
+        Err(Error::UnknownTensor { index: 2, count: 2 })
+    ));
+
+    // These would be bugs of the caller, which is this library.
+    let mut lacking = another();
+    lacking.arrays.pop();
+    let mut claiming = another();
+    claiming.header.parameters = false;
+    for sample in [lacking, claiming] {
+        let result = sample.write(&file.path);
+        assert!(matches!(result, Err(Error::Internal { .. })), "{result:?}");
+    }
+    assert_eq!(fs::read(&file.path).unwrap(), file.bytes);
+}

@@ -1,0 +1,42 @@
+//! Element types of buffers.
+
+/// The type of one element of a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Dtype {
+    /// IEEE 754 binary32.
+    F32,
+}
+
+impl Dtype {
+    /// Size of one element in bytes; also its alignment.
+    pub const fn size(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+        }
+    }
+
+    /// The name that safetensors files use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "F32",
+        }
+    }
+}
+
+/// A Rust type that can be an element of a buffer.
+///
+/// Sealed: the kernels know exactly these types.
+pub trait Element: bytemuck::Pod + Send + Sync + sealed::Sealed {
+    /// The type as a value.
+    const DTYPE: Dtype;
+}
+
+impl Element for f32 {
+    const DTYPE: Dtype = Dtype::F32;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+}

@@ -1,0 +1,344 @@
+//! Every way in which a call can be refused.
+//!
+//! One variant per failure; each message names the argument, the tensor and
+//! the value. A call that returns an error has changed nothing.
+
+use std::path::PathBuf;
+
+/// The result of every fallible call in this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a call was refused or skipped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A gradient holds a NaN, an infinity, or a value whose square
+    /// overflows. The step was skipped: parameters, state and step count are
+    /// as before.
+    #[error(
+        "tensor \"{tensor}\": the gradient is not finite, or its square overflows; \
+         the step was skipped"
+    )]
+    NonFiniteGradient {
+        /// Name of the first such tensor in the optimizer's order.
+        tensor: String,
+    },
+
+    /// A required pointer is null.
+    #[error("{argument} is null")]
+    NullPointer {
+        /// The argument, as the header spells it.
+        argument: String,
+    },
+
+    /// A versioned struct was not initialised, or is too small.
+    #[error("{argument}.struct_size is {size}, expected {expected}: call {argument}_init first")]
+    StructSize {
+        /// The struct's argument name.
+        argument: &'static str,
+        /// What the caller passed.
+        size: usize,
+        /// What this version of the library needs.
+        expected: usize,
+    },
+
+    /// A string argument is not UTF-8.
+    #[error("{argument} is not valid UTF-8")]
+    InvalidString {
+        /// The argument's name.
+        argument: String,
+    },
+
+    /// An enumeration has a value that this version does not know.
+    #[error("{argument} is {value}, which is none of its values")]
+    UnknownValue {
+        /// The argument's name.
+        argument: String,
+        /// What the caller passed.
+        value: i64,
+    },
+
+    /// A number lies outside its documented range.
+    #[error("{argument} is {value}, must be {allowed}")]
+    OutOfRange {
+        /// The argument's name, with its tensor where it belongs to one.
+        argument: String,
+        /// What the caller passed.
+        value: f64,
+        /// The documented range, in words.
+        allowed: &'static str,
+    },
+
+    /// The list of tensors is empty.
+    #[error("the list of tensors is empty")]
+    NoTensors,
+
+    /// A tensor has no name, or one with a control character.
+    #[error("tensor {index} is named {name:?}: a name needs at least one character and no control characters")]
+    TensorName {
+        /// Position in the list.
+        index: usize,
+        /// The name.
+        name: String,
+    },
+
+    /// Two tensors share a name.
+    #[error("two tensors are named \"{name}\"")]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+
+    /// A tensor has more than 8 dimensions.
+    #[error("tensor \"{tensor}\" has {ndim} dimensions, at most 8 are supported")]
+    TooManyDimensions {
+        /// The tensor.
+        tensor: String,
+        /// Its number of dimensions.
+        ndim: usize,
+    },
+
+    /// A dimension is zero.
+    #[error("tensor \"{tensor}\": dimension {dimension} is zero")]
+    ZeroDimension {
+        /// The tensor.
+        tensor: String,
+        /// Which dimension, from 0.
+        dimension: usize,
+    },
+
+    /// The number of elements or bytes overflows.
+    #[error("tensor \"{tensor}\": the size of {dims:?} overflows")]
+    SizeOverflow {
+        /// The tensor.
+        tensor: String,
+        /// Its dimensions.
+        dims: Vec<usize>,
+    },
+
+    /// A call passed another number of tensors than the optimizer has.
+    #[error("{argument} has {count} tensors, the optimizer has {expected}")]
+    TensorCount {
+        /// The argument's name.
+        argument: &'static str,
+        /// What the caller passed.
+        count: usize,
+        /// What the optimizer was created with.
+        expected: usize,
+    },
+
+    /// A buffer has another number of elements than its tensor.
+    #[error("tensor \"{tensor}\": {argument} has {length} elements, expected {expected}")]
+    WrongLength {
+        /// The tensor.
+        tensor: String,
+        /// The buffer.
+        argument: String,
+        /// What the caller passed.
+        length: usize,
+        /// What the tensor's dimensions ask for.
+        expected: usize,
+    },
+
+    /// A stateless step got another number of state planes than the options
+    /// ask for.
+    #[error("tensor \"{tensor}\": {count} state planes were passed, expected {expected}")]
+    PlaneCount {
+        /// The tensor.
+        tensor: String,
+        /// What the caller passed.
+        count: usize,
+        /// What the options ask for.
+        expected: usize,
+    },
+
+    /// No tensor has this index.
+    #[error("there is no tensor {index}, the optimizer has {count}")]
+    UnknownTensor {
+        /// The index.
+        index: usize,
+        /// The number of tensors.
+        count: usize,
+    },
+
+    /// The tensor has no state plane with this index.
+    #[error("tensor \"{tensor}\" has no state plane {plane}, it has {count}")]
+    UnknownPlane {
+        /// The tensor.
+        tensor: String,
+        /// The index.
+        plane: usize,
+        /// The number of planes.
+        count: usize,
+    },
+
+    /// A buffer is not aligned to its element size.
+    #[error("tensor \"{tensor}\": {argument} at {address:#x} is not aligned to {alignment} bytes")]
+    Misaligned {
+        /// The tensor.
+        tensor: String,
+        /// The buffer.
+        argument: String,
+        /// Its address.
+        address: usize,
+        /// The alignment that it needs.
+        alignment: usize,
+    },
+
+    /// A buffer that is written overlaps another buffer of the same call.
+    #[error("{first} overlaps {second}")]
+    Overlap {
+        /// One buffer, with its tensor.
+        first: String,
+        /// The other.
+        second: String,
+    },
+
+    /// An allocation failed.
+    #[error("out of memory: {what} needs {bytes} bytes")]
+    OutOfMemory {
+        /// What the memory is for.
+        what: String,
+        /// How many bytes were asked for.
+        bytes: u128,
+    },
+
+    /// The worker threads could not be started.
+    #[error("cannot start {threads} threads: {reason}")]
+    Threads {
+        /// How many threads were asked for.
+        threads: usize,
+        /// What the system said.
+        reason: String,
+    },
+
+    /// Another thread is using this optimizer right now.
+    #[error("the optimizer is in use by another thread")]
+    Busy,
+
+    /// A file operation failed.
+    #[error("cannot {operation} \"{}\": {source}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+
+    /// The file is not a checkpoint of this library.
+    #[error("\"{}\" is not a sonew checkpoint: {reason}", path.display())]
+    NotACheckpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The file is shorter or longer than its header says.
+    #[error("\"{}\" has {length} bytes, its header asks for {expected}", path.display())]
+    FileLength {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        length: u64,
+        /// The size that it should have.
+        expected: u64,
+    },
+
+    /// The file was written by a newer version of the library.
+    #[error("\"{}\" has format version {version}, this library reads up to {supported}", path.display())]
+    FormatVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u64,
+        /// The newest that this library reads.
+        supported: u64,
+    },
+
+    /// A checksum does not hold: the file was damaged after it was written.
+    #[error("\"{}\" is damaged: the checksum of {part} does not hold", path.display())]
+    Checksum {
+        /// The file.
+        path: PathBuf,
+        /// The array, as in `"fc1.weight/momentum"`, or "the header".
+        part: String,
+    },
+
+    /// The tensors are too many, or their names too long, for the header of
+    /// a safetensors file.
+    #[error("\"{}\" needs a header of {length} bytes, a safetensors file can have {limit}", path.display())]
+    HeaderLength {
+        /// The file.
+        path: PathBuf,
+        /// The bytes that the header would take.
+        length: u64,
+        /// The limit of the format.
+        limit: u64,
+    },
+
+    /// A tensor stands on one side only: in the file, or in the optimizer.
+    #[error("tensor \"{tensor}\" is in the {present} but not in the {missing}")]
+    TensorMissing {
+        /// The tensor.
+        tensor: String,
+        /// The side that has it.
+        present: &'static str,
+        /// The side that does not.
+        missing: &'static str,
+    },
+
+    /// A tensor has other dimensions, chains or another update in the file.
+    #[error("tensor \"{tensor}\": {what} is {file} in the file, {optimizer} in the optimizer")]
+    TensorDiffers {
+        /// The tensor.
+        tensor: String,
+        /// What differs.
+        what: &'static str,
+        /// Its value in the file.
+        file: String,
+        /// Its value in the optimizer.
+        optimizer: String,
+    },
+
+    /// An option has another value in the file than in the optimizer.
+    #[error("option {option} is {file} in the file, {optimizer} in the optimizer")]
+    OptionDiffers {
+        /// The option.
+        option: &'static str,
+        /// Its value in the file.
+        file: String,
+        /// Its value in the optimizer.
+        optimizer: String,
+    },
+
+    /// The file lacks a state plane that the optimizer needs.
+    #[error("tensor \"{tensor}\": the file has no {plane}")]
+    PlaneMissing {
+        /// The tensor.
+        tensor: String,
+        /// The plane, or "parameter".
+        plane: String,
+    },
+
+    /// A rename names a tensor that the file does not have, or one twice.
+    #[error("cannot rename \"{from}\" to \"{to}\": {reason}")]
+    Rename {
+        /// Name in the file.
+        from: String,
+        /// Name in the optimizer.
+        to: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+
+    /// A bug in this library: a panic was caught before it reached the
+    /// caller.
+    #[error("internal error, please report it: {message}")]
+    Internal {
+        /// The panic's message.
+        message: String,
+    },
+}

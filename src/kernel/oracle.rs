@@ -1,0 +1,258 @@
+//! The whole method once more, in float64 and as naive as it can be: the
+//! oracle that the kernels are tested against.
+//!
+//! Nothing here is fast, and nothing is shared with the kernels but the
+//! options and the tensor specifications. It is believed because it follows
+//! the trajectories of the authors' own programs to the last digits
+//! (`tests/golden.rs`). For a tensor, its gradient `g` after scaling, and the
+//! optimizer's step `t` from 1:
+//!
+//! ```text
+//! m      <- beta1 m + (1 - beta1) g                            momentum
+//! H_ij   <- beta2 H_ij + (1 - beta2) g_i g_j    |i - j| <= b   moving average
+//! H_ij   <- H_ij + w_t g_i g_j                                 weighted sum
+//! q       = g / |g|,  r <- beta2 r + (1 - beta2) q^2           rms
+//! m^      = m / (1 - beta1^t)                                  if corrected
+//! H^      = H / (1 - beta2^t) + damping I                      average, if corrected
+//! u       = X m^,  then  u <- u |a| / |u|                      see `graft_length`
+//! p      <- p - lr lr_scale (u + weight_decay p)
+//! ```
+//!
+//! [`Preconditioner`] holds `X`; [`chains`] says which coordinates are
+//! neighbours. Unlike the library, the oracle never flushes tiny numbers to
+//! zero.
+
+mod chains;
+mod preconditioner;
+
+pub use chains::chains;
+pub use preconditioner::Preconditioner;
+
+use crate::layout::{planes, TensorSpec, Update};
+use crate::options::{Damping, Graft, Options, Statistics, StepOptions};
+
+/// Relative damping is never below this.
+const LEAST_RELATIVE_DAMPING: f64 = 1e-24;
+
+/// An optimizer in float64.
+#[derive(Debug, Clone)]
+pub struct Oracle {
+    options: Options,
+    tensors: Vec<TensorState>,
+    step_count: u64,
+}
+
+/// One tensor: what the caller may set for it, and its state.
+#[derive(Debug, Clone)]
+pub struct TensorState {
+    spec: TensorSpec,
+    chains: Vec<Vec<usize>>,
+    /// In the order of [`planes`](crate::layout::planes), each with the
+    /// tensor's shape, without bias correction.
+    pub planes: Vec<Vec<f64>>,
+    /// Multiplies the learning rate.
+    pub lr_scale: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+}
+
+impl Oracle {
+    /// A fresh optimizer, all state zero.
+    pub fn new(options: &Options, tensors: &[TensorSpec]) -> Oracle {
+        let tensors = tensors.iter().map(|spec| TensorState {
+            chains: chains(&spec.dims, spec.chains),
+            planes: vec![vec![0.0; spec.len()]; planes(options, spec.update).len()],
+            spec: spec.clone(),
+            lr_scale: 1.0,
+            weight_decay: options.weight_decay,
+        });
+        Oracle {
+            options: options.clone(),
+            tensors: tensors.collect(),
+            step_count: 0,
+        }
+    }
+
+    /// One step. A tensor whose gradient is `None` is left as it is.
+    pub fn step(
+        &mut self,
+        step: &StepOptions,
+        params: &mut [Vec<f64>],
+        grads: &[Option<Vec<f64>>],
+    ) {
+        assert_eq!(
+            (params.len(), grads.len()),
+            (self.tensors.len(), self.tensors.len())
+        );
+        self.step_count += 1;
+        for (i, g) in grads.iter().enumerate() {
+            let Some(g) = g else { continue };
+            let g: Vec<f64> = g.iter().map(|x| step.grad_scale * x).collect();
+            self.accumulate(i, &g, step.statistics_weight);
+            let u = self.direction(i, &g);
+            let tensor = &self.tensors[i];
+            let lr = step.lr * tensor.lr_scale;
+            for (p, u) in params[i].iter_mut().zip(u) {
+                *p -= lr * (u + tensor.weight_decay * *p);
+            }
+        }
+    }
+
+    /// Number of steps taken.
+    pub fn step_count(&self) -> u64 {
+        self.step_count
+    }
+
+    /// The state of tensor `i`.
+    pub fn tensor(&self, i: usize) -> &TensorState {
+        &self.tensors[i]
+    }
+
+    /// The state of tensor `i`, to be changed.
+    pub fn tensor_mut(&mut self, i: usize) -> &mut TensorState {
+        &mut self.tensors[i]
+    }
+
+    /// The chains of tensor `i`, see [`chains`].
+    pub fn chains(&self, i: usize) -> &[Vec<usize>] {
+        &self.tensors[i].chains
+    }
+
+    /// Lets the scaled gradient `g` into the state planes of tensor `i`.
+    fn accumulate(&mut self, i: usize, g: &[f64], weight: f64) {
+        let (beta1, beta2) = (self.options.beta1, self.options.beta2);
+        let (keep, add) = match self.options.statistics {
+            Statistics::MovingAverage => (beta2, 1.0 - beta2),
+            Statistics::WeightedSum => (1.0, weight),
+        };
+        let norm = length(g);
+        let tensor = &mut self.tensors[i];
+        let band = tensor.spec.update.band(&self.options);
+        for (m, g) in tensor.planes[0].iter_mut().zip(g) {
+            *m = beta1 * *m + (1.0 - beta1) * g;
+        }
+        for chain in &tensor.chains {
+            for k in 0..=band {
+                let h = &mut tensor.planes[1 + k];
+                // The last k entries of a chain have no k-th neighbour.
+                for (&j, &neighbour) in chain.iter().zip(chain.iter().skip(k)) {
+                    h[j] = keep * h[j] + add * g[j] * g[neighbour];
+                }
+            }
+        }
+        if let Some(rms) = tensor.planes.get_mut(2 + band) {
+            for (r, g) in rms.iter_mut().zip(g) {
+                *r = beta2 * *r + (1.0 - beta2) * divide(*g, norm).powi(2);
+            }
+        }
+    }
+
+    /// What momentum is divided by.
+    fn correction1(&self) -> f64 {
+        match self.options.bias_correction {
+            true => 1.0 - self.options.beta1.powf(self.step_count as f64),
+            false => 1.0,
+        }
+    }
+
+    /// What the diagonal and the sub-diagonals are divided by.
+    fn correction2(&self) -> f64 {
+        let average = self.options.statistics == Statistics::MovingAverage;
+        match self.options.bias_correction && average {
+            true => 1.0 - self.options.beta2.powf(self.step_count as f64),
+            false => 1.0,
+        }
+    }
+
+    /// `u` of tensor `i` from its state planes, grafted; before learning rate
+    /// and weight decay.
+    fn direction(&self, i: usize, g: &[f64]) -> Vec<f64> {
+        let tensor = &self.tensors[i];
+        let m: Vec<f64> = tensor.planes[0]
+            .iter()
+            .map(|m| m / self.correction1())
+            .collect();
+        if tensor.spec.update == Update::Adam {
+            return self.adam(&m, &tensor.planes[1], self.correction2());
+        }
+        let u = self.preconditioner(i).apply(&tensor.chains, &m);
+        let Some(target) = self.graft_length(i, &m, g) else {
+            return u;
+        };
+        let scale = divide(target, length(&u));
+        u.iter().map(|u| u * scale).collect()
+    }
+
+    /// `|a|`: the length that the direction of tensor `i` takes.
+    fn graft_length(&self, i: usize, m: &[f64], g: &[f64]) -> Option<f64> {
+        let planes = &self.tensors[i].planes;
+        let correction = match self.options.graft_bias_correction {
+            true => self.correction2(),
+            false => 1.0,
+        };
+        Some(match self.options.graft {
+            Graft::None => return None,
+            Graft::Sgd => length(g),
+            Graft::Momentum => length(m),
+            Graft::Adam => length(&self.adam(m, &planes[1], correction)),
+            Graft::NormalizedRmsprop => {
+                let norm = length(g);
+                let q: Vec<f64> = g.iter().map(|g| divide(*g, norm)).collect();
+                length(&self.adam(&q, &planes[2 + self.options.band], 1.0))
+            }
+        })
+    }
+
+    /// `m / (sqrt(v / correction) + graft_eps)`, element by element.
+    fn adam(&self, m: &[f64], v: &[f64], correction: f64) -> Vec<f64> {
+        m.iter()
+            .zip(v)
+            .map(|(m, v)| divide(*m, (v / correction).sqrt() + self.options.graft_eps))
+            .collect()
+    }
+
+    /// `X` of tensor `i` from its state planes, after at least one step.
+    pub fn preconditioner(&self, i: usize) -> Preconditioner {
+        let tensor = &self.tensors[i];
+        let band = tensor.spec.update.band(&self.options);
+        let correct = |plane: &Vec<f64>| plane.iter().map(|h| h / self.correction2()).collect();
+        let mut h: Vec<Vec<f64>> = tensor.planes[1..=1 + band].iter().map(correct).collect();
+        let damping = match self.options.damping {
+            Damping::Absolute => self.options.eps,
+            Damping::Relative => {
+                (self.options.eps * largest_row(&h, &tensor.chains)).max(LEAST_RELATIVE_DAMPING)
+            }
+        };
+        h[0].iter_mut().for_each(|h| *h += damping);
+        Preconditioner::new(h, &tensor.chains, self.options.gamma)
+    }
+}
+
+/// `l1`, the largest `t_j = H_jj + |H_j,j-1|`, the first coordinate of a
+/// chain taking its entry with the second. `h[k][j]` belongs to coordinate
+/// `j` and its `k`-th neighbour.
+fn largest_row(h: &[Vec<f64>], chains: &[Vec<usize>]) -> f64 {
+    let mut largest = 0.0f64;
+    for chain in chains {
+        for (position, &j) in chain.iter().enumerate() {
+            // At the end of a chain the entry with the next one is zero.
+            let lower = chain[position.saturating_sub(1)];
+            let off_diagonal = h.get(1).map_or(0.0, |h| h[lower].abs());
+            largest = largest.max(h[0][j] + off_diagonal);
+        }
+    }
+    largest
+}
+
+fn length(x: &[f64]) -> f64 {
+    x.iter().map(|x| x * x).sum::<f64>().sqrt()
+}
+
+/// `a / b`, and zero where `b` is zero: a zero gradient moves nothing.
+fn divide(a: f64, b: f64) -> f64 {
+    if b == 0.0 {
+        0.0
+    } else {
+        a / b
+    }
+}

@@ -1,0 +1,11 @@
+//! How a tensor's coordinates are laid out: its chains, its state planes, and
+//! the tiles and blocks that a step cuts it into.
+
+mod columns;
+mod grid;
+mod tensor;
+
+pub(crate) use grid::{Grid, Rect, Run};
+pub use tensor::{planes, Chains, TensorSpec, Update, MAX_DIMS};
+
+pub(crate) use tensor::validate;

@@ -1,0 +1,232 @@
+//! Which saved tensor belongs to which tensor of the optimizer.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Debug;
+
+use crate::checkpoint::{Header, PARAMETER};
+use crate::error::{Error, Result};
+use crate::layout::{self, TensorSpec};
+use crate::options::Options;
+
+/// What a load may overlook. By default nothing: the file and the optimizer
+/// must have the same hyperparameters and the same tensors.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Keep the optimizer's hyperparameters, also where the file has others,
+    /// and its learning-rate scale and weight decay of every tensor. Tensors
+    /// may then take another update, and the band be smaller; planes of the
+    /// file that are not needed are left out, and one that is needed but not
+    /// there refuses the load. Dimensions and chains must agree even so.
+    pub override_options: bool,
+    /// Load the tensors that both sides have, at least one, and leave the
+    /// others of the optimizer as they are. The step count is the file's.
+    pub common_tensors_only: bool,
+    /// Tensors that have another name in the file: (name in the file, name in
+    /// the optimizer). All renames happen at once, so that two tensors can
+    /// swap their names. Both names of every pair must exist.
+    pub rename: Vec<(String, String)>,
+}
+
+/// Finds for every tensor of the optimizer the position of its saved one, or
+/// refuses. `None` is a tensor that the file does not have, and comes up only
+/// with `common_tensors_only`.
+///
+/// `parameters` says whether the parameters are to be loaded, too.
+pub(crate) fn assign(
+    saved: &Header,
+    options: &Options,
+    tensors: &[TensorSpec],
+    parameters: bool,
+    load: &LoadOptions,
+) -> Result<Vec<Option<usize>>> {
+    if !load.override_options {
+        same_options(&saved.options, options)?;
+    }
+    let names = names_in_optimizer(saved, tensors, &load.rename)?;
+    let positions: HashMap<&str, usize> = names.iter().copied().zip(0..).collect();
+    let assigned: Vec<_> = tensors
+        .iter()
+        .map(|tensor| positions.get(tensor.name.as_str()).copied())
+        .collect();
+
+    let nothing_common = assigned.iter().all(Option::is_none);
+    if !load.common_tensors_only || nothing_common {
+        all_on_both_sides(&names, tensors, &assigned)?;
+    }
+    for (tensor, position) in tensors.iter().zip(&assigned) {
+        if let Some(position) = *position {
+            let file = &saved.tensors[position].spec;
+            same_tensor(file, tensor, load.override_options)?;
+            planes_there(saved, file, options, tensor, parameters)?;
+        }
+    }
+    Ok(assigned)
+}
+
+/// Compares every hyperparameter but the number of threads.
+fn same_options(file: &Options, optimizer: &Options) -> Result<()> {
+    // Named one by one, so that a new option cannot be forgotten here.
+    let Options {
+        band,
+        beta1,
+        beta2,
+        eps,
+        gamma,
+        statistics,
+        damping,
+        bias_correction,
+        graft,
+        graft_eps,
+        graft_bias_correction,
+        weight_decay,
+        threads: _,
+    } = file;
+    same("band", band, &optimizer.band)?;
+    same("beta1", beta1, &optimizer.beta1)?;
+    same("beta2", beta2, &optimizer.beta2)?;
+    same("eps", eps, &optimizer.eps)?;
+    same("gamma", gamma, &optimizer.gamma)?;
+    same("statistics", statistics, &optimizer.statistics)?;
+    same("damping", damping, &optimizer.damping)?;
+    same(
+        "bias_correction",
+        bias_correction,
+        &optimizer.bias_correction,
+    )?;
+    same("graft", graft, &optimizer.graft)?;
+    same("graft_eps", graft_eps, &optimizer.graft_eps)?;
+    same(
+        "graft_bias_correction",
+        graft_bias_correction,
+        &optimizer.graft_bias_correction,
+    )?;
+    same("weight_decay", weight_decay, &optimizer.weight_decay)
+}
+
+fn same<T: PartialEq + Debug>(option: &'static str, file: &T, optimizer: &T) -> Result<()> {
+    if file == optimizer {
+        return Ok(());
+    }
+    Err(Error::OptionDiffers {
+        option,
+        file: format!("{file:?}"),
+        optimizer: format!("{optimizer:?}"),
+    })
+}
+
+/// The names of the saved tensors after renaming, in the file's order.
+fn names_in_optimizer<'a>(
+    saved: &'a Header,
+    tensors: &[TensorSpec],
+    rename: &'a [(String, String)],
+) -> Result<Vec<&'a str>> {
+    let in_file: HashSet<_> = saved.tensors.iter().map(|t| t.spec.name.as_str()).collect();
+    let in_optimizer: HashSet<_> = tensors.iter().map(|t| t.name.as_str()).collect();
+    let mut renamed: HashMap<&str, &str> = HashMap::new();
+    let mut targets = HashSet::new();
+    for (from, to) in rename {
+        let refuse = |reason| {
+            Err(Error::Rename {
+                from: from.clone(),
+                to: to.clone(),
+                reason,
+            })
+        };
+        if !in_file.contains(from.as_str()) {
+            return refuse("the file has no such tensor");
+        }
+        if !in_optimizer.contains(to.as_str()) {
+            return refuse("the optimizer has no such tensor");
+        }
+        if renamed.insert(from, to).is_some() {
+            return refuse("the tensor is renamed twice");
+        }
+        if !targets.insert(to.as_str()) {
+            return refuse("two tensors get this name");
+        }
+    }
+    for (from, to) in rename {
+        if in_file.contains(to.as_str()) && !renamed.contains_key(to.as_str()) {
+            return Err(Error::Rename {
+                from: from.clone(),
+                to: to.clone(),
+                reason: "the file has another tensor of this name, which is not renamed",
+            });
+        }
+    }
+    let name = |name: &'a str| renamed.get(name).copied().unwrap_or(name);
+    Ok(saved.tensors.iter().map(|t| name(&t.spec.name)).collect())
+}
+
+/// Refuses a tensor that one side lacks.
+fn all_on_both_sides(
+    file: &[&str],
+    tensors: &[TensorSpec],
+    assigned: &[Option<usize>],
+) -> Result<()> {
+    if let Some(index) = assigned.iter().position(Option::is_none) {
+        return Err(Error::TensorMissing {
+            tensor: tensors[index].name.clone(),
+            present: "optimizer",
+            missing: "file",
+        });
+    }
+    let used: HashSet<_> = assigned.iter().flatten().collect();
+    match (0..file.len()).find(|position| !used.contains(position)) {
+        Some(position) => Err(Error::TensorMissing {
+            tensor: file[position].to_owned(),
+            present: "file",
+            missing: "optimizer",
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a tensor whose state means something else: one of another shape or
+/// with other neighbours.
+fn same_tensor(file: &TensorSpec, tensor: &TensorSpec, any_update: bool) -> Result<()> {
+    let refuse = |what, file: &dyn Debug, optimizer: &dyn Debug| {
+        Err(Error::TensorDiffers {
+            tensor: tensor.name.clone(),
+            what,
+            file: format!("{file:?}"),
+            optimizer: format!("{optimizer:?}"),
+        })
+    };
+    if file.dims != tensor.dims {
+        return refuse("dims", &file.dims, &tensor.dims);
+    }
+    if file.chains != tensor.chains {
+        return refuse("chains", &file.chains, &tensor.chains);
+    }
+    if file.update != tensor.update && !any_update {
+        return refuse("update", &file.update, &tensor.update);
+    }
+    Ok(())
+}
+
+/// Refuses when the optimizer needs a plane that the file does not have.
+fn planes_there(
+    saved: &Header,
+    file: &TensorSpec,
+    options: &Options,
+    tensor: &TensorSpec,
+    parameters: bool,
+) -> Result<()> {
+    let there = layout::planes(&saved.options, file.update);
+    let mut needed = layout::planes(options, tensor.update).into_iter();
+    let missing = needed
+        .find(|plane| !there.contains(plane))
+        .or_else(|| (parameters && !saved.parameters).then(|| PARAMETER.to_owned()));
+    match missing {
+        Some(plane) => Err(Error::PlaneMissing {
+            tensor: tensor.name.clone(),
+            plane,
+        }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[path = "load_tests.rs"]
+mod tests;

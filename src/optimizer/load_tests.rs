@@ -1,0 +1,295 @@
+//! One test for each way in which a load can be refused, and for each that
+//! its options allow.
+
+use super::*;
+use crate::checkpoint::SavedTensor;
+use crate::layout::{Chains, Update};
+use crate::options::{Damping, Graft, Statistics};
+
+fn specs(names: &[&str]) -> Vec<TensorSpec> {
+    names.iter().map(|n| TensorSpec::new(*n, &[2, 3])).collect()
+}
+
+/// A header as an optimizer with these options and tensors saves it.
+fn header(options: &Options, tensors: &[TensorSpec]) -> Header {
+    let saved = |spec: &TensorSpec| SavedTensor {
+        spec: spec.clone(),
+        lr_scale: 1.0,
+        weight_decay: 0.0,
+    };
+    Header {
+        options: options.clone(),
+        tensors: tensors.iter().map(saved).collect(),
+        step: 3,
+        parameters: false,
+    }
+}
+
+/// Assigns tensors of equal options without parameters.
+fn assign_names(
+    file: &[&str],
+    optimizer: &[&str],
+    load: &LoadOptions,
+) -> Result<Vec<Option<usize>>> {
+    let options = Options::default();
+    let saved = header(&options, &specs(file));
+    assign(&saved, &options, &specs(optimizer), false, load)
+}
+
+fn renaming(pairs: &[(&str, &str)]) -> LoadOptions {
+    let owned = |&(from, to): &(&str, &str)| (from.to_owned(), to.to_owned());
+    LoadOptions {
+        rename: pairs.iter().map(owned).collect(),
+        ..LoadOptions::default()
+    }
+}
+
+fn common() -> LoadOptions {
+    LoadOptions {
+        common_tensors_only: true,
+        ..LoadOptions::default()
+    }
+}
+
+fn overriding() -> LoadOptions {
+    LoadOptions {
+        override_options: true,
+        ..LoadOptions::default()
+    }
+}
+
+#[test]
+fn tensors_are_found_by_name() {
+    let found = assign_names(&["a", "b", "c"], &["c", "a", "b"], &LoadOptions::default());
+    assert_eq!(found.unwrap(), [Some(2), Some(0), Some(1)]);
+}
+
+#[test]
+fn every_option_that_differs_is_named() {
+    type Change = fn(&mut Options);
+    let differing: [(&str, Change); 12] = [
+        ("band", |o| o.band = 0),
+        ("beta1", |o| o.beta1 = o.beta1.next_up()),
+        ("beta2", |o| o.beta2 = 0.5),
+        ("eps", |o| o.eps = 0.5),
+        ("gamma", |o| o.gamma = 0.5),
+        ("statistics", |o| o.statistics = Statistics::WeightedSum),
+        ("damping", |o| o.damping = Damping::Relative),
+        ("bias_correction", |o| o.bias_correction = false),
+        ("graft", |o| o.graft = Graft::Sgd),
+        ("graft_eps", |o| o.graft_eps = 0.5),
+        ("graft_bias_correction", |o| o.graft_bias_correction = false),
+        ("weight_decay", |o| o.weight_decay = 0.5),
+    ];
+    let tensors = specs(&["a"]);
+    let saved = header(&Options::default(), &tensors);
+    for (name, change) in differing {
+        let mut options = Options::default();
+        change(&mut options);
+        let refused = assign(&saved, &options, &tensors, false, &LoadOptions::default());
+        assert!(
+            matches!(refused, Err(Error::OptionDiffers { option, .. }) if option == name),
+            "{name}"
+        );
+        assign(&saved, &options, &tensors, false, &overriding()).unwrap();
+    }
+}
+
+#[test]
+fn a_difference_of_options_shows_both_values() {
+    let tensors = specs(&["a"]);
+    let options = Options {
+        band: 4,
+        ..Options::default()
+    };
+    let saved = header(&Options::default(), &tensors);
+    let refused = assign(&saved, &options, &tensors, false, &LoadOptions::default());
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "option band is 1 in the file, 4 in the optimizer"
+    );
+}
+
+#[test]
+fn threads_may_differ() {
+    let tensors = specs(&["a"]);
+    let options = Options {
+        threads: 2,
+        ..Options::default()
+    };
+    let saved = header(&Options::default(), &tensors);
+    assign(&saved, &options, &tensors, false, &LoadOptions::default()).unwrap();
+}
+
+#[test]
+fn a_tensor_that_the_file_lacks_is_refused() {
+    assert!(matches!(
+        assign_names(&["a"], &["a", "b"], &LoadOptions::default()),
+        Err(Error::TensorMissing { tensor, present: "optimizer", missing: "file" })
+            if tensor == "b"
+    ));
+}
+
+#[test]
+fn a_tensor_that_the_optimizer_lacks_is_refused() {
+    assert!(matches!(
+        assign_names(&["a", "b"], &["b"], &LoadOptions::default()),
+        Err(Error::TensorMissing { tensor, present: "file", missing: "optimizer" })
+            if tensor == "a"
+    ));
+}
+
+#[test]
+fn common_tensors_are_loaded_on_request() {
+    let found = assign_names(&["a", "b"], &["c", "b"], &common());
+    assert_eq!(found.unwrap(), [None, Some(1)]);
+}
+
+#[test]
+fn nothing_in_common_is_refused() {
+    assert!(matches!(
+        assign_names(&["a"], &["b"], &common()),
+        Err(Error::TensorMissing { tensor, .. }) if tensor == "b"
+    ));
+}
+
+/// Assigns one tensor to another of the same name.
+fn assign_specs(file: TensorSpec, optimizer: TensorSpec, load: &LoadOptions) -> Result<()> {
+    let options = Options::default();
+    let saved = header(&options, &[file]);
+    assign(&saved, &options, &[optimizer], false, load).map(drop)
+}
+
+fn differs(result: Result<()>, in_what: &str) -> bool {
+    matches!(result, Err(Error::TensorDiffers { tensor, what, .. }) if tensor == "a" && what == in_what)
+}
+
+#[test]
+fn other_dimensions_are_always_refused() {
+    for load in [LoadOptions::default(), common(), overriding()] {
+        let [two, three] = [&[2, 3][..], &[3, 2]].map(|dims| TensorSpec::new("a", dims));
+        assert!(differs(assign_specs(two, three, &load), "dims"));
+    }
+}
+
+#[test]
+fn other_chains_are_always_refused() {
+    let rows = TensorSpec::new("a", &[2, 3]);
+    let columns = rows.clone().with_chains(Chains::ColumnMajor);
+    for load in [LoadOptions::default(), common(), overriding()] {
+        let refused = assign_specs(rows.clone(), columns.clone(), &load);
+        assert!(differs(refused, "chains"));
+    }
+}
+
+#[test]
+fn another_update_needs_an_override_and_its_planes() {
+    let sonew = TensorSpec::new("a", &[2, 3]);
+    let adam = sonew.clone().with_update(Update::Adam);
+    let refused = assign_specs(sonew.clone(), adam.clone(), &LoadOptions::default());
+    assert!(differs(refused, "update"));
+    // Plain Adam needs fewer planes, the other way round one is missing.
+    assign_specs(sonew.clone(), adam.clone(), &overriding()).unwrap();
+    assert!(matches!(
+        assign_specs(adam, sonew, &overriding()),
+        Err(Error::PlaneMissing { tensor, plane }) if tensor == "a" && plane == "band.1"
+    ));
+}
+
+#[test]
+fn a_wider_band_is_refused_and_a_smaller_one_allowed_on_request() {
+    let tensors = specs(&["a"]);
+    let banded = |band| Options {
+        band,
+        ..Options::default()
+    };
+    let saved = header(&banded(2), &tensors);
+    assert!(matches!(
+        assign(&saved, &banded(4), &tensors, false, &overriding()),
+        Err(Error::PlaneMissing { plane, .. }) if plane == "band.3"
+    ));
+    assign(&saved, &banded(1), &tensors, false, &overriding()).unwrap();
+}
+
+#[test]
+fn a_graft_that_needs_another_plane_is_refused() {
+    let tensors = specs(&["a"]);
+    let options = Options {
+        graft: Graft::NormalizedRmsprop,
+        ..Options::default()
+    };
+    let saved = header(&Options::default(), &tensors);
+    assert!(matches!(
+        assign(&saved, &options, &tensors, false, &overriding()),
+        Err(Error::PlaneMissing { plane, .. }) if plane == "rms"
+    ));
+}
+
+#[test]
+fn parameters_that_are_not_there_are_refused() {
+    let tensors = specs(&["a"]);
+    let options = Options::default();
+    let mut saved = header(&options, &tensors);
+    let load = LoadOptions::default();
+    assert!(matches!(
+        assign(&saved, &options, &tensors, true, &load),
+        Err(Error::PlaneMissing { plane, .. }) if plane == "parameter"
+    ));
+    saved.parameters = true;
+    assign(&saved, &options, &tensors, true, &load).unwrap();
+    assign(&saved, &options, &tensors, false, &load).unwrap();
+}
+
+#[test]
+fn tensors_can_be_renamed_and_swapped() {
+    let found = assign_names(&["a", "b"], &["x", "b"], &renaming(&[("a", "x")]));
+    assert_eq!(found.unwrap(), [Some(0), Some(1)]);
+    let swap = renaming(&[("a", "b"), ("b", "a")]);
+    let found = assign_names(&["a", "b"], &["a", "b"], &swap);
+    assert_eq!(found.unwrap(), [Some(1), Some(0)]);
+}
+
+/// The reason for which renaming is refused, between two tensors on each side.
+fn rename_refused(pairs: &[(&str, &str)]) -> &'static str {
+    match assign_names(&["a", "b"], &["x", "b"], &renaming(pairs)) {
+        Err(Error::Rename { reason, .. }) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn renaming_what_the_file_lacks_is_refused() {
+    assert_eq!(rename_refused(&[("c", "x")]), "the file has no such tensor");
+}
+
+#[test]
+fn renaming_to_what_the_optimizer_lacks_is_refused() {
+    assert_eq!(
+        rename_refused(&[("a", "y")]),
+        "the optimizer has no such tensor"
+    );
+}
+
+#[test]
+fn renaming_twice_is_refused() {
+    assert_eq!(
+        rename_refused(&[("a", "x"), ("a", "b")]),
+        "the tensor is renamed twice"
+    );
+}
+
+#[test]
+fn renaming_two_to_one_is_refused() {
+    assert_eq!(
+        rename_refused(&[("a", "x"), ("b", "x")]),
+        "two tensors get this name"
+    );
+}
+
+#[test]
+fn renaming_onto_another_saved_tensor_is_refused() {
+    assert_eq!(
+        rename_refused(&[("a", "b")]),
+        "the file has another tensor of this name, which is not renamed"
+    );
+}

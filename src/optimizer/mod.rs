@@ -1,0 +1,191 @@
+//! The optimizer: a plan, the state of its tensors, and the step count.
+
+mod load;
+mod saving;
+mod state;
+
+pub use load::LoadOptions;
+
+use crate::error::{Error, Result};
+use crate::layout::TensorSpec;
+use crate::options::{not_negative, Options, StepOptions};
+use crate::step::{Plan, Target, TensorBuffers};
+use state::TensorState;
+
+/// SONew over a list of parameter tensors.
+///
+/// Owns the state; parameters and gradients are the caller's, passed to every
+/// step in the order of the tensors.
+///
+/// ```
+/// use sonew::{layout::TensorSpec, options::{Options, StepOptions}, Optimizer};
+///
+/// // Minimise |w - 1|^2 / 2.
+/// let mut w = vec![0.0f32; 100];
+/// let mut optimizer = Optimizer::new(Options::default(), &[TensorSpec::new("w", &[100])])?;
+/// let step = StepOptions { lr: 0.05, ..StepOptions::default() };
+/// for _ in 0..200 {
+///     let gradient: Vec<f32> = w.iter().map(|x| x - 1.0).collect();
+///     optimizer.step(&step, &mut [&mut w], &[Some(&gradient)])?;
+/// }
+/// assert!(w.iter().all(|x| (x - 1.0).abs() < 0.1));
+/// # Ok::<(), sonew::Error>(())
+/// ```
+pub struct Optimizer {
+    plan: Plan,
+    specs: Vec<TensorSpec>,
+    state: Vec<TensorState>,
+    step_count: u64,
+}
+
+impl Optimizer {
+    /// An optimizer with zero state.
+    ///
+    /// # Errors
+    /// Options out of range ([`Error::OutOfRange`]), tensors that cannot be
+    /// optimized, and state that does not fit into memory
+    /// ([`Error::OutOfMemory`]).
+    pub fn new(options: Options, tensors: &[TensorSpec]) -> Result<Self> {
+        let plan = Plan::new(&options, tensors)?;
+        let state = tensors
+            .iter()
+            .map(|spec| TensorState::zeroed(spec, &options))
+            .collect::<Result<_>>()?;
+        Ok(Optimizer {
+            plan,
+            specs: tensors.to_vec(),
+            state,
+            step_count: 0,
+        })
+    }
+
+    /// Takes one step: `params[i]` and the state of tensor `i` are updated
+    /// from `grads[i]`. `None` leaves the tensor out: its parameters and state
+    /// stay as they are.
+    ///
+    /// # Errors
+    /// Nothing has changed then: parameters, state and step count are as
+    /// before. [`Error::NonFiniteGradient`] where the check finds one;
+    /// [`Error::TensorCount`], [`Error::WrongLength`] and [`Error::OutOfRange`]
+    /// for arguments that do not fit; [`Error::Threads`] if the system gives
+    /// no threads.
+    pub fn step(
+        &mut self,
+        step: &StepOptions,
+        params: &mut [&mut [f32]],
+        grads: &[Option<&[f32]>],
+    ) -> Result<()> {
+        self.check_count("params", params.len())?;
+        self.check_count("grads", grads.len())?;
+        let number = self.step_count + 1;
+        let mut buffers: Vec<TensorBuffers<'_>> = Vec::with_capacity(grads.len());
+        for ((state, param), grad) in self.state.iter_mut().zip(params).zip(grads) {
+            buffers.push(state.buffers(Target::Parameters(param), *grad));
+        }
+        self.plan.step(step, number, &mut buffers)?;
+        self.step_count = number;
+        Ok(())
+    }
+
+    /// Steps taken so far.
+    pub fn step_count(&self) -> u64 {
+        self.step_count
+    }
+
+    /// The options that the optimizer was created with.
+    pub fn options(&self) -> &Options {
+        self.plan.options()
+    }
+
+    /// The tensors, in order.
+    pub fn tensors(&self) -> &[TensorSpec] {
+        &self.specs
+    }
+
+    /// What multiplies a tensor's learning rate; 1 at first.
+    pub fn lr_scale(&self, tensor: usize) -> Result<f64> {
+        Ok(self.state_of(tensor)?.lr_scale)
+    }
+
+    /// Changes what multiplies a tensor's learning rate; finite and not
+    /// negative.
+    pub fn set_lr_scale(&mut self, tensor: usize, scale: f64) -> Result<()> {
+        self.state_of(tensor)?;
+        not_negative("lr_scale", scale)?;
+        self.state[tensor].lr_scale = scale;
+        Ok(())
+    }
+
+    /// A tensor's decoupled weight decay; that of the options at first.
+    pub fn weight_decay(&self, tensor: usize) -> Result<f64> {
+        Ok(self.state_of(tensor)?.weight_decay)
+    }
+
+    /// Changes a tensor's decoupled weight decay; finite and not negative.
+    pub fn set_weight_decay(&mut self, tensor: usize, decay: f64) -> Result<()> {
+        self.state_of(tensor)?;
+        not_negative("weight_decay", decay)?;
+        self.state[tensor].weight_decay = decay;
+        Ok(())
+    }
+
+    /// Names of a tensor's state planes, in order: `momentum`, `diagonal`,
+    /// `band.1` to `band.b`, and `rms` with normalized RMSProp grafting.
+    pub fn plane_names(&self, tensor: usize) -> Result<&[String]> {
+        Ok(&self.state_of(tensor)?.names)
+    }
+
+    /// A state plane as it is stored: without bias correction, one entry per
+    /// element in the tensor's own memory order. The entry of coordinate `j`
+    /// in `band.k` is `H_j+k,j` along its chain.
+    pub fn plane(&self, tensor: usize, plane: usize) -> Result<&[f32]> {
+        let state = self.state_of(tensor)?;
+        match state.planes.get(plane) {
+            Some(plane) => Ok(bytemuck::cast_slice(plane)),
+            None => Err(Error::UnknownPlane {
+                tensor: self.specs[tensor].name.clone(),
+                plane,
+                count: state.planes.len(),
+            }),
+        }
+    }
+
+    /// Bytes of state.
+    pub fn state_bytes(&self) -> usize {
+        self.state.iter().map(TensorState::bytes).sum()
+    }
+
+    /// Bytes held in all: the state, scratch for each thread, and the sums of
+    /// blocks. A step allocates nothing that grows with the model.
+    pub fn memory_bytes(&self) -> usize {
+        self.state_bytes() + self.plan.bytes()
+    }
+
+    /// The largest number of threads that a step uses.
+    pub fn threads(&self) -> usize {
+        self.plan.threads()
+    }
+
+    /// The instruction set in use; see [`Plan::instruction_set`].
+    pub fn instruction_set(&self) -> &'static str {
+        self.plan.instruction_set()
+    }
+
+    fn state_of(&self, tensor: usize) -> Result<&TensorState> {
+        self.state.get(tensor).ok_or(Error::UnknownTensor {
+            index: tensor,
+            count: self.state.len(),
+        })
+    }
+
+    fn check_count(&self, argument: &'static str, count: usize) -> Result<()> {
+        if count == self.specs.len() {
+            return Ok(());
+        }
+        Err(Error::TensorCount {
+            argument,
+            count,
+            expected: self.specs.len(),
+        })
+    }
+}

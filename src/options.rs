@@ -1,0 +1,236 @@
+//! Hyperparameters: of the optimizer, and of one step.
+//!
+//! Every number is checked against its documented range; nothing is clamped.
+
+use crate::error::{Error, Result};
+
+/// The widest band that the kernels support.
+pub const MAX_BAND: usize = 16;
+
+/// What an optimizer is created with; constant over its life.
+///
+/// The method, for one chain of coordinates, gradient `g`, step `t` from 1
+/// (SONew, arXiv 2311.10085):
+///
+/// ```text
+/// m       <- beta1 m + (1 - beta1) g                            momentum
+/// H_jj    <- beta2 H_jj + (1 - beta2) g_j^2                     diagonal
+/// H_j+k,j <- beta2 H_j+k,j + (1 - beta2) g_j g_j+k, k = 1..band sub-diagonals
+/// m^ = m / (1 - beta1^t),   H^ = H / (1 - beta2^t) + eps I
+/// u  = X m^,   X = argmin tr(X H^) - log det X over banded X
+/// u  <- u |a| / |u|                                             grafting
+/// p  <- p - lr (u + weight_decay p)
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// Number of sub-diagonals, 0 to [`MAX_BAND`]: 0 is diagonal, 1
+    /// tridiagonal. Default 1.
+    pub band: usize,
+    /// Decay of the momentum, in `[0, 1)`. Default 0.9.
+    pub beta1: f64,
+    /// Decay of the diagonal, the sub-diagonals and the plane of normalized
+    /// RMSProp, in `[0, 1)`. Default 0.99.
+    pub beta2: f64,
+    /// Damping, finite and not negative; see [`Damping`]. Default 1e-6.
+    pub eps: f64,
+    /// Edge removal, in `[0, 1)`: a coordinate whose Schur complement, or one
+    /// of whose pivots, is not above `gamma` times the diagonal entry is
+    /// preconditioned by its diagonal alone (paper, Algorithm 3, applied per
+    /// coordinate). Default 1e-2.
+    pub gamma: f64,
+    /// How gradients enter the statistics. Default moving average.
+    pub statistics: Statistics,
+    /// Whether `eps` is absolute or relative. Default absolute.
+    pub damping: Damping,
+    /// Divide the momentum by `1 - beta1^t`, and a moving average of
+    /// statistics by `1 - beta2^t`. Default true.
+    pub bias_correction: bool,
+    /// Whose length the update takes. Default Adam.
+    pub graft: Graft,
+    /// Added to the square root in the Adam and RMSProp lengths and in the
+    /// plain Adam update; finite and not negative. Default 1e-8.
+    pub graft_eps: f64,
+    /// Whether the diagonal in the Adam length is bias-corrected (as in the
+    /// authors' JAX code) or not (as in their PyTorch code). Without
+    /// `bias_correction` it never is. Default true.
+    pub graft_bias_correction: bool,
+    /// Decoupled weight decay that every tensor starts with, finite and not
+    /// negative; [`Optimizer::set_weight_decay`](crate::Optimizer::set_weight_decay)
+    /// changes it for one tensor. Default 0.
+    pub weight_decay: f64,
+    /// The largest number of threads that a step uses, the calling one
+    /// included; 0 means as many as the process may run on. At 1 no thread is
+    /// ever created. Results do not depend on it. Default 0.
+    pub threads: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            band: 1,
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-6,
+            gamma: 1e-2,
+            statistics: Statistics::MovingAverage,
+            damping: Damping::Absolute,
+            bias_correction: true,
+            graft: Graft::Adam,
+            graft_eps: 1e-8,
+            graft_bias_correction: true,
+            weight_decay: 0.0,
+            threads: 0,
+        }
+    }
+}
+
+/// How gradients enter the diagonal and the sub-diagonals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Statistics {
+    /// `H <- beta2 H + (1 - beta2) g g^T`.
+    MovingAverage,
+    /// The paper's online-convex form `H <- H + w_t g g^T`, with `w_t` from
+    /// [`StepOptions::statistics_weight`]; never bias-corrected.
+    WeightedSum,
+}
+
+/// What is added to the diagonal before it is inverted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Damping {
+    /// `eps`.
+    Absolute,
+    /// `max(eps l1, 1e-24)`, with `l1` the largest `H_jj + |H_j,j-1|` of the
+    /// bias-corrected statistics over the whole tensor
+    /// (`H_jj + |H_j+1,j|` for the first coordinate of a chain).
+    Relative,
+}
+
+/// The method whose length, per tensor, the update takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Graft {
+    /// The length of the SONew direction itself.
+    None,
+    /// `|g|`.
+    Sgd,
+    /// `|m^|`.
+    Momentum,
+    /// `|m^ / (sqrt(v) + graft_eps)|`, `v` the diagonal without damping.
+    Adam,
+    /// `|q / (sqrt(r) + graft_eps)|` with `q = g / |g|` and
+    /// `r <- beta2 r + (1 - beta2) q^2`. Keeps one more state plane, `rms`.
+    NormalizedRmsprop,
+}
+
+impl Options {
+    /// Refuses the first number that is out of its range.
+    pub fn validate(&self) -> Result<()> {
+        in_range(
+            "options.band",
+            self.band as f64,
+            self.band <= MAX_BAND,
+            "0 to 16",
+        )?;
+        unit("options.beta1", self.beta1)?;
+        unit("options.beta2", self.beta2)?;
+        not_negative("options.eps", self.eps)?;
+        unit("options.gamma", self.gamma)?;
+        not_negative("options.graft_eps", self.graft_eps)?;
+        not_negative("options.weight_decay", self.weight_decay)?;
+        in_range(
+            "options.threads",
+            self.threads as f64,
+            self.threads <= MAX_THREADS,
+            "0 to 1024",
+        )
+    }
+}
+
+/// The largest thread count that can be asked for.
+pub const MAX_THREADS: usize = 1024;
+
+/// What belongs to one step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepOptions {
+    /// Learning rate, finite and not negative. Default 1e-3.
+    pub lr: f64,
+    /// Every gradient is multiplied by this first (loss scaling, averaging);
+    /// finite and positive. Default 1.
+    pub grad_scale: f64,
+    /// `w_t` of the weighted sum, finite and not negative. With the moving
+    /// average it must stay 1. Default 1.
+    pub statistics_weight: f64,
+    /// What to do about gradients that are not finite. Default skip.
+    pub non_finite: NonFinite,
+}
+
+impl Default for StepOptions {
+    fn default() -> Self {
+        StepOptions {
+            lr: 1e-3,
+            grad_scale: 1.0,
+            statistics_weight: 1.0,
+            non_finite: NonFinite::Skip,
+        }
+    }
+}
+
+/// What a step does about a gradient with a NaN, an infinity, or an element
+/// whose square overflows (after [`StepOptions::grad_scale`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NonFinite {
+    /// Look at every gradient first; if one is not finite, change nothing and
+    /// return [`Error::NonFiniteGradient`].
+    Skip,
+    /// Do not look. Coordinates whose statistics stop being finite no longer
+    /// move; the rest of such a tensor may be spoilt.
+    Unchecked,
+}
+
+impl StepOptions {
+    /// Refuses the first number that is out of its range.
+    pub fn validate(&self, statistics: Statistics) -> Result<()> {
+        not_negative("step.lr", self.lr)?;
+        in_range(
+            "step.grad_scale",
+            self.grad_scale,
+            self.grad_scale.is_finite() && self.grad_scale > 0.0,
+            "finite and positive",
+        )?;
+        not_negative("step.statistics_weight", self.statistics_weight)?;
+        in_range(
+            "step.statistics_weight",
+            self.statistics_weight,
+            statistics == Statistics::WeightedSum || self.statistics_weight == 1.0,
+            "1 with moving-average statistics",
+        )
+    }
+}
+
+/// Refuses `value` unless `allowed` holds.
+fn in_range(argument: &str, value: f64, holds: bool, allowed: &'static str) -> Result<()> {
+    if holds {
+        return Ok(());
+    }
+    Err(Error::OutOfRange {
+        argument: argument.to_owned(),
+        value,
+        allowed,
+    })
+}
+
+fn unit(argument: &str, value: f64) -> Result<()> {
+    in_range(argument, value, (0.0..1.0).contains(&value), "in [0, 1)")
+}
+
+/// Refuses a value that is negative, infinite or NaN.
+pub(crate) fn not_negative(argument: &str, value: f64) -> Result<()> {
+    in_range(
+        argument,
+        value,
+        value.is_finite() && value >= 0.0,
+        "finite and not negative",
+    )
+}

@@ -1,0 +1,124 @@
+//! Once over the tiles of all tensors, by all threads.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::access::{Access, Lent};
+use super::pool::Pool;
+use crate::kernel::{FloatMode, Workspace};
+use crate::layout::{Grid, Rect};
+
+/// A range of blocks of one tensor, all in one strip: what a thread takes at a
+/// time.
+#[derive(Debug, Clone)]
+pub(crate) struct Tile {
+    pub tensor: usize,
+    pub blocks: Range<usize>,
+}
+
+/// What a sweep visits, and what its visitors may touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sweep {
+    /// Every block. State is written, inside the tile; directions that need
+    /// more than that [`Visit::waits`].
+    Tiles,
+    /// The blocks whose directions waited. State is read only, all of it.
+    Waiting,
+    /// Every block. State is read only, all of it.
+    Whole,
+}
+
+/// A block to be worked on.
+pub(crate) struct Visit<'a, 'w> {
+    pub tensor: usize,
+    pub block: usize,
+    /// The block's directions need state that is not ready yet.
+    pub waits: bool,
+    pub access: &'a mut Access<'w>,
+    pub work: &'a mut Workspace,
+}
+
+/// Who sweeps: the threads, and a workspace for each of them.
+pub(crate) struct Team<'a> {
+    pub pool: &'a Pool,
+    pub workspaces: &'a mut [Workspace],
+}
+
+impl Team<'_> {
+    /// Visits the blocks of every tile whose tensor takes part (has buffers).
+    /// Which thread visits which tile is left to chance; within a tile, blocks
+    /// come in order.
+    pub(crate) fn sweep(
+        &mut self,
+        sweep: Sweep,
+        tiles: &[Tile],
+        grids: &[&Grid],
+        tensors: &mut [Option<Lent<'_>>],
+        visit: &(impl Fn(Visit<'_, '_>) + Sync),
+    ) {
+        let tensors = &*tensors;
+        let next = AtomicUsize::new(0);
+        self.pool.run(self.workspaces, &|work: &mut Workspace| {
+            let _mode = FloatMode::set_default();
+            while let Some(tile) = tiles.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Some(lent) = &tensors[tile.tensor] {
+                    visit_tile(sweep, tile, grids[tile.tensor], lent, work, visit);
+                }
+            }
+        });
+    }
+}
+
+fn visit_tile(
+    sweep: Sweep,
+    tile: &Tile,
+    grid: &Grid,
+    lent: &Lent<'_>,
+    work: &mut Workspace,
+    visit: &impl Fn(Visit<'_, '_>),
+) {
+    let whole = |rect: &dyn Fn(usize) -> Rect| {
+        let (first, last) = (rect(tile.blocks.start), rect(tile.blocks.end - 1));
+        Rect {
+            rows: first.rows.start..last.rows.end,
+            cols: first.cols.start..last.cols.end,
+        }
+    };
+    let mut visit_blocks = |state: Option<Rect>, target: Rect, blocks: Range<usize>, any| {
+        // SAFETY: `Team::sweep` hands out each tile once, to one thread, and
+        // has the only borrow of the buffers. In `Tiles` each access touches
+        // state and target inside the statistics of its tile, and those of
+        // different tiles are disjoint; in the other sweeps no state is
+        // written, and the directions of different blocks are disjoint. Both
+        // are properties of `Grid`, tested there.
+        let mut access = unsafe { lent.access(state, target) };
+        for block in blocks {
+            let waits = grid.waits(&tile.blocks, block);
+            if any || waits {
+                let (access, work) = (&mut access, &mut *work);
+                visit(Visit {
+                    tensor: tile.tensor,
+                    block,
+                    waits,
+                    access,
+                    work,
+                });
+            }
+        }
+    };
+    match sweep {
+        Sweep::Tiles => {
+            let rect = whole(&|block| grid.statistics(block));
+            visit_blocks(Some(rect.clone()), rect, tile.blocks.clone(), true);
+        }
+        Sweep::Waiting => {
+            for block in tile.blocks.clone() {
+                visit_blocks(None, grid.directions(block), block..block + 1, false);
+            }
+        }
+        Sweep::Whole => {
+            let rect = whole(&|block| grid.directions(block));
+            visit_blocks(None, rect, tile.blocks.clone(), true);
+        }
+    }
+}

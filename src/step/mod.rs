@@ -1,0 +1,25 @@
+//! One step over borrowed buffers.
+//!
+//! The step is a few sweeps over all tensors; those that the options do not
+//! need are left out, and where nothing stands between two of them they are
+//! one:
+//!
+//! ```text
+//! gradient lengths   non-finite check, normalized RMSProp
+//! statistics         momentum, diagonal, sub-diagonals
+//! largest l1         relative damping
+//! lengths            |u| and |a|: grafting
+//! apply              p <- p - lr (u |a| / |u| + weight_decay p)
+//! ```
+//!
+//! The direction is always computed from the state as stored, so it is the
+//! same whether one sweep computes it or two.
+
+mod block;
+mod buffers;
+mod factors;
+mod plan;
+mod sums;
+
+pub use buffers::{Target, TensorBuffers};
+pub use plan::Plan;

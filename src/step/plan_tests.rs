@@ -1,0 +1,208 @@
+//! The same bits from every instruction set, thread count and tile size, and
+//! under every floating-point mode of the caller.
+
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+
+use super::*;
+use crate::layout::Chains;
+use crate::options::Statistics;
+
+/// Every bit that some steps leave behind: parameters, then state planes.
+type Outcome = Vec<Vec<u32>>;
+
+/// A gradient over many magnitudes, down to where squares are subnormal; with
+/// `wild`, some are no numbers.
+fn gradient(random: &mut Pcg64Mcg, len: usize, wild: bool) -> Vec<f32> {
+    let mut value = || {
+        let magnitude = 10f32.powi(random.random_range(-22..3));
+        match random.random_range(0..50) {
+            0 if wild => f32::NAN,
+            1 if wild => -f32::INFINITY,
+            2 => 0.0,
+            _ => random.random_range(-1.0f32..1.0) * magnitude,
+        }
+    };
+    (0..len).map(|_| value()).collect()
+}
+
+/// Four steps, in each of which one tensor in four has no gradient.
+fn run(plan: Plan, wild: bool) -> Outcome {
+    run_in(None, plan, wild)
+}
+
+/// The same, with the caller's thread in a floating-point mode.
+fn run_in(mode: Option<u32>, mut plan: Plan, wild: bool) -> Outcome {
+    let mut random = Pcg64Mcg::seed_from_u64(7);
+    let zeros = |t: &Tensor| vec![0.0f32; t.spec.len()];
+    let mut params: Vec<Vec<f32>> = plan.tensors.iter().map(zeros).collect();
+    let mut state: Vec<Vec<Vec<f32>>> = plan
+        .tensors
+        .iter()
+        .map(|t| vec![zeros(t); t.planes.len()])
+        .collect();
+    let step = StepOptions {
+        lr: 0.01,
+        grad_scale: 0.7,
+        non_finite: if wild {
+            NonFinite::Unchecked
+        } else {
+            NonFinite::Skip
+        },
+        ..StepOptions::default()
+    };
+    for number in 1..=4 {
+        let grads: Vec<Vec<f32>> = params
+            .iter()
+            .map(|p| gradient(&mut random, p.len(), wild))
+            .collect();
+        let mut buffers = Vec::new();
+        for (i, (param, planes)) in params.iter_mut().zip(&mut state).enumerate() {
+            buffers.push(TensorBuffers {
+                target: Target::Parameters(param),
+                gradient: (i as u64 % 4 + 1 != number).then_some(&grads[i]),
+                planes: planes.iter_mut().map(Vec::as_mut_slice).collect(),
+                lr_scale: 1.0,
+                weight_decay: 0.1,
+            });
+        }
+        in_mode(mode, || plan.step(&step, number, &mut buffers)).unwrap();
+    }
+    let bits = |values: &Vec<f32>| values.iter().map(|x| x.to_bits()).collect();
+    params
+        .iter()
+        .chain(state.iter().flatten())
+        .map(bits)
+        .collect()
+}
+
+/// Calls `f` with the thread in this mode (MXCSR), which must last.
+fn in_mode<T>(mode: Option<u32>, f: impl FnOnce() -> T) -> T {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(mode) = mode {
+        use std::arch::asm;
+        let (mut saved, mut after) = (0u32, 0u32);
+        // SAFETY: the register is saved first and restored before anything
+        // but `f` runs.
+        unsafe {
+            asm!("stmxcsr [{}]", in(reg) &mut saved, options(nostack));
+            asm!("ldmxcsr [{}]", in(reg) &mode, options(nostack));
+        }
+        let result = f();
+        // SAFETY: as above.
+        unsafe {
+            asm!("stmxcsr [{}]", in(reg) &mut after, options(nostack));
+            asm!("ldmxcsr [{}]", in(reg) &saved, options(nostack));
+        }
+        const FLAGS: u32 = 0x3f; // what has happened, not how to compute
+        assert_eq!(after & !FLAGS, mode & !FLAGS);
+        return result;
+    }
+    assert!(mode.is_none());
+    f()
+}
+
+/// Tensors of all layouts, with one and with several tiles.
+fn tensors() -> Vec<TensorSpec> {
+    let spec = |name: &str, dims: &[usize], chains| TensorSpec::new(name, dims).with_chains(chains);
+    vec![
+        spec("rows", &[50, 700], Chains::Rows),
+        spec("row-major", &[37, 1111], Chains::RowMajor),
+        spec("columns", &[333, 90], Chains::Columns),
+        spec("column-major", &[90, 333], Chains::ColumnMajor),
+        spec("kernel", &[3, 3, 40, 50], Chains::ColumnMajor),
+        spec("short rows", &[900, 5], Chains::Rows),
+        spec("small", &[17], Chains::RowMajor),
+        spec("adam", &[5000], Chains::RowMajor).with_update(Update::Adam),
+    ]
+}
+
+fn cases() -> Vec<Options> {
+    let base = Options {
+        threads: 1,
+        ..Options::default()
+    };
+    let grafts = [
+        Graft::Adam,
+        Graft::None,
+        Graft::Sgd,
+        Graft::Momentum,
+        Graft::NormalizedRmsprop,
+    ];
+    let mut cases: Vec<Options> = [0, 1, 2, 3, 4, 7, 16]
+        .into_iter()
+        .zip(grafts.into_iter().cycle())
+        .map(|(band, graft)| Options {
+            band,
+            graft,
+            ..base.clone()
+        })
+        .collect();
+    cases.push(Options {
+        damping: Damping::Relative,
+        eps: 1e-4,
+        ..base.clone()
+    });
+    cases.push(Options {
+        statistics: Statistics::WeightedSum,
+        band: 2,
+        gamma: 0.0,
+        ..base
+    });
+    cases
+}
+
+fn plan(options: &Options, isa: Isa, tile: Option<usize>) -> Plan {
+    Plan::with(options, &tensors(), isa, tile).unwrap()
+}
+
+#[test]
+fn instruction_sets_agree_to_the_bit() {
+    for wild in [false, true] {
+        for options in cases() {
+            let expected = run(plan(&options, Isa::Portable, None), wild);
+            for isa in Isa::available() {
+                let outcome = run(plan(&options, isa, None), wild);
+                assert!(outcome == expected, "{isa:?}, {options:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_and_tiles_do_not_change_a_bit() {
+    for options in cases() {
+        let expected = run(plan(&options, Isa::best(), None), false);
+        for (threads, tile) in [(1, 1), (2, 1), (3, 2), (7, 3), (2, 5), (3, 64)] {
+            let options = Options {
+                threads,
+                ..options.clone()
+            };
+            let outcome = run(plan(&options, Isa::best(), Some(tile)), false);
+            assert!(outcome == expected, "tiles of {tile}, {options:?}");
+        }
+    }
+}
+
+/// MXCSR as XLA sets it around its handlers, and then the rounding as well.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_callers_floating_point_mode_matters_not_and_is_kept() {
+    const DEFAULT: u32 = 0x1f80;
+    const FLUSH: u32 = 0x8040;
+    const ROUND_UP: u32 = 0x4000;
+    for options in cases() {
+        let options = Options {
+            threads: 2,
+            ..options
+        };
+        let expected = run(plan(&options, Isa::best(), None), false);
+        for mode in [DEFAULT | FLUSH, DEFAULT | FLUSH | ROUND_UP] {
+            let plan = plan(&options, Isa::best(), None);
+            assert!(
+                run_in(Some(mode), plan, false) == expected,
+                "{mode:#x}, {options:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The stateless step is the optimizer's step, on buffers of the caller's.
+
+mod common;
+
+use common::{correlated, normal, options as present, rng, slices_mut, CHAINS, GRAFTS};
+use sonew::layout::{planes, TensorSpec, Update};
+use sonew::options::{Damping, Graft, Options, StepOptions};
+use sonew::{Optimizer, Plan, Target, TensorBuffers};
+
+fn model() -> Vec<TensorSpec> {
+    let matrix = |(i, chains)| TensorSpec::new(format!("{i}"), &[130, 67]).with_chains(chains);
+    let mut tensors: Vec<_> = CHAINS.into_iter().enumerate().map(matrix).collect();
+    tensors.push(TensorSpec::new("bias", &[130]).with_update(Update::Adam));
+    tensors
+}
+
+fn options(graft: Graft) -> Options {
+    Options {
+        band: 2,
+        damping: Damping::Relative,
+        eps: 1e-3,
+        graft,
+        ..Options::default()
+    }
+}
+
+/// Caller-owned state and targets.
+struct Buffers {
+    plan: Plan,
+    state: Vec<Vec<Vec<f32>>>,
+    targets: Vec<Vec<f32>>,
+}
+
+impl Buffers {
+    fn new(options: &Options, targets: Vec<Vec<f32>>) -> Buffers {
+        let zeros = |t: &TensorSpec| vec![vec![0.0; t.len()]; planes(options, t.update).len()];
+        Buffers {
+            plan: Plan::new(options, &model()).unwrap(),
+            state: model().iter().map(zeros).collect(),
+            targets,
+        }
+    }
+
+    fn step(
+        &mut self,
+        number: u64,
+        grads: &[Option<Vec<f32>>],
+        target: impl Fn(&mut [f32]) -> Target<'_>,
+    ) {
+        let buffers = self.state.iter_mut().zip(&mut self.targets).zip(grads);
+        let mut buffers: Vec<_> = buffers
+            .map(|((planes, values), g)| TensorBuffers {
+                target: target(values),
+                gradient: g.as_deref(),
+                planes: planes.iter_mut().map(Vec::as_mut_slice).collect(),
+                lr_scale: 0.5,
+                weight_decay: 0.1,
+            })
+            .collect();
+        let step = StepOptions {
+            lr: 0.01,
+            ..StepOptions::default()
+        };
+        self.plan.step(&step, number, &mut buffers).unwrap();
+    }
+}
+
+/// Gradients of a step; one tensor has none.
+fn gradients(step: u64) -> Vec<Option<Vec<f32>>> {
+    let mut rng = rng(step);
+    let mut grads: Vec<_> = model()
+        .iter()
+        .map(|t| Some(correlated(&mut rng, t.len())))
+        .collect();
+    grads[step as usize % 5] = None;
+    grads
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn plan_and_optimizer_agree_bit_for_bit() {
+    for graft in GRAFTS {
+        let options = options(graft);
+        let mut rng = rng(1);
+        let start: Vec<_> = model().iter().map(|t| normal(&mut rng, t.len())).collect();
+        let mut buffers = Buffers::new(&options, start.clone());
+        let mut params = start;
+        let mut optimizer = Optimizer::new(options, &model()).unwrap();
+        for tensor in 0..5 {
+            optimizer.set_lr_scale(tensor, 0.5).unwrap();
+            optimizer.set_weight_decay(tensor, 0.1).unwrap();
+        }
+        let step = StepOptions {
+            lr: 0.01,
+            ..StepOptions::default()
+        };
+        for number in 1..6 {
+            let grads = gradients(number);
+            buffers.step(number, &grads, |p| Target::Parameters(p));
+            optimizer
+                .step(&step, &mut slices_mut(&mut params), &present(&grads))
+                .unwrap();
+        }
+        for (tensor, params) in params.iter().enumerate() {
+            let same = bits(&buffers.targets[tensor]) == bits(params);
+            assert!(same, "{graft:?} {tensor}");
+            for (plane, state) in buffers.state[tensor].iter().enumerate() {
+                let other = optimizer.plane(tensor, plane).unwrap();
+                assert!(bits(state) == bits(other), "{graft:?} {tensor} {plane}");
+            }
+        }
+    }
+}
+
+/// The direction is what moves the parameters: before learning rate, its
+/// scale, and decay. The state does not depend on which of the two is asked.
+#[test]
+fn the_direction_moves_the_parameters() {
+    for graft in GRAFTS {
+        let options = options(graft);
+        let zeros: Vec<_> = model().iter().map(|t| vec![0.0; t.len()]).collect();
+        let mut moving = Buffers::new(&options, zeros.clone());
+        let mut directions = Buffers::new(&options, zeros);
+        for number in 1..6 {
+            let grads = gradients(number);
+            moving.targets.iter_mut().for_each(|p| p.fill(0.0));
+            let before = directions.targets.clone();
+            moving.step(number, &grads, |p| Target::Parameters(p));
+            directions.step(number, &grads, |u| Target::Direction(u));
+            assert!(moving.state == directions.state, "{graft:?}");
+            for tensor in 0..5 {
+                let (p, u) = (&moving.targets[tensor], &directions.targets[tensor]);
+                if grads[tensor].is_none() {
+                    assert_eq!(*u, before[tensor]);
+                    continue;
+                }
+                assert!(u.iter().any(|&u| u != 0.0));
+                for (&p, &u) in p.iter().zip(u) {
+                    let expected = -0.01 * 0.5 * f64::from(u);
+                    let error = (f64::from(p) - expected).abs();
+                    // The scale, the product, and the direction itself.
+                    assert!(
+                        error <= 4.0 * common::ULP32 * expected.abs(),
+                        "{p} {u} {graft:?}"
+                    );
+                }
+            }
+        }
+    }
+}
