@@ -1,2 +1,143 @@
-//! Build script.
-fn main() {}
+//! Writes the C header, and gives the shared library its soname.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// The sections of the header, in its order: files of src/capi. The text at
+/// the top of each one introduces its section.
+const SECTIONS: [&str; 10] = [
+    "status",
+    "options",
+    "tensor",
+    "optimizer",
+    "step",
+    "file",
+    "tensor_settings",
+    "info",
+    "view",
+    "plan",
+];
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=cbindgen.toml");
+    println!("cargo:rerun-if-changed=src/capi");
+    let out = PathBuf::from(variable("OUT_DIR"));
+    fs::write(out.join("sonew.h"), header()).expect("the output folder can be written");
+    if variable("CARGO_CFG_TARGET_OS") == "linux" {
+        set_soname(&out);
+    }
+}
+
+fn variable(name: &str) -> String {
+    env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"))
+}
+
+/// Programs that are linked with the library look for it under this name.
+fn set_soname(out: &Path) {
+    // Before 1.0, minor versions are incompatible with each other.
+    let soname = match variable("CARGO_PKG_VERSION_MAJOR").as_str() {
+        "0" => format!("libsonew.so.0.{}", variable("CARGO_PKG_VERSION_MINOR")),
+        major => format!("libsonew.so.{major}"),
+    };
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,{soname}");
+    // A link of that name beside the library lets programs run without
+    // installing it. OUT_DIR is target/<profile>/build/<package>/out; where it
+    // is elsewhere, there is only no link.
+    #[cfg(unix)]
+    if let Some(profile) = out.ancestors().nth(3) {
+        let _ = std::os::unix::fs::symlink("libsonew.so", profile.join(soname));
+    }
+}
+
+fn header() -> String {
+    let mut header = comment(&documentation(&source("mod")));
+    header += "\n#ifndef SONEW_H\n#define SONEW_H\n\n";
+    header += "/* Generated from src/capi by build.rs: change it there. */\n\n";
+    header += "#include <stddef.h>\n#include <stdint.h>\n\n";
+    header += &version();
+    header += "\n#ifdef __cplusplus\nextern \"C\" {\n#endif\n";
+    for section in SECTIONS.into_iter().chain(["version"]) {
+        let file = source(section);
+        header += "\n";
+        header += &comment(&documentation(&file));
+        header += "\n";
+        header += &declarations(&file);
+    }
+    header += "\n#ifdef __cplusplus\n}\n#endif\n\n#endif /* SONEW_H */\n";
+    header
+}
+
+fn source(section: &str) -> PathBuf {
+    let root = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
+    root.join("src/capi").join(section).with_extension("rs")
+}
+
+/// The version of this header, as macros.
+fn version() -> String {
+    let part = |name: &str| variable(&format!("CARGO_PKG_VERSION_{name}"));
+    let mut macros = "/* The version of this header. */\n".to_owned();
+    for name in ["MAJOR", "MINOR", "PATCH"] {
+        macros += &format!("#define SONEW_VERSION_{name} {}\n", part(name));
+    }
+    macros += "#define SONEW_VERSION_NUMBER \\\n    \
+        (SONEW_VERSION_MAJOR * 1000000 + SONEW_VERSION_MINOR * 1000 + SONEW_VERSION_PATCH)\n";
+    macros
+}
+
+/// What stands at the top of a file, its code indented instead of fenced.
+fn documentation(file: &Path) -> String {
+    let text = fs::read_to_string(file).expect("sections are files");
+    let mut code = false;
+    let mut plain = String::new();
+    for line in text.lines().map_while(|line| line.strip_prefix("//!")) {
+        if line.starts_with(" ```") {
+            code = !code;
+        } else if code && !line.is_empty() {
+            plain += &format!("   {line}\n");
+        } else {
+            plain += &format!("{line}\n");
+        }
+    }
+    plain
+}
+
+/// A comment whose first line is a heading.
+fn comment(text: &str) -> String {
+    let rule = "*".repeat(78);
+    let lines = text.lines().map(|line| format!(" *{line}\n"));
+    format!("/{rule}\n{} {rule}/\n", lines.collect::<String>())
+}
+
+/// The declarations of one file.
+fn declarations(file: &Path) -> String {
+    let config = cbindgen::Config::from_file("cbindgen.toml").expect("cbindgen.toml is valid");
+    let bindings = cbindgen::Builder::new()
+        .with_config(config)
+        .with_src(file)
+        .generate()
+        .expect("src/capi declares what cbindgen understands");
+    let mut text = Vec::new();
+    bindings.write(&mut text);
+    one_line_comments(&String::from_utf8(text).expect("cbindgen writes text"))
+}
+
+/// Comments that have one line of text take one line.
+fn one_line_comments(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut shorter = String::new();
+    let mut rest = &lines[..];
+    while let [line, others @ ..] = rest {
+        rest = others;
+        shorter += line;
+        if let (true, [text, end, others @ ..]) = (line.ends_with("/**"), others) {
+            if end.ends_with(" */") {
+                let text = text.trim_start().trim_start_matches('*');
+                shorter += &format!("{text} */");
+                rest = others;
+            }
+        }
+        shorter += "\n";
+    }
+    shorter
+}

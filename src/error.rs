@@ -31,15 +31,36 @@ pub enum Error {
         argument: String,
     },
 
-    /// A versioned struct was not initialised, or is too small.
-    #[error("{argument}.struct_size is {size}, expected {expected}: call {argument}_init first")]
-    StructSize {
-        /// The struct's argument name.
+    /// A handle of the C API is not live.
+    #[error("{argument} is no live handle: it was freed, or never created")]
+    BadHandle {
+        /// The argument.
         argument: &'static str,
+    },
+
+    /// A struct of the C API has a size that no version of it had.
+    #[error("{argument} is {size}, expected {expected}: {hint}")]
+    StructSize {
+        /// Where the size was given.
+        argument: String,
         /// What the caller passed.
         size: usize,
-        /// What this version of the library needs.
+        /// The size in this version of the library.
         expected: usize,
+        /// What sets it right.
+        hint: &'static str,
+    },
+
+    /// A struct of the C API comes from a newer header and uses what this
+    /// version does not know.
+    #[error(
+        "{argument} has a field that this version does not know, at byte {offset}: it must be zero"
+    )]
+    UnknownField {
+        /// The struct.
+        argument: String,
+        /// The first byte that is not zero.
+        offset: usize,
     },
 
     /// A string argument is not UTF-8.
@@ -170,6 +191,24 @@ pub enum Error {
         plane: usize,
         /// The number of planes.
         count: usize,
+    },
+
+    /// Nothing has this name.
+    #[error("{owner} has no {kind} named \"{name}\"")]
+    UnknownName {
+        /// Where it was looked for.
+        owner: String,
+        /// What was looked for.
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
+
+    /// Both parameters and a place for the direction were passed.
+    #[error("tensor \"{tensor}\": params and direction are both given, a step writes one of them")]
+    AmbiguousTarget {
+        /// The tensor.
+        tensor: String,
     },
 
     /// A buffer is not aligned to its element size.

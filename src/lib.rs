@@ -1,5 +1,51 @@
-//! SONew, the Sparsified Online Newton method (arXiv 2311.10085).
+//! SONew, the Sparsified Online Newton method, as an embeddable optimizer.
+//!
+//! SONew (Devvrit et al., NeurIPS 2023, [arXiv 2311.10085]) preconditions the
+//! momentum of each parameter tensor with a banded approximation of the full
+//! Adagrad matrix, at a cost of `O(n)` time and memory. This crate is the step
+//! itself: a training program hands over raw parameter and gradient buffers,
+//! [`Optimizer`] keeps the second-order state and updates the parameters in
+//! place. `libsonew.so` is the same behind a C API; see `include/sonew.h`.
+//!
+//! ```
+//! use sonew::layout::{TensorSpec, Update};
+//! use sonew::options::{Options, StepOptions};
+//! use sonew::Optimizer;
+//!
+//! let tensors = [
+//!     TensorSpec::new("fc1.weight", &[10, 20]),
+//!     TensorSpec::new("fc1.bias", &[10]).with_update(Update::Adam),
+//! ];
+//! let mut optimizer = Optimizer::new(Options { band: 1, ..Options::default() }, &tensors)?;
+//!
+//! let (mut weight, mut bias) = (vec![0.1f32; 200], vec![0.0f32; 10]);
+//! let (weight_grad, bias_grad) = (vec![1e-3f32; 200], vec![1e-3f32; 10]);
+//! let step = StepOptions { lr: 1e-3, ..StepOptions::default() };
+//! optimizer.step(&step, &mut [&mut weight, &mut bias], &[Some(&weight_grad), Some(&bias_grad)])?;
+//! assert!(weight.iter().all(|&w| w < 0.1));
+//! # Ok::<(), sonew::Error>(())
+//! ```
+//!
+//! # What holds
+//! - **A refused call changes nothing.** Every argument is checked before the
+//!   first byte is written; each [`Error`] names the argument, the tensor and
+//!   the value.
+//! - **The same bits everywhere.** Results do not depend on the number of
+//!   threads, the instruction set, or the floating-point mode of the caller; a
+//!   run that is saved, loaded and continued ends like one that never stopped.
+//! - **A good guest.** The threads are the optimizer's own and end with it;
+//!   nothing is printed; the caller's floating-point mode is as it was.
+//!
+//! # The rooms
+//! Dependencies point downwards: `capi` (every exported function) →
+//! [`Optimizer`] → `step` ([`Plan`]) → `parallel` (threads, tiles) → `kernel`
+//! (the arithmetic, one loop for all instruction sets); beside them
+//! `checkpoint` (the file), [`layout`] (chains, blocks), [`options`] and the
+//! [`Error`].
+//!
+//! [arXiv 2311.10085]: https://arxiv.org/abs/2311.10085
 
+mod capi;
 mod checkpoint;
 pub mod dtype;
 mod error;

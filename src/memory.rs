@@ -1,44 +1,68 @@
 //! Zeroed memory at cache-line boundaries, from allocations that may fail.
 
+use memmap2::{MmapMut, MmapOptions};
+
 use crate::error::{Error, Result};
 
 /// One cache line; gives its slice the alignment.
 #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
 #[repr(C, align(64))]
-struct Line([u8; LINE]);
+pub(crate) struct Line([u8; LINE]);
 
 /// Bytes of a cache line, and the alignment of every buffer.
 pub(crate) const LINE: usize = 64;
 
+/// From this size on a buffer is mapped by itself, on huge pages where the
+/// system has them: a step runs through all of it, and would otherwise look up
+/// one page for every 4 KiB of each plane.
+const MAPPED: usize = 4 << 20;
+
 /// A buffer that starts at a multiple of 64 bytes.
-pub(crate) struct AlignedBytes {
-    lines: Box<[Line]>,
-    len: usize,
+pub(crate) enum AlignedBytes {
+    Allocated { lines: Box<[Line]>, len: usize },
+    Mapped(MmapMut),
 }
 
 impl AlignedBytes {
     /// `len` zero bytes. The pages are the system's own zero pages until they
     /// are first written. `what` names the buffer in the error.
     pub(crate) fn zeroed(len: usize, what: impl FnOnce() -> String) -> Result<Self> {
-        match bytemuck::allocation::try_zeroed_slice_box(len.div_ceil(LINE)) {
-            Ok(lines) => Ok(AlignedBytes { lines, len }),
-            Err(()) => Err(Error::OutOfMemory {
-                what: what(),
-                bytes: len as u128,
-            }),
-        }
+        let buffer = if len < MAPPED {
+            let lines = bytemuck::allocation::try_zeroed_slice_box(len.div_ceil(LINE));
+            lines
+                .ok()
+                .map(|lines| AlignedBytes::Allocated { lines, len })
+        } else {
+            let map = MmapOptions::new().len(len).map_anon();
+            map.ok().map(|map| {
+                // Advice only: where it is not taken, pages are small.
+                #[cfg(target_os = "linux")]
+                let _ = map.advise(memmap2::Advice::HugePage);
+                AlignedBytes::Mapped(map)
+            })
+        };
+        buffer.ok_or_else(|| Error::OutOfMemory {
+            what: what(),
+            bytes: len as u128,
+        })
     }
 }
 
 impl std::ops::Deref for AlignedBytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
+        match self {
+            AlignedBytes::Allocated { lines, len } => &bytemuck::cast_slice(lines)[..*len],
+            AlignedBytes::Mapped(map) => map,
+        }
     }
 }
 
 impl std::ops::DerefMut for AlignedBytes {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+        match self {
+            AlignedBytes::Allocated { lines, len } => &mut bytemuck::cast_slice_mut(lines)[..*len],
+            AlignedBytes::Mapped(map) => map,
+        }
     }
 }

@@ -54,6 +54,12 @@ impl<T: Copy> List<T> {
         self.count
     }
 
+    /// Whether there is a list at all: not for a null pointer, which needs a
+    /// count of 0.
+    pub(super) fn is_given(&self) -> bool {
+        !self.first.is_null()
+    }
+
     /// What `convert` makes of every value and its position. The memory for
     /// it, sized by the caller, may be refused.
     pub(super) fn collect<R>(
@@ -95,10 +101,7 @@ unsafe fn bytes(text: *const c_char, argument: impl FnOnce() -> String) -> Resul
 ///
 /// # Safety
 /// `text` is null, or ends with a NUL.
-pub(super) unsafe fn string(
-    text: *const c_char,
-    argument: impl Fn() -> String,
-) -> Result<String> {
+pub(super) unsafe fn string(text: *const c_char, argument: impl Fn() -> String) -> Result<String> {
     // SAFETY: the caller's promise.
     let bytes = unsafe { bytes(text, &argument) }?;
     String::from_utf8(bytes).map_err(|_| Error::InvalidString {

@@ -41,7 +41,10 @@ impl<'a> Buffer<'a> {
             });
         }
         // No buffer lies across the end of the address space.
-        if address.checked_add(tensor.len() * size_of::<f32>()).is_none() {
+        if address
+            .checked_add(tensor.len() * size_of::<f32>())
+            .is_none()
+        {
             return Err(Error::SizeOverflow {
                 tensor: tensor.name.clone(),
                 dims: tensor.dims.clone(),

@@ -75,14 +75,19 @@ fn note_place(info: &PanicHookInfo<'_>) {
 }
 
 fn place() -> String {
-    PLACE.try_lock().map(|mut last| std::mem::take(&mut *last)).unwrap_or_default()
+    PLACE
+        .try_lock()
+        .map(|mut last| std::mem::take(&mut *last))
+        .unwrap_or_default()
 }
 
 /// The text of a panic.
 fn text(payload: &(dyn Any + Send)) -> &str {
     let literal = payload.downcast_ref::<&str>().copied();
     let formatted = || payload.downcast_ref::<String>().map(String::as_str);
-    literal.or_else(formatted).unwrap_or("a panic without a text")
+    literal
+        .or_else(formatted)
+        .unwrap_or("a panic without a text")
 }
 
 #[cfg(test)]
@@ -93,12 +98,17 @@ mod tests {
 
     fn message() -> &'static str {
         // SAFETY: the message ends with a NUL; each test has its thread.
-        unsafe { CStr::from_ptr(last_error::get()) }.to_str().unwrap()
+        unsafe { CStr::from_ptr(last_error::get()) }
+            .to_str()
+            .unwrap()
     }
 
     #[test]
     fn an_error_becomes_a_status_and_a_message() {
-        assert_eq!(call(|| Err(Error::NoTensors)), sonew_status::SONEW_NO_TENSORS);
+        assert_eq!(
+            call(|| Err(Error::NoTensors)),
+            sonew_status::SONEW_NO_TENSORS
+        );
         assert_eq!(message(), "the list of tensors is empty");
         assert_eq!(call(|| Ok(())), sonew_status::SONEW_OK);
     }

@@ -67,7 +67,9 @@ mod tests {
     fn it_is_empty_at_first_and_each_thread_has_its_own() {
         assert_eq!(text(), "");
         set(&"mine");
-        std::thread::spawn(|| assert_eq!(text(), "")).join().unwrap();
+        std::thread::spawn(|| assert_eq!(text(), ""))
+            .join()
+            .unwrap();
         assert_eq!(text(), "mine");
     }
 

@@ -84,17 +84,15 @@ fn names(optimizer: &Optimizer) -> Result<Vec<Names>> {
 /// it into *optimizer. options may be NULL, which means the defaults. Nothing
 /// that is passed needs to stay.
 ///
-/// Memory: sonew_memory_bytes() afterwards; for each parameter 4 (band + 2)
-/// bytes, 4 more with SONEW_GRAFT_NORMALIZED_RMSPROP, and a little for each
-/// thread. No thread is created before a step needs one.
+/// Memory: sonew_memory_bytes() afterwards. For each parameter 4 (band + 2)
+/// bytes of state, 4 more with SONEW_GRAFT_NORMALIZED_RMSPROP; 4 bytes with
+/// any graft, for the direction; and a little for each thread. No thread is
+/// created before a step needs one.
 ///
-/// SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
+/// Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
 /// SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING, SONEW_NO_TENSORS,
 /// SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME, SONEW_TOO_MANY_DIMENSIONS,
 /// SONEW_ZERO_DIMENSION, SONEW_SIZE_OVERFLOW, SONEW_OUT_OF_MEMORY. Since 0.1.
-///
-/// # Safety
-/// See the header.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_create(
     options: *const sonew_options,

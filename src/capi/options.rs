@@ -5,12 +5,14 @@
 use super::arguments::{count, flag, named, number, unused};
 use super::guard::call;
 use super::status::sonew_status;
-use super::versioned::{self, Versioned};
+use super::versioned::{self, Growing, Versioned};
 use crate::error::Result;
-use crate::options::{Damping, Graft, Options, Statistics};
+use crate::options::{Damping, Graft, Options, Statistics, MAX_BAND};
 
 /// The largest sonew_options.band.
-pub const SONEW_MAX_BAND: i32 = 16;
+pub const SONEW_MAX_BAND: usize = 16;
+
+const _: () = assert!(SONEW_MAX_BAND == MAX_BAND);
 
 /// How gradients enter the diagonal and the sub-diagonals H.
 #[repr(C)]
@@ -100,10 +102,14 @@ pub struct sonew_options {
     pub reserved: [i32; 1],
 }
 
-// SAFETY: 8 + 2 * 4 + 6 * 8 + 6 * 4 bytes without padding; only numbers.
-unsafe impl Versioned for sonew_options {
-    const INIT: &'static str = "sonew_options_init";
+// SAFETY: 8 + 2 * 4 + 6 * 8 + 6 * 4 bytes without padding.
+unsafe impl Growing for sonew_options {
     const SIZES: &'static [usize] = &[size_of::<sonew_options>()];
+}
+
+// SAFETY: the first field is the size; only numbers.
+unsafe impl Versioned for sonew_options {
+    const HINT: &'static str = "call sonew_options_init() first";
 
     fn with_defaults(struct_size: usize) -> Self {
         let options = Options::default();
@@ -129,8 +135,14 @@ unsafe impl Versioned for sonew_options {
 }
 
 const STATISTICS: &[(i32, Statistics)] = &[
-    (sonew_statistics::SONEW_MOVING_AVERAGE as i32, Statistics::MovingAverage),
-    (sonew_statistics::SONEW_WEIGHTED_SUM as i32, Statistics::WeightedSum),
+    (
+        sonew_statistics::SONEW_MOVING_AVERAGE as i32,
+        Statistics::MovingAverage,
+    ),
+    (
+        sonew_statistics::SONEW_WEIGHTED_SUM as i32,
+        Statistics::WeightedSum,
+    ),
 ];
 
 const DAMPINGS: &[(i32, Damping)] = &[
@@ -143,7 +155,10 @@ const GRAFTS: &[(i32, Graft)] = &[
     (sonew_graft::SONEW_GRAFT_SGD as i32, Graft::Sgd),
     (sonew_graft::SONEW_GRAFT_MOMENTUM as i32, Graft::Momentum),
     (sonew_graft::SONEW_GRAFT_ADAM as i32, Graft::Adam),
-    (sonew_graft::SONEW_GRAFT_NORMALIZED_RMSPROP as i32, Graft::NormalizedRmsprop),
+    (
+        sonew_graft::SONEW_GRAFT_NORMALIZED_RMSPROP as i32,
+        Graft::NormalizedRmsprop,
+    ),
 ];
 
 /// The options of a caller; NULL means the defaults.
@@ -178,10 +193,7 @@ pub(super) unsafe fn options(pointer: *const sonew_options) -> Result<Options> {
 /// Fills in the defaults. Pass sizeof *options for size: so the library knows
 /// which fields the caller has, and the two may be of different versions.
 ///
-/// SONEW_STRUCT_SIZE. Since 0.1.
-///
-/// # Safety
-/// See the header.
+/// Errors: SONEW_STRUCT_SIZE. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_options_init(
     options: *mut sonew_options,

@@ -121,7 +121,8 @@ impl<T> Registry<T> {
         let word = number << STATE;
         let take = |from| {
             let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
-            slot.word.compare_exchange(word | from, word | IN_USE, order, failed)
+            slot.word
+                .compare_exchange(word | from, word | IN_USE, order, failed)
         };
         match take(LIVE) {
             Ok(_) => Ok((slot, number)),
@@ -144,7 +145,10 @@ impl<T> Slot<T> {
         let word = self.word.load(Ordering::Relaxed);
         let free = word & ((1 << STATE) - 1) == FREE;
         let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
-        free && self.word.compare_exchange(word, in_use, order, failed).is_ok()
+        free && self
+            .word
+            .compare_exchange(word, in_use, order, failed)
+            .is_ok()
     }
 }
 
@@ -251,7 +255,10 @@ mod tests {
         let registry = Numbers::new();
         let handle = registry.insert(Box::new(1));
         let inner = registry.with(handle, "number", |_| {
-            assert!(matches!(registry.remove(handle, "number"), Err(Error::Busy)));
+            assert!(matches!(
+                registry.remove(handle, "number"),
+                Err(Error::Busy)
+            ));
             Ok(read(&registry, handle))
         });
         assert!(matches!(inner.unwrap(), Err(Error::Busy)));
@@ -265,7 +272,10 @@ mod tests {
         let body = |_: &mut u64| -> Result<()> { std::panic::resume_unwind(Box::new(())) };
         let panicked = catch_unwind(AssertUnwindSafe(|| registry.with(handle, "number", body)));
         assert!(panicked.is_err());
-        assert!(matches!(read(&registry, handle), Err(Error::Internal { .. })));
+        assert!(matches!(
+            read(&registry, handle),
+            Err(Error::Internal { .. })
+        ));
         assert_eq!(*registry.remove(handle, "number").unwrap(), 1);
         assert!(is_bad(read(&registry, handle)));
     }
@@ -294,7 +304,10 @@ mod tests {
                 counted
             };
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .sum()
         });
         assert_eq!(read(&registry, shared).unwrap(), counted);
     }

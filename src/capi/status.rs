@@ -11,7 +11,7 @@ use crate::error::Error;
 /// What came of a call. Anything but SONEW_OK means that nothing was changed
 /// and no output was written.
 ///
-/// Every function may return, besides what it lists: SONEW_NULL_POINTER,
+/// Besides the errors that a function lists, it may return SONEW_NULL_POINTER,
 /// SONEW_BAD_HANDLE and SONEW_BUSY for its arguments, and SONEW_INTERNAL.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,8 +103,9 @@ pub enum sonew_status {
     /// Renames do not fit the tensors.
     SONEW_RENAME = 414,
 
-    /// A mistake in this library; please report the message. The handle that
-    /// was in use can only be freed.
+    /// A mistake in this library; please report the message. The one error
+    /// after which things may have changed: the handle that was in use is
+    /// refused from now on, and can only be freed.
     SONEW_INTERNAL = 900,
 }
 

@@ -7,7 +7,7 @@ use super::buffers::{none_overlap, state, Buffer};
 use super::guard::call;
 use super::optimizer::{sonew_optimizer, with};
 use super::status::sonew_status;
-use super::versioned::{self, Versioned};
+use super::versioned::{self, Growing, Versioned};
 use crate::error::{Error, Result};
 use crate::layout::TensorSpec;
 use crate::options::{NonFinite, StepOptions};
@@ -45,10 +45,14 @@ pub struct sonew_step_options {
     pub reserved: [i32; 1],
 }
 
-// SAFETY: 4 * 8 + 2 * 4 bytes without padding; only numbers.
-unsafe impl Versioned for sonew_step_options {
-    const INIT: &'static str = "sonew_step_options_init";
+// SAFETY: 4 * 8 + 2 * 4 bytes without padding.
+unsafe impl Growing for sonew_step_options {
     const SIZES: &'static [usize] = &[size_of::<sonew_step_options>()];
+}
+
+// SAFETY: the first field is the size; only numbers.
+unsafe impl Versioned for sonew_step_options {
+    const HINT: &'static str = "call sonew_step_options_init() first";
 
     fn with_defaults(struct_size: usize) -> Self {
         let step = StepOptions::default();
@@ -65,7 +69,10 @@ unsafe impl Versioned for sonew_step_options {
 
 const NON_FINITE: &[(i32, NonFinite)] = &[
     (sonew_non_finite::SONEW_SKIP as i32, NonFinite::Skip),
-    (sonew_non_finite::SONEW_UNCHECKED as i32, NonFinite::Unchecked),
+    (
+        sonew_non_finite::SONEW_UNCHECKED as i32,
+        NonFinite::Unchecked,
+    ),
 ];
 
 /// The step options of a caller; NULL means the defaults.
@@ -89,10 +96,7 @@ pub(super) unsafe fn step_options(pointer: *const sonew_step_options) -> Result<
 
 /// Fills in the defaults. Pass sizeof *step for size.
 ///
-/// SONEW_STRUCT_SIZE. Since 0.1.
-///
-/// # Safety
-/// See the header.
+/// Errors: SONEW_STRUCT_SIZE. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_step_options_init(
     step: *mut sonew_step_options,
@@ -114,13 +118,10 @@ pub unsafe extern "C" fn sonew_step_options_init(
 /// that is used in two places of a model is one tensor, passed once with the
 /// sum of its gradients.
 ///
-/// SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
+/// Errors: SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
 /// SONEW_UNKNOWN_VALUE, SONEW_OUT_OF_RANGE, SONEW_TENSOR_COUNT,
 /// SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_OUT_OF_MEMORY,
 /// SONEW_THREADS. Since 0.1.
-///
-/// # Safety
-/// See the header.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_step(
     optimizer: *mut sonew_optimizer,
@@ -162,7 +163,11 @@ unsafe fn take_step(
         let buffer = || Buffer::read(&tensors[i], "the gradient", gradient, name);
         (!gradient.is_null()).then(buffer).transpose()
     })?;
-    let mut all: Vec<Buffer<'_>> = written.iter().chain(read.iter().flatten()).copied().collect();
+    let mut all: Vec<Buffer<'_>> = written
+        .iter()
+        .chain(read.iter().flatten())
+        .copied()
+        .collect();
     state(optimizer, &mut all)?;
     none_overlap(&mut all)?;
 

@@ -92,7 +92,9 @@ pub(super) unsafe fn tensors(
     // SAFETY: the caller's promise.
     let list = unsafe { List::new(tensors, count, "tensors") }?;
     // SAFETY: the caller's promise.
-    list.collect("the list of tensors", |i, tensor| unsafe { spec(i, &tensor) })
+    list.collect("the list of tensors", |i, tensor| unsafe {
+        spec(i, &tensor)
+    })
 }
 
 /// # Safety

@@ -6,18 +6,22 @@ use std::ptr;
 use super::arguments::not_null;
 use crate::error::{Error, Result};
 
-/// A struct of the C API whose first field is `size_t struct_size`. Later
-/// versions add fields at its end only.
+/// A struct of the C API that later versions add fields to, at its end only.
 ///
 /// # Safety
-/// The type is `repr(C)`, has no padding, begins with a `usize`, and any bytes
-/// make one.
-pub(super) unsafe trait Versioned: Copy {
-    /// The function that fills it in, for messages.
-    const INIT: &'static str;
-
+/// The type is `repr(C)` and has no padding.
+pub(super) unsafe trait Growing: Copy {
     /// The sizes that it has had, oldest first; the last one is today's.
     const SIZES: &'static [usize];
+}
+
+/// One that the caller fills in. Its first field is `size_t struct_size`.
+///
+/// # Safety
+/// The type begins with a `usize`, and any bytes make one.
+pub(super) unsafe trait Versioned: Growing {
+    /// What to do about a wrong `struct_size`.
+    const HINT: &'static str;
 
     /// Default values, for this size of the struct.
     fn with_defaults(struct_size: usize) -> Self;
@@ -26,15 +30,32 @@ pub(super) unsafe trait Versioned: Copy {
 /// A newer caller's struct is believed to be at most this large.
 const LARGEST: usize = 4096;
 
-/// Fills in a caller's struct of `size` bytes. What it has beyond this
-/// version's fields becomes zero.
+/// Fills in a caller's struct of `size` bytes with defaults.
 ///
 /// # Safety
 /// `out` is null, or valid for writes of `size` bytes.
 pub(super) unsafe fn init<T: Versioned>(out: *mut T, size: usize, argument: &str) -> Result<()> {
     not_null(out, || argument.to_owned())?;
-    check_size::<T>(size, &format!("the size of {argument}"))?;
-    let value = T::with_defaults(size);
+    // SAFETY: the caller's promise.
+    unsafe { write(T::with_defaults(size), out, size, argument) }
+}
+
+/// Writes a struct for a caller who knows `size` bytes of it. What that is
+/// beyond this version's fields becomes zero.
+///
+/// # Safety
+/// `out` is valid for writes of `size` bytes.
+pub(super) unsafe fn write<T: Growing>(
+    value: T,
+    out: *mut T,
+    size: usize,
+    argument: &str,
+) -> Result<()> {
+    check_size::<T>(
+        size,
+        &format!("the size of {argument}"),
+        "pass sizeof the struct",
+    )?;
     let fits = size.min(size_of::<T>());
     // SAFETY: `fits` is within both, and the caller's promise holds for the
     // rest.
@@ -56,7 +77,7 @@ pub(super) unsafe fn read<T: Versioned>(input: *const T, argument: &str) -> Resu
     let input = input.cast::<u8>();
     // SAFETY: the caller's promise.
     let size = unsafe { input.cast::<usize>().read_unaligned() };
-    check_size::<T>(size, &format!("{argument}.struct_size"))?;
+    check_size::<T>(size, &format!("{argument}.struct_size"), T::HINT)?;
     let mut value = T::with_defaults(size);
     let known = size.min(size_of::<T>());
     // SAFETY: `known` is within both, and any bytes make a `T`.
@@ -71,7 +92,7 @@ pub(super) unsafe fn read<T: Versioned>(input: *const T, argument: &str) -> Resu
     Ok(value)
 }
 
-fn check_size<T: Versioned>(size: usize, argument: &str) -> Result<()> {
+fn check_size<T: Growing>(size: usize, argument: &str, hint: &'static str) -> Result<()> {
     if T::SIZES.contains(&size) || (size_of::<T>()..=LARGEST).contains(&size) {
         return Ok(());
     }
@@ -79,7 +100,7 @@ fn check_size<T: Versioned>(size: usize, argument: &str) -> Result<()> {
         argument: argument.to_owned(),
         size,
         expected: size_of::<T>(),
-        init: T::INIT,
+        hint,
     })
 }
 
@@ -99,10 +120,14 @@ mod tests {
     const OLD: usize = 16;
     const NOW: usize = 24;
 
-    // SAFETY: three fields of 8 bytes, the first one a usize.
-    unsafe impl Versioned for Grown {
-        const INIT: &'static str = "grown_init";
+    // SAFETY: three fields of 8 bytes.
+    unsafe impl Growing for Grown {
         const SIZES: &'static [usize] = &[OLD, NOW];
+    }
+
+    // SAFETY: the first field is a usize; all are numbers.
+    unsafe impl Versioned for Grown {
+        const HINT: &'static str = "call grown_init first";
 
         fn with_defaults(struct_size: usize) -> Self {
             Grown {
@@ -160,7 +185,10 @@ mod tests {
         let read = read_memory([0.0, 5.0, 6.0, 0.0, 0.0], NOW + 16).unwrap();
         assert_eq!((read.first, read.second), (5.0, 6.0));
         let refused = read_memory([0.0, 5.0, 6.0, 0.0, f64::MIN_POSITIVE], NOW + 16);
-        assert!(matches!(refused, Err(Error::UnknownField { offset: 38, .. })));
+        assert!(matches!(
+            refused,
+            Err(Error::UnknownField { offset: 38, .. })
+        ));
     }
 
     #[test]

@@ -18,8 +18,6 @@ pub(crate) unsafe fn direction<V: Vector>(work: &mut Workspace, gamma: f64) {
     unsafe {
         match (block.band, block.broken) {
             (0, _) => solve::<V, 0, false>(&arrays, block, gamma),
-            // One neighbour: across a break its entry is zero, which is all
-            // that a mask would achieve.
             (1, _) => solve::<V, 1, false>(&arrays, block, gamma),
             (2, false) => solve::<V, 2, false>(&arrays, block, gamma),
             (3, false) => solve::<V, 3, false>(&arrays, block, gamma),

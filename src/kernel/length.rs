@@ -106,8 +106,8 @@ pub(crate) unsafe fn reference<V, G, S>(
     array: Array,
     at: usize,
     gradient: &[u8],
-    planes: Planes<'_>,
-    reference: Reference,
+    planes: &Planes<'_>,
+    reference: &Reference,
 ) where
     V: Vector + Lanes<G> + Lanes<S>,
     G: bytemuck::Pod,
@@ -128,7 +128,7 @@ pub(crate) unsafe fn reference<V, G, S>(
         for_lanes!(V, n, |i, count| {
             let g = || <V as Lanes<G>>::read(gradient.as_ptr().add(i), count);
             let state = |plane: &[S]| <V as Lanes<S>>::read(plane.as_ptr().add(i), count);
-            let a = match reference {
+            let a = match *reference {
                 Reference::Sgd { scale } => g().mul(splat(scale)),
                 Reference::Momentum { correction } => state(momentum).mul(splat(correction)),
                 Reference::Adam {

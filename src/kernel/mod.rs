@@ -71,18 +71,19 @@ fn bytes_mut<T: bytemuck::Pod>(run: &mut [u8]) -> &mut [T] {
 pub(crate) struct Kernels {
     isa: Isa,
     gradient_squares: unsafe fn(&[u8], f64) -> f64,
-    statistics: unsafe fn(Statistics<'_>),
+    statistics: unsafe fn(&mut Statistics<'_>),
     rms: unsafe fn(&[u8], &mut [u8], f64, f64),
+    directions: fn(&mut Workspace, usize, usize) -> &[u8],
     begin: fn(&mut Workspace, Shape),
     pad: fn(&mut Workspace, usize, usize),
     set_reach: fn(&mut Workspace, usize, usize, usize),
-    pack: unsafe fn(&mut Workspace, usize, Planes<'_>, PackFactors),
+    pack: unsafe fn(&mut Workspace, usize, &Planes<'_>, &PackFactors),
     largest_l1: unsafe fn(&mut Workspace, usize, usize) -> f64,
     l1_of_first: fn(&mut Workspace, usize) -> f64,
     direction: unsafe fn(&mut Workspace, f64),
-    reference: unsafe fn(&mut Workspace, Array, usize, &[u8], Planes<'_>, Reference),
+    reference: unsafe fn(&mut Workspace, Array, usize, &[u8], &Planes<'_>, &Reference),
     block_squares: unsafe fn(&mut Workspace, Array) -> f64,
-    apply: unsafe fn(&mut Workspace, usize, &mut [u8], Apply),
+    apply: unsafe fn(&[u8], &mut [u8], Apply),
 }
 
 /// Calls an entry point of the table.
@@ -106,7 +107,7 @@ impl Kernels {
     }
 
     /// Momentum, diagonal and sub-diagonals take in a gradient.
-    pub(crate) fn statistics(&self, run: Statistics<'_>) {
+    pub(crate) fn statistics(&self, run: &mut Statistics<'_>) {
         entry!(self.statistics(run))
     }
 
@@ -132,7 +133,7 @@ impl Kernels {
     }
 
     /// Packs a run at position `at`.
-    pub(crate) fn pack(&self, work: &mut Workspace, at: usize, run: Planes<'_>, by: PackFactors) {
+    pub(crate) fn pack(&self, work: &mut Workspace, at: usize, run: &Planes<'_>, by: &PackFactors) {
         entry!(self.pack(work, at, run, by))
     }
 
@@ -158,10 +159,20 @@ impl Kernels {
         array: Array,
         at: usize,
         gradient: &[u8],
-        run: Planes<'_>,
-        reference: Reference,
+        run: &Planes<'_>,
+        reference: &Reference,
     ) {
         entry!(self.reference(work, array, at, gradient, run, reference))
+    }
+
+    /// The directions of `count` coordinates of the block from its `at`-th.
+    pub(crate) fn directions<'a>(
+        &self,
+        work: &'a mut Workspace,
+        at: usize,
+        count: usize,
+    ) -> &'a [u8] {
+        (self.directions)(work, at, count)
     }
 
     /// The sum of squares of an array over the block.
@@ -169,8 +180,8 @@ impl Kernels {
         entry!(self.block_squares(work, array))
     }
 
-    /// Applies the directions from `at` on to a run of parameters.
-    pub(crate) fn apply(&self, work: &mut Workspace, at: usize, run: &mut [u8], apply: Apply) {
-        entry!(self.apply(work, at, run, apply))
+    /// Applies a run of directions to a run of parameters.
+    pub(crate) fn apply(&self, direction: &[u8], run: &mut [u8], apply: Apply) {
+        entry!(self.apply(direction, run, apply))
     }
 }

@@ -1,6 +1,6 @@
 //! State as stored becomes state as the direction needs it.
 
-use super::vector::{for_lanes, Lanes, Scalar, Vector};
+use super::vector::{for_lanes, prefetch, Lanes, Scalar, Vector};
 use super::workspace::{Array, Workspace};
 use super::{bytes, Planes};
 
@@ -23,8 +23,8 @@ pub(crate) struct PackFactors {
 pub(crate) unsafe fn pack<V, S>(
     work: &mut Workspace,
     at: usize,
-    planes: Planes<'_>,
-    factors: PackFactors,
+    planes: &Planes<'_>,
+    factors: &PackFactors,
 ) where
     V: Vector + Lanes<S>,
     S: bytemuck::Pod,
@@ -50,8 +50,8 @@ pub(crate) unsafe fn pack<V, S>(
             splat(factors.damping),
         ),
     ];
-    let bands = planes.bands.into_iter().take(planes.band).enumerate();
-    let bands = bands.map(|(k, plane)| (Array::Band(k + 1), plane, statistics, none));
+    let bands = planes.bands[..planes.band].iter().enumerate();
+    let bands = bands.map(|(k, &plane)| (Array::Band(k + 1), plane, statistics, none));
     for (array, plane, factor, add) in inputs.into_iter().chain(bands) {
         let to = &mut work.array(array)[at..];
         // SAFETY: the caller has the instructions of `V`.
@@ -76,6 +76,7 @@ where
     // SAFETY: both have room for `n` elements, as checked above.
     unsafe {
         for_lanes!(V, n, |i, count| {
+            prefetch::<V, S>(from.add(i));
             let x = <V as Lanes<S>>::read(from.add(i), count);
             Lanes::<V::Scalar>::write(x.mul_add(factor, add), to.add(i), count);
         });

@@ -1,6 +1,6 @@
 //! Momentum, diagonal and sub-diagonals take in one gradient.
 
-use super::vector::{for_lanes, Lanes, Scalar, Vector};
+use super::vector::{for_lanes, prefetch, Lanes, Scalar, Vector};
 use super::{bytes, bytes_mut, PlanesMut, MAX_BAND};
 
 /// One contiguous run of coordinates, with the gradients of their neighbours.
@@ -36,7 +36,7 @@ pub(crate) struct StatisticsFactors {
 /// # Safety
 /// The processor has the instructions of `V`.
 #[inline(always)]
-pub(crate) unsafe fn statistics<V, G, S>(run: Statistics<'_>)
+pub(crate) unsafe fn statistics<V, G, S>(run: &mut Statistics<'_>)
 where
     V: Vector + Lanes<G> + Lanes<S>,
     G: bytemuck::Pod,
@@ -55,7 +55,7 @@ where
 
 /// `BAND` is the band, or `MAX_BAND` for any.
 #[inline(always)]
-unsafe fn update<V, G, S, const BAND: usize>(run: Statistics<'_>)
+unsafe fn update<V, G, S, const BAND: usize>(run: &mut Statistics<'_>)
 where
     V: Vector + Lanes<G> + Lanes<S>,
     G: bytemuck::Pod,
@@ -67,8 +67,8 @@ where
         diagonal,
         bands,
         ..
-    } = run.planes;
-    let band = if BAND == MAX_BAND { band } else { BAND };
+    } = &mut run.planes;
+    let band = if BAND == MAX_BAND { *band } else { BAND };
     let gradient: &[G] = bytes(run.gradient);
     let n = gradient.len();
     let momentum = checked(bytes_mut::<S>(momentum), n);
@@ -76,7 +76,7 @@ where
     let mut entries = [std::ptr::null_mut::<S>(); MAX_BAND];
     let mut others = [gradient.as_ptr(); MAX_BAND];
     let mut present = [false; MAX_BAND];
-    for (k, plane) in bands.into_iter().enumerate().take(band) {
+    for (k, plane) in bands[..band].iter_mut().enumerate() {
         entries[k] = checked(bytes_mut::<S>(plane), n);
         if let Some(other) = run.neighbours[k] {
             let other: &[G] = bytes(other);
@@ -97,6 +97,7 @@ where
         let decay = V::splat(scalar(run.factors.decay));
         let weight = V::splat(scalar(run.factors.weight));
         for_lanes!(V, n, |i, count| {
+            prefetch::<V, G>(gradient.add(i));
             let g = <V as Lanes<G>>::read(gradient.add(i), count).mul(scale);
             let weighted = weight.mul(g);
             average::<V, S>(momentum.add(i), rest1, g, beta1, count);
@@ -123,6 +124,7 @@ where
 unsafe fn average<V: Vector + Lanes<S>, S>(plane: *mut S, a: V, b: V, keep: V, count: usize) {
     // SAFETY: passed on from the caller.
     unsafe {
+        prefetch::<V, S>(plane);
         let old = <V as Lanes<S>>::read(plane, count);
         let new = a.mul_add(b, keep.mul(old));
         Lanes::<S>::write(new.flush().canonical(), plane, count);

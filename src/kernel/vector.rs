@@ -53,6 +53,10 @@ pub(crate) trait Vector: Copy {
     /// Writes the accumulators, `LANES` of them.
     unsafe fn store_sums(sums: Self::Sums, to: *mut f64);
 
+    /// Asks for a cache line soon to be used. Any address will do: nothing is
+    /// read that could fault.
+    unsafe fn prefetch(address: *const u8);
+
     /// The first `count` lanes; the others are zero. `count <= LANES`.
     #[inline(always)]
     unsafe fn load_partial(from: *const Self::Scalar, count: usize) -> Self {
@@ -99,6 +103,21 @@ pub(crate) trait Vector: Copy {
 
 /// The longest vector of any scalar type.
 pub(crate) const MAX_LANES: usize = 16;
+
+/// How far ahead of the loop that first touches them buffers are asked for, in
+/// bytes. Blocks interleave several streams, each too short for the
+/// processor to see it coming by itself.
+pub(crate) const AHEAD: usize = 4096;
+
+/// Asks for what lies [`AHEAD`] of `at`.
+///
+/// # Safety
+/// The processor has the instructions of `V`.
+#[inline(always)]
+pub(crate) unsafe fn prefetch<V: Vector, E>(at: *const E) {
+    // SAFETY: passed on from the caller.
+    unsafe { V::prefetch(at.cast::<u8>().wrapping_add(AHEAD)) }
+}
 
 /// A floating-point type that kernels compute in.
 pub(crate) trait Scalar: bytemuck::Pod + PartialOrd + Send + Sync {

@@ -168,9 +168,10 @@ impl Workspace {
         &mut all[index * elements..][..elements]
     }
 
-    /// The direction of the block's own coordinates.
-    pub(crate) fn direction<T: Scalar>(&mut self) -> &mut [T] {
-        let Shape { front, core, .. } = self.block;
-        &mut self.array(Array::Direction)[front..front + core]
+    /// The directions of `count` of the block's own coordinates, from the
+    /// `at`-th.
+    pub(crate) fn directions<T: Scalar>(&mut self, at: usize, count: usize) -> &[u8] {
+        let start = self.block.front + at;
+        bytemuck::cast_slice(&self.array::<T>(Array::Direction)[start..start + count])
     }
 }

@@ -175,6 +175,11 @@ impl Grid {
         })
     }
 
+    /// How many tiles that makes.
+    pub(crate) fn tile_count(&self, longest: usize) -> usize {
+        self.strips * self.steps.div_ceil(longest)
+    }
+
     /// Whether the directions of `block` need statistics from outside `tile`.
     pub(crate) fn waits(&self, tile: &Range<usize>, block: usize) -> bool {
         if self.band == 0 {
@@ -228,11 +233,11 @@ impl Grid {
 
     /// The largest such number of positions, and with it the stride.
     pub(crate) fn largest_packed(&self) -> (usize, usize) {
-        let last = |i| self.packed(&self.directions(i));
-        (0..self.blocks())
-            .step_by(self.steps)
-            .flat_map(|first| [first, first + self.steps.min(2) - 1, first + self.steps - 1])
-            .map(last)
+        // Only the first and the last step of a strip have another length than
+        // the others, and no strip is wider than the first.
+        [0, self.steps.min(2) - 1, self.steps - 1]
+            .map(|step| self.packed(&self.directions(step)))
+            .into_iter()
             .fold((0, 0), |a, b| (a.0.max(b.0), a.1.max(b.1)))
     }
 
@@ -372,8 +377,14 @@ impl Grid {
     }
 
     /// Whether there are several chains along memory.
-    pub(crate) fn is_broken_along(&self) -> bool {
+    fn is_broken_along(&self) -> bool {
         matches!(self.way, Way::Along { chain } if chain < self.cols)
+    }
+
+    /// Whether windows can look across a break into another chain. With one
+    /// sub-diagonal the entry that would is zero, and nothing else is seen.
+    pub(crate) fn looks_across_breaks(&self) -> bool {
+        self.is_broken_along() && self.band > 1
     }
 
     /// Chains along memory that reach into a rectangle or the `band` positions

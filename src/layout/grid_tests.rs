@@ -123,6 +123,8 @@ fn tiles_cover_every_block_once_and_are_rectangles() {
             let blocks: Vec<usize> = case.grid.tiles(longest).flatten().collect();
             let all: Vec<usize> = (0..case.grid.blocks()).collect();
             assert_eq!(blocks, all, "{}", case.name);
+            let count = case.grid.tiles(longest).count();
+            assert_eq!(count, case.grid.tile_count(longest));
             for tile in case.grid.tiles(longest) {
                 let (first, last) = (tile.start, tile.end - 1);
                 for rect in [Grid::statistics, Grid::directions] {

@@ -7,7 +7,7 @@ mod state;
 pub use load::LoadOptions;
 
 use crate::error::{Error, Result};
-use crate::layout::TensorSpec;
+use crate::layout::{self, TensorSpec};
 use crate::options::{not_negative, Options, StepOptions};
 use crate::step::{Plan, Target, TensorBuffers};
 use state::TensorState;
@@ -46,11 +46,15 @@ impl Optimizer {
     /// optimized, and state that does not fit into memory
     /// ([`Error::OutOfMemory`]).
     pub fn new(options: Options, tensors: &[TensorSpec]) -> Result<Self> {
-        let plan = Plan::new(&options, tensors)?;
+        options.validate()?;
+        layout::validate(tensors)?;
+        // Before the plan: of an absurd size, the state is refused at once,
+        // while the plan's share of it may still be granted, and touched.
         let state = tensors
             .iter()
             .map(|spec| TensorState::zeroed(spec, &options))
             .collect::<Result<_>>()?;
+        let plan = Plan::new(&options, tensors)?;
         Ok(Optimizer {
             plan,
             specs: tensors.to_vec(),

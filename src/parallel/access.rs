@@ -35,6 +35,7 @@ pub(crate) struct Lent<'a> {
     bands: [Option<Shared<'a>>; MAX_BAND],
     rms: Option<Shared<'a>>,
     target: Shared<'a>,
+    direction: Option<Shared<'a>>,
     rows: usize,
     cols: usize,
 }
@@ -44,6 +45,8 @@ pub(crate) struct Buffers<'a> {
     pub gradient: &'a [u8],
     pub planes: Vec<&'a mut [u8]>,
     pub target: &'a mut [u8],
+    /// Where directions are kept between two sweeps, if they are.
+    pub direction: Option<&'a mut [u8]>,
 }
 
 impl<'a> Lent<'a> {
@@ -78,6 +81,7 @@ impl<'a> Lent<'a> {
             bands,
             rms: next(),
             target: share(buffers.target),
+            direction: buffers.direction.map(share),
             rows,
             cols,
         }
@@ -85,7 +89,8 @@ impl<'a> Lent<'a> {
 
     /// Access for whoever works on a tile now. With `state`, the state inside
     /// that rectangle may be read and written, and none outside; without, all
-    /// of it may be read. The target may be written inside its rectangle.
+    /// of it may be read. The target (with the directions kept for it) may be
+    /// written inside its rectangle.
     ///
     /// # Safety
     /// While the access lives, no other one may reach the same place of the
@@ -184,12 +189,17 @@ impl<'a> Access<'a> {
         }
     }
 
-    /// A run of the target to be changed.
-    pub(crate) fn target_mut(&mut self, run: Run) -> &mut [u8] {
+    /// A run of the target to be changed, with the directions kept for it:
+    /// none if none are kept.
+    pub(crate) fn target_mut(&mut self, run: Run) -> (&mut [u8], Option<&mut [u8]>) {
         check(run, &self.target);
-        let (start, len) = self.bytes(run, self.lent.target.size);
-        // SAFETY: the run lies in the buffer, inside the rectangle that this
-        // access alone may touch, and `self` is borrowed as long as the slice.
-        unsafe { std::slice::from_raw_parts_mut(self.lent.target.start.add(start), len) }
+        let write = |shared: Shared<'_>| {
+            let (start, len) = self.bytes(run, shared.size);
+            // SAFETY: the run lies in the buffer, inside the rectangle that
+            // this access alone may touch, and `self` is borrowed as long as
+            // the slice. The two are different buffers.
+            unsafe { std::slice::from_raw_parts_mut(shared.start.add(start), len) }
+        };
+        (write(self.lent.target), self.lent.direction.map(write))
     }
 }

@@ -13,6 +13,9 @@ pub(super) struct Job<'a> {
     pub update: Update,
     /// The tensor keeps the plane of normalized RMSProp.
     pub rms: bool,
+    /// Directions are kept between the sweep that measures them and the one
+    /// that applies them.
+    pub kept: bool,
     /// Length of the gradient, where some part of the step needs it.
     pub gradient_length: f64,
     pub damping: f64,
@@ -34,7 +37,7 @@ impl Job<'_> {
     pub(super) fn statistics(&self, block: usize, access: &mut Access<'_>) {
         let rect = self.grid.statistics(block);
         self.grid.neighbours(&rect, |run, others| {
-            self.kernels.statistics(Statistics {
+            self.kernels.statistics(&mut Statistics {
                 gradient: access.gradient(run),
                 neighbours: others.map(|other| other.map(|run| access.gradient(run))),
                 planes: access.state_mut(run),
@@ -112,14 +115,19 @@ impl Job<'_> {
     }
 
     /// The squared lengths of the block's direction and of the vector whose
-    /// length it takes.
+    /// length it takes. The direction is kept, where it can be.
     pub(super) fn lengths(
         &self,
         block: usize,
-        access: &Access<'_>,
+        access: &mut Access<'_>,
         work: &mut Workspace,
     ) -> [f64; 2] {
         self.direction(block, access, work);
+        for (at, run) in self.grid.runs(&self.grid.directions(block)) {
+            if let (_, Some(kept)) = access.target_mut(run) {
+                kept.copy_from_slice(self.kernels.directions(work, at, run.len));
+            }
+        }
         let direction = self.kernels.block_squares(work, Array::Direction);
         let Some(reference) = self.factors.reference(self.update, self.gradient_length) else {
             return [direction, direction];
@@ -129,26 +137,31 @@ impl Job<'_> {
         [direction, self.kernels.block_squares(work, Array::Graft)]
     }
 
-    /// Computes the block's direction and applies it.
+    /// Applies the block's direction: the one that was kept, or else computed.
     pub(super) fn apply(&self, block: usize, access: &mut Access<'_>, work: &mut Workspace) {
-        self.direction(block, access, work);
-        let rect = self.grid.directions(block);
-        for (at, run) in self.grid.runs(&rect) {
-            self.kernels
-                .apply(work, at, access.target_mut(run), self.apply);
+        if !self.kept {
+            self.direction(block, access, work);
+        }
+        for (at, run) in self.grid.runs(&self.grid.directions(block)) {
+            let (target, kept) = access.target_mut(run);
+            let direction = match kept {
+                Some(kept) => kept,
+                None => self.kernels.directions(work, at, run.len),
+            };
+            self.kernels.apply(direction, target, self.apply);
         }
     }
 
     fn pack(&self, rect: &Rect, access: &Access<'_>, work: &mut Workspace, damping: f64) {
         let (stride, core) = self.grid.packed(rect);
-        let broken = self.grid.is_broken_along();
+        let broken = self.grid.looks_across_breaks();
         let shape = Shape::new(self.grid.band(), stride, core, broken);
         let (kernels, factors) = (self.kernels, self.factors.pack(damping));
         kernels.begin(work, shape);
         self.grid.pieces(rect, |piece| {
             let at = shape.front.wrapping_add_signed(piece.at);
             match piece.run {
-                Some(run) => kernels.pack(work, at, access.state(run), factors),
+                Some(run) => kernels.pack(work, at, &access.state(run), &factors),
                 None => kernels.pad(work, at, piece.len),
             }
         });
@@ -172,7 +185,7 @@ impl Job<'_> {
         for (at, run) in self.grid.runs(rect) {
             let (gradient, planes) = (access.gradient(run), access.state(run));
             self.kernels
-                .reference(work, array, front + at, gradient, planes, reference);
+                .reference(work, array, front + at, gradient, &planes, &reference);
         }
     }
 }

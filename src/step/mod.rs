@@ -19,7 +19,9 @@ mod block;
 mod buffers;
 mod factors;
 mod plan;
+mod run;
 mod sums;
+mod tensor;
 
 pub use buffers::{Target, TensorBuffers};
 pub use plan::Plan;

@@ -5,12 +5,15 @@ use std::ops::Range;
 use super::block::Job;
 use super::buffers::{check, Target, TensorBuffers};
 use super::factors::Factors;
+use super::run::Run;
 use super::sums::Sums;
+use super::tensor::Tensor;
 use crate::error::{Error, Result};
-use crate::kernel::{Apply, FloatMode, Isa, Kernels, Shape, Workspace};
-use crate::layout::{planes, validate, Grid, TensorSpec, Update};
-use crate::options::{Damping, Graft, NonFinite, Options, StepOptions};
-use crate::parallel::{Buffers, Lent, Pool, Sweep, Team, Tile, Visit};
+use crate::kernel::{FloatMode, Isa, Kernels, Shape, Workspace};
+use crate::layout::{validate, TensorSpec};
+use crate::memory::AlignedBytes;
+use crate::options::{NonFinite, Options, StepOptions};
+use crate::parallel::{Buffers, Lent, Pool, Team, Tile};
 
 /// A thread is worth waking for this many parameters.
 const PARAMETERS_PER_THREAD: usize = 32 * 1024;
@@ -46,82 +49,17 @@ const TILE: Range<usize> = 8..64;
 pub struct Plan {
     options: Options,
     tensors: Vec<Tensor>,
+    /// Where each tensor's directions are kept between the sweep that measures
+    /// them and the one that applies them: to read them back is cheaper than
+    /// to compute them again.
+    directions: Vec<Option<AlignedBytes>>,
     tiles: Vec<Tile>,
+    /// The tiles with blocks whose directions wait for other tiles.
+    waiting: Vec<Tile>,
     kernels: &'static Kernels,
     pool: Pool,
     workspaces: Vec<Workspace>,
     sums: Sums,
-}
-
-/// What a plan knows of a tensor.
-struct Tensor {
-    spec: TensorSpec,
-    planes: Vec<String>,
-    grid: Grid,
-    /// The tensor's blocks among those of all.
-    blocks: Range<usize>,
-    /// Whether its damping, and its length, take a sweep of their own.
-    relative: bool,
-    grafted: bool,
-    rms: bool,
-}
-
-impl Tensor {
-    fn new(spec: &TensorSpec, options: &Options, first_block: usize) -> Self {
-        let sonew = spec.update == Update::Sonew;
-        let graft = spec.update.graft(options);
-        let grid = Grid::new(spec, spec.update.band(options));
-        Tensor {
-            spec: spec.clone(),
-            planes: planes(options, spec.update),
-            blocks: first_block..first_block + grid.blocks(),
-            grid,
-            relative: sonew && options.damping == Damping::Relative,
-            grafted: graft != Graft::None,
-            rms: graft == Graft::NormalizedRmsprop,
-        }
-    }
-
-    /// The largest block that its directions are computed for.
-    fn shape(&self) -> Shape {
-        let (stride, core) = self.grid.largest_packed();
-        Shape::new(self.grid.band(), stride, core, false)
-    }
-
-    /// The tensor's part in a step.
-    fn job<'a>(
-        &'a self,
-        kernels: &'a Kernels,
-        factors: &'a Factors<'a>,
-        lr: f64,
-        buffers: &TensorBuffers<'_>,
-    ) -> Job<'a> {
-        let rate = lr * buffers.lr_scale;
-        Job {
-            grid: &self.grid,
-            kernels,
-            factors,
-            update: self.spec.update,
-            rms: self.rms,
-            gradient_length: 0.0,
-            damping: factors.damping(0.0),
-            apply: match buffers.target {
-                Target::Parameters(_) => Apply::Update {
-                    rate: -rate,
-                    decay: -(rate * buffers.weight_decay),
-                },
-                Target::Direction(_) => Apply::Write { scale: 1.0 },
-            },
-        }
-    }
-}
-
-/// What a sweep does to a block after its statistics.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    LargestL1,
-    Lengths,
-    Apply,
 }
 
 impl Plan {
@@ -158,22 +96,25 @@ impl Plan {
         let workers = workers(&pool, parameters);
         let fair = blocks / (workers * TILES_PER_THREAD);
         let longest = tile.unwrap_or(fair.clamp(TILE.start, TILE.end));
-        let tiles = tensors
-            .iter()
-            .enumerate()
-            .flat_map(|(tensor, t)| {
-                let tile = move |blocks| Tile { tensor, blocks };
-                t.grid.tiles(longest).map(tile)
-            })
-            .collect();
+        let tiles = cut(&tensors, longest)?;
+        let waits = |tile: &&Tile| {
+            let grid = &tensors[tile.tensor].grid;
+            tile.blocks.clone().any(|b| grid.waits(&tile.blocks, b))
+        };
+        let waiting = tiles.iter().filter(waits).cloned().collect();
         let shapes: Vec<Shape> = tensors.iter().map(Tensor::shape).collect();
         let workspaces = (0..workers)
             .map(|_| Workspace::new(&shapes, size_of::<f32>()))
             .collect::<Result<_>>()?;
         Ok(Plan {
             options: options.clone(),
+            directions: tensors
+                .iter()
+                .map(Tensor::directions)
+                .collect::<Result<_>>()?,
             tensors,
             tiles,
+            waiting,
             kernels: isa.kernels(),
             pool,
             workspaces,
@@ -203,10 +144,12 @@ impl Plan {
     }
 
     /// Bytes that the plan holds besides the state: scratch for each thread,
-    /// and the sums of blocks.
+    /// the sums of blocks, and with grafting 4 bytes per parameter for
+    /// directions.
     pub fn bytes(&self) -> usize {
         let work: usize = self.workspaces.iter().map(Workspace::bytes).sum();
-        work + self.sums.bytes()
+        let kept = self.directions.iter().flatten().map(|d| d.len());
+        work + kept.sum::<usize>() + self.sums.bytes()
     }
 
     /// Updates parameters (or writes directions) and state by one step.
@@ -237,12 +180,14 @@ impl Plan {
             jobs.push(tensor.job(self.kernels, &factors, step.lr, buffers));
         }
         let mut lent: Vec<Option<Lent<'_>>> = Vec::with_capacity(buffers.len());
-        for (tensor, buffers) in self.tensors.iter().zip(buffers) {
-            lent.push(lend(tensor, buffers));
+        let owned = self.tensors.iter().zip(&mut self.directions);
+        for ((tensor, directions), buffers) in owned.zip(buffers) {
+            lent.push(lend(tensor, buffers, directions.as_deref_mut()));
         }
         let mut run = Run {
             tensors: &self.tensors,
             tiles: &self.tiles,
+            waiting: &self.waiting,
             grids: self.tensors.iter().map(|t| &t.grid).collect(),
             sums: &self.sums,
             team: Team {
@@ -281,6 +226,23 @@ impl Plan {
     }
 }
 
+/// The tiles of all tensors, none longer than `longest` blocks.
+fn cut(tensors: &[Tensor], longest: usize) -> Result<Vec<Tile>> {
+    let count = tensors.iter().map(|t| t.grid.tile_count(longest)).sum();
+    let mut tiles = Vec::new();
+    tiles
+        .try_reserve_exact(count)
+        .map_err(|_| Error::OutOfMemory {
+            what: "the list of tiles".to_owned(),
+            bytes: count as u128 * size_of::<Tile>() as u128,
+        })?;
+    for (tensor, t) in tensors.iter().enumerate() {
+        let blocks = t.grid.tiles(longest);
+        tiles.extend(blocks.map(|blocks| Tile { tensor, blocks }));
+    }
+    Ok(tiles)
+}
+
 /// Threads for so many parameters: none is woken for what one core finishes
 /// sooner.
 fn workers(pool: &Pool, parameters: usize) -> usize {
@@ -288,7 +250,11 @@ fn workers(pool: &Pool, parameters: usize) -> usize {
 }
 
 /// The buffers of a tensor that takes part in the step.
-fn lend<'a>(tensor: &Tensor, buffers: &'a mut TensorBuffers<'_>) -> Option<Lent<'a>> {
+fn lend<'a>(
+    tensor: &Tensor,
+    buffers: &'a mut TensorBuffers<'_>,
+    direction: Option<&'a mut [u8]>,
+) -> Option<Lent<'a>> {
     let gradient = bytemuck::cast_slice(buffers.gradient?);
     let planes = buffers.planes.iter_mut();
     let target: &mut [f32] = match &mut buffers.target {
@@ -299,147 +265,9 @@ fn lend<'a>(tensor: &Tensor, buffers: &'a mut TensorBuffers<'_>) -> Option<Lent<
         gradient,
         planes: planes.map(|p| bytemuck::cast_slice_mut(p)).collect(),
         target: bytemuck::cast_slice_mut(target),
+        direction,
     };
     Some(Lent::new(buffers, tensor.grid.shape(), tensor.grid.band()))
-}
-
-/// One step under way.
-struct Run<'a> {
-    tensors: &'a [Tensor],
-    tiles: &'a [Tile],
-    grids: Vec<&'a Grid>,
-    sums: &'a Sums,
-    team: Team<'a>,
-    lent: Vec<Option<Lent<'a>>>,
-}
-
-impl Run<'_> {
-    /// Visits the blocks of all tensors that take part.
-    fn sweep(&mut self, sweep: Sweep, visit: impl Fn(Visit<'_, '_>) + Sync) {
-        self.team
-            .sweep(sweep, self.tiles, &self.grids, &mut self.lent, &visit);
-    }
-
-    /// The length of each gradient. With `check`, refuses one that is not
-    /// finite.
-    fn gradient_lengths(&mut self, jobs: &mut [Job<'_>], check: bool) -> Result<()> {
-        let (tensors, sums) = (self.tensors, self.sums);
-        let visited: &[Job<'_>] = jobs;
-        self.sweep(Sweep::Whole, |visit| {
-            let squares = visited[visit.tensor].gradient_squares(visit.block, visit.access);
-            let block = tensors[visit.tensor].blocks.start + visit.block;
-            sums.set(block, [squares, 0.0]);
-        });
-        for ((tensor, job), lent) in tensors.iter().zip(jobs).zip(&self.lent) {
-            if lent.is_none() {
-                continue;
-            }
-            let [squares, _] = sums.fold(tensor.blocks.clone(), |a, b| a + b);
-            if check && squares.is_nan() {
-                return Err(Error::NonFiniteGradient {
-                    tensor: tensor.spec.name.clone(),
-                });
-            }
-            job.gradient_length = squares.sqrt();
-        }
-        Ok(())
-    }
-
-    /// Statistics of all blocks, together with the first stage after them of
-    /// every tensor that needs nothing else before it.
-    fn statistics(&mut self, jobs: &mut [Job<'_>]) {
-        let (tensors, sums) = (self.tensors, self.sums);
-        let jobs: &[Job<'_>] = jobs;
-        let next = |visit: Visit<'_, '_>| {
-            let tensor = &tensors[visit.tensor];
-            match tensor.stages().next() {
-                Some(Stage::LargestL1) | None => {}
-                Some(stage) => perform(stage, tensor, &jobs[visit.tensor], sums, visit),
-            }
-        };
-        self.sweep(Sweep::Tiles, |visit| {
-            jobs[visit.tensor].statistics(visit.block, visit.access);
-            if !visit.waits {
-                next(visit);
-            }
-        });
-        self.sweep(Sweep::Waiting, next);
-    }
-
-    /// The stages that are left, each over the tensors that need it.
-    fn rest(&mut self, jobs: &mut [Job<'_>]) {
-        let (tensors, sums) = (self.tensors, self.sums);
-        for stage in [Stage::LargestL1, Stage::Lengths, Stage::Apply] {
-            let left = |tensor: &Tensor| {
-                let fused = !tensor.relative && tensor.stages().next() == Some(stage);
-                !fused && tensor.stages().any(|s| s == stage)
-            };
-            if tensors.iter().any(left) {
-                let jobs: &[Job<'_>] = jobs;
-                self.sweep(Sweep::Whole, |visit| {
-                    let tensor = &tensors[visit.tensor];
-                    if left(tensor) {
-                        perform(stage, tensor, &jobs[visit.tensor], sums, visit);
-                    }
-                });
-            }
-            for (tensor, job) in tensors.iter().zip(&mut *jobs) {
-                if tensor.stages().any(|s| s == stage) {
-                    take_in(stage, tensor, job, sums);
-                }
-            }
-        }
-    }
-}
-
-impl Tensor {
-    /// The stages after the statistics that this tensor needs, in order.
-    fn stages(&self) -> impl Iterator<Item = Stage> {
-        [
-            (self.relative, Stage::LargestL1),
-            (self.grafted, Stage::Lengths),
-            (true, Stage::Apply),
-        ]
-        .into_iter()
-        .filter_map(|(needed, stage)| needed.then_some(stage))
-    }
-}
-
-/// Performs a stage on a block and notes what it gives.
-fn perform(stage: Stage, tensor: &Tensor, job: &Job<'_>, sums: &Sums, visit: Visit<'_, '_>) {
-    let block = tensor.blocks.start + visit.block;
-    match stage {
-        Stage::LargestL1 => {
-            let l1 = job.largest_l1(visit.block, visit.access, visit.work);
-            sums.set(block, [l1, 0.0]);
-        }
-        Stage::Lengths => sums.set(block, job.lengths(visit.block, visit.access, visit.work)),
-        Stage::Apply => job.apply(visit.block, visit.access, visit.work),
-    }
-}
-
-/// Takes what a stage gave into the numbers of the next.
-fn take_in(stage: Stage, tensor: &Tensor, job: &mut Job<'_>, sums: &Sums) {
-    let blocks = tensor.blocks.clone();
-    match stage {
-        Stage::LargestL1 => {
-            let [l1, _] = sums.fold(blocks, f64::max);
-            job.damping = job.factors.damping(l1);
-        }
-        Stage::Lengths => {
-            let [direction, reference] = sums.fold(blocks, |a, b| a + b);
-            let ratio = if direction > 0.0 {
-                (reference / direction).sqrt()
-            } else {
-                0.0
-            };
-            match &mut job.apply {
-                Apply::Update { rate, .. } => *rate *= ratio,
-                Apply::Write { scale } => *scale *= ratio,
-            }
-        }
-        Stage::Apply => {}
-    }
 }
 
 #[cfg(test)]

@@ -6,23 +6,22 @@ use crate::error::{Error, Result};
 
 /// Two numbers for each block of all tensors.
 pub(super) struct Sums {
-    blocks: Vec<[AtomicU64; 2]>,
+    blocks: Box<[[AtomicU64; 2]]>,
 }
 
 impl Sums {
     pub(super) fn new(blocks: usize) -> Result<Self> {
-        let mut sums = Vec::new();
-        sums.try_reserve_exact(blocks)
-            .map_err(|_| Error::OutOfMemory {
+        match bytemuck::allocation::try_zeroed_slice_box(blocks) {
+            Ok(blocks) => Ok(Sums { blocks }),
+            Err(()) => Err(Error::OutOfMemory {
                 what: "the sums of blocks".to_owned(),
                 bytes: blocks as u128 * 16,
-            })?;
-        sums.resize_with(blocks, Default::default);
-        Ok(Sums { blocks: sums })
+            }),
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(self.blocks.as_slice())
+        size_of_val(&*self.blocks)
     }
 
     /// Notes the numbers of a block.

@@ -98,6 +98,10 @@ impl Vector for F32x16 {
         F32x16(halves!(_mm256_blendv_ps, no.0, yes.0, mask))
     }
     #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+    #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {
         [unsafe { _mm256_setzero_pd() }; 4]
     }

@@ -91,6 +91,10 @@ impl Vector for F32x16 {
         F32x16(unsafe { _mm512_mask_blend_ps(mask, no.0, yes.0) })
     }
     #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+    #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {
         [unsafe { _mm512_setzero_pd() }; 2]
     }

@@ -109,6 +109,7 @@ macro_rules! table {
                 gradient_squares: gradient_squares_of,
                 statistics: statistics_of,
                 rms: rms_of,
+                directions: Workspace::directions::<<$vector as Vector>::Scalar>,
                 begin: Workspace::begin::<<$vector as Vector>::Scalar>,
                 pad: Workspace::pad::<<$vector as Vector>::Scalar>,
                 set_reach: Workspace::set_reach::<<$vector as Vector>::Scalar>,
@@ -123,22 +124,22 @@ macro_rules! table {
 
             table!(@entry [$($feature)?] gradient_squares_of(g: &[u8], scale: f64) -> f64
                 { length::gradient_squares::<$vector, $G>(g, scale) });
-            table!(@entry [$($feature)?] statistics_of(run: Statistics<'_>) -> ()
+            table!(@entry [$($feature)?] statistics_of(run: &mut Statistics<'_>) -> ()
                 { statistics::statistics::<$vector, $G, $S>(run) });
             table!(@entry [$($feature)?] rms_of(g: &[u8], plane: &mut [u8], scale: f64, beta2: f64) -> ()
                 { statistics::rms::<$vector, $G, $S>(g, plane, scale, beta2) });
-            table!(@entry [$($feature)?] pack_of(work: &mut Workspace, at: usize, run: Planes<'_>, by: PackFactors) -> ()
+            table!(@entry [$($feature)?] pack_of(work: &mut Workspace, at: usize, run: &Planes<'_>, by: &PackFactors) -> ()
                 { pack::pack::<$vector, $S>(work, at, run, by) });
             table!(@entry [$($feature)?] largest_l1_of(work: &mut Workspace, at: usize, count: usize) -> f64
                 { pack::largest_l1::<$vector>(work, at, count) });
             table!(@entry [$($feature)?] direction_of(work: &mut Workspace, gamma: f64) -> ()
                 { direction::direction::<$vector>(work, gamma) });
-            table!(@entry [$($feature)?] reference_of(work: &mut Workspace, array: Array, at: usize, g: &[u8], run: Planes<'_>, reference: Reference) -> ()
+            table!(@entry [$($feature)?] reference_of(work: &mut Workspace, array: Array, at: usize, g: &[u8], run: &Planes<'_>, reference: &Reference) -> ()
                 { length::reference::<$vector, $G, $S>(work, array, at, g, run, reference) });
             table!(@entry [$($feature)?] block_squares_of(work: &mut Workspace, array: Array) -> f64
                 { length::block_squares::<$vector>(work, array) });
-            table!(@entry [$($feature)?] apply_of(work: &mut Workspace, at: usize, run: &mut [u8], by: Apply) -> ()
-                { apply::apply::<$vector, $P>(work, at, run, by) });
+            table!(@entry [$($feature)?] apply_of(direction: &[u8], run: &mut [u8], by: Apply) -> ()
+                { apply::apply::<$vector, $P>(direction, run, by) });
         }
     };
     (@entry [$($feature:meta)?] $name:ident($($argument:ident: $type:ty),*) -> $result:ty { $body:expr }) => {

@@ -87,6 +87,14 @@ impl Vector for F32x16 {
         F32x16(quarters!(vbslq_f32, mask, yes.0, no.0))
     }
     #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        // The intrinsic is not stable.
+        unsafe {
+            std::arch::asm!("prfm pldl1keep, [{}]", in(reg) address,
+                options(nostack, readonly, preserves_flags))
+        }
+    }
+    #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {
         [unsafe { vdupq_n_f64(0.0) }; 8]
     }

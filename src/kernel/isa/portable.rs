@@ -98,6 +98,8 @@ impl Vector for F32x16 {
         }))
     }
     #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+    #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {
         [0.0; 16]
     }

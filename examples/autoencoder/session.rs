@@ -1,0 +1,298 @@
+//! The comparison as files: which optimizers are done, which one is running,
+//! and where its checkpoint lies, so that it can be stopped and resumed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, ensure, Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::settings::{layers, setting, Method};
+use crate::train::{Problem, Record, Run};
+
+const FILE: &str = "session.json";
+
+/// What `session.json` holds.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    /// Everything that the losses depend on, by name.
+    identity: BTreeMap<String, String>,
+    finished: Vec<Record>,
+    running: Option<Running>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Running {
+    record: Record,
+    /// File name of the parameters and the optimizer's state.
+    checkpoint: String,
+}
+
+/// A comparison that keeps itself in a folder.
+pub struct Session {
+    folder: PathBuf,
+    saved: Saved,
+}
+
+impl Session {
+    /// A comparison from the beginning. Nothing is written yet.
+    pub fn start(folder: &Path, problem: &Problem, methods: &[Method]) -> Self {
+        Session {
+            folder: folder.to_owned(),
+            saved: Saved {
+                identity: identity(problem, methods),
+                finished: Vec::new(),
+                running: None,
+            },
+        }
+    }
+
+    /// The comparison that was stopped in this folder, which must be the same
+    /// as the one asked for now.
+    pub fn resume(folder: &Path, problem: &Problem, methods: &[Method]) -> Result<Self> {
+        let path = folder.join(FILE);
+        if !path.exists() {
+            bail!("nothing to resume: {} does not exist", path.display());
+        }
+        let saved = read(&path)?;
+        let differences = differences(&saved.identity, &identity(problem, methods));
+        ensure!(
+            differences.is_empty(),
+            "{} is from another run:\n{differences}Use its settings to resume it, or leave out \
+             --resume to start anew.",
+            path.display()
+        );
+        Ok(Session {
+            folder: folder.to_owned(),
+            saved,
+        })
+    }
+
+    /// Whether this folder holds a comparison that was stopped.
+    pub fn lies_unfinished(folder: &Path) -> bool {
+        read(&folder.join(FILE)).is_ok_and(|saved| saved.running.is_some())
+    }
+
+    /// The optimizers that are done, in the order in which they ran.
+    pub fn finished(&self) -> &[Record] {
+        &self.saved.finished
+    }
+
+    /// The run of one optimizer, where it was left or new; `None` where it is
+    /// done.
+    pub fn run<'a>(&self, problem: &'a Problem, method: Method) -> Result<Option<Run<'a>>> {
+        if self.saved.finished.iter().any(|r| r.method == method) {
+            return Ok(None);
+        }
+        let mut run = Run::new(problem, method, setting(problem.images.name, method))?;
+        if let Some(running) = &self.saved.running {
+            if running.record.method == method {
+                let path = self.folder.join(&running.checkpoint);
+                run.load(&path, running.record.clone())
+                    .context("cannot resume")?;
+            }
+        }
+        Ok(Some(run))
+    }
+
+    /// Saves a run in progress. The earlier checkpoint stays until the new one
+    /// is complete and `session.json` names it.
+    pub fn save(&mut self, run: &Run) -> Result<()> {
+        let record = run.record();
+        let name = format!(
+            "{}-step-{}.safetensors",
+            record.method.key(),
+            record.losses.len()
+        );
+        if self.checkpoint() == Some(name.as_str()) {
+            return Ok(());
+        }
+        self.create_folder()?;
+        run.save(&self.folder.join(&name))?;
+        self.replace(Some(Running {
+            record: record.clone(),
+            checkpoint: name,
+        }))
+    }
+
+    /// Notes that a run is done; its checkpoint goes.
+    pub fn finish(&mut self, record: Record) -> Result<()> {
+        self.create_folder()?;
+        self.saved.finished.push(record);
+        self.replace(None)
+    }
+
+    fn checkpoint(&self) -> Option<&str> {
+        let running = self.saved.running.as_ref()?;
+        Some(&running.checkpoint)
+    }
+
+    fn create_folder(&self) -> Result<()> {
+        fs::create_dir_all(&self.folder)
+            .with_context(|| format!("cannot create {}", self.folder.display()))
+    }
+
+    /// Writes `session.json` with this run in progress, then removes every
+    /// checkpoint that it does not name.
+    fn replace(&mut self, running: Option<Running>) -> Result<()> {
+        self.saved.running = running;
+        let path = self.folder.join(FILE);
+        let draft = self.folder.join(format!("{FILE}.new"));
+        let text = serde_json::to_string(&self.saved)?;
+        fs::write(&draft, text)
+            .and_then(|()| fs::rename(&draft, &path))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        self.remove_other_checkpoints()
+            .with_context(|| format!("cannot tidy up {}", self.folder.display()))
+    }
+
+    fn remove_other_checkpoints(&self) -> std::io::Result<()> {
+        for entry in fs::read_dir(&self.folder)? {
+            let name = entry?.file_name();
+            let name = name.to_string_lossy();
+            let ours = name.contains("-step-") && name.ends_with(".safetensors");
+            if ours && self.checkpoint() != Some(&name) {
+                fs::remove_file(self.folder.join(name.as_ref()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> Result<Saved> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is not a session of this program", path.display()))
+}
+
+/// Everything that decides the losses. The number of threads does not.
+fn identity(problem: &Problem, methods: &[Method]) -> BTreeMap<String, String> {
+    let data = &problem.images;
+    let keys: Vec<&str> = methods.iter().map(|m| m.key()).collect();
+    let mut identity = BTreeMap::from([
+        (
+            "data".to_owned(),
+            format!(
+                "{:?}, {} images, checksum {:08x}",
+                data.name,
+                data.len(),
+                data.checksum()
+            ),
+        ),
+        ("layers".to_owned(), format!("{:?}", layers(data.name))),
+        ("--epochs".to_owned(), problem.epochs.to_string()),
+        ("--batch".to_owned(), problem.batch.to_string()),
+        ("--seed".to_owned(), problem.seed.to_string()),
+        ("--optimizers".to_owned(), keys.join(",")),
+    ]);
+    for &method in methods {
+        let name = format!("settings of {}", method.key());
+        identity.insert(name, format!("{:?}", setting(data.name, method)));
+    }
+    identity
+}
+
+/// One line for every name whose value is not the same in both.
+fn differences(saved: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> String {
+    let none = "absent".to_owned();
+    let names: std::collections::BTreeSet<_> = saved.keys().chain(now.keys()).collect();
+    names
+        .into_iter()
+        .map(|name| {
+            (
+                name,
+                saved.get(name).unwrap_or(&none),
+                now.get(name).unwrap_or(&none),
+            )
+        })
+        .filter(|(_, before, now)| before != now)
+        .map(|(name, before, now)| format!("  {name} was {before}, is {now}\n"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Images;
+
+    const METHODS: [Method; 2] = [Method::Tridiagonal, Method::Adamw];
+
+    fn problem(seed: u64) -> Problem {
+        Problem {
+            images: Images::curves(),
+            epochs: 2,
+            batch: 2500,
+            seed,
+            threads: 2,
+        }
+    }
+
+    /// Trains until this many steps are done, or to the end.
+    fn train(run: &mut Run, steps: usize) {
+        while !run.finished() && run.record().losses.len() < steps {
+            run.step().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_resumed_run_has_the_losses_of_one_never_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let problem = problem(1);
+        let method = METHODS[0];
+        let mut session = Session::start(folder.path(), &problem, &METHODS);
+        let mut whole = session.run(&problem, method).unwrap().unwrap();
+        train(&mut whole, usize::MAX);
+
+        // Stopped twice: within the first epoch, and within the second.
+        for stop in [3, 6] {
+            let mut run = session.run(&problem, method).unwrap().unwrap();
+            train(&mut run, stop);
+            session.save(&run).unwrap();
+            session = Session::resume(folder.path(), &problem, &METHODS).unwrap();
+        }
+        let mut run = session.run(&problem, method).unwrap().unwrap();
+        assert_eq!(run.record().losses.len(), 6);
+        train(&mut run, usize::MAX);
+        assert_eq!(run.record().losses.len(), 8);
+        assert_eq!(run.record().losses, whole.record().losses);
+
+        // A finished run leaves its losses, and no checkpoint.
+        session.finish(run.into_record()).unwrap();
+        let session = Session::resume(folder.path(), &problem, &METHODS).unwrap();
+        assert!(session.run(&problem, method).unwrap().is_none());
+        assert_eq!(session.finished()[0].losses, whole.record().losses);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn another_run_is_refused_with_what_differs() {
+        let folder = tempfile::tempdir().unwrap();
+        let saved = problem(1);
+        let refusal = |problem: &Problem, methods: &[Method]| {
+            let resumed = Session::resume(folder.path(), problem, methods);
+            resumed.err().expect("refused").to_string()
+        };
+        assert!(refusal(&saved, &METHODS).contains("nothing to resume"));
+
+        let mut session = Session::start(folder.path(), &saved, &METHODS);
+        let run = session.run(&saved, METHODS[0]).unwrap().unwrap();
+        session.save(&run).unwrap();
+        assert!(Session::lies_unfinished(folder.path()));
+        let refused = refusal(&problem(2), &METHODS);
+        assert!(refused.contains("--seed was 1, is 2"), "{refused}");
+        let mut longer = problem(1);
+        longer.epochs = 3;
+        let refused = refusal(&longer, &METHODS);
+        assert!(refused.contains("--epochs was 2, is 3"), "{refused}");
+        let refused = refusal(&saved, &METHODS[..1]);
+        assert!(
+            refused.contains("--optimizers was tridiagonal,adamw, is tridiagonal")
+                && refused.contains("settings of adamw"),
+            "{refused}"
+        );
+        fs::write(folder.path().join(FILE), "{}").unwrap();
+        assert!(refusal(&saved, &METHODS).contains("not a session of this program"));
+    }
+}

@@ -1,0 +1,939 @@
+/******************************************************************************
+ * sonew.h - SONew, the Sparsified Online Newton method, as a C library
+ *
+ * SONew (arXiv 2311.10085) is an optimizer for training neural networks. It
+ * costs about as much time and memory as Adam, linear in the number of
+ * parameters, and takes fewer steps on problems that Adam finds hard: its
+ * preconditioner is not a diagonal but a tridiagonal or banded matrix. The
+ * program computes gradients; this library keeps the second-order state and
+ * updates the parameters in place.
+ *
+ * The whole of it, for a network of one layer:
+ *
+ *    sonew_options options;
+ *    sonew_options_init(&options, sizeof options);    // the defaults
+ *    options.band = 1;                                // tridiagonal
+ *
+ *    sonew_tensor tensors[] = {
+ *        {.name = "fc1.weight", .ndim = 2, .dims = {1000, 784}},
+ *        {.name = "fc1.bias", .ndim = 1, .dims = {1000}},
+ *    };
+ *    sonew_optimizer *optimizer = NULL;
+ *    if (sonew_create(&options, tensors, 2, &optimizer) != SONEW_OK) {
+ *        fprintf(stderr, "%s\n", sonew_last_error());
+ *        exit(1);
+ *    }
+ *
+ *    float *params[] = {weight, bias};
+ *    const float *grads[] = {weight_grad, bias_grad};
+ *    sonew_step_options step;
+ *    sonew_step_options_init(&step, sizeof step);
+ *    for (int i = 0; i < 1000; i++) {
+ *        compute_gradients(params, weight_grad, bias_grad);
+ *        step.lr = 1e-3;
+ *        if (sonew_step(optimizer, &step, params, grads, 2) != SONEW_OK)
+ *            fprintf(stderr, "%s\n", sonew_last_error());
+ *    }
+ *    sonew_save(optimizer, "step-1000.safetensors", params, 2);
+ *    sonew_free(optimizer);
+ *
+ * What it computes, for one chain of coordinates j, gradient g, step t from
+ * 1, band b:
+ *
+ *    m         <- beta1 m + (1 - beta1) g                    momentum
+ *    H[j][j]   <- beta2 H[j][j] + (1 - beta2) g[j]^2         diagonal
+ *    H[j+k][j] <- beta2 H[j+k][j] + (1 - beta2) g[j] g[j+k]  sub-diagonals,
+ *                                                            k = 1..b
+ *    m^ = m / (1 - beta1^t)
+ *    H^ = H / (1 - beta2^t) + eps I                          damping
+ *    u  = X m^                                               direction
+ *    u <- u |a| / |u|                                        grafting: the
+ *                                          length of another method's a
+ *    p <- p - lr (u + weight_decay p)
+ *
+ * X minimises tr(X H^) - log det X among the positive definite matrices of
+ * band b: its inverse agrees with H^ on the band.
+ *
+ * What can be relied on:
+ *
+ * - A call that does not return SONEW_OK has changed nothing and written no
+ *   output: not a parameter, not a state, not a file, not the step count.
+ *   sonew_last_error() tells why. Nothing is clamped, guessed or copied
+ *   silently.
+ * - The same inputs give the same bits, for any number of threads, with every
+ *   instruction set, whatever floating-point mode the caller has set.
+ * - A pointer may be NULL only where its function says so; NULL, misaligned
+ *   and overlapping buffers are refused. What the library cannot see is
+ *   whether a buffer is as long as its tensor.
+ * - Different handles may be used by different threads at once. One handle is
+ *   for one thread at a time: a second one gets SONEW_BUSY.
+ * - A handle is not an address. One that was freed is refused, for ever.
+ * - Nothing is printed, no handlers are installed, and no threads are used
+ *   but the optimizer's own, which end when it is freed.
+ *
+ * Conventions. Strings are UTF-8 and end with a NUL; those that are passed in
+ * are copied. A struct that has an init function may grow in later versions;
+ * its init function, with sizeof of the caller's struct, keeps old programs
+ * working with new libraries and the other way round. Zero means false, 1
+ * true, and nothing else is accepted. Fields called reserved must be 0.
+ ******************************************************************************/
+
+#ifndef SONEW_H
+#define SONEW_H
+
+/* Generated from src/capi by build.rs: change it there. */
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* The version of this header. */
+#define SONEW_VERSION_MAJOR 0
+#define SONEW_VERSION_MINOR 1
+#define SONEW_VERSION_PATCH 0
+#define SONEW_VERSION_NUMBER \
+    (SONEW_VERSION_MAJOR * 1000000 + SONEW_VERSION_MINOR * 1000 + SONEW_VERSION_PATCH)
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/******************************************************************************
+ * Status
+ *
+ * Every function that can fail returns a status. The numbers are fixed: a
+ * later version adds some, and changes or uses again none.
+ ******************************************************************************/
+
+/**
+ * What came of a call. Anything but SONEW_OK means that nothing was changed
+ * and no output was written.
+ *
+ * Besides the errors that a function lists, it may return SONEW_NULL_POINTER,
+ * SONEW_BAD_HANDLE and SONEW_BUSY for its arguments, and SONEW_INTERNAL.
+ */
+typedef enum {
+  /** Done. */
+  SONEW_OK = 0,
+  /**
+   * A gradient has a NaN, an infinity, or a number whose square overflows;
+   * the message names its tensor. The step was skipped. Not a mistake of
+   * the caller: with loss scaling, lower the scale and go on.
+   */
+  SONEW_NON_FINITE_GRADIENT = 1,
+  /** A pointer that must not be NULL is. */
+  SONEW_NULL_POINTER = 100,
+  /** A handle was freed before, never created, or is of another kind. */
+  SONEW_BAD_HANDLE = 101,
+  /** Another thread is using the handle in this moment. */
+  SONEW_BUSY = 102,
+  /**
+   * struct_size is no size that the struct ever had: it was not filled in
+   * by its init function.
+   */
+  SONEW_STRUCT_SIZE = 103,
+  /**
+   * The caller's header is newer than the library, and a field that this
+   * library does not know is not zero.
+   */
+  SONEW_UNKNOWN_FIELD = 104,
+  /** A string is not UTF-8. */
+  SONEW_INVALID_STRING = 105,
+  /** A field that stands for one of several values has none of them. */
+  SONEW_UNKNOWN_VALUE = 106,
+  /** A number is outside its documented range. */
+  SONEW_OUT_OF_RANGE = 107,
+  /** The list of tensors is empty. */
+  SONEW_NO_TENSORS = 200,
+  /** A tensor's name is empty or has a control character. */
+  SONEW_TENSOR_NAME = 201,
+  /** Two tensors have the same name. */
+  SONEW_DUPLICATE_NAME = 202,
+  /** A tensor has more than SONEW_MAX_DIMS dimensions. */
+  SONEW_TOO_MANY_DIMENSIONS = 203,
+  /** A dimension is zero. */
+  SONEW_ZERO_DIMENSION = 204,
+  /** A tensor's size does not fit into the address space. */
+  SONEW_SIZE_OVERFLOW = 205,
+  /** A call has another number of tensors than the handle. */
+  SONEW_TENSOR_COUNT = 206,
+  /** A buffer has another length than its tensor. */
+  SONEW_WRONG_LENGTH = 207,
+  /** A tensor has another number of state planes. */
+  SONEW_PLANE_COUNT = 208,
+  /** There is no tensor with this index. */
+  SONEW_UNKNOWN_TENSOR = 209,
+  /** The tensor has no state plane with this index. */
+  SONEW_UNKNOWN_PLANE = 210,
+  /** There is no tensor, or no plane, with this name. */
+  SONEW_UNKNOWN_NAME = 211,
+  /** A buffer is not aligned to its element type. */
+  SONEW_MISALIGNED = 220,
+  /**
+   * A buffer that is written overlaps another buffer of the call, or the
+   * state.
+   */
+  SONEW_OVERLAP = 221,
+  /** Both parameters and a direction were passed for a tensor. */
+  SONEW_AMBIGUOUS_TARGET = 222,
+  /** There is not enough memory. */
+  SONEW_OUT_OF_MEMORY = 300,
+  /** The system does not give the threads that were asked for. */
+  SONEW_THREADS = 301,
+  /** A file operation failed; the message has the system's reason. */
+  SONEW_IO = 400,
+  /**
+   * The file is no checkpoint of this library, or is damaged so that it
+   * makes no sense.
+   */
+  SONEW_NOT_A_CHECKPOINT = 401,
+  /** The file is shorter or longer than its header says. */
+  SONEW_FILE_LENGTH = 402,
+  /** The file is from a newer version of the library. */
+  SONEW_FORMAT_VERSION = 403,
+  /** A checksum does not hold; the message names the array. */
+  SONEW_CHECKSUM = 404,
+  /** The tensors are more than the header of a file can list. */
+  SONEW_HEADER_LENGTH = 405,
+  /** A tensor is in the file or in the optimizer only. */
+  SONEW_TENSOR_MISSING = 410,
+  /** A tensor has other dimensions, chains or another update in the file. */
+  SONEW_TENSOR_DIFFERS = 411,
+  /** An option has another value in the file. */
+  SONEW_OPTION_DIFFERS = 412,
+  /** The file lacks a state plane, or the parameters. */
+  SONEW_PLANE_MISSING = 413,
+  /** Renames do not fit the tensors. */
+  SONEW_RENAME = 414,
+  /**
+   * A mistake in this library; please report the message. The one error
+   * after which things may have changed: the handle that was in use is
+   * refused from now on, and can only be freed.
+   */
+  SONEW_INTERNAL = 900,
+} sonew_status;
+
+/**
+ * The name of a status, such as "SONEW_OUT_OF_RANGE"; "unknown status" for
+ * a number that is none. Never NULL; the string is constant. Takes any
+ * number, and may be called at any time. Since 0.1.
+ */
+const char *sonew_status_name(int32_t status);
+
+/**
+ * Why the last call of this thread that did not return SONEW_OK did not:
+ * which argument, which tensor, which value. In English, UTF-8, at most 1023
+ * bytes. Never NULL; "" if there was no such call. The text is overwritten
+ * by the thread's next call that fails. Since 0.1.
+ */
+const char *sonew_last_error(void);
+
+/******************************************************************************
+ * Options
+ *
+ * What an optimizer is created with, and keeps over its life.
+ ******************************************************************************/
+
+/** The largest sonew_options.band. */
+#define SONEW_MAX_BAND 16
+
+/** How gradients enter the diagonal and the sub-diagonals H. */
+typedef enum {
+  /** H <- beta2 H + (1 - beta2) g g^T */
+  SONEW_MOVING_AVERAGE = 0,
+  /**
+   * H <- H + w g g^T with w = sonew_step_options.statistics_weight: the
+   * paper's online-convex form. H is then never bias-corrected.
+   */
+  SONEW_WEIGHTED_SUM = 1,
+} sonew_statistics;
+
+/** What is added to the diagonal before it is inverted. */
+typedef enum {
+  /** eps */
+  SONEW_ABSOLUTE = 0,
+  /**
+   * max(eps l1, 1e-24), with l1 the largest H[j][j] + |H[j][j-1]| of the
+   * bias-corrected H over the whole tensor; for the first coordinate of a
+   * chain H[j][j] + |H[j+1][j]|. Damping that does not depend on the scale
+   * of the loss.
+   */
+  SONEW_RELATIVE = 1,
+} sonew_damping;
+
+/**
+ * The method a whose length the update takes, tensor by tensor:
+ * u <- u |a| / |u|. A learning rate that is good for it is then good for
+ * SONew.
+ */
+typedef enum {
+  /** None: u keeps its own length. */
+  SONEW_GRAFT_NONE = 0,
+  /** a = g */
+  SONEW_GRAFT_SGD = 1,
+  /** a = m^ */
+  SONEW_GRAFT_MOMENTUM = 2,
+  /** a = m^ / (sqrt(v) + graft_eps), with v the diagonal without damping. */
+  SONEW_GRAFT_ADAM = 3,
+  /**
+   * a = q / (sqrt(r) + graft_eps), with q = g / |g| and
+   * r <- beta2 r + (1 - beta2) q^2. Keeps one more state plane, "rms".
+   */
+  SONEW_GRAFT_NORMALIZED_RMSPROP = 4,
+} sonew_graft;
+
+/**
+ * How an optimizer works. Fill it in with sonew_options_init(), then change
+ * what is to be different.
+ */
+typedef struct {
+  /** Set by sonew_options_init(). */
+  size_t struct_size;
+  /**
+   * Number of sub-diagonals, 0 to SONEW_MAX_BAND: 0 is a diagonal, 1 a
+   * tridiagonal matrix. State takes band + 2 numbers for each parameter.
+   * Default 1.
+   */
+  int32_t band;
+  /**
+   * The largest number of threads that a step uses, the calling one
+   * included, up to 1024. 0 is as many as the process may run on; 1 means
+   * that no thread is ever created. Results do not depend on it. Default 0.
+   */
+  int32_t threads;
+  /** Decay of the momentum, at least 0 and less than 1. Default 0.9. */
+  double beta1;
+  /**
+   * Decay of the diagonal, the sub-diagonals and the plane "rms", at least
+   * 0 and less than 1. Default 0.99.
+   */
+  double beta2;
+  /** Damping, finite and not negative; see damping. Default 1e-6. */
+  double eps;
+  /**
+   * Edge removal, at least 0 and less than 1: a coordinate whose Schur
+   * complement, or one of whose pivots, is not above gamma times the
+   * diagonal entry is preconditioned by its diagonal alone. Default 0.01.
+   */
+  double gamma;
+  /**
+   * Added to the square root in the lengths of Adam and normalized RMSProp,
+   * and in the plain Adam update; finite and not negative. Default 1e-8.
+   */
+  double graft_eps;
+  /**
+   * Decoupled weight decay that every tensor starts with, finite and not
+   * negative; sonew_set_weight_decay() changes it for one. Default 0.
+   */
+  double weight_decay;
+  /** One of sonew_statistics. Default SONEW_MOVING_AVERAGE. */
+  int32_t statistics;
+  /** One of sonew_damping. Default SONEW_ABSOLUTE. */
+  int32_t damping;
+  /** One of sonew_graft. Default SONEW_GRAFT_ADAM. */
+  int32_t graft;
+  /**
+   * 1: divide the momentum by 1 - beta1^t and a moving average of
+   * statistics by 1 - beta2^t, t the step count. 0: do not. Default 1.
+   */
+  int32_t bias_correction;
+  /**
+   * 1: correct the diagonal in the length of Adam, too. 0: do not. Without
+   * bias_correction it never is. Default 1.
+   */
+  int32_t graft_bias_correction;
+  /** Must be 0. */
+  int32_t reserved[1];
+} sonew_options;
+
+/**
+ * Fills in the defaults. Pass sizeof *options for size: so the library knows
+ * which fields the caller has, and the two may be of different versions.
+ *
+ * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ */
+sonew_status sonew_options_init(sonew_options *options, size_t size);
+
+/******************************************************************************
+ * Tensors
+ *
+ * A tensor is a parameter buffer of the caller: contiguous, its last
+ * dimension fastest. It is read as one or more chains of coordinates, and
+ * neighbours in a chain share band entries.
+ ******************************************************************************/
+
+/** The largest number of dimensions of a tensor. */
+#define SONEW_MAX_DIMS 8
+
+/**
+ * Which coordinates are neighbours. Chains should run along a unit's inputs;
+ * along its outputs the method does much worse.
+ */
+typedef enum {
+  /**
+   * The whole tensor is one chain in the order of memory, last dimension
+   * fastest: for weights stored [out, in].
+   */
+  SONEW_ROW_MAJOR = 0,
+  /**
+   * The whole tensor is one chain, first dimension fastest: for weights
+   * stored [in, out].
+   */
+  SONEW_COLUMN_MAJOR = 1,
+  /** One chain for each row, along the last dimension. */
+  SONEW_ROWS = 2,
+  /** One chain for each column, along the first dimension. */
+  SONEW_COLUMNS = 3,
+} sonew_chains;
+
+/** Which update a tensor takes. */
+typedef enum {
+  /** The SONew direction, grafted as the options say. */
+  SONEW_UPDATE_SONEW = 0,
+  /**
+   * Plain Adam, m^ / (sqrt(H^) + graft_eps): for biases and norms. Keeps
+   * the planes "momentum" and "diagonal" only.
+   */
+  SONEW_UPDATE_ADAM = 1,
+} sonew_update;
+
+/** The type of a buffer's elements. This version has one. */
+typedef enum {
+  /** IEEE 754 binary32: float. */
+  SONEW_F32 = 0,
+} sonew_dtype;
+
+/**
+ * One tensor. Set every byte to zero first, as an initialiser that names
+ * fields does: zero is the default of whatever is not set.
+ */
+typedef struct {
+  /**
+   * UTF-8, not empty, without control characters, different from those of
+   * the other tensors; copied. Checkpoints find tensors by it.
+   */
+  const char *name;
+  /** Number of dimensions, 0 (a scalar) to SONEW_MAX_DIMS. */
+  size_t ndim;
+  /** The dimensions, slowest first; each at least 1, those beyond ndim 0. */
+  size_t dims[SONEW_MAX_DIMS];
+  /** One of sonew_chains. Default (0) SONEW_ROW_MAJOR. */
+  int32_t chains;
+  /** One of sonew_update. Default (0) SONEW_UPDATE_SONEW. */
+  int32_t update;
+  /** Must be 0. */
+  int32_t reserved[6];
+} sonew_tensor;
+
+/******************************************************************************
+ * Optimizer
+ *
+ * A handle that owns the state of a list of tensors. Parameters and gradients
+ * stay the caller's.
+ ******************************************************************************/
+
+/** An optimizer. Created by sonew_create(), freed by sonew_free(). */
+typedef struct sonew_optimizer sonew_optimizer;
+
+/**
+ * Creates an optimizer for count tensors, with state that is zero, and puts
+ * it into *optimizer. options may be NULL, which means the defaults. Nothing
+ * that is passed needs to stay.
+ *
+ * Memory: sonew_memory_bytes() afterwards. For each parameter 4 (band + 2)
+ * bytes of state, 4 more with SONEW_GRAFT_NORMALIZED_RMSPROP; 4 bytes with
+ * any graft, for the direction; and a little for each thread. No thread is
+ * created before a step needs one.
+ *
+ * Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
+ * SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING, SONEW_NO_TENSORS,
+ * SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME, SONEW_TOO_MANY_DIMENSIONS,
+ * SONEW_ZERO_DIMENSION, SONEW_SIZE_OVERFLOW, SONEW_OUT_OF_MEMORY. Since 0.1.
+ */
+sonew_status sonew_create(const sonew_options *options,
+                          const sonew_tensor *tensors,
+                          size_t count,
+                          sonew_optimizer **optimizer);
+
+/**
+ * Frees an optimizer, its state and its threads. NULL is allowed and does
+ * nothing. Views of the state end. A handle that was freed before is refused
+ * with SONEW_BAD_HANDLE, and one in use by another thread with SONEW_BUSY:
+ * that one is not freed. Since 0.1.
+ */
+sonew_status sonew_free(sonew_optimizer *optimizer);
+
+/******************************************************************************
+ * Step
+ *
+ * What belongs to one step travels with it.
+ ******************************************************************************/
+
+/**
+ * What a step does about a gradient with a NaN, an infinity, or a number
+ * whose square overflows (after grad_scale).
+ */
+typedef enum {
+  /**
+   * Look at every gradient first, and if one is not finite change nothing
+   * and return SONEW_NON_FINITE_GRADIENT.
+   */
+  SONEW_SKIP = 0,
+  /** Do not look. A tensor with such a gradient may be spoilt for ever. */
+  SONEW_UNCHECKED = 1,
+} sonew_non_finite;
+
+/**
+ * How one step is taken. Fill it in once with sonew_step_options_init(), and
+ * change fields between steps as needed.
+ */
+typedef struct {
+  /** Set by sonew_step_options_init(). */
+  size_t struct_size;
+  /** Learning rate, finite and not negative. Default 0.001. */
+  double lr;
+  /**
+   * Every gradient is multiplied by this first (1 / loss scale, 1 / number
+   * of micro-batches); finite and positive. Default 1.
+   */
+  double grad_scale;
+  /**
+   * The weight of this step's gradients with SONEW_WEIGHTED_SUM, finite and
+   * not negative. Must be 1 with SONEW_MOVING_AVERAGE. Default 1.
+   */
+  double statistics_weight;
+  /** One of sonew_non_finite. Default SONEW_SKIP. */
+  int32_t non_finite;
+  /** Must be 0. */
+  int32_t reserved[1];
+} sonew_step_options;
+
+/**
+ * Fills in the defaults. Pass sizeof *step for size.
+ *
+ * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ */
+sonew_status sonew_step_options_init(sonew_step_options *step, size_t size);
+
+/**
+ * Takes one step: params[i] and the state of tensor i are updated from
+ * grads[i], and the step count grows by one. params and grads have count
+ * entries each, which is the number of tensors; each points to as many floats
+ * as its tensor has, in the tensor's order. step may be NULL, which means the
+ * defaults.
+ *
+ * grads[i] may be NULL: tensor i takes no part, and its parameters and state
+ * stay as they are. params[i] may not. Two gradients may be the same buffer;
+ * parameters may overlap nothing else of the call, nor the state. A parameter
+ * that is used in two places of a model is one tensor, passed once with the
+ * sum of its gradients.
+ *
+ * Errors: SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
+ * SONEW_UNKNOWN_VALUE, SONEW_OUT_OF_RANGE, SONEW_TENSOR_COUNT,
+ * SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_OUT_OF_MEMORY,
+ * SONEW_THREADS. Since 0.1.
+ */
+sonew_status sonew_step(sonew_optimizer *optimizer,
+                        const sonew_step_options *step,
+                        float *const *params,
+                        const float *const *grads,
+                        size_t count);
+
+/******************************************************************************
+ * Save and load
+ *
+ * A checkpoint is a safetensors file: state planes by name
+ * ("fc1.weight/momentum"), parameters if wanted ("fc1.weight/parameter"),
+ * options and step count in the metadata, and checksums of everything.
+ * Training that goes on from a checkpoint gives the same bits as training
+ * that never stopped.
+ ******************************************************************************/
+
+/** A tensor that has another name in the file. */
+typedef struct {
+  /** Its name in the file. UTF-8. */
+  const char *from;
+  /** Its name in the optimizer. UTF-8. */
+  const char *to;
+} sonew_rename;
+
+/**
+ * What a load may overlook. Fill it in with sonew_load_options_init(); the
+ * defaults overlook nothing.
+ */
+typedef struct {
+  /** Set by sonew_load_options_init(). */
+  size_t struct_size;
+  /**
+   * renames has rename_count entries, or is NULL with 0. All renames happen
+   * at once, so that two tensors can swap their names. Default NULL.
+   */
+  const sonew_rename *renames;
+  /** See renames. Default 0. */
+  size_t rename_count;
+  /**
+   * 1: keep the optimizer's options, and its learning-rate scale and weight
+   * decay of every tensor, where the file has others. Its band may then be
+   * smaller than the file's, and its tensors may take another update, as
+   * long as the file has every plane they need. Default 0.
+   */
+  int32_t override_options;
+  /**
+   * 1: load the tensors that both sides have, at least one, and leave the
+   * others of the optimizer as they are. Default 0.
+   */
+  int32_t common_tensors_only;
+} sonew_load_options;
+
+/**
+ * Saves state, options, step count, and each tensor's learning-rate scale
+ * and weight decay to a file. With params (one buffer for each tensor, as in
+ * sonew_step(); only read) the parameters, too; to save the state alone, pass
+ * NULL and a count of 0.
+ *
+ * The file is written beside path, named like it with ".sonew-tmp" added,
+ * brought to disk, and then put in the place of path: when a save fails or
+ * the process dies, what was there before is still there. (Unless all that
+ * failed was to bring the new name to disk: then the new file is there.)
+ *
+ * Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
+ * SONEW_HEADER_LENGTH, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
+ */
+sonew_status sonew_save(const sonew_optimizer *optimizer,
+                        const char *path,
+                        float *const *params,
+                        size_t count);
+
+/**
+ * Fills in the defaults. Pass sizeof *options for size.
+ *
+ * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ */
+sonew_status sonew_load_options_init(sonew_load_options *options, size_t size);
+
+/**
+ * Loads what sonew_save() wrote into an optimizer that was created with the
+ * same options (threads aside) and the same tensors, in any order. options
+ * may be NULL; with it, differences can be allowed. With params (one buffer
+ * for each tensor, as in sonew_step(); written) the parameters are loaded,
+ * too, and the file must have them; to load the state alone, pass NULL and a
+ * count of 0.
+ *
+ * Everything is read and its checksums are verified before anything is
+ * changed, which takes memory for the state a second time. Views of the state
+ * end.
+ *
+ * Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
+ * SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_MISALIGNED,
+ * SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_IO, SONEW_NOT_A_CHECKPOINT,
+ * SONEW_FILE_LENGTH, SONEW_FORMAT_VERSION, SONEW_CHECKSUM,
+ * SONEW_TENSOR_MISSING, SONEW_TENSOR_DIFFERS, SONEW_OPTION_DIFFERS,
+ * SONEW_PLANE_MISSING, SONEW_RENAME, SONEW_OUT_OF_MEMORY. Since 0.1.
+ */
+sonew_status sonew_load(sonew_optimizer *optimizer,
+                        const char *path,
+                        const sonew_load_options *options,
+                        float *const *params,
+                        size_t count);
+
+/******************************************************************************
+ * Settings of one tensor
+ *
+ * They can be changed at any time between calls. tensor is an index into the
+ * list that the optimizer was created with; sonew_find_tensor() finds it.
+ ******************************************************************************/
+
+/**
+ * The index of the tensor of this name, in *tensor.
+ *
+ * Errors: SONEW_INVALID_STRING, SONEW_UNKNOWN_NAME. Since 0.1.
+ */
+sonew_status sonew_find_tensor(const sonew_optimizer *optimizer,
+                               const char *name,
+                               size_t *tensor);
+
+/**
+ * Changes what the learning rate of a tensor is multiplied with; finite and
+ * not negative, 1 at first.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE. Since 0.1.
+ */
+sonew_status sonew_set_lr_scale(sonew_optimizer *optimizer,
+                                size_t tensor,
+                                double scale);
+
+/**
+ * What the learning rate of a tensor is multiplied with, in *scale.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
+ */
+sonew_status sonew_lr_scale(const sonew_optimizer *optimizer,
+                            size_t tensor,
+                            double *scale);
+
+/**
+ * Changes the decoupled weight decay of a tensor; finite and not negative,
+ * that of the options at first.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE. Since 0.1.
+ */
+sonew_status sonew_set_weight_decay(sonew_optimizer *optimizer,
+                                    size_t tensor,
+                                    double decay);
+
+/**
+ * The decoupled weight decay of a tensor, in *decay.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
+ */
+sonew_status sonew_weight_decay(const sonew_optimizer *optimizer,
+                                size_t tensor,
+                                double *decay);
+
+/******************************************************************************
+ * About an optimizer
+ ******************************************************************************/
+
+/**
+ * Steps taken so far, in *count: those that were neither refused nor
+ * skipped. Loading sets it to the file's. Since 0.1.
+ */
+sonew_status sonew_step_count(const sonew_optimizer *optimizer,
+                              uint64_t *count);
+
+/** The number of tensors, in *count. Since 0.1. */
+sonew_status sonew_tensor_count(const sonew_optimizer *optimizer,
+                                size_t *count);
+
+/** Bytes of state, in *bytes. Since 0.1. */
+sonew_status sonew_state_bytes(const sonew_optimizer *optimizer, size_t *bytes);
+
+/**
+ * Bytes that the optimizer holds in all, in *bytes: the state, and scratch
+ * for each thread. A step allocates nothing that grows with the model.
+ * Since 0.1.
+ */
+sonew_status sonew_memory_bytes(const sonew_optimizer *optimizer,
+                                size_t *bytes);
+
+/**
+ * The largest number of threads that a step uses, the calling one included,
+ * in *threads. Since 0.1.
+ */
+sonew_status sonew_threads(const sonew_optimizer *optimizer, size_t *threads);
+
+/**
+ * The instruction set in use, in *name: "avx512", "avx2", "neon" or
+ * "portable". Results do not depend on it. The string lives as long as the
+ * optimizer. Since 0.1.
+ */
+sonew_status sonew_instruction_set(const sonew_optimizer *optimizer,
+                                   const char **name);
+
+/******************************************************************************
+ * Views of the state
+ *
+ * The state of a tensor is a list of planes: "momentum", "diagonal",
+ * "band.1" to "band.<band>", and "rms" with SONEW_GRAFT_NORMALIZED_RMSPROP; a
+ * tensor that takes the Adam update has the first two. A plane has one number
+ * for each parameter, in the tensor's own order: that of coordinate j is where
+ * coordinate j is. In "band.k" that is H[j+k][j], j+k counted along the chain;
+ * the last k coordinates of a chain have 0.
+ ******************************************************************************/
+
+/**
+ * A state plane where it lies, not copied. Everything that it points to is to
+ * be read only, by calls of the same thread or between calls; data is as
+ * after the last step, and without bias correction. It lives until the next
+ * call that steps, loads into or frees the optimizer: ask again after each.
+ */
+typedef struct {
+  /** The first element, aligned to 64 bytes. */
+  const void *data;
+  /** Number of elements. */
+  size_t len;
+  /** The tensor's name. */
+  const char *tensor;
+  /** The plane's name. */
+  const char *plane;
+  /** Number of dimensions. */
+  size_t ndim;
+  /** The tensor's dimensions, slowest first; 0 beyond ndim. */
+  size_t dims[SONEW_MAX_DIMS];
+  /** One of sonew_dtype: the type of data's elements. */
+  int32_t dtype;
+  /** 0. */
+  int32_t reserved;
+} sonew_view;
+
+/**
+ * The number of state planes of a tensor, in *count.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
+ */
+sonew_status sonew_plane_count(const sonew_optimizer *optimizer,
+                               size_t tensor,
+                               size_t *count);
+
+/**
+ * The index of a tensor's state plane of this name, in *plane.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_INVALID_STRING, SONEW_UNKNOWN_NAME. Since 0.1.
+ */
+sonew_status sonew_find_plane(const sonew_optimizer *optimizer,
+                              size_t tensor,
+                              const char *name,
+                              size_t *plane);
+
+/**
+ * A view of a tensor's state plane, in *view. Pass sizeof *view for size.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE, SONEW_STRUCT_SIZE. Since 0.1.
+ */
+sonew_status sonew_plane_view(const sonew_optimizer *optimizer,
+                              size_t tensor,
+                              size_t plane,
+                              sonew_view *view,
+                              size_t size);
+
+/******************************************************************************
+ * Stateless step
+ *
+ * For programs that keep parameters and state in arrays of their own. A plan
+ * holds what does not change between steps; parameters, gradient and all
+ * state planes are passed to each step. The optimizer above is a plan with
+ * its state, and both give the same bits.
+ ******************************************************************************/
+
+/** A plan. Created by sonew_plan_create(), freed by sonew_plan_free(). */
+typedef struct sonew_plan sonew_plan;
+
+/**
+ * The buffers of one tensor for one step. Fill it in with
+ * sonew_buffers_init(). Every buffer has len elements of the tensor's type
+ * (SONEW_F32: float), in the tensor's order.
+ */
+typedef struct {
+  /** Set by sonew_buffers_init(). The same for all entries of a list. */
+  size_t struct_size;
+  /**
+   * Parameters, updated in place: p <- p - lr (u + weight_decay p). NULL if
+   * direction is given.
+   */
+  void *params;
+  /**
+   * Where the grafted direction u is to be written, or NULL if params is
+   * given. Learning rate and weight decay are then the caller's to apply.
+   */
+  void *direction;
+  /**
+   * The gradient. NULL: the tensor takes no part in the step, and nothing
+   * of it is written.
+   */
+  const void *grad;
+  /**
+   * Pointers to the state planes, in the order of sonew_plan_plane_name().
+   * All zero before the first step.
+   */
+  void *const *planes;
+  /** How many there are: sonew_plan_plane_count(). */
+  size_t plane_count;
+  /** Number of elements of the tensor, to be checked. */
+  size_t len;
+  /**
+   * The learning rate is multiplied with it; finite and not negative.
+   * Default 1.
+   */
+  double lr_scale;
+  /**
+   * Decoupled weight decay, finite and not negative. Default 0; that of the
+   * options is the handle's and is not used here.
+   */
+  double weight_decay;
+} sonew_buffers;
+
+/**
+ * Creates a plan for steps over count tensors, in *plan. Arguments and
+ * statuses are those of sonew_create(). Since 0.1.
+ */
+sonew_status sonew_plan_create(const sonew_options *options,
+                               const sonew_tensor *tensors,
+                               size_t count,
+                               sonew_plan **plan);
+
+/**
+ * Frees a plan and its threads, as sonew_free() does an optimizer. NULL is
+ * allowed and does nothing. Since 0.1.
+ */
+sonew_status sonew_plan_free(sonew_plan *plan);
+
+/**
+ * The number of state planes that a tensor needs, in *count.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
+ */
+sonew_status sonew_plan_plane_count(const sonew_plan *plan,
+                                    size_t tensor,
+                                    size_t *count);
+
+/**
+ * The name of a state plane that a tensor needs, in *name. The string lives
+ * as long as the plan.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE. Since 0.1.
+ */
+sonew_status sonew_plan_plane_name(const sonew_plan *plan,
+                                   size_t tensor,
+                                   size_t plane,
+                                   const char **name);
+
+/**
+ * Fills in the defaults of one entry: no buffer at all, and factors that
+ * change nothing. Pass sizeof *buffers for size.
+ *
+ * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ */
+sonew_status sonew_buffers_init(sonew_buffers *buffers, size_t size);
+
+/**
+ * Takes one step. buffers has one entry for each tensor, count in all. step
+ * may be NULL, which means the defaults. step_number is 1 for the first step,
+ * and decides the bias correction; the caller counts.
+ *
+ * What is written (params, direction, planes) may overlap nothing else of the
+ * call. Gradients may overlap each other.
+ *
+ * Errors: those of sonew_step(), SONEW_WRONG_LENGTH, SONEW_PLANE_COUNT,
+ * SONEW_STRUCT_SIZE, SONEW_AMBIGUOUS_TARGET. Since 0.1.
+ */
+sonew_status sonew_plan_step(sonew_plan *plan,
+                             const sonew_step_options *step,
+                             uint64_t step_number,
+                             const sonew_buffers *buffers,
+                             size_t count);
+
+/******************************************************************************
+ * Version
+ *
+ * SONEW_VERSION_MAJOR and its like, at the top of this header, are those of
+ * the header; these functions give those of the library in use. Before 1.0,
+ * two versions work together if major and minor agree, from then on if major
+ * agrees and the library is not the older one.
+ ******************************************************************************/
+
+/**
+ * The version of the library, as in "0.1.0". Never NULL; the string is
+ * constant. Since 0.1.
+ */
+const char *sonew_version(void);
+
+/**
+ * The version of the library as one number, to be compared with
+ * SONEW_VERSION_NUMBER: major * 1000000 + minor * 1000 + patch. Since 0.1.
+ */
+uint32_t sonew_version_number(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* SONEW_H */

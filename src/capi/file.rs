@@ -1,0 +1,206 @@
+//! Save and load
+//!
+//! A checkpoint is a safetensors file: state planes by name
+//! ("fc1.weight/momentum"), parameters if wanted ("fc1.weight/parameter"),
+//! options and step count in the metadata, and checksums of everything.
+//! Training that goes on from a checkpoint gives the same bits as training
+//! that never stopped.
+
+use std::ffi::c_char;
+
+use super::arguments::{flag, string, List};
+use super::buffers::{none_overlap, state, Buffer};
+use super::guard::call;
+use super::optimizer::{sonew_optimizer, with};
+use super::status::sonew_status;
+use super::step::{check_count, written_params};
+use super::versioned::{self, Growing, Versioned};
+use crate::error::Result;
+use crate::optimizer::LoadOptions;
+
+/// A tensor that has another name in the file.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct sonew_rename {
+    /// Its name in the file. UTF-8.
+    pub from: *const c_char,
+    /// Its name in the optimizer. UTF-8.
+    pub to: *const c_char,
+}
+
+/// What a load may overlook. Fill it in with sonew_load_options_init(); the
+/// defaults overlook nothing.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct sonew_load_options {
+    /// Set by sonew_load_options_init().
+    pub struct_size: usize,
+    /// renames has rename_count entries, or is NULL with 0. All renames happen
+    /// at once, so that two tensors can swap their names. Default NULL.
+    pub renames: *const sonew_rename,
+    /// See renames. Default 0.
+    pub rename_count: usize,
+    /// 1: keep the optimizer's options, and its learning-rate scale and weight
+    /// decay of every tensor, where the file has others. Its band may then be
+    /// smaller than the file's, and its tensors may take another update, as
+    /// long as the file has every plane they need. Default 0.
+    pub override_options: i32,
+    /// 1: load the tensors that both sides have, at least one, and leave the
+    /// others of the optimizer as they are. Default 0.
+    pub common_tensors_only: i32,
+}
+
+// SAFETY: 3 * 8 + 2 * 4 bytes without padding.
+unsafe impl Growing for sonew_load_options {
+    const SIZES: &'static [usize] = &[size_of::<sonew_load_options>()];
+}
+
+// SAFETY: the first field is the size; numbers and raw pointers.
+unsafe impl Versioned for sonew_load_options {
+    const HINT: &'static str = "call sonew_load_options_init() first";
+
+    fn with_defaults(struct_size: usize) -> Self {
+        sonew_load_options {
+            struct_size,
+            renames: std::ptr::null(),
+            rename_count: 0,
+            override_options: 0,
+            common_tensors_only: 0,
+        }
+    }
+}
+
+/// The load options of a caller; NULL means the defaults.
+///
+/// # Safety
+/// As for [`versioned::read`]; `renames` holds `rename_count` pairs of strings.
+unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions> {
+    if pointer.is_null() {
+        return Ok(LoadOptions::default());
+    }
+    // SAFETY: the caller's promise.
+    let c = unsafe { versioned::read(pointer, "options") }?;
+    // SAFETY: the caller's promise.
+    let renames = unsafe { List::new(c.renames, c.rename_count, "options.renames") }?;
+    let rename = renames.collect("the list of renames", |i, pair| {
+        let of = |field: &'static str| move || format!("options.renames[{i}].{field}");
+        // SAFETY: the caller's promise.
+        unsafe { Ok((string(pair.from, of("from"))?, string(pair.to, of("to"))?)) }
+    })?;
+    Ok(LoadOptions {
+        override_options: flag(c.override_options, "options.override_options")?,
+        common_tensors_only: flag(c.common_tensors_only, "options.common_tensors_only")?,
+        rename,
+    })
+}
+
+/// Saves state, options, step count, and each tensor's learning-rate scale
+/// and weight decay to a file. With params (one buffer for each tensor, as in
+/// sonew_step(); only read) the parameters, too; to save the state alone, pass
+/// NULL and a count of 0.
+///
+/// The file is written beside path, named like it with ".sonew-tmp" added,
+/// brought to disk, and then put in the place of path: when a save fails or
+/// the process dies, what was there before is still there. (Unless all that
+/// failed was to bring the new name to disk: then the new file is there.)
+///
+/// Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
+/// SONEW_HEADER_LENGTH, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_save(
+    optimizer: *const sonew_optimizer,
+    path: *const c_char,
+    params: *const *mut f32,
+    count: usize,
+) -> sonew_status {
+    call(|| {
+        // SAFETY: the header asks for a string, and for so many pointers.
+        let (path, params) = unsafe {
+            (
+                super::arguments::path(path)?,
+                List::new(params, count, "params")?,
+            )
+        };
+        with(optimizer, |owned| {
+            let optimizer = &owned.optimizer;
+            if !params.is_given() {
+                return optimizer.save(path, None);
+            }
+            let tensors = optimizer.tensors();
+            check_count("params", params.len(), tensors)?;
+            let params = params.collect("the list of parameters", |i, param| {
+                let name = || format!("params[{i}]");
+                let buffer = Buffer::read(&tensors[i], "the parameter", param, name)?;
+                // SAFETY: the header asks for buffers as long as the tensors.
+                Ok(unsafe { buffer.slice() })
+            })?;
+            optimizer.save(path, Some(&params))
+        })
+    })
+}
+
+/// Fills in the defaults. Pass sizeof *options for size.
+///
+/// Errors: SONEW_STRUCT_SIZE. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_load_options_init(
+    options: *mut sonew_load_options,
+    size: usize,
+) -> sonew_status {
+    // SAFETY: the header asks for a struct of this size.
+    call(|| unsafe { versioned::init(options, size, "options") })
+}
+
+/// Loads what sonew_save() wrote into an optimizer that was created with the
+/// same options (threads aside) and the same tensors, in any order. options
+/// may be NULL; with it, differences can be allowed. With params (one buffer
+/// for each tensor, as in sonew_step(); written) the parameters are loaded,
+/// too, and the file must have them; to load the state alone, pass NULL and a
+/// count of 0.
+///
+/// Everything is read and its checksums are verified before anything is
+/// changed, which takes memory for the state a second time. Views of the state
+/// end.
+///
+/// Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
+/// SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_MISALIGNED,
+/// SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_IO, SONEW_NOT_A_CHECKPOINT,
+/// SONEW_FILE_LENGTH, SONEW_FORMAT_VERSION, SONEW_CHECKSUM,
+/// SONEW_TENSOR_MISSING, SONEW_TENSOR_DIFFERS, SONEW_OPTION_DIFFERS,
+/// SONEW_PLANE_MISSING, SONEW_RENAME, SONEW_OUT_OF_MEMORY. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_load(
+    optimizer: *mut sonew_optimizer,
+    path: *const c_char,
+    options: *const sonew_load_options,
+    params: *const *mut f32,
+    count: usize,
+) -> sonew_status {
+    call(|| {
+        // SAFETY: the header asks for pointers that hold what they say.
+        let (path, load, params) = unsafe {
+            (
+                super::arguments::path(path)?,
+                load_options(options)?,
+                List::new(params, count, "params")?,
+            )
+        };
+        with(optimizer, |owned| {
+            let optimizer = &mut owned.optimizer;
+            if !params.is_given() {
+                return optimizer.load(path, &load, None);
+            }
+            let tensors = optimizer.tensors();
+            check_count("params", params.len(), tensors)?;
+            let written = written_params(&params, tensors)?;
+            let mut all = written.clone();
+            state(optimizer, &mut all)?;
+            none_overlap(&mut all)?;
+            // SAFETY: no two buffers overlap, and the header asks for ones as
+            // long as the tensors.
+            let slice = |b: &Buffer<'_>| unsafe { b.slice_mut() };
+            let mut params: Vec<_> = written.iter().map(slice).collect();
+            optimizer.load(path, &load, Some(&mut params))
+        })
+    })
+}

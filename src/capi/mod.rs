@@ -1,0 +1,102 @@
+//! sonew.h - SONew, the Sparsified Online Newton method, as a C library
+//!
+//! SONew (arXiv 2311.10085) is an optimizer for training neural networks. It
+//! costs about as much time and memory as Adam, linear in the number of
+//! parameters, and takes fewer steps on problems that Adam finds hard: its
+//! preconditioner is not a diagonal but a tridiagonal or banded matrix. The
+//! program computes gradients; this library keeps the second-order state and
+//! updates the parameters in place.
+//!
+//! The whole of it, for a network of one layer:
+//!
+//! ```c
+//! sonew_options options;
+//! sonew_options_init(&options, sizeof options);    // the defaults
+//! options.band = 1;                                // tridiagonal
+//!
+//! sonew_tensor tensors[] = {
+//!     {.name = "fc1.weight", .ndim = 2, .dims = {1000, 784}},
+//!     {.name = "fc1.bias", .ndim = 1, .dims = {1000}},
+//! };
+//! sonew_optimizer *optimizer = NULL;
+//! if (sonew_create(&options, tensors, 2, &optimizer) != SONEW_OK) {
+//!     fprintf(stderr, "%s\n", sonew_last_error());
+//!     exit(1);
+//! }
+//!
+//! float *params[] = {weight, bias};
+//! const float *grads[] = {weight_grad, bias_grad};
+//! sonew_step_options step;
+//! sonew_step_options_init(&step, sizeof step);
+//! for (int i = 0; i < 1000; i++) {
+//!     compute_gradients(params, weight_grad, bias_grad);
+//!     step.lr = 1e-3;
+//!     if (sonew_step(optimizer, &step, params, grads, 2) != SONEW_OK)
+//!         fprintf(stderr, "%s\n", sonew_last_error());
+//! }
+//! sonew_save(optimizer, "step-1000.safetensors", params, 2);
+//! sonew_free(optimizer);
+//! ```
+//!
+//! What it computes, for one chain of coordinates j, gradient g, step t from
+//! 1, band b:
+//!
+//! ```text
+//! m         <- beta1 m + (1 - beta1) g                    momentum
+//! H[j][j]   <- beta2 H[j][j] + (1 - beta2) g[j]^2         diagonal
+//! H[j+k][j] <- beta2 H[j+k][j] + (1 - beta2) g[j] g[j+k]  sub-diagonals,
+//!                                                         k = 1..b
+//! m^ = m / (1 - beta1^t)
+//! H^ = H / (1 - beta2^t) + eps I                          damping
+//! u  = X m^                                               direction
+//! u <- u |a| / |u|                                        grafting: the
+//!                                       length of another method's a
+//! p <- p - lr (u + weight_decay p)
+//! ```
+//!
+//! X minimises tr(X H^) - log det X among the positive definite matrices of
+//! band b: its inverse agrees with H^ on the band.
+//!
+//! What can be relied on:
+//!
+//! - A call that does not return SONEW_OK has changed nothing and written no
+//!   output: not a parameter, not a state, not a file, not the step count.
+//!   sonew_last_error() tells why. Nothing is clamped, guessed or copied
+//!   silently.
+//! - The same inputs give the same bits, for any number of threads, with every
+//!   instruction set, whatever floating-point mode the caller has set.
+//! - A pointer may be NULL only where its function says so; NULL, misaligned
+//!   and overlapping buffers are refused. What the library cannot see is
+//!   whether a buffer is as long as its tensor.
+//! - Different handles may be used by different threads at once. One handle is
+//!   for one thread at a time: a second one gets SONEW_BUSY.
+//! - A handle is not an address. One that was freed is refused, for ever.
+//! - Nothing is printed, no handlers are installed, and no threads are used
+//!   but the optimizer's own, which end when it is freed.
+//!
+//! Conventions. Strings are UTF-8 and end with a NUL; those that are passed in
+//! are copied. A struct that has an init function may grow in later versions;
+//! its init function, with sizeof of the caller's struct, keeps old programs
+//! working with new libraries and the other way round. Zero means false, 1
+//! true, and nothing else is accepted. Fields called reserved must be 0.
+
+// What follows is named as in C, and documented for the header.
+#![allow(non_camel_case_types)]
+
+mod arguments;
+mod buffers;
+mod file;
+mod guard;
+mod info;
+mod last_error;
+mod optimizer;
+mod options;
+mod plan;
+mod registry;
+mod status;
+mod step;
+mod tensor;
+mod tensor_settings;
+mod version;
+mod versioned;
+mod view;

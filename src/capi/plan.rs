@@ -1,0 +1,389 @@
+//! Stateless step
+//!
+//! For programs that keep parameters and state in arrays of their own. A plan
+//! holds what does not change between steps; parameters, gradient and all
+//! state planes are passed to each step. The optimizer above is a plan with
+//! its state, and both give the same bits.
+
+use std::ffi::{c_char, c_void, CString};
+
+use super::arguments::{not_null, List, Out};
+use super::buffers::{none_overlap, Buffer};
+use super::guard::call;
+use super::optimizer::c_string;
+use super::options::{options, sonew_options};
+use super::registry::Registry;
+use super::status::sonew_status;
+use super::step::{check_count, sonew_step_options, step_options};
+use super::tensor::{sonew_tensor, tensors};
+use super::versioned::{self, Growing, Versioned};
+use crate::error::{Error, Result};
+use crate::layout::{planes, TensorSpec};
+use crate::options::StepOptions;
+use crate::{Plan, Target, TensorBuffers};
+
+/// A plan. Created by sonew_plan_create(), freed by sonew_plan_free().
+pub struct sonew_plan {
+    _opaque: [u8; 0],
+}
+
+/// What stands behind a handle.
+struct Owned {
+    plan: Plan,
+    tensors: Vec<TensorSpec>,
+    /// Names of every tensor's planes.
+    planes: Vec<Vec<String>>,
+    c_planes: Vec<Vec<CString>>,
+}
+
+static PLANS: Registry<Owned> = Registry::new();
+
+/// The buffers of one tensor for one step. Fill it in with
+/// sonew_buffers_init(). Every buffer has len elements of the tensor's type
+/// (SONEW_F32: float), in the tensor's order.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct sonew_buffers {
+    /// Set by sonew_buffers_init(). The same for all entries of a list.
+    pub struct_size: usize,
+    /// Parameters, updated in place: p <- p - lr (u + weight_decay p). NULL if
+    /// direction is given.
+    pub params: *mut c_void,
+    /// Where the grafted direction u is to be written, or NULL if params is
+    /// given. Learning rate and weight decay are then the caller's to apply.
+    pub direction: *mut c_void,
+    /// The gradient. NULL: the tensor takes no part in the step, and nothing
+    /// of it is written.
+    pub grad: *const c_void,
+    /// Pointers to the state planes, in the order of sonew_plan_plane_name().
+    /// All zero before the first step.
+    pub planes: *const *mut c_void,
+    /// How many there are: sonew_plan_plane_count().
+    pub plane_count: usize,
+    /// Number of elements of the tensor, to be checked.
+    pub len: usize,
+    /// The learning rate is multiplied with it; finite and not negative.
+    /// Default 1.
+    pub lr_scale: f64,
+    /// Decoupled weight decay, finite and not negative. Default 0; that of the
+    /// options is the handle's and is not used here.
+    pub weight_decay: f64,
+}
+
+// SAFETY: 9 * 8 bytes without padding.
+unsafe impl Growing for sonew_buffers {
+    const SIZES: &'static [usize] = &[size_of::<sonew_buffers>()];
+}
+
+// SAFETY: the first field is the size; numbers and raw pointers.
+unsafe impl Versioned for sonew_buffers {
+    const HINT: &'static str = "call sonew_buffers_init() first";
+
+    fn with_defaults(struct_size: usize) -> Self {
+        sonew_buffers {
+            struct_size,
+            params: std::ptr::null_mut(),
+            direction: std::ptr::null_mut(),
+            grad: std::ptr::null(),
+            planes: std::ptr::null(),
+            plane_count: 0,
+            len: 0,
+            lr_scale: 1.0,
+            weight_decay: 0.0,
+        }
+    }
+}
+
+/// Creates a plan for steps over count tensors, in *plan. Arguments and
+/// statuses are those of sonew_create(). Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_plan_create(
+    options: *const sonew_options,
+    tensors: *const sonew_tensor,
+    count: usize,
+    plan: *mut *mut sonew_plan,
+) -> sonew_status {
+    // SAFETY: the header asks for pointers that hold what they say.
+    call(|| unsafe { create(options, tensors, count, plan) })
+}
+
+/// # Safety
+/// As for [`sonew_plan_create`].
+unsafe fn create(
+    c_options: *const sonew_options,
+    c_tensors: *const sonew_tensor,
+    count: usize,
+    out: *mut *mut sonew_plan,
+) -> Result<()> {
+    // SAFETY: the caller's promise, for all three.
+    let (out, options, tensors) = unsafe {
+        (
+            Out::new(out, "plan")?,
+            options(c_options)?,
+            tensors(c_tensors, count)?,
+        )
+    };
+    let plan = Plan::new(&options, &tensors)?;
+    let of_one = |tensor: &TensorSpec| planes(&options, tensor.update);
+    let planes: Vec<_> = tensors.iter().map(of_one).collect();
+    let c_strings = |names: &Vec<String>| names.iter().map(|name| c_string(name)).collect();
+    let owned = Owned {
+        plan,
+        tensors,
+        c_planes: planes.iter().map(c_strings).collect::<Result<_>>()?,
+        planes,
+    };
+    let handle = PLANS.insert(Box::new(owned));
+    out.write(std::ptr::without_provenance_mut(handle));
+    Ok(())
+}
+
+/// Frees a plan and its threads, as sonew_free() does an optimizer. NULL is
+/// allowed and does nothing. Since 0.1.
+#[no_mangle]
+pub extern "C" fn sonew_plan_free(plan: *mut sonew_plan) -> sonew_status {
+    if plan.is_null() {
+        return sonew_status::SONEW_OK;
+    }
+    call(|| PLANS.remove(plan.addr(), "plan").map(drop))
+}
+
+/// The number of state planes that a tensor needs, in *count.
+///
+/// Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_plan_plane_count(
+    plan: *const sonew_plan,
+    tensor: usize,
+    count: *mut usize,
+) -> sonew_status {
+    call(|| {
+        // SAFETY: the header asks for a place for the result.
+        let out = unsafe { Out::new(count, "count") }?;
+        out.write(PLANS.with(plan.addr(), "plan", |owned| {
+            Ok(planes_of(owned, tensor)?.len())
+        })?);
+        Ok(())
+    })
+}
+
+/// The name of a state plane that a tensor needs, in *name. The string lives
+/// as long as the plan.
+///
+/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_plan_plane_name(
+    plan: *const sonew_plan,
+    tensor: usize,
+    plane: usize,
+    name: *mut *const c_char,
+) -> sonew_status {
+    call(|| {
+        // SAFETY: the header asks for a place for the result.
+        let out = unsafe { Out::new(name, "name") }?;
+        out.write(PLANS.with(plan.addr(), "plan", |owned| {
+            let planes = planes_of(owned, tensor)?;
+            let name = planes.get(plane).ok_or_else(|| Error::UnknownPlane {
+                tensor: owned.tensors[tensor].name.clone(),
+                plane,
+                count: planes.len(),
+            })?;
+            Ok(name.as_ptr())
+        })?);
+        Ok(())
+    })
+}
+
+fn planes_of(owned: &Owned, tensor: usize) -> Result<&[CString]> {
+    let planes = owned.c_planes.get(tensor).map(Vec::as_slice);
+    planes.ok_or(Error::UnknownTensor {
+        index: tensor,
+        count: owned.tensors.len(),
+    })
+}
+
+/// Fills in the defaults of one entry: no buffer at all, and factors that
+/// change nothing. Pass sizeof *buffers for size.
+///
+/// Errors: SONEW_STRUCT_SIZE. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_buffers_init(
+    buffers: *mut sonew_buffers,
+    size: usize,
+) -> sonew_status {
+    // SAFETY: the header asks for a struct of this size.
+    call(|| unsafe { versioned::init(buffers, size, "buffers") })
+}
+
+/// Takes one step. buffers has one entry for each tensor, count in all. step
+/// may be NULL, which means the defaults. step_number is 1 for the first step,
+/// and decides the bias correction; the caller counts.
+///
+/// What is written (params, direction, planes) may overlap nothing else of the
+/// call. Gradients may overlap each other.
+///
+/// Errors: those of sonew_step(), SONEW_WRONG_LENGTH, SONEW_PLANE_COUNT,
+/// SONEW_STRUCT_SIZE, SONEW_AMBIGUOUS_TARGET. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_plan_step(
+    plan: *mut sonew_plan,
+    step: *const sonew_step_options,
+    step_number: u64,
+    buffers: *const sonew_buffers,
+    count: usize,
+) -> sonew_status {
+    call(|| {
+        // SAFETY: the header asks for pointers that hold what they say.
+        let step = unsafe { step_options(step) }?;
+        // SAFETY: the header asks for buffers as long as they say.
+        PLANS.with(plan.addr(), "plan", |owned| unsafe {
+            check_count("buffers", count, &owned.tensors)?;
+            let entries = entries(buffers, count)?;
+            take_step(owned, &step, step_number, &entries)
+        })
+    })
+}
+
+/// A list whose entries are as large as the caller knows them to be.
+///
+/// # Safety
+/// `first` is null, or begins a list of `count` entries.
+unsafe fn entries(first: *const sonew_buffers, count: usize) -> Result<Vec<sonew_buffers>> {
+    not_null(first, || "buffers".to_owned())?;
+    // SAFETY: the caller's promise, for the first entry.
+    let stride = unsafe { struct_size(first) };
+    (0..count)
+        .map(|i| {
+            let argument = format!("buffers[{i}]");
+            // SAFETY: the entries before this one were read with that stride,
+            // and the caller's promise.
+            let (entry, size) = unsafe {
+                let entry = first.byte_add(i * stride);
+                (entry, struct_size(entry))
+            };
+            if size != stride {
+                return Err(Error::StructSize {
+                    argument: format!("{argument}.struct_size"),
+                    size,
+                    expected: stride,
+                    hint: "all entries of a list have the same",
+                });
+            }
+            // SAFETY: the caller's promise.
+            unsafe { versioned::read(entry, &argument) }
+        })
+        .collect()
+}
+
+/// # Safety
+/// `entry` begins with its size.
+unsafe fn struct_size(entry: *const sonew_buffers) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe { entry.cast::<usize>().read_unaligned() }
+}
+
+/// The checked buffers of a tensor.
+struct Checked<'a> {
+    target: Buffer<'a>,
+    gradient: Option<Buffer<'a>>,
+    planes: Vec<Buffer<'a>>,
+}
+
+/// # Safety
+/// Buffers that are not null are as long as they say, and nobody else uses
+/// them meanwhile.
+unsafe fn take_step(
+    owned: &mut Owned,
+    step: &StepOptions,
+    number: u64,
+    entries: &[sonew_buffers],
+) -> Result<()> {
+    let mut checked = Vec::with_capacity(entries.len());
+    for (i, entry) in entries.iter().enumerate() {
+        // SAFETY: the caller's promise.
+        checked.push(unsafe { check(i, entry, &owned.tensors[i], &owned.planes[i]) }?);
+    }
+    let mut all = Vec::new();
+    for tensor in &checked {
+        all.push(tensor.target);
+        all.extend(tensor.gradient);
+        all.extend(&tensor.planes);
+    }
+    none_overlap(&mut all)?;
+
+    let lend = |(checked, entry): (&Checked<'_>, &sonew_buffers)| {
+        // SAFETY: no written buffer overlaps another one, and the caller's
+        // promise.
+        let (target, gradient, planes) = unsafe {
+            (
+                checked.target.slice_mut(),
+                checked.gradient.map(|b| b.slice()),
+                checked.planes.iter().map(|b| b.slice_mut()).collect(),
+            )
+        };
+        TensorBuffers {
+            target: match entry.params.is_null() {
+                false => Target::Parameters(target),
+                true => Target::Direction(target),
+            },
+            gradient,
+            planes,
+            lr_scale: entry.lr_scale,
+            weight_decay: entry.weight_decay,
+        }
+    };
+    let mut buffers: Vec<_> = checked.iter().zip(entries).map(lend).collect();
+    owned.plan.step(step, number, &mut buffers)
+}
+
+/// # Safety
+/// `planes` is null, or has as many pointers as it says.
+unsafe fn check<'a>(
+    i: usize,
+    entry: &sonew_buffers,
+    tensor: &'a TensorSpec,
+    names: &'a [String],
+) -> Result<Checked<'a>> {
+    if entry.len != tensor.len() {
+        return Err(Error::WrongLength {
+            tensor: tensor.name.clone(),
+            argument: format!("buffers[{i}]"),
+            length: entry.len,
+            expected: tensor.len(),
+        });
+    }
+    if entry.plane_count != names.len() {
+        return Err(Error::PlaneCount {
+            tensor: tensor.name.clone(),
+            count: entry.plane_count,
+            expected: names.len(),
+        });
+    }
+    let of = |field: &'static str| move || format!("buffers[{i}].{field}");
+    let target = match (entry.params.is_null(), entry.direction.is_null()) {
+        (false, false) => {
+            let tensor = tensor.name.clone();
+            return Err(Error::AmbiguousTarget { tensor });
+        }
+        (true, false) => Buffer::write(
+            tensor,
+            "the direction",
+            entry.direction.cast(),
+            of("direction"),
+        )?,
+        _ => Buffer::write(tensor, "the parameter", entry.params.cast(), of("params"))?,
+    };
+    let gradient = || Buffer::read(tensor, "the gradient", entry.grad.cast(), of("grad"));
+    let gradient = (!entry.grad.is_null()).then(gradient).transpose()?;
+    // SAFETY: the caller's promise.
+    let planes = unsafe { List::new(entry.planes, entry.plane_count, &of("planes")()) }?;
+    let planes = planes.collect("the list of planes", |p, plane| {
+        let name = || format!("buffers[{i}].planes[{p}]");
+        Buffer::write(tensor, &names[p], plane.cast(), name)
+    })?;
+    Ok(Checked {
+        target,
+        gradient,
+        planes,
+    })
+}

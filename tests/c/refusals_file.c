@@ -1,0 +1,186 @@
+/* Refusals of sonew_save() and sonew_load(). */
+#include "refusals.h"
+
+static float *params[] = {a, b};
+
+static sonew_status load(const char *name) {
+    return sonew_load(optimizer, in_folder(name), NULL, params, COUNT);
+}
+
+/* Writes a file that is the good one up to `length` bytes, with the byte at
+ * `flipped` changed (if there is one), and loads it. */
+static sonew_status load_changed(size_t length, size_t flipped) {
+    static unsigned char bytes[1 << 16];
+    FILE *file = fopen(in_folder("good.safetensors"), "rb");
+    CHECK(file != NULL);
+    size_t size = fread(bytes, 1, sizeof bytes, file);
+    fclose(file);
+    CHECK(size > 1000 && size < sizeof bytes);
+    size_t at = flipped < size ? flipped : size - 1 - (SIZE_MAX - flipped);
+    bytes[at] ^= flipped ? 1 : 0;
+    file = fopen(in_folder("bad.safetensors"), "wb");
+    CHECK(file != NULL);
+    size_t written = length < size ? length : size - (SIZE_MAX - length);
+    CHECK(fwrite(bytes, 1, written, file) == written);
+    fclose(file);
+    return load("bad.safetensors");
+}
+
+static sonew_status no_file(void) { return load("none.safetensors"); }
+static sonew_status empty_file(void) { return load_changed(0, 0); }
+static sonew_status truncated_header(void) { return load_changed(500, 0); }
+static sonew_status truncated_data(void) { return load_changed(SIZE_MAX - 4, 0); }
+/* The last 52 bytes of the file fill a line up; a parameter is before them. */
+static sonew_status damaged_data(void) { return load_changed(SIZE_MAX, SIZE_MAX - 60); }
+static sonew_status damaged_header(void) { return load_changed(SIZE_MAX, 100); }
+
+static sonew_status no_checkpoint(void) {
+    FILE *file = fopen(in_folder("text"), "wb");
+    CHECK(file != NULL);
+    for (int i = 0; i < 100; i++)
+        fputs("this is a text, and no safetensors file\n", file);
+    fclose(file);
+    return load("text");
+}
+
+/* Another optimizer loads the good file, and is freed. */
+static sonew_status load_into(const sonew_options *options,
+                              const sonew_tensor *tensors, size_t count,
+                              const sonew_load_options *with) {
+    sonew_optimizer *other = NULL;
+    OK(sonew_create(options, tensors, count, &other));
+    sonew_status status =
+        sonew_load(other, in_folder("good.safetensors"), with, NULL, 0);
+    uint64_t steps = 9;
+    OK(sonew_step_count(other, &steps));
+    CHECK(steps == 0);
+    OK(sonew_free(other));
+    return status;
+}
+
+/* A test that loads into an optimizer in which one thing is different. */
+#define INTO(name, ...)                                                        \
+    static sonew_status name(void) {                                           \
+        sonew_options options = good_options();                                \
+        sonew_tensor tensors[COUNT + 1];                                       \
+        good_tensors(tensors);                                                 \
+        tensors[COUNT] = tensors[0];                                           \
+        size_t count = COUNT;                                                  \
+        sonew_load_options with;                                               \
+        OK(sonew_load_options_init(&with, sizeof with));                       \
+        __VA_ARGS__;                                                           \
+        return load_into(&options, tensors, count, &with);                     \
+    }
+
+INTO(other_band, options.band = 4)
+INTO(other_beta1, options.beta1 = 0.5)
+INTO(other_names, tensors[1].name = "c")
+INTO(fewer_tensors, count = 1)
+INTO(more_tensors, tensors[2].name = "c"; count = 3)
+INTO(other_dimensions, tensors[0].dims[0] = 3; tensors[0].dims[1] = 2)
+INTO(other_chains, tensors[0].chains = SONEW_ROWS)
+INTO(other_update, tensors[1].update = SONEW_UPDATE_ADAM)
+INTO(wider_band, options.band = 4; with.override_options = 1)
+INTO(nothing_common, tensors[0].name = "c"; count = 1; with.common_tensors_only = 1)
+INTO(override_2, with.override_options = 2)
+INTO(common_minus_1, with.common_tensors_only = -1)
+INTO(load_not_filled_in, memset(&with, 0, sizeof with))
+INTO(renames_null, with.rename_count = 1)
+INTO(rename_to_null, sonew_rename rename = {"a", NULL}; with.renames = &rename;
+     with.rename_count = 1)
+INTO(rename_unknown, sonew_rename rename = {"x", "a"}; with.renames = &rename;
+     with.rename_count = 1)
+
+static sonew_status params_not_saved(void) {
+    OK(sonew_save(optimizer, in_folder("state.safetensors"), NULL, 0));
+    return load("state.safetensors");
+}
+
+static sonew_status load_path_null(void) {
+    return sonew_load(optimizer, NULL, NULL, params, COUNT);
+}
+
+static sonew_status load_params_null(void) {
+    return sonew_load(optimizer, in_folder("good.safetensors"), NULL, NULL, COUNT);
+}
+
+static sonew_status load_too_few(void) {
+    return sonew_load(optimizer, in_folder("good.safetensors"), NULL, params, 1);
+}
+
+static sonew_status load_overlapping(void) {
+    float *same[] = {a, a + 1};
+    return sonew_load(optimizer, in_folder("good.safetensors"), NULL, same, COUNT);
+}
+
+static sonew_status load_into_state(void) {
+    sonew_view view;
+    OK(sonew_plane_view(optimizer, 1, 0, &view, sizeof view));
+    float *wrong[] = {a, NULL};
+    memcpy(&wrong[1], &view.data, sizeof view.data);
+    return sonew_load(optimizer, in_folder("good.safetensors"), NULL, wrong, COUNT);
+}
+
+static sonew_status save_path_null(void) {
+    return sonew_save(optimizer, NULL, params, COUNT);
+}
+
+static sonew_status save_nowhere(void) {
+    return sonew_save(optimizer, in_folder("none/file"), params, COUNT);
+}
+
+static sonew_status save_one_null(void) {
+    float *wrong[] = {a, NULL};
+    return sonew_save(optimizer, in_folder("good.safetensors"), wrong, COUNT);
+}
+
+static sonew_status save_askew(void) {
+    float *wrong[] = {a, (float *)(void *)((char *)b + 2)};
+    return sonew_save(optimizer, in_folder("good.safetensors"), wrong, COUNT);
+}
+
+static sonew_status save_too_many(void) {
+    return sonew_save(optimizer, in_folder("good.safetensors"), params, 3);
+}
+
+const refusal file_refusals[] = {
+    REFUSAL(no_file, SONEW_IO, "none.safetensors\": "),
+    REFUSAL(no_checkpoint, SONEW_NOT_A_CHECKPOINT, "is not a sonew checkpoint"),
+    REFUSAL(empty_file, SONEW_NOT_A_CHECKPOINT, "it has only 0 bytes"),
+    REFUSAL(truncated_header, SONEW_FILE_LENGTH, "has 500 bytes, its header asks for"),
+    REFUSAL(truncated_data, SONEW_FILE_LENGTH, "its header asks for"),
+    REFUSAL(damaged_header, SONEW_CHECKSUM, "the checksum of the header"),
+    REFUSAL(damaged_data, SONEW_CHECKSUM, "the checksum of \"b/parameter\""),
+    REFUSAL(other_band, SONEW_OPTION_DIFFERS,
+            "option band is 1 in the file, 4 in the optimizer"),
+    REFUSAL(other_beta1, SONEW_OPTION_DIFFERS, "option beta1 is 0.9 in the file"),
+    REFUSAL(other_names, SONEW_TENSOR_MISSING,
+            "tensor \"c\" is in the optimizer but not in the file"),
+    REFUSAL(fewer_tensors, SONEW_TENSOR_MISSING,
+            "tensor \"b\" is in the file but not in the optimizer"),
+    REFUSAL(more_tensors, SONEW_TENSOR_MISSING, "tensor \"c\""),
+    REFUSAL(other_dimensions, SONEW_TENSOR_DIFFERS,
+            "tensor \"a\": dims is [2, 3] in the file, [3, 2] in the optimizer"),
+    REFUSAL(other_chains, SONEW_TENSOR_DIFFERS, "tensor \"a\": chains"),
+    REFUSAL(other_update, SONEW_TENSOR_DIFFERS, "tensor \"b\": update"),
+    REFUSAL(wider_band, SONEW_PLANE_MISSING, "tensor \"a\": the file has no band.2"),
+    REFUSAL(nothing_common, SONEW_TENSOR_MISSING, "tensor \"c\""),
+    REFUSAL(override_2, SONEW_UNKNOWN_VALUE, "options.override_options is 2"),
+    REFUSAL(common_minus_1, SONEW_UNKNOWN_VALUE, "options.common_tensors_only is -1"),
+    REFUSAL(load_not_filled_in, SONEW_STRUCT_SIZE, "call sonew_load_options_init() first"),
+    REFUSAL(renames_null, SONEW_NULL_POINTER, "options.renames is null"),
+    REFUSAL(rename_to_null, SONEW_NULL_POINTER, "options.renames[0].to is null"),
+    REFUSAL(rename_unknown, SONEW_RENAME, "cannot rename \"x\" to \"a\""),
+    REFUSAL(params_not_saved, SONEW_PLANE_MISSING, "tensor \"a\": the file has no parameter"),
+    REFUSAL(load_path_null, SONEW_NULL_POINTER, "path is null"),
+    REFUSAL(load_params_null, SONEW_NULL_POINTER, "params is null"),
+    REFUSAL(load_too_few, SONEW_TENSOR_COUNT, "params has 1 tensors"),
+    REFUSAL(load_overlapping, SONEW_OVERLAP, "the parameter of tensor \"a\" overlaps"),
+    REFUSAL(load_into_state, SONEW_OVERLAP, "momentum of tensor \"b\""),
+    REFUSAL(save_path_null, SONEW_NULL_POINTER, "path is null"),
+    REFUSAL(save_nowhere, SONEW_IO, "none/file"),
+    REFUSAL(save_one_null, SONEW_NULL_POINTER, "params[1], the parameter of tensor \"b\","),
+    REFUSAL(save_askew, SONEW_MISALIGNED, "tensor \"b\": the parameter at 0x"),
+    REFUSAL(save_too_many, SONEW_TENSOR_COUNT, "params has 3 tensors"),
+    {0},
+};

@@ -1,0 +1,148 @@
+/* Refusals of everything else: handles, settings, views. */
+#include "refusals.h"
+
+static sonew_optimizer *freed(void) {
+    sonew_tensor tensors[COUNT];
+    good_tensors(tensors);
+    sonew_optimizer *other = NULL;
+    OK(sonew_create(NULL, tensors, COUNT, &other));
+    OK(sonew_free(other));
+    return other;
+}
+
+static sonew_status freed_twice(void) { return sonew_free(freed()); }
+
+static sonew_status used_after_free(void) {
+    float *params[] = {a, b};
+    const float *grads[] = {grad_a, grad_b};
+    return sonew_step(freed(), NULL, params, grads, COUNT);
+}
+
+/* The memory of a freed optimizer, and its place in the list, are used again;
+ * its handle is not. */
+static sonew_status used_after_another_was_created(void) {
+    sonew_tensor tensors[COUNT];
+    good_tensors(tensors);
+    sonew_optimizer *old = freed(), *others[600];
+    for (int i = 0; i < 600; i++) {
+        OK(sonew_create(NULL, tensors, COUNT, &others[i]));
+        CHECK(others[i] != old);
+    }
+    uint64_t count;
+    sonew_status status = sonew_step_count(old, &count);
+    for (int i = 0; i < 600; i++)
+        OK(sonew_free(others[i]));
+    return status;
+}
+
+static sonew_status never_created(void) {
+    size_t count = 5;
+    sonew_status status =
+        sonew_tensor_count((const sonew_optimizer *)(const void *)a, &count);
+    CHECK(count == 5);
+    return status;
+}
+
+static sonew_status plan_as_optimizer(void) {
+    return sonew_free((sonew_optimizer *)(void *)plan);
+}
+
+static sonew_status plan_freed_twice(void) {
+    sonew_tensor tensors[COUNT];
+    good_tensors(tensors);
+    sonew_plan *other = NULL;
+    OK(sonew_plan_create(NULL, tensors, COUNT, &other));
+    OK(sonew_plan_free(other));
+    return sonew_plan_free(other);
+}
+
+static const double nan_value = (double)(1e300 * 1e300) * 0.0;
+
+static sonew_status lr_scale_negative(void) {
+    return sonew_set_lr_scale(optimizer, 0, -1);
+}
+static sonew_status lr_scale_nan(void) {
+    return sonew_set_lr_scale(optimizer, 0, nan_value);
+}
+static sonew_status lr_scale_of_none(void) {
+    return sonew_set_lr_scale(optimizer, 2, 1);
+}
+static sonew_status weight_decay_negative(void) {
+    return sonew_set_weight_decay(optimizer, 1, -1e-3);
+}
+static sonew_status weight_decay_nan(void) {
+    return sonew_set_weight_decay(optimizer, 1, nan_value);
+}
+static sonew_status weight_decay_of_none(void) {
+    double decay = 3;
+    sonew_status status = sonew_weight_decay(optimizer, SIZE_MAX, &decay);
+    CHECK(decay == 3);
+    return status;
+}
+static sonew_status count_null(void) { return sonew_step_count(optimizer, NULL); }
+static sonew_status planes_of_none(void) {
+    size_t count = 5;
+    return sonew_plane_count(optimizer, 2, &count);
+}
+static sonew_status name_unknown(void) {
+    size_t tensor = 5;
+    sonew_status status = sonew_find_tensor(optimizer, "c", &tensor);
+    CHECK(tensor == 5);
+    return status;
+}
+static sonew_status name_null(void) {
+    size_t tensor = 5;
+    return sonew_find_tensor(optimizer, NULL, &tensor);
+}
+static sonew_status name_not_utf8(void) {
+    size_t tensor = 5;
+    return sonew_find_tensor(optimizer, "\xc0", &tensor);
+}
+static sonew_status plane_name_unknown(void) {
+    size_t plane = 5;
+    sonew_status status = sonew_find_plane(optimizer, 1, "rms", &plane);
+    CHECK(plane == 5);
+    return status;
+}
+
+static sonew_status view_plane(size_t plane, size_t size) {
+    sonew_view view, untouched;
+    memset(&view, 7, sizeof view);
+    memset(&untouched, 7, sizeof untouched);
+    sonew_status status = sonew_plane_view(optimizer, 0, plane, &view, size);
+    CHECK(memcmp(&view, &untouched, sizeof view) == 0);
+    return status;
+}
+static sonew_status view_of_none(void) { return view_plane(3, sizeof(sonew_view)); }
+static sonew_status view_too_small(void) { return view_plane(0, 16); }
+static sonew_status view_null(void) {
+    return sonew_plane_view(optimizer, 0, 0, NULL, sizeof(sonew_view));
+}
+
+#define BAD_HANDLE "no live handle: it was freed, or never created"
+
+const refusal other_refusals[] = {
+    REFUSAL(freed_twice, SONEW_BAD_HANDLE, "optimizer is " BAD_HANDLE),
+    REFUSAL(used_after_free, SONEW_BAD_HANDLE, BAD_HANDLE),
+    REFUSAL(used_after_another_was_created, SONEW_BAD_HANDLE, BAD_HANDLE),
+    REFUSAL(never_created, SONEW_BAD_HANDLE, BAD_HANDLE),
+    REFUSAL(plan_as_optimizer, SONEW_BAD_HANDLE, BAD_HANDLE),
+    REFUSAL(plan_freed_twice, SONEW_BAD_HANDLE, "plan is " BAD_HANDLE),
+    REFUSAL(lr_scale_negative, SONEW_OUT_OF_RANGE, "lr_scale is -1"),
+    REFUSAL(lr_scale_nan, SONEW_OUT_OF_RANGE, "lr_scale is NaN"),
+    REFUSAL(lr_scale_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 2, the optimizer has 2"),
+    REFUSAL(weight_decay_negative, SONEW_OUT_OF_RANGE, "weight_decay is -0.001"),
+    REFUSAL(weight_decay_nan, SONEW_OUT_OF_RANGE, "weight_decay is NaN"),
+    REFUSAL(weight_decay_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 1844"),
+    REFUSAL(count_null, SONEW_NULL_POINTER, "count is null"),
+    REFUSAL(planes_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 2"),
+    REFUSAL(name_unknown, SONEW_UNKNOWN_NAME, "the optimizer has no tensor named \"c\""),
+    REFUSAL(name_null, SONEW_NULL_POINTER, "name is null"),
+    REFUSAL(name_not_utf8, SONEW_INVALID_STRING, "name is not valid UTF-8"),
+    REFUSAL(plane_name_unknown, SONEW_UNKNOWN_NAME,
+            "tensor \"b\" has no state plane named \"rms\""),
+    REFUSAL(view_of_none, SONEW_UNKNOWN_PLANE, "tensor \"a\" has no state plane 3, it has 3"),
+    REFUSAL(view_too_small, SONEW_STRUCT_SIZE, "the size of view is 16, expected 112"),
+    REFUSAL(view_null, SONEW_NULL_POINTER, "view is null"),
+    {0},
+};

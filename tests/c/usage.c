@@ -1,0 +1,291 @@
+/* Every function of the library as it is meant to be used. Compiled as C99 and
+ * as C++11. argv[1] is a folder to write to. */
+#include "check.h"
+
+#define COUNT 2
+#define WEIGHT 12
+#define BIAS 3
+
+static float weight[WEIGHT], bias[BIAS];
+static float weight_grad[WEIGHT], bias_grad[BIAS];
+static float *params[COUNT] = {weight, bias};
+static const float *grads[COUNT] = {weight_grad, bias_grad};
+
+static void fill(float *values, size_t count, float start) {
+    for (size_t i = 0; i < count; i++)
+        values[i] = start + 0.125f * (float)((i * 7) % 5);
+}
+
+static void fill_all(void) {
+    fill(weight, WEIGHT, 1.0f);
+    fill(bias, BIAS, -1.0f);
+    fill(weight_grad, WEIGHT, -0.2f);
+    fill(bias_grad, BIAS, 0.1f);
+}
+
+static void describe(sonew_tensor tensors[COUNT]) {
+    memset(tensors, 0, COUNT * sizeof *tensors);
+    tensors[0].name = "fc1.weight";
+    tensors[0].ndim = 2;
+    tensors[0].dims[0] = 3;
+    tensors[0].dims[1] = 4;
+    tensors[0].chains = SONEW_COLUMN_MAJOR;
+    tensors[1].name = "fc1.bias";
+    tensors[1].ndim = 1;
+    tensors[1].dims[0] = BIAS;
+    tensors[1].update = SONEW_UPDATE_ADAM;
+}
+
+static sonew_options with_band(int32_t band) {
+    sonew_options options;
+    OK(sonew_options_init(&options, sizeof options));
+    options.band = band;
+    options.graft = SONEW_GRAFT_NORMALIZED_RMSPROP;
+    options.weight_decay = 0.01;
+    options.threads = 2;
+    return options;
+}
+
+static sonew_optimizer *create(int32_t band) {
+    sonew_options options = with_band(band);
+    sonew_tensor tensors[COUNT];
+    describe(tensors);
+    sonew_optimizer *optimizer = NULL;
+    OK(sonew_create(&options, tensors, COUNT, &optimizer));
+    return optimizer;
+}
+
+static void defaults(void) {
+    sonew_options options;
+    OK(sonew_options_init(&options, sizeof options));
+    CHECK(options.struct_size == sizeof options);
+    CHECK(options.band == 1 && options.threads == 0);
+    CHECK(options.beta1 == 0.9 && options.beta2 == 0.99);
+    CHECK(options.eps == 1e-6 && options.gamma == 0.01);
+    CHECK(options.graft_eps == 1e-8 && options.weight_decay == 0);
+    CHECK(options.statistics == SONEW_MOVING_AVERAGE);
+    CHECK(options.damping == SONEW_ABSOLUTE);
+    CHECK(options.graft == SONEW_GRAFT_ADAM);
+    CHECK(options.bias_correction == 1 && options.graft_bias_correction == 1);
+
+    sonew_step_options step;
+    OK(sonew_step_options_init(&step, sizeof step));
+    CHECK(step.lr == 0.001 && step.grad_scale == 1);
+    CHECK(step.statistics_weight == 1 && step.non_finite == SONEW_SKIP);
+
+    sonew_load_options load;
+    OK(sonew_load_options_init(&load, sizeof load));
+    CHECK(load.renames == NULL && load.rename_count == 0);
+    CHECK(load.override_options == 0 && load.common_tensors_only == 0);
+
+    sonew_buffers buffers;
+    OK(sonew_buffers_init(&buffers, sizeof buffers));
+    CHECK(buffers.params == NULL && buffers.direction == NULL);
+    CHECK(buffers.lr_scale == 1 && buffers.weight_decay == 0);
+}
+
+static void versions(void) {
+    char text[64];
+    snprintf(text, sizeof text, "%d.%d.%d", SONEW_VERSION_MAJOR,
+             SONEW_VERSION_MINOR, SONEW_VERSION_PATCH);
+    CHECK(strcmp(sonew_version(), text) == 0);
+    CHECK(sonew_version_number() == SONEW_VERSION_NUMBER);
+    CHECK(strcmp(sonew_status_name(SONEW_OK), "SONEW_OK") == 0);
+    CHECK(strcmp(sonew_status_name(12345), "unknown status") == 0);
+    CHECK(strcmp(sonew_status_name(-1), "unknown status") == 0);
+}
+
+static void information(sonew_optimizer *optimizer) {
+    size_t number = 0;
+    const char *name = NULL;
+    OK(sonew_tensor_count(optimizer, &number));
+    CHECK(number == COUNT);
+    /* Planes: momentum, diagonal, band.1, band.2, rms and two for the bias. */
+    OK(sonew_state_bytes(optimizer, &number));
+    CHECK(number == (5 * WEIGHT + 2 * BIAS) * sizeof(float));
+    size_t memory = 0;
+    OK(sonew_memory_bytes(optimizer, &memory));
+    CHECK(memory >= number);
+    OK(sonew_threads(optimizer, &number));
+    CHECK(number == 2);
+    OK(sonew_instruction_set(optimizer, &name));
+    CHECK(strcmp(name, "avx512") == 0 || strcmp(name, "avx2") == 0 ||
+          strcmp(name, "neon") == 0 || strcmp(name, "portable") == 0);
+    OK(sonew_find_tensor(optimizer, "fc1.bias", &number));
+    CHECK(number == 1);
+}
+
+static void settings(sonew_optimizer *optimizer) {
+    double value = -1;
+    OK(sonew_lr_scale(optimizer, 0, &value));
+    CHECK(value == 1);
+    OK(sonew_weight_decay(optimizer, 0, &value));
+    CHECK(value == 0.01);
+    OK(sonew_set_weight_decay(optimizer, 1, 0.5));
+    OK(sonew_set_lr_scale(optimizer, 1, 0.25));
+    OK(sonew_weight_decay(optimizer, 1, &value));
+    CHECK(value == 0.5);
+    OK(sonew_lr_scale(optimizer, 1, &value));
+    CHECK(value == 0.25);
+}
+
+static uint64_t step_count(const sonew_optimizer *optimizer) {
+    uint64_t count = 0;
+    OK(sonew_step_count(optimizer, &count));
+    return count;
+}
+
+static void views(const sonew_optimizer *optimizer) {
+    const char *names[] = {"momentum", "diagonal", "band.1", "band.2", "rms"};
+    size_t count = 0, plane = 9;
+    OK(sonew_plane_count(optimizer, 0, &count));
+    CHECK(count == 5);
+    for (size_t i = 0; i < count; i++) {
+        sonew_view view;
+        OK(sonew_find_plane(optimizer, 0, names[i], &plane));
+        CHECK(plane == i);
+        OK(sonew_plane_view(optimizer, 0, plane, &view, sizeof view));
+        CHECK(strcmp(view.tensor, "fc1.weight") == 0);
+        CHECK(strcmp(view.plane, names[i]) == 0);
+        CHECK(view.dtype == SONEW_F32 && view.len == WEIGHT);
+        CHECK(view.ndim == 2 && view.dims[0] == 3 && view.dims[1] == 4);
+        CHECK(view.dims[2] == 0 && view.reserved == 0);
+    }
+    /* After one step, momentum is (1 - beta1) g. */
+    sonew_view momentum;
+    OK(sonew_plane_view(optimizer, 0, 0, &momentum, sizeof momentum));
+    for (size_t i = 0; i < WEIGHT; i++) {
+        float expected = 0.1f * weight_grad[i];
+        float difference = ((const float *)momentum.data)[i] - expected;
+        CHECK(difference < 1e-7f && difference > -1e-7f);
+    }
+    OK(sonew_plane_count(optimizer, 1, &count));
+    CHECK(count == 2);
+}
+
+/* A tensor without gradient stays as it is. */
+static void left_out(sonew_optimizer *optimizer) {
+    const float *some[COUNT] = {NULL, bias_grad};
+    float before[WEIGHT];
+    memcpy(before, weight, sizeof weight);
+    float first = bias[0];
+    OK(sonew_step(optimizer, NULL, params, some, COUNT));
+    CHECK(memcmp(before, weight, sizeof weight) == 0);
+    CHECK(bias[0] != first);
+}
+
+/* Going on from a file gives the same bits as going on. */
+static void files(sonew_optimizer *optimizer, const char *folder) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/usage.safetensors", folder);
+    OK(sonew_save(optimizer, path, params, COUNT));
+    OK(sonew_step(optimizer, NULL, params, grads, COUNT));
+    float expected[WEIGHT];
+    memcpy(expected, weight, sizeof weight);
+
+    memset(weight, 0, sizeof weight);
+    memset(bias, 0, sizeof bias);
+    sonew_optimizer *other = create(2);
+    OK(sonew_load(other, path, NULL, params, COUNT));
+    CHECK(step_count(other) + 1 == step_count(optimizer));
+    OK(sonew_step(other, NULL, params, grads, COUNT));
+    CHECK(memcmp(expected, weight, sizeof weight) == 0);
+    OK(sonew_free(other));
+
+    /* State alone, into a smaller band, under other names. */
+    OK(sonew_save(optimizer, path, NULL, 0));
+    sonew_tensor tensors[COUNT];
+    describe(tensors);
+    tensors[0].name = "renamed";
+    sonew_options options = with_band(1);
+    OK(sonew_create(&options, tensors, 1, &other));
+    sonew_rename rename = {"fc1.weight", "renamed"};
+    sonew_load_options load;
+    OK(sonew_load_options_init(&load, sizeof load));
+    load.renames = &rename;
+    load.rename_count = 1;
+    load.override_options = 1;
+    load.common_tensors_only = 1;
+    OK(sonew_load(other, path, &load, NULL, 0));
+    CHECK(step_count(other) == step_count(optimizer));
+    OK(sonew_free(other));
+}
+
+/* A plan over buffers of the caller does what the optimizer does, and as
+ * direction writes what the optimizer subtracts. */
+static void stateless(void) {
+    sonew_tensor tensors[COUNT];
+    describe(tensors);
+    sonew_options options = with_band(2);
+    sonew_plan *plan = NULL;
+    OK(sonew_plan_create(&options, tensors, COUNT, &plan));
+    size_t planes = 0;
+    const char *name = NULL;
+    OK(sonew_plan_plane_count(plan, 0, &planes));
+    CHECK(planes == 5);
+    OK(sonew_plan_plane_name(plan, 0, 4, &name));
+    CHECK(strcmp(name, "rms") == 0);
+    OK(sonew_plan_plane_count(plan, 1, &planes));
+    CHECK(planes == 2);
+
+    static float of_weight[5][WEIGHT], of_bias[2][BIAS], direction[BIAS];
+    void *weight_planes[] = {of_weight[0], of_weight[1], of_weight[2],
+                             of_weight[3], of_weight[4]};
+    void *bias_planes[] = {of_bias[0], of_bias[1]};
+    float mine[WEIGHT], before[BIAS];
+    fill_all();
+    memcpy(mine, weight, sizeof weight);
+    memcpy(before, bias, sizeof bias);
+    sonew_buffers buffers[COUNT];
+    for (int i = 0; i < COUNT; i++)
+        OK(sonew_buffers_init(&buffers[i], sizeof buffers[i]));
+    buffers[0].params = mine;
+    buffers[0].grad = weight_grad;
+    buffers[0].planes = weight_planes;
+    buffers[0].plane_count = 5;
+    buffers[0].len = WEIGHT;
+    buffers[0].weight_decay = options.weight_decay;
+    buffers[1].direction = direction;
+    buffers[1].grad = bias_grad;
+    buffers[1].planes = bias_planes;
+    buffers[1].plane_count = 2;
+    buffers[1].len = BIAS;
+
+    sonew_optimizer *optimizer = create(2);
+    OK(sonew_set_weight_decay(optimizer, 1, 0));
+    for (uint64_t number = 1; number <= 5; number++) {
+        memcpy(before, bias, sizeof bias);
+        OK(sonew_plan_step(plan, NULL, number, buffers, COUNT));
+        OK(sonew_step(optimizer, NULL, params, grads, COUNT));
+        CHECK(memcmp(mine, weight, sizeof weight) == 0);
+        for (int i = 0; i < BIAS; i++) {
+            float moved = before[i] - bias[i];
+            float difference = moved - 0.001f * direction[i];
+            CHECK(difference < 1e-6f && difference > -1e-6f && moved != 0);
+        }
+    }
+    OK(sonew_free(optimizer));
+    OK(sonew_plan_free(plan));
+}
+
+int main(int argc, char **argv) {
+    CHECK(argc == 2);
+    CHECK(strcmp(sonew_last_error(), "") == 0);
+    versions();
+    defaults();
+    fill_all();
+    sonew_optimizer *optimizer = create(2);
+    information(optimizer);
+    settings(optimizer);
+    OK(sonew_step(optimizer, NULL, params, grads, COUNT));
+    CHECK(step_count(optimizer) == 1);
+    views(optimizer);
+    left_out(optimizer);
+    files(optimizer, argv[1]);
+    OK(sonew_free(optimizer));
+    OK(sonew_free(NULL));
+    OK(sonew_plan_free(NULL));
+    stateless();
+    puts("all used");
+    return 0;
+}

@@ -1,0 +1,317 @@
+//! The C API from C: the header compiles everywhere, the programs in
+//! `tests/c` and the C example run, also under Valgrind where there is one.
+
+use std::env;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const GENERATED: &str = include_str!(concat!(env!("OUT_DIR"), "/sonew.h"));
+const WARNINGS: [&str; 5] = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"];
+
+const REFUSALS: [&str; 6] = [
+    "tests/c/refusals.c",
+    "tests/c/refusals_create.c",
+    "tests/c/refusals_step.c",
+    "tests/c/refusals_plan.c",
+    "tests/c/refusals_file.c",
+    "tests/c/refusals_other.c",
+];
+
+fn root(path: &str) -> PathBuf {
+    Path::new(ROOT).join(path)
+}
+
+/// Where cargo puts the libraries that the tests link with.
+fn built() -> PathBuf {
+    let test = env::current_exe().unwrap();
+    test.parent().unwrap().to_owned()
+}
+
+fn soname() -> String {
+    match env!("CARGO_PKG_VERSION_MAJOR") {
+        "0" => concat!("libsonew.so.0.", env!("CARGO_PKG_VERSION_MINOR")).to_owned(),
+        major => format!("libsonew.so.{major}"),
+    }
+}
+
+/// A fresh folder for one test, with the library under its soname in it.
+fn folder(test: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("capi")
+        .join(test);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    let library = built().join("libsonew.so");
+    assert!(library.exists(), "{} is missing", library.display());
+    fs::copy(library, folder.join(soname())).unwrap();
+    folder
+}
+
+/// Runs a command and returns what it printed; it must succeed.
+fn run(command: &mut Command) -> String {
+    // Cargo sets it to where a library of another profile may be, and it goes
+    // before what is linked into the program.
+    command.env_remove("LD_LIBRARY_PATH");
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let [out, err] = [stdout, stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert!(status.success(), "{command:?}\n{status}\n{out}\n{err}");
+    assert!(!err.contains("warning"), "{command:?}\n{err}");
+    out
+}
+
+/// Tells what was left out, also where the test passes: the harness keeps what
+/// is printed, but not what is written.
+fn not_tested(what: &str) {
+    let _ = writeln!(std::io::stderr(), "NOT TESTED: {what}");
+}
+
+fn exists(tool: &str) -> bool {
+    Command::new(tool)
+        .arg("--version")
+        .output()
+        .is_ok_and(|o| o.status.success())
+}
+
+/// A compiler that must be there: cc, or what CC says.
+fn cc() -> Command {
+    Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()))
+}
+
+/// Compiles a program against the shared library.
+fn compile(compiler: &mut Command, standard: &str, sources: &[&str], folder: &Path) -> PathBuf {
+    let program = folder.join("program");
+    run(compiler
+        .arg(format!("-std={standard}"))
+        .args(WARNINGS)
+        .args(["-g", "-O1", "-pthread", "-I"])
+        .arg(root("include"))
+        .args(sources.iter().map(|source| root(source)))
+        .arg("-o")
+        .arg(&program)
+        .arg(folder.join(soname()))
+        .arg(format!("-Wl,-rpath,{}", folder.display()))
+        .arg("-lm"));
+    program
+}
+
+/// Runs a program under Valgrind, if there is one.
+fn valgrind(program: &Path, arguments: &[&Path]) {
+    if !exists("valgrind") {
+        not_tested(&format!(
+            "there is no valgrind to run {} with",
+            program.display()
+        ));
+        return;
+    }
+    run(Command::new("valgrind")
+        .args(["--quiet", "--error-exitcode=9", "--leak-check=full"])
+        .args(["--errors-for-leak-kinds=definite,possible"])
+        .arg(program)
+        .args(arguments));
+}
+
+#[test]
+fn header_is_up_to_date() {
+    let committed = root("include/sonew.h");
+    if env::var_os("SONEW_UPDATE_HEADER").is_some() {
+        fs::write(&committed, GENERATED).unwrap();
+    }
+    let text = fs::read_to_string(&committed).unwrap_or_default();
+    assert!(
+        text == GENERATED,
+        "include/sonew.h is not what src/capi says; to update it, run\n    \
+         SONEW_UPDATE_HEADER=1 cargo test --test capi header_is_up_to_date"
+    );
+}
+
+#[test]
+fn header_compiles_alone_as_c_and_cpp() {
+    let compilers = [
+        ("cc", "c", ["c99", "c11", "c17"]),
+        ("clang", "c", ["c99", "c11", "c17"]),
+        ("g++", "c++", ["c++11", "c++14", "c++17"]),
+        ("clang++", "c++", ["c++11", "c++14", "c++17"]),
+    ];
+    for (compiler, language, standards) in compilers {
+        if compiler != "cc" && !exists(compiler) {
+            not_tested(&format!(
+                "there is no {compiler} to compile the header with"
+            ));
+            continue;
+        }
+        for standard in standards {
+            run(Command::new(compiler)
+                .args(["-fsyntax-only", "-x", language])
+                .arg(format!("-std={standard}"))
+                .args(WARNINGS)
+                .arg(root("include/sonew.h")));
+        }
+    }
+}
+
+#[test]
+fn every_function_can_be_used_from_c() {
+    let folder = folder("usage");
+    let program = compile(&mut cc(), "c99", &["tests/c/usage.c"], &folder);
+    assert_eq!(run(Command::new(&program).arg(&folder)), "all used\n");
+    valgrind(&program, &[&folder]);
+}
+
+#[test]
+fn every_function_can_be_used_from_cpp() {
+    if !exists("g++") {
+        not_tested("there is no g++ to compile C++ with");
+        return;
+    }
+    let folder = folder("usage_cpp");
+    let mut compiler = Command::new("g++");
+    compiler.args(["-x", "c++"]);
+    // The library, which follows, is not C++.
+    let source = root("tests/c/usage.c");
+    let object = folder.join("usage.o");
+    run(compiler
+        .args(["-std=c++11", "-c", "-I"])
+        .arg(root("include"))
+        .args(WARNINGS)
+        .arg(source)
+        .arg("-o")
+        .arg(&object));
+    let program = folder.join("program");
+    run(Command::new("g++")
+        .arg(&object)
+        .arg(folder.join(soname()))
+        .arg(format!("-Wl,-rpath,{}", folder.display()))
+        .arg("-o")
+        .arg(&program));
+    assert_eq!(run(Command::new(program).arg(&folder)), "all used\n");
+}
+
+#[test]
+fn refused_calls_say_why_and_change_nothing() {
+    let folder = folder("refusals");
+    let program = compile(&mut cc(), "c99", &REFUSALS, &folder);
+    let printed = run(Command::new(&program).arg(&folder));
+    assert!(printed.ends_with(" calls refused\n"), "{printed}");
+    valgrind(&program, &[&folder]);
+}
+
+#[test]
+fn one_optimizer_in_two_threads() {
+    let folder = folder("threads");
+    let program = compile(&mut cc(), "c99", &["tests/c/threads.c"], &folder);
+    assert_eq!(run(&mut Command::new(program)), "counts add up\n");
+}
+
+/// The losses that the example prints.
+fn losses(printed: &str) -> Vec<f64> {
+    let words: Vec<_> = printed.split_whitespace().collect();
+    let pairs = words.windows(2).filter(|pair| pair[0] == "loss");
+    pairs.map(|pair| pair[1].parse().unwrap()).collect()
+}
+
+#[test]
+fn the_example_fits_a_line() {
+    let folder = folder("fit");
+    let program = compile(&mut cc(), "c99", &["examples/c/fit.c"], &folder);
+    let printed = run(&mut Command::new(&program));
+    let losses = losses(&printed);
+    assert_eq!(losses.len(), 11, "{printed}");
+    // The points are 0.1 sin off a line: their least squares are 0.005.
+    assert!(losses[0] > 1.0 && losses[10] < 0.0055, "{printed}");
+    valgrind(&program, &[]);
+}
+
+#[test]
+fn the_example_links_with_the_static_library() {
+    let folder = folder("static");
+    let program = folder.join("program");
+    run(cc()
+        .args(["-std=c99", "-I"])
+        .arg(root("include"))
+        .arg(root("examples/c/fit.c"))
+        .arg(built().join("libsonew.a"))
+        .args(["-lm", "-lpthread", "-ldl", "-o"])
+        .arg(&program));
+    assert_eq!(losses(&run(&mut Command::new(program))).len(), 11);
+}
+
+/// Names of functions that the header declares.
+fn declared() -> Vec<String> {
+    let mut names: Vec<_> = GENERATED
+        .lines()
+        .filter(|line| !line.starts_with([' ', '#', '/']))
+        .filter_map(|line| line.split('(').next()?.split([' ', '*']).next_back())
+        .filter(|name| name.starts_with("sonew_"))
+        .map(str::to_owned)
+        .collect();
+    names.retain(|name| !name.ends_with(';'));
+    names.sort();
+    names
+}
+
+#[test]
+fn only_what_the_header_declares_is_exported() {
+    let folder = folder("symbols");
+    let printed = run(Command::new("nm")
+        .args(["-D", "--defined-only"])
+        .arg(folder.join(soname())));
+    let exported = printed.lines().filter_map(|line| line.split(' ').nth(2));
+    let mut exported: Vec<_> = exported.map(str::to_owned).collect();
+    exported.sort();
+    assert!(exported.len() > 30);
+    assert_eq!(exported, declared());
+}
+
+#[test]
+fn the_library_has_its_soname() {
+    let library = folder("soname").join(soname());
+    let printed = run(Command::new("readelf").arg("-d").arg(library));
+    let entry = printed
+        .lines()
+        .find(|line| line.contains("(SONAME)"))
+        .unwrap();
+    assert!(entry.ends_with(&format!("[{}]", soname())), "{entry}");
+}
+
+/// Every status has its name, and every number is there once.
+#[test]
+fn statuses_have_names() {
+    let body = GENERATED.split("} sonew_status;").next().unwrap();
+    let body = body.rsplit("typedef enum {").next().unwrap();
+    let statuses: Vec<(&str, i32)> = body
+        .lines()
+        .filter_map(|line| line.trim().strip_suffix(',')?.split_once(" = "))
+        .map(|(name, number)| (name, number.parse().unwrap()))
+        .collect();
+    assert!(statuses.len() > 30);
+    let checks: String = statuses
+        .iter()
+        .map(|(name, number)| {
+            format!(
+                "CHECK({name} == {number} && !strcmp(sonew_status_name({number}), \"{name}\"));"
+            )
+        })
+        .collect();
+    let folder = folder("statuses");
+    let source = folder.join("statuses.c");
+    let include = root("tests/c/check.h");
+    let program = format!(
+        "#include \"{}\"\nint main(void) {{ {checks} }}",
+        include.display()
+    );
+    fs::write(&source, program).unwrap();
+    let program = compile(&mut cc(), "c99", &[source.to_str().unwrap()], &folder);
+    run(&mut Command::new(program));
+    let mut numbers: Vec<_> = statuses.iter().map(|(_, number)| number).collect();
+    numbers.dedup();
+    assert_eq!(numbers.len(), statuses.len());
+}

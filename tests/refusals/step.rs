@@ -1,0 +1,216 @@
+//! Steps, stateless steps, settings and views.
+
+use sonew::options::{Graft, NonFinite, Options, Statistics, StepOptions};
+use sonew::{Error, Plan, Result, Target, TensorBuffers};
+
+use crate::{create, specs, World};
+
+#[test]
+fn step_options_out_of_range() {
+    type Change = fn(&mut StepOptions);
+    let changes: [(&str, Change); 10] = [
+        ("step.lr", |s| s.lr = -0.1),
+        ("step.lr", |s| s.lr = f64::NAN),
+        ("step.lr", |s| s.lr = f64::INFINITY),
+        ("step.grad_scale", |s| s.grad_scale = 0.0),
+        ("step.grad_scale", |s| s.grad_scale = -1.0),
+        ("step.grad_scale", |s| s.grad_scale = f64::NAN),
+        ("step.grad_scale", |s| s.grad_scale = f64::INFINITY),
+        ("step.statistics_weight", |s| s.statistics_weight = -1.0),
+        ("step.statistics_weight", |s| s.statistics_weight = f64::NAN),
+        ("step.statistics_weight", |s| s.statistics_weight = 0.5),
+    ];
+    let mut world = World::new();
+    for (name, change) in changes {
+        let mut step = StepOptions::default();
+        change(&mut step);
+        refused!(
+            world.unchanged(|w| w.step(&step)),
+            Error::OutOfRange { argument, .. } if argument == name
+        );
+    }
+}
+
+#[test]
+fn any_weight_goes_with_the_weighted_sum() {
+    let mut optimizer = create(|o| o.statistics = Statistics::WeightedSum).unwrap();
+    let (mut a, mut b) = ([0.0; 6], [0.0; 3]);
+    let step = StepOptions {
+        statistics_weight: 0.5,
+        ..StepOptions::default()
+    };
+    let grads = [Some(&[1.0; 6][..]), None];
+    optimizer
+        .step(&step, &mut [&mut a, &mut b], &grads)
+        .unwrap();
+}
+
+#[test]
+fn buffers_that_do_not_fit() {
+    let mut world = World::new();
+    let step = StepOptions::default();
+    let (g, h) = ([0.5f32; 6], [0.5f32; 3]);
+    let mut take = |params: &mut [&mut [f32]], grads: &[Option<&[f32]>]| {
+        world.unchanged(|w| w.optimizer.step(&step, params, grads))
+    };
+    let (mut a, mut b, mut long) = ([0.0; 6], [0.0; 3], [0.0; 4]);
+    refused!(
+        take(&mut [&mut a], &[Some(&g), Some(&h)]),
+        Error::TensorCount {
+            argument: "params",
+            count: 1,
+            expected: 2
+        }
+    );
+    refused!(
+        take(&mut [&mut a, &mut b], &[Some(&g), Some(&h), None]),
+        Error::TensorCount {
+            argument: "grads",
+            count: 3,
+            expected: 2
+        }
+    );
+    refused!(
+        take(&mut [&mut a, &mut long], &[Some(&g), Some(&h)]),
+        Error::WrongLength { tensor, length: 4, expected: 3, .. } if tensor == "b"
+    );
+    refused!(
+        take(&mut [&mut a, &mut b], &[Some(&g[..5]), Some(&h)]),
+        Error::WrongLength { argument, length: 5, .. } if argument == "the gradient"
+    );
+    // Also where the tensor takes no part.
+    refused!(
+        take(&mut [&mut a, &mut []], &[Some(&g), None]),
+        Error::WrongLength { .. }
+    );
+    assert_eq!((a, b, long), ([0.0; 6], [0.0; 3], [0.0; 4]));
+}
+
+#[test]
+fn gradients_that_are_not_finite() {
+    let mut world = World::new();
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e20, -3e38] {
+        let good = std::mem::replace(&mut world.grad_b[1], value);
+        refused!(
+            world.unchanged(|w| w.step(&StepOptions::default())),
+            Error::NonFiniteGradient { tensor } if tensor == "b"
+        );
+        // What matters is the gradient after scaling.
+        if value == 1e20 {
+            let step = StepOptions {
+                grad_scale: 1e-10,
+                ..StepOptions::default()
+            };
+            world.step(&step).unwrap();
+        }
+        world.grad_b[1] = good;
+    }
+    world.grad_b[1] = f32::NAN;
+    let step = StepOptions {
+        non_finite: NonFinite::Unchecked,
+        ..StepOptions::default()
+    };
+    world.step(&step).unwrap();
+}
+
+#[test]
+fn tensors_and_planes_that_are_not_there() {
+    let mut world = World::new();
+    refused!(
+        world.optimizer.lr_scale(2),
+        Error::UnknownTensor { index: 2, count: 2 }
+    );
+    refused!(world.optimizer.weight_decay(9), Error::UnknownTensor { .. });
+    refused!(world.optimizer.plane_names(2), Error::UnknownTensor { .. });
+    refused!(world.optimizer.plane(2, 0), Error::UnknownTensor { .. });
+    refused!(
+        world.optimizer.plane(1, 3),
+        Error::UnknownPlane { tensor, plane: 3, count: 3 } if tensor == "b"
+    );
+    for value in [-1.0, f64::NAN, f64::INFINITY] {
+        refused!(
+            world.unchanged(|w| w.optimizer.set_lr_scale(0, value)),
+            Error::OutOfRange { argument, .. } if argument == "lr_scale"
+        );
+        refused!(
+            world.unchanged(|w| w.optimizer.set_weight_decay(1, value)),
+            Error::OutOfRange { argument, .. } if argument == "weight_decay"
+        );
+    }
+    refused!(
+        world.unchanged(|w| w.optimizer.set_lr_scale(2, 1.0)),
+        Error::UnknownTensor { .. }
+    );
+}
+
+/// A stateless step in which one thing is wrong.
+fn plan_step(number: u64, count: usize, change: impl FnOnce(&mut TensorBuffers<'_>)) -> Result<()> {
+    let options = Options {
+        graft: Graft::Sgd,
+        ..Options::default()
+    };
+    let mut plan = Plan::new(&options, &specs()[..1]).unwrap();
+    let mut p = [1.0f32; 6];
+    let mut state = [[0.0f32; 6]; 3];
+    let mut buffers = Vec::new();
+    let [m, h, e] = &mut state;
+    buffers.push(TensorBuffers {
+        target: Target::Parameters(&mut p),
+        gradient: Some(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+        planes: vec![m, h, e],
+        lr_scale: 1.0,
+        weight_decay: 0.0,
+    });
+    change(&mut buffers[0]);
+    buffers.truncate(count);
+    let result = plan.step(&StepOptions::default(), number, &mut buffers);
+    drop(buffers);
+    let untouched = p == [1.0; 6] && state == [[0.0; 6]; 3];
+    assert_eq!(untouched, result.is_err());
+    result
+}
+
+#[test]
+fn stateless_steps_that_do_not_fit() {
+    plan_step(1, 1, |_| {}).unwrap();
+    refused!(
+        plan_step(0, 1, |_| {}),
+        Error::OutOfRange { argument, .. } if argument == "the step number"
+    );
+    refused!(
+        plan_step(1, 0, |_| {}),
+        Error::TensorCount {
+            argument: "buffers",
+            count: 0,
+            expected: 1
+        }
+    );
+    refused!(
+        plan_step(1, 1, |b| b.target = Target::Direction(&mut [])),
+        Error::WrongLength { argument, length: 0, .. } if argument == "the direction"
+    );
+    refused!(
+        plan_step(1, 1, |b| b.planes.truncate(2)),
+        Error::PlaneCount {
+            count: 2,
+            expected: 3,
+            ..
+        }
+    );
+    refused!(
+        plan_step(1, 1, |b| b.planes[1] = &mut []),
+        Error::WrongLength { argument, .. } if argument == "diagonal"
+    );
+    refused!(
+        plan_step(1, 1, |b| b.lr_scale = -1.0),
+        Error::OutOfRange { argument, .. } if argument == "lr_scale of tensor \"a\""
+    );
+    refused!(
+        plan_step(1, 1, |b| b.weight_decay = f64::NAN),
+        Error::OutOfRange { argument, .. } if argument == "weight_decay of tensor \"a\""
+    );
+    refused!(
+        plan_step(1, 1, |b| b.gradient = Some(&[f32::NAN; 6])),
+        Error::NonFiniteGradient { .. }
+    );
+}
