@@ -733,11 +733,12 @@ sonew_status sonew_instruction_set(const sonew_optimizer *optimizer,
  * Views of the state
  *
  * The state of a tensor is a list of planes: "momentum", "diagonal",
- * "band.1" to "band.<band>", and "rms" with SONEW_GRAFT_NORMALIZED_RMSPROP; a
- * tensor that takes the Adam update has the first two. A plane has one number
- * for each parameter, in the tensor's own order: that of coordinate j is where
- * coordinate j is. In "band.k" that is H[j+k][j], j+k counted along the chain;
- * the last k coordinates of a chain have 0.
+ * "band.1", "band.2" and so on, as many as options.band says, and "rms" with
+ * SONEW_GRAFT_NORMALIZED_RMSPROP; a tensor that takes the Adam update has the
+ * first two. A plane has one number for each parameter, in the tensor's own
+ * order: that of coordinate j is where coordinate j is. In "band.k" that is
+ * H[j+k][j], j+k counted along the chain; the last k coordinates of a chain
+ * have 0.
  ******************************************************************************/
 
 /**

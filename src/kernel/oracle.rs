@@ -18,7 +18,7 @@
 //! p      <- p - lr lr_scale (u + weight_decay p)
 //! ```
 //!
-//! [`Preconditioner`] holds `X`; [`chains`] says which coordinates are
+//! [`Preconditioner`] holds `X`; [`chains()`] says which coordinates are
 //! neighbours. Unlike the library, the oracle never flushes tiny numbers to
 //! zero.
 
