@@ -4,9 +4,9 @@
 //! Squares are summed in float64, one accumulator per lane, and the lanes
 //! combined in a fixed order. A block gives one sum, whoever computes it.
 
+use super::bytes;
 use super::vector::{for_lanes, Lanes, Scalar, Vector};
 use super::workspace::{Array, Workspace};
-use super::{bytes, Planes};
 
 /// Adds up the accumulators pairwise.
 #[inline(always)]
@@ -77,6 +77,15 @@ pub(crate) unsafe fn block_squares<V: Vector>(work: &mut Workspace, array: Array
     }
 }
 
+/// A run of the planes that references are made from. Empty where the tensor
+/// has no such plane.
+#[derive(Clone, Copy)]
+pub(crate) struct Planes<'a> {
+    pub momentum: &'a [u8],
+    pub diagonal: &'a [u8],
+    pub rms: &'a [u8],
+}
+
 /// Another method's direction, for a run of coordinates.
 #[derive(Clone, Copy)]
 pub(crate) enum Reference {
@@ -106,8 +115,8 @@ pub(crate) unsafe fn reference<V, G, S>(
     array: Array,
     at: usize,
     gradient: &[u8],
-    planes: &Planes<'_>,
-    reference: &Reference,
+    planes: Planes<'_>,
+    reference: Reference,
 ) where
     V: Vector + Lanes<G> + Lanes<S>,
     G: bytemuck::Pod,
@@ -128,7 +137,7 @@ pub(crate) unsafe fn reference<V, G, S>(
         for_lanes!(V, n, |i, count| {
             let g = || <V as Lanes<G>>::read(gradient.as_ptr().add(i), count);
             let state = |plane: &[S]| <V as Lanes<S>>::read(plane.as_ptr().add(i), count);
-            let a = match *reference {
+            let a = match reference {
                 Reference::Sgd { scale } => g().mul(splat(scale)),
                 Reference::Momentum { correction } => state(momentum).mul(splat(correction)),
                 Reference::Adam {

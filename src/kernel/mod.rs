@@ -20,33 +20,11 @@ mod workspace;
 pub(crate) use apply::Apply;
 pub(crate) use float_mode::FloatMode;
 pub(crate) use isa::Isa;
-pub(crate) use length::Reference;
-pub(crate) use pack::PackFactors;
-pub(crate) use statistics::{Statistics, StatisticsFactors};
+pub(crate) use length::{Planes, Reference};
+pub(crate) use statistics::{Average, Term};
 pub(crate) use workspace::{Array, Shape, Workspace};
 
 pub(crate) use crate::options::MAX_BAND;
-
-/// A run of coordinates in every state plane.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Planes<'a> {
-    pub band: usize,
-    pub momentum: &'a [u8],
-    pub diagonal: &'a [u8],
-    pub bands: [&'a [u8]; MAX_BAND],
-    /// Empty where the graft does not need it.
-    pub rms: &'a [u8],
-}
-
-/// The same, to be changed.
-#[derive(Default)]
-pub(crate) struct PlanesMut<'a> {
-    pub band: usize,
-    pub momentum: &'a mut [u8],
-    pub diagonal: &'a mut [u8],
-    pub bands: [&'a mut [u8]; MAX_BAND],
-    pub rms: &'a mut [u8],
-}
 
 /// Bytes as elements; they come from buffers of that type. Nothing is aligned
 /// however it is typed.
@@ -71,17 +49,16 @@ fn bytes_mut<T: bytemuck::Pod>(run: &mut [u8]) -> &mut [T] {
 pub(crate) struct Kernels {
     isa: Isa,
     gradient_squares: unsafe fn(&[u8], f64) -> f64,
-    statistics: unsafe fn(&mut Statistics<'_>),
-    rms: unsafe fn(&[u8], &mut [u8], f64, f64),
+    average: unsafe fn(&mut [u8], &[u8], Term<'_>, Average),
     directions: fn(&mut Workspace, usize, usize) -> &[u8],
     begin: fn(&mut Workspace, Shape),
     pad: fn(&mut Workspace, usize, usize),
     set_reach: fn(&mut Workspace, usize, usize, usize),
-    pack: unsafe fn(&mut Workspace, usize, &Planes<'_>, &PackFactors),
+    pack: unsafe fn(&mut Workspace, Array, usize, &[u8], f64, f64),
     largest_l1: unsafe fn(&mut Workspace, usize, usize) -> f64,
     l1_of_first: fn(&mut Workspace, usize) -> f64,
     direction: unsafe fn(&mut Workspace, f64),
-    reference: unsafe fn(&mut Workspace, Array, usize, &[u8], &Planes<'_>, &Reference),
+    reference: unsafe fn(&mut Workspace, Array, usize, &[u8], Planes<'_>, Reference),
     block_squares: unsafe fn(&mut Workspace, Array) -> f64,
     apply: unsafe fn(&[u8], &mut [u8], Apply),
 }
@@ -106,14 +83,9 @@ impl Kernels {
         entry!(self.gradient_squares(gradient, scale))
     }
 
-    /// Momentum, diagonal and sub-diagonals take in a gradient.
-    pub(crate) fn statistics(&self, run: &mut Statistics<'_>) {
-        entry!(self.statistics(run))
-    }
-
-    /// The plane of normalized RMSProp takes in a gradient.
-    pub(crate) fn rms(&self, gradient: &[u8], plane: &mut [u8], scale: f64, beta2: f64) {
-        entry!(self.rms(gradient, plane, scale, beta2))
+    /// Averages a term with the gradient into a run of a plane.
+    pub(crate) fn average(&self, plane: &mut [u8], gradient: &[u8], term: Term<'_>, by: Average) {
+        entry!(self.average(plane, gradient, term, by))
     }
 
     /// Starts a block in a workspace.
@@ -132,9 +104,17 @@ impl Kernels {
         (self.set_reach)(work, at, count, rest)
     }
 
-    /// Packs a run at position `at`.
-    pub(crate) fn pack(&self, work: &mut Workspace, at: usize, run: &Planes<'_>, by: &PackFactors) {
-        entry!(self.pack(work, at, run, by))
+    /// Packs `plane * factor + add` at position `at` of an array.
+    pub(crate) fn pack(
+        &self,
+        work: &mut Workspace,
+        array: Array,
+        at: usize,
+        plane: &[u8],
+        factor: f64,
+        add: f64,
+    ) {
+        entry!(self.pack(work, array, at, plane, factor, add))
     }
 
     /// The largest `H_jj + |H_j,j-1|` of `count` packed positions from `at`.
@@ -159,8 +139,8 @@ impl Kernels {
         array: Array,
         at: usize,
         gradient: &[u8],
-        run: &Planes<'_>,
-        reference: &Reference,
+        run: Planes<'_>,
+        reference: Reference,
     ) {
         entry!(self.reference(work, array, at, gradient, run, reference))
     }

@@ -1,80 +1,35 @@
 //! State as stored becomes state as the direction needs it.
 
+use super::bytes;
 use super::vector::{for_lanes, prefetch, Lanes, Scalar, Vector};
 use super::workspace::{Array, Workspace};
-use super::{bytes, Planes};
 
-/// Numbers of one step and tensor.
-#[derive(Clone, Copy)]
-pub(crate) struct PackFactors {
-    /// Bias correction of the momentum.
-    pub momentum: f64,
-    /// Bias correction of the statistics.
-    pub statistics: f64,
-    /// What is added to the corrected diagonal.
-    pub damping: f64,
-}
-
-/// Packs a run of coordinates at position `at` of the workspace.
+/// Packs a run of a plane at position `at` of an array: `to = plane * factor +
+/// add`, bias correction and damping.
 ///
 /// # Safety
 /// The processor has the instructions of `V`.
 #[inline(always)]
 pub(crate) unsafe fn pack<V, S>(
     work: &mut Workspace,
+    array: Array,
     at: usize,
-    planes: &Planes<'_>,
-    factors: &PackFactors,
+    plane: &[u8],
+    factor: f64,
+    add: f64,
 ) where
-    V: Vector + Lanes<S>,
-    S: bytemuck::Pod,
-{
-    let splat = |x| {
-        // SAFETY: the caller has the instructions of `V`.
-        unsafe { V::splat(V::Scalar::from_f64(x)) }
-    };
-    let (none, statistics) = (splat(0.0), splat(factors.statistics));
-    // A loop over the planes, not a closure: what runs vector instructions
-    // must be inlined into the entry point.
-    let inputs = [
-        (
-            Array::Momentum,
-            planes.momentum,
-            splat(factors.momentum),
-            none,
-        ),
-        (
-            Array::Diagonal,
-            planes.diagonal,
-            statistics,
-            splat(factors.damping),
-        ),
-    ];
-    let bands = planes.bands[..planes.band].iter().enumerate();
-    let bands = bands.map(|(k, &plane)| (Array::Band(k + 1), plane, statistics, none));
-    for (array, plane, factor, add) in inputs.into_iter().chain(bands) {
-        let to = &mut work.array(array)[at..];
-        // SAFETY: the caller has the instructions of `V`.
-        unsafe { scale_into::<V, S>(to, plane, factor, add) };
-    }
-}
-
-/// `to = plane * factor + add`.
-///
-/// # Safety
-/// The processor has the instructions of `V`.
-#[inline(always)]
-unsafe fn scale_into<V, S>(to: &mut [V::Scalar], plane: &[u8], factor: V, add: V)
-where
     V: Vector + Lanes<S>,
     S: bytemuck::Pod,
 {
     let plane: &[S] = bytes(plane);
     let n = plane.len();
-    assert!(n <= to.len());
-    let (from, to) = (plane.as_ptr(), to.as_mut_ptr());
-    // SAFETY: both have room for `n` elements, as checked above.
+    let to = work.array::<V::Scalar>(array)[at..at + n].as_mut_ptr();
+    let from = plane.as_ptr();
+    // SAFETY: both have room for `n` elements, as sliced above, and the caller
+    // has the instructions of `V`.
     unsafe {
+        let factor = V::splat(V::Scalar::from_f64(factor));
+        let add = V::splat(V::Scalar::from_f64(add));
         for_lanes!(V, n, |i, count| {
             prefetch::<V, S>(from.add(i));
             let x = <V as Lanes<S>>::read(from.add(i), count);

@@ -165,19 +165,24 @@ impl Grid {
         self.strips * self.steps
     }
 
-    /// The tiles, as ranges of blocks, none longer than `longest`.
-    pub(crate) fn tiles(&self, longest: usize) -> impl Iterator<Item = Range<usize>> + '_ {
-        (0..self.strips).flat_map(move |strip| {
-            let start = strip * self.steps;
-            (0..self.steps)
-                .step_by(longest)
-                .map(move |i| start + i..start + self.steps.min(i + longest))
-        })
+    /// How many tiles there are, if none is longer than `longest` blocks.
+    pub(crate) fn tiles(&self, longest: usize) -> usize {
+        self.strips * self.steps.div_ceil(longest)
     }
 
-    /// How many tiles that makes.
-    pub(crate) fn tile_count(&self, longest: usize) -> usize {
-        self.strips * self.steps.div_ceil(longest)
+    /// The blocks of the `i`-th of these tiles.
+    pub(crate) fn tile(&self, i: usize, longest: usize) -> Range<usize> {
+        let tiles = self.steps.div_ceil(longest);
+        let (strip, tile) = (i / tiles, i % tiles);
+        let start = tile * longest;
+        let end = self.steps.min(start + longest);
+        strip * self.steps + start..strip * self.steps + end
+    }
+
+    /// Whether any of these tiles has a block that waits.
+    pub(crate) fn any_waits(&self, longest: usize) -> bool {
+        let linked = matches!(self.way, Way::AcrossLinked(_));
+        self.band > 0 && (linked || self.steps > longest)
     }
 
     /// Whether the directions of `block` need statistics from outside `tile`.
@@ -320,32 +325,24 @@ impl Grid {
     }
 
     /// The runs of a rectangle with the runs of their chain neighbours at
-    /// distance 1 to `band`, `None` where the matrix or a column ends. Breaks
-    /// between chains along memory are not seen here: see [`Grid::breaks`].
+    /// distance `k`; `None` where the matrix or a column ends. Breaks between
+    /// chains along memory are not seen here: see [`Grid::breaks`].
     pub(crate) fn neighbours(
         &self,
         rect: &Rect,
-        mut visit: impl FnMut(Run, &[Option<Run>; MAX_BAND]),
+        k: usize,
+        mut visit: impl FnMut(Run, Option<Run>),
     ) {
         for (_, whole) in self.runs(rect) {
+            let Run { row, .. } = whole;
             let mut done = 0;
             while done < whole.len {
-                let col = whole.col + done;
-                let mut len = whole.len - done;
-                let mut others = [None; MAX_BAND];
-                for k in 1..=self.band {
-                    let (together, other) = match self.way {
-                        Way::Along { .. } => self.ahead(col, k, len),
-                        _ => self.cells((whole.row + k) as isize, col, len),
-                    };
-                    len = len.min(together);
-                    others[k - 1] = other;
-                }
-                for other in others.iter_mut().flatten() {
-                    other.len = len;
-                }
-                let row = whole.row;
-                visit(Run { row, col, len }, &others);
+                let (col, left) = (whole.col + done, whole.len - done);
+                let (len, other) = match self.way {
+                    Way::Along { .. } => self.ahead(col, k, left),
+                    _ => self.cells((row + k) as isize, col, left),
+                };
+                visit(Run { row, col, len }, other);
                 done += len;
             }
         }

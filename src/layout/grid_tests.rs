@@ -76,6 +76,10 @@ impl Case {
         rows * cols
     }
 
+    fn tiles(&self, longest: usize) -> impl Iterator<Item = Range<usize>> + '_ {
+        (0..self.grid.tiles(longest)).map(move |i| self.grid.tile(i, longest))
+    }
+
     fn index(&self, run: Run, i: usize) -> usize {
         assert!(i < run.len);
         run.row * self.grid.shape().1 + run.col + i
@@ -120,12 +124,10 @@ fn blocks_cover_every_coordinate_once() {
 fn tiles_cover_every_block_once_and_are_rectangles() {
     for_each_case(|case| {
         for longest in [1, 2, 100] {
-            let blocks: Vec<usize> = case.grid.tiles(longest).flatten().collect();
+            let blocks: Vec<usize> = case.tiles(longest).flatten().collect();
             let all: Vec<usize> = (0..case.grid.blocks()).collect();
             assert_eq!(blocks, all, "{}", case.name);
-            let count = case.grid.tiles(longest).count();
-            assert_eq!(count, case.grid.tile_count(longest));
-            for tile in case.grid.tiles(longest) {
+            for tile in case.tiles(longest) {
                 let (first, last) = (tile.start, tile.end - 1);
                 for rect in [Grid::statistics, Grid::directions] {
                     let (a, b) = (rect(&case.grid, first), rect(&case.grid, last));
@@ -148,7 +150,10 @@ fn tiles_cover_every_block_once_and_are_rectangles() {
 fn directions_that_do_not_wait_find_all_they_need_inside_the_tile() {
     for_each_case(|case| {
         for longest in [1, 2, 3, 100] {
-            for tile in case.grid.tiles(longest) {
+            let waits = |tile: Range<usize>| tile.clone().any(|b| case.grid.waits(&tile, b));
+            let any = case.tiles(longest).any(waits);
+            assert_eq!(any, case.grid.any_waits(longest), "{}", case.name);
+            for tile in case.tiles(longest) {
                 let mut ready = vec![false; case.len()];
                 for block in tile.clone() {
                     for i in case.indices(&case.grid.statistics(block)) {
@@ -201,14 +206,14 @@ fn gradients_of_neighbours_are_those_of_the_chain() {
         for block in 0..case.grid.blocks() {
             let rect = case.grid.statistics(block);
             let mut entries = HashMap::new();
-            case.grid.neighbours(&rect, |run, others| {
-                for i in 0..run.len {
-                    for k in 1..=band {
-                        let other = others[k - 1].map(|other| case.index(other, i));
+            for k in 1..=band {
+                case.grid.neighbours(&rect, k, |run, other| {
+                    for i in 0..run.len {
+                        let other = other.map(|other| case.index(other, i));
                         entries.insert((case.index(run, i), k), other);
                     }
-                }
-            });
+                });
+            }
             let range = (rect.cols.start, rect.cols.end);
             for stop in case.grid.breaks(range.0 + 1, range.1 + band) {
                 for k in 1..=band {

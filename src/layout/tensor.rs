@@ -102,6 +102,20 @@ impl Update {
     }
 }
 
+/// Positions of planes in the list that [`planes`] gives.
+pub(crate) mod plane {
+    pub(crate) const MOMENTUM: usize = 0;
+    pub(crate) const DIAGONAL: usize = 1;
+    /// Sub-diagonal `k`, from 1.
+    pub(crate) const fn band(k: usize) -> usize {
+        DIAGONAL + k
+    }
+    /// Normalized RMSProp, where it is kept.
+    pub(crate) const fn rms(band: usize) -> usize {
+        DIAGONAL + band + 1
+    }
+}
+
 /// Names of the state planes of a tensor with this update, in order:
 /// `momentum`, `diagonal`, `band.1` to `band.b`, and `rms` with normalized
 /// RMSProp grafting. Each plane has the tensor's shape.

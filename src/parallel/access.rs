@@ -7,7 +7,6 @@
 
 use std::marker::PhantomData;
 
-use crate::kernel::{Planes, PlanesMut, MAX_BAND};
 use crate::layout::{Rect, Run};
 
 /// A buffer that is written by several threads in different places.
@@ -29,11 +28,7 @@ unsafe impl Sync for Shared<'_> {}
 pub(crate) struct Lent<'a> {
     gradient: &'a [u8],
     gradient_size: usize,
-    band: usize,
-    momentum: Shared<'a>,
-    diagonal: Shared<'a>,
-    bands: [Option<Shared<'a>>; MAX_BAND],
-    rms: Option<Shared<'a>>,
+    planes: Vec<Shared<'a>>,
     target: Shared<'a>,
     direction: Option<Shared<'a>>,
     rows: usize,
@@ -50,12 +45,11 @@ pub(crate) struct Buffers<'a> {
 }
 
 impl<'a> Lent<'a> {
-    /// Lends the buffers of a tensor that is a matrix of this shape; `band` of
-    /// its planes are sub-diagonals.
+    /// Lends the buffers of a tensor that is a matrix of this shape.
     ///
     /// # Panics
     /// If a buffer does not hold one element for each place of the matrix.
-    pub(crate) fn new(buffers: Buffers<'a>, (rows, cols): (usize, usize), band: usize) -> Self {
+    pub(crate) fn new(buffers: Buffers<'a>, (rows, cols): (usize, usize)) -> Self {
         let len = rows * cols;
         let share = |buffer: &'a mut [u8]| {
             assert!(len > 0 && buffer.len().is_multiple_of(len));
@@ -65,21 +59,11 @@ impl<'a> Lent<'a> {
                 _buffer: PhantomData,
             }
         };
-        assert!(buffers.gradient.len().is_multiple_of(len) && buffers.planes.len() >= 2 + band);
-        let mut planes = buffers.planes.into_iter();
-        let mut next = || planes.next().map(share);
-        let (Some(momentum), Some(diagonal)) = (next(), next()) else {
-            unreachable!("counted above")
-        };
-        let bands = std::array::from_fn(|k| if k < band { next() } else { None });
+        assert!(buffers.gradient.len().is_multiple_of(len));
         Lent {
             gradient: buffers.gradient,
             gradient_size: buffers.gradient.len() / len,
-            band,
-            momentum,
-            diagonal,
-            bands,
-            rms: next(),
+            planes: buffers.planes.into_iter().map(share).collect(),
             target: share(buffers.target),
             direction: buffers.direction.map(share),
             rows,
@@ -133,8 +117,8 @@ impl<'a> Access<'a> {
         &self.lent.gradient[start..start + len]
     }
 
-    /// A run of the state.
-    pub(crate) fn state(&self, run: Run) -> Planes<'_> {
+    /// A run of a state plane; empty if the tensor has no such plane.
+    pub(crate) fn plane(&self, plane: usize, run: Run) -> &[u8] {
         match &self.state {
             Some(rect) => check(run, rect),
             None => check(
@@ -145,48 +129,26 @@ impl<'a> Access<'a> {
                 },
             ),
         }
-        let read = |shared: Shared<'_>| {
-            let (start, len) = self.bytes(run, shared.size);
-            // SAFETY: the run lies in the buffer. If this access alone may
-            // write there, `self` is borrowed and so does not; otherwise no
-            // one writes state (see `Lent::access`).
-            unsafe { std::slice::from_raw_parts(shared.start.add(start), len) }
+        let Some(shared) = self.lent.planes.get(plane) else {
+            return &[];
         };
-        let mut bands: [&[u8]; MAX_BAND] = [&[]; MAX_BAND];
-        for (run, shared) in bands.iter_mut().zip(self.lent.bands).take(self.lent.band) {
-            *run = shared.map_or(&[], read);
-        }
-        Planes {
-            band: self.lent.band,
-            momentum: read(self.lent.momentum),
-            diagonal: read(self.lent.diagonal),
-            bands,
-            rms: self.lent.rms.map_or(&[], read),
-        }
+        let (start, len) = self.bytes(run, shared.size);
+        // SAFETY: the run lies in the buffer. If this access alone may write
+        // there, `self` is borrowed and so does not; otherwise no one writes
+        // state (see `Lent::access`).
+        unsafe { std::slice::from_raw_parts(shared.start.add(start), len) }
     }
 
-    /// A run of the state to be changed.
-    pub(crate) fn state_mut(&mut self, run: Run) -> PlanesMut<'_> {
+    /// A run of a state plane to be changed.
+    pub(crate) fn plane_mut(&mut self, plane: usize, run: Run) -> &mut [u8] {
         let rect = self.state.as_ref();
         check(run, rect.expect("state is read only in this sweep"));
-        let write = |shared: Shared<'_>| {
-            let (start, len) = self.bytes(run, shared.size);
-            // SAFETY: the run lies in the buffer, inside the rectangle that
-            // this access alone may touch, and `self` is borrowed for as long
-            // as the slice lives. The planes are different buffers.
-            unsafe { std::slice::from_raw_parts_mut(shared.start.add(start), len) }
-        };
-        let mut bands: [&mut [u8]; MAX_BAND] = Default::default();
-        for (run, shared) in bands.iter_mut().zip(self.lent.bands).take(self.lent.band) {
-            *run = shared.map_or(&mut [], write);
-        }
-        PlanesMut {
-            band: self.lent.band,
-            momentum: write(self.lent.momentum),
-            diagonal: write(self.lent.diagonal),
-            bands,
-            rms: self.lent.rms.map_or(&mut [], write),
-        }
+        let shared = self.lent.planes[plane];
+        let (start, len) = self.bytes(run, shared.size);
+        // SAFETY: the run lies in the buffer, inside the rectangle that this
+        // access alone may touch, and `self` is borrowed for as long as the
+        // slice lives.
+        unsafe { std::slice::from_raw_parts_mut(shared.start.add(start), len) }
     }
 
     /// A run of the target to be changed, with the directions kept for it:

@@ -7,4 +7,4 @@ mod sweep;
 
 pub(crate) use access::{Access, Buffers, Lent};
 pub(crate) use pool::Pool;
-pub(crate) use sweep::{Sweep, Team, Tile, Visit};
+pub(crate) use sweep::{Sweep, Team, Tiles, Visit};

@@ -8,12 +8,46 @@ use super::pool::Pool;
 use crate::kernel::{FloatMode, Workspace};
 use crate::layout::{Grid, Rect};
 
-/// A range of blocks of one tensor, all in one strip: what a thread takes at a
-/// time.
-#[derive(Debug, Clone)]
-pub(crate) struct Tile {
-    pub tensor: usize,
-    pub blocks: Range<usize>,
+/// The tiles of all tensors: what threads take, one at a time. Not a list but
+/// a way to count, so that it needs no memory that grows with the tensors.
+pub(crate) struct Tiles {
+    /// The longest tile, in blocks.
+    longest: usize,
+    /// For each tensor the number of tiles up to its last.
+    ends: Vec<usize>,
+    /// Whether any tile has blocks whose directions wait for other tiles.
+    any_waits: bool,
+}
+
+/// A range of blocks of one tensor, all in one strip.
+struct Tile {
+    tensor: usize,
+    blocks: Range<usize>,
+}
+
+impl Tiles {
+    pub(crate) fn new<'a>(grids: impl Iterator<Item = &'a Grid> + Clone, longest: usize) -> Self {
+        let mut end = 0;
+        let ends = grids.clone().map(|grid| {
+            end += grid.tiles(longest);
+            end
+        });
+        Tiles {
+            longest,
+            ends: ends.collect(),
+            any_waits: grids.into_iter().any(|grid| grid.any_waits(longest)),
+        }
+    }
+
+    fn get(&self, i: usize, grids: &[&Grid]) -> Option<Tile> {
+        let tensor = self.ends.partition_point(|&end| end <= i);
+        let grid = grids.get(tensor)?;
+        let first = self.ends[tensor] - grid.tiles(self.longest);
+        Some(Tile {
+            tensor,
+            blocks: grid.tile(i - first, self.longest),
+        })
+    }
 }
 
 /// What a sweep visits, and what its visitors may touch.
@@ -51,18 +85,21 @@ impl Team<'_> {
     pub(crate) fn sweep(
         &mut self,
         sweep: Sweep,
-        tiles: &[Tile],
+        tiles: &Tiles,
         grids: &[&Grid],
         tensors: &mut [Option<Lent<'_>>],
         visit: &(impl Fn(Visit<'_, '_>) + Sync),
     ) {
+        if sweep == Sweep::Waiting && !tiles.any_waits {
+            return;
+        }
         let tensors = &*tensors;
         let next = AtomicUsize::new(0);
         self.pool.run(self.workspaces, &|work: &mut Workspace| {
             let _mode = FloatMode::set_default();
-            while let Some(tile) = tiles.get(next.fetch_add(1, Ordering::Relaxed)) {
+            while let Some(tile) = tiles.get(next.fetch_add(1, Ordering::Relaxed), grids) {
                 if let Some(lent) = &tensors[tile.tensor] {
-                    visit_tile(sweep, tile, grids[tile.tensor], lent, work, visit);
+                    visit_tile(sweep, &tile, grids[tile.tensor], lent, work, visit);
                 }
             }
         });

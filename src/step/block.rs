@@ -1,8 +1,8 @@
 //! What is done to one block.
 
 use super::factors::Factors;
-use crate::kernel::{Apply, Array, Kernels, Reference, Shape, Statistics, Workspace};
-use crate::layout::{Grid, Rect, Update};
+use crate::kernel::{Apply, Array, Average, Kernels, Planes, Reference, Shape, Term, Workspace};
+use crate::layout::{plane, Grid, Rect, Run, Update};
 use crate::parallel::Access;
 
 /// One tensor in one step.
@@ -27,7 +27,7 @@ impl Job<'_> {
     /// The sum of squares of the block's gradient; NaN if it is not finite.
     pub(super) fn gradient_squares(&self, block: usize, access: &Access<'_>) -> f64 {
         let rect = self.grid.statistics(block);
-        let scale = self.factors.statistics.grad_scale;
+        let scale = self.factors.grad_scale();
         self.grid.runs(&rect).fold(0.0, |sum, (_, run)| {
             sum + self.kernels.gradient_squares(access.gradient(run), scale)
         })
@@ -36,42 +36,54 @@ impl Job<'_> {
     /// The block's state takes in its gradient.
     pub(super) fn statistics(&self, block: usize, access: &mut Access<'_>) {
         let rect = self.grid.statistics(block);
-        self.grid.neighbours(&rect, |run, others| {
-            self.kernels.statistics(&mut Statistics {
-                gradient: access.gradient(run),
-                neighbours: others.map(|other| other.map(|run| access.gradient(run))),
-                planes: access.state_mut(run),
-                factors: self.factors.statistics,
-            });
-        });
-        self.clear_breaks(&rect, access);
-        if self.rms {
-            let scale = self.factors.normalize(self.gradient_length);
-            for (_, run) in self.grid.runs(&rect) {
+        let (momentum, statistics) = (self.factors.momentum(), self.factors.statistics());
+        self.average(&rect, access, plane::MOMENTUM, Term::Gradient, momentum);
+        self.average(&rect, access, plane::DIAGONAL, Term::Square, statistics);
+        for k in 1..=self.grid.band() {
+            self.grid.neighbours(&rect, k, |run, other| {
                 let gradient = access.gradient(run);
-                let plane = access.state_mut(run).rms;
-                self.kernels
-                    .rms(gradient, plane, scale, self.factors.beta2());
-            }
+                let term = other.map(|run| Term::Product(access.gradient(run)));
+                let plane = access.plane_mut(plane::band(k), run);
+                match term {
+                    Some(term) => self.kernels.average(plane, gradient, term, statistics),
+                    None => plane.fill(0),
+                }
+            });
+            self.clear_breaks(&rect, k, access);
+        }
+        if self.rms {
+            let rms = self.factors.rms(self.gradient_length);
+            let plane = plane::rms(self.grid.band());
+            self.average(&rect, access, plane, Term::Square, rms);
+        }
+    }
+
+    /// Averages a term of each coordinate's own gradient into a plane.
+    fn average(
+        &self,
+        rect: &Rect,
+        access: &mut Access<'_>,
+        plane: usize,
+        term: Term<'_>,
+        by: Average,
+    ) {
+        for (_, run) in self.grid.runs(rect) {
+            let gradient = access.gradient(run);
+            let plane = access.plane_mut(plane, run);
+            self.kernels.average(plane, gradient, term, by);
         }
     }
 
     /// No edge leads from one chain to the next: where chains are broken along
-    /// memory, the last `k` entries of each in sub-diagonal `k` are zero.
-    fn clear_breaks(&self, rect: &Rect, access: &mut Access<'_>) {
+    /// memory, the last `k` entries of each in sub-diagonal `k` are zero. Zero
+    /// bytes are the number zero in every element type.
+    fn clear_breaks(&self, rect: &Rect, k: usize, access: &mut Access<'_>) {
         let (start, end) = (rect.cols.start, rect.cols.end);
-        for stop in self.grid.breaks(start + 1, end + self.grid.band()) {
-            for k in 1..=self.grid.band() {
-                let (from, to) = (start.max(stop.saturating_sub(k)), end.min(stop));
-                if from < to {
-                    let run = crate::layout::Run {
-                        row: 0,
-                        col: from,
-                        len: to - from,
-                    };
-                    // Zero bytes are the number zero in every element type.
-                    access.state_mut(run).bands[k - 1].fill(0);
-                }
+        for stop in self.grid.breaks(start + 1, end + k) {
+            let (col, stop) = (start.max(stop.saturating_sub(k)), end.min(stop));
+            if let Some(len) = stop.checked_sub(col).filter(|&len| len > 0) {
+                let run = Run { row: 0, col, len };
+                access.plane_mut(plane::band(k), run).fill(0);
             }
         }
     }
@@ -152,17 +164,27 @@ impl Job<'_> {
         }
     }
 
+    /// Packs the state of a rectangle, with what surrounds it.
     fn pack(&self, rect: &Rect, access: &Access<'_>, work: &mut Workspace, damping: f64) {
         let (stride, core) = self.grid.packed(rect);
-        let broken = self.grid.looks_across_breaks();
-        let shape = Shape::new(self.grid.band(), stride, core, broken);
-        let (kernels, factors) = (self.kernels, self.factors.pack(damping));
+        let (band, broken) = (self.grid.band(), self.grid.looks_across_breaks());
+        let shape = Shape::new(band, stride, core, broken);
+        let kernels = self.kernels;
         kernels.begin(work, shape);
+        let momentum = self.factors.momentum_correction();
+        let statistics = self.factors.statistics_correction();
         self.grid.pieces(rect, |piece| {
             let at = shape.front.wrapping_add_signed(piece.at);
-            match piece.run {
-                Some(run) => kernels.pack(work, at, &access.state(run), &factors),
-                None => kernels.pad(work, at, piece.len),
+            let Some(run) = piece.run else {
+                return kernels.pad(work, at, piece.len);
+            };
+            let mut pack = |array, plane, factor, add| {
+                kernels.pack(work, array, at, access.plane(plane, run), factor, add)
+            };
+            pack(Array::Momentum, plane::MOMENTUM, momentum, 0.0);
+            pack(Array::Diagonal, plane::DIAGONAL, statistics, damping);
+            for k in 1..=band {
+                pack(Array::Band(k), plane::band(k), statistics, 0.0);
             }
         });
         if broken {
@@ -183,9 +205,14 @@ impl Job<'_> {
     ) {
         let front = work.block().front;
         for (at, run) in self.grid.runs(rect) {
-            let (gradient, planes) = (access.gradient(run), access.state(run));
+            let planes = Planes {
+                momentum: access.plane(plane::MOMENTUM, run),
+                diagonal: access.plane(plane::DIAGONAL, run),
+                rms: access.plane(plane::rms(self.grid.band()), run),
+            };
+            let gradient = access.gradient(run);
             self.kernels
-                .reference(work, array, front + at, gradient, &planes, &reference);
+                .reference(work, array, front + at, gradient, planes, reference);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The numbers of one step: powers of the betas, corrections, factors.
 
-use crate::kernel::{PackFactors, Reference, StatisticsFactors};
+use crate::kernel::{Average, Reference};
 use crate::layout::Update;
 use crate::options::{Damping, Graft, Options, Statistics, StepOptions};
 
@@ -10,7 +10,7 @@ const LEAST_RELATIVE_DAMPING: f64 = 1e-24;
 /// What is the same for all tensors of a step.
 pub(super) struct Factors<'a> {
     options: &'a Options,
-    pub(super) statistics: StatisticsFactors,
+    step: &'a StepOptions,
     /// `1 / (1 - beta1^t)`, or 1.
     momentum_correction: f64,
     /// `1 / (1 - beta2^t)`, or 1.
@@ -18,41 +18,67 @@ pub(super) struct Factors<'a> {
 }
 
 impl<'a> Factors<'a> {
-    pub(super) fn new(options: &'a Options, step: &StepOptions, number: u64) -> Self {
-        let correction = |beta| 1.0 / (1.0 - power(beta, number));
-        let (decay, weight) = match options.statistics {
-            Statistics::MovingAverage => (options.beta2, 1.0 - options.beta2),
-            Statistics::WeightedSum => (1.0, step.statistics_weight),
-        };
+    pub(super) fn new(options: &'a Options, step: &'a StepOptions, number: u64) -> Self {
         let averaged = options.statistics == Statistics::MovingAverage;
-        let corrected = |beta, holds| if holds { correction(beta) } else { 1.0 };
+        let correction = |beta, holds| {
+            if holds {
+                1.0 / (1.0 - power(beta, number))
+            } else {
+                1.0
+            }
+        };
         Factors {
             options,
-            statistics: StatisticsFactors {
-                grad_scale: step.grad_scale,
-                beta1: options.beta1,
-                decay,
-                weight,
-            },
-            momentum_correction: corrected(options.beta1, options.bias_correction),
-            statistics_correction: corrected(options.beta2, options.bias_correction && averaged),
+            step,
+            momentum_correction: correction(options.beta1, options.bias_correction),
+            statistics_correction: correction(options.beta2, options.bias_correction && averaged),
         }
-    }
-
-    pub(super) fn beta2(&self) -> f64 {
-        self.options.beta2
     }
 
     pub(super) fn gamma(&self) -> f64 {
         self.options.gamma
     }
 
-    /// How state is packed with this much damping.
-    pub(super) fn pack(&self, damping: f64) -> PackFactors {
-        PackFactors {
-            momentum: self.momentum_correction,
-            statistics: self.statistics_correction,
-            damping,
+    pub(super) fn grad_scale(&self) -> f64 {
+        self.step.grad_scale
+    }
+
+    pub(super) fn momentum_correction(&self) -> f64 {
+        self.momentum_correction
+    }
+
+    pub(super) fn statistics_correction(&self) -> f64 {
+        self.statistics_correction
+    }
+
+    /// How the momentum takes in a gradient.
+    pub(super) fn momentum(&self) -> Average {
+        Average {
+            keep: self.options.beta1,
+            weight: 1.0 - self.options.beta1,
+            scale: self.step.grad_scale,
+        }
+    }
+
+    /// How diagonal and sub-diagonals take in products of gradients.
+    pub(super) fn statistics(&self) -> Average {
+        let (keep, weight) = match self.options.statistics {
+            Statistics::MovingAverage => (self.options.beta2, 1.0 - self.options.beta2),
+            Statistics::WeightedSum => (1.0, self.step.statistics_weight),
+        };
+        Average {
+            keep,
+            weight,
+            scale: self.step.grad_scale,
+        }
+    }
+
+    /// How the plane of normalized RMSProp takes in a gradient.
+    pub(super) fn rms(&self, gradient_length: f64) -> Average {
+        Average {
+            keep: self.options.beta2,
+            weight: 1.0 - self.options.beta2,
+            scale: self.normalize(gradient_length),
         }
     }
 
@@ -65,9 +91,9 @@ impl<'a> Factors<'a> {
     }
 
     /// What turns a gradient of this length into one of length 1.
-    pub(super) fn normalize(&self, gradient_length: f64) -> f64 {
+    fn normalize(&self, gradient_length: f64) -> f64 {
         if gradient_length > 0.0 {
-            self.statistics.grad_scale / gradient_length
+            self.step.grad_scale / gradient_length
         } else {
             0.0
         }
@@ -85,7 +111,7 @@ impl<'a> Factors<'a> {
             (Update::Adam, _) => Some(adam(self.statistics_correction)),
             (_, Graft::None) => None,
             (_, Graft::Sgd) => Some(Reference::Sgd {
-                scale: self.statistics.grad_scale,
+                scale: self.step.grad_scale,
             }),
             (_, Graft::Momentum) => Some(Reference::Momentum {
                 correction: self.momentum_correction,

@@ -13,7 +13,7 @@ use crate::kernel::{FloatMode, Isa, Kernels, Shape, Workspace};
 use crate::layout::{validate, TensorSpec};
 use crate::memory::AlignedBytes;
 use crate::options::{NonFinite, Options, StepOptions};
-use crate::parallel::{Buffers, Lent, Pool, Team, Tile};
+use crate::parallel::{Buffers, Lent, Pool, Team, Tiles};
 
 /// A thread is worth waking for this many parameters.
 const PARAMETERS_PER_THREAD: usize = 32 * 1024;
@@ -53,9 +53,7 @@ pub struct Plan {
     /// them and the one that applies them: to read them back is cheaper than
     /// to compute them again.
     directions: Vec<Option<AlignedBytes>>,
-    tiles: Vec<Tile>,
-    /// The tiles with blocks whose directions wait for other tiles.
-    waiting: Vec<Tile>,
+    tiles: Tiles,
     kernels: &'static Kernels,
     pool: Pool,
     workspaces: Vec<Workspace>,
@@ -96,12 +94,7 @@ impl Plan {
         let workers = workers(&pool, parameters);
         let fair = blocks / (workers * TILES_PER_THREAD);
         let longest = tile.unwrap_or(fair.clamp(TILE.start, TILE.end));
-        let tiles = cut(&tensors, longest)?;
-        let waits = |tile: &&Tile| {
-            let grid = &tensors[tile.tensor].grid;
-            tile.blocks.clone().any(|b| grid.waits(&tile.blocks, b))
-        };
-        let waiting = tiles.iter().filter(waits).cloned().collect();
+        let tiles = Tiles::new(tensors.iter().map(|t| &t.grid), longest);
         let shapes: Vec<Shape> = tensors.iter().map(Tensor::shape).collect();
         let workspaces = (0..workers)
             .map(|_| Workspace::new(&shapes, size_of::<f32>()))
@@ -114,7 +107,6 @@ impl Plan {
                 .collect::<Result<_>>()?,
             tensors,
             tiles,
-            waiting,
             kernels: isa.kernels(),
             pool,
             workspaces,
@@ -187,7 +179,6 @@ impl Plan {
         let mut run = Run {
             tensors: &self.tensors,
             tiles: &self.tiles,
-            waiting: &self.waiting,
             grids: self.tensors.iter().map(|t| &t.grid).collect(),
             sums: &self.sums,
             team: Team {
@@ -226,23 +217,6 @@ impl Plan {
     }
 }
 
-/// The tiles of all tensors, none longer than `longest` blocks.
-fn cut(tensors: &[Tensor], longest: usize) -> Result<Vec<Tile>> {
-    let count = tensors.iter().map(|t| t.grid.tile_count(longest)).sum();
-    let mut tiles = Vec::new();
-    tiles
-        .try_reserve_exact(count)
-        .map_err(|_| Error::OutOfMemory {
-            what: "the list of tiles".to_owned(),
-            bytes: count as u128 * size_of::<Tile>() as u128,
-        })?;
-    for (tensor, t) in tensors.iter().enumerate() {
-        let blocks = t.grid.tiles(longest);
-        tiles.extend(blocks.map(|blocks| Tile { tensor, blocks }));
-    }
-    Ok(tiles)
-}
-
 /// Threads for so many parameters: none is woken for what one core finishes
 /// sooner.
 fn workers(pool: &Pool, parameters: usize) -> usize {
@@ -267,7 +241,7 @@ fn lend<'a>(
         target: bytemuck::cast_slice_mut(target),
         direction,
     };
-    Some(Lent::new(buffers, tensor.grid.shape(), tensor.grid.band()))
+    Some(Lent::new(buffers, tensor.grid.shape()))
 }
 
 #[cfg(test)]

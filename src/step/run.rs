@@ -7,13 +7,12 @@ use super::tensor::{Stage, Tensor};
 use crate::error::{Error, Result};
 use crate::kernel::Apply;
 use crate::layout::Grid;
-use crate::parallel::{Lent, Sweep, Team, Tile, Visit};
+use crate::parallel::{Lent, Sweep, Team, Tiles, Visit};
 
 /// One step under way.
 pub(super) struct Run<'a> {
     pub(super) tensors: &'a [Tensor],
-    pub(super) tiles: &'a [Tile],
-    pub(super) waiting: &'a [Tile],
+    pub(super) tiles: &'a Tiles,
     pub(super) grids: Vec<&'a Grid>,
     pub(super) sums: &'a Sums,
     pub(super) team: Team<'a>,
@@ -23,14 +22,8 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     /// Visits the blocks of all tensors that take part.
     fn sweep(&mut self, sweep: Sweep, visit: impl Fn(Visit<'_, '_>) + Sync) {
-        let tiles = match sweep {
-            Sweep::Tiles | Sweep::Whole => self.tiles,
-            Sweep::Waiting => self.waiting,
-        };
-        if !tiles.is_empty() {
-            self.team
-                .sweep(sweep, tiles, &self.grids, &mut self.lent, &visit);
-        }
+        self.team
+            .sweep(sweep, self.tiles, &self.grids, &mut self.lent, &visit);
     }
 
     /// The length of each gradient. With `check`, refuses one that is not

@@ -100,15 +100,14 @@ macro_rules! table {
             use super::super::vector::Vector;
             use super::super::{apply, direction, length, pack, statistics};
             use super::super::{
-                Apply, Array, Kernels, PackFactors, Planes, Reference, Statistics, Workspace,
+                Apply, Array, Average, Kernels, Planes, Reference, Term, Workspace,
             };
             use super::*;
 
             pub(super) static TABLE: Kernels = Kernels {
                 isa: Isa::$isa,
                 gradient_squares: gradient_squares_of,
-                statistics: statistics_of,
-                rms: rms_of,
+                average: average_of,
                 directions: Workspace::directions::<<$vector as Vector>::Scalar>,
                 begin: Workspace::begin::<<$vector as Vector>::Scalar>,
                 pad: Workspace::pad::<<$vector as Vector>::Scalar>,
@@ -124,17 +123,15 @@ macro_rules! table {
 
             table!(@entry [$($feature)?] gradient_squares_of(g: &[u8], scale: f64) -> f64
                 { length::gradient_squares::<$vector, $G>(g, scale) });
-            table!(@entry [$($feature)?] statistics_of(run: &mut Statistics<'_>) -> ()
-                { statistics::statistics::<$vector, $G, $S>(run) });
-            table!(@entry [$($feature)?] rms_of(g: &[u8], plane: &mut [u8], scale: f64, beta2: f64) -> ()
-                { statistics::rms::<$vector, $G, $S>(g, plane, scale, beta2) });
-            table!(@entry [$($feature)?] pack_of(work: &mut Workspace, at: usize, run: &Planes<'_>, by: &PackFactors) -> ()
-                { pack::pack::<$vector, $S>(work, at, run, by) });
+            table!(@entry [$($feature)?] average_of(plane: &mut [u8], g: &[u8], term: Term<'_>, by: Average) -> ()
+                { statistics::average::<$vector, $G, $S>(plane, g, term, by) });
+            table!(@entry [$($feature)?] pack_of(work: &mut Workspace, array: Array, at: usize, plane: &[u8], factor: f64, add: f64) -> ()
+                { pack::pack::<$vector, $S>(work, array, at, plane, factor, add) });
             table!(@entry [$($feature)?] largest_l1_of(work: &mut Workspace, at: usize, count: usize) -> f64
                 { pack::largest_l1::<$vector>(work, at, count) });
             table!(@entry [$($feature)?] direction_of(work: &mut Workspace, gamma: f64) -> ()
                 { direction::direction::<$vector>(work, gamma) });
-            table!(@entry [$($feature)?] reference_of(work: &mut Workspace, array: Array, at: usize, g: &[u8], run: &Planes<'_>, reference: &Reference) -> ()
+            table!(@entry [$($feature)?] reference_of(work: &mut Workspace, array: Array, at: usize, g: &[u8], run: Planes<'_>, reference: Reference) -> ()
                 { length::reference::<$vector, $G, $S>(work, array, at, g, run, reference) });
             table!(@entry [$($feature)?] block_squares_of(work: &mut Workspace, array: Array) -> f64
                 { length::block_squares::<$vector>(work, array) });
