@@ -1,0 +1,139 @@
+"""libsonew through its C API: the part that a benchmark needs.
+
+Structs and numbers are those of include/sonew.h; the library's init functions
+refuse a struct of another size.
+"""
+
+import ctypes
+from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_size_t, c_void_p
+
+GRAFTS = {"none": 0, "sgd": 1, "momentum": 2, "adam": 3, "normalized rmsprop": 4}
+CHAINS = {"row-major": 0, "column-major": 1, "rows": 2, "columns": 3}
+SKIP, UNCHECKED = 0, 1
+MAX_DIMS = 8
+
+
+class Options(ctypes.Structure):
+    """sonew_options"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("band", c_int32),
+        ("threads", c_int32),
+        ("beta1", c_double),
+        ("beta2", c_double),
+        ("eps", c_double),
+        ("gamma", c_double),
+        ("graft_eps", c_double),
+        ("weight_decay", c_double),
+        ("statistics", c_int32),
+        ("damping", c_int32),
+        ("graft", c_int32),
+        ("bias_correction", c_int32),
+        ("graft_bias_correction", c_int32),
+        ("reserved", c_int32 * 1),
+    ]
+
+
+class Tensor(ctypes.Structure):
+    """sonew_tensor"""
+
+    _fields_ = [
+        ("name", c_char_p),
+        ("ndim", c_size_t),
+        ("dims", c_size_t * MAX_DIMS),
+        ("chains", c_int32),
+        ("update", c_int32),
+        ("reserved", c_int32 * 6),
+    ]
+
+
+class StepOptions(ctypes.Structure):
+    """sonew_step_options"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("lr", c_double),
+        ("grad_scale", c_double),
+        ("statistics_weight", c_double),
+        ("non_finite", c_int32),
+        ("reserved", c_int32 * 1),
+    ]
+
+
+class Library:
+    """The shared library, with the functions that are used here."""
+
+    def __init__(self, path):
+        self.c = ctypes.CDLL(str(path))
+        self.c.sonew_last_error.restype = c_char_p
+        self.c.sonew_version.restype = c_char_p
+        pointers = POINTER(c_void_p)
+        for name, arguments in {
+            "sonew_options_init": [POINTER(Options), c_size_t],
+            "sonew_step_options_init": [POINTER(StepOptions), c_size_t],
+            "sonew_create": [POINTER(Options), POINTER(Tensor), c_size_t, pointers],
+            "sonew_step": [c_void_p, POINTER(StepOptions), pointers, pointers, c_size_t],
+            "sonew_instruction_set": [c_void_p, POINTER(c_char_p)],
+            "sonew_free": [c_void_p],
+        }.items():
+            getattr(self.c, name).argtypes = arguments
+
+    def version(self):
+        return self.c.sonew_version().decode()
+
+    def check(self, status):
+        if status != 0:
+            raise RuntimeError(self.c.sonew_last_error().decode())
+
+    def filled(self, struct, init):
+        """A struct with the library's defaults."""
+        value = struct()
+        self.check(init(byref(value), ctypes.sizeof(value)))
+        return value
+
+
+class Optimizer:
+    """A handle for tensors of these shapes."""
+
+    def __init__(self, library, shapes, *, lr, non_finite, chains, **options):
+        self.library = library
+        self.count = len(shapes)
+        self.options = library.filled(Options, library.c.sonew_options_init)
+        for name, value in options.items():
+            setattr(self.options, name, value)
+        self.step_options = library.filled(StepOptions, library.c.sonew_step_options_init)
+        self.step_options.lr = lr
+        self.step_options.non_finite = non_finite
+        tensors = (Tensor * self.count)()
+        for i, shape in enumerate(shapes):
+            tensors[i].name = b"tensor %d" % i
+            tensors[i].ndim = len(shape)
+            tensors[i].dims[: len(shape)] = shape
+            tensors[i].chains = chains
+        self.handle = c_void_p()
+        created = library.c.sonew_create(
+            byref(self.options), tensors, self.count, byref(self.handle)
+        )
+        library.check(created)
+
+    def instruction_set(self):
+        name = c_char_p()
+        self.library.check(self.library.c.sonew_instruction_set(self.handle, byref(name)))
+        return name.value.decode()
+
+    def step(self, params, grads):
+        """One step over lists of pointers, made by pointers()."""
+        self.library.check(
+            self.library.c.sonew_step(
+                self.handle, byref(self.step_options), params, grads, self.count
+            )
+        )
+
+    def free(self):
+        self.library.check(self.library.c.sonew_free(self.handle))
+
+
+def pointers(tensors):
+    """Their addresses, as the C API takes them."""
+    return (c_void_p * len(tensors))(*[t.data_ptr() for t in tensors])
