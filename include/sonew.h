@@ -75,7 +75,8 @@
  * are copied. A struct that has an init function may grow in later versions;
  * its init function, with sizeof of the caller's struct, keeps old programs
  * working with new libraries and the other way round. Zero means false, 1
- * true, and nothing else is accepted. Fields called reserved must be 0.
+ * true, and nothing else is accepted. Fields called reserved must be 0. The
+ * arithmetic is float32: a number that does not fit into it is out of range.
  ******************************************************************************/
 
 #ifndef SONEW_H
@@ -312,7 +313,9 @@ typedef struct {
   /**
    * Edge removal, at least 0 and less than 1: a coordinate whose Schur
    * complement, or one of whose pivots, is not above gamma times the
-   * diagonal entry is preconditioned by its diagonal alone. Default 0.01.
+   * diagonal entry is preconditioned by its diagonal alone. At 0 rounding
+   * can decide: where statistics are singular and damping is negligible, a
+   * direction may overflow. Default 0.01.
    */
   double gamma;
   /**
@@ -543,7 +546,7 @@ sonew_status sonew_step(sonew_optimizer *optimizer,
  *
  * A checkpoint is a safetensors file: state planes by name
  * ("fc1.weight/momentum"), parameters if wanted ("fc1.weight/parameter"),
- * options and step count in the metadata, and checksums of everything.
+ * options and step count in the metadata, and checksums of all of these.
  * Training that goes on from a checkpoint gives the same bits as training
  * that never stopped.
  ******************************************************************************/
@@ -593,7 +596,8 @@ typedef struct {
  * The file is written beside path, named like it with ".sonew-tmp" added,
  * brought to disk, and then put in the place of path: when a save fails or
  * the process dies, what was there before is still there. (Unless all that
- * failed was to bring the new name to disk: then the new file is there.)
+ * failed was to bring the new name to disk: then the new file is there.) Two
+ * saves to one path must not run at the same time.
  *
  * Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
  * SONEW_HEADER_LENGTH, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
@@ -708,8 +712,9 @@ sonew_status sonew_tensor_count(const sonew_optimizer *optimizer,
 sonew_status sonew_state_bytes(const sonew_optimizer *optimizer, size_t *bytes);
 
 /**
- * Bytes that the optimizer holds in all, in *bytes: the state, and scratch
- * for each thread. A step allocates nothing that grows with the model.
+ * Bytes that the optimizer holds in all, in *bytes: the state, directions
+ * where a graft needs them, and scratch for each thread; names and the like
+ * are not counted. A step allocates nothing that grows with the parameters.
  * Since 0.1.
  */
 sonew_status sonew_memory_bytes(const sonew_optimizer *optimizer,

@@ -32,7 +32,7 @@ pub enum Error {
     },
 
     /// A handle of the C API is not live.
-    #[error("{argument} is no live handle: it was freed, or never created")]
+    #[error("{argument} is no live handle: it was freed, never created, or is of another kind")]
     BadHandle {
         /// The argument.
         argument: &'static str,
@@ -80,7 +80,7 @@ pub enum Error {
     },
 
     /// A number lies outside its documented range.
-    #[error("{argument} is {value}, must be {allowed}")]
+    #[error("{argument} is {}, must be {allowed}", number(*value))]
     OutOfRange {
         /// The argument's name, with its tensor where it belongs to one.
         argument: String,
@@ -137,14 +137,14 @@ pub enum Error {
         dims: Vec<usize>,
     },
 
-    /// A call passed another number of tensors than the optimizer has.
-    #[error("{argument} has {count} tensors, the optimizer has {expected}")]
+    /// A call passed another number of tensors than the optimizer or plan has.
+    #[error("{argument} has {count} tensors, expected {expected}")]
     TensorCount {
         /// The argument's name.
         argument: &'static str,
         /// What the caller passed.
         count: usize,
-        /// What the optimizer was created with.
+        /// What the optimizer or plan was created with.
         expected: usize,
     },
 
@@ -174,7 +174,7 @@ pub enum Error {
     },
 
     /// No tensor has this index.
-    #[error("there is no tensor {index}, the optimizer has {count}")]
+    #[error("there is no tensor {index}, the number of tensors is {count}")]
     UnknownTensor {
         /// The index.
         index: usize,
@@ -251,9 +251,12 @@ pub enum Error {
         reason: String,
     },
 
-    /// Another thread is using this optimizer right now.
-    #[error("the optimizer is in use by another thread")]
-    Busy,
+    /// Another thread is using this handle right now.
+    #[error("{argument} is in use by another thread")]
+    Busy {
+        /// The argument.
+        argument: &'static str,
+    },
 
     /// A file operation failed.
     #[error("cannot {operation} \"{}\": {source}", path.display())]
@@ -380,4 +383,14 @@ pub enum Error {
         /// The panic's message.
         message: String,
     },
+}
+
+/// A number for people: very large and very small ones in powers of ten.
+fn number(value: f64) -> String {
+    let size = value.abs();
+    if size.is_finite() && size > 0.0 && !(1e-6..1e16).contains(&size) {
+        format!("{value:e}")
+    } else {
+        value.to_string()
+    }
 }

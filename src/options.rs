@@ -1,6 +1,8 @@
 //! Hyperparameters: of the optimizer, and of one step.
 //!
 //! Every number is checked against its documented range; nothing is clamped.
+//! The arithmetic is float32, so that a number which does not fit into it is
+//! refused as well.
 
 use crate::error::{Error, Result};
 
@@ -36,7 +38,8 @@ pub struct Options {
     /// Edge removal, in `[0, 1)`: a coordinate whose Schur complement, or one
     /// of whose pivots, is not above `gamma` times the diagonal entry is
     /// preconditioned by its diagonal alone (paper, Algorithm 3, applied per
-    /// coordinate). Default 1e-2.
+    /// coordinate). At 0 rounding can decide: where statistics are singular and
+    /// damping is negligible, a direction may overflow. Default 1e-2.
     pub gamma: f64,
     /// How gradients enter the statistics. Default moving average.
     pub statistics: Statistics,
@@ -199,6 +202,11 @@ impl StepOptions {
             self.grad_scale.is_finite() && self.grad_scale > 0.0,
             "finite and positive",
         )?;
+        fits(
+            "step.grad_scale",
+            self.grad_scale,
+            self.grad_scale as f32 > 0.0,
+        )?;
         not_negative("step.statistics_weight", self.statistics_weight)?;
         in_range(
             "step.statistics_weight",
@@ -225,12 +233,54 @@ fn unit(argument: &str, value: f64) -> Result<()> {
     in_range(argument, value, (0.0..1.0).contains(&value), "in [0, 1)")
 }
 
-/// Refuses a value that is negative, infinite or NaN.
+/// Refuses a value that is negative, infinite or NaN, here or in the
+/// arithmetic.
 pub(crate) fn not_negative(argument: &str, value: f64) -> Result<()> {
     in_range(
         argument,
         value,
         value.is_finite() && value >= 0.0,
         "finite and not negative",
-    )
+    )?;
+    fits(argument, value, true)
+}
+
+/// Refuses a value that the arithmetic, which is float32, cannot hold.
+fn fits(argument: &str, value: f64, holds: bool) -> Result<()> {
+    let holds = holds && (value as f32).is_finite();
+    in_range(argument, value, holds, "within the range of float32")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(result: Result<()>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn numbers_that_float32_cannot_hold_are_refused() {
+        let step = |lr, grad_scale| StepOptions {
+            lr,
+            grad_scale,
+            ..StepOptions::default()
+        };
+        let check = |step: StepOptions| step.validate(Statistics::MovingAverage);
+        assert!(check(step(3e38, 1e-38)).is_ok());
+        for (step, name) in [
+            (step(1e39, 1.0), "step.lr"),
+            (step(1.0, 1e39), "step.grad_scale"),
+            (step(1.0, 1e-50), "step.grad_scale"),
+        ] {
+            let message = refused(check(step));
+            assert!(message.starts_with(name), "{message}");
+            assert!(message.contains("within the range of float32"), "{message}");
+        }
+        let options = Options {
+            eps: 1e39,
+            ..Options::default()
+        };
+        assert!(refused(options.validate()).starts_with("options.eps is"));
+    }
 }

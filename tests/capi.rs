@@ -211,6 +211,13 @@ fn one_optimizer_in_two_threads() {
     assert_eq!(run(&mut Command::new(program)), "counts add up\n");
 }
 
+#[test]
+fn the_floating_point_mode_of_the_caller_changes_nothing() {
+    let folder = folder("float_mode");
+    let program = compile(&mut cc(), "c99", &["tests/c/float_mode.c"], &folder);
+    assert_eq!(run(Command::new(program).arg(&folder)), "modes kept\n");
+}
+
 /// The losses that the example prints.
 fn losses(printed: &str) -> Vec<f64> {
     let words: Vec<_> = printed.split_whitespace().collect();

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use sonew::options::MAX_THREADS;
 
 use data::Images;
 use progress::Progress;
@@ -74,7 +75,7 @@ struct Arguments {
 
     /// Threads to use; 0 means as many as there are processors. Results do not
     /// depend on it
-    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_parser = threads)]
     threads: usize,
 
     /// Folder for the plot, the losses and the checkpoints
@@ -89,6 +90,14 @@ struct Arguments {
 fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number > MAX_THREADS => Err(format!("must be at most {MAX_THREADS}")),
         Ok(number) => Ok(number),
         Err(error) => Err(error.to_string()),
     }
@@ -109,7 +118,7 @@ fn main() -> Result<ExitCode> {
     }
     let mut session = match arguments.resume {
         true => Session::resume(&arguments.out, &problem, &methods)?,
-        false => Session::start(&arguments.out, &problem, &methods),
+        false => Session::start(&arguments.out, &problem, &methods)?,
     };
     stop_on_ctrl_c()?;
 

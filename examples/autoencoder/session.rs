@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure, Context, Result};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::settings::{layers, setting, Method};
@@ -36,16 +37,20 @@ pub struct Session {
 }
 
 impl Session {
-    /// A comparison from the beginning. Nothing is written yet.
-    pub fn start(folder: &Path, problem: &Problem, methods: &[Method]) -> Self {
-        Session {
+    /// A comparison from the beginning. The folder is created now, so that one
+    /// that cannot be is found before the training and not after it; nothing is
+    /// written to it yet.
+    pub fn start(folder: &Path, problem: &Problem, methods: &[Method]) -> Result<Self> {
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+        Ok(Session {
             folder: folder.to_owned(),
             saved: Saved {
                 identity: identity(problem, methods),
                 finished: Vec::new(),
                 running: None,
             },
-        }
+        })
     }
 
     /// The comparison that was stopped in this folder, which must be the same
@@ -100,15 +105,10 @@ impl Session {
     /// is complete and `session.json` names it.
     pub fn save(&mut self, run: &Run) -> Result<()> {
         let record = run.record();
-        let name = format!(
-            "{}-step-{}.safetensors",
-            record.method.key(),
-            record.losses.len()
-        );
+        let name = checkpoint_name(record);
         if self.checkpoint() == Some(name.as_str()) {
             return Ok(());
         }
-        self.create_folder()?;
         run.save(&self.folder.join(&name))?;
         self.replace(Some(Running {
             record: record.clone(),
@@ -118,7 +118,6 @@ impl Session {
 
     /// Notes that a run is done; its checkpoint goes.
     pub fn finish(&mut self, record: Record) -> Result<()> {
-        self.create_folder()?;
         self.saved.finished.push(record);
         self.replace(None)
     }
@@ -126,11 +125,6 @@ impl Session {
     fn checkpoint(&self) -> Option<&str> {
         let running = self.saved.running.as_ref()?;
         Some(&running.checkpoint)
-    }
-
-    fn create_folder(&self) -> Result<()> {
-        fs::create_dir_all(&self.folder)
-            .with_context(|| format!("cannot create {}", self.folder.display()))
     }
 
     /// Writes `session.json` with this run in progress, then removes every
@@ -151,13 +145,32 @@ impl Session {
         for entry in fs::read_dir(&self.folder)? {
             let name = entry?.file_name();
             let name = name.to_string_lossy();
-            let ours = name.contains("-step-") && name.ends_with(".safetensors");
-            if ours && self.checkpoint() != Some(&name) {
+            if is_checkpoint(&name) && self.checkpoint() != Some(&name) {
                 fs::remove_file(self.folder.join(name.as_ref()))?;
             }
         }
         Ok(())
     }
+}
+
+/// The file name of a run's checkpoint.
+fn checkpoint_name(record: &Record) -> String {
+    format!(
+        "{}-step-{}.safetensors",
+        record.method.key(),
+        record.losses.len()
+    )
+}
+
+/// Whether a file has such a name. The folder may hold files of other
+/// programs.
+fn is_checkpoint(name: &str) -> bool {
+    let parts = name
+        .strip_suffix(".safetensors")
+        .and_then(|stem| stem.split_once("-step-"));
+    parts.is_some_and(|(method, step)| {
+        Method::value_variants().iter().any(|m| m.key() == method) && step.parse::<usize>().is_ok()
+    })
 }
 
 fn read(path: &Path) -> Result<Saved> {
@@ -241,7 +254,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let problem = problem(1);
         let method = METHODS[0];
-        let mut session = Session::start(folder.path(), &problem, &METHODS);
+        let mut session = Session::start(folder.path(), &problem, &METHODS).unwrap();
         let mut whole = session.run(&problem, method).unwrap().unwrap();
         train(&mut whole, usize::MAX);
 
@@ -267,6 +280,37 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_that_cannot_be_is_found_at_the_start() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let started = Session::start(&file.path().join("run"), &problem(1), &METHODS);
+        let refused = started.err().expect("refused").to_string();
+        assert!(refused.starts_with("cannot create "), "{refused}");
+    }
+
+    #[test]
+    fn files_of_others_stay_in_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let others = ["resnet-step-5.safetensors", "band4-step-x.safetensors"];
+        for name in others {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        fs::write(folder.path().join("band4-step-7.safetensors"), "").unwrap();
+        let problem = problem(1);
+        let mut session = Session::start(folder.path(), &problem, &METHODS).unwrap();
+        let run = session.run(&problem, METHODS[0]).unwrap().unwrap();
+        session.save(&run).unwrap();
+        let entries = fs::read_dir(folder.path()).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(
+            names,
+            [others[1], others[0], FILE, "tridiagonal-step-0.safetensors"]
+        );
+    }
+
+    #[test]
     fn another_run_is_refused_with_what_differs() {
         let folder = tempfile::tempdir().unwrap();
         let saved = problem(1);
@@ -276,7 +320,7 @@ mod tests {
         };
         assert!(refusal(&saved, &METHODS).contains("nothing to resume"));
 
-        let mut session = Session::start(folder.path(), &saved, &METHODS);
+        let mut session = Session::start(folder.path(), &saved, &METHODS).unwrap();
         let run = session.run(&saved, METHODS[0]).unwrap().unwrap();
         session.save(&run).unwrap();
         assert!(Session::lies_unfinished(folder.path()));

@@ -80,7 +80,7 @@ impl<'a> Run<'a> {
             order: Vec::new(),
             record: Record {
                 method,
-                losses: Vec::with_capacity(problem.steps()),
+                losses: Vec::new(),
                 optimizer_seconds: 0.0,
                 seconds: 0.0,
             },

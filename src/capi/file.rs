@@ -2,7 +2,7 @@
 //!
 //! A checkpoint is a safetensors file: state planes by name
 //! ("fc1.weight/momentum"), parameters if wanted ("fc1.weight/parameter"),
-//! options and step count in the metadata, and checksums of everything.
+//! options and step count in the metadata, and checksums of all of these.
 //! Training that goes on from a checkpoint gives the same bits as training
 //! that never stopped.
 
@@ -102,7 +102,8 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
 /// The file is written beside path, named like it with ".sonew-tmp" added,
 /// brought to disk, and then put in the place of path: when a save fails or
 /// the process dies, what was there before is still there. (Unless all that
-/// failed was to bring the new name to disk: then the new file is there.)
+/// failed was to bring the new name to disk: then the new file is there.) Two
+/// saves to one path must not run at the same time.
 ///
 /// Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
 /// SONEW_HEADER_LENGTH, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.

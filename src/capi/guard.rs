@@ -1,5 +1,6 @@
-//! What every exported function does around its body: no panic leaves it, and
-//! an error becomes a status and a message.
+//! What every exported function does around its body: the caller's
+//! floating-point mode is put aside, no panic leaves it, and an error becomes a
+//! status and a message.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -10,9 +11,13 @@ use std::sync::Mutex;
 use super::last_error;
 use super::status::sonew_status;
 use crate::error::{Error, Result};
+use crate::kernel::FloatMode;
 
 /// Runs the body of an exported function.
 pub(super) fn call(body: impl FnOnce() -> Result<()>) -> sonew_status {
+    // Not for the step alone: the numbers in a file are read and written with
+    // arithmetic, too.
+    let _mode = FloatMode::set_default();
     keep_panics_silent();
     INSIDE.set(true);
     // What a panic may leave half-done is a handle, which its registry then

@@ -36,8 +36,9 @@ pub unsafe extern "C" fn sonew_state_bytes(
     unsafe { query(optimizer, bytes, "bytes", |o| Ok(o.optimizer.state_bytes())) }
 }
 
-/// Bytes that the optimizer holds in all, in *bytes: the state, and scratch
-/// for each thread. A step allocates nothing that grows with the model.
+/// Bytes that the optimizer holds in all, in *bytes: the state, directions
+/// where a graft needs them, and scratch for each thread; names and the like
+/// are not counted. A step allocates nothing that grows with the parameters.
 /// Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_memory_bytes(

@@ -78,7 +78,8 @@
 //! are copied. A struct that has an init function may grow in later versions;
 //! its init function, with sizeof of the caller's struct, keeps old programs
 //! working with new libraries and the other way round. Zero means false, 1
-//! true, and nothing else is accepted. Fields called reserved must be 0.
+//! true, and nothing else is accepted. Fields called reserved must be 0. The
+//! arithmetic is float32: a number that does not fit into it is out of range.
 
 // What follows is named as in C, and documented for the header.
 #![allow(non_camel_case_types)]

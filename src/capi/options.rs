@@ -78,7 +78,9 @@ pub struct sonew_options {
     pub eps: f64,
     /// Edge removal, at least 0 and less than 1: a coordinate whose Schur
     /// complement, or one of whose pivots, is not above gamma times the
-    /// diagonal entry is preconditioned by its diagonal alone. Default 0.01.
+    /// diagonal entry is preconditioned by its diagonal alone. At 0 rounding
+    /// can decide: where statistics are singular and damping is negligible, a
+    /// direction may overflow. Default 0.01.
     pub gamma: f64,
     /// Added to the square root in the lengths of Adam and normalized RMSProp,
     /// and in the plain Adam update; finite and not negative. Default 1e-8.

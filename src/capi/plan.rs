@@ -376,7 +376,13 @@ unsafe fn check<'a>(
     let gradient = || Buffer::read(tensor, "the gradient", entry.grad.cast(), of("grad"));
     let gradient = (!entry.grad.is_null()).then(gradient).transpose()?;
     // SAFETY: the caller's promise.
-    let planes = unsafe { List::new(entry.planes, entry.plane_count, &of("planes")()) }?;
+    let planes = unsafe {
+        let argument = format!(
+            "buffers[{i}].planes, the state of tensor \"{}\",",
+            tensor.name
+        );
+        List::new(entry.planes, entry.plane_count, &argument)
+    }?;
     let planes = planes.collect("the list of planes", |p, plane| {
         let name = || format!("buffers[{i}].planes[{p}]");
         Buffer::write(tensor, &names[p], plane.cast(), name)

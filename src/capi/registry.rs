@@ -132,7 +132,7 @@ impl<T> Registry<T> {
             Err(now) if now == word | BROKEN => Err(Error::Internal {
                 message: format!("an earlier call broke {argument}, it can only be freed"),
             }),
-            Err(now) if now == word | IN_USE => Err(Error::Busy),
+            Err(now) if now == word | IN_USE => Err(Error::Busy { argument }),
             // Freed in this very moment.
             Err(_) => Err(unknown()),
         }
@@ -257,11 +257,11 @@ mod tests {
         let inner = registry.with(handle, "number", |_| {
             assert!(matches!(
                 registry.remove(handle, "number"),
-                Err(Error::Busy)
+                Err(Error::Busy { argument: "number" })
             ));
             Ok(read(&registry, handle))
         });
-        assert!(matches!(inner.unwrap(), Err(Error::Busy)));
+        assert!(matches!(inner.unwrap(), Err(Error::Busy { .. })));
         assert_eq!(read(&registry, handle).unwrap(), 1);
     }
 
@@ -297,7 +297,7 @@ mod tests {
                     };
                     match registry.with(shared, "number", count) {
                         Ok(()) => counted += 1,
-                        Err(error) => assert!(matches!(error, Error::Busy)),
+                        Err(error) => assert!(matches!(error, Error::Busy { .. })),
                     }
                     assert_eq!(*registry.remove(own, "number").unwrap(), n);
                 }

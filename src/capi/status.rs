@@ -120,7 +120,7 @@ impl From<&Error> for sonew_status {
             Error::NonFiniteGradient { .. } => SONEW_NON_FINITE_GRADIENT,
             Error::NullPointer { .. } => SONEW_NULL_POINTER,
             Error::BadHandle { .. } => SONEW_BAD_HANDLE,
-            Error::Busy => SONEW_BUSY,
+            Error::Busy { .. } => SONEW_BUSY,
             Error::StructSize { .. } => SONEW_STRUCT_SIZE,
             Error::UnknownField { .. } => SONEW_UNKNOWN_FIELD,
             Error::InvalidString { .. } => SONEW_INVALID_STRING,

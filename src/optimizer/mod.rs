@@ -107,34 +107,49 @@ impl Optimizer {
     }
 
     /// What multiplies a tensor's learning rate; 1 at first.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTensor`].
     pub fn lr_scale(&self, tensor: usize) -> Result<f64> {
         Ok(self.state_of(tensor)?.lr_scale)
     }
 
     /// Changes what multiplies a tensor's learning rate; finite and not
     /// negative.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTensor`], [`Error::OutOfRange`].
     pub fn set_lr_scale(&mut self, tensor: usize, scale: f64) -> Result<()> {
         self.state_of(tensor)?;
-        not_negative("lr_scale", scale)?;
+        not_negative(&self.of_tensor("lr_scale", tensor), scale)?;
         self.state[tensor].lr_scale = scale;
         Ok(())
     }
 
     /// A tensor's decoupled weight decay; that of the options at first.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTensor`].
     pub fn weight_decay(&self, tensor: usize) -> Result<f64> {
         Ok(self.state_of(tensor)?.weight_decay)
     }
 
     /// Changes a tensor's decoupled weight decay; finite and not negative.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTensor`], [`Error::OutOfRange`].
     pub fn set_weight_decay(&mut self, tensor: usize, decay: f64) -> Result<()> {
         self.state_of(tensor)?;
-        not_negative("weight_decay", decay)?;
+        not_negative(&self.of_tensor("weight_decay", tensor), decay)?;
         self.state[tensor].weight_decay = decay;
         Ok(())
     }
 
     /// Names of a tensor's state planes, in order: `momentum`, `diagonal`,
     /// `band.1` to `band.b`, and `rms` with normalized RMSProp grafting.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTensor`].
     pub fn plane_names(&self, tensor: usize) -> Result<&[String]> {
         Ok(&self.state_of(tensor)?.names)
     }
@@ -142,6 +157,9 @@ impl Optimizer {
     /// A state plane as it is stored: without bias correction, one entry per
     /// element in the tensor's own memory order. The entry of coordinate `j`
     /// in `band.k` is `H_j+k,j` along its chain.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTensor`], [`Error::UnknownPlane`].
     pub fn plane(&self, tensor: usize, plane: usize) -> Result<&[f32]> {
         let state = self.state_of(tensor)?;
         match state.planes.get(plane) {
@@ -180,6 +198,11 @@ impl Optimizer {
             index: tensor,
             count: self.state.len(),
         })
+    }
+
+    /// A tensor's argument, for messages.
+    fn of_tensor(&self, argument: &str, tensor: usize) -> String {
+        format!("{argument} of tensor \"{}\"", self.specs[tensor].name)
     }
 
     fn check_count(&self, argument: &'static str, count: usize) -> Result<()> {

@@ -21,7 +21,8 @@ struct Loaded {
 impl Optimizer {
     /// Saves the state, the options and the step count to a safetensors file,
     /// together with the parameters if they are given. An existing file is
-    /// replaced when the new one is complete and on disk, not before.
+    /// replaced when the new one is complete and on disk, not before. Two saves
+    /// to one path must not run at the same time.
     ///
     /// # Errors
     /// [`Error::TensorCount`] and [`Error::WrongLength`] for parameters that

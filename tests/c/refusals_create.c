@@ -117,7 +117,7 @@ const refusal create_refusals[] = {
     REFUSAL(beta1_negative, SONEW_OUT_OF_RANGE, "options.beta1 is -0.1"),
     REFUSAL(beta1_nan, SONEW_OUT_OF_RANGE, "options.beta1 is NaN"),
     REFUSAL(beta2_is_1, SONEW_OUT_OF_RANGE, "options.beta2 is 1"),
-    REFUSAL(beta2_negative, SONEW_OUT_OF_RANGE, "options.beta2 is -0.000000001"),
+    REFUSAL(beta2_negative, SONEW_OUT_OF_RANGE, "options.beta2 is -1e-9"),
     REFUSAL(beta2_nan, SONEW_OUT_OF_RANGE, "options.beta2 is NaN"),
     REFUSAL(eps_negative, SONEW_OUT_OF_RANGE, "options.eps is -0.000001"),
     REFUSAL(eps_nan, SONEW_OUT_OF_RANGE, "options.eps is NaN"),

@@ -119,7 +119,7 @@ static sonew_status view_null(void) {
     return sonew_plane_view(optimizer, 0, 0, NULL, sizeof(sonew_view));
 }
 
-#define BAD_HANDLE "no live handle: it was freed, or never created"
+#define BAD_HANDLE "no live handle: it was freed, never created, or is of another kind"
 
 const refusal other_refusals[] = {
     REFUSAL(freed_twice, SONEW_BAD_HANDLE, "optimizer is " BAD_HANDLE),
@@ -128,11 +128,12 @@ const refusal other_refusals[] = {
     REFUSAL(never_created, SONEW_BAD_HANDLE, BAD_HANDLE),
     REFUSAL(plan_as_optimizer, SONEW_BAD_HANDLE, BAD_HANDLE),
     REFUSAL(plan_freed_twice, SONEW_BAD_HANDLE, "plan is " BAD_HANDLE),
-    REFUSAL(lr_scale_negative, SONEW_OUT_OF_RANGE, "lr_scale is -1"),
-    REFUSAL(lr_scale_nan, SONEW_OUT_OF_RANGE, "lr_scale is NaN"),
-    REFUSAL(lr_scale_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 2, the optimizer has 2"),
-    REFUSAL(weight_decay_negative, SONEW_OUT_OF_RANGE, "weight_decay is -0.001"),
-    REFUSAL(weight_decay_nan, SONEW_OUT_OF_RANGE, "weight_decay is NaN"),
+    REFUSAL(lr_scale_negative, SONEW_OUT_OF_RANGE, "lr_scale of tensor \"a\" is -1"),
+    REFUSAL(lr_scale_nan, SONEW_OUT_OF_RANGE, "lr_scale of tensor \"a\" is NaN"),
+    REFUSAL(lr_scale_of_none, SONEW_UNKNOWN_TENSOR,
+            "there is no tensor 2, the number of tensors is 2"),
+    REFUSAL(weight_decay_negative, SONEW_OUT_OF_RANGE, "weight_decay of tensor \"b\" is -0.001"),
+    REFUSAL(weight_decay_nan, SONEW_OUT_OF_RANGE, "weight_decay of tensor \"b\" is NaN"),
     REFUSAL(weight_decay_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 1844"),
     REFUSAL(count_null, SONEW_NULL_POINTER, "count is null"),
     REFUSAL(planes_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 2"),

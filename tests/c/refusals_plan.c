@@ -78,7 +78,7 @@ static sonew_status size_is_2_59(void) {
 const refusal plan_refusals[] = {
     REFUSAL(number_zero, SONEW_OUT_OF_RANGE, "the step number is 0"),
     REFUSAL(step_options_bad, SONEW_OUT_OF_RANGE, "step.lr is -1"),
-    REFUSAL(too_few, SONEW_TENSOR_COUNT, "buffers has 1 tensors"),
+    REFUSAL(too_few, SONEW_TENSOR_COUNT, "buffers has 1 tensors, expected 2"),
     REFUSAL(buffers_null, SONEW_NULL_POINTER, "buffers is null"),
     REFUSAL(not_filled_in, SONEW_STRUCT_SIZE, "call sonew_buffers_init() first"),
     REFUSAL(sizes_differ, SONEW_STRUCT_SIZE, "buffers[1].struct_size is 80"),
@@ -89,7 +89,8 @@ const refusal plan_refusals[] = {
     REFUSAL(two_targets, SONEW_AMBIGUOUS_TARGET, "tensor \"a\": params and direction"),
     REFUSAL(planes_missing, SONEW_PLANE_COUNT,
             "tensor \"b\": 2 state planes were passed, expected 3"),
-    REFUSAL(planes_null, SONEW_NULL_POINTER, "buffers[0].planes is null"),
+    REFUSAL(planes_null, SONEW_NULL_POINTER,
+            "buffers[0].planes, the state of tensor \"a\", is null"),
     REFUSAL(plane_null, SONEW_NULL_POINTER,
             "buffers[0].planes[2], band.1 of tensor \"a\", is null"),
     REFUSAL(plane_askew, SONEW_MISALIGNED, "tensor \"a\": diagonal at 0x"),

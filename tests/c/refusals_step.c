@@ -98,7 +98,7 @@ const refusal step_refusals[] = {
     REFUSAL(grads_null, SONEW_NULL_POINTER, "grads is null"),
     REFUSAL(one_param_null, SONEW_NULL_POINTER,
             "params[1], the parameter of tensor \"b\", is null"),
-    REFUSAL(too_few, SONEW_TENSOR_COUNT, "params has 1 tensors, the optimizer has 2"),
+    REFUSAL(too_few, SONEW_TENSOR_COUNT, "params has 1 tensors, expected 2"),
     REFUSAL(too_many, SONEW_TENSOR_COUNT, "params has 3 tensors"),
     REFUSAL(none, SONEW_TENSOR_COUNT, "params has 0 tensors"),
     REFUSAL(endless, SONEW_TENSOR_COUNT, "params has 18446744073709551615 tensors"),

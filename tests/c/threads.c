@@ -28,7 +28,7 @@ static void *step_shared(void *argument) {
             continue;
         }
         CHECK(status == SONEW_BUSY);
-        CHECK(strstr(sonew_last_error(), "in use by another thread"));
+        CHECK(strstr(sonew_last_error(), "optimizer is in use by another thread"));
         worker->busy++;
     }
     free(param);

@@ -46,6 +46,9 @@ fn the_message_has_argument_value_and_range() {
     let refused = create(|o| o.eps = f64::NAN).err().unwrap();
     let expected = "options.eps is NaN, must be finite and not negative";
     assert_eq!(refused.to_string(), expected);
+    let refused = create(|o| o.eps = -1e-200).err().unwrap();
+    let expected = "options.eps is -1e-200, must be finite and not negative";
+    assert_eq!(refused.to_string(), expected);
 }
 
 #[test]

@@ -130,11 +130,11 @@ fn tensors_and_planes_that_are_not_there() {
     for value in [-1.0, f64::NAN, f64::INFINITY] {
         refused!(
             world.unchanged(|w| w.optimizer.set_lr_scale(0, value)),
-            Error::OutOfRange { argument, .. } if argument == "lr_scale"
+            Error::OutOfRange { argument, .. } if argument == "lr_scale of tensor \"a\""
         );
         refused!(
             world.unchanged(|w| w.optimizer.set_weight_decay(1, value)),
-            Error::OutOfRange { argument, .. } if argument == "weight_decay"
+            Error::OutOfRange { argument, .. } if argument == "weight_decay of tensor \"b\""
         );
     }
     refused!(

@@ -1,0 +1,45 @@
+/* A program that rounds in another direction saves and loads as any other, and
+ * finds its mode as it was. */
+#include <fenv.h>
+#include <stdio.h>
+
+#include "check.h"
+
+static const int modes[] = {FE_TONEAREST, FE_DOWNWARD, FE_UPWARD, FE_TOWARDZERO};
+
+int main(int argc, char **argv) {
+    CHECK(argc == 2);
+    char path[4096];
+    CHECK(snprintf(path, sizeof path, "%s/mode.safetensors", argv[1]) < (int)sizeof path);
+
+    /* Fractions that binary numbers do not have. */
+    sonew_options options;
+    OK(sonew_options_init(&options, sizeof options));
+    options.beta1 = 0.95;
+    options.beta2 = 0.966;
+    options.eps = 1.4e-6;
+    options.gamma = 0.0123;
+    sonew_tensor tensor = {.name = "w", .ndim = 1, .dims = {3}};
+    sonew_optimizer *optimizer = NULL;
+    OK(sonew_create(&options, &tensor, 1, &optimizer));
+    OK(sonew_set_lr_scale(optimizer, 0, 0.1));
+    OK(sonew_set_weight_decay(optimizer, 0, 0.007));
+
+    float w[] = {1, 2, 3}, *params[] = {w};
+    const float grad[] = {0.1f, 0.2f, 0.3f}, *grads[] = {grad};
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+        CHECK(!fesetround(modes[i]));
+        OK(sonew_step(optimizer, NULL, params, grads, 1));
+        OK(sonew_save(optimizer, path, params, 1));
+        OK(sonew_load(optimizer, path, NULL, params, 1));
+        double scale = 0, decay = 0;
+        OK(sonew_lr_scale(optimizer, 0, &scale));
+        OK(sonew_weight_decay(optimizer, 0, &decay));
+        CHECK(fegetround() == modes[i]);
+        CHECK(!fesetround(FE_TONEAREST));
+        CHECK(scale == 0.1 && decay == 0.007);
+    }
+    OK(sonew_free(optimizer));
+    puts("modes kept");
+    return 0;
+}
