@@ -129,6 +129,9 @@ pub enum Graft {
 
 impl Options {
     /// Refuses the first number that is out of its range.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
     pub fn validate(&self) -> Result<()> {
         in_range(
             "options.band",
@@ -194,6 +197,9 @@ pub enum NonFinite {
 
 impl StepOptions {
     /// Refuses the first number that is out of its range.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
     pub fn validate(&self, statistics: Statistics) -> Result<()> {
         not_negative("step.lr", self.lr)?;
         in_range(

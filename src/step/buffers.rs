@@ -50,6 +50,7 @@ impl Target<'_> {
 pub(super) fn check(
     tensor: &TensorSpec,
     plane_names: &[String],
+    lr: f64,
     buffers: &TensorBuffers<'_>,
 ) -> Result<()> {
     let length = |argument: &str, length: usize| {
@@ -80,5 +81,9 @@ pub(super) fn check(
     }
     let of = |what| format!("{what} of tensor \"{}\"", tensor.name);
     not_negative(&of("lr_scale"), buffers.lr_scale)?;
-    not_negative(&of("weight_decay"), buffers.weight_decay)
+    not_negative(&of("weight_decay"), buffers.weight_decay)?;
+    let rate = lr * buffers.lr_scale;
+    not_negative(&of("lr times lr_scale"), rate)?;
+    let decay = rate * buffers.weight_decay;
+    not_negative(&of("lr times lr_scale times weight_decay"), decay)
 }

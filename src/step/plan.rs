@@ -61,8 +61,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A plan for these tensors. Refuses options out of range, tensors that
-    /// cannot be optimized, and what does not fit into memory.
+    /// A plan for these tensors.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for options; [`Error::NoTensors`],
+    /// [`Error::TensorName`], [`Error::DuplicateName`],
+    /// [`Error::TooManyDimensions`], [`Error::ZeroDimension`] and
+    /// [`Error::SizeOverflow`] for tensors; [`Error::OutOfMemory`].
     pub fn new(options: &Options, tensors: &[TensorSpec]) -> Result<Self> {
         Plan::with(options, tensors, Isa::best(), None)
     }
@@ -147,8 +152,13 @@ impl Plan {
     /// Updates parameters (or writes directions) and state by one step.
     ///
     /// `number` is the step's number, from 1: it decides the bias correction.
-    /// `buffers` has one entry for each tensor. On an error nothing has been
-    /// written.
+    /// `buffers` has one entry for each tensor.
+    ///
+    /// # Errors
+    /// Nothing has been written then. [`Error::NonFiniteGradient`] where the
+    /// check finds one; [`Error::TensorCount`], [`Error::PlaneCount`],
+    /// [`Error::WrongLength`] and [`Error::OutOfRange`] for arguments that do
+    /// not fit; [`Error::Threads`] if the system gives no threads.
     pub fn step(
         &mut self,
         step: &StepOptions,
@@ -213,7 +223,7 @@ impl Plan {
             });
         }
         let mut pairs = self.tensors.iter().zip(buffers);
-        pairs.try_for_each(|(t, b)| check(&t.spec, &t.planes, b))
+        pairs.try_for_each(|(t, b)| check(&t.spec, &t.planes, step.lr, b))
     }
 }
 

@@ -201,6 +201,12 @@ fn stateless_steps_that_do_not_fit() {
         plan_step(1, 1, |b| b.planes[1] = &mut []),
         Error::WrongLength { argument, .. } if argument == "diagonal"
     );
+    // Each fits into float32, their product does not.
+    refused!(
+        plan_step(1, 1, |b| (b.lr_scale, b.weight_decay) = (1e30, 1e30)),
+        Error::OutOfRange { argument, .. }
+            if argument == "lr times lr_scale times weight_decay of tensor \"a\""
+    );
     refused!(
         plan_step(1, 1, |b| b.lr_scale = -1.0),
         Error::OutOfRange { argument, .. } if argument == "lr_scale of tensor \"a\""
