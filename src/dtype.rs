@@ -23,20 +23,3 @@ impl Dtype {
         }
     }
 }
-
-/// A Rust type that can be an element of a buffer.
-///
-/// Sealed: the kernels know exactly these types.
-pub trait Element: bytemuck::Pod + Send + Sync + sealed::Sealed {
-    /// The type as a value.
-    const DTYPE: Dtype;
-}
-
-impl Element for f32 {
-    const DTYPE: Dtype = Dtype::F32;
-}
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-}
