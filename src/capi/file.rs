@@ -13,9 +13,10 @@ use super::buffers::{none_overlap, state, Buffer};
 use super::guard::call;
 use super::optimizer::{sonew_optimizer, with};
 use super::status::sonew_status;
-use super::step::{check_count, written_params};
+use super::step::written_params;
 use super::versioned::{self, Growing, Versioned};
 use crate::error::Result;
+use crate::layout::check_count;
 use crate::optimizer::LoadOptions;
 
 /// A tensor that has another name in the file.
@@ -128,7 +129,7 @@ pub unsafe extern "C" fn sonew_save(
                 return optimizer.save(path, None);
             }
             let tensors = optimizer.tensors();
-            check_count("params", params.len(), tensors)?;
+            check_count("params", params.len(), tensors.len())?;
             let params = params.collect("the list of parameters", |i, param| {
                 let name = || format!("params[{i}]");
                 let buffer = Buffer::read(&tensors[i], "the parameter", param, name)?;
@@ -192,7 +193,7 @@ pub unsafe extern "C" fn sonew_load(
                 return optimizer.load(path, &load, None);
             }
             let tensors = optimizer.tensors();
-            check_count("params", params.len(), tensors)?;
+            check_count("params", params.len(), tensors.len())?;
             let written = written_params(&params, tensors)?;
             let mut all = written.clone();
             state(optimizer, &mut all)?;

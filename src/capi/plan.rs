@@ -14,11 +14,11 @@ use super::optimizer::c_string;
 use super::options::{options, sonew_options};
 use super::registry::Registry;
 use super::status::sonew_status;
-use super::step::{check_count, sonew_step_options, step_options};
+use super::step::{sonew_step_options, step_options};
 use super::tensor::{sonew_tensor, tensors};
 use super::versioned::{self, Growing, Versioned};
 use crate::error::{Error, Result};
-use crate::layout::{planes, TensorSpec};
+use crate::layout::{check_count, planes, TensorSpec};
 use crate::options::StepOptions;
 use crate::{Plan, Target, TensorBuffers};
 
@@ -237,7 +237,7 @@ pub unsafe extern "C" fn sonew_plan_step(
         let step = unsafe { step_options(step) }?;
         // SAFETY: the header asks for buffers as long as they say.
         PLANS.with(plan.addr(), "plan", |owned| unsafe {
-            check_count("buffers", count, &owned.tensors)?;
+            check_count("buffers", count, owned.tensors.len())?;
             let entries = entries(buffers, count)?;
             take_step(owned, &step, step_number, &entries)
         })

@@ -8,8 +8,8 @@ use super::guard::call;
 use super::optimizer::{sonew_optimizer, with};
 use super::status::sonew_status;
 use super::versioned::{self, Growing, Versioned};
-use crate::error::{Error, Result};
-use crate::layout::TensorSpec;
+use crate::error::Result;
+use crate::layout::{check_count, TensorSpec};
 use crate::options::{NonFinite, StepOptions};
 use crate::Optimizer;
 
@@ -156,7 +156,7 @@ unsafe fn take_step(
     grads: &List<*const f32>,
 ) -> Result<()> {
     let tensors = optimizer.tensors();
-    check_count("params", params.len(), tensors)?;
+    check_count("params", params.len(), tensors.len())?;
     let written = written_params(params, tensors)?;
     let read = grads.collect("the list of gradients", |i, gradient| {
         let name = || format!("grads[{i}]");
@@ -190,21 +190,5 @@ pub(super) fn written_params<'a>(
     params.collect("the list of parameters", |i, param| {
         let name = || format!("params[{i}]");
         Buffer::write(&tensors[i], "the parameter", param, name)
-    })
-}
-
-/// Refuses a list that has not one entry for each tensor.
-pub(super) fn check_count(
-    argument: &'static str,
-    count: usize,
-    tensors: &[TensorSpec],
-) -> Result<()> {
-    if count == tensors.len() {
-        return Ok(());
-    }
-    Err(Error::TensorCount {
-        argument,
-        count,
-        expected: tensors.len(),
     })
 }

@@ -128,6 +128,18 @@ pub fn planes(options: &Options, update: Update) -> Vec<String> {
     names
 }
 
+/// Refuses a list that has not one entry for each of `expected` tensors.
+pub(crate) fn check_count(argument: &'static str, count: usize, expected: usize) -> Result<()> {
+    if count == expected {
+        return Ok(());
+    }
+    Err(Error::TensorCount {
+        argument,
+        count,
+        expected,
+    })
+}
+
 /// Refuses the first tensor that cannot be optimized.
 pub(crate) fn validate(tensors: &[TensorSpec]) -> Result<()> {
     if tensors.is_empty() {

@@ -7,7 +7,7 @@ mod state;
 pub use load::LoadOptions;
 
 use crate::error::{Error, Result};
-use crate::layout::{self, TensorSpec};
+use crate::layout::{self, check_count, TensorSpec};
 use crate::options::{not_negative, Options, StepOptions};
 use crate::step::{Plan, Target, TensorBuffers};
 use state::TensorState;
@@ -206,13 +206,6 @@ impl Optimizer {
     }
 
     fn check_count(&self, argument: &'static str, count: usize) -> Result<()> {
-        if count == self.specs.len() {
-            return Ok(());
-        }
-        Err(Error::TensorCount {
-            argument,
-            count,
-            expected: self.specs.len(),
-        })
+        check_count(argument, count, self.specs.len())
     }
 }

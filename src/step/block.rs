@@ -135,7 +135,8 @@ impl Job<'_> {
         work: &mut Workspace,
     ) -> [f64; 2] {
         self.direction(block, access, work);
-        for (at, run) in self.grid.runs(&self.grid.directions(block)) {
+        let rect = self.grid.directions(block);
+        for (at, run) in self.grid.runs(&rect) {
             if let (_, Some(kept)) = access.target_mut(run) {
                 kept.copy_from_slice(self.kernels.directions(work, at, run.len));
             }
@@ -144,7 +145,6 @@ impl Job<'_> {
         let Some(reference) = self.factors.reference(self.update, self.gradient_length) else {
             return [direction, direction];
         };
-        let rect = self.grid.directions(block);
         self.reference(&rect, access, work, Array::Graft, reference);
         [direction, self.kernels.block_squares(work, Array::Graft)]
     }

@@ -10,7 +10,7 @@ use super::sums::Sums;
 use super::tensor::Tensor;
 use crate::error::{Error, Result};
 use crate::kernel::{FloatMode, Isa, Kernels, Shape, Workspace};
-use crate::layout::{validate, TensorSpec};
+use crate::layout::{check_count, validate, TensorSpec};
 use crate::memory::AlignedBytes;
 use crate::options::{NonFinite, Options, StepOptions};
 use crate::parallel::{Buffers, Lent, Pool, Team, Tiles};
@@ -167,12 +167,8 @@ impl Plan {
     ) -> Result<()> {
         let _mode = FloatMode::set_default();
         self.check(step, number, buffers)?;
-        let active = |b: &&TensorBuffers<'_>| b.gradient.is_some();
-        let parameters = buffers.iter().filter(active);
-        let parameters = parameters
-            .filter_map(|b| b.gradient)
-            .map(<[f32]>::len)
-            .sum();
+        let gradients = buffers.iter().filter_map(|b| b.gradient);
+        let parameters = gradients.map(<[f32]>::len).sum();
         let workers = workers(&self.pool, parameters).min(self.workspaces.len());
         self.pool.prepare(workers)?;
 
@@ -215,13 +211,7 @@ impl Plan {
                 allowed: "at least 1",
             });
         }
-        if buffers.len() != self.tensors.len() {
-            return Err(Error::TensorCount {
-                argument: "buffers",
-                count: buffers.len(),
-                expected: self.tensors.len(),
-            });
-        }
+        check_count("buffers", buffers.len(), self.tensors.len())?;
         let mut pairs = self.tensors.iter().zip(buffers);
         pairs.try_for_each(|(t, b)| check(&t.spec, &t.planes, step.lr, b))
     }

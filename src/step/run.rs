@@ -1,7 +1,6 @@
 //! One step under way: which sweep does what.
 
 use super::block::Job;
-
 use super::sums::Sums;
 use super::tensor::{Stage, Tensor};
 use crate::error::{Error, Result};
@@ -58,9 +57,8 @@ impl Run<'_> {
         let jobs: &[Job<'_>] = jobs;
         let next = |visit: Visit<'_, '_>| {
             let tensor = &tensors[visit.tensor];
-            match tensor.stages().next() {
-                Some(Stage::LargestL1) | None => {}
-                Some(stage) => perform(stage, tensor, &jobs[visit.tensor], sums, visit),
+            if let Some(stage) = tensor.fused() {
+                perform(stage, tensor, &jobs[visit.tensor], sums, visit);
             }
         };
         self.sweep(Sweep::Tiles, |visit| {
@@ -77,8 +75,7 @@ impl Run<'_> {
         let (tensors, sums) = (self.tensors, self.sums);
         for stage in [Stage::LargestL1, Stage::Lengths, Stage::Apply] {
             let left = |tensor: &Tensor| {
-                let fused = !tensor.relative && tensor.stages().next() == Some(stage);
-                !fused && tensor.stages().any(|s| s == stage)
+                tensor.fused() != Some(stage) && tensor.stages().any(|s| s == stage)
             };
             if tensors.iter().any(left) {
                 let jobs: &[Job<'_>] = jobs;

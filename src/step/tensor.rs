@@ -92,6 +92,12 @@ impl Tensor {
         .into_iter()
         .filter_map(|(needed, stage)| needed.then_some(stage))
     }
+
+    /// The first of them, if it can share a sweep with the statistics: the
+    /// largest l1 has to wait for all of them.
+    pub(super) fn fused(&self) -> Option<Stage> {
+        self.stages().next().filter(|&s| s != Stage::LargestL1)
+    }
 }
 
 /// What a sweep does to a block after its statistics.
