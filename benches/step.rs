@@ -12,7 +12,8 @@ use criterion::{
 };
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
-use sonew::layout::{planes, Chains, TensorSpec, Update};
+use sonew::dtype::{Elements, ElementsMut};
+use sonew::layout::{planes, Chains, TensorSpec};
 use sonew::options::{Graft, NonFinite, Options, StepOptions};
 use sonew::{Optimizer, Plan, Target, TensorBuffers};
 
@@ -91,7 +92,7 @@ impl Row {
     /// grafting the direction, written and read back; with the non-finite
     /// check the gradient once more.
     fn bytes(&self) -> usize {
-        let planes = planes(&self.options(), Update::Sonew).len();
+        let planes = planes(&self.options(), &TensorSpec::new("", &[])).len();
         let direction = if self.graft == Graft::None { 0 } else { 2 };
         let check = if self.non_finite == NonFinite::Skip {
             1
@@ -238,9 +239,9 @@ impl Faded {
             (0..Self::LEN).map(|_| number()).collect()
         };
         Faded {
-            planes: planes(&options, Update::Sonew)
+            planes: planes(&options, &tensor)
                 .into_iter()
-                .map(&mut plane)
+                .map(|p| plane(p.name))
                 .collect(),
             plan: Plan::new(&options, &[tensor]).expect("the options are valid"),
             params: vec![0.1; Self::LEN],
@@ -250,9 +251,13 @@ impl Faded {
 
     fn step(&mut self) {
         let buffers = TensorBuffers {
-            target: Target::Parameters(&mut self.params),
-            gradient: Some(&self.grad),
-            planes: self.planes.iter_mut().map(Vec::as_mut_slice).collect(),
+            target: Target::Parameters(ElementsMut::new(&mut self.params)),
+            gradient: Some(Elements::new(&self.grad)),
+            planes: self
+                .planes
+                .iter_mut()
+                .map(|p| ElementsMut::new(p))
+                .collect(),
             lr_scale: 1.0,
             weight_decay: 0.0,
         };

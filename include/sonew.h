@@ -167,6 +167,15 @@ typedef enum {
   SONEW_UNKNOWN_PLANE = 210,
   /** There is no tensor, or no plane, with this name. */
   SONEW_UNKNOWN_NAME = 211,
+  /** A tensor asks for SONEW_F16 state, which has not the range for it. */
+  SONEW_STATE_DTYPE = 212,
+  /**
+   * A tensor with SONEW_F64 parameters asks for master weights, which are
+   * SONEW_F32.
+   */
+  SONEW_MASTER_DTYPE = 213,
+  /** A buffer has another element type than its tensor. */
+  SONEW_WRONG_DTYPE = 214,
   /** A buffer is not aligned to its element type. */
   SONEW_MISALIGNED = 220,
   /**
@@ -180,6 +189,11 @@ typedef enum {
   SONEW_OUT_OF_MEMORY = 300,
   /** The system does not give the threads that were asked for. */
   SONEW_THREADS = 301,
+  /**
+   * The processor, or the library as it was built, lacks the instruction
+   * set that was asked for.
+   */
+  SONEW_INSTRUCTION_SET = 302,
   /** A file operation failed; the message has the system's reason. */
   SONEW_IO = 400,
   /**
@@ -205,6 +219,11 @@ typedef enum {
   SONEW_PLANE_MISSING = 413,
   /** Renames do not fit the tensors. */
   SONEW_RENAME = 414,
+  /**
+   * A state plane, or the parameters of a tensor, have another element type
+   * in the file.
+   */
+  SONEW_DTYPE_DIFFERS = 415,
   /**
    * A mistake in this library; please report the message. The one error
    * after which things may have changed: the handle that was in use is

@@ -5,6 +5,8 @@
 
 use std::path::PathBuf;
 
+use crate::dtype::Dtype;
+
 /// The result of every fallible call in this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -137,6 +139,22 @@ pub enum Error {
         dims: Vec<usize>,
     },
 
+    /// A tensor asks for float16 state, which has not the range for squared
+    /// gradients.
+    #[error("tensor \"{tensor}\": the state cannot be F16, which has not the range for squared gradients; BF16 has")]
+    StateDtype {
+        /// The tensor.
+        tensor: String,
+    },
+
+    /// A tensor with float64 parameters asks for master weights, which are
+    /// float32.
+    #[error("tensor \"{tensor}\": master weights are F32 and would lose digits of F64 parameters")]
+    MasterDtype {
+        /// The tensor.
+        tensor: String,
+    },
+
     /// A call passed another number of tensors than the optimizer or plan has.
     #[error("{argument} has {count} tensors, expected {expected}")]
     TensorCount {
@@ -159,6 +177,19 @@ pub enum Error {
         length: usize,
         /// What the tensor's dimensions ask for.
         expected: usize,
+    },
+
+    /// A buffer has another element type than its tensor was declared with.
+    #[error("tensor \"{tensor}\": {argument} has type {dtype}, expected {expected}")]
+    WrongDtype {
+        /// The tensor.
+        tensor: String,
+        /// The buffer.
+        argument: String,
+        /// What the caller passed.
+        dtype: Dtype,
+        /// What the tensor was declared with.
+        expected: Dtype,
     },
 
     /// A stateless step got another number of state planes than the options
@@ -240,6 +271,17 @@ pub enum Error {
         what: String,
         /// How many bytes were asked for.
         bytes: u128,
+    },
+
+    /// The instruction set that was asked for is not there.
+    #[error("{argument} is \"{name}\": this processor and this build have {available}")]
+    InstructionSet {
+        /// Who asked: the option or the environment variable.
+        argument: &'static str,
+        /// What was asked for.
+        name: String,
+        /// The names of those that there are.
+        available: String,
     },
 
     /// The worker threads could not be started.
@@ -343,6 +385,22 @@ pub enum Error {
         file: String,
         /// Its value in the optimizer.
         optimizer: String,
+    },
+
+    /// A state plane or the parameters of a tensor have another element type
+    /// in the file. Loading converts nothing.
+    #[error(
+        "tensor \"{tensor}\": {argument} has type {file} in the file, {optimizer} in the optimizer"
+    )]
+    DtypeDiffers {
+        /// The tensor.
+        tensor: String,
+        /// The state plane, or "parameter".
+        argument: String,
+        /// Its type in the file.
+        file: Dtype,
+        /// Its type in the optimizer.
+        optimizer: Dtype,
     },
 
     /// An option has another value in the file than in the optimizer.

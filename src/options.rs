@@ -1,8 +1,8 @@
 //! Hyperparameters: of the optimizer, and of one step.
 //!
 //! Every number is checked against its documented range; nothing is clamped.
-//! The arithmetic is float32, so that a number which does not fit into it is
-//! refused as well.
+//! The arithmetic may be float32, so that a number which does not fit into it
+//! is refused as well.
 
 use crate::error::{Error, Result};
 
@@ -61,10 +61,18 @@ pub struct Options {
     /// negative; [`Optimizer::set_weight_decay`](crate::Optimizer::set_weight_decay)
     /// changes it for one tensor. Default 0.
     pub weight_decay: f64,
+    /// How 16-bit state, and 16-bit parameters without master weights, are
+    /// rounded. Default to nearest.
+    pub rounding: Rounding,
+    /// Seed of stochastic rounding. Default 0.
+    pub seed: u64,
     /// The largest number of threads that a step uses, the calling one
     /// included; 0 means as many as the process may run on. At 1 no thread is
     /// ever created. Results do not depend on it. Default 0.
     pub threads: usize,
+    /// The instruction set that steps use. Results do not depend on it.
+    /// Default the best there is.
+    pub instruction_set: InstructionSet,
 }
 
 impl Default for Options {
@@ -82,7 +90,10 @@ impl Default for Options {
             graft_eps: 1e-8,
             graft_bias_correction: true,
             weight_decay: 0.0,
+            rounding: Rounding::Nearest,
+            seed: 0,
             threads: 0,
+            instruction_set: InstructionSet::Auto,
         }
     }
 }
@@ -127,6 +138,50 @@ pub enum Graft {
     NormalizedRmsprop,
 }
 
+/// How numbers are rounded to 16 bits. Float32 and float64 always round to
+/// nearest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rounding {
+    /// To nearest, ties to even. An average whose changes are below half a unit
+    /// in the last place stalls.
+    Nearest,
+    /// Up or down with probabilities that make the expected value exact.
+    /// Reproducible: the random bits are a function of seed, step, tensor,
+    /// plane and index.
+    Stochastic,
+}
+
+/// The instruction set that steps use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstructionSet {
+    /// The one that the environment variable `SONEW_INSTRUCTION_SET` names
+    /// (`portable`, `avx2`, `avx512` or `neon`); where it is not set, or
+    /// `auto`, the best that the processor has.
+    Auto,
+    /// Plain code, on every processor.
+    Portable,
+    /// AVX2 and FMA of x86-64.
+    Avx2,
+    /// AVX-512 of x86-64.
+    Avx512,
+    /// Advanced SIMD of 64-bit Arm.
+    Neon,
+}
+
+impl InstructionSet {
+    /// Its name: `auto`, `portable`, `avx2`, `avx512` or `neon`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            InstructionSet::Auto => "auto",
+            InstructionSet::Portable => "portable",
+            InstructionSet::Avx2 => "avx2",
+            InstructionSet::Avx512 => "avx512",
+            InstructionSet::Neon => "neon",
+        }
+    }
+}
+
 impl Options {
     /// Refuses the first number that is out of its range.
     ///
@@ -168,6 +223,12 @@ pub struct StepOptions {
     /// `w_t` of the weighted sum, finite and not negative. With the moving
     /// average it must stay 1. Default 1.
     pub statistics_weight: f64,
+    /// Where the length of all gradients together, `sqrt(sum |grad_scale g|^2)`
+    /// over all tensors of the step, exceeds this, all gradients are
+    /// multiplied by `clip_norm / length`. Finite and positive. A step that
+    /// clips looks at every gradient, and refuses those that are not finite
+    /// even if `non_finite` does not ask for it. Default `None`: no clipping.
+    pub clip_norm: Option<f64>,
     /// What to do about gradients that are not finite. Default skip.
     pub non_finite: NonFinite,
 }
@@ -178,6 +239,7 @@ impl Default for StepOptions {
             lr: 1e-3,
             grad_scale: 1.0,
             statistics_weight: 1.0,
+            clip_norm: None,
             non_finite: NonFinite::Skip,
         }
     }
@@ -190,7 +252,7 @@ pub enum NonFinite {
     /// Look at every gradient first; if one is not finite, change nothing and
     /// return [`Error::NonFiniteGradient`].
     Skip,
-    /// Do not look. Coordinates whose statistics stop being finite no longer
+    /// Do not look, unless [`StepOptions::clip_norm`] does. Coordinates whose statistics stop being finite no longer
     /// move; the rest of such a tensor may be spoilt.
     Unchecked,
 }
@@ -202,17 +264,10 @@ impl StepOptions {
     /// [`Error::OutOfRange`].
     pub fn validate(&self, statistics: Statistics) -> Result<()> {
         not_negative("step.lr", self.lr)?;
-        in_range(
-            "step.grad_scale",
-            self.grad_scale,
-            self.grad_scale.is_finite() && self.grad_scale > 0.0,
-            "finite and positive",
-        )?;
-        fits(
-            "step.grad_scale",
-            self.grad_scale,
-            self.grad_scale as f32 > 0.0,
-        )?;
+        positive("step.grad_scale", self.grad_scale)?;
+        if let Some(clip_norm) = self.clip_norm {
+            positive("step.clip_norm", clip_norm)?;
+        }
         not_negative("step.statistics_weight", self.statistics_weight)?;
         in_range(
             "step.statistics_weight",
@@ -239,6 +294,14 @@ fn unit(argument: &str, value: f64) -> Result<()> {
     in_range(argument, value, (0.0..1.0).contains(&value), "in [0, 1)")
 }
 
+/// Refuses a value that is not positive, infinite or NaN, here or in the
+/// arithmetic.
+fn positive(argument: &str, value: f64) -> Result<()> {
+    let holds = value.is_finite() && value > 0.0;
+    in_range(argument, value, holds, "finite and positive")?;
+    fits(argument, value, value as f32 > 0.0)
+}
+
 /// Refuses a value that is negative, infinite or NaN, here or in the
 /// arithmetic.
 pub(crate) fn not_negative(argument: &str, value: f64) -> Result<()> {
@@ -251,7 +314,7 @@ pub(crate) fn not_negative(argument: &str, value: f64) -> Result<()> {
     fits(argument, value, true)
 }
 
-/// Refuses a value that the arithmetic, which is float32, cannot hold.
+/// Refuses a value that float32 arithmetic cannot hold.
 fn fits(argument: &str, value: f64, holds: bool) -> Result<()> {
     let holds = holds && (value as f32).is_finite();
     in_range(argument, value, holds, "within the range of float32")

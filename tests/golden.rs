@@ -88,7 +88,7 @@ fn the_library_follows() {
             "{name}: error {error:.1e}, at most {bound:.0e}"
         );
         file.check_state(ULP32, |tensor, plane| {
-            to_f64(optimizer.plane(tensor, plane).unwrap())
+            to_f64(common::plane(&optimizer, tensor, plane))
         });
     }
 }
@@ -236,7 +236,7 @@ impl Settings<'_> {
             graft_eps: optional("graft_eps", 1e-8),
             graft_bias_correction,
             weight_decay: optional("weight_decay", 0.0),
-            threads: 0,
+            ..Options::default()
         }
     }
 

@@ -75,8 +75,8 @@ impl Training {
 
     /// All bits of one tensor's parameters and state.
     fn bits_of(&self, tensor: usize) -> Vec<u32> {
-        let planes = self.optimizer.plane_names(tensor).unwrap().len();
-        let state = (0..planes).flat_map(|p| self.optimizer.plane(tensor, p).unwrap());
+        let planes = self.optimizer.planes(tensor).unwrap().len();
+        let state = (0..planes).flat_map(|p| common::plane(&self.optimizer, tensor, p));
         self.params[tensor]
             .iter()
             .chain(state)
@@ -162,7 +162,7 @@ fn the_check_can_be_turned_off() {
         training.step_with(&unchecked, 1, 1000, value).unwrap();
         clean.step(&unchecked).unwrap();
         assert_eq!(training.optimizer.step_count(), 2);
-        assert!(!training.optimizer.plane(1, 1).unwrap()[1000].is_finite());
+        assert!(!common::plane(&training.optimizer, 1, 1)[1000].is_finite());
         // The other tensors do not notice.
         for tensor in [0, 2, 3, 4, 5] {
             assert!(

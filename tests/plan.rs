@@ -2,7 +2,10 @@
 
 mod common;
 
-use common::{correlated, normal, options as present, rng, slices_mut, CHAINS, GRAFTS};
+use common::{
+    correlated, elements_mut, normal, options as present, rng, slices_mut, CHAINS, GRAFTS,
+};
+use sonew::dtype::Elements;
 use sonew::layout::{planes, TensorSpec, Update};
 use sonew::options::{Damping, Graft, Options, StepOptions};
 use sonew::{Optimizer, Plan, Target, TensorBuffers};
@@ -33,7 +36,7 @@ struct Buffers {
 
 impl Buffers {
     fn new(options: &Options, targets: Vec<Vec<f32>>) -> Buffers {
-        let zeros = |t: &TensorSpec| vec![vec![0.0; t.len()]; planes(options, t.update).len()];
+        let zeros = |t: &TensorSpec| vec![vec![0.0; t.len()]; planes(options, t).len()];
         Buffers {
             plan: Plan::new(options, &model()).unwrap(),
             state: model().iter().map(zeros).collect(),
@@ -51,8 +54,8 @@ impl Buffers {
         let mut buffers: Vec<_> = buffers
             .map(|((planes, values), g)| TensorBuffers {
                 target: target(values),
-                gradient: g.as_deref(),
-                planes: planes.iter_mut().map(Vec::as_mut_slice).collect(),
+                gradient: g.as_deref().map(Elements::new),
+                planes: elements_mut(planes),
                 lr_scale: 0.5,
                 weight_decay: 0.1,
             })
@@ -99,7 +102,7 @@ fn plan_and_optimizer_agree_bit_for_bit() {
         };
         for number in 1..6 {
             let grads = gradients(number);
-            buffers.step(number, &grads, |p| Target::Parameters(p));
+            buffers.step(number, &grads, |p| Target::Parameters(p.into()));
             optimizer
                 .step(&step, &mut slices_mut(&mut params), &present(&grads))
                 .unwrap();
@@ -108,7 +111,7 @@ fn plan_and_optimizer_agree_bit_for_bit() {
             let same = bits(&buffers.targets[tensor]) == bits(params);
             assert!(same, "{graft:?} {tensor}");
             for (plane, state) in buffers.state[tensor].iter().enumerate() {
-                let other = optimizer.plane(tensor, plane).unwrap();
+                let other = common::plane(&optimizer, tensor, plane);
                 assert!(bits(state) == bits(other), "{graft:?} {tensor} {plane}");
             }
         }
@@ -128,8 +131,8 @@ fn the_direction_moves_the_parameters() {
             let grads = gradients(number);
             moving.targets.iter_mut().for_each(|p| p.fill(0.0));
             let before = directions.targets.clone();
-            moving.step(number, &grads, |p| Target::Parameters(p));
-            directions.step(number, &grads, |u| Target::Direction(u));
+            moving.step(number, &grads, |p| Target::Parameters(p.into()));
+            directions.step(number, &grads, |u| Target::Direction(u.into()));
             assert!(moving.state == directions.state, "{graft:?}");
             for tensor in 0..5 {
                 let (p, u) = (&moving.targets[tensor], &directions.targets[tensor]);

@@ -3,8 +3,10 @@
 
 mod common;
 
-use common::{correlated, normal, options as present, rng, slices_mut, CHAINS};
-use sonew::layout::{TensorSpec, Update};
+use common::{
+    correlated, elements, elements_mut, normal, options as present, rng, slices_mut, CHAINS,
+};
+use sonew::layout::{Plane, TensorSpec, Update};
 use sonew::options::{Damping, Graft, Options, Statistics, StepOptions};
 use sonew::{LoadOptions, Optimizer};
 
@@ -101,9 +103,10 @@ impl Training {
                 "{}: {context}",
                 tensor.name
             );
-            for (plane, name) in self.optimizer.plane_names(i).unwrap().iter().enumerate() {
-                let a = self.optimizer.plane(i, plane).unwrap();
-                let b = other.optimizer.plane(i, plane).unwrap();
+            for (plane, Plane { name, .. }) in self.optimizer.planes(i).unwrap().iter().enumerate()
+            {
+                let a = common::plane(&self.optimizer, i, plane);
+                let b = common::plane(&other.optimizer, i, plane);
                 assert!(same(a, b), "{}/{name}: {context}", tensor.name);
             }
         }
@@ -134,12 +137,12 @@ fn saving_and_loading_does_not_matter() {
         let path = folder.path().join(format!("{i}.safetensors"));
         let mut through = Training::new(&options, 2);
         through.steps(0..2);
-        let params: Vec<&[f32]> = through.params.iter().map(Vec::as_slice).collect();
+        let params = elements(&through.params);
         through.optimizer.save(&path, Some(&params)).unwrap();
         through.steps(2..4);
 
         let mut resumed = Training::new(&options, 3);
-        let mut params = slices_mut(&mut resumed.params);
+        let mut params = elements_mut(&mut resumed.params);
         resumed
             .optimizer
             .load(&path, &LoadOptions::default(), Some(&mut params))

@@ -8,6 +8,7 @@ use ndarray::Array2;
 use rand::SeedableRng;
 use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
+use sonew::dtype::{Elements, ElementsMut};
 use sonew::options::StepOptions;
 use sonew::{LoadOptions, Optimizer};
 
@@ -150,14 +151,16 @@ impl<'a> Run<'a> {
     /// Saves parameters and optimizer state; the record is the caller's to
     /// keep.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let parameters = self.network.parameters.slices();
+        let parameters = self.network.parameters.slices().into_iter();
+        let parameters: Vec<_> = parameters.map(Elements::new).collect();
         self.optimizer.save(path, Some(&parameters))?;
         Ok(())
     }
 
     /// Continues from a saved state and its record.
     pub fn load(&mut self, path: &Path, record: Record) -> Result<()> {
-        let mut parameters = self.network.parameters.slices_mut();
+        let parameters = self.network.parameters.slices_mut().into_iter();
+        let mut parameters: Vec<_> = parameters.map(ElementsMut::new).collect();
         self.optimizer
             .load(path, &LoadOptions::default(), Some(&mut parameters))?;
         anyhow::ensure!(

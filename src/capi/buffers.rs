@@ -104,11 +104,11 @@ impl<'a> Buffer<'a> {
 /// The optimizer's own buffers, which a step writes.
 pub(super) fn state<'a>(optimizer: &'a Optimizer, list: &mut Vec<Buffer<'a>>) -> Result<()> {
     for (i, tensor) in optimizer.tensors().iter().enumerate() {
-        for (p, name) in optimizer.plane_names(i)?.iter().enumerate() {
-            let plane = optimizer.plane(i, p)?.as_ptr();
+        for (p, plane) in optimizer.planes(i)?.iter().enumerate() {
+            let first = optimizer.plane(i, p)?.bytes().as_ptr();
             list.push(Buffer {
                 written: true,
-                ..Buffer::read(tensor, name, plane, String::new)?
+                ..Buffer::read(tensor, &plane.name, first.cast(), String::new)?
             });
         }
     }

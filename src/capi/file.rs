@@ -15,6 +15,7 @@ use super::optimizer::{sonew_optimizer, with};
 use super::status::sonew_status;
 use super::step::written_params;
 use super::versioned::{self, Growing, Versioned};
+use crate::dtype::{Elements, ElementsMut};
 use crate::error::Result;
 use crate::layout::check_count;
 use crate::optimizer::LoadOptions;
@@ -134,7 +135,7 @@ pub unsafe extern "C" fn sonew_save(
                 let name = || format!("params[{i}]");
                 let buffer = Buffer::read(&tensors[i], "the parameter", param, name)?;
                 // SAFETY: the header asks for buffers as long as the tensors.
-                Ok(unsafe { buffer.slice() })
+                Ok(Elements::new(unsafe { buffer.slice() }))
             })?;
             optimizer.save(path, Some(&params))
         })
@@ -200,7 +201,7 @@ pub unsafe extern "C" fn sonew_load(
             none_overlap(&mut all)?;
             // SAFETY: no two buffers overlap, and the header asks for ones as
             // long as the tensors.
-            let slice = |b: &Buffer<'_>| unsafe { b.slice_mut() };
+            let slice = |b: &Buffer<'_>| ElementsMut::new(unsafe { b.slice_mut() });
             let mut params: Vec<_> = written.iter().map(slice).collect();
             optimizer.load(path, &load, Some(&mut params))
         })

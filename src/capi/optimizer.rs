@@ -71,10 +71,12 @@ pub(super) fn c_string(text: &str) -> Result<CString> {
 fn names(optimizer: &Optimizer) -> Result<Vec<Names>> {
     let tensors = optimizer.tensors().iter().enumerate();
     let of_one = |(i, tensor): (usize, &crate::layout::TensorSpec)| {
-        let planes = optimizer.plane_names(i)?.iter();
+        let planes = optimizer.planes(i)?.iter();
         Ok(Names {
             tensor: c_string(&tensor.name)?,
-            planes: planes.map(|name| c_string(name)).collect::<Result<_>>()?,
+            planes: planes
+                .map(|plane| c_string(&plane.name))
+                .collect::<Result<_>>()?,
         })
     };
     tensors.map(of_one).collect()

@@ -189,6 +189,7 @@ pub(super) unsafe fn options(pointer: *const sonew_options) -> Result<Options> {
         graft_bias_correction: flag(c.graft_bias_correction, "options.graft_bias_correction")?,
         weight_decay: c.weight_decay,
         threads: count(c.threads, "options.threads")?,
+        ..Options::default()
     })
 }
 

@@ -17,8 +17,9 @@ use super::status::sonew_status;
 use super::step::{sonew_step_options, step_options};
 use super::tensor::{sonew_tensor, tensors};
 use super::versioned::{self, Growing, Versioned};
+use crate::dtype::{Elements, ElementsMut};
 use crate::error::{Error, Result};
-use crate::layout::{check_count, planes, TensorSpec};
+use crate::layout::{check_count, planes, Plane, TensorSpec};
 use crate::options::StepOptions;
 use crate::{Plan, Target, TensorBuffers};
 
@@ -31,8 +32,8 @@ pub struct sonew_plan {
 struct Owned {
     plan: Plan,
     tensors: Vec<TensorSpec>,
-    /// Names of every tensor's planes.
-    planes: Vec<Vec<String>>,
+    /// Every tensor's planes.
+    planes: Vec<Vec<Plane>>,
     c_planes: Vec<Vec<CString>>,
 }
 
@@ -124,9 +125,8 @@ unsafe fn create(
         )
     };
     let plan = Plan::new(&options, &tensors)?;
-    let of_one = |tensor: &TensorSpec| planes(&options, tensor.update);
-    let planes: Vec<_> = tensors.iter().map(of_one).collect();
-    let c_strings = |names: &Vec<String>| names.iter().map(|name| c_string(name)).collect();
+    let planes: Vec<_> = tensors.iter().map(|t| planes(&options, t)).collect();
+    let c_strings = |planes: &Vec<Plane>| planes.iter().map(|p| c_string(&p.name)).collect();
     let owned = Owned {
         plan,
         tensors,
@@ -316,9 +316,13 @@ unsafe fn take_step(
         // promise.
         let (target, gradient, planes) = unsafe {
             (
-                checked.target.slice_mut(),
-                checked.gradient.map(|b| b.slice()),
-                checked.planes.iter().map(|b| b.slice_mut()).collect(),
+                ElementsMut::new(checked.target.slice_mut()),
+                checked.gradient.map(|b| Elements::new(b.slice())),
+                checked
+                    .planes
+                    .iter()
+                    .map(|b| ElementsMut::new(b.slice_mut()))
+                    .collect(),
             )
         };
         TensorBuffers {
@@ -342,7 +346,7 @@ unsafe fn check<'a>(
     i: usize,
     entry: &sonew_buffers,
     tensor: &'a TensorSpec,
-    names: &'a [String],
+    planes: &'a [Plane],
 ) -> Result<Checked<'a>> {
     if entry.len != tensor.len() {
         return Err(Error::WrongLength {
@@ -352,11 +356,11 @@ unsafe fn check<'a>(
             expected: tensor.len(),
         });
     }
-    if entry.plane_count != names.len() {
+    if entry.plane_count != planes.len() {
         return Err(Error::PlaneCount {
             tensor: tensor.name.clone(),
             count: entry.plane_count,
-            expected: names.len(),
+            expected: planes.len(),
         });
     }
     let of = |field: &'static str| move || format!("buffers[{i}].{field}");
@@ -376,16 +380,16 @@ unsafe fn check<'a>(
     let gradient = || Buffer::read(tensor, "the gradient", entry.grad.cast(), of("grad"));
     let gradient = (!entry.grad.is_null()).then(gradient).transpose()?;
     // SAFETY: the caller's promise.
-    let planes = unsafe {
+    let given = unsafe {
         let argument = format!(
             "buffers[{i}].planes, the state of tensor \"{}\",",
             tensor.name
         );
         List::new(entry.planes, entry.plane_count, &argument)
     }?;
-    let planes = planes.collect("the list of planes", |p, plane| {
+    let planes = given.collect("the list of planes", |p, plane| {
         let name = || format!("buffers[{i}].planes[{p}]");
-        Buffer::write(tensor, &names[p], plane.cast(), name)
+        Buffer::write(tensor, &planes[p].name, plane.cast(), name)
     })?;
     Ok(Checked {
         target,

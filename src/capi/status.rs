@@ -66,6 +66,13 @@ pub enum sonew_status {
     SONEW_UNKNOWN_PLANE = 210,
     /// There is no tensor, or no plane, with this name.
     SONEW_UNKNOWN_NAME = 211,
+    /// A tensor asks for SONEW_F16 state, which has not the range for it.
+    SONEW_STATE_DTYPE = 212,
+    /// A tensor with SONEW_F64 parameters asks for master weights, which are
+    /// SONEW_F32.
+    SONEW_MASTER_DTYPE = 213,
+    /// A buffer has another element type than its tensor.
+    SONEW_WRONG_DTYPE = 214,
     /// A buffer is not aligned to its element type.
     SONEW_MISALIGNED = 220,
     /// A buffer that is written overlaps another buffer of the call, or the
@@ -78,6 +85,9 @@ pub enum sonew_status {
     SONEW_OUT_OF_MEMORY = 300,
     /// The system does not give the threads that were asked for.
     SONEW_THREADS = 301,
+    /// The processor, or the library as it was built, lacks the instruction
+    /// set that was asked for.
+    SONEW_INSTRUCTION_SET = 302,
 
     /// A file operation failed; the message has the system's reason.
     SONEW_IO = 400,
@@ -102,6 +112,9 @@ pub enum sonew_status {
     SONEW_PLANE_MISSING = 413,
     /// Renames do not fit the tensors.
     SONEW_RENAME = 414,
+    /// A state plane, or the parameters of a tensor, have another element type
+    /// in the file.
+    SONEW_DTYPE_DIFFERS = 415,
 
     /// A mistake in this library; please report the message. The one error
     /// after which things may have changed: the handle that was in use is
@@ -138,11 +151,15 @@ impl From<&Error> for sonew_status {
             Error::UnknownTensor { .. } => SONEW_UNKNOWN_TENSOR,
             Error::UnknownPlane { .. } => SONEW_UNKNOWN_PLANE,
             Error::UnknownName { .. } => SONEW_UNKNOWN_NAME,
+            Error::StateDtype { .. } => SONEW_STATE_DTYPE,
+            Error::MasterDtype { .. } => SONEW_MASTER_DTYPE,
+            Error::WrongDtype { .. } => SONEW_WRONG_DTYPE,
             Error::Misaligned { .. } => SONEW_MISALIGNED,
             Error::Overlap { .. } => SONEW_OVERLAP,
             Error::AmbiguousTarget { .. } => SONEW_AMBIGUOUS_TARGET,
             Error::OutOfMemory { .. } => SONEW_OUT_OF_MEMORY,
             Error::Threads { .. } => SONEW_THREADS,
+            Error::InstructionSet { .. } => SONEW_INSTRUCTION_SET,
             Error::Io { .. } => SONEW_IO,
             Error::NotACheckpoint { .. } => SONEW_NOT_A_CHECKPOINT,
             Error::FileLength { .. } => SONEW_FILE_LENGTH,
@@ -154,6 +171,7 @@ impl From<&Error> for sonew_status {
             Error::OptionDiffers { .. } => SONEW_OPTION_DIFFERS,
             Error::PlaneMissing { .. } => SONEW_PLANE_MISSING,
             Error::Rename { .. } => SONEW_RENAME,
+            Error::DtypeDiffers { .. } => SONEW_DTYPE_DIFFERS,
             Error::Internal { .. } => SONEW_INTERNAL,
         }
     }
@@ -183,11 +201,15 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_UNKNOWN_TENSOR, c"SONEW_UNKNOWN_TENSOR"),
     (SONEW_UNKNOWN_PLANE, c"SONEW_UNKNOWN_PLANE"),
     (SONEW_UNKNOWN_NAME, c"SONEW_UNKNOWN_NAME"),
+    (SONEW_STATE_DTYPE, c"SONEW_STATE_DTYPE"),
+    (SONEW_MASTER_DTYPE, c"SONEW_MASTER_DTYPE"),
+    (SONEW_WRONG_DTYPE, c"SONEW_WRONG_DTYPE"),
     (SONEW_MISALIGNED, c"SONEW_MISALIGNED"),
     (SONEW_OVERLAP, c"SONEW_OVERLAP"),
     (SONEW_AMBIGUOUS_TARGET, c"SONEW_AMBIGUOUS_TARGET"),
     (SONEW_OUT_OF_MEMORY, c"SONEW_OUT_OF_MEMORY"),
     (SONEW_THREADS, c"SONEW_THREADS"),
+    (SONEW_INSTRUCTION_SET, c"SONEW_INSTRUCTION_SET"),
     (SONEW_IO, c"SONEW_IO"),
     (SONEW_NOT_A_CHECKPOINT, c"SONEW_NOT_A_CHECKPOINT"),
     (SONEW_FILE_LENGTH, c"SONEW_FILE_LENGTH"),
@@ -199,6 +221,7 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_OPTION_DIFFERS, c"SONEW_OPTION_DIFFERS"),
     (SONEW_PLANE_MISSING, c"SONEW_PLANE_MISSING"),
     (SONEW_RENAME, c"SONEW_RENAME"),
+    (SONEW_DTYPE_DIFFERS, c"SONEW_DTYPE_DIFFERS"),
     (SONEW_INTERNAL, c"SONEW_INTERNAL"),
 ];
 

@@ -90,6 +90,7 @@ pub(super) unsafe fn step_options(pointer: *const sonew_step_options) -> Result<
         lr: c.lr,
         grad_scale: c.grad_scale,
         statistics_weight: c.statistics_weight,
+        clip_norm: None,
         non_finite: named(c.non_finite, || "step.non_finite".to_owned(), NON_FINITE)?,
     })
 }

@@ -118,10 +118,7 @@ unsafe fn spec(i: usize, tensor: &sonew_tensor) -> Result<TensorSpec> {
         });
     }
     unused(&tensor.reserved, of("reserved"))?;
-    Ok(TensorSpec {
-        name,
-        dims: dims.to_vec(),
-        chains: named(tensor.chains, of("chains"), CHAINS)?,
-        update: named(tensor.update, of("update"), UPDATES)?,
-    })
+    Ok(TensorSpec::new(name, dims)
+        .with_chains(named(tensor.chains, of("chains"), CHAINS)?)
+        .with_update(named(tensor.update, of("update"), UPDATES)?))
 }

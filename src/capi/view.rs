@@ -57,7 +57,7 @@ pub unsafe extern "C" fn sonew_plane_count(
     tensor: usize,
     count: *mut usize,
 ) -> sonew_status {
-    let value = |o: &Owned| Ok(o.optimizer.plane_names(tensor)?.len());
+    let value = |o: &Owned| Ok(o.optimizer.planes(tensor)?.len());
     // SAFETY: the header asks for a place for the result.
     unsafe { query(optimizer, count, "count", value) }
 }
@@ -81,8 +81,8 @@ pub unsafe extern "C" fn sonew_find_plane(
             )
         };
         let found = with(optimizer, |owned| {
-            let names = owned.optimizer.plane_names(tensor)?;
-            let found = names.iter().position(|plane| *plane == name);
+            let planes = owned.optimizer.planes(tensor)?;
+            let found = planes.iter().position(|plane| plane.name == name);
             found.ok_or_else(|| Error::UnknownName {
                 owner: format!("tensor \"{}\"", owned.optimizer.tensors()[tensor].name),
                 kind: "state plane",
@@ -120,7 +120,7 @@ fn view_of(owned: &Owned, tensor: usize, plane: usize) -> Result<sonew_view> {
     let mut dims = [0; SONEW_MAX_DIMS];
     dims[..spec.dims.len()].copy_from_slice(&spec.dims);
     Ok(sonew_view {
-        data: elements.as_ptr().cast(),
+        data: elements.bytes().as_ptr().cast(),
         len: elements.len(),
         tensor: names.tensor.as_ptr(),
         plane: names.planes[plane].as_ptr(),

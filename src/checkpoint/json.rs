@@ -10,7 +10,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::SavedTensor;
 use crate::layout::{Chains, TensorSpec, Update, MAX_DIMS};
-use crate::options::{Damping, Graft, Options, Statistics};
+use crate::options::{Damping, Graft, InstructionSet, Options, Rounding, Statistics};
 
 const METADATA: &str = "__metadata__";
 
@@ -158,9 +158,25 @@ struct OptionsMirror {
     graft_eps: f64,
     graft_bias_correction: bool,
     weight_decay: f64,
+    #[serde(default = "nearest")]
+    rounding: Rounding,
+    #[serde(default)]
+    seed: u64,
     /// Belongs to the machine, not to the state.
     #[serde(skip)]
     threads: usize,
+    /// As above.
+    #[serde(skip, default = "auto")]
+    instruction_set: InstructionSet,
+}
+
+/// How files of format 1 were rounded, which do not say it.
+fn nearest() -> Rounding {
+    Rounding::Nearest
+}
+
+fn auto() -> InstructionSet {
+    InstructionSet::Auto
 }
 
 /// One element of `sonew.tensors`.
@@ -183,6 +199,7 @@ impl From<&SavedTensor> for TensorMirror {
             dims,
             chains,
             update,
+            ..
         } = tensor.spec.clone();
         TensorMirror {
             name,
@@ -198,12 +215,9 @@ impl From<&SavedTensor> for TensorMirror {
 impl From<TensorMirror> for SavedTensor {
     fn from(mirror: TensorMirror) -> Self {
         SavedTensor {
-            spec: TensorSpec {
-                name: mirror.name,
-                dims: mirror.dims,
-                chains: mirror.chains,
-                update: mirror.update,
-            },
+            spec: TensorSpec::new(mirror.name, &mirror.dims)
+                .with_chains(mirror.chains)
+                .with_update(mirror.update),
             lr_scale: mirror.lr_scale,
             weight_decay: mirror.weight_decay,
         }

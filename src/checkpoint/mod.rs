@@ -49,7 +49,7 @@ mod tests;
 
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::layout::{self, TensorSpec};
+use crate::layout::{self, Plane, TensorSpec};
 use crate::options::{not_negative, Options};
 
 pub use read::Checkpoint;
@@ -73,8 +73,8 @@ const PADDING: &str = "sonew.padding/";
 /// What a checkpoint says besides its arrays.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Header {
-    /// Hyperparameters. `threads` is not saved, and 0 in a header that was
-    /// read.
+    /// Hyperparameters. `threads` and `instruction_set` are not saved; a
+    /// header that was read has their defaults.
     pub options: Options,
     /// The tensors in the optimizer's order.
     pub tensors: Vec<SavedTensor>,
@@ -127,13 +127,16 @@ impl Header {
         Ok(())
     }
 
-    /// Names of the arrays that the file holds for one tensor.
-    fn array_names(&self, tensor: &SavedTensor) -> Vec<String> {
-        let mut names = layout::planes(&self.options, tensor.spec.update);
+    /// The arrays that the file holds for one tensor.
+    fn arrays(&self, tensor: &SavedTensor) -> Vec<Plane> {
+        let mut arrays = layout::planes(&self.options, &tensor.spec);
         if self.parameters {
-            names.push(PARAMETER.to_owned());
+            arrays.push(Plane {
+                name: PARAMETER.to_owned(),
+                dtype: tensor.spec.params,
+            });
         }
-        names
+        arrays
     }
 }
 

@@ -10,6 +10,7 @@ use super::json::ArrayInfo;
 use super::{array_name, Header, ALIGNMENT};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
+use crate::layout::Plane;
 
 /// Arrays are read and summed in pieces of this size, which the processor's
 /// cache can hold.
@@ -28,7 +29,7 @@ pub struct Checkpoint {
 /// Where an array lies, and what it must sum to.
 #[derive(Debug)]
 struct StoredArray {
-    plane: String,
+    plane: Plane,
     /// Its first byte, counted from the file's.
     offset: u64,
     bytes: u64,
@@ -71,7 +72,7 @@ impl Checkpoint {
         let saved = &self.header.tensors[tensor];
         let array = arrays
             .iter()
-            .find(|array| array.plane == plane)
+            .find(|array| array.plane.name == plane)
             .ok_or_else(|| Error::PlaneMissing {
                 tensor: saved.spec.name.clone(),
                 plane: plane.to_owned(),
@@ -80,7 +81,7 @@ impl Checkpoint {
             return Err(Error::WrongLength {
                 tensor: saved.spec.name.clone(),
                 argument: plane.to_owned(),
-                length: dst.len() / Dtype::F32.size(),
+                length: dst.len() / array.plane.dtype.size(),
                 expected: saved.spec.len(),
             });
         }
@@ -217,8 +218,10 @@ fn check_layout(arrays: &[(String, ArrayInfo)], data: u64) -> Outcome<u64> {
 fn byte_count(info: &ArrayInfo) -> Option<u64> {
     let size = match info.dtype.as_str() {
         "U8" => 1,
-        name if name == Dtype::F32.name() => Dtype::F32.size() as u64,
-        _ => return None,
+        name => {
+            let known = Dtype::ALL.into_iter().find(|d| d.name() == name);
+            known?.size() as u64
+        }
     };
     info.shape
         .iter()
@@ -238,15 +241,15 @@ fn locate(contents: Contents, data: u64) -> Outcome<(Header, Vec<Vec<StoredArray
     let mut located = Vec::with_capacity(header.tensors.len());
     for tensor in &header.tensors {
         let mut planes = Vec::new();
-        for plane in header.array_names(tensor) {
-            let name = array_name(tensor, &plane);
+        for plane in header.arrays(tensor) {
+            let name = array_name(tensor, &plane.name);
             let info = arrays
                 .remove(&name)
                 .ok_or_else(|| format!("array {name:?} is missing"))?;
             let crc = checksums
                 .remove(&name)
                 .ok_or_else(|| format!("array {name:?} has no checksum"))?;
-            check_array(&name, &info, &tensor.spec.dims, data)?;
+            check_array(&name, &info, plane.dtype, &tensor.spec.dims, data)?;
             let [begin, end] = info.data_offsets;
             planes.push(StoredArray {
                 plane,
@@ -267,9 +270,14 @@ fn locate(contents: Contents, data: u64) -> Outcome<(Header, Vec<Vec<StoredArray
     Ok((header, located))
 }
 
-fn check_array(name: &str, info: &ArrayInfo, dims: &[usize], data: u64) -> Outcome<()> {
-    let dtype = Dtype::F32.name();
-    if info.dtype != dtype {
+fn check_array(
+    name: &str,
+    info: &ArrayInfo,
+    dtype: Dtype,
+    dims: &[usize],
+    data: u64,
+) -> Outcome<()> {
+    if info.dtype != dtype.name() {
         return Err(format!(
             "array {name:?} has type {}, not {dtype}",
             info.dtype

@@ -72,6 +72,7 @@ fn encode(path: &Path, header: &Header, arrays: &[Array]) -> Result<Vec<u8>> {
     let read_back = read::check(path, &bytes).map_err(|e| internal(e.to_string()))?;
     let mut expected = header.clone();
     expected.options.threads = read_back.header.options.threads;
+    expected.options.instruction_set = read_back.header.options.instruction_set;
     if read_back.header != expected {
         return Err(internal("a header reads back differently".to_owned()));
     }

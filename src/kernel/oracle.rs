@@ -61,7 +61,7 @@ impl Oracle {
     pub fn new(options: &Options, tensors: &[TensorSpec]) -> Oracle {
         let tensors = tensors.iter().map(|spec| TensorState {
             chains: chains(&spec.dims, spec.chains),
-            planes: vec![vec![0.0; spec.len()]; planes(options, spec.update).len()],
+            planes: vec![vec![0.0; spec.len()]; planes(options, spec).len()],
             spec: spec.clone(),
             lr_scale: 1.0,
             weight_decay: options.weight_decay,

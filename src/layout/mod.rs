@@ -6,6 +6,6 @@ mod grid;
 mod tensor;
 
 pub(crate) use grid::{Grid, Rect, Run};
-pub use tensor::{planes, Chains, TensorSpec, Update, MAX_DIMS};
+pub use tensor::{planes, Chains, Plane, TensorSpec, Update, MAX_DIMS};
 
 pub(crate) use tensor::{check_count, plane, validate};

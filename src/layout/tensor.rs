@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::options::{Graft, Options};
 
@@ -20,16 +21,32 @@ pub struct TensorSpec {
     pub chains: Chains,
     /// Which update the tensor takes.
     pub update: Update,
+    /// Type of the parameters, and of a direction that is written instead.
+    /// Where it or `state` is float64 the arithmetic is float64, otherwise
+    /// float32.
+    pub params: Dtype,
+    /// Type of the gradients.
+    pub grads: Dtype,
+    /// Type of the state planes, but for `master`. Not float16, which has not
+    /// the range for squared gradients.
+    pub state: Dtype,
+    /// Keep float32 master weights in the state: parameters that are rounded
+    /// to their own type only to be read. Not for float64 parameters.
+    pub master: bool,
 }
 
 impl TensorSpec {
-    /// A tensor with row-major chains and the SONew update.
+    /// A tensor with row-major chains and the SONew update; all float32.
     pub fn new(name: impl Into<String>, dims: &[usize]) -> Self {
         TensorSpec {
             name: name.into(),
             dims: dims.to_vec(),
             chains: Chains::RowMajor,
             update: Update::Sonew,
+            params: Dtype::F32,
+            grads: Dtype::F32,
+            state: Dtype::F32,
+            master: false,
         }
     }
 
@@ -43,6 +60,27 @@ impl TensorSpec {
     pub fn with_update(mut self, update: Update) -> Self {
         self.update = update;
         self
+    }
+
+    /// The same tensor with other types of parameters, gradients and state.
+    pub fn with_dtypes(mut self, params: Dtype, grads: Dtype, state: Dtype) -> Self {
+        (self.params, self.grads, self.state) = (params, grads, state);
+        self
+    }
+
+    /// The same tensor with float32 master weights in its state.
+    pub fn with_master(mut self) -> Self {
+        self.master = true;
+        self
+    }
+
+    /// The type that a step computes in.
+    #[allow(dead_code)]
+    pub(crate) fn arithmetic(&self) -> Dtype {
+        match (self.params, self.state) {
+            (Dtype::F64, _) | (_, Dtype::F64) => Dtype::F64,
+            _ => Dtype::F32,
+        }
     }
 
     /// Number of elements. The tensor must be valid.
@@ -114,18 +152,42 @@ pub(crate) mod plane {
     pub(crate) const fn rms(band: usize) -> usize {
         DIAGONAL + band + 1
     }
+    /// Master weights, where they are kept: the last plane.
+    #[allow(dead_code)]
+    pub(crate) const fn master(band: usize, rms: bool) -> usize {
+        DIAGONAL + band + 1 + rms as usize
+    }
 }
 
-/// Names of the state planes of a tensor with this update, in order:
-/// `momentum`, `diagonal`, `band.1` to `band.b`, and `rms` with normalized
-/// RMSProp grafting. Each plane has the tensor's shape.
-pub fn planes(options: &Options, update: Update) -> Vec<String> {
+/// A state plane: an array of the tensor's shape.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plane {
+    /// Its name: `momentum`, `diagonal`, `band.1` and so on, `rms`, `master`.
+    pub name: String,
+    /// The type of its elements.
+    pub dtype: Dtype,
+}
+
+/// The state planes of a tensor, in order: `momentum`, `diagonal`, `band.1` to
+/// `band.b`, `rms` with normalized RMSProp grafting, and `master` with master
+/// weights. `master` is float32, the others have the type that the tensor
+/// asks for.
+pub fn planes(options: &Options, tensor: &TensorSpec) -> Vec<Plane> {
     let mut names = vec!["momentum".to_owned(), "diagonal".to_owned()];
-    names.extend((1..=update.band(options)).map(|k| format!("band.{k}")));
-    if update.graft(options) == Graft::NormalizedRmsprop {
+    names.extend((1..=tensor.update.band(options)).map(|k| format!("band.{k}")));
+    if tensor.update.graft(options) == Graft::NormalizedRmsprop {
         names.push("rms".to_owned());
     }
-    names
+    let dtype = tensor.state;
+    let plane = |name| Plane { name, dtype };
+    let mut planes: Vec<Plane> = names.into_iter().map(plane).collect();
+    if tensor.master {
+        planes.push(Plane {
+            name: "master".to_owned(),
+            dtype: Dtype::F32,
+        });
+    }
+    planes
 }
 
 /// Refuses a list that has not one entry for each of `expected` tensors.
@@ -160,6 +222,18 @@ pub(crate) fn validate(tensors: &[TensorSpec]) -> Result<()> {
             });
         }
         validate_dims(tensor)?;
+        validate_dtypes(tensor)?;
+    }
+    Ok(())
+}
+
+fn validate_dtypes(tensor: &TensorSpec) -> Result<()> {
+    let name = tensor.name.clone();
+    if tensor.state == Dtype::F16 {
+        return Err(Error::StateDtype { tensor: name });
+    }
+    if tensor.master && tensor.params == Dtype::F64 {
+        return Err(Error::MasterDtype { tensor: name });
     }
     Ok(())
 }

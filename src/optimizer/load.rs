@@ -63,7 +63,7 @@ pub(crate) fn assign(
     Ok(assigned)
 }
 
-/// Compares every hyperparameter but the number of threads.
+/// Compares every hyperparameter; threads and instruction set are none.
 fn same_options(file: &Options, optimizer: &Options) -> Result<()> {
     // Named one by one, so that a new option cannot be forgotten here.
     let Options {
@@ -79,7 +79,10 @@ fn same_options(file: &Options, optimizer: &Options) -> Result<()> {
         graft_eps,
         graft_bias_correction,
         weight_decay,
+        rounding,
+        seed,
         threads: _,
+        instruction_set: _,
     } = file;
     same("band", band, &optimizer.band)?;
     same("beta1", beta1, &optimizer.beta1)?;
@@ -100,7 +103,9 @@ fn same_options(file: &Options, optimizer: &Options) -> Result<()> {
         graft_bias_correction,
         &optimizer.graft_bias_correction,
     )?;
-    same("weight_decay", weight_decay, &optimizer.weight_decay)
+    same("weight_decay", weight_decay, &optimizer.weight_decay)?;
+    same("rounding", rounding, &optimizer.rounding)?;
+    same("seed", seed, &optimizer.seed)
 }
 
 fn same<T: PartialEq + Debug>(option: &'static str, file: &T, optimizer: &T) -> Result<()> {
@@ -213,10 +218,11 @@ fn planes_there(
     tensor: &TensorSpec,
     parameters: bool,
 ) -> Result<()> {
-    let there = layout::planes(&saved.options, file.update);
-    let mut needed = layout::planes(options, tensor.update).into_iter();
-    let missing = needed
-        .find(|plane| !there.contains(plane))
+    let there = layout::planes(&saved.options, file);
+    let needed = layout::planes(options, tensor);
+    let mut names = needed.into_iter().map(|plane| plane.name);
+    let missing = names
+        .find(|name| !there.iter().any(|plane| plane.name == *name))
         .or_else(|| (parameters && !saved.parameters).then(|| PARAMETER.to_owned()));
     match missing {
         Some(plane) => Err(Error::PlaneMissing {

@@ -6,8 +6,9 @@ mod state;
 
 pub use load::LoadOptions;
 
+use crate::dtype::{Element, Elements, ElementsMut};
 use crate::error::{Error, Result};
-use crate::layout::{self, check_count, TensorSpec};
+use crate::layout::{self, check_count, Plane, TensorSpec};
 use crate::options::{not_negative, Options, StepOptions};
 use crate::step::{Plan, Target, TensorBuffers};
 use state::TensorState;
@@ -65,26 +66,43 @@ impl Optimizer {
 
     /// Takes one step: `params[i]` and the state of tensor `i` are updated
     /// from `grads[i]`. `None` leaves the tensor out: its parameters and state
-    /// stay as they are.
+    /// stay as they are. For tensors of several types there is
+    /// [`step_any`](Optimizer::step_any).
     ///
     /// # Errors
     /// Nothing has changed then: parameters, state and step count are as
     /// before. [`Error::NonFiniteGradient`] where the check finds one;
-    /// [`Error::TensorCount`], [`Error::WrongLength`] and [`Error::OutOfRange`]
-    /// for arguments that do not fit; [`Error::Threads`] if the system gives
-    /// no threads.
-    pub fn step(
+    /// [`Error::TensorCount`], [`Error::WrongDtype`], [`Error::WrongLength`]
+    /// and [`Error::OutOfRange`] for arguments that do not fit;
+    /// [`Error::Threads`] if the system gives no threads.
+    pub fn step<P: Element, G: Element>(
         &mut self,
         step: &StepOptions,
-        params: &mut [&mut [f32]],
-        grads: &[Option<&[f32]>],
+        params: &mut [&mut [P]],
+        grads: &[Option<&[G]>],
+    ) -> Result<()> {
+        let params = params.iter_mut().map(|p| ElementsMut::new(p));
+        let grads: Vec<_> = grads.iter().map(|g| g.map(Elements::new)).collect();
+        self.step_any(step, &mut params.collect::<Vec<_>>(), &grads)
+    }
+
+    /// [`step`](Optimizer::step) for buffers whose types are known at run time,
+    /// and need not be the same for all tensors.
+    ///
+    /// # Errors
+    /// Those of [`step`](Optimizer::step).
+    pub fn step_any(
+        &mut self,
+        step: &StepOptions,
+        params: &mut [ElementsMut<'_>],
+        grads: &[Option<Elements<'_>>],
     ) -> Result<()> {
         self.check_count("params", params.len())?;
         self.check_count("grads", grads.len())?;
         let number = self.step_count + 1;
         let mut buffers: Vec<TensorBuffers<'_>> = Vec::with_capacity(grads.len());
         for ((state, param), grad) in self.state.iter_mut().zip(params).zip(grads) {
-            buffers.push(state.buffers(Target::Parameters(param), *grad));
+            buffers.push(state.buffers(Target::Parameters(param.reborrow()), *grad));
         }
         self.plan.step(step, number, &mut buffers)?;
         self.step_count = number;
@@ -145,13 +163,13 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Names of a tensor's state planes, in order: `momentum`, `diagonal`,
-    /// `band.1` to `band.b`, and `rms` with normalized RMSProp grafting.
+    /// Names and types of a tensor's state planes, in the order of
+    /// [`planes`](layout::planes).
     ///
     /// # Errors
     /// [`Error::UnknownTensor`].
-    pub fn plane_names(&self, tensor: usize) -> Result<&[String]> {
-        Ok(&self.state_of(tensor)?.names)
+    pub fn planes(&self, tensor: usize) -> Result<&[Plane]> {
+        Ok(&self.state_of(tensor)?.planes)
     }
 
     /// A state plane as it is stored: without bias correction, one entry per
@@ -160,16 +178,13 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`Error::UnknownTensor`], [`Error::UnknownPlane`].
-    pub fn plane(&self, tensor: usize, plane: usize) -> Result<&[f32]> {
+    pub fn plane(&self, tensor: usize, plane: usize) -> Result<Elements<'_>> {
         let state = self.state_of(tensor)?;
-        match state.planes.get(plane) {
-            Some(plane) => Ok(bytemuck::cast_slice(plane)),
-            None => Err(Error::UnknownPlane {
-                tensor: self.specs[tensor].name.clone(),
-                plane,
-                count: state.planes.len(),
-            }),
-        }
+        state.plane(plane).ok_or_else(|| Error::UnknownPlane {
+            tensor: self.specs[tensor].name.clone(),
+            plane,
+            count: state.planes.len(),
+        })
     }
 
     /// Bytes of state.

@@ -3,12 +3,15 @@
 use std::path::Path;
 
 use super::load::{assign, LoadOptions};
-use super::state::plane;
+use super::state::zeros;
 use super::Optimizer;
 use crate::checkpoint::{self, Array, Checkpoint, Header, SavedTensor, PARAMETER};
-use crate::dtype::Dtype;
-use crate::error::{Error, Result};
+use crate::dtype::{Elements, ElementsMut};
+#[allow(unused_imports)] // the documentation names it
+use crate::error::Error;
+use crate::error::Result;
 use crate::memory::AlignedBytes;
+use crate::step::fits;
 
 /// What a load puts in place when everything has been read.
 struct Loaded {
@@ -25,13 +28,13 @@ impl Optimizer {
     /// to one path must not run at the same time.
     ///
     /// # Errors
-    /// [`Error::TensorCount`] and [`Error::WrongLength`] for parameters that
-    /// do not fit; [`Error::Io`] if a file operation fails: what stood under
+    /// [`Error::TensorCount`], [`Error::WrongDtype`] and
+    /// [`Error::WrongLength`] for parameters that do not fit; [`Error::Io`] if a file operation fails: what stood under
     /// `path` stands there still (unless only the last operation failed, which
     /// makes the new name durable: then the new file stands there).
-    pub fn save(&self, path: impl AsRef<Path>, params: Option<&[&[f32]]>) -> Result<()> {
+    pub fn save(&self, path: impl AsRef<Path>, params: Option<&[Elements<'_>]>) -> Result<()> {
         if let Some(params) = params {
-            self.check_lengths(params.iter().map(|p| p.len()))?;
+            self.check_params(params.iter().copied())?;
         }
         let mut tensors = Vec::with_capacity(self.specs.len());
         let mut arrays = Vec::new();
@@ -41,19 +44,19 @@ impl Optimizer {
                 lr_scale: state.lr_scale,
                 weight_decay: state.weight_decay,
             });
-            let mut push = |plane, bytes| {
+            let mut push = |plane, dtype, bytes| {
                 arrays.push(Array {
                     tensor,
                     plane,
-                    dtype: Dtype::F32,
+                    dtype,
                     bytes,
                 })
             };
-            for (name, bytes) in state.names.iter().zip(&state.planes) {
-                push(name.as_str(), bytes);
+            for (plane, bytes) in state.planes.iter().zip(&state.elements) {
+                push(plane.name.as_str(), plane.dtype, bytes);
             }
             if let Some(params) = params {
-                push(PARAMETER, bytemuck::cast_slice(params[tensor]));
+                push(PARAMETER, spec.params, params[tensor].bytes());
             }
         }
         let header = Header {
@@ -82,10 +85,10 @@ impl Optimizer {
         &mut self,
         path: impl AsRef<Path>,
         load: &LoadOptions,
-        mut params: Option<&mut [&mut [f32]]>,
+        mut params: Option<&mut [ElementsMut<'_>]>,
     ) -> Result<()> {
         if let Some(params) = &params {
-            self.check_lengths(params.iter().map(|p| p.len()))?;
+            self.check_params(params.iter().map(|p| p.elements()))?;
         }
         let mut file = Checkpoint::open(path.as_ref())?;
         let header = file.header();
@@ -104,13 +107,13 @@ impl Optimizer {
         } in read
         {
             let state = &mut self.state[tensor];
-            state.planes = planes;
+            state.elements = planes;
             if !load.override_options {
                 state.lr_scale = file.header().tensors[saved].lr_scale;
                 state.weight_decay = file.header().tensors[saved].weight_decay;
             }
             if let (Some(params), Some(read)) = (&mut params, parameters) {
-                params[tensor].copy_from_slice(bytemuck::cast_slice(&read));
+                params[tensor].bytes_mut().copy_from_slice(&read);
             }
         }
         self.step_count = file.header().step;
@@ -126,14 +129,18 @@ impl Optimizer {
         parameters: bool,
     ) -> Result<Loaded> {
         let spec = &self.specs[tensor];
-        let mut array = |name: &str| {
-            let mut bytes = plane(spec, name)?;
+        let mut array = |name: &str, dtype| {
+            let mut bytes = zeros(spec, name, dtype)?;
             file.read(saved, name, &mut bytes)?;
             Ok(bytes)
         };
-        let names = &self.state[tensor].names;
-        let planes = names.iter().map(|n| array(n)).collect::<Result<_>>()?;
-        let parameters = parameters.then(|| array(PARAMETER)).transpose()?;
+        let planes = self.state[tensor].planes.iter();
+        let planes = planes
+            .map(|p| array(&p.name, p.dtype))
+            .collect::<Result<_>>()?;
+        let parameters = parameters
+            .then(|| array(PARAMETER, spec.params))
+            .transpose()?;
         Ok(Loaded {
             tensor,
             saved,
@@ -142,18 +149,9 @@ impl Optimizer {
         })
     }
 
-    fn check_lengths(&self, lengths: impl ExactSizeIterator<Item = usize>) -> Result<()> {
-        self.check_count("params", lengths.len())?;
-        for (spec, length) in self.specs.iter().zip(lengths) {
-            if length != spec.len() {
-                return Err(Error::WrongLength {
-                    tensor: spec.name.clone(),
-                    argument: "the parameter".to_owned(),
-                    length,
-                    expected: spec.len(),
-                });
-            }
-        }
-        Ok(())
+    fn check_params<'a>(&self, params: impl ExactSizeIterator<Item = Elements<'a>>) -> Result<()> {
+        self.check_count("params", params.len())?;
+        let mut pairs = self.specs.iter().zip(params);
+        pairs.try_for_each(|(spec, param)| fits(spec, "the parameter", param, spec.params))
     }
 }

@@ -1,20 +1,23 @@
 //! What the caller lends for a step, and the checks before it.
 
+use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::{Error, Result};
-use crate::layout::TensorSpec;
+use crate::layout::{Plane, TensorSpec};
 use crate::options::not_negative;
 
 /// The buffers of one tensor for one step. Each has the tensor's number of
-/// elements, in the tensor's own memory order.
+/// elements, of the type that it was declared with, in the tensor's own memory
+/// order.
 pub struct TensorBuffers<'a> {
     /// What the step writes besides the state.
     pub target: Target<'a>,
     /// The gradient; `None` leaves the tensor out of the step: its state and
     /// its target stay as they are.
-    pub gradient: Option<&'a [f32]>,
+    pub gradient: Option<Elements<'a>>,
     /// The state planes, in the order of [`planes`](crate::layout::planes).
-    /// All zeros before the first step.
-    pub planes: Vec<&'a mut [f32]>,
+    /// All zeros before the first step, but for `master`: that is a copy of
+    /// the parameters, which the caller makes.
+    pub planes: Vec<ElementsMut<'a>>,
     /// Multiplies the learning rate, finite and not negative.
     pub lr_scale: f64,
     /// Decoupled weight decay, finite and not negative.
@@ -23,18 +26,20 @@ pub struct TensorBuffers<'a> {
 
 /// What a step writes for a tensor.
 pub enum Target<'a> {
-    /// Parameters, updated in place: `p <- p - lr (u + weight_decay p)`.
-    Parameters(&'a mut [f32]),
-    /// The grafted direction `u` is written here; learning rate and weight
-    /// decay are left to the caller.
-    Direction(&'a mut [f32]),
+    /// Parameters, updated in place: `p <- p - lr (u + weight_decay p)`. With
+    /// master weights these are what is updated, and `p` is their copy.
+    Parameters(ElementsMut<'a>),
+    /// The grafted direction `u` is written here, in the type of the
+    /// parameters; learning rate and weight decay are left to the caller.
+    /// Master weights stay as they are.
+    Direction(ElementsMut<'a>),
 }
 
 impl Target<'_> {
-    fn len(&self) -> usize {
+    fn elements(&self) -> Elements<'_> {
         match self {
-            Target::Parameters(p) => p.len(),
-            Target::Direction(u) => u.len(),
+            Target::Parameters(p) => p.elements(),
+            Target::Direction(u) => u.elements(),
         }
     }
 
@@ -46,38 +51,53 @@ impl Target<'_> {
     }
 }
 
+/// Refuses a buffer that has not the tensor's length, or not this type.
+pub(crate) fn fits(
+    tensor: &TensorSpec,
+    argument: &str,
+    elements: Elements<'_>,
+    dtype: Dtype,
+) -> Result<()> {
+    if elements.dtype() != dtype {
+        return Err(Error::WrongDtype {
+            tensor: tensor.name.clone(),
+            argument: argument.to_owned(),
+            dtype: elements.dtype(),
+            expected: dtype,
+        });
+    }
+    if elements.len() != tensor.len() {
+        return Err(Error::WrongLength {
+            tensor: tensor.name.clone(),
+            argument: argument.to_owned(),
+            length: elements.len(),
+            expected: tensor.len(),
+        });
+    }
+    Ok(())
+}
+
 /// Refuses buffers that do not fit their tensor.
 pub(super) fn check(
     tensor: &TensorSpec,
-    plane_names: &[String],
+    planes: &[Plane],
     lr: f64,
     buffers: &TensorBuffers<'_>,
 ) -> Result<()> {
-    let length = |argument: &str, length: usize| {
-        let expected = tensor.len();
-        if length == expected {
-            return Ok(());
-        }
-        Err(Error::WrongLength {
-            tensor: tensor.name.clone(),
-            argument: argument.to_owned(),
-            length,
-            expected,
-        })
-    };
-    length(buffers.target.name(), buffers.target.len())?;
+    let target = &buffers.target;
+    fits(tensor, target.name(), target.elements(), tensor.params)?;
     if let Some(gradient) = buffers.gradient {
-        length("the gradient", gradient.len())?;
+        fits(tensor, "the gradient", gradient, tensor.grads)?;
     }
-    if buffers.planes.len() != plane_names.len() {
+    if buffers.planes.len() != planes.len() {
         return Err(Error::PlaneCount {
             tensor: tensor.name.clone(),
             count: buffers.planes.len(),
-            expected: plane_names.len(),
+            expected: planes.len(),
         });
     }
-    for (name, plane) in plane_names.iter().zip(&buffers.planes) {
-        length(name, plane.len())?;
+    for (plane, elements) in planes.iter().zip(&buffers.planes) {
+        fits(tensor, &plane.name, elements.elements(), plane.dtype)?;
     }
     let of = |what| format!("{what} of tensor \"{}\"", tensor.name);
     not_negative(&of("lr_scale"), buffers.lr_scale)?;

@@ -23,5 +23,6 @@ mod run;
 mod sums;
 mod tensor;
 
+pub(crate) use buffers::fits;
 pub use buffers::{Target, TensorBuffers};
 pub use plan::Plan;

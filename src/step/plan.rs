@@ -8,6 +8,7 @@ use super::factors::Factors;
 use super::run::Run;
 use super::sums::Sums;
 use super::tensor::Tensor;
+use crate::dtype::{Dtype, Elements};
 use crate::error::{Error, Result};
 use crate::kernel::{FloatMode, Isa, Kernels, Shape, Workspace};
 use crate::layout::{check_count, validate, TensorSpec};
@@ -30,16 +31,17 @@ const TILE: Range<usize> = 8..64;
 /// [`Optimizer`]: crate::Optimizer
 ///
 /// ```
+/// use sonew::dtype::{Elements, ElementsMut};
 /// use sonew::{layout::TensorSpec, options::{Options, StepOptions}};
 /// use sonew::{Plan, Target, TensorBuffers};
 ///
 /// let mut plan = Plan::new(&Options::default(), &[TensorSpec::new("w", &[3])])?;
-/// let mut w = [1.0, 2.0, 3.0];
-/// let (mut m, mut h, mut e) = ([0.0; 3], [0.0; 3], [0.0; 3]);
+/// let mut w = [1.0f32, 2.0, 3.0];
+/// let (mut m, mut h, mut e) = ([0.0f32; 3], [0.0f32; 3], [0.0f32; 3]);
 /// plan.step(&StepOptions::default(), 1, &mut [TensorBuffers {
-///     target: Target::Parameters(&mut w),
-///     gradient: Some(&[0.1, 0.0, -0.1]),
-///     planes: vec![&mut m, &mut h, &mut e],
+///     target: Target::Parameters(ElementsMut::new(&mut w)),
+///     gradient: Some(Elements::new(&[0.1f32, 0.0, -0.1])),
+///     planes: [&mut m, &mut h, &mut e].map(|p| ElementsMut::new(p)).into(),
 ///     lr_scale: 1.0,
 ///     weight_decay: 0.0,
 /// }])?;
@@ -157,8 +159,8 @@ impl Plan {
     /// # Errors
     /// Nothing has been written then. [`Error::NonFiniteGradient`] where the
     /// check finds one; [`Error::TensorCount`], [`Error::PlaneCount`],
-    /// [`Error::WrongLength`] and [`Error::OutOfRange`] for arguments that do
-    /// not fit; [`Error::Threads`] if the system gives no threads.
+    /// [`Error::WrongDtype`], [`Error::WrongLength`] and [`Error::OutOfRange`]
+    /// for arguments that do not fit; [`Error::Threads`] if the system gives no threads.
     pub fn step(
         &mut self,
         step: &StepOptions,
@@ -167,8 +169,9 @@ impl Plan {
     ) -> Result<()> {
         let _mode = FloatMode::set_default();
         self.check(step, number, buffers)?;
+        float32_only(&self.tensors)?;
         let gradients = buffers.iter().filter_map(|b| b.gradient);
-        let parameters = gradients.map(<[f32]>::len).sum();
+        let parameters = gradients.map(Elements::len).sum();
         let workers = workers(&self.pool, parameters).min(self.workspaces.len());
         self.pool.prepare(workers)?;
 
@@ -217,6 +220,17 @@ impl Plan {
     }
 }
 
+/// The kernels are float32 as yet.
+fn float32_only(tensors: &[Tensor]) -> Result<()> {
+    let float32 = |t: &TensorSpec| [t.params, t.grads, t.state] == [Dtype::F32; 3] && !t.master;
+    match tensors.iter().all(|t| float32(&t.spec)) {
+        true => Ok(()),
+        false => Err(Error::Internal {
+            message: "the kernels are float32 only".to_owned(),
+        }),
+    }
+}
+
 /// Threads for so many parameters: none is woken for what one core finishes
 /// sooner.
 fn workers(pool: &Pool, parameters: usize) -> usize {
@@ -229,16 +243,15 @@ fn lend<'a>(
     buffers: &'a mut TensorBuffers<'_>,
     direction: Option<&'a mut [u8]>,
 ) -> Option<Lent<'a>> {
-    let gradient = bytemuck::cast_slice(buffers.gradient?);
     let planes = buffers.planes.iter_mut();
-    let target: &mut [f32] = match &mut buffers.target {
+    let target = match &mut buffers.target {
         Target::Parameters(p) => p,
         Target::Direction(u) => u,
     };
     let buffers = Buffers {
-        gradient,
-        planes: planes.map(|p| bytemuck::cast_slice_mut(p)).collect(),
-        target: bytemuck::cast_slice_mut(target),
+        gradient: buffers.gradient?.bytes(),
+        planes: planes.map(|p| p.bytes_mut()).collect(),
+        target: target.bytes_mut(),
         direction,
     };
     Some(Lent::new(buffers, tensor.grid.shape()))

@@ -5,6 +5,7 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use super::*;
+use crate::dtype::ElementsMut;
 use crate::layout::{Chains, Update};
 use crate::options::{Damping, Graft, Statistics};
 
@@ -59,9 +60,9 @@ fn run_in(mode: Option<u32>, mut plan: Plan, wild: bool) -> Outcome {
         let mut buffers = Vec::new();
         for (i, (param, planes)) in params.iter_mut().zip(&mut state).enumerate() {
             buffers.push(TensorBuffers {
-                target: Target::Parameters(param),
-                gradient: (i as u64 % 4 + 1 != number).then_some(&grads[i]),
-                planes: planes.iter_mut().map(Vec::as_mut_slice).collect(),
+                target: Target::Parameters(ElementsMut::new(param)),
+                gradient: (i as u64 % 4 + 1 != number).then_some(Elements::new(&grads[i])),
+                planes: planes.iter_mut().map(|p| ElementsMut::new(p)).collect(),
                 lr_scale: 1.0,
                 weight_decay: 0.1,
             });

@@ -7,14 +7,14 @@ use super::buffers::{Target, TensorBuffers};
 use super::factors::Factors;
 use crate::error::Result;
 use crate::kernel::{Apply, Kernels, Shape};
-use crate::layout::{planes, Grid, TensorSpec, Update};
+use crate::layout::{planes, Grid, Plane, TensorSpec, Update};
 use crate::memory::AlignedBytes;
 use crate::options::{Damping, Graft, Options};
 
 /// A tensor of a plan.
 pub(super) struct Tensor {
     pub(super) spec: TensorSpec,
-    pub(super) planes: Vec<String>,
+    pub(super) planes: Vec<Plane>,
     pub(super) grid: Grid,
     /// The tensor's blocks among those of all.
     pub(super) blocks: Range<usize>,
@@ -31,7 +31,7 @@ impl Tensor {
         let grid = Grid::new(spec, spec.update.band(options));
         Tensor {
             spec: spec.clone(),
-            planes: planes(options, spec.update),
+            planes: planes(options, spec),
             blocks: first_block..first_block + grid.blocks(),
             grid,
             relative: sonew && options.damping == Damping::Relative,

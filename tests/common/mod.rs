@@ -6,8 +6,10 @@ pub mod dense;
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
 use rand_pcg::Pcg64Mcg;
+use sonew::dtype::{Element, Elements, ElementsMut};
 use sonew::layout::Chains;
 use sonew::options::Graft;
+use sonew::Optimizer;
 
 /// Half a unit in the last place of 1: the relative rounding error of one
 /// float32 operation.
@@ -71,6 +73,22 @@ pub fn largest(x: impl IntoIterator<Item = f64>) -> f64 {
 /// Mutable slices of all parameters, as [`sonew::Optimizer::step`] wants them.
 pub fn slices_mut(params: &mut [Vec<f32>]) -> Vec<&mut [f32]> {
     params.iter_mut().map(Vec::as_mut_slice).collect()
+}
+
+/// Buffers of all parameters, as [`sonew::Optimizer::save`] wants them.
+pub fn elements<T: Element>(params: &[Vec<T>]) -> Vec<Elements<'_>> {
+    params.iter().map(|p| Elements::new(p)).collect()
+}
+
+/// Buffers of all parameters, as [`sonew::Optimizer::load`] wants them.
+pub fn elements_mut<T: Element>(params: &mut [Vec<T>]) -> Vec<ElementsMut<'_>> {
+    params.iter_mut().map(|p| ElementsMut::new(p)).collect()
+}
+
+/// A float32 state plane.
+pub fn plane(optimizer: &Optimizer, tensor: usize, plane: usize) -> &[f32] {
+    let elements = optimizer.plane(tensor, plane).unwrap();
+    elements.as_slice().unwrap()
 }
 
 /// Slices of all gradients, as [`sonew::Optimizer::step`] wants them.

@@ -20,12 +20,12 @@
 //! with grafting (which would spread the difference over the tensor), and
 //! never more than one in fifty.
 
-use sonew::layout::TensorSpec;
+use sonew::layout::{Plane, TensorSpec};
 use sonew::options::Graft;
 use sonew::oracle::Oracle;
 use sonew::Optimizer;
 
-use crate::common::{largest, ULP32};
+use crate::common::{self, largest, ULP32};
 use crate::problem::Problem;
 
 /// Roundings of the state, three per step, and of the elimination.
@@ -115,16 +115,16 @@ impl Comparison {
     /// All sub-diagonals are bounded by the diagonal (Cauchy-Schwarz).
     pub fn state(&self, problem: &Problem, optimizer: &Optimizer, oracle: &Oracle, i: usize) {
         let exact = &oracle.tensor(i).planes;
-        let names = optimizer.plane_names(i).unwrap();
-        assert_eq!(names.len(), exact.len());
-        for (plane, name) in names.iter().enumerate() {
+        let planes = optimizer.planes(i).unwrap();
+        assert_eq!(planes.len(), exact.len());
+        for (plane, Plane { name, .. }) in planes.iter().enumerate() {
             let size = match name.as_str() {
                 "momentum" => self.gradient,
                 "rms" => largest(exact[plane].iter().copied()),
                 _ => largest(exact[1].iter().copied()),
             };
             let bound = (3 * self.steps + 6) as f64 * ULP32 * size;
-            let got = optimizer.plane(i, plane).unwrap();
+            let got = common::plane(optimizer, i, plane);
             for (j, (&got, &exact)) in got.iter().zip(&exact[plane]).enumerate() {
                 let error = (f64::from(got) - exact).abs();
                 // Exactly zero, too: behind the end of a chain.

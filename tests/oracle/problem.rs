@@ -50,6 +50,7 @@ impl Problem {
             graft_bias_correction: rng.random(),
             weight_decay: *[0.0, 0.3].choose(&mut rng).unwrap(),
             threads: rng.random_range(1..=2),
+            ..Options::default()
         };
         let mut problem = Problem {
             seed,
@@ -171,6 +172,7 @@ impl Problem {
                 true => NonFinite::Skip,
                 false => NonFinite::Unchecked,
             },
+            ..StepOptions::default()
         };
         let scale = (self.sigma / grad_scale) as f32;
         let mut gradient = |tensor: &TensorSpec| {

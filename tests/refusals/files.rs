@@ -1,5 +1,6 @@
 //! Files that cannot be loaded, and saves that cannot be made.
 
+use sonew::dtype::Elements;
 use sonew::layout::{TensorSpec, Update};
 use sonew::options::{Options, StepOptions};
 use sonew::{Error, LoadOptions, Optimizer, Result};
@@ -107,7 +108,9 @@ fn saves_and_loads_with_wrong_parameters() {
     let before = std::fs::read(&path).unwrap();
     world.step(&StepOptions::default()).unwrap();
     refused!(
-        world.optimizer.save(&path, Some(&[&world.a])),
+        world
+            .optimizer
+            .save(&path, Some(&[Elements::new(&world.a)])),
         Error::TensorCount {
             argument: "params",
             count: 1,
@@ -115,7 +118,10 @@ fn saves_and_loads_with_wrong_parameters() {
         }
     );
     refused!(
-        world.optimizer.save(&path, Some(&[&world.a, &world.b[1..]])),
+        world.optimizer.save(
+            &path,
+            Some(&[&world.a, &world.b[1..]].map(Elements::new))
+        ),
         Error::WrongLength { tensor, length: 2, .. } if tensor == "b"
     );
     refused!(
@@ -124,12 +130,14 @@ fn saves_and_loads_with_wrong_parameters() {
     );
     assert_eq!(std::fs::read(&path).unwrap(), before);
 
-    let (mut a, mut b) = ([7.0; 6], [7.0; 2]);
+    let (mut a, mut b) = ([7.0f32; 6], [7.0f32; 2]);
     let strict = LoadOptions::default();
     refused!(
-        world.unchanged(|w| w
-            .optimizer
-            .load(&path, &strict, Some(&mut [&mut a, &mut b]))),
+        world.unchanged(|w| w.optimizer.load(
+            &path,
+            &strict,
+            Some(&mut [(&mut a[..]).into(), (&mut b[..]).into()])
+        )),
         Error::WrongLength { .. }
     );
     let state = world.path("state");

@@ -18,6 +18,7 @@ mod step;
 
 use std::path::PathBuf;
 
+use sonew::dtype::{Elements, ElementsMut};
 use sonew::layout::TensorSpec;
 use sonew::options::{Options, StepOptions};
 use sonew::{LoadOptions, Optimizer, Result};
@@ -50,7 +51,7 @@ struct World {
 #[derive(Debug, PartialEq)]
 struct Seen {
     parameters: Vec<Vec<u32>>,
-    planes: Vec<Vec<u32>>,
+    planes: Vec<Vec<u8>>,
     settings: Vec<(f64, f64)>,
     step_count: u64,
 }
@@ -82,7 +83,7 @@ impl World {
     fn see(&self) -> Seen {
         let optimizer = &self.optimizer;
         let tensors = 0..optimizer.tensors().len();
-        let planes = |i| 0..optimizer.plane_names(i).unwrap().len();
+        let planes = |i| 0..optimizer.planes(i).unwrap().len();
         let setting = |i| {
             (
                 optimizer.lr_scale(i).unwrap(),
@@ -93,7 +94,9 @@ impl World {
             parameters: vec![bits(&self.a), bits(&self.b)],
             planes: tensors
                 .clone()
-                .flat_map(|i| planes(i).map(move |p| bits(optimizer.plane(i, p).unwrap())))
+                .flat_map(|i| {
+                    planes(i).map(move |p| optimizer.plane(i, p).unwrap().bytes().to_vec())
+                })
                 .collect(),
             settings: tensors.map(setting).collect(),
             step_count: optimizer.step_count(),
@@ -107,13 +110,13 @@ impl World {
     /// Saves to a file with the parameters.
     fn save(&self, name: &str) -> PathBuf {
         let path = self.path(name);
-        let params = [&self.a[..], &self.b[..]];
+        let params = [&self.a, &self.b].map(|p| Elements::new(p));
         self.optimizer.save(&path, Some(&params)).unwrap();
         path
     }
 
     fn load(&mut self, path: &PathBuf) -> Result<()> {
-        let params: &mut [&mut [f32]] = &mut [&mut self.a, &mut self.b];
+        let params = &mut [&mut self.a, &mut self.b].map(|p| ElementsMut::new(p));
         self.optimizer
             .load(path, &LoadOptions::default(), Some(params))
     }

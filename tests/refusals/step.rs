@@ -1,5 +1,6 @@
 //! Steps, stateless steps, settings and views.
 
+use sonew::dtype::{Elements, ElementsMut};
 use sonew::options::{Graft, NonFinite, Options, Statistics, StepOptions};
 use sonew::{Error, Plan, Result, Target, TensorBuffers};
 
@@ -34,12 +35,12 @@ fn step_options_out_of_range() {
 #[test]
 fn any_weight_goes_with_the_weighted_sum() {
     let mut optimizer = create(|o| o.statistics = Statistics::WeightedSum).unwrap();
-    let (mut a, mut b) = ([0.0; 6], [0.0; 3]);
+    let (mut a, mut b) = ([0.0f32; 6], [0.0f32; 3]);
     let step = StepOptions {
         statistics_weight: 0.5,
         ..StepOptions::default()
     };
-    let grads = [Some(&[1.0; 6][..]), None];
+    let grads = [Some(&[1.0f32; 6][..]), None];
     optimizer
         .step(&step, &mut [&mut a, &mut b], &grads)
         .unwrap();
@@ -121,7 +122,7 @@ fn tensors_and_planes_that_are_not_there() {
         Error::UnknownTensor { index: 2, count: 2 }
     );
     refused!(world.optimizer.weight_decay(9), Error::UnknownTensor { .. });
-    refused!(world.optimizer.plane_names(2), Error::UnknownTensor { .. });
+    refused!(world.optimizer.planes(2), Error::UnknownTensor { .. });
     refused!(world.optimizer.plane(2, 0), Error::UnknownTensor { .. });
     refused!(
         world.optimizer.plane(1, 3),
@@ -155,9 +156,9 @@ fn plan_step(number: u64, count: usize, change: impl FnOnce(&mut TensorBuffers<'
     let mut buffers = Vec::new();
     let [m, h, e] = &mut state;
     buffers.push(TensorBuffers {
-        target: Target::Parameters(&mut p),
-        gradient: Some(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
-        planes: vec![m, h, e],
+        target: Target::Parameters(ElementsMut::new(&mut p)),
+        gradient: Some(Elements::new(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0])),
+        planes: [m, h, e].map(|p| ElementsMut::new(p)).into(),
         lr_scale: 1.0,
         weight_decay: 0.0,
     });
@@ -186,7 +187,7 @@ fn stateless_steps_that_do_not_fit() {
         }
     );
     refused!(
-        plan_step(1, 1, |b| b.target = Target::Direction(&mut [])),
+        plan_step(1, 1, |b| b.target = Target::Direction(ElementsMut::F32(&mut []))),
         Error::WrongLength { argument, length: 0, .. } if argument == "the direction"
     );
     refused!(
@@ -198,7 +199,7 @@ fn stateless_steps_that_do_not_fit() {
         }
     );
     refused!(
-        plan_step(1, 1, |b| b.planes[1] = &mut []),
+        plan_step(1, 1, |b| b.planes[1] = ElementsMut::F32(&mut [])),
         Error::WrongLength { argument, .. } if argument == "diagonal"
     );
     // Each fits into float32, their product does not.
@@ -216,7 +217,7 @@ fn stateless_steps_that_do_not_fit() {
         Error::OutOfRange { argument, .. } if argument == "weight_decay of tensor \"a\""
     );
     refused!(
-        plan_step(1, 1, |b| b.gradient = Some(&[f32::NAN; 6])),
+        plan_step(1, 1, |b| b.gradient = Some(Elements::F32(&[f32::NAN; 6]))),
         Error::NonFiniteGradient { .. }
     );
 }

@@ -28,12 +28,12 @@ impl Sample {
         let mut next = 0.0;
         let mut arrays = Vec::new();
         for (index, tensor) in header.tensors.iter().enumerate() {
-            for name in header.array_names(tensor) {
+            for plane in header.arrays(tensor) {
                 let values = (0..tensor.spec.len()).map(|_| {
                     next += 0.37;
                     next
                 });
-                arrays.push((index, name, values.collect()));
+                arrays.push((index, plane.name, values.collect()));
             }
         }
         Sample { header, arrays }

@@ -5,7 +5,7 @@ use rand_pcg::Pcg64;
 use safetensors::SafeTensors;
 
 use super::*;
-use crate::options::{Damping, Graft, Statistics};
+use crate::options::{Damping, Graft, InstructionSet, Rounding, Statistics};
 
 #[test]
 fn header_and_arrays_come_back() {
@@ -17,7 +17,7 @@ fn header_and_arrays_come_back() {
 }
 
 #[test]
-fn every_option_comes_back_except_threads() {
+fn every_option_comes_back_except_those_of_the_machine() {
     let mut sample = Sample::small();
     sample.header.options = Options {
         band: 3,
@@ -32,7 +32,10 @@ fn every_option_comes_back_except_threads() {
         graft_eps: 1e-9,
         graft_bias_correction: false,
         weight_decay: 0.125,
+        rounding: Rounding::Stochastic,
+        seed: u64::MAX,
         threads: 3,
+        instruction_set: InstructionSet::Portable,
     };
     sample.header.step = u64::MAX;
     sample.header.parameters = false;
@@ -43,6 +46,7 @@ fn every_option_comes_back_except_threads() {
 
     let mut expected = sample.header.clone();
     expected.options.threads = 0;
+    expected.options.instruction_set = InstructionSet::Auto;
     assert_eq!(checkpoint.header(), &expected);
 }
 
