@@ -42,6 +42,14 @@ impl Dtype {
             Dtype::F16 => "F16",
         }
     }
+
+    /// The smallest normal number: state below it becomes zero.
+    pub(crate) const fn least_normal(self) -> f64 {
+        match self {
+            Dtype::F64 => f64::MIN_POSITIVE,
+            _ => f32::MIN_POSITIVE as f64,
+        }
+    }
 }
 
 impl fmt::Display for Dtype {
@@ -208,6 +216,16 @@ impl<'a> ElementsMut<'a> {
 
     /// The elements as they lie in memory.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            ElementsMut::F32(values) => bytemuck::cast_slice_mut(values),
+            ElementsMut::F64(values) => bytemuck::cast_slice_mut(values),
+            ElementsMut::Bf16(values) => bytemuck::cast_slice_mut(values),
+            ElementsMut::F16(values) => bytemuck::cast_slice_mut(values),
+        }
+    }
+
+    /// As [`ElementsMut::bytes_mut`], for as long as the buffer is borrowed.
+    pub(crate) fn into_bytes(self) -> &'a mut [u8] {
         match self {
             ElementsMut::F32(values) => bytemuck::cast_slice_mut(values),
             ElementsMut::F64(values) => bytemuck::cast_slice_mut(values),

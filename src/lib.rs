@@ -62,4 +62,4 @@ pub use kernel::oracle;
 
 pub use error::{Error, Result};
 pub use optimizer::{LoadOptions, Optimizer};
-pub use step::{Plan, Target, TensorBuffers};
+pub use step::{Plan, Stage, Stages, Target, TensorBuffers};

@@ -1,102 +1,66 @@
 //! `u = L D L^T m^`, the solution of the LogDet subproblem on a band
 //! (SONew, arXiv 2311.10085, Theorem 3.1 and Algorithm 2), with edge removal.
 
+use super::source::splat;
 use super::vector::{Scalar, Vector};
-use super::workspace::{Array, Shape, Workspace};
+use super::workspace::{Arrays, Shape};
 use super::MAX_BAND;
 
-/// Computes the direction of the packed block.
-///
-/// # Safety
-/// The processor has the instructions of `V`.
-#[inline(always)]
-pub(crate) unsafe fn direction<V: Vector>(work: &mut Workspace, gamma: f64) {
-    let block = work.block();
-    let arrays = Arrays::<V::Scalar>::new(work);
-    // SAFETY: `Workspace::begin` has checked that the arrays are long enough
-    // for this block, and the caller has the instructions.
-    unsafe {
-        match (block.band, block.broken) {
-            (0, _) => solve::<V, 0, false>(&arrays, block, gamma),
-            (1, _) => solve::<V, 1, false>(&arrays, block, gamma),
-            (2, false) => solve::<V, 2, false>(&arrays, block, gamma),
-            (3, false) => solve::<V, 3, false>(&arrays, block, gamma),
-            (4, false) => solve::<V, 4, false>(&arrays, block, gamma),
-            (_, false) => solve::<V, MAX_BAND, false>(&arrays, block, gamma),
-            (_, true) => solve::<V, MAX_BAND, true>(&arrays, block, gamma),
-        }
-        match block.band {
-            0 => multiply::<V, 0>(&arrays, block),
-            1 => multiply::<V, 1>(&arrays, block),
-            _ => multiply::<V, MAX_BAND>(&arrays, block),
+/// The middle stages of a block. `BAND` is the band, or `MAX_BAND` for any;
+/// with `BROKEN`, chains may end at any place.
+pub(super) struct Direction<V: Vector, const BAND: usize, const BROKEN: bool> {
+    band: usize,
+    stride: usize,
+    zero: V,
+    one: V,
+    infinity: V,
+    gamma: V,
+    // The window's factors: l is the unit lower triangle, c is l times its
+    // column's pivot. Written before they are read, for every vector of
+    // coordinates anew; they are here to be made once.
+    l: [[V; BAND]; BAND],
+    c: [[V; BAND]; BAND],
+    solution: [V; BAND],
+}
+
+impl<V: Vector, const BAND: usize, const BROKEN: bool> Direction<V, BAND, BROKEN> {
+    /// # Safety
+    /// The processor has the instructions of `V`.
+    #[inline(always)]
+    pub(super) unsafe fn new(shape: Shape, gamma: f64) -> Self {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let zero = splat(0.0);
+            Direction {
+                band: if BAND == MAX_BAND { shape.band } else { BAND },
+                stride: shape.stride,
+                zero,
+                one: splat(1.0),
+                infinity: splat(f64::INFINITY),
+                gamma: splat(gamma),
+                l: [[zero; BAND]; BAND],
+                c: [[zero; BAND]; BAND],
+                solution: [zero; BAND],
+            }
         }
     }
-}
 
-/// Where the arrays of a workspace start.
-struct Arrays<T> {
-    momentum: *const T,
-    diagonal: *const T,
-    bands: [*const T; MAX_BAND],
-    reach: *const T,
-    psi: [*mut T; MAX_BAND],
-    scaled: *mut T,
-    direction: *mut T,
-}
-
-impl<T: Scalar> Arrays<T> {
-    fn new(work: &mut Workspace) -> Self {
-        let band = work.block().band;
-        let mut start = |array| work.array::<T>(array).as_mut_ptr();
-        let mut bands = [std::ptr::null(); MAX_BAND];
-        let mut psi = [std::ptr::null_mut(); MAX_BAND];
-        for k in 0..band {
-            bands[k] = start(Array::Band(k + 1)).cast_const();
-            psi[k] = start(Array::Psi(k + 1));
-        }
-        Arrays {
-            momentum: start(Array::Momentum),
-            diagonal: start(Array::Diagonal),
-            bands,
-            reach: start(Array::Reach),
-            psi,
-            scaled: start(Array::Scaled),
-            direction: start(Array::Direction),
-        }
-    }
-}
-
-/// For every coordinate j of the block and of the halo before it: `psi_j`,
-/// the Schur complement `s_j`, and `(D L^T m^)_j`. One coordinate per lane.
-///
-/// The window `H_II`, `I = j+1 .. j+band`, is eliminated from j+1 upward
-/// (`L_w D_w L_w^T`, no pivoting). `BAND` is the band, or `MAX_BAND` for any.
-///
-/// # Safety
-/// The arrays hold the block, and the processor has the instructions of `V`.
-#[inline(always)]
-unsafe fn solve<V: Vector, const BAND: usize, const BROKEN: bool>(
-    arrays: &Arrays<V::Scalar>,
-    block: Shape,
-    gamma: f64,
-) {
-    let band = if BAND == MAX_BAND { block.band } else { BAND };
-    let stride = block.stride;
-    // SAFETY: positions run up to `front + core` plus one vector at most, and
-    // neighbours up to `band * stride` further: `Shape::extent`.
-    unsafe {
-        let zero = V::splat(V::Scalar::ZERO);
-        let one = V::splat(V::Scalar::ONE);
-        let infinity = V::splat(V::Scalar::INFINITY);
-        let gamma = V::splat(V::Scalar::from_f64(gamma));
-        // l: the unit lower triangle; c = l times its column's pivot. Written
-        // before they are read, for every vector of coordinates anew.
-        let mut l = [[zero; BAND]; BAND];
-        let mut c = [[zero; BAND]; BAND];
-        let mut solution = [zero; BAND];
-
-        let mut j = 0;
-        while j < block.front + block.core {
+    /// For a vector of coordinates j: `psi_j`, the Schur complement `s_j`, and
+    /// `(D L^T m^)_j`. One coordinate per lane.
+    ///
+    /// The window `H_II`, `I = j+1 .. j+band`, is eliminated from j+1 upward
+    /// (`L_w D_w L_w^T`, no pivoting).
+    ///
+    /// # Safety
+    /// The arrays are good for a vector at `j` and its `band` neighbours
+    /// further, and the processor has the instructions of `V`.
+    #[inline(always)]
+    pub(super) unsafe fn solve(&mut self, arrays: &Arrays<V::Scalar>, j: usize) {
+        let (band, stride) = (self.band, self.stride);
+        let (zero, one, gamma) = (self.zero, self.one, self.gamma);
+        let Direction { l, c, solution, .. } = self;
+        // SAFETY: the caller's promise.
+        unsafe {
             let reach = arrays.reach.add(j);
             let diagonal = V::load(arrays.diagonal.add(j));
             let mut schur = diagonal;
@@ -134,19 +98,37 @@ unsafe fn solve<V: Vector, const BAND: usize, const BROKEN: bool>(
             keep = V::and(keep, gamma.mul(diagonal).lt(schur));
             schur = V::select(keep, schur, diagonal);
             let mut m = V::load(arrays.momentum.add(j));
-            for (q, &x) in solution[..band].iter().enumerate() {
-                let psi = V::select(keep, x, zero);
+            for q in 0..band {
+                let psi = V::select(keep, solution[q], zero);
                 psi.store(arrays.psi[q].add(j));
                 m = psi.neg_mul_add(V::load(arrays.momentum.add(j + (q + 1) * stride)), m);
             }
-            let usable = V::and(zero.lt(diagonal), diagonal.lt(infinity));
+            let usable = V::and(zero.lt(diagonal), diagonal.lt(self.infinity));
             V::select(usable, m.div(schur), zero).store(arrays.scaled.add(j));
-            j += V::LANES;
+        }
+    }
+
+    /// `u = L (D L^T m^)`: `u_j = w_j - sum_k psi_j-k,k w_j-k`.
+    ///
+    /// # Safety
+    /// The arrays are good for a vector at `j` and its `band` neighbours
+    /// before, and the processor has the instructions of `V`.
+    #[inline(always)]
+    pub(super) unsafe fn multiply(&self, arrays: &Arrays<V::Scalar>, j: usize) -> V {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut u = V::load(arrays.scaled.add(j));
+            for k in 0..self.band {
+                let before = j - (k + 1) * self.stride;
+                let psi = V::load(arrays.psi[k].add(before));
+                u = psi.neg_mul_add(V::load(arrays.scaled.add(before)), u);
+            }
+            u
         }
     }
 }
 
-/// Entries of a window. Where the chain is broken before the `needed`-th
+/// Entries of a window. Where the chain has ended before the `needed`-th
 /// coordinate after j, they read as `fill`.
 ///
 /// # Safety
@@ -167,28 +149,5 @@ unsafe fn window<V: Vector, const BROKEN: bool>(
         }
         let ended = V::load(reach).lt(V::splat(V::Scalar::from_f64(needed as f64)));
         V::select(ended, fill, x)
-    }
-}
-
-/// `u = L (D L^T m^)`: `u_j = w_j - sum_k psi_j-k,k w_j-k`.
-///
-/// # Safety
-/// The arrays hold the block, and the processor has the instructions of `V`.
-#[inline(always)]
-unsafe fn multiply<V: Vector, const BAND: usize>(arrays: &Arrays<V::Scalar>, block: Shape) {
-    let band = if BAND == MAX_BAND { block.band } else { BAND };
-    // SAFETY: `front` is at least `band * stride`, so no position is negative.
-    unsafe {
-        let mut j = block.front;
-        while j < block.front + block.core {
-            let mut u = V::load(arrays.scaled.add(j));
-            for k in 0..band {
-                let before = j - (k + 1) * block.stride;
-                let psi = V::load(arrays.psi[k].add(before).cast_const());
-                u = psi.neg_mul_add(V::load(arrays.scaled.add(before)), u);
-            }
-            u.store(arrays.direction.add(j));
-            j += V::LANES;
-        }
     }
 }

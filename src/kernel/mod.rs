@@ -1,66 +1,51 @@
-//! The arithmetic, on contiguous runs of coordinates. Knows no threads, files
-//! or C.
+//! The arithmetic, on blocks of coordinates. Knows no threads, files or C.
 //!
 //! Every loop stands once, over [`vector::Vector`]; a file in `isa` supplies
-//! the vector of one instruction set. Buffers arrive as bytes with the element
-//! type settled when the table of kernels was chosen, so that the rooms above
-//! need not be written per type.
+//! the registers of one instruction set. Buffers arrive as bytes with their
+//! element type, so that the rooms above need not be written per type.
 
-mod apply;
+mod block;
+mod damping;
 mod direction;
+mod element;
 mod float_mode;
+mod gradient;
 mod isa;
-mod length;
+mod lines;
 pub mod oracle;
-mod pack;
-mod statistics;
+mod sink;
+mod source;
 mod vector;
 mod workspace;
 
-pub(crate) use apply::Apply;
+pub(crate) use block::{Output, Squares, Task};
+pub(crate) use element::Noise;
 pub(crate) use float_mode::FloatMode;
 pub(crate) use isa::Isa;
-pub(crate) use length::{Planes, Reference};
-pub(crate) use statistics::{Average, Term};
-pub(crate) use workspace::{Array, Shape, Workspace};
+pub(crate) use lines::{Lines, NextGradient, State, Target, MAX_PLANES};
+pub(crate) use sink::Apply;
+pub(crate) use source::{Average, Correct, Denominator, Reference, TakeIn};
+pub(crate) use vector::LANES;
+pub(crate) use workspace::{Shape, Workspace};
 
 pub(crate) use crate::options::MAX_BAND;
 
-/// Bytes as elements; they come from buffers of that type. Nothing is aligned
-/// however it is typed.
-#[inline(always)]
-fn bytes<T: bytemuck::Pod>(run: &[u8]) -> &[T] {
-    if run.is_empty() {
-        return &[];
-    }
-    bytemuck::cast_slice(run)
-}
+use crate::dtype::Dtype;
+use vector::Vector;
 
-/// As [`bytes`].
-#[inline(always)]
-fn bytes_mut<T: bytemuck::Pod>(run: &mut [u8]) -> &mut [T] {
-    if run.is_empty() {
-        return &mut [];
-    }
-    bytemuck::cast_slice_mut(run)
-}
-
-/// The kernels of one instruction set for one choice of element types.
+/// The kernels of one instruction set for one type of arithmetic.
 pub(crate) struct Kernels {
-    isa: Isa,
-    gradient_squares: unsafe fn(&[u8], f64) -> f64,
-    average: unsafe fn(&mut [u8], &[u8], Term<'_>, Average),
-    directions: fn(&mut Workspace, usize, usize) -> &[u8],
+    gradient_squares: unsafe fn(&[u8], Dtype, f64) -> f64,
     begin: fn(&mut Workspace, Shape),
     pad: fn(&mut Workspace, usize, usize),
-    set_reach: fn(&mut Workspace, usize, usize, usize),
-    pack: unsafe fn(&mut Workspace, Array, usize, &[u8], f64, f64),
+    pad_gradient: fn(&mut Workspace, usize, usize),
+    set_reach: fn(&mut Workspace, usize, usize, usize, usize),
+    pack: unsafe fn(&mut Workspace, &State<'_>, usize, &Correct),
+    pack_gradient: unsafe fn(&mut Workspace, usize, &[u8], Dtype, f64),
     largest_l1: unsafe fn(&mut Workspace, usize, usize) -> f64,
     l1_of_first: fn(&mut Workspace, usize) -> f64,
-    direction: unsafe fn(&mut Workspace, f64),
-    reference: unsafe fn(&mut Workspace, Array, usize, &[u8], Planes<'_>, Reference),
-    block_squares: unsafe fn(&mut Workspace, Array) -> f64,
-    apply: unsafe fn(&[u8], &mut [u8], Apply),
+    block: unsafe fn(&mut Workspace, Task<'_>) -> Squares,
+    deliver: unsafe fn(&[u8], &Target<'_>, Apply),
 }
 
 /// Calls an entry point of the table.
@@ -73,24 +58,15 @@ macro_rules! entry {
 }
 
 impl Kernels {
-    /// The instruction set in use.
-    pub(crate) fn isa(&self) -> Isa {
-        self.isa
-    }
-
-    /// The sum of squares of `scale * gradient`; NaN if it is not finite.
-    pub(crate) fn gradient_squares(&self, gradient: &[u8], scale: f64) -> f64 {
-        entry!(self.gradient_squares(gradient, scale))
-    }
-
-    /// Averages a term with the gradient into a run of a plane.
-    pub(crate) fn average(&self, plane: &mut [u8], gradient: &[u8], term: Term<'_>, by: Average) {
-        entry!(self.average(plane, gradient, term, by))
+    /// The sum of squares of `scale * gradient` over a run; NaN if it is not
+    /// finite.
+    pub(crate) fn gradient_squares(&self, run: &[u8], dtype: Dtype, scale: f64) -> f64 {
+        entry!(self.gradient_squares(run, dtype, scale))
     }
 
     /// Starts a block in a workspace.
-    pub(crate) fn begin(&self, work: &mut Workspace, block: Shape) {
-        (self.begin)(work, block)
+    pub(crate) fn begin(&self, work: &mut Workspace, shape: Shape) {
+        (self.begin)(work, shape)
     }
 
     /// Makes `count` positions from `at` coordinates without neighbours.
@@ -98,23 +74,39 @@ impl Kernels {
         (self.pad)(work, at, count)
     }
 
-    /// Says that the chain ends after `count` positions from `at`, the last of
-    /// which has `rest` coordinates of the chain after it.
-    pub(crate) fn set_reach(&self, work: &mut Workspace, at: usize, count: usize, rest: usize) {
-        (self.set_reach)(work, at, count, rest)
+    /// Makes the gradient of `count` positions from `at` zero.
+    pub(crate) fn pad_gradient(&self, work: &mut Workspace, at: usize, count: usize) {
+        (self.pad_gradient)(work, at, count)
     }
 
-    /// Packs `plane * factor + add` at position `at` of an array.
-    pub(crate) fn pack(
+    /// Says of `count` positions from `at` how many coordinates of their chain
+    /// follow: `rest` after the last, `step` more after each before it.
+    pub(crate) fn set_reach(
         &self,
         work: &mut Workspace,
-        array: Array,
         at: usize,
-        plane: &[u8],
-        factor: f64,
-        add: f64,
+        count: usize,
+        rest: usize,
+        step: usize,
     ) {
-        entry!(self.pack(work, array, at, plane, factor, add))
+        (self.set_reach)(work, at, count, rest, step)
+    }
+
+    /// Packs state that lies beside the block's own, at position `at`.
+    pub(crate) fn pack(&self, work: &mut Workspace, state: &State<'_>, at: usize, by: &Correct) {
+        entry!(self.pack(work, state, at, by))
+    }
+
+    /// Packs `scale * gradient` of a run at position `at`.
+    pub(crate) fn pack_gradient(
+        &self,
+        work: &mut Workspace,
+        at: usize,
+        run: &[u8],
+        dtype: Dtype,
+        scale: f64,
+    ) {
+        entry!(self.pack_gradient(work, at, run, dtype, scale))
     }
 
     /// The largest `H_jj + |H_j,j-1|` of `count` packed positions from `at`.
@@ -127,41 +119,62 @@ impl Kernels {
         (self.l1_of_first)(work, at)
     }
 
-    /// The SONew direction of the packed block.
-    pub(crate) fn direction(&self, work: &mut Workspace, gamma: f64) {
-        entry!(self.direction(work, gamma))
+    /// Takes a gradient in, computes directions, and delivers or measures
+    /// them: what the task says of it.
+    pub(crate) fn block(&self, work: &mut Workspace, task: Task<'_>) -> Squares {
+        entry!(self.block(work, task))
     }
 
-    /// Another method's direction for a run, at position `at` of `array`.
-    pub(crate) fn reference(
-        &self,
-        work: &mut Workspace,
-        array: Array,
-        at: usize,
-        gradient: &[u8],
-        run: Planes<'_>,
-        reference: Reference,
-    ) {
-        entry!(self.reference(work, array, at, gradient, run, reference))
+    /// Delivers directions that were kept.
+    pub(crate) fn deliver(&self, kept: &[u8], target: &Target<'_>, apply: Apply) {
+        entry!(self.deliver(kept, target, apply))
     }
+}
 
-    /// The directions of `count` coordinates of the block from its `at`-th.
-    pub(crate) fn directions<'a>(
-        &self,
-        work: &'a mut Workspace,
-        at: usize,
-        count: usize,
-    ) -> &'a [u8] {
-        (self.directions)(work, at, count)
+/// Asks for a cache line soon to be used. Any address will do: nothing is read
+/// that could fault.
+#[inline(always)]
+fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: part of every x86-64 processor; never faults.
+    unsafe {
+        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: never faults. (The intrinsic is not stable.)
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) address,
+            options(nostack, readonly, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = address;
+}
 
-    /// The sum of squares of an array over the block.
-    pub(crate) fn block_squares(&self, work: &mut Workspace, array: Array) -> f64 {
-        entry!(self.block_squares(work, array))
+/// Orders stores past the caches before what other threads are told next.
+pub(crate) fn fence() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: part of every x86-64 processor.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
     }
+}
 
-    /// Applies a run of directions to a run of parameters.
-    pub(crate) fn apply(&self, direction: &[u8], run: &mut [u8], apply: Apply) {
-        entry!(self.apply(direction, run, apply))
+/// Adds up the accumulators of all lanes, pairwise.
+///
+/// # Safety
+/// The processor has the instructions of `V`.
+#[inline(always)]
+unsafe fn total<V: Vector>(sums: V::Sums) -> f64 {
+    let mut lanes = [0.0; LANES];
+    // SAFETY: the array is as long as a vector.
+    unsafe { V::store_sums(sums, lanes.as_mut_ptr()) };
+    let mut n = LANES;
+    while n > 1 {
+        n /= 2;
+        for i in 0..n {
+            lanes[i] += lanes[i + n];
+        }
     }
+    lanes[0]
 }

@@ -1,13 +1,52 @@
 //! The few vector operations that the kernels are written over.
 //!
-//! A vector has the same number of lanes on every instruction set: narrower
-//! registers are used several at a time. So the order of every sum, and with
-//! it every bit of every result, is the same everywhere.
+//! A vector has [`LANES`] lanes, whatever the type of a lane and the
+//! instruction set: a [`Pack`] of as many registers as that takes. So the
+//! order of every sum, and with it every bit of every result, is the same
+//! everywhere. An instruction set says what one [`Register`] can do.
 //!
 //! No method carries a target feature; all are inlined into the entry points
-//! of `kernel::isa`, which alone do.
+//! of `kernel::isa`, which alone do. Nor is any of it in a closure: the
+//! compiler need not inline those.
 
-/// A fixed number of lanes of one floating-point type.
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// A floating-point type that kernels compute in.
+pub(crate) trait Scalar: bytemuck::Pod + PartialOrd + Send + Sync {
+    const ZERO: Self;
+    const ONE: Self;
+    const NAN: Self;
+    /// Nearest, ties to even.
+    fn from_f64(x: f64) -> Self;
+    fn to_f64(self) -> f64;
+}
+
+impl Scalar for f32 {
+    const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
+    const NAN: Self = f32::from_bits(0x7fc0_0000);
+    fn from_f64(x: f64) -> Self {
+        x as f32
+    }
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+}
+
+impl Scalar for f64 {
+    const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
+    const NAN: Self = f64::from_bits(0x7ff8_0000_0000_0000);
+    fn from_f64(x: f64) -> Self {
+        x
+    }
+    fn to_f64(self) -> f64 {
+        self
+    }
+}
+
+/// One register of an instruction set, several lanes of a floating-point type.
 ///
 /// Each operation rounds once, to nearest even, as IEEE 754 defines it; only
 /// the payload of a NaN may differ between instruction sets, which is why the
@@ -16,19 +55,31 @@
 /// # Safety
 /// Methods may use instructions of their instruction set: call them only from
 /// functions that carry (or are inlined into one that carries) its features.
-pub(crate) trait Vector: Copy {
+/// Pointers are good for the register's lanes, and need no alignment unless
+/// their method says so.
+pub(crate) trait Register: Copy {
     /// The type of one lane.
     type Scalar: Scalar;
     /// One truth value per lane.
     type Mask: Copy;
     /// A float64 accumulator per lane.
     type Sums: Copy;
-    /// Number of lanes, the same on every instruction set.
+    /// The same instruction set's vector of float32.
+    type Single: SingleVector;
+    /// Lanes of the register.
     const LANES: usize;
+    /// Whether narrow bands are worth kernels of their own. Not where nobody
+    /// looks for speed.
+    const UNROLLS: bool;
 
     unsafe fn splat(x: Self::Scalar) -> Self;
-    unsafe fn load(from: *const Self::Scalar) -> Self;
-    unsafe fn store(self, to: *mut Self::Scalar);
+    unsafe fn load_f32(from: *const f32) -> Self;
+    unsafe fn load_f64(from: *const f64) -> Self;
+    unsafe fn store_f32(self, to: *mut f32);
+    unsafe fn store_f64(self, to: *mut f64);
+    /// Stores past the caches, where the instruction set can; `to` is aligned
+    /// to 64 bytes where the whole vector starts.
+    unsafe fn stream(self, to: *mut Self::Scalar);
 
     unsafe fn add(self, b: Self) -> Self;
     unsafe fn mul(self, b: Self) -> Self;
@@ -50,36 +101,75 @@ pub(crate) trait Vector: Copy {
     unsafe fn no_sums() -> Self::Sums;
     /// Adds the square of each lane to its accumulator.
     unsafe fn add_squares(self, sums: Self::Sums) -> Self::Sums;
-    /// Writes the accumulators, `LANES` of them.
+    /// Writes the accumulators.
     unsafe fn store_sums(sums: Self::Sums, to: *mut f64);
+}
 
-    /// Asks for a cache line soon to be used. Any address will do: nothing is
-    /// read that could fault.
-    unsafe fn prefetch(address: *const u8);
+/// A register of float32, whose lanes can also be looked at as words.
+pub(crate) trait SingleRegister: Register<Scalar = f32> {
+    type Words: WordRegister;
+    unsafe fn to_words(self) -> Self::Words;
+    unsafe fn from_words(words: Self::Words) -> Self;
+}
 
-    /// The first `count` lanes; the others are zero. `count <= LANES`.
-    #[inline(always)]
-    unsafe fn load_partial(from: *const Self::Scalar, count: usize) -> Self {
-        let mut lanes = [Self::Scalar::ZERO; MAX_LANES];
-        // SAFETY: the caller lets us read `count` elements, and the array is
-        // as long as the longest vector.
-        unsafe {
-            std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), count);
-            Self::load(lanes.as_ptr())
-        }
-    }
+/// A register of 32-bit words, as many as the float32 register has lanes.
+///
+/// # Safety
+/// As for [`Register`].
+pub(crate) trait WordRegister: Copy {
+    unsafe fn splat(x: u32) -> Self;
+    unsafe fn load(from: *const u32) -> Self;
+    /// Loads 16-bit words, extended with zeros.
+    unsafe fn load_u16(from: *const u16) -> Self;
+    /// Stores the low 16 bits of each word.
+    unsafe fn store_u16(self, to: *mut u16);
+    unsafe fn add(self, b: Self) -> Self;
+    /// The low 32 bits of the product.
+    unsafe fn mul(self, b: Self) -> Self;
+    unsafe fn and(self, b: Self) -> Self;
+    unsafe fn or(self, b: Self) -> Self;
+    unsafe fn xor(self, b: Self) -> Self;
+    unsafe fn shl<const N: u32>(self) -> Self;
+    unsafe fn shr<const N: u32>(self) -> Self;
+}
 
-    /// Stores the first `count` lanes. `count <= LANES`.
-    #[inline(always)]
-    unsafe fn store_partial(self, to: *mut Self::Scalar, count: usize) {
-        let mut lanes = [Self::Scalar::ZERO; MAX_LANES];
-        // SAFETY: the caller lets us write `count` elements, and the array is
-        // as long as the longest vector.
-        unsafe {
-            self.store(lanes.as_mut_ptr());
-            std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, count);
-        }
-    }
+/// As many registers as make [`LANES`] lanes.
+#[derive(Clone, Copy)]
+pub(crate) struct Pack<R, const N: usize>([R; N]);
+
+/// A vector: what the kernels are written over. See [`Register`] for what its
+/// operations are, and for safety.
+pub(crate) trait Vector: Copy {
+    type Scalar: Scalar;
+    type Mask: Copy;
+    type Sums: Copy;
+    type Single: SingleVector;
+    const UNROLLS: bool;
+
+    unsafe fn splat(x: Self::Scalar) -> Self;
+    unsafe fn load_f32(from: *const f32) -> Self;
+    unsafe fn load_f64(from: *const f64) -> Self;
+    unsafe fn store_f32(self, to: *mut f32);
+    unsafe fn store_f64(self, to: *mut f64);
+    unsafe fn load(from: *const Self::Scalar) -> Self;
+    unsafe fn store(self, to: *mut Self::Scalar);
+    unsafe fn stream(self, to: *mut Self::Scalar);
+    unsafe fn add(self, b: Self) -> Self;
+    unsafe fn mul(self, b: Self) -> Self;
+    unsafe fn div(self, b: Self) -> Self;
+    unsafe fn sqrt(self) -> Self;
+    unsafe fn abs(self) -> Self;
+    unsafe fn mul_add(self, b: Self, c: Self) -> Self;
+    unsafe fn neg_mul_add(self, b: Self, c: Self) -> Self;
+    unsafe fn lt(self, b: Self) -> Self::Mask;
+    unsafe fn is_nan(self) -> Self::Mask;
+    unsafe fn and(a: Self::Mask, b: Self::Mask) -> Self::Mask;
+    unsafe fn all(a: Self::Mask) -> bool;
+    unsafe fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
+    unsafe fn no_sums() -> Self::Sums;
+    unsafe fn add_squares(self, sums: Self::Sums) -> Self::Sums;
+    /// Writes the accumulators, [`LANES`] of them.
+    unsafe fn store_sums(sums: Self::Sums, to: *mut f64);
 
     /// The same numbers, with every NaN the same NaN.
     #[inline(always)]
@@ -88,114 +178,292 @@ pub(crate) trait Vector: Copy {
         unsafe { Self::select(self.is_nan(), Self::splat(Self::Scalar::NAN), self) }
     }
 
-    /// Zero where the magnitude is below the smallest normal number. State
-    /// that decays would otherwise linger among the subnormals, where some
-    /// processors are a hundred times slower.
+    /// Zero where the magnitude is below `least`.
     #[inline(always)]
-    unsafe fn flush(self) -> Self {
+    unsafe fn flush(self, least: Self) -> Self {
         // SAFETY: the caller has this instruction set.
-        unsafe {
-            let tiny = self.abs().lt(Self::splat(Self::Scalar::MIN_POSITIVE));
-            Self::select(tiny, Self::splat(Self::Scalar::ZERO), self)
-        }
+        unsafe { Self::select(self.abs().lt(least), Self::splat(Self::Scalar::ZERO), self) }
     }
-}
 
-/// The longest vector of any scalar type.
-pub(crate) const MAX_LANES: usize = 16;
-
-/// How far ahead of the loop that first touches them buffers are asked for, in
-/// bytes. Blocks interleave several streams, each too short for the
-/// processor to see it coming by itself.
-pub(crate) const AHEAD: usize = 4096;
-
-/// Asks for what lies [`AHEAD`] of `at`.
-///
-/// # Safety
-/// The processor has the instructions of `V`.
-#[inline(always)]
-pub(crate) unsafe fn prefetch<V: Vector, E>(at: *const E) {
-    // SAFETY: passed on from the caller.
-    unsafe { V::prefetch(at.cast::<u8>().wrapping_add(AHEAD)) }
-}
-
-/// A floating-point type that kernels compute in.
-pub(crate) trait Scalar: bytemuck::Pod + PartialOrd + Send + Sync {
-    const ZERO: Self;
-    const ONE: Self;
-    const INFINITY: Self;
-    const NAN: Self;
-    const MIN_POSITIVE: Self;
-    /// Nearest, ties to even.
-    fn from_f64(x: f64) -> Self;
-    fn to_f64(self) -> f64;
-}
-
-impl Scalar for f32 {
-    const ZERO: Self = 0.0;
-    const ONE: Self = 1.0;
-    const INFINITY: Self = f32::INFINITY;
-    const NAN: Self = f32::from_bits(0x7fc0_0000);
-    const MIN_POSITIVE: Self = f32::MIN_POSITIVE;
-    fn from_f64(x: f64) -> Self {
-        x as f32
-    }
-    fn to_f64(self) -> f64 {
-        f64::from(self)
-    }
-}
-
-/// A vector that can read and write stored elements of type `E`.
-pub(crate) trait Lanes<E>: Vector {
-    /// Reads the first `count` elements; full vectors take the direct way.
-    unsafe fn read(from: *const E, count: usize) -> Self;
-    /// Writes the first `count` elements.
-    unsafe fn write(self, to: *mut E, count: usize);
-}
-
-impl<V: Vector> Lanes<V::Scalar> for V {
+    /// The first `count` lanes, and `fill` in the others.
     #[inline(always)]
-    unsafe fn read(from: *const V::Scalar, count: usize) -> Self {
-        // SAFETY: the caller lets us read `count` elements.
+    unsafe fn first(self, count: usize, fill: Self::Scalar) -> Self {
+        let mut lanes = [fill; LANES];
+        // SAFETY: the array is as long as a vector, and the caller has this
+        // instruction set.
         unsafe {
-            if count == V::LANES {
-                V::load(from)
-            } else {
-                V::load_partial(from, count)
-            }
+            self.store(lanes.as_mut_ptr());
+            fill_from(&mut lanes, count, fill);
+            Self::load(lanes.as_ptr())
         }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn fill_from<T: Copy>(lanes: &mut [T; LANES], count: usize, fill: T) {
+    lanes[count..].fill(fill);
+}
+
+/// A vector of float32, whose lanes can also be looked at as words.
+pub(crate) trait SingleVector: Vector<Scalar = f32> {
+    type Words: Words;
+    unsafe fn to_words(self) -> Self::Words;
+    unsafe fn from_words(words: Self::Words) -> Self;
+}
+
+/// A vector of [`LANES`] words; see [`WordRegister`].
+pub(crate) trait Words: Copy {
+    unsafe fn splat(x: u32) -> Self;
+    /// `0, 1, 2 ..`.
+    unsafe fn counting() -> Self;
+    unsafe fn load_u16(from: *const u16) -> Self;
+    unsafe fn store_u16(self, to: *mut u16);
+    unsafe fn add(self, b: Self) -> Self;
+    unsafe fn mul(self, b: Self) -> Self;
+    unsafe fn and(self, b: Self) -> Self;
+    unsafe fn or(self, b: Self) -> Self;
+    unsafe fn xor(self, b: Self) -> Self;
+    unsafe fn shl<const N: u32>(self) -> Self;
+    unsafe fn shr<const N: u32>(self) -> Self;
+}
+
+/// Defines operations of a pack: each register does its own.
+macro_rules! each {
+    ($(fn $name:ident(self $(, $other:ident)*);)*) => {$(
+        #[inline(always)]
+        unsafe fn $name(mut self $(, $other: Self)*) -> Self {
+            for i in 0..N {
+                // SAFETY: passed on from the caller.
+                self.0[i] = unsafe { self.0[i].$name($($other.0[i]),*) };
+            }
+            self
+        }
+    )*};
+}
+
+// SAFETY, of every block below: passed on from the caller; a pack's registers
+// lie one after the other in memory, `R::LANES` elements apart.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl<R: Register, const N: usize> Vector for Pack<R, N> {
+    type Scalar = R::Scalar;
+    type Mask = [R::Mask; N];
+    type Sums = [R::Sums; N];
+    type Single = R::Single;
+    const UNROLLS: bool = R::UNROLLS;
+
+    each! {
+        fn add(self, b);
+        fn mul(self, b);
+        fn div(self, b);
+        fn sqrt(self);
+        fn abs(self);
+        fn mul_add(self, b, c);
+        fn neg_mul_add(self, b, c);
     }
 
     #[inline(always)]
-    unsafe fn write(self, to: *mut V::Scalar, count: usize) {
-        // SAFETY: the caller lets us write `count` elements.
+    unsafe fn splat(x: R::Scalar) -> Self {
+        const { assert!(N * R::LANES == LANES) };
+        Pack([unsafe { R::splat(x) }; N])
+    }
+    #[inline(always)]
+    unsafe fn load_f32(from: *const f32) -> Self {
         unsafe {
-            if count == V::LANES {
-                self.store(to)
-            } else {
-                self.store_partial(to, count)
+            let mut pack = Self::splat(R::Scalar::ZERO);
+            for i in 0..N {
+                pack.0[i] = R::load_f32(from.add(i * R::LANES));
             }
+            pack
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f64(from: *const f64) -> Self {
+        unsafe {
+            let mut pack = Self::splat(R::Scalar::ZERO);
+            for i in 0..N {
+                pack.0[i] = R::load_f64(from.add(i * R::LANES));
+            }
+            pack
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_f32(self, to: *mut f32) {
+        for i in 0..N {
+            unsafe { self.0[i].store_f32(to.add(i * R::LANES)) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_f64(self, to: *mut f64) {
+        for i in 0..N {
+            unsafe { self.0[i].store_f64(to.add(i * R::LANES)) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const R::Scalar) -> Self {
+        if size_of::<R::Scalar>() == 4 {
+            unsafe { Self::load_f32(from.cast()) }
+        } else {
+            unsafe { Self::load_f64(from.cast()) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut R::Scalar) {
+        if size_of::<R::Scalar>() == 4 {
+            unsafe { self.store_f32(to.cast()) }
+        } else {
+            unsafe { self.store_f64(to.cast()) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn stream(self, to: *mut R::Scalar) {
+        for i in 0..N {
+            unsafe { self.0[i].stream(to.add(i * R::LANES)) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn lt(self, b: Self) -> Self::Mask {
+        unsafe {
+            let mut mask = [self.0[0].lt(b.0[0]); N];
+            for i in 1..N {
+                mask[i] = self.0[i].lt(b.0[i]);
+            }
+            mask
+        }
+    }
+    #[inline(always)]
+    unsafe fn is_nan(self) -> Self::Mask {
+        unsafe {
+            let mut mask = [self.0[0].is_nan(); N];
+            for i in 1..N {
+                mask[i] = self.0[i].is_nan();
+            }
+            mask
+        }
+    }
+    #[inline(always)]
+    unsafe fn and(mut a: Self::Mask, b: Self::Mask) -> Self::Mask {
+        for i in 0..N {
+            a[i] = unsafe { R::and(a[i], b[i]) };
+        }
+        a
+    }
+    #[inline(always)]
+    unsafe fn all(a: Self::Mask) -> bool {
+        let mut all = true;
+        for mask in a {
+            all &= unsafe { R::all(mask) };
+        }
+        all
+    }
+    #[inline(always)]
+    unsafe fn select(mask: Self::Mask, yes: Self, mut no: Self) -> Self {
+        for i in 0..N {
+            no.0[i] = unsafe { R::select(mask[i], yes.0[i], no.0[i]) };
+        }
+        no
+    }
+    #[inline(always)]
+    unsafe fn no_sums() -> Self::Sums {
+        [unsafe { R::no_sums() }; N]
+    }
+    #[inline(always)]
+    unsafe fn add_squares(self, mut sums: Self::Sums) -> Self::Sums {
+        for i in 0..N {
+            sums[i] = unsafe { self.0[i].add_squares(sums[i]) };
+        }
+        sums
+    }
+    #[inline(always)]
+    unsafe fn store_sums(sums: Self::Sums, to: *mut f64) {
+        for (i, sums) in sums.into_iter().enumerate() {
+            unsafe { R::store_sums(sums, to.add(i * R::LANES)) }
         }
     }
 }
 
-/// Runs a body over `n` positions, one vector at a time: `at` is the first
-/// position and `count` the number of lanes in use, which is the constant
-/// `LANES` in all rounds but the last.
-macro_rules! for_lanes {
-    ($V:ident, $n:expr, |$at:ident, $count:ident| $body:block) => {{
-        let n: usize = $n;
-        let full = n - n % $V::LANES;
-        let mut $at = 0;
-        while $at < full {
-            let $count = $V::LANES;
-            $body
-            $at += $V::LANES;
+// SAFETY, of every block below: passed on from the caller.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl<R: SingleRegister, const N: usize> SingleVector for Pack<R, N> {
+    type Words = Pack<R::Words, N>;
+
+    #[inline(always)]
+    unsafe fn to_words(self) -> Self::Words {
+        unsafe {
+            let mut words = Pack([self.0[0].to_words(); N]);
+            for i in 1..N {
+                words.0[i] = self.0[i].to_words();
+            }
+            words
         }
-        if $at < n {
-            let $count = n - $at;
-            $body
+    }
+    #[inline(always)]
+    unsafe fn from_words(words: Self::Words) -> Self {
+        unsafe {
+            let mut pack = Self::splat(0.0);
+            for i in 0..N {
+                pack.0[i] = R::from_words(words.0[i]);
+            }
+            pack
         }
-    }};
+    }
 }
-pub(crate) use for_lanes;
+
+// SAFETY, of every block below: passed on from the caller; a pack's registers
+// lie one after the other in memory.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl<W: WordRegister, const N: usize> Words for Pack<W, N> {
+    each! {
+        fn add(self, b);
+        fn mul(self, b);
+        fn and(self, b);
+        fn or(self, b);
+        fn xor(self, b);
+    }
+
+    #[inline(always)]
+    unsafe fn splat(x: u32) -> Self {
+        Pack([unsafe { W::splat(x) }; N])
+    }
+    #[inline(always)]
+    unsafe fn counting() -> Self {
+        const COUNTING: [u32; LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+        unsafe {
+            let mut words = Self::splat(0);
+            for i in 0..N {
+                words.0[i] = W::load(COUNTING.as_ptr().add(i * (LANES / N)));
+            }
+            words
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_u16(from: *const u16) -> Self {
+        unsafe {
+            let mut words = Self::splat(0);
+            for i in 0..N {
+                words.0[i] = W::load_u16(from.add(i * (LANES / N)));
+            }
+            words
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_u16(self, to: *mut u16) {
+        for i in 0..N {
+            unsafe { self.0[i].store_u16(to.add(i * (LANES / N))) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn shl<const S: u32>(mut self) -> Self {
+        for i in 0..N {
+            self.0[i] = unsafe { self.0[i].shl::<S>() };
+        }
+        self
+    }
+    #[inline(always)]
+    unsafe fn shr<const S: u32>(mut self) -> Self {
+        for i in 0..N {
+            self.0[i] = unsafe { self.0[i].shr::<S>() };
+        }
+        self
+    }
+}

@@ -13,7 +13,7 @@
 //!   | halo   | the block's coordinates | halo | slack for a whole vector |
 //! ```
 
-use super::vector::{Scalar, MAX_LANES};
+use super::vector::{Scalar, LANES};
 use super::MAX_BAND;
 use crate::error::Result;
 use crate::memory::{AlignedBytes, LINE};
@@ -21,17 +21,16 @@ use crate::memory::{AlignedBytes, LINE};
 /// The arrays of a workspace.
 #[derive(Clone, Copy)]
 pub(crate) enum Array {
+    /// The scaled gradient.
+    Gradient,
     /// Bias-corrected momentum.
     Momentum,
-    /// Bias-corrected, damped diagonal.
+    /// What divides the momentum where there are no edges: the bias-corrected,
+    /// damped diagonal.
     Diagonal,
     /// `D L^T m^`.
     Scaled,
-    /// The direction.
-    Direction,
-    /// The vector whose length the direction takes.
-    Graft,
-    /// How many chain neighbours follow a coordinate, where chains are broken.
+    /// How many chain neighbours follow a coordinate, where chains end.
     Reach,
     /// Bias-corrected sub-diagonal `k`, from 1.
     Band(usize),
@@ -49,7 +48,7 @@ pub(crate) struct Workspace {
 }
 
 /// The block at hand.
-#[derive(Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Shape {
     /// Sub-diagonals in use.
     pub band: usize,
@@ -59,36 +58,40 @@ pub(crate) struct Shape {
     pub front: usize,
     /// How many they are.
     pub core: usize,
-    /// Whether [`Array::Reach`] says where chains end inside the block.
+    /// How far behind them packed coordinates reach, neighbours not counted.
+    pub lead: usize,
+    /// Whether [`Array::Reach`] says where chains end.
     pub broken: bool,
 }
 
 impl Shape {
-    /// A block of `core` positions whose chain neighbours are `stride` apart.
-    pub(crate) fn new(band: usize, stride: usize, core: usize, broken: bool) -> Self {
+    /// A block of `core` positions whose chain neighbours are `stride` apart;
+    /// up to `lead` more are packed behind them.
+    pub(crate) fn new(band: usize, stride: usize, core: usize, lead: usize) -> Self {
         Shape {
             band,
             stride,
-            front: (band * stride).next_multiple_of(MAX_LANES),
+            front: (band * stride).next_multiple_of(LANES),
             core,
-            broken,
+            lead,
+            broken: false,
         }
     }
 
     /// Elements that an array needs for this block.
     fn extent(&self) -> usize {
         let halo = self.band * self.stride;
-        (self.front + self.core + halo).next_multiple_of(MAX_LANES) + MAX_LANES
+        (self.front + self.core + self.lead + halo).next_multiple_of(LANES) + LANES
     }
 }
 
 impl Workspace {
-    /// Room for any block whose shape is one of `shapes`, in elements of
-    /// `scalar_bytes`.
-    pub(crate) fn new(shapes: &[Shape], scalar_bytes: usize) -> Result<Self> {
-        let max_band = shapes.iter().map(|s| s.band).max().unwrap_or(0);
-        let extent = shapes.iter().map(Shape::extent).max().unwrap_or(0);
-        let array_bytes = (extent * scalar_bytes).next_multiple_of(LINE);
+    /// Room for any block whose shape is one of `shapes`, each with the size of
+    /// its numbers in bytes.
+    pub(crate) fn new(shapes: &[(Shape, usize)]) -> Result<Self> {
+        let max_band = shapes.iter().map(|(s, _)| s.band).max().unwrap_or(0);
+        let bytes = shapes.iter().map(|(s, size)| s.extent() * size);
+        let array_bytes = bytes.max().unwrap_or(0).next_multiple_of(LINE);
         let bytes = array_bytes * Self::arrays(max_band);
         Ok(Workspace {
             memory: AlignedBytes::zeroed(bytes, || "a thread's workspace".to_owned())?,
@@ -99,7 +102,7 @@ impl Workspace {
     }
 
     const fn arrays(band: usize) -> usize {
-        6 + 2 * band
+        5 + 2 * band
     }
 
     /// Bytes held.
@@ -116,7 +119,7 @@ impl Workspace {
         self.pad::<T>(0, unused);
     }
 
-    pub(crate) fn block(&self) -> Shape {
+    pub(crate) fn shape(&self) -> Shape {
         self.block
     }
 
@@ -127,15 +130,31 @@ impl Workspace {
         for k in 1..=self.block.band {
             self.array::<T>(Array::Band(k))[at..at + count].fill(T::ZERO);
         }
-        self.array::<T>(Array::Graft)[at..at + count].fill(T::ZERO);
+    }
+
+    /// Makes the gradient of `count` positions from `at` zero.
+    pub(crate) fn pad_gradient<T: Scalar>(&mut self, at: usize, count: usize) {
+        self.array::<T>(Array::Gradient)[at..at + count].fill(T::ZERO);
     }
 
     /// Says of `count` positions from `at` how many coordinates of their chain
-    /// follow: `rest` after the last of them.
-    pub(crate) fn set_reach<T: Scalar>(&mut self, at: usize, count: usize, rest: usize) {
+    /// follow: `rest` after the last of them, and `step` more after each
+    /// before it.
+    pub(crate) fn set_reach<T: Scalar>(
+        &mut self,
+        at: usize,
+        count: usize,
+        rest: usize,
+        step: usize,
+    ) {
         let reach = &mut self.array::<T>(Array::Reach)[at..at + count];
-        for (i, x) in reach.iter_mut().enumerate() {
-            *x = T::from_f64((count - 1 - i + rest).min(MAX_BAND) as f64);
+        // Beyond the widest band it does not matter how many they are.
+        let varied = if step == 0 { 0 } else { count.min(MAX_BAND) };
+        let (same, varied) = reach.split_at_mut(count - varied);
+        let first = rest + step * varied.len();
+        same.fill(T::from_f64(first.min(MAX_BAND) as f64));
+        for (i, x) in varied.iter_mut().rev().enumerate() {
+            *x = T::from_f64((rest + i * step).min(MAX_BAND) as f64);
         }
     }
 
@@ -154,24 +173,49 @@ impl Workspace {
     pub(crate) fn array<T: Scalar>(&mut self, array: Array) -> &mut [T] {
         let elements = self.array_bytes / size_of::<T>();
         let index = match array {
-            Array::Momentum => 0,
-            Array::Diagonal => 1,
-            Array::Scaled => 2,
-            Array::Direction => 3,
-            Array::Graft => 4,
-            Array::Reach => 5,
-            Array::Band(k) => 5 + k,
-            Array::Psi(k) => 5 + self.max_band + k,
+            Array::Gradient => 0,
+            Array::Momentum => 1,
+            Array::Diagonal => 2,
+            Array::Scaled => 3,
+            Array::Reach => 4,
+            Array::Band(k) => 4 + k,
+            Array::Psi(k) => 4 + self.max_band + k,
         };
         assert!(index < Self::arrays(self.max_band));
         let all: &mut [T] = bytemuck::cast_slice_mut(&mut self.memory);
         &mut all[index * elements..][..elements]
     }
+}
 
-    /// The directions of `count` of the block's own coordinates, from the
-    /// `at`-th.
-    pub(crate) fn directions<T: Scalar>(&mut self, at: usize, count: usize) -> &[u8] {
-        let start = self.block.front + at;
-        bytemuck::cast_slice(&self.array::<T>(Array::Direction)[start..start + count])
+/// Where the arrays of a workspace start.
+pub(super) struct Arrays<T> {
+    pub(super) gradient: *mut T,
+    pub(super) momentum: *mut T,
+    pub(super) diagonal: *mut T,
+    pub(super) scaled: *mut T,
+    pub(super) reach: *mut T,
+    pub(super) bands: [*mut T; MAX_BAND],
+    pub(super) psi: [*mut T; MAX_BAND],
+}
+
+impl<T: Scalar> Arrays<T> {
+    pub(super) fn new(work: &mut Workspace) -> Self {
+        let band = work.block.band;
+        let mut start = |array| work.array::<T>(array).as_mut_ptr();
+        let mut bands = [std::ptr::null_mut(); MAX_BAND];
+        let mut psi = [std::ptr::null_mut(); MAX_BAND];
+        for k in 0..band {
+            bands[k] = start(Array::Band(k + 1));
+            psi[k] = start(Array::Psi(k + 1));
+        }
+        Arrays {
+            gradient: start(Array::Gradient),
+            momentum: start(Array::Momentum),
+            diagonal: start(Array::Diagonal),
+            scaled: start(Array::Scaled),
+            reach: start(Array::Reach),
+            bands,
+            psi,
+        }
     }
 }

@@ -78,9 +78,10 @@ pub(crate) struct Grid {
 }
 
 /// Coordinates of a block where chains run along memory.
-const BLOCK: usize = 2048;
-/// About the same where they run across it: wider lines, larger blocks.
-const BLOCK_ACROSS: usize = 4096;
+const BLOCK: usize = 4096;
+/// Where they run across it: long lines, which memory likes, and many, which
+/// dwarf the halo of `2 band` lines.
+const BLOCK_ACROSS: usize = 16384;
 /// Lines are packed at multiples of the vector length.
 const PITCH: usize = 16;
 
@@ -130,10 +131,8 @@ impl Grid {
     }
 
     fn across(rows: usize, cols: usize, way: Way, band: usize) -> Self {
-        // The halo of a block is `2 band` lines: enough lines to dwarf it.
         let lines = match band {
-            0..=1 => 16,
-            2..=4 => 32,
+            0..=1 => 32,
             _ => 64,
         };
         let strip = cols.min(BLOCK_ACROSS / lines);
@@ -236,14 +235,40 @@ impl Grid {
         }
     }
 
-    /// The largest such number of positions, and with it the stride.
-    pub(crate) fn largest_packed(&self) -> (usize, usize) {
+    /// The largest stride, the largest number of positions that directions or
+    /// statistics take, and how far statistics reach beyond directions.
+    pub(crate) fn largest_packed(&self) -> (usize, usize, usize) {
         // Only the first and the last step of a strip have another length than
         // the others, and no strip is wider than the first.
-        [0, self.steps.min(2) - 1, self.steps - 1]
-            .map(|step| self.packed(&self.directions(step)))
-            .into_iter()
-            .fold((0, 0), |a, b| (a.0.max(b.0), a.1.max(b.1)))
+        let steps = [0, self.steps.min(2) - 1, self.steps - 1];
+        let rects = steps.map(|step| [self.directions(step), self.statistics(step)]);
+        let (stride, core) = rects
+            .iter()
+            .flatten()
+            .map(|rect| self.packed(rect))
+            .fold((0, 0), |a, b| (a.0.max(b.0), a.1.max(b.1)));
+        (stride, core, self.lag * stride)
+    }
+
+    /// Where a block's directions are kept, among those of all its tensor: in
+    /// the order in which they are packed.
+    pub(crate) fn kept(&self, block: usize) -> Range<usize> {
+        let rect = self.directions(block);
+        let (pitch, positions) = self.packed(&rect);
+        let start = match self.way {
+            Way::Along { .. } => rect.cols.start,
+            _ => {
+                let strips = block / self.steps;
+                let before = strips * self.rows * self.strip.next_multiple_of(PITCH);
+                before + rect.rows.start * pitch
+            }
+        };
+        start..start + positions.next_multiple_of(PITCH)
+    }
+
+    /// Room for all of them.
+    pub(crate) fn all_kept(&self) -> usize {
+        self.kept(self.blocks() - 1).end
     }
 
     /// The runs of a rectangle's coordinates with their packed positions.
@@ -255,36 +280,48 @@ impl Grid {
             .map(move |row| ((row - first) * pitch, Run { row, col, len }))
     }
 
-    /// Everything that is packed for a rectangle: its coordinates, `band`
-    /// chain neighbours on both sides, and what fills the lines up.
-    pub(crate) fn pieces(&self, rect: &Rect, mut piece: impl FnMut(Piece)) {
-        let band = self.band as isize;
+    /// Where a rectangle is along its chains' way through the matrix: its
+    /// columns, or rows where chains run across them.
+    pub(crate) fn span(&self, rect: &Rect) -> Range<isize> {
+        let range = match self.way {
+            Way::Along { .. } => &rect.cols,
+            _ => &rect.rows,
+        };
+        range.start as isize..range.end as isize
+    }
+
+    /// What chains visit at `span`, which may lie before, in or behind a
+    /// rectangle (in its columns, where chains run across rows). Positions are
+    /// counted from the rectangle's first coordinate, and come in order.
+    pub(crate) fn pieces(&self, rect: &Rect, span: Range<isize>, mut piece: impl FnMut(Piece)) {
+        let Range { start, end } = span;
+        if start >= end {
+            return;
+        }
         match self.way {
             Way::Along { .. } => {
-                let Range { start, end } = rect.cols;
-                let first = start.saturating_sub(self.band);
-                let last = self.cols.min(end + self.band);
-                let mut fill = |at: isize, len: usize, run| {
-                    if len > 0 {
-                        piece(Piece { at, len, run });
+                let first = rect.cols.start as isize;
+                let (from, to) = (start.max(0), end.min(self.cols as isize));
+                let mut part = |start: isize, end: isize, exists: bool| {
+                    if start < end {
+                        let len = (end - start) as usize;
+                        let col = start as usize;
+                        piece(Piece {
+                            at: start - first,
+                            len,
+                            run: exists.then_some(Run { row: 0, col, len }),
+                        });
                     }
                 };
-                let (before, behind) = (start - first, last - end);
-                let run = Run {
-                    row: 0,
-                    col: first,
-                    len: last - first,
-                };
-                fill(-band, self.band - before, None);
-                fill(-(before as isize), run.len, Some(run));
-                fill((last - start) as isize, self.band - behind, None);
+                part(start, from.min(end), false);
+                part(from, to, true);
+                part(to.max(start), end, false);
             }
             _ => {
                 let (pitch, _) = self.packed(rect);
                 let width = rect.cols.len();
-                let top = rect.rows.start as isize;
-                for row in top - band..rect.rows.end as isize + band {
-                    let at = (row - top) * pitch as isize;
+                for row in start..end {
+                    let at = (row - rect.rows.start as isize) * pitch as isize;
                     let mut done = 0;
                     while done < width {
                         let (len, run) = self.cells(row, rect.cols.start + done, width - done);
@@ -324,79 +361,73 @@ impl Grid {
         (len, col.map(|col| Run { row, col, len }))
     }
 
-    /// The runs of a rectangle with the runs of their chain neighbours at
-    /// distance `k`; `None` where the matrix or a column ends. Breaks between
-    /// chains along memory are not seen here: see [`Grid::breaks`].
-    pub(crate) fn neighbours(
+    /// Whether a chain ends in `span` of a rectangle's columns, or so shortly
+    /// after it that neighbours are missing.
+    pub(crate) fn has_ends(&self, rect: &Rect, span: &Range<isize>) -> bool {
+        let reached = (span.end + self.band as isize) as usize;
+        self.band > 0
+            && match &self.way {
+                Way::Along { chain } => {
+                    let from = span.start.max(0) as usize + 1;
+                    from.next_multiple_of(*chain) < reached
+                }
+                Way::AcrossBroken => reached > self.rows,
+                Way::AcrossLinked(columns) => self
+                    .last_columns(columns, rect)
+                    .any(|(after, _)| reached > self.rows * (after + 1)),
+            }
+    }
+
+    /// Columns of a rectangle that are among the last that a linked chain
+    /// visits, with the number of columns after each.
+    fn last_columns<'a>(
+        &self,
+        columns: &'a Columns,
+        rect: &'a Rect,
+    ) -> impl Iterator<Item = (usize, usize)> + 'a {
+        let last = self.cols - 1;
+        (0..=MAX_BAND / self.rows).filter_map(move |after| {
+            let (col, _) = columns.walk(last, -(after as isize));
+            Some((after, col.filter(|col| rect.cols.contains(col))?))
+        })
+    }
+
+    /// How many coordinates of its chain follow each coordinate in `span` of a
+    /// rectangle's columns. `visit` is given a packed position, a number of
+    /// positions from it on, how many coordinates follow the last, and how
+    /// many more each before it; later calls replace earlier ones. Positions
+    /// of no coordinate may be left out.
+    pub(crate) fn reach(
         &self,
         rect: &Rect,
-        k: usize,
-        mut visit: impl FnMut(Run, Option<Run>),
+        span: &Range<isize>,
+        mut visit: impl FnMut(isize, usize, usize, usize),
     ) {
-        for (_, whole) in self.runs(rect) {
-            let Run { row, .. } = whole;
-            let mut done = 0;
-            while done < whole.len {
-                let (col, left) = (whole.col + done, whole.len - done);
-                let (len, other) = match self.way {
-                    Way::Along { .. } => self.ahead(col, k, left),
-                    _ => self.cells((row + k) as isize, col, left),
-                };
-                visit(Run { row, col, len }, other);
-                done += len;
+        if let Way::Along { chain } = self.way {
+            let first = rect.cols.start as isize;
+            let (mut at, end) = (span.start.max(0) as usize, span.end as usize);
+            let end = end.min(self.cols);
+            while at < end {
+                let stop = (at / chain + 1) * chain;
+                let upto = stop.min(end);
+                visit(at as isize - first, upto - at, stop - upto, 1);
+                at = upto;
             }
-        }
-    }
-
-    /// As [`Grid::cells`], along memory: the run `k` further.
-    fn ahead(&self, col: usize, k: usize, len: usize) -> (usize, Option<Run>) {
-        let left = self.cols.saturating_sub(col + k);
-        if left == 0 {
-            return (len, None);
-        }
-        let len = len.min(left);
-        let run = Run {
-            row: 0,
-            col: col + k,
-            len,
-        };
-        (len, Some(run))
-    }
-
-    /// Where chains along memory end inside the tensor: their ends in
-    /// `from..to`, exclusive of the last coordinate. None elsewhere.
-    pub(crate) fn breaks(&self, from: usize, to: usize) -> impl Iterator<Item = usize> {
-        let (chain, end) = match self.way {
-            Way::Along { chain } if self.is_broken_along() => (chain, to.min(self.cols)),
-            _ => (1, 0),
-        };
-        (from.next_multiple_of(chain)..end).step_by(chain)
-    }
-
-    /// Whether there are several chains along memory.
-    fn is_broken_along(&self) -> bool {
-        matches!(self.way, Way::Along { chain } if chain < self.cols)
-    }
-
-    /// Whether windows can look across a break into another chain. With one
-    /// sub-diagonal the entry that would is zero, and nothing else is seen.
-    pub(crate) fn looks_across_breaks(&self) -> bool {
-        self.is_broken_along() && self.band > 1
-    }
-
-    /// Chains along memory that reach into a rectangle or the `band` positions
-    /// before it: the packed position and length of each one's part, and how
-    /// many of its coordinates follow.
-    pub(crate) fn reach(&self, rect: &Rect, mut visit: impl FnMut(isize, usize, usize)) {
-        let Way::Along { chain } = self.way else {
             return;
-        };
-        let mut at = rect.cols.start.saturating_sub(self.band);
-        while at < rect.cols.end {
-            let stop = (at / chain + 1) * chain;
-            let end = stop.min(rect.cols.end);
-            visit(at as isize - rect.cols.start as isize, end - at, stop - end);
-            at = end;
+        }
+        let (pitch, _) = self.packed(rect);
+        for row in span.clone() {
+            let at = (row - rect.rows.start as isize) * pitch as isize;
+            let rest = (self.rows as isize - 1 - row).max(0) as usize;
+            let Way::AcrossLinked(columns) = &self.way else {
+                visit(at, pitch, rest, 0);
+                continue;
+            };
+            visit(at, pitch, MAX_BAND, 0);
+            for (after, col) in self.last_columns(columns, rect) {
+                let at = at + (col - rect.cols.start) as isize;
+                visit(at, 1, rest + after * self.rows, 0);
+            }
         }
     }
 

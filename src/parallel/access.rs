@@ -2,19 +2,20 @@
 //!
 //! Tiles are rectangles of one matrix, so their bytes interleave and no slice
 //! holds one tile alone. [`Lent`] keeps the whole buffers; an [`Access`] gives
-//! out runs of them after checking that they lie where its tile may read or
-//! write.
+//! kernels rectangles of them after checking that they lie where its tile may
+//! read or write.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
+use crate::dtype::{Dtype, Elements, ElementsMut};
+use crate::kernel::{Lines, NextGradient, Noise, State, Target, MAX_PLANES};
 use crate::layout::{Rect, Run};
 
 /// A buffer that is written by several threads in different places.
 #[derive(Clone, Copy)]
 struct Shared<'a> {
     start: *mut u8,
-    /// Bytes of an element.
-    size: usize,
     _buffer: PhantomData<&'a mut [u8]>,
 }
 
@@ -24,48 +25,76 @@ unsafe impl Send for Shared<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Shared<'_> {}
 
+impl<'a> Shared<'a> {
+    fn new(buffer: &'a mut [u8]) -> Self {
+        Shared {
+            start: buffer.as_mut_ptr(),
+            _buffer: PhantomData,
+        }
+    }
+}
+
 /// The buffers of one tensor for the length of a step.
 pub(crate) struct Lent<'a> {
-    gradient: &'a [u8],
-    gradient_size: usize,
-    planes: Vec<Shared<'a>>,
+    gradient: Elements<'a>,
+    planes: [Option<Shared<'a>>; MAX_PLANES],
+    state: Dtype,
     target: Shared<'a>,
-    direction: Option<Shared<'a>>,
+    params: Dtype,
+    master: Option<Shared<'a>>,
+    /// Where directions are kept, and bytes of an element there.
+    kept: Option<(Shared<'a>, usize)>,
+    noise: &'a [Noise],
     rows: usize,
     cols: usize,
 }
 
-/// The buffers of a tensor, in the order of its planes.
+/// The buffers of a tensor.
 pub(crate) struct Buffers<'a> {
-    pub gradient: &'a [u8],
-    pub planes: Vec<&'a mut [u8]>,
-    pub target: &'a mut [u8],
+    pub gradient: Elements<'a>,
+    /// Momentum, diagonal, sub-diagonals, normalized RMSProp.
+    pub planes: Vec<ElementsMut<'a>>,
+    pub target: ElementsMut<'a>,
+    pub master: Option<ElementsMut<'a>>,
     /// Where directions are kept between two sweeps, if they are.
-    pub direction: Option<&'a mut [u8]>,
+    pub kept: Option<&'a mut [u8]>,
+    /// For each plane, and then the target, where its roundings are left to
+    /// chance.
+    pub noise: &'a [Noise],
 }
 
 impl<'a> Lent<'a> {
-    /// Lends the buffers of a tensor that is a matrix of this shape.
+    /// Lends the buffers of a tensor that is a matrix of this shape, and keeps
+    /// so many directions.
     ///
     /// # Panics
     /// If a buffer does not hold one element for each place of the matrix.
-    pub(crate) fn new(buffers: Buffers<'a>, (rows, cols): (usize, usize)) -> Self {
+    pub(crate) fn new(buffers: Buffers<'a>, (rows, cols): (usize, usize), kept: usize) -> Self {
         let len = rows * cols;
-        let share = |buffer: &'a mut [u8]| {
-            assert!(len > 0 && buffer.len().is_multiple_of(len));
-            Shared {
-                start: buffer.as_mut_ptr(),
-                size: buffer.len() / len,
-                _buffer: PhantomData,
-            }
+        let share = |buffer: ElementsMut<'a>| {
+            assert_eq!(buffer.len(), len);
+            Shared::new(buffer.into_bytes())
         };
-        assert!(buffers.gradient.len().is_multiple_of(len));
+        assert_eq!(buffers.gradient.len(), len);
+        let mut planes = [None; MAX_PLANES];
+        let state = buffers.planes[0].dtype();
+        for (shared, plane) in planes.iter_mut().zip(buffers.planes) {
+            assert_eq!(plane.dtype(), state);
+            *shared = Some(share(plane));
+        }
         Lent {
             gradient: buffers.gradient,
-            gradient_size: buffers.gradient.len() / len,
-            planes: buffers.planes.into_iter().map(share).collect(),
+            planes,
+            state,
+            params: buffers.target.dtype(),
             target: share(buffers.target),
-            direction: buffers.direction.map(share),
+            master: buffers.master.map(share),
+            kept: buffers.kept.map(|room| {
+                assert!(room.len().is_multiple_of(kept));
+                let size = room.len() / kept;
+                (Shared::new(room), size)
+            }),
+            noise: buffers.noise,
             rows,
             cols,
         }
@@ -73,18 +102,25 @@ impl<'a> Lent<'a> {
 
     /// Access for whoever works on a tile now. With `state`, the state inside
     /// that rectangle may be read and written, and none outside; without, all
-    /// of it may be read. The target (with the directions kept for it) may be
-    /// written inside its rectangle.
+    /// of it may be read. The target may be written inside its rectangle, and
+    /// the directions kept at `kept`.
     ///
     /// # Safety
     /// While the access lives, no other one may reach the same place of the
-    /// target; nor, if this one writes state, any of the state inside its
-    /// rectangle; nor, if it reads all state, may another one write state.
-    pub(super) unsafe fn access(&self, state: Option<Rect>, target: Rect) -> Access<'_> {
+    /// target or of the kept directions; nor, if this one writes state, any of
+    /// the state inside its rectangle; nor, if it reads all state, may another
+    /// one write state.
+    pub(super) unsafe fn access(
+        &self,
+        state: Option<Rect>,
+        target: Rect,
+        kept: Range<usize>,
+    ) -> Access<'_> {
         Access {
             lent: self,
             state,
             target,
+            kept,
         }
     }
 }
@@ -94,74 +130,112 @@ pub(crate) struct Access<'a> {
     lent: &'a Lent<'a>,
     state: Option<Rect>,
     target: Rect,
+    kept: Range<usize>,
 }
 
-/// Panics unless the run lies inside the rectangle.
-fn check(run: Run, rect: &Rect) {
-    let Run { row, col, len } = run;
+/// Panics unless one rectangle lies inside the other.
+fn check(inner: &Rect, outer: &Rect) {
+    let within = |a: &Range<usize>, b: &Range<usize>| b.start <= a.start && a.end <= b.end;
     assert!(
-        rect.rows.contains(&row) && rect.cols.start <= col && col + len <= rect.cols.end,
-        "{run:?} is outside {rect:?}"
+        within(&inner.rows, &outer.rows) && within(&inner.cols, &outer.cols),
+        "{inner:?} is outside {outer:?}"
     );
 }
 
-impl<'a> Access<'a> {
-    /// The first byte and the number of bytes of a run in a buffer.
-    fn bytes(&self, run: Run, size: usize) -> (usize, usize) {
-        ((run.row * self.lent.cols + run.col) * size, run.len * size)
+/// The buffers for a block.
+pub(crate) struct Parts<'a> {
+    pub state: State<'a>,
+    pub target: Target<'a>,
+    pub kept: Option<&'a mut [u8]>,
+}
+
+impl Access<'_> {
+    fn lines(&self, rect: &Rect) -> Lines {
+        let cols = self.lent.cols;
+        Lines {
+            first: rect.rows.start * cols + rect.cols.start,
+            width: rect.cols.len(),
+            count: rect.rows.len(),
+            step: cols,
+        }
+    }
+
+    /// The type of the gradient's elements.
+    pub(crate) fn gradient_dtype(&self) -> Dtype {
+        self.lent.gradient.dtype()
     }
 
     /// A run of the gradient, which no one writes.
-    pub(crate) fn gradient(&self, run: Run) -> &'a [u8] {
-        let (start, len) = self.bytes(run, self.lent.gradient_size);
-        &self.lent.gradient[start..start + len]
+    pub(crate) fn gradient(&self, run: Run) -> &[u8] {
+        let size = self.lent.gradient.dtype().size();
+        let start = (run.row * self.lent.cols + run.col) * size;
+        &self.lent.gradient.bytes()[start..start + run.len * size]
     }
 
-    /// A run of a state plane; empty if the tensor has no such plane.
-    pub(crate) fn plane(&self, plane: usize, run: Run) -> &[u8] {
-        match &self.state {
-            Some(rect) => check(run, rect),
-            None => check(
-                run,
-                &Rect {
-                    rows: 0..self.lent.rows,
-                    cols: 0..self.lent.cols,
-                },
-            ),
+    /// The state in a rectangle, to be read.
+    pub(crate) fn state(&self, rect: &Rect) -> State<'_> {
+        // SAFETY: `self` is borrowed for as long as the state lives, and its
+        // kernels may not write.
+        unsafe { self.state_in(rect, false) }
+    }
+
+    /// What a block works on: the state in one rectangle, which may be
+    /// written if this access writes state, and target and kept directions
+    /// in another.
+    pub(crate) fn parts(&mut self, state: &Rect, target: &Rect, kept: Range<usize>) -> Parts<'_> {
+        check(target, &self.target);
+        let lines = self.lines(target);
+        let lent = self.lent;
+        let kept = lent.kept.map(|(shared, size)| {
+            assert!(self.kept.start <= kept.start && kept.end <= self.kept.end);
+            // SAFETY: the range lies in the buffer and among those that this
+            // access alone may touch, and `self` is borrowed as long as the
+            // slice. Its buffer is none of the others.
+            unsafe {
+                let start = shared.start.add(kept.start * size);
+                std::slice::from_raw_parts_mut(start, kept.len() * size)
+            }
+        });
+        let noise = lent.noise.last().copied();
+        let master = lent.master.map(|shared| shared.start);
+        // SAFETY: both lie inside what this access alone may touch (or no one
+        // writes), and `self` is borrowed as long as they live. State and
+        // target are different buffers.
+        unsafe {
+            Parts {
+                state: self.state_in(state, self.state.is_some()),
+                target: Target::new(lent.target.start, lent.params, noise, master, lines),
+                kept,
+            }
         }
-        let Some(shared) = self.lent.planes.get(plane) else {
-            return &[];
-        };
-        let (start, len) = self.bytes(run, shared.size);
-        // SAFETY: the run lies in the buffer. If this access alone may write
-        // there, `self` is borrowed and so does not; otherwise no one writes
-        // state (see `Lent::access`).
-        unsafe { std::slice::from_raw_parts(shared.start.add(start), len) }
     }
 
-    /// A run of a state plane to be changed.
-    pub(crate) fn plane_mut(&mut self, plane: usize, run: Run) -> &mut [u8] {
-        let rect = self.state.as_ref();
-        check(run, rect.expect("state is read only in this sweep"));
-        let shared = self.lent.planes[plane];
-        let (start, len) = self.bytes(run, shared.size);
-        // SAFETY: the run lies in the buffer, inside the rectangle that this
-        // access alone may touch, and `self` is borrowed for as long as the
-        // slice lives.
-        unsafe { std::slice::from_raw_parts_mut(shared.start.add(start), len) }
-    }
-
-    /// A run of the target to be changed, with the directions kept for it:
-    /// none if none are kept.
-    pub(crate) fn target_mut(&mut self, run: Run) -> (&mut [u8], Option<&mut [u8]>) {
-        check(run, &self.target);
-        let write = |shared: Shared<'_>| {
-            let (start, len) = self.bytes(run, shared.size);
-            // SAFETY: the run lies in the buffer, inside the rectangle that
-            // this access alone may touch, and `self` is borrowed as long as
-            // the slice. The two are different buffers.
-            unsafe { std::slice::from_raw_parts_mut(shared.start.add(start), len) }
+    /// # Safety
+    /// `self` is borrowed as long as the state lives; exclusively, if it is
+    /// writable.
+    unsafe fn state_in<'b>(&self, rect: &Rect, writable: bool) -> State<'b>
+    where
+        Self: 'b,
+    {
+        let whole = Rect {
+            rows: 0..self.lent.rows,
+            cols: 0..self.lent.cols,
         };
-        (write(self.lent.target), self.lent.direction.map(write))
+        check(rect, self.state.as_ref().unwrap_or(&whole));
+        let start = |shared: Option<Shared<'_>>| shared.map_or(std::ptr::null_mut(), |s| s.start);
+        let planes = self.lent.planes.map(start);
+        let lines = self.lines(rect);
+        let gradient = self.lent.gradient;
+        // The next block lies behind this one in its strip.
+        let further = match rect.rows.len() {
+            1 => rect.cols.len(),
+            rows => rows * self.lent.cols,
+        };
+        let next = NextGradient::new(gradient.bytes(), gradient.dtype(), further);
+        let (dtype, noise) = (self.lent.state, self.lent.noise);
+        // SAFETY: the rectangle lies in the buffers. If this access alone may
+        // write there, the caller's promise; otherwise no one writes state
+        // (see `Lent::access`).
+        unsafe { State::new(planes, dtype, noise, next, lines, writable) }
     }
 }

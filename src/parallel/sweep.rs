@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::access::{Access, Lent};
 use super::pool::Pool;
-use crate::kernel::{FloatMode, Workspace};
+use crate::kernel::{fence, FloatMode, Workspace};
 use crate::layout::{Grid, Rect};
 
 /// The tiles of all tensors: what threads take, one at a time. Not a list but
@@ -102,6 +102,7 @@ impl Team<'_> {
                     visit_tile(sweep, &tile, grids[tile.tensor], lent, work, visit);
                 }
             }
+            fence();
         });
     }
 }
@@ -121,14 +122,16 @@ fn visit_tile(
             cols: first.cols.start..last.cols.end,
         }
     };
+    let kept = |blocks: &Range<usize>| grid.kept(blocks.start).start..grid.kept(blocks.end - 1).end;
     let mut visit_blocks = |state: Option<Rect>, target: Rect, blocks: Range<usize>, any| {
         // SAFETY: `Team::sweep` hands out each tile once, to one thread, and
         // has the only borrow of the buffers. In `Tiles` each access touches
         // state and target inside the statistics of its tile, and those of
         // different tiles are disjoint; in the other sweeps no state is
-        // written, and the directions of different blocks are disjoint. Both
-        // are properties of `Grid`, tested there.
-        let mut access = unsafe { lent.access(state, target) };
+        // written, and the directions of different blocks are disjoint, as
+        // are the places where these are kept. All are properties of `Grid`,
+        // tested there.
+        let mut access = unsafe { lent.access(state, target, kept(&blocks)) };
         for block in blocks {
             let waits = grid.waits(&tile.blocks, block);
             if any || waits {

@@ -35,6 +35,30 @@ pub enum Target<'a> {
     Direction(ElementsMut<'a>),
 }
 
+/// How a tensor's direction reaches its target.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Way {
+    /// Learning rate and, multiplied with it, weight decay.
+    Update {
+        rate: f64,
+        decay: f64,
+    },
+    Write,
+}
+
+impl TensorBuffers<'_> {
+    pub(super) fn way(&self, lr: f64) -> Way {
+        let rate = lr * self.lr_scale;
+        match self.target {
+            Target::Parameters(_) => Way::Update {
+                rate,
+                decay: rate * self.weight_decay,
+            },
+            Target::Direction(_) => Way::Write,
+        }
+    }
+}
+
 impl Target<'_> {
     fn elements(&self) -> Elements<'_> {
         match self {

@@ -1,6 +1,6 @@
 //! The numbers of one step: powers of the betas, corrections, factors.
 
-use crate::kernel::{Average, Reference};
+use crate::kernel::{Average, Correct, Denominator, Reference, TakeIn};
 use crate::layout::Update;
 use crate::options::{Damping, Graft, Options, Statistics, StepOptions};
 
@@ -39,46 +39,60 @@ impl<'a> Factors<'a> {
         self.options.gamma
     }
 
-    pub(super) fn grad_scale(&self) -> f64 {
-        self.step.grad_scale
-    }
-
-    pub(super) fn momentum_correction(&self) -> f64 {
-        self.momentum_correction
-    }
-
-    pub(super) fn statistics_correction(&self) -> f64 {
-        self.statistics_correction
-    }
-
-    /// How the momentum takes in a gradient.
-    pub(super) fn momentum(&self) -> Average {
-        Average {
-            keep: self.options.beta1,
-            weight: 1.0 - self.options.beta1,
-            scale: self.step.grad_scale,
-        }
-    }
-
-    /// How diagonal and sub-diagonals take in products of gradients.
-    pub(super) fn statistics(&self) -> Average {
-        let (keep, weight) = match self.options.statistics {
-            Statistics::MovingAverage => (self.options.beta2, 1.0 - self.options.beta2),
-            Statistics::WeightedSum => (1.0, self.step.statistics_weight),
+    /// How a tensor's state takes in a gradient of this length.
+    pub(super) fn take_in(&self, graft: Graft, gradient_length: f64) -> TakeIn {
+        let average = |beta| Average {
+            keep: beta,
+            weight: 1.0 - beta,
         };
-        Average {
-            keep,
-            weight,
-            scale: self.step.grad_scale,
+        let rms = graft == Graft::NormalizedRmsprop;
+        TakeIn {
+            momentum: average(self.options.beta1),
+            statistics: match self.options.statistics {
+                Statistics::MovingAverage => average(self.options.beta2),
+                Statistics::WeightedSum => Average {
+                    keep: 1.0,
+                    weight: self.step.statistics_weight,
+                },
+            },
+            rms: rms.then(|| average(self.options.beta2)),
+            normalize: if gradient_length > 0.0 {
+                1.0 / gradient_length
+            } else {
+                0.0
+            },
+            reference: self.reference(graft),
         }
     }
 
-    /// How the plane of normalized RMSProp takes in a gradient.
-    pub(super) fn rms(&self, gradient_length: f64) -> Average {
-        Average {
-            keep: self.options.beta2,
-            weight: 1.0 - self.options.beta2,
-            scale: self.normalize(gradient_length),
+    /// The vector that a direction takes its length from.
+    fn reference(&self, graft: Graft) -> Option<Reference> {
+        let eps = self.options.graft_eps;
+        match graft {
+            Graft::None => None,
+            Graft::Sgd => Some(Reference::Sgd),
+            Graft::Momentum => Some(Reference::Momentum),
+            Graft::Adam => Some(Reference::Adam {
+                correction: if self.options.graft_bias_correction {
+                    self.statistics_correction
+                } else {
+                    1.0
+                },
+                eps,
+            }),
+            Graft::NormalizedRmsprop => Some(Reference::NormalizedRmsprop { eps }),
+        }
+    }
+
+    /// How a tensor's state becomes what its direction needs.
+    pub(super) fn correct(&self, update: Update, damping: f64) -> Correct {
+        Correct {
+            momentum: self.momentum_correction,
+            statistics: self.statistics_correction,
+            denominator: match update {
+                Update::Sonew => Denominator::Damped(damping),
+                Update::Adam => Denominator::Adam(self.options.graft_eps),
+            },
         }
     }
 
@@ -87,43 +101,6 @@ impl<'a> Factors<'a> {
         match self.options.damping {
             Damping::Absolute => self.options.eps,
             Damping::Relative => (self.options.eps * l1).max(LEAST_RELATIVE_DAMPING),
-        }
-    }
-
-    /// What turns a gradient of this length into one of length 1.
-    fn normalize(&self, gradient_length: f64) -> f64 {
-        if gradient_length > 0.0 {
-            self.step.grad_scale / gradient_length
-        } else {
-            0.0
-        }
-    }
-
-    /// The vector that a tensor's direction takes its length from; for plain
-    /// Adam the direction itself.
-    pub(super) fn reference(&self, update: Update, gradient_length: f64) -> Option<Reference> {
-        let adam = |diagonal| Reference::Adam {
-            correction: self.momentum_correction,
-            diagonal,
-            eps: self.options.graft_eps,
-        };
-        match (update, self.options.graft) {
-            (Update::Adam, _) => Some(adam(self.statistics_correction)),
-            (_, Graft::None) => None,
-            (_, Graft::Sgd) => Some(Reference::Sgd {
-                scale: self.step.grad_scale,
-            }),
-            (_, Graft::Momentum) => Some(Reference::Momentum {
-                correction: self.momentum_correction,
-            }),
-            (_, Graft::Adam) if self.options.graft_bias_correction => {
-                Some(adam(self.statistics_correction))
-            }
-            (_, Graft::Adam) => Some(adam(1.0)),
-            (_, Graft::NormalizedRmsprop) => Some(Reference::NormalizedRmsprop {
-                scale: self.normalize(gradient_length),
-                eps: self.options.graft_eps,
-            }),
         }
     }
 }

@@ -20,9 +20,11 @@ mod buffers;
 mod factors;
 mod plan;
 mod run;
+mod stages;
 mod sums;
 mod tensor;
 
 pub(crate) use buffers::fits;
 pub use buffers::{Target, TensorBuffers};
 pub use plan::Plan;
+pub use stages::{Stage, Stages};

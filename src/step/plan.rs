@@ -2,18 +2,17 @@
 
 use std::ops::Range;
 
-use super::block::Job;
 use super::buffers::{check, Target, TensorBuffers};
-use super::factors::Factors;
 use super::run::Run;
+use super::stages::{Progress, Stages};
 use super::sums::Sums;
 use super::tensor::Tensor;
-use crate::dtype::{Dtype, Elements};
+use crate::dtype::{Elements, ElementsMut};
 use crate::error::{Error, Result};
-use crate::kernel::{FloatMode, Isa, Kernels, Shape, Workspace};
+use crate::kernel::{Isa, Noise, Workspace};
 use crate::layout::{check_count, validate, TensorSpec};
 use crate::memory::AlignedBytes;
-use crate::options::{NonFinite, Options, StepOptions};
+use crate::options::{Options, Rounding, StepOptions};
 use crate::parallel::{Buffers, Lent, Pool, Team, Tiles};
 
 /// A thread is worth waking for this many parameters.
@@ -56,7 +55,10 @@ pub struct Plan {
     /// to compute them again.
     directions: Vec<Option<AlignedBytes>>,
     tiles: Tiles,
-    kernels: &'static Kernels,
+    isa: Isa,
+    /// The random bits of tensors that are rounded by chance, in this step.
+    noise: Vec<Vec<Noise>>,
+    gradient_norm: Option<f64>,
     pool: Pool,
     workspaces: Vec<Workspace>,
     sums: Sums,
@@ -69,9 +71,11 @@ impl Plan {
     /// [`Error::OutOfRange`] for options; [`Error::NoTensors`],
     /// [`Error::TensorName`], [`Error::DuplicateName`],
     /// [`Error::TooManyDimensions`], [`Error::ZeroDimension`] and
-    /// [`Error::SizeOverflow`] for tensors; [`Error::OutOfMemory`].
+    /// [`Error::SizeOverflow`] and others for tensors;
+    /// [`Error::InstructionSet`]; [`Error::OutOfMemory`].
     pub fn new(options: &Options, tensors: &[TensorSpec]) -> Result<Self> {
-        Plan::with(options, tensors, Isa::best(), None)
+        let isa = Isa::choose(options.instruction_set)?;
+        Plan::with(options, tensors, isa, None)
     }
 
     /// A plan on a given instruction set, with tiles of up to so many blocks.
@@ -87,7 +91,7 @@ impl Plan {
         let tensors: Vec<Tensor> = tensors
             .iter()
             .map(|spec| {
-                let tensor = Tensor::new(spec, options, blocks);
+                let tensor = Tensor::new(spec, options, isa, blocks);
                 blocks = tensor.blocks.end;
                 tensor
             })
@@ -102,9 +106,9 @@ impl Plan {
         let fair = blocks / (workers * TILES_PER_THREAD);
         let longest = tile.unwrap_or(fair.clamp(TILE.start, TILE.end));
         let tiles = Tiles::new(tensors.iter().map(|t| &t.grid), longest);
-        let shapes: Vec<Shape> = tensors.iter().map(Tensor::shape).collect();
+        let shapes: Vec<_> = tensors.iter().map(Tensor::shape).collect();
         let workspaces = (0..workers)
-            .map(|_| Workspace::new(&shapes, size_of::<f32>()))
+            .map(|_| Workspace::new(&shapes))
             .collect::<Result<_>>()?;
         Ok(Plan {
             options: options.clone(),
@@ -112,9 +116,11 @@ impl Plan {
                 .iter()
                 .map(Tensor::directions)
                 .collect::<Result<_>>()?,
-            tensors,
             tiles,
-            kernels: isa.kernels(),
+            noise: vec![Vec::new(); tensors.len()],
+            tensors,
+            isa,
+            gradient_norm: None,
             pool,
             workspaces,
             sums,
@@ -139,16 +145,23 @@ impl Plan {
     /// The instruction set in use: `"avx512"`, `"avx2"`, `"neon"` or
     /// `"portable"`.
     pub fn instruction_set(&self) -> &'static str {
-        self.kernels.isa().name()
+        self.isa.name()
     }
 
     /// Bytes that the plan holds besides the state: scratch for each thread,
-    /// the sums of blocks, and with grafting 4 bytes per parameter for
-    /// directions.
+    /// the sums of blocks, and with grafting, where that is cheaper than to
+    /// compute them twice, one number for each parameter for directions.
     pub fn bytes(&self) -> usize {
         let work: usize = self.workspaces.iter().map(Workspace::bytes).sum();
         let kept = self.directions.iter().flatten().map(|d| d.len());
         work + kept.sum::<usize>() + self.sums.bytes()
+    }
+
+    /// The length of all gradients of the last step together, after
+    /// [`StepOptions::grad_scale`] and before clipping; `None` where that step
+    /// had no reason to look.
+    pub fn gradient_norm(&self) -> Option<f64> {
+        self.gradient_norm
     }
 
     /// Updates parameters (or writes directions) and state by one step.
@@ -160,32 +173,65 @@ impl Plan {
     /// Nothing has been written then. [`Error::NonFiniteGradient`] where the
     /// check finds one; [`Error::TensorCount`], [`Error::PlaneCount`],
     /// [`Error::WrongDtype`], [`Error::WrongLength`] and [`Error::OutOfRange`]
-    /// for arguments that do not fit; [`Error::Threads`] if the system gives no threads.
+    /// for arguments that do not fit; [`Error::Threads`] if the system gives
+    /// no threads.
     pub fn step(
         &mut self,
         step: &StepOptions,
         number: u64,
         buffers: &mut [TensorBuffers<'_>],
     ) -> Result<()> {
-        let _mode = FloatMode::set_default();
+        let mut stages = self.stages(step, number, buffers)?;
+        while stages.next()?.is_some() {}
+        self.gradient_norm = stages.gradient_norm();
+        Ok(())
+    }
+
+    /// The same step in stages, for callers who reduce norms over several
+    /// machines in between. Arguments and errors are those of
+    /// [`Plan::step`]; after this everything is checked but the gradients.
+    ///
+    /// # Errors
+    /// See [`Plan::step`].
+    pub fn stages<'a>(
+        &'a mut self,
+        step: &StepOptions,
+        number: u64,
+        buffers: &'a mut [TensorBuffers<'_>],
+    ) -> Result<Stages<'a>> {
+        let progress = Progress::new(self.tensors.len(), step.grad_scale);
+        Ok(Stages::new(self.run(step, number, buffers)?, progress))
+    }
+
+    /// Checks the arguments of a step, and gets everything ready for it.
+    fn run<'a>(
+        &'a mut self,
+        step: &StepOptions,
+        number: u64,
+        buffers: &'a mut [TensorBuffers<'_>],
+    ) -> Result<Run<'a>> {
         self.check(step, number, buffers)?;
-        float32_only(&self.tensors)?;
         let gradients = buffers.iter().filter_map(|b| b.gradient);
         let parameters = gradients.map(Elements::len).sum();
         let workers = workers(&self.pool, parameters).min(self.workspaces.len());
         self.pool.prepare(workers)?;
 
-        let factors = Factors::new(&self.options, step, number);
-        let mut jobs: Vec<Job<'_>> = Vec::with_capacity(self.tensors.len());
-        for (tensor, buffers) in self.tensors.iter().zip(&*buffers) {
-            jobs.push(tensor.job(self.kernels, &factors, step.lr, buffers));
+        if self.options.rounding == Rounding::Stochastic {
+            let tensors = self.tensors.iter().zip(&mut self.noise).enumerate();
+            for (index, (tensor, noise)) in tensors {
+                tensor.make_noise(noise, index, self.options.seed, number);
+            }
         }
+        let ways = buffers.iter().map(|b| b.way(step.lr)).collect();
         let mut lent: Vec<Option<Lent<'_>>> = Vec::with_capacity(buffers.len());
-        let owned = self.tensors.iter().zip(&mut self.directions);
-        for ((tensor, directions), buffers) in owned.zip(buffers) {
-            lent.push(lend(tensor, buffers, directions.as_deref_mut()));
+        let owned = self.directions.iter_mut().zip(&self.noise);
+        for ((tensor, buffers), (kept, noise)) in self.tensors.iter().zip(buffers).zip(owned) {
+            lent.push(lend(tensor, buffers, kept.as_deref_mut(), noise));
         }
-        let mut run = Run {
+        Ok(Run {
+            options: &self.options,
+            step: step.clone(),
+            number,
             tensors: &self.tensors,
             tiles: &self.tiles,
             grids: self.tensors.iter().map(|t| &t.grid).collect(),
@@ -194,15 +240,9 @@ impl Plan {
                 pool: &self.pool,
                 workspaces: &mut self.workspaces[..workers],
             },
+            ways,
             lent,
-        };
-        let check = step.non_finite == NonFinite::Skip;
-        if check || self.tensors.iter().any(|t| t.rms) {
-            run.gradient_lengths(&mut jobs, check)?;
-        }
-        run.statistics(&mut jobs);
-        run.rest(&mut jobs);
-        Ok(())
+        })
     }
 
     fn check(&self, step: &StepOptions, number: u64, buffers: &[TensorBuffers<'_>]) -> Result<()> {
@@ -220,17 +260,6 @@ impl Plan {
     }
 }
 
-/// The kernels are float32 as yet.
-fn float32_only(tensors: &[Tensor]) -> Result<()> {
-    let float32 = |t: &TensorSpec| [t.params, t.grads, t.state] == [Dtype::F32; 3] && !t.master;
-    match tensors.iter().all(|t| float32(&t.spec)) {
-        true => Ok(()),
-        false => Err(Error::Internal {
-            message: "the kernels are float32 only".to_owned(),
-        }),
-    }
-}
-
 /// Threads for so many parameters: none is woken for what one core finishes
 /// sooner.
 fn workers(pool: &Pool, parameters: usize) -> usize {
@@ -241,20 +270,33 @@ fn workers(pool: &Pool, parameters: usize) -> usize {
 fn lend<'a>(
     tensor: &Tensor,
     buffers: &'a mut TensorBuffers<'_>,
-    direction: Option<&'a mut [u8]>,
+    kept: Option<&'a mut [u8]>,
+    noise: &'a [Noise],
 ) -> Option<Lent<'a>> {
-    let planes = buffers.planes.iter_mut();
+    let gradient = buffers.gradient?;
+    let mut planes: Vec<_> = buffers
+        .planes
+        .iter_mut()
+        .map(ElementsMut::reborrow)
+        .collect();
+    let master = if tensor.spec.master {
+        planes.pop()
+    } else {
+        None
+    };
     let target = match &mut buffers.target {
         Target::Parameters(p) => p,
         Target::Direction(u) => u,
     };
-    let buffers = Buffers {
-        gradient: buffers.gradient?.bytes(),
-        planes: planes.map(|p| p.bytes_mut()).collect(),
-        target: target.bytes_mut(),
-        direction,
+    let lent = Buffers {
+        gradient,
+        planes,
+        target: target.reborrow(),
+        master,
+        kept,
+        noise,
     };
-    Some(Lent::new(buffers, tensor.grid.shape()))
+    Some(Lent::new(lent, tensor.grid.shape(), tensor.grid.all_kept()))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use rand_pcg::Pcg64Mcg;
 use super::*;
 use crate::dtype::ElementsMut;
 use crate::layout::{Chains, Update};
-use crate::options::{Damping, Graft, Statistics};
+use crate::options::{Damping, Graft, NonFinite, Statistics};
 
 /// Every bit that some steps leave behind: parameters, then state planes.
 type Outcome = Vec<Vec<u32>>;

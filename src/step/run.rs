@@ -1,133 +1,255 @@
 //! One step under way: which sweep does what.
 
-use super::block::Job;
-use super::sums::Sums;
-use super::tensor::{Stage, Tensor};
+use super::block::{Directions, Job};
+use super::buffers::Way;
+use super::factors::Factors;
+use super::stages::{Known, Next, Progress, Stage};
+use super::sums::{Slot, Sums};
+use super::tensor::Tensor;
 use crate::error::{Error, Result};
-use crate::kernel::Apply;
 use crate::layout::Grid;
+use crate::options::{Graft, NonFinite, Options, StepOptions};
 use crate::parallel::{Lent, Sweep, Team, Tiles, Visit};
 
 /// One step under way.
 pub(super) struct Run<'a> {
+    pub(super) options: &'a Options,
+    pub(super) step: StepOptions,
+    pub(super) number: u64,
     pub(super) tensors: &'a [Tensor],
     pub(super) tiles: &'a Tiles,
     pub(super) grids: Vec<&'a Grid>,
     pub(super) sums: &'a Sums,
     pub(super) team: Team<'a>,
+    pub(super) ways: Vec<Way>,
+    /// The buffers of tensors that take part.
     pub(super) lent: Vec<Option<Lent<'a>>>,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    /// Goes on to the next stage whose numbers the step needs, which are then
+    /// in the progress; `None` if there is none, and all is done.
+    pub(super) fn advance(&mut self, progress: &mut Progress) -> Result<Option<Stage>> {
+        if progress.next == Next::Gradient {
+            progress.next = Next::Statistics;
+            if self.looks_at_gradients() {
+                self.gradient_squares(progress);
+                return Ok(Some(Stage::GradientSquares));
+            }
+        }
+        if progress.next == Next::Statistics {
+            if self.looks_at_gradients() {
+                self.take_gradient_squares(progress)?;
+            }
+            let jobs = self.jobs(progress);
+            self.statistics(&jobs);
+            progress.next = Next::Measure;
+            if self.tensors.iter().any(|t| t.relative) {
+                self.largest_l1(&jobs, progress);
+                return Ok(Some(Stage::LargestL1));
+            }
+        }
+        if progress.next == Next::Measure {
+            let known = |known: &mut Known, [l1, _]: [f64; 2]| known.l1 = l1;
+            self.take(progress, |t| t.relative, known);
+            progress.next = Next::Apply;
+            if self.tensors.iter().any(Tensor::grafted) {
+                let jobs = self.jobs(progress);
+                self.lengths(&jobs, progress);
+                return Ok(Some(Stage::Lengths));
+            }
+        }
+        if progress.next == Next::Apply {
+            self.take(
+                progress,
+                Tensor::grafted,
+                |known, [direction, reference]| {
+                    known.ratio = if direction > 0.0 {
+                        (reference / direction).sqrt()
+                    } else {
+                        0.0
+                    };
+                },
+            );
+            let jobs = self.jobs(progress);
+            self.apply(&jobs);
+            progress.next = Next::Done;
+        }
+        Ok(None)
+    }
+
+    /// Whether the step begins with the lengths of gradients.
+    fn looks_at_gradients(&self) -> bool {
+        self.refuses() || self.options.graft == Graft::NormalizedRmsprop
+    }
+
+    /// Whether it refuses gradients that are not finite.
+    fn refuses(&self) -> bool {
+        self.step.non_finite == NonFinite::Skip || self.step.clip_norm.is_some()
+    }
+
+    /// The tensors' parts in the step, after what is known so far.
+    fn jobs(&self, progress: &Progress) -> Vec<Job<'a>> {
+        let factors = Factors::new(self.options, &self.step, self.number);
+        let tensors = self.tensors.iter().zip(&progress.known).zip(&self.ways);
+        tensors
+            .map(|((tensor, known), &way)| tensor.job(&factors, known, progress.scale, way))
+            .collect()
+    }
+
+    /// Takes a stage's numbers into what is known of the tensors concerned.
+    fn take(
+        &self,
+        progress: &mut Progress,
+        concerned: impl Fn(&Tensor) -> bool,
+        take: impl Fn(&mut Known, [f64; 2]),
+    ) {
+        let numbers = progress.known.iter_mut().zip(&progress.numbers);
+        for (tensor, (known, &numbers)) in self.tensors.iter().zip(numbers) {
+            if concerned(tensor) {
+                take(known, numbers);
+            }
+        }
+    }
+
+    /// Puts numbers of tensors that take part, and are concerned, in place.
+    fn give(
+        &self,
+        progress: &mut Progress,
+        concerned: impl Fn(&Tensor) -> bool,
+        numbers: impl Fn(&Tensor) -> [f64; 2],
+    ) {
+        let tensors = self.tensors.iter().zip(&self.lent);
+        for ((tensor, lent), place) in tensors.zip(&mut progress.numbers) {
+            *place = match lent {
+                Some(_) if concerned(tensor) => numbers(tensor),
+                _ => [0.0; 2],
+            };
+        }
+    }
+
+    fn gradient_squares(&mut self, progress: &mut Progress) {
+        let (tensors, sums) = (self.tensors, self.sums);
+        let jobs = self.jobs(progress);
+        self.sweep(Sweep::Whole, |visit| {
+            let squares = jobs[visit.tensor].gradient_squares(visit.block, visit.access);
+            let block = tensors[visit.tensor].blocks.start + visit.block;
+            sums.set(block, Slot::First, squares);
+        });
+        let fold = |t: &Tensor| sums.fold(t.blocks.clone(), Slot::First, |a, b| a + b);
+        self.give(progress, |_| true, |t| [fold(t), 0.0]);
+    }
+
+    /// Looks for gradients that are not finite; clips.
+    fn take_gradient_squares(&self, progress: &mut Progress) -> Result<()> {
+        if self.refuses() {
+            let mut tensors = self.tensors.iter().zip(&progress.numbers);
+            if let Some((tensor, _)) = tensors.find(|(_, [squares, _])| squares.is_nan()) {
+                return Err(Error::NonFiniteGradient {
+                    tensor: tensor.spec.name.clone(),
+                });
+            }
+        }
+        let all: f64 = progress.numbers.iter().map(|[squares, _]| squares).sum();
+        let norm = all.sqrt();
+        progress.gradient_norm = Some(norm);
+        let clip = match self.step.clip_norm {
+            Some(most) if norm > most => most / norm,
+            _ => 1.0,
+        };
+        progress.scale *= clip;
+        self.take(
+            progress,
+            |_| true,
+            |known, [squares, _]| {
+                known.gradient_length = squares.sqrt() * clip;
+            },
+        );
+        Ok(())
+    }
+
+    /// Statistics of all blocks, together with their directions where nothing
+    /// else has to come before.
+    fn statistics(&mut self, jobs: &[Job<'_>]) {
+        let (tensors, sums) = (self.tensors, self.sums);
+        self.sweep(Sweep::Tiles, |visit| {
+            let tensor = &tensors[visit.tensor];
+            let block = tensor.blocks.start + visit.block;
+            let then = tensor.fused().filter(|_| !visit.waits);
+            let job = &jobs[visit.tensor];
+            let squares = job.statistics(visit.block, visit.access, visit.work, then);
+            sums.set(block, Slot::Reference, squares.reference);
+            if then.is_some() {
+                sums.set(block, Slot::First, squares.direction);
+            }
+        });
+        self.sweep(Sweep::Waiting, |visit| {
+            if let Some(then) = tensors[visit.tensor].fused() {
+                directions(tensors, jobs, sums, then, visit);
+            }
+        });
+    }
+
+    fn largest_l1(&mut self, jobs: &[Job<'_>], progress: &mut Progress) {
+        let (tensors, sums) = (self.tensors, self.sums);
+        self.sweep(Sweep::Whole, |visit| {
+            let tensor = &tensors[visit.tensor];
+            if tensor.relative {
+                let block = tensor.blocks.start + visit.block;
+                let l1 = jobs[visit.tensor].largest_l1(visit.block, visit.access, visit.work);
+                sums.set(block, Slot::First, l1);
+            }
+        });
+        let fold = |t: &Tensor| sums.fold(t.blocks.clone(), Slot::First, f64::max);
+        self.give(progress, |t| t.relative, |t| [fold(t), 0.0]);
+    }
+
+    fn lengths(&mut self, jobs: &[Job<'_>], progress: &mut Progress) {
+        self.left(Directions::Measured, jobs);
+        let sums = self.sums;
+        let fold = |t: &Tensor, slot| sums.fold(t.blocks.clone(), slot, |a, b| a + b);
+        let both = |t: &Tensor| [fold(t, Slot::First), fold(t, Slot::Reference)];
+        self.give(progress, Tensor::grafted, both);
+    }
+
+    fn apply(&mut self, jobs: &[Job<'_>]) {
+        self.left(Directions::Applied, jobs);
+    }
+
+    /// Measures or applies directions where no earlier sweep did.
+    fn left(&mut self, then: Directions, jobs: &[Job<'_>]) {
+        let (tensors, sums) = (self.tensors, self.sums);
+        if !tensors.iter().any(|t| t.is_left(then)) {
+            return;
+        }
+        self.sweep(Sweep::Whole, |visit| {
+            let tensor = &tensors[visit.tensor];
+            if !tensor.is_left(then) {
+            } else if then == Directions::Applied && tensor.keeps() {
+                jobs[visit.tensor].apply_kept(visit.block, visit.access);
+            } else {
+                directions(tensors, jobs, sums, then, visit);
+            }
+        });
+    }
+
     /// Visits the blocks of all tensors that take part.
     fn sweep(&mut self, sweep: Sweep, visit: impl Fn(Visit<'_, '_>) + Sync) {
         self.team
             .sweep(sweep, self.tiles, &self.grids, &mut self.lent, &visit);
     }
-
-    /// The length of each gradient. With `check`, refuses one that is not
-    /// finite.
-    pub(super) fn gradient_lengths(&mut self, jobs: &mut [Job<'_>], check: bool) -> Result<()> {
-        let (tensors, sums) = (self.tensors, self.sums);
-        let visited: &[Job<'_>] = jobs;
-        self.sweep(Sweep::Whole, |visit| {
-            let squares = visited[visit.tensor].gradient_squares(visit.block, visit.access);
-            let block = tensors[visit.tensor].blocks.start + visit.block;
-            sums.set(block, [squares, 0.0]);
-        });
-        for ((tensor, job), lent) in tensors.iter().zip(jobs).zip(&self.lent) {
-            if lent.is_none() {
-                continue;
-            }
-            let [squares, _] = sums.fold(tensor.blocks.clone(), |a, b| a + b);
-            if check && squares.is_nan() {
-                return Err(Error::NonFiniteGradient {
-                    tensor: tensor.spec.name.clone(),
-                });
-            }
-            job.gradient_length = squares.sqrt();
-        }
-        Ok(())
-    }
-
-    /// Statistics of all blocks, together with the first stage after them of
-    /// every tensor that needs nothing else before it.
-    pub(super) fn statistics(&mut self, jobs: &mut [Job<'_>]) {
-        let (tensors, sums) = (self.tensors, self.sums);
-        let jobs: &[Job<'_>] = jobs;
-        let next = |visit: Visit<'_, '_>| {
-            let tensor = &tensors[visit.tensor];
-            if let Some(stage) = tensor.fused() {
-                perform(stage, tensor, &jobs[visit.tensor], sums, visit);
-            }
-        };
-        self.sweep(Sweep::Tiles, |visit| {
-            jobs[visit.tensor].statistics(visit.block, visit.access);
-            if !visit.waits {
-                next(visit);
-            }
-        });
-        self.sweep(Sweep::Waiting, next);
-    }
-
-    /// The stages that are left, each over the tensors that need it.
-    pub(super) fn rest(&mut self, jobs: &mut [Job<'_>]) {
-        let (tensors, sums) = (self.tensors, self.sums);
-        for stage in [Stage::LargestL1, Stage::Lengths, Stage::Apply] {
-            let left = |tensor: &Tensor| {
-                tensor.fused() != Some(stage) && tensor.stages().any(|s| s == stage)
-            };
-            if tensors.iter().any(left) {
-                let jobs: &[Job<'_>] = jobs;
-                self.sweep(Sweep::Whole, |visit| {
-                    let tensor = &tensors[visit.tensor];
-                    if left(tensor) {
-                        perform(stage, tensor, &jobs[visit.tensor], sums, visit);
-                    }
-                });
-            }
-            for (tensor, job) in tensors.iter().zip(&mut *jobs) {
-                if tensor.stages().any(|s| s == stage) {
-                    take_in(stage, tensor, job, sums);
-                }
-            }
-        }
-    }
 }
 
-/// Performs a stage on a block and notes what it gives.
-fn perform(stage: Stage, tensor: &Tensor, job: &Job<'_>, sums: &Sums, visit: Visit<'_, '_>) {
-    let block = tensor.blocks.start + visit.block;
-    match stage {
-        Stage::LargestL1 => {
-            let l1 = job.largest_l1(visit.block, visit.access, visit.work);
-            sums.set(block, [l1, 0.0]);
-        }
-        Stage::Lengths => sums.set(block, job.lengths(visit.block, visit.access, visit.work)),
-        Stage::Apply => job.apply(visit.block, visit.access, visit.work),
-    }
-}
-
-/// Takes what a stage gave into the numbers of the next.
-fn take_in(stage: Stage, tensor: &Tensor, job: &mut Job<'_>, sums: &Sums) {
-    let blocks = tensor.blocks.clone();
-    match stage {
-        Stage::LargestL1 => {
-            let [l1, _] = sums.fold(blocks, f64::max);
-            job.damping = job.factors.damping(l1);
-        }
-        Stage::Lengths => {
-            let [direction, reference] = sums.fold(blocks, |a, b| a + b);
-            let ratio = if direction > 0.0 {
-                (reference / direction).sqrt()
-            } else {
-                0.0
-            };
-            match &mut job.apply {
-                Apply::Update { rate, .. } => *rate *= ratio,
-                Apply::Write { scale } => *scale *= ratio,
-            }
-        }
-        Stage::Apply => {}
-    }
+/// Computes the directions of a block from its state.
+fn directions(
+    tensors: &[Tensor],
+    jobs: &[Job<'_>],
+    sums: &Sums,
+    then: Directions,
+    visit: Visit<'_, '_>,
+) {
+    let block = tensors[visit.tensor].blocks.start + visit.block;
+    let job = &jobs[visit.tensor];
+    let squares = job.directions(visit.block, visit.access, visit.work, then);
+    sums.set(block, Slot::First, squares.direction);
 }

@@ -9,6 +9,16 @@ pub(super) struct Sums {
     blocks: Box<[[AtomicU64; 2]]>,
 }
 
+/// Which of a block's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Slot {
+    /// Squares of the gradient, then the largest l1, then squares of the
+    /// direction.
+    First = 0,
+    /// Squares of the reference, known before the direction's.
+    Reference = 1,
+}
+
 impl Sums {
     pub(super) fn new(blocks: usize) -> Result<Self> {
         match bytemuck::allocation::try_zeroed_slice_box(blocks) {
@@ -24,25 +34,21 @@ impl Sums {
         size_of_val(&*self.blocks)
     }
 
-    /// Notes the numbers of a block.
-    pub(super) fn set(&self, block: usize, values: [f64; 2]) {
-        for (cell, value) in self.blocks[block].iter().zip(values) {
-            cell.store(value.to_bits(), Ordering::Relaxed);
-        }
+    /// Notes a number of a block.
+    pub(super) fn set(&self, block: usize, slot: Slot, value: f64) {
+        self.blocks[block][slot as usize].store(value.to_bits(), Ordering::Relaxed);
     }
 
     /// Combines the numbers of a range of blocks in their order.
     pub(super) fn fold(
         &self,
         blocks: std::ops::Range<usize>,
+        slot: Slot,
         combine: impl Fn(f64, f64) -> f64,
-    ) -> [f64; 2] {
-        let mut totals = [0.0; 2];
-        for cells in &self.blocks[blocks] {
-            for (total, cell) in totals.iter_mut().zip(cells) {
-                *total = combine(*total, f64::from_bits(cell.load(Ordering::Relaxed)));
-            }
-        }
-        totals
+    ) -> f64 {
+        self.blocks[blocks].iter().fold(0.0, |total, cells| {
+            let value = cells[slot as usize].load(Ordering::Relaxed);
+            combine(total, f64::from_bits(value))
+        })
     }
 }

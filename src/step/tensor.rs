@@ -2,11 +2,13 @@
 
 use std::ops::Range;
 
-use super::block::Job;
-use super::buffers::{Target, TensorBuffers};
+use super::block::{Directions, Job};
+use super::buffers::Way;
 use super::factors::Factors;
+use super::stages::Known;
+use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::kernel::{Apply, Kernels, Shape};
+use crate::kernel::{Apply, Isa, Kernels, Noise, Shape};
 use crate::layout::{planes, Grid, Plane, TensorSpec, Update};
 use crate::memory::AlignedBytes;
 use crate::options::{Damping, Graft, Options};
@@ -16,94 +18,106 @@ pub(super) struct Tensor {
     pub(super) spec: TensorSpec,
     pub(super) planes: Vec<Plane>,
     pub(super) grid: Grid,
+    pub(super) kernels: &'static Kernels,
     /// The tensor's blocks among those of all.
     pub(super) blocks: Range<usize>,
-    /// Whether its damping, and its length, take a sweep of their own.
+    /// The tensor's damping takes a sweep of its own.
     pub(super) relative: bool,
-    pub(super) grafted: bool,
-    pub(super) rms: bool,
+    pub(super) graft: Graft,
 }
 
 impl Tensor {
-    pub(super) fn new(spec: &TensorSpec, options: &Options, first_block: usize) -> Self {
+    pub(super) fn new(spec: &TensorSpec, options: &Options, isa: Isa, first_block: usize) -> Self {
         let sonew = spec.update == Update::Sonew;
-        let graft = spec.update.graft(options);
         let grid = Grid::new(spec, spec.update.band(options));
         Tensor {
             spec: spec.clone(),
             planes: planes(options, spec),
+            kernels: isa.kernels(spec.arithmetic()),
             blocks: first_block..first_block + grid.blocks(),
             grid,
             relative: sonew && options.damping == Damping::Relative,
-            grafted: graft != Graft::None,
-            rms: graft == Graft::NormalizedRmsprop,
+            graft: spec.update.graft(options),
         }
     }
 
-    /// Memory for its directions, if it has to keep them.
+    /// Whether the direction has to be measured before it can be applied.
+    pub(super) fn grafted(&self) -> bool {
+        self.graft != Graft::None
+    }
+
+    /// Whether directions are kept in between. They are computed again where
+    /// that moves no more bytes than to write them down and read them back:
+    /// one plane of the arithmetic's type against the state.
+    pub(super) fn keeps(&self) -> bool {
+        let state = (2 + self.grid.band()) * self.spec.state.size();
+        self.grafted() && 2 * self.spec.arithmetic().size() < state
+    }
+
+    /// Memory for its directions, if it keeps them.
     pub(super) fn directions(&self) -> Result<Option<AlignedBytes>> {
         let name = || format!("the direction of tensor \"{}\"", self.spec.name);
-        let bytes = self.spec.len() * size_of::<f32>();
+        let bytes = self.grid.all_kept() * self.spec.arithmetic().size();
         let keep = || AlignedBytes::zeroed(bytes, name);
-        self.grafted.then(keep).transpose()
+        self.keeps().then(keep).transpose()
     }
 
-    /// The largest block that its directions are computed for.
-    pub(super) fn shape(&self) -> Shape {
-        let (stride, core) = self.grid.largest_packed();
-        Shape::new(self.grid.band(), stride, core, false)
+    /// The largest block that is packed for it, and the size of its numbers.
+    pub(super) fn shape(&self) -> (Shape, usize) {
+        let (stride, core, lead) = self.grid.largest_packed();
+        let shape = Shape::new(self.grid.band(), stride, core, lead);
+        (shape, self.spec.arithmetic().size())
     }
 
-    /// The tensor's part in a step.
+    /// The random bits of its planes and of its target in a step, where any of
+    /// its numbers are rounded to 16 bits.
+    pub(super) fn make_noise(&self, noise: &mut Vec<Noise>, index: usize, seed: u64, number: u64) {
+        let few = |dtype| matches!(dtype, Dtype::Bf16 | Dtype::F16);
+        noise.clear();
+        if few(self.spec.state) || few(self.spec.params) {
+            let plane = |plane| Noise::new(seed, number, index, plane);
+            noise.extend((0..=self.planes.len()).map(plane));
+        }
+    }
+
+    /// The tensor's part in a step, after what is known of it.
     pub(super) fn job<'a>(
         &'a self,
-        kernels: &'a Kernels,
-        factors: &'a Factors<'a>,
-        lr: f64,
-        buffers: &TensorBuffers<'_>,
+        factors: &Factors<'_>,
+        known: &Known,
+        scale: f64,
+        way: Way,
     ) -> Job<'a> {
-        let rate = lr * buffers.lr_scale;
         Job {
             grid: &self.grid,
-            kernels,
-            factors,
-            update: self.spec.update,
-            rms: self.rms,
-            kept: self.grafted,
-            gradient_length: 0.0,
-            damping: factors.damping(0.0),
-            apply: match buffers.target {
-                Target::Parameters(_) => Apply::Update {
-                    rate: -rate,
-                    decay: -(rate * buffers.weight_decay),
+            kernels: self.kernels,
+            scale,
+            take_in: factors.take_in(self.graft, known.gradient_length),
+            correct: factors.correct(self.spec.update, factors.damping(known.l1)),
+            gamma: factors.gamma(),
+            apply: match way {
+                Way::Update { rate, decay } => Apply::Update {
+                    rate: -rate * known.ratio,
+                    decay: -decay,
                 },
-                Target::Direction(_) => Apply::Write { scale: 1.0 },
+                Way::Write => Apply::Write { scale: known.ratio },
             },
         }
     }
 
-    /// The stages after the statistics that this tensor needs, in order.
-    pub(super) fn stages(&self) -> impl Iterator<Item = Stage> {
-        [
-            (self.relative, Stage::LargestL1),
-            (self.grafted, Stage::Lengths),
-            (true, Stage::Apply),
-        ]
-        .into_iter()
-        .filter_map(|(needed, stage)| needed.then_some(stage))
+    /// What becomes of its directions in the sweep that takes in gradients: the
+    /// largest l1 has to wait for all statistics.
+    pub(super) fn fused(&self) -> Option<Directions> {
+        match (self.relative, self.grafted()) {
+            (true, _) => None,
+            (_, true) => Some(Directions::Measured),
+            _ => Some(Directions::Applied),
+        }
     }
 
-    /// The first of them, if it can share a sweep with the statistics: the
-    /// largest l1 has to wait for all of them.
-    pub(super) fn fused(&self) -> Option<Stage> {
-        self.stages().next().filter(|&s| s != Stage::LargestL1)
+    /// Whether its directions are yet to be measured, or applied, after that.
+    pub(super) fn is_left(&self, directions: Directions) -> bool {
+        let needed = directions == Directions::Applied || self.grafted();
+        needed && self.fused() != Some(directions)
     }
-}
-
-/// What a sweep does to a block after its statistics.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
-    LargestL1,
-    Lengths,
-    Apply,
 }

@@ -1,131 +1,252 @@
-//! AVX2 with FMA: two registers are one vector.
+//! AVX2 with FMA: a vector of float32 is two registers.
 
 use std::arch::x86_64::*;
 
-use crate::kernel::vector::Vector;
+use super::intrinsics;
+use crate::kernel::vector::{Pack, Register, SingleRegister, WordRegister};
 
 #[derive(Clone, Copy)]
-pub(crate) struct F32x16([__m256; 2]);
+pub(crate) struct F32(__m256);
+#[derive(Clone, Copy)]
+pub(crate) struct F64(__m256d);
+#[derive(Clone, Copy)]
+pub(crate) struct U32(__m256i);
 
-/// Applies an intrinsic to both halves of its operands.
-macro_rules! halves {
-    ($f:ident, $($x:expr),+) => {
-        unsafe { [$f($($x[0]),+), $f($($x[1]),+)] }
-    };
-}
+pub(crate) type F32x16 = Pack<F32, 2>;
+pub(crate) type F64x16 = Pack<F64, 4>;
 
-// SAFETY, for every block below: the trait's contract is that the caller has
-// AVX2 and FMA, and that pointers are good for the lanes named.
+// SAFETY, for every block below: the caller has AVX2 and FMA, and pointers are
+// good for the lanes named.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Vector for F32x16 {
+impl Register for F32 {
     type Scalar = f32;
-    type Mask = [__m256; 2];
-    type Sums = [__m256d; 4];
-    const LANES: usize = 16;
+    type Mask = __m256;
+    type Sums = [__m256d; 2];
+    type Single = F32x16;
+    const LANES: usize = 8;
+    const UNROLLS: bool = true;
+
+    intrinsics! {
+        add(b) = _mm256_add_ps;
+        mul(b) = _mm256_mul_ps;
+        div(b) = _mm256_div_ps;
+        sqrt() = _mm256_sqrt_ps;
+        mul_add(b, c) = _mm256_fmadd_ps;
+        neg_mul_add(b, c) = _mm256_fnmadd_ps;
+    }
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
-        F32x16([unsafe { _mm256_set1_ps(x) }; 2])
+        F32(unsafe { _mm256_set1_ps(x) })
     }
     #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        F32x16(unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] })
+    unsafe fn load_f32(from: *const f32) -> Self {
+        F32(unsafe { _mm256_loadu_ps(from) })
     }
     #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
+    unsafe fn load_f64(from: *const f64) -> Self {
         unsafe {
-            _mm256_storeu_ps(to, self.0[0]);
-            _mm256_storeu_ps(to.add(8), self.0[1]);
+            let low = _mm256_cvtpd_ps(_mm256_loadu_pd(from));
+            let high = _mm256_cvtpd_ps(_mm256_loadu_pd(from.add(4)));
+            F32(_mm256_set_m128(high, low))
         }
     }
     #[inline(always)]
-    unsafe fn add(self, b: Self) -> Self {
-        F32x16(halves!(_mm256_add_ps, self.0, b.0))
+    unsafe fn store_f32(self, to: *mut f32) {
+        unsafe { _mm256_storeu_ps(to, self.0) }
     }
     #[inline(always)]
-    unsafe fn mul(self, b: Self) -> Self {
-        F32x16(halves!(_mm256_mul_ps, self.0, b.0))
+    unsafe fn store_f64(self, to: *mut f64) {
+        unsafe {
+            _mm256_storeu_pd(to, _mm256_cvtps_pd(_mm256_castps256_ps128(self.0)));
+            let high = _mm256_extractf128_ps::<1>(self.0);
+            _mm256_storeu_pd(to.add(4), _mm256_cvtps_pd(high));
+        }
     }
     #[inline(always)]
-    unsafe fn div(self, b: Self) -> Self {
-        F32x16(halves!(_mm256_div_ps, self.0, b.0))
-    }
-    #[inline(always)]
-    unsafe fn sqrt(self) -> Self {
-        F32x16(halves!(_mm256_sqrt_ps, self.0))
+    unsafe fn stream(self, to: *mut f32) {
+        unsafe { _mm256_stream_ps(to, self.0) }
     }
     #[inline(always)]
     unsafe fn abs(self) -> Self {
-        let sign = [unsafe { _mm256_set1_ps(-0.0) }; 2];
-        F32x16(halves!(_mm256_andnot_ps, sign, self.0))
+        F32(unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), self.0) })
     }
     #[inline(always)]
-    unsafe fn mul_add(self, b: Self, c: Self) -> Self {
-        F32x16(halves!(_mm256_fmadd_ps, self.0, b.0, c.0))
+    unsafe fn lt(self, b: Self) -> __m256 {
+        unsafe { _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, b.0) }
     }
     #[inline(always)]
-    unsafe fn neg_mul_add(self, b: Self, c: Self) -> Self {
-        F32x16(halves!(_mm256_fnmadd_ps, self.0, b.0, c.0))
+    unsafe fn is_nan(self) -> __m256 {
+        unsafe { _mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, self.0) }
     }
     #[inline(always)]
-    unsafe fn lt(self, b: Self) -> Self::Mask {
-        unsafe {
-            [
-                _mm256_cmp_ps::<_CMP_LT_OQ>(self.0[0], b.0[0]),
-                _mm256_cmp_ps::<_CMP_LT_OQ>(self.0[1], b.0[1]),
-            ]
-        }
+    unsafe fn and(a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_and_ps(a, b) }
     }
     #[inline(always)]
-    unsafe fn is_nan(self) -> Self::Mask {
-        unsafe {
-            [
-                _mm256_cmp_ps::<_CMP_UNORD_Q>(self.0[0], self.0[0]),
-                _mm256_cmp_ps::<_CMP_UNORD_Q>(self.0[1], self.0[1]),
-            ]
-        }
+    unsafe fn all(a: __m256) -> bool {
+        unsafe { _mm256_movemask_ps(a) == 0xff }
     }
     #[inline(always)]
-    unsafe fn and(a: Self::Mask, b: Self::Mask) -> Self::Mask {
-        halves!(_mm256_and_ps, a, b)
-    }
-    #[inline(always)]
-    unsafe fn all(a: Self::Mask) -> bool {
-        unsafe { _mm256_movemask_ps(_mm256_and_ps(a[0], a[1])) == 0xff }
-    }
-    #[inline(always)]
-    unsafe fn select(mask: Self::Mask, yes: Self, no: Self) -> Self {
-        F32x16(halves!(_mm256_blendv_ps, no.0, yes.0, mask))
-    }
-    #[inline(always)]
-    unsafe fn prefetch(address: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    unsafe fn select(mask: __m256, yes: Self, no: Self) -> Self {
+        F32(unsafe { _mm256_blendv_ps(no.0, yes.0, mask) })
     }
     #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {
-        [unsafe { _mm256_setzero_pd() }; 4]
+        [unsafe { _mm256_setzero_pd() }; 2]
     }
     #[inline(always)]
     unsafe fn add_squares(self, sums: Self::Sums) -> Self::Sums {
         unsafe {
-            let quarters = [
-                _mm256_castps256_ps128(self.0[0]),
-                _mm256_extractf128_ps::<1>(self.0[0]),
-                _mm256_castps256_ps128(self.0[1]),
-                _mm256_extractf128_ps::<1>(self.0[1]),
-            ];
-            let mut sums = sums;
-            for (sum, quarter) in sums.iter_mut().zip(quarters) {
-                let x = _mm256_cvtps_pd(quarter);
-                *sum = _mm256_fmadd_pd(x, x, *sum);
-            }
-            sums
+            let low = _mm256_cvtps_pd(_mm256_castps256_ps128(self.0));
+            let high = _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(self.0));
+            [
+                _mm256_fmadd_pd(low, low, sums[0]),
+                _mm256_fmadd_pd(high, high, sums[1]),
+            ]
         }
     }
     #[inline(always)]
     unsafe fn store_sums(sums: Self::Sums, to: *mut f64) {
-        for (i, sum) in sums.into_iter().enumerate() {
-            unsafe { _mm256_storeu_pd(to.add(4 * i), sum) }
+        unsafe {
+            _mm256_storeu_pd(to, sums[0]);
+            _mm256_storeu_pd(to.add(4), sums[1]);
         }
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Register for F64 {
+    type Scalar = f64;
+    type Mask = __m256d;
+    type Sums = __m256d;
+    type Single = F32x16;
+    const LANES: usize = 4;
+    const UNROLLS: bool = false;
+
+    intrinsics! {
+        add(b) = _mm256_add_pd;
+        mul(b) = _mm256_mul_pd;
+        div(b) = _mm256_div_pd;
+        sqrt() = _mm256_sqrt_pd;
+        mul_add(b, c) = _mm256_fmadd_pd;
+        neg_mul_add(b, c) = _mm256_fnmadd_pd;
+    }
+
+    #[inline(always)]
+    unsafe fn splat(x: f64) -> Self {
+        F64(unsafe { _mm256_set1_pd(x) })
+    }
+    #[inline(always)]
+    unsafe fn load_f32(from: *const f32) -> Self {
+        F64(unsafe { _mm256_cvtps_pd(_mm_loadu_ps(from)) })
+    }
+    #[inline(always)]
+    unsafe fn load_f64(from: *const f64) -> Self {
+        F64(unsafe { _mm256_loadu_pd(from) })
+    }
+    #[inline(always)]
+    unsafe fn store_f32(self, to: *mut f32) {
+        unsafe { _mm_storeu_ps(to, _mm256_cvtpd_ps(self.0)) }
+    }
+    #[inline(always)]
+    unsafe fn store_f64(self, to: *mut f64) {
+        unsafe { _mm256_storeu_pd(to, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn stream(self, to: *mut f64) {
+        unsafe { _mm256_stream_pd(to, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn abs(self) -> Self {
+        F64(unsafe { _mm256_andnot_pd(_mm256_set1_pd(-0.0), self.0) })
+    }
+    #[inline(always)]
+    unsafe fn lt(self, b: Self) -> __m256d {
+        unsafe { _mm256_cmp_pd::<_CMP_LT_OQ>(self.0, b.0) }
+    }
+    #[inline(always)]
+    unsafe fn is_nan(self) -> __m256d {
+        unsafe { _mm256_cmp_pd::<_CMP_UNORD_Q>(self.0, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn and(a: __m256d, b: __m256d) -> __m256d {
+        unsafe { _mm256_and_pd(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn all(a: __m256d) -> bool {
+        unsafe { _mm256_movemask_pd(a) == 0xf }
+    }
+    #[inline(always)]
+    unsafe fn select(mask: __m256d, yes: Self, no: Self) -> Self {
+        F64(unsafe { _mm256_blendv_pd(no.0, yes.0, mask) })
+    }
+    #[inline(always)]
+    unsafe fn no_sums() -> __m256d {
+        unsafe { _mm256_setzero_pd() }
+    }
+    #[inline(always)]
+    unsafe fn add_squares(self, sums: __m256d) -> __m256d {
+        unsafe { _mm256_fmadd_pd(self.0, self.0, sums) }
+    }
+    #[inline(always)]
+    unsafe fn store_sums(sums: __m256d, to: *mut f64) {
+        unsafe { _mm256_storeu_pd(to, sums) }
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl SingleRegister for F32 {
+    type Words = U32;
+    #[inline(always)]
+    unsafe fn to_words(self) -> U32 {
+        U32(unsafe { _mm256_castps_si256(self.0) })
+    }
+    #[inline(always)]
+    unsafe fn from_words(words: U32) -> Self {
+        F32(unsafe { _mm256_castsi256_ps(words.0) })
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl WordRegister for U32 {
+    intrinsics! {
+        add(b) = _mm256_add_epi32;
+        mul(b) = _mm256_mullo_epi32;
+        and(b) = _mm256_and_si256;
+        or(b) = _mm256_or_si256;
+        xor(b) = _mm256_xor_si256;
+    }
+
+    #[inline(always)]
+    unsafe fn splat(x: u32) -> Self {
+        U32(unsafe { _mm256_set1_epi32(x as i32) })
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const u32) -> Self {
+        U32(unsafe { _mm256_loadu_si256(from.cast()) })
+    }
+    #[inline(always)]
+    unsafe fn load_u16(from: *const u16) -> Self {
+        U32(unsafe { _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast())) })
+    }
+    #[inline(always)]
+    unsafe fn store_u16(self, to: *mut u16) {
+        // The low halves of the words come together in each half of the
+        // register, which saturation must not see the high ones of.
+        unsafe {
+            let low = _mm256_and_si256(self.0, _mm256_set1_epi32(0xffff));
+            let packed = _mm256_packus_epi32(low, low);
+            let together = _mm256_permute4x64_epi64::<0b10_00>(packed);
+            _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(together));
+        }
+    }
+    #[inline(always)]
+    unsafe fn shl<const N: u32>(self) -> Self {
+        U32(unsafe { _mm256_sll_epi32(self.0, _mm_cvtsi32_si128(N as i32)) })
+    }
+    #[inline(always)]
+    unsafe fn shr<const N: u32>(self) -> Self {
+        U32(unsafe { _mm256_srl_epi32(self.0, _mm_cvtsi32_si128(N as i32)) })
     }
 }

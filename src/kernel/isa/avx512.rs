@@ -1,74 +1,81 @@
-//! AVX-512: one register is one vector; tails are masked.
+//! AVX-512F: a vector of float32 is one register.
 
 use std::arch::x86_64::*;
 
-use crate::kernel::vector::Vector;
+use super::intrinsics;
+use crate::kernel::vector::{Pack, Register, SingleRegister, WordRegister};
 
 #[derive(Clone, Copy)]
-pub(crate) struct F32x16(__m512);
+pub(crate) struct F32(__m512);
+#[derive(Clone, Copy)]
+pub(crate) struct F64(__m512d);
+#[derive(Clone, Copy)]
+pub(crate) struct U32(__m512i);
 
-/// The mask of the first `count` of 16 lanes.
+pub(crate) type F32x16 = Pack<F32, 1>;
+pub(crate) type F64x16 = Pack<F64, 2>;
+
+/// The upper half.
 #[inline(always)]
-fn first(count: usize) -> __mmask16 {
-    ((1u32 << count) - 1) as __mmask16
+unsafe fn high(x: __m512) -> __m256 {
+    // SAFETY: the caller has AVX-512F.
+    unsafe { _mm512_castps512_ps256(_mm512_shuffle_f32x4::<0b11_10_11_10>(x, x)) }
 }
 
-// SAFETY, for every block below: the trait's contract is that the caller has
-// AVX-512F, and that pointers are good for the lanes named.
+// SAFETY, for every block below: the caller has AVX-512F, and pointers are
+// good for the lanes named.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Vector for F32x16 {
+impl Register for F32 {
     type Scalar = f32;
     type Mask = __mmask16;
     type Sums = [__m512d; 2];
+    type Single = F32x16;
     const LANES: usize = 16;
+    const UNROLLS: bool = true;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
-        F32x16(unsafe { _mm512_set1_ps(x) })
+        F32(unsafe { _mm512_set1_ps(x) })
     }
     #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        F32x16(unsafe { _mm512_loadu_ps(from) })
+    unsafe fn load_f32(from: *const f32) -> Self {
+        F32(unsafe { _mm512_loadu_ps(from) })
     }
     #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
+    unsafe fn load_f64(from: *const f64) -> Self {
+        unsafe {
+            let low = _mm512_cvtpd_ps(_mm512_loadu_pd(from));
+            let high = _mm512_cvtpd_ps(_mm512_loadu_pd(from.add(8)));
+            let low = _mm512_castps_pd(_mm512_castps256_ps512(low));
+            F32(_mm512_castpd_ps(_mm512_insertf64x4::<1>(
+                low,
+                _mm256_castps_pd(high),
+            )))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_f32(self, to: *mut f32) {
         unsafe { _mm512_storeu_ps(to, self.0) }
     }
     #[inline(always)]
-    unsafe fn load_partial(from: *const f32, count: usize) -> Self {
-        F32x16(unsafe { _mm512_maskz_loadu_ps(first(count), from) })
+    unsafe fn store_f64(self, to: *mut f64) {
+        unsafe {
+            _mm512_storeu_pd(to, _mm512_cvtps_pd(_mm512_castps512_ps256(self.0)));
+            _mm512_storeu_pd(to.add(8), _mm512_cvtps_pd(high(self.0)));
+        }
     }
     #[inline(always)]
-    unsafe fn store_partial(self, to: *mut f32, count: usize) {
-        unsafe { _mm512_mask_storeu_ps(to, first(count), self.0) }
+    unsafe fn stream(self, to: *mut f32) {
+        unsafe { _mm512_stream_ps(to, self.0) }
     }
-    #[inline(always)]
-    unsafe fn add(self, b: Self) -> Self {
-        F32x16(unsafe { _mm512_add_ps(self.0, b.0) })
-    }
-    #[inline(always)]
-    unsafe fn mul(self, b: Self) -> Self {
-        F32x16(unsafe { _mm512_mul_ps(self.0, b.0) })
-    }
-    #[inline(always)]
-    unsafe fn div(self, b: Self) -> Self {
-        F32x16(unsafe { _mm512_div_ps(self.0, b.0) })
-    }
-    #[inline(always)]
-    unsafe fn sqrt(self) -> Self {
-        F32x16(unsafe { _mm512_sqrt_ps(self.0) })
-    }
-    #[inline(always)]
-    unsafe fn abs(self) -> Self {
-        F32x16(unsafe { _mm512_abs_ps(self.0) })
-    }
-    #[inline(always)]
-    unsafe fn mul_add(self, b: Self, c: Self) -> Self {
-        F32x16(unsafe { _mm512_fmadd_ps(self.0, b.0, c.0) })
-    }
-    #[inline(always)]
-    unsafe fn neg_mul_add(self, b: Self, c: Self) -> Self {
-        F32x16(unsafe { _mm512_fnmadd_ps(self.0, b.0, c.0) })
+    intrinsics! {
+        add(b) = _mm512_add_ps;
+        mul(b) = _mm512_mul_ps;
+        div(b) = _mm512_div_ps;
+        sqrt() = _mm512_sqrt_ps;
+        abs() = _mm512_abs_ps;
+        mul_add(b, c) = _mm512_fmadd_ps;
+        neg_mul_add(b, c) = _mm512_fnmadd_ps;
     }
     #[inline(always)]
     unsafe fn lt(self, b: Self) -> Self::Mask {
@@ -88,11 +95,7 @@ impl Vector for F32x16 {
     }
     #[inline(always)]
     unsafe fn select(mask: Self::Mask, yes: Self, no: Self) -> Self {
-        F32x16(unsafe { _mm512_mask_blend_ps(mask, no.0, yes.0) })
-    }
-    #[inline(always)]
-    unsafe fn prefetch(address: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        F32(unsafe { _mm512_mask_blend_ps(mask, no.0, yes.0) })
     }
     #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {
@@ -101,10 +104,8 @@ impl Vector for F32x16 {
     #[inline(always)]
     unsafe fn add_squares(self, sums: Self::Sums) -> Self::Sums {
         unsafe {
-            let high =
-                _mm512_castps512_ps256(_mm512_shuffle_f32x4::<0b11_10_11_10>(self.0, self.0));
             let low = _mm512_cvtps_pd(_mm512_castps512_ps256(self.0));
-            let high = _mm512_cvtps_pd(high);
+            let high = _mm512_cvtps_pd(high(self.0));
             [
                 _mm512_fmadd_pd(low, low, sums[0]),
                 _mm512_fmadd_pd(high, high, sums[1]),
@@ -117,5 +118,129 @@ impl Vector for F32x16 {
             _mm512_storeu_pd(to, sums[0]);
             _mm512_storeu_pd(to.add(8), sums[1]);
         }
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Register for F64 {
+    type Scalar = f64;
+    type Mask = __mmask8;
+    type Sums = __m512d;
+    type Single = F32x16;
+    const LANES: usize = 8;
+    const UNROLLS: bool = false;
+
+    #[inline(always)]
+    unsafe fn splat(x: f64) -> Self {
+        F64(unsafe { _mm512_set1_pd(x) })
+    }
+    #[inline(always)]
+    unsafe fn load_f32(from: *const f32) -> Self {
+        F64(unsafe { _mm512_cvtps_pd(_mm256_loadu_ps(from)) })
+    }
+    #[inline(always)]
+    unsafe fn load_f64(from: *const f64) -> Self {
+        F64(unsafe { _mm512_loadu_pd(from) })
+    }
+    #[inline(always)]
+    unsafe fn store_f32(self, to: *mut f32) {
+        unsafe { _mm256_storeu_ps(to, _mm512_cvtpd_ps(self.0)) }
+    }
+    #[inline(always)]
+    unsafe fn store_f64(self, to: *mut f64) {
+        unsafe { _mm512_storeu_pd(to, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn stream(self, to: *mut f64) {
+        unsafe { _mm512_stream_pd(to, self.0) }
+    }
+    intrinsics! {
+        add(b) = _mm512_add_pd;
+        mul(b) = _mm512_mul_pd;
+        div(b) = _mm512_div_pd;
+        sqrt() = _mm512_sqrt_pd;
+        abs() = _mm512_abs_pd;
+        mul_add(b, c) = _mm512_fmadd_pd;
+        neg_mul_add(b, c) = _mm512_fnmadd_pd;
+    }
+    #[inline(always)]
+    unsafe fn lt(self, b: Self) -> Self::Mask {
+        unsafe { _mm512_cmp_pd_mask::<_CMP_LT_OQ>(self.0, b.0) }
+    }
+    #[inline(always)]
+    unsafe fn is_nan(self) -> Self::Mask {
+        unsafe { _mm512_cmp_pd_mask::<_CMP_UNORD_Q>(self.0, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn and(a: Self::Mask, b: Self::Mask) -> Self::Mask {
+        a & b
+    }
+    #[inline(always)]
+    unsafe fn all(a: Self::Mask) -> bool {
+        a == !0
+    }
+    #[inline(always)]
+    unsafe fn select(mask: Self::Mask, yes: Self, no: Self) -> Self {
+        F64(unsafe { _mm512_mask_blend_pd(mask, no.0, yes.0) })
+    }
+    #[inline(always)]
+    unsafe fn no_sums() -> Self::Sums {
+        unsafe { _mm512_setzero_pd() }
+    }
+    #[inline(always)]
+    unsafe fn add_squares(self, sums: Self::Sums) -> Self::Sums {
+        unsafe { _mm512_fmadd_pd(self.0, self.0, sums) }
+    }
+    #[inline(always)]
+    unsafe fn store_sums(sums: Self::Sums, to: *mut f64) {
+        unsafe { _mm512_storeu_pd(to, sums) }
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl SingleRegister for F32 {
+    type Words = U32;
+    #[inline(always)]
+    unsafe fn to_words(self) -> U32 {
+        U32(unsafe { _mm512_castps_si512(self.0) })
+    }
+    #[inline(always)]
+    unsafe fn from_words(words: U32) -> Self {
+        F32(unsafe { _mm512_castsi512_ps(words.0) })
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl WordRegister for U32 {
+    #[inline(always)]
+    unsafe fn splat(x: u32) -> Self {
+        U32(unsafe { _mm512_set1_epi32(x as i32) })
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const u32) -> Self {
+        U32(unsafe { _mm512_loadu_si512(from.cast()) })
+    }
+    #[inline(always)]
+    unsafe fn load_u16(from: *const u16) -> Self {
+        U32(unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast())) })
+    }
+    #[inline(always)]
+    unsafe fn store_u16(self, to: *mut u16) {
+        unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(self.0)) }
+    }
+    intrinsics! {
+        add(b) = _mm512_add_epi32;
+        mul(b) = _mm512_mullo_epi32;
+        and(b) = _mm512_and_si512;
+        or(b) = _mm512_or_si512;
+        xor(b) = _mm512_xor_si512;
+    }
+    #[inline(always)]
+    unsafe fn shl<const N: u32>(self) -> Self {
+        U32(unsafe { _mm512_slli_epi32::<N>(self.0) })
+    }
+    #[inline(always)]
+    unsafe fn shr<const N: u32>(self) -> Self {
+        U32(unsafe { _mm512_srli_epi32::<N>(self.0) })
     }
 }

@@ -12,6 +12,12 @@ mod neon;
 mod portable;
 
 use super::Kernels;
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::options::InstructionSet;
+
+/// The environment variable that names an instruction set.
+const VARIABLE: &str = "SONEW_INSTRUCTION_SET";
 
 /// An instruction set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +57,36 @@ impl Isa {
         Isa::available().last().unwrap_or(Isa::Portable)
     }
 
+    /// The one that an option asks for, or else the environment variable
+    /// `SONEW_INSTRUCTION_SET`, or else the best.
+    ///
+    /// # Errors
+    /// [`Error::InstructionSet`] for one that is not available.
+    pub(crate) fn choose(option: InstructionSet) -> Result<Isa> {
+        let named = |argument, name: &str| {
+            let mut available = Isa::available();
+            available
+                .find(|isa| isa.name() == name)
+                .ok_or_else(|| Error::InstructionSet {
+                    argument,
+                    name: name.to_owned(),
+                    available: Isa::available()
+                        .map(Isa::name)
+                        .collect::<Vec<_>>()
+                        .join(", "),
+                })
+        };
+        if option != InstructionSet::Auto {
+            return named("options.instruction_set", option.name());
+        }
+        match std::env::var_os(VARIABLE) {
+            Some(name) if name != InstructionSet::Auto.name() => {
+                named(VARIABLE, &name.to_string_lossy())
+            }
+            _ => Ok(Isa::best()),
+        }
+    }
+
     /// The name that users see.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -76,107 +112,165 @@ impl Isa {
         }
     }
 
-    /// The kernels of an instruction set from [`Isa::available`].
-    pub(crate) fn kernels(self) -> &'static Kernels {
+    /// The kernels of an instruction set from [`Isa::available`], for this
+    /// type of arithmetic.
+    pub(crate) fn kernels(self, arithmetic: Dtype) -> &'static Kernels {
         assert!(self.supported(), "{} is not available", self.name());
-        match self {
-            Isa::Portable => &portable_f32::TABLE,
+        let [single, double] = match self {
+            Isa::Portable => &portable_tables::TABLES,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => &avx2_f32::TABLE,
+            Isa::Avx2 => &avx2_tables::TABLES,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => &avx512_f32::TABLE,
+            Isa::Avx512 => &avx512_tables::TABLES,
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => &neon_f32::TABLE,
+            Isa::Neon => &neon_tables::TABLES,
+        };
+        match arithmetic {
+            Dtype::F64 => double,
+            _ => single,
         }
     }
 }
 
-/// The entry points of one instruction set, vector and choice of element types
-/// (parameters, gradients, state), with the table that names them. They alone
-/// carry the target features; all that they call is inlined into them.
-macro_rules! table {
-    ($module:ident, $isa:ident, [$($feature:meta)?], $vector:ty, $P:ty, $G:ty, $S:ty) => {
+/// Methods that are one intrinsic each, of the register inside.
+macro_rules! intrinsics {
+    ($($name:ident($($other:ident),*) = $intrinsic:path;)*) => {$(
+        #[inline(always)]
+        unsafe fn $name(self $(, $other: Self)*) -> Self {
+            Self(unsafe { $intrinsic(self.0 $(, $other.0)*) })
+        }
+    )*};
+}
+use intrinsics;
+
+/// The entry points of one instruction set, and the tables that name them: for
+/// float32 and for float64. They alone carry the target features; all that
+/// they call is inlined into them.
+macro_rules! tables {
+    ($module:ident, [$($feature:meta)?], $vectors:ident) => {
         mod $module {
+            use super::super::block::Entries;
+            use super::super::element::Stored;
+            use super::super::lines::Cursor;
+            use super::super::sink::Sink;
+            use super::super::source::Source;
+            use super::super::workspace::Arrays;
             use super::super::vector::Vector;
-            use super::super::{apply, direction, length, pack, statistics};
+            use super::super::{block, damping, gradient, sink};
             use super::super::{
-                Apply, Array, Average, Kernels, Planes, Reference, Term, Workspace,
+                Apply, Correct, Kernels, Squares, State, Target, Task, Workspace,
             };
             use super::*;
 
-            pub(super) static TABLE: Kernels = Kernels {
-                isa: Isa::$isa,
-                gradient_squares: gradient_squares_of,
-                average: average_of,
-                directions: Workspace::directions::<<$vector as Vector>::Scalar>,
-                begin: Workspace::begin::<<$vector as Vector>::Scalar>,
-                pad: Workspace::pad::<<$vector as Vector>::Scalar>,
-                set_reach: Workspace::set_reach::<<$vector as Vector>::Scalar>,
-                pack: pack_of,
-                largest_l1: largest_l1_of,
-                l1_of_first: Workspace::l1_of_first::<<$vector as Vector>::Scalar>,
-                direction: direction_of,
-                reference: reference_of,
-                block_squares: block_squares_of,
-                apply: apply_of,
-            };
+            pub(super) static TABLES: [Kernels; 2] =
+                [table::<$vectors::F32x16>(), table::<$vectors::F64x16>()];
 
-            table!(@entry [$($feature)?] gradient_squares_of(g: &[u8], scale: f64) -> f64
-                { length::gradient_squares::<$vector, $G>(g, scale) });
-            table!(@entry [$($feature)?] average_of(plane: &mut [u8], g: &[u8], term: Term<'_>, by: Average) -> ()
-                { statistics::average::<$vector, $G, $S>(plane, g, term, by) });
-            table!(@entry [$($feature)?] pack_of(work: &mut Workspace, array: Array, at: usize, plane: &[u8], factor: f64, add: f64) -> ()
-                { pack::pack::<$vector, $S>(work, array, at, plane, factor, add) });
-            table!(@entry [$($feature)?] largest_l1_of(work: &mut Workspace, at: usize, count: usize) -> f64
-                { pack::largest_l1::<$vector>(work, at, count) });
-            table!(@entry [$($feature)?] direction_of(work: &mut Workspace, gamma: f64) -> ()
-                { direction::direction::<$vector>(work, gamma) });
-            table!(@entry [$($feature)?] reference_of(work: &mut Workspace, array: Array, at: usize, g: &[u8], run: Planes<'_>, reference: Reference) -> ()
-                { length::reference::<$vector, $G, $S>(work, array, at, g, run, reference) });
-            table!(@entry [$($feature)?] block_squares_of(work: &mut Workspace, array: Array) -> f64
-                { length::block_squares::<$vector>(work, array) });
-            table!(@entry [$($feature)?] apply_of(direction: &[u8], run: &mut [u8], by: Apply) -> ()
-                { apply::apply::<$vector, $P>(direction, run, by) });
+            const fn table<V: Vector>() -> Kernels {
+                Kernels {
+                    gradient_squares: gradient_squares::<V>,
+                    begin: Workspace::begin::<V::Scalar>,
+                    pad: Workspace::pad::<V::Scalar>,
+                    pad_gradient: Workspace::pad_gradient::<V::Scalar>,
+                    set_reach: Workspace::set_reach::<V::Scalar>,
+                    pack: pack::<V>,
+                    pack_gradient: pack_gradient::<V>,
+                    largest_l1: largest_l1::<V>,
+                    l1_of_first: Workspace::l1_of_first::<V::Scalar>,
+                    block: block::block::<V, Calls>,
+                    deliver: deliver::<V>,
+                }
+            }
+
+            tables!(@entry [$($feature)?]
+                gradient_squares(run: &[u8], dtype: Dtype, scale: f64) -> f64 = gradient::gradient_squares);
+            tables!(@entry [$($feature)?]
+                pack(work: &mut Workspace, state: &State<'_>, at: usize, by: &Correct) -> () = block::pack);
+            tables!(@entry [$($feature)?]
+                pack_gradient(work: &mut Workspace, at: usize, run: &[u8], dtype: Dtype, scale: f64) -> ()
+                = gradient::pack_gradient);
+            tables!(@entry [$($feature)?]
+                largest_l1(work: &mut Workspace, at: usize, count: usize) -> f64 = damping::largest_l1);
+
+            struct Calls;
+            impl Entries for Calls {
+                unsafe fn run<V: Vector, S: Stored, const BAND: usize, const BROKEN: bool>(
+                    work: &mut Workspace,
+                    task: Task<'_>,
+                ) -> Squares {
+                    // SAFETY: passed on from the caller.
+                    unsafe { run::<V, S, BAND, BROKEN>(work, task) }
+                }
+
+                unsafe fn take_rest<V: Vector, S: Stored>(
+                    source: &mut Source<'_, V, S>,
+                    arrays: &Arrays<V::Scalar>,
+                    at: usize,
+                    cursor: &Cursor,
+                    broken: bool,
+                ) {
+                    // SAFETY: passed on from the caller.
+                    unsafe { take_rest(source, arrays, at, cursor, broken) }
+                }
+
+                unsafe fn deliver_rest<V: Vector>(
+                    sink: &Sink<'_, V>,
+                    u: *const V::Scalar,
+                    cursor: &Cursor,
+                ) {
+                    // SAFETY: passed on from the caller.
+                    unsafe { deliver_rest(sink, u, cursor) }
+                }
+            }
+
+            $(#[$feature])?
+            unsafe fn run<V: Vector, S: Stored, const BAND: usize, const BROKEN: bool>(
+                work: &mut Workspace,
+                task: Task<'_>,
+            ) -> Squares {
+                // SAFETY: as for the other entries.
+                unsafe { block::run::<V, Calls, S, BAND, BROKEN>(work, task) }
+            }
+
+            $(#[$feature])?
+            unsafe fn take_rest<V: Vector, S: Stored>(
+                source: &mut Source<'_, V, S>,
+                arrays: &Arrays<V::Scalar>,
+                at: usize,
+                cursor: &Cursor,
+                broken: bool,
+            ) {
+                // SAFETY: as for the other entries.
+                unsafe { block::take_rest(source, arrays, at, cursor, broken) }
+            }
+
+            $(#[$feature])?
+            unsafe fn deliver_rest<V: Vector>(
+                sink: &Sink<'_, V>,
+                u: *const V::Scalar,
+                cursor: &Cursor,
+            ) {
+                // SAFETY: as for the other entries.
+                unsafe { sink.deliver(V::load(u), cursor) }
+            }
+            tables!(@entry [$($feature)?]
+                deliver(kept: &[u8], target: &Target<'_>, apply: Apply) -> () = sink::deliver);
         }
     };
-    (@entry [$($feature:meta)?] $name:ident($($argument:ident: $type:ty),*) -> $result:ty { $body:expr }) => {
+    (@entry [$($feature:meta)?]
+        $name:ident($($argument:ident: $type:ty),*) -> $result:ty = $($kernel:ident)::+) => {
         $(#[$feature])?
-        unsafe fn $name($($argument: $type),*) -> $result {
+        unsafe fn $name<V: Vector>($($argument: $type),*) -> $result {
             // SAFETY: the table is reached only where the processor has the
             // instruction set.
-            unsafe { $body }
+            unsafe { $($kernel)::+::<V>($($argument),*) }
         }
     };
 }
 
-table!(portable_f32, Portable, [], portable::F32x16, f32, f32, f32);
+tables!(portable_tables, [], portable);
 #[cfg(target_arch = "x86_64")]
-table!(
-    avx2_f32,
-    Avx2,
-    [target_feature(enable = "avx2,fma")],
-    avx2::F32x16,
-    f32,
-    f32,
-    f32
-);
+tables!(avx2_tables, [target_feature(enable = "avx2,fma")], avx2);
 #[cfg(target_arch = "x86_64")]
-table!(
-    avx512_f32,
-    Avx512,
-    [target_feature(enable = "avx512f")],
-    avx512::F32x16,
-    f32,
-    f32,
-    f32
-);
+tables!(avx512_tables, [target_feature(enable = "avx512f")], avx512);
 #[cfg(target_arch = "aarch64")]
-table!(
-    neon_f32,
-    Neon,
-    [target_feature(enable = "neon")],
-    neon::F32x16,
-    f32,
-    f32,
-    f32
-);
+tables!(neon_tables, [target_feature(enable = "neon")], neon);

@@ -1,0 +1,443 @@
+//! Elements as they lie in memory become lanes, and lanes elements.
+
+use std::mem::MaybeUninit;
+
+use super::vector::{SingleVector, Vector, Words, LANES};
+use crate::dtype::Dtype;
+
+/// Where stochastic rounding takes its random bits from: the same for the same
+/// seed, step, tensor, plane and element, whoever computes it.
+#[derive(Clone, Copy)]
+pub(crate) struct Noise {
+    key: [u32; 2],
+}
+
+impl Noise {
+    /// The bits of one plane of a tensor in one step. Elements are told apart
+    /// by the low 32 bits of their index.
+    pub(crate) fn new(seed: u64, step: u64, tensor: usize, plane: usize) -> Self {
+        let key = [step, tensor as u64, plane as u64]
+            .into_iter()
+            .fold(seed, |key, x| mix(key ^ mix(x)));
+        Noise {
+            key: [key as u32, (key >> 32) as u32],
+        }
+    }
+
+    /// 32 random bits for each of the elements from `index` on.
+    ///
+    /// A counter goes through the two-round integer hash "lowbias32" of C.
+    /// Wellons' hash prospector, keyed before each round.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `W`.
+    #[inline(always)]
+    unsafe fn bits<W: Words>(self, index: usize) -> W {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let x = W::counting().add(W::splat(index as u32));
+            let x = x.xor(W::splat(self.key[0]));
+            let x = x.xor(x.shr::<16>()).mul(W::splat(0x7feb_352d));
+            let x = x.add(W::splat(self.key[1]));
+            let x = x.xor(x.shr::<15>()).mul(W::splat(0x846c_a68b));
+            x.xor(x.shr::<16>())
+        }
+    }
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014).
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// A type of stored elements.
+pub(crate) trait Stored {
+    const DTYPE: Dtype;
+
+    /// # Safety
+    /// `from` is good for a vector of elements, and the processor has the
+    /// instructions of `V`.
+    unsafe fn load<V: Vector>(from: *const u8) -> V;
+
+    /// Rounds, stores, and returns what is stored. See [`write`].
+    ///
+    /// # Safety
+    /// `to` is good for a vector of elements, and the processor has the
+    /// instructions of `V`.
+    unsafe fn store<V: Vector>(x: V, to: *mut u8, index: usize, noise: Option<Noise>) -> V;
+}
+
+/// [`Dtype::F32`].
+pub(crate) struct F32;
+/// [`Dtype::F64`].
+pub(crate) struct F64;
+/// [`Dtype::Bf16`].
+pub(crate) struct Bf16;
+/// [`Dtype::F16`].
+pub(crate) struct F16;
+
+// SAFETY, of every block in the four: passed on from the caller.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Stored for F32 {
+    const DTYPE: Dtype = Dtype::F32;
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const u8) -> V {
+        unsafe { V::load_f32(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store<V: Vector>(x: V, to: *mut u8, _: usize, _: Option<Noise>) -> V {
+        unsafe {
+            x.store_f32(to.cast());
+            if size_of::<V::Scalar>() == size_of::<f32>() {
+                return x;
+            }
+            V::load_f32(to.cast())
+        }
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Stored for F64 {
+    const DTYPE: Dtype = Dtype::F64;
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const u8) -> V {
+        unsafe { V::load_f64(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store<V: Vector>(x: V, to: *mut u8, _: usize, _: Option<Noise>) -> V {
+        unsafe { x.store_f64(to.cast()) };
+        x
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Stored for Bf16 {
+    const DTYPE: Dtype = Dtype::Bf16;
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const u8) -> V {
+        unsafe { from_single(from_bf16(Words::load_u16(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn store<V: Vector>(x: V, to: *mut u8, index: usize, noise: Option<Noise>) -> V {
+        unsafe {
+            let x: V::Single = to_single(x);
+            let words = match noise {
+                None => to_bf16(x),
+                Some(noise) => to_bf16_by_chance(x, noise.bits(index)),
+            };
+            words.store_u16(to.cast());
+            from_single(from_bf16(words))
+        }
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Stored for F16 {
+    const DTYPE: Dtype = Dtype::F16;
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const u8) -> V {
+        unsafe { from_single(from_f16(Words::load_u16(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn store<V: Vector>(x: V, to: *mut u8, index: usize, noise: Option<Noise>) -> V {
+        unsafe {
+            let x: V::Single = to_single(x);
+            let words = match noise {
+                None => to_f16(x),
+                Some(noise) => to_f16_by_chance(x, noise.bits(index)),
+            };
+            words.store_u16(to.cast());
+            from_single(from_f16(words))
+        }
+    }
+}
+
+/// Any type, told at run time: a branch that always goes the same way.
+#[derive(Clone, Copy)]
+pub(crate) struct Any(pub(crate) Dtype);
+
+// SAFETY, of every block below: passed on from the caller.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Any {
+    /// See [`Stored::load`].
+    #[inline(always)]
+    unsafe fn load<V: Vector>(self, from: *const u8) -> V {
+        unsafe {
+            match self.0 {
+                Dtype::F32 => F32::load(from),
+                Dtype::F64 => F64::load(from),
+                Dtype::Bf16 => Bf16::load(from),
+                Dtype::F16 => F16::load(from),
+            }
+        }
+    }
+
+    /// See [`Stored::store`].
+    #[inline(always)]
+    unsafe fn store<V: Vector>(self, x: V, to: *mut u8, index: usize, noise: Option<Noise>) {
+        unsafe {
+            match self.0 {
+                Dtype::F32 => F32::store(x, to, index, noise),
+                Dtype::F64 => F64::store(x, to, index, noise),
+                Dtype::Bf16 => Bf16::store(x, to, index, noise),
+                Dtype::F16 => F16::store(x, to, index, noise),
+            };
+        }
+    }
+}
+
+/// Room for the elements of a whole vector, of any type.
+#[repr(C, align(64))]
+struct Spare(MaybeUninit<[u8; 8 * LANES]>);
+
+impl Spare {
+    /// Not filled: that would be done for whole vectors, too.
+    #[inline(always)]
+    fn new() -> Self {
+        Spare(MaybeUninit::uninit())
+    }
+
+    #[inline(always)]
+    fn first(&mut self) -> *mut u8 {
+        self.0.as_mut_ptr().cast()
+    }
+
+    /// Copies a part of a vector here, and zeros behind it.
+    ///
+    /// # Safety
+    /// `from` is good for so many bytes, not more than a vector's.
+    #[cold]
+    #[inline(never)]
+    unsafe fn take(&mut self, from: *const u8, bytes: usize) -> *const u8 {
+        let all = self.0.write([0; 8 * LANES]);
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(from, all.as_mut_ptr(), bytes) };
+        all.as_ptr()
+    }
+
+    /// Copies a part of a vector back.
+    ///
+    /// # Safety
+    /// So many bytes have been written here, and `to` is good for them.
+    #[cold]
+    #[inline(never)]
+    unsafe fn give(&mut self, to: *mut u8, bytes: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(self.first(), to, bytes) };
+    }
+}
+
+/// Reads `count` elements; the other lanes are zero.
+///
+/// # Safety
+/// `from` is good for `count <= LANES` elements, and the processor has the
+/// instructions of `V`.
+#[inline(always)]
+pub(crate) unsafe fn read<V: Vector, S: Stored>(from: *const u8, count: usize) -> V {
+    // SAFETY: the caller's promise; a part of a vector is read from a copy.
+    unsafe {
+        let mut spare = Spare::new();
+        S::load(match count {
+            LANES => from,
+            _ => spare.take(from, count * S::DTYPE.size()),
+        })
+    }
+}
+
+/// As [`read`], of any type.
+///
+/// # Safety
+/// As for [`read`].
+#[inline(always)]
+pub(crate) unsafe fn read_any<V: Vector>(any: Any, from: *const u8, count: usize) -> V {
+    // SAFETY: as for `read`.
+    unsafe {
+        let mut spare = Spare::new();
+        any.load(match count {
+            LANES => from,
+            _ => spare.take(from, count * any.0.size()),
+        })
+    }
+}
+
+/// Rounds lanes to elements, writes the first `count` of them, and returns
+/// what was written.
+///
+/// Rounding is to nearest even; with `noise`, to 16 bits, up or down by chance
+/// in proportion to how near each is. From float64, 16 bits are reached by way
+/// of float32. `index` is the first element's in its plane.
+///
+/// # Safety
+/// `to` is good for `count <= LANES` elements, and the processor has the
+/// instructions of `V`.
+#[inline(always)]
+pub(crate) unsafe fn write<V: Vector, S: Stored>(
+    x: V,
+    to: *mut u8,
+    index: usize,
+    count: usize,
+    noise: Option<Noise>,
+) -> V {
+    // SAFETY: the caller's promise; a part of a vector is copied.
+    unsafe {
+        let mut spare = Spare::new();
+        let place = if count == LANES { to } else { spare.first() };
+        let stored = S::store(x, place, index, noise);
+        if count < LANES {
+            spare.give(to, count * S::DTYPE.size());
+        }
+        stored
+    }
+}
+
+/// As [`write`], of any type.
+///
+/// # Safety
+/// As for [`write`].
+#[inline(always)]
+pub(crate) unsafe fn write_any<V: Vector>(
+    x: V,
+    any: Any,
+    to: *mut u8,
+    index: usize,
+    count: usize,
+    noise: Option<Noise>,
+) {
+    // SAFETY: as for `write`.
+    unsafe {
+        let mut spare = Spare::new();
+        let place = if count == LANES { to } else { spare.first() };
+        any.store(x, place, index, noise);
+        if count < LANES {
+            spare.give(to, count * any.0.size());
+        }
+    }
+}
+
+/// # Safety
+/// The processor has the instructions of `V`.
+#[inline(always)]
+unsafe fn from_single<V: Vector>(x: V::Single) -> V {
+    let mut lanes = [0f32; LANES];
+    // SAFETY: the array is as long as a vector.
+    unsafe {
+        x.store_f32(lanes.as_mut_ptr());
+        V::load_f32(lanes.as_ptr())
+    }
+}
+
+/// # Safety
+/// The processor has the instructions of `V`.
+#[inline(always)]
+unsafe fn to_single<V: Vector>(x: V) -> V::Single {
+    let mut lanes = [0f32; LANES];
+    // SAFETY: the array is as long as a vector.
+    unsafe {
+        x.store_f32(lanes.as_mut_ptr());
+        V::Single::load_f32(lanes.as_ptr())
+    }
+}
+
+// SAFETY, of every block below: the caller has the instructions of `S`.
+// Conversions work on the bits, so that they do the same everywhere: some
+// processors' own flush subnormals.
+
+#[inline(always)]
+#[allow(clippy::undocumented_unsafe_blocks)]
+unsafe fn from_bf16<S: SingleVector>(x: S::Words) -> S {
+    unsafe { S::from_words(x.shl::<16>()) }
+}
+
+/// To nearest even. NaN must be canonical: it stays one.
+#[inline(always)]
+#[allow(clippy::undocumented_unsafe_blocks)]
+unsafe fn to_bf16<S: SingleVector>(x: S) -> S::Words {
+    unsafe {
+        let x = x.to_words();
+        let odd = x.shr::<16>().and(S::Words::splat(1));
+        x.add(odd).add(S::Words::splat(0x7fff)).shr::<16>()
+    }
+}
+
+/// The part that is cut off decides with which probability the magnitude grows.
+#[inline(always)]
+#[allow(clippy::undocumented_unsafe_blocks)]
+unsafe fn to_bf16_by_chance<S: SingleVector>(x: S, bits: S::Words) -> S::Words {
+    unsafe {
+        let chance = bits.and(S::Words::splat(0xffff));
+        x.to_words().add(chance).shr::<16>()
+    }
+}
+
+const SIGN: u32 = 0x8000_0000;
+/// Bits of a float32's fraction that a float16 has not.
+const CUT: u32 = 0x1fff;
+/// The smallest normal float16.
+const SMALLEST_F16: f32 = 6.103_515_6e-5;
+
+#[inline(always)]
+#[allow(clippy::undocumented_unsafe_blocks)]
+unsafe fn from_f16<S: SingleVector>(x: S::Words) -> S {
+    unsafe {
+        // The fraction and exponent in place, and the exponent's bias mended
+        // by a multiplication, which is exact for subnormal numbers, too.
+        let magnitude = x.and(S::Words::splat(0x7fff)).shl::<13>();
+        let rebias = S::splat(f32::from_bits((127 + 112) << 23));
+        let finite = S::from_words(magnitude).mul(rebias);
+        let special = S::from_words(magnitude.or(S::Words::splat(0x7f80_0000)));
+        let value = S::select(finite.lt(S::splat(65536.0)), finite, special);
+        let sign = x.and(S::Words::splat(0x8000)).shl::<16>();
+        S::from_words(value.to_words().or(sign))
+    }
+}
+
+/// To nearest even.
+#[inline(always)]
+#[allow(clippy::undocumented_unsafe_blocks)]
+unsafe fn to_f16<S: SingleVector>(x: S) -> S::Words {
+    unsafe {
+        let magnitude = x.abs();
+        let bits = magnitude.to_words();
+        let odd = bits.shr::<13>().and(S::Words::splat(1));
+        let rounded = bits.add(odd).add(S::Words::splat(CUT / 2));
+        let normal = rounded
+            .shr::<13>()
+            .add(S::Words::splat((112u32 << 10).wrapping_neg()));
+        // Adding 1/2 leaves the subnormal's fraction in the lowest bits,
+        // rounded.
+        let half = S::splat(0.5);
+        let minus_half = S::Words::splat(0.5f32.to_bits().wrapping_neg());
+        let subnormal = magnitude.add(half).to_words().add(minus_half);
+        // Words are selected as if they were numbers: only bits are moved.
+        let (subnormal, normal) = (S::from_words(subnormal), S::from_words(normal));
+        let [infinity, nan] = [0x7c00, 0x7e00].map(f32::from_bits);
+        let h = S::select(magnitude.lt(S::splat(SMALLEST_F16)), subnormal, normal);
+        let h = S::select(magnitude.lt(S::splat(65536.0)), h, S::splat(infinity));
+        let h = S::select(x.is_nan(), S::splat(nan), h).to_words();
+        h.or(x.to_words().and(S::Words::splat(SIGN)).shr::<16>())
+    }
+}
+
+/// Cuts off the fraction, after adding a random one, so that what is left is
+/// a float16. Among the subnormals the place of the cut is fixed, which an
+/// added constant brings about.
+#[inline(always)]
+#[allow(clippy::undocumented_unsafe_blocks)]
+unsafe fn to_f16_by_chance<S: SingleVector>(x: S, bits: S::Words) -> S::Words {
+    unsafe {
+        let magnitude = x.abs();
+        let is_small = magnitude.lt(S::splat(SMALLEST_F16));
+        let zero = S::splat(0.0);
+        let fixed = S::select(is_small, S::splat(SMALLEST_F16), zero);
+        let chance = bits.and(S::Words::splat(CUT));
+        let cut = magnitude.add(fixed).to_words().add(chance);
+        let cut = S::from_words(cut.and(S::Words::splat(!CUT)));
+        let unfixed = S::select(is_small, S::splat(-SMALLEST_F16), zero);
+        let value = cut.add(unfixed).to_words();
+        let sign = x.to_words().and(S::Words::splat(SIGN));
+        to_f16(S::from_words(value.or(sign)))
+    }
+}

@@ -1,0 +1,187 @@
+//! Which elements of a tensor's buffers a kernel works on.
+
+use std::marker::PhantomData;
+
+use super::element::Noise;
+use super::vector::LANES;
+use super::MAX_BAND;
+use crate::dtype::Dtype;
+
+/// Momentum, diagonal, sub-diagonals, normalized RMSProp.
+pub(crate) const MAX_PLANES: usize = MAX_BAND + 3;
+
+/// Some elements of a tensor: `count` lines of `width` elements from `first`
+/// on, `step` elements apart.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Lines {
+    pub first: usize,
+    pub width: usize,
+    pub count: usize,
+    pub step: usize,
+}
+
+/// How far ahead of the loop that first touches them buffers are asked for, in
+/// elements, where nothing better is known: several streams interleave, each
+/// too slow for the processor to see it coming by itself.
+pub(crate) const AHEAD: usize = 512;
+
+impl Lines {
+    /// Positions of the workspace that they take: each line whole vectors.
+    pub(crate) fn positions(&self) -> usize {
+        self.count * self.width.next_multiple_of(LANES)
+    }
+
+    /// How many elements further the loop will be soon: some vectors on, or
+    /// in the next line.
+    pub(super) fn ahead(&self) -> usize {
+        if self.count > 1 {
+            self.step
+        } else {
+            AHEAD
+        }
+    }
+}
+
+/// Walks through lines, a vector at a time.
+pub(super) struct Cursor {
+    /// The vector's first element.
+    pub(super) index: usize,
+    left: usize,
+    line: usize,
+    lines: Lines,
+}
+
+impl Cursor {
+    #[inline(always)]
+    pub(super) fn new(lines: Lines) -> Self {
+        Cursor {
+            index: lines.first,
+            left: lines.width,
+            line: lines.first,
+            lines,
+        }
+    }
+
+    /// Whether all of a vector's elements are there.
+    #[inline(always)]
+    pub(super) fn is_whole(&self) -> bool {
+        self.left >= LANES
+    }
+
+    /// Elements of the vector; `WHOLE` says that all are there.
+    #[inline(always)]
+    pub(super) fn count<const WHOLE: bool>(&self) -> usize {
+        if WHOLE {
+            LANES
+        } else {
+            self.left.min(LANES)
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn advance(&mut self) {
+        if self.left > LANES {
+            self.index += LANES;
+            self.left -= LANES;
+        } else {
+            self.line = self.line.wrapping_add(self.lines.step);
+            self.index = self.line;
+            self.left = self.lines.width;
+        }
+    }
+}
+
+/// Where the gradient of the next block is, to be asked for in time. Nothing is
+/// read through this.
+#[derive(Clone, Copy)]
+pub(crate) struct NextGradient {
+    first: *const u8,
+    size: usize,
+}
+
+impl NextGradient {
+    /// So many elements further than the block's own.
+    pub(crate) fn new(gradient: &[u8], dtype: Dtype, further: usize) -> Self {
+        let size = dtype.size();
+        NextGradient {
+            first: gradient.as_ptr().wrapping_add(further * size),
+            size,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn at(self, index: usize) -> *const u8 {
+        self.first.wrapping_add(index * self.size)
+    }
+}
+
+/// The state planes of a tensor, of which some lines may be read and, if they
+/// are writable, written.
+pub(crate) struct State<'a> {
+    pub(super) planes: [*mut u8; MAX_PLANES],
+    pub(super) dtype: Dtype,
+    /// For each plane, where its roundings are left to chance.
+    pub(super) noise: &'a [Noise],
+    pub(super) next_gradient: NextGradient,
+    pub(super) lines: Lines,
+    pub(super) writable: bool,
+    _planes: PhantomData<&'a mut [u8]>,
+}
+
+impl<'a> State<'a> {
+    /// # Safety
+    /// Each of the planes that the tensor has is valid for reads (if writable,
+    /// also for writes) of the lines' elements while this lives, and nobody
+    /// else writes (if writable, uses) these.
+    pub(crate) unsafe fn new(
+        planes: [*mut u8; MAX_PLANES],
+        dtype: Dtype,
+        noise: &'a [Noise],
+        next_gradient: NextGradient,
+        lines: Lines,
+        writable: bool,
+    ) -> Self {
+        State {
+            planes,
+            dtype,
+            noise,
+            next_gradient,
+            lines,
+            writable,
+            _planes: PhantomData,
+        }
+    }
+}
+
+/// What a step writes besides the state: parameters, or the direction.
+pub(crate) struct Target<'a> {
+    pub(super) first: *mut u8,
+    pub(super) dtype: Dtype,
+    pub(super) noise: Option<Noise>,
+    /// The float32 parameters behind those in few bits.
+    pub(super) master: Option<*mut u8>,
+    pub(super) lines: Lines,
+    _target: PhantomData<&'a mut [u8]>,
+}
+
+impl Target<'_> {
+    /// # Safety
+    /// Target and master are valid for reads and writes of the lines' elements
+    /// while this lives, and nobody else uses these.
+    pub(crate) unsafe fn new(
+        first: *mut u8,
+        dtype: Dtype,
+        noise: Option<Noise>,
+        master: Option<*mut u8>,
+        lines: Lines,
+    ) -> Self {
+        Target {
+            first,
+            dtype,
+            noise,
+            master,
+            lines,
+            _target: PhantomData,
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The direction reaches the parameters or the caller, or is measured.
+
+use super::element::{read, read_any, write, write_any, Any, F32};
+use super::lines::{Cursor, Target};
+use super::prefetch;
+use super::source::splat;
+use super::vector::{Vector, LANES};
+use crate::dtype::Dtype;
+
+/// What becomes of directions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Apply {
+    /// `p <- p + decay p + rate u`; both factors are negative or zero.
+    Update { rate: f64, decay: f64 },
+    /// `out = scale u`.
+    Write { scale: f64 },
+}
+
+/// The last stage of a block. Numbers stand in every lane.
+pub(super) struct Sink<'a, V: Vector> {
+    target: &'a Target<'a>,
+    ahead: usize,
+    /// Parameters are updated in the type of the arithmetic, and nothing else
+    /// is: see [`Sink::update`].
+    pub(super) plain: bool,
+    updates: bool,
+    /// The rate, or the scale.
+    rate: V,
+    decay: V,
+}
+
+impl<'a, V: Vector> Sink<'a, V> {
+    /// # Safety
+    /// The processor has the instructions of `V`.
+    #[inline(always)]
+    pub(super) unsafe fn new(target: &'a Target<'a>, apply: Apply) -> Self {
+        let (updates, rate, decay) = match apply {
+            Apply::Update { rate, decay } => (true, rate, decay),
+            Apply::Write { scale } => (false, scale, 0.0),
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            Sink {
+                target,
+                ahead: target.lines.ahead(),
+                plain: updates
+                    && target.master.is_none()
+                    && target.dtype.size() == size_of::<V::Scalar>(),
+                updates,
+                rate: splat(rate),
+                decay: splat(decay),
+            }
+        }
+    }
+
+    /// Delivers the directions of a whole vector of coordinates, where all is
+    /// plain.
+    ///
+    /// # Safety
+    /// As for [`Sink::deliver`].
+    #[inline(always)]
+    pub(super) unsafe fn update(&self, u: V, cursor: &Cursor) {
+        // SAFETY: the caller's promise; any address can be asked for.
+        unsafe {
+            let to = self.target.first.cast::<V::Scalar>().add(cursor.index);
+            prefetch(to.wrapping_add(self.ahead));
+            self.updated(V::load(to), u).store(to);
+        }
+    }
+
+    /// # Safety
+    /// The processor has the instructions of `V`.
+    #[inline(always)]
+    unsafe fn updated(&self, p: V, u: V) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { self.rate.mul_add(u, self.decay.mul_add(p, p)).canonical() }
+    }
+
+    /// Delivers the directions of a vector of coordinates.
+    ///
+    /// # Safety
+    /// The target is good for the cursor's elements, and the processor has the
+    /// instructions of `V`.
+    #[inline(always)]
+    pub(super) unsafe fn deliver(&self, u: V, cursor: &Cursor) {
+        let Target { dtype, noise, .. } = *self.target;
+        let (index, count) = (cursor.index, cursor.count::<false>());
+        // SAFETY: the caller's promise; any address can be asked for.
+        unsafe {
+            let to = self.target.first.add(index * dtype.size());
+            prefetch(to.wrapping_add(self.ahead * dtype.size()));
+            if !self.updates {
+                let out = self.rate.mul(u).canonical();
+                write_any(out, Any(dtype), to, index, count, noise);
+                return;
+            }
+            // The master is the parameter; what is in few bits is its copy.
+            let master = self
+                .target
+                .master
+                .map(|first| first.add(index * Dtype::F32.size()));
+            let p: V = match master {
+                None => read_any(Any(dtype), to, count),
+                Some(master) => {
+                    prefetch(master.wrapping_add(self.ahead * Dtype::F32.size()));
+                    read::<V, F32>(master, count)
+                }
+            };
+            let mut p = self.updated(p, u);
+            let noise = match master {
+                None => noise,
+                Some(master) => {
+                    p = write::<V, F32>(p, master, index, count, None);
+                    None
+                }
+            };
+            write_any(p, Any(dtype), to, index, count, noise);
+        }
+    }
+}
+
+/// Delivers directions that were kept, in the order of their lines.
+///
+/// # Safety
+/// The processor has the instructions of `V`.
+#[inline(always)]
+pub(crate) unsafe fn deliver<V: Vector>(kept: &[u8], target: &Target<'_>, apply: Apply) {
+    let kept: &[V::Scalar] = bytemuck::cast_slice(kept);
+    assert!(kept.len() >= target.lines.positions());
+    // SAFETY: the target is good for its own lines, and as many vectors were
+    // kept; the caller has the instructions of `V`.
+    unsafe {
+        let sink = Sink::<V>::new(target, apply);
+        let mut cursor = Cursor::new(target.lines);
+        for at in (0..target.lines.positions()).step_by(LANES) {
+            let from = kept.as_ptr().add(at);
+            prefetch(from.wrapping_add(super::lines::AHEAD));
+            sink.deliver(V::load(from), &cursor);
+            cursor.advance();
+        }
+    }
+}

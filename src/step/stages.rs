@@ -1,0 +1,138 @@
+//! The stages of a step, and what they hand to one another.
+
+use super::run::Run;
+use crate::error::Result;
+use crate::kernel::FloatMode;
+
+/// A point in a step at which numbers of whole tensors are known that the rest
+/// of the step needs. Each has two numbers for every tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The sum of squares of the gradient (times
+    /// [`grad_scale`](crate::options::StepOptions::grad_scale)), NaN if one of
+    /// its elements is not finite; and 0. Reduced by adding. Nothing has been
+    /// written yet.
+    GradientSquares,
+    /// The largest `H_jj + |H_j,j-1|` of the bias-corrected statistics, for
+    /// relative damping; and 0. Reduced by taking the largest. State has been
+    /// updated.
+    LargestL1,
+    /// The sum of squares of the direction, and that of the vector whose length
+    /// it takes. Reduced by adding.
+    Lengths,
+}
+
+/// How far a step is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    Gradient,
+    Statistics,
+    Measure,
+    Apply,
+    Done,
+}
+
+/// What is known of a tensor so far.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known {
+    pub(super) gradient_length: f64,
+    pub(super) l1: f64,
+    /// The length that the direction takes, over its own.
+    pub(super) ratio: f64,
+}
+
+/// A step under way, apart from its buffers.
+pub(crate) struct Progress {
+    pub(super) next: Next,
+    /// The numbers of the stage that was reached, for each tensor.
+    pub(crate) numbers: Vec<[f64; 2]>,
+    pub(super) known: Vec<Known>,
+    /// Multiplies every gradient.
+    pub(super) scale: f64,
+    /// The length of all gradients, where it was computed.
+    pub(crate) gradient_norm: Option<f64>,
+}
+
+impl Progress {
+    pub(super) fn new(tensors: usize, scale: f64) -> Self {
+        let known = Known {
+            gradient_length: 0.0,
+            l1: 0.0,
+            ratio: 1.0,
+        };
+        Progress {
+            next: Next::Gradient,
+            numbers: vec![[0.0; 2]; tensors],
+            known: vec![known; tensors],
+            scale,
+            gradient_norm: None,
+        }
+    }
+}
+
+/// A step in stages, for callers whose tensors are parts of larger ones, spread
+/// over several machines: between the stages they reduce the numbers of all
+/// parts. From [`Plan::stages`](crate::Plan::stages).
+///
+/// ```
+/// # use sonew::dtype::{Elements, ElementsMut};
+/// # use sonew::{layout::TensorSpec, options::{Options, StepOptions}};
+/// # use sonew::{Plan, Stage, Target, TensorBuffers};
+/// # let mut plan = Plan::new(&Options::default(), &[TensorSpec::new("w", &[3])])?;
+/// # let mut w = [1.0f32, 2.0, 3.0];
+/// # let (mut m, mut h, mut e) = ([0.0f32; 3], [0.0f32; 3], [0.0f32; 3]);
+/// # let mut buffers = [TensorBuffers {
+/// #     target: Target::Parameters(ElementsMut::new(&mut w)),
+/// #     gradient: Some(Elements::new(&[0.1f32, 0.0, -0.1])),
+/// #     planes: [&mut m, &mut h, &mut e].map(|p| ElementsMut::new(p)).into(),
+/// #     lr_scale: 1.0,
+/// #     weight_decay: 0.0,
+/// # }];
+/// # fn sum_over_machines(_: &mut [[f64; 2]]) {}
+/// # fn largest_over_machines(_: &mut [[f64; 2]]) {}
+/// let mut stages = plan.stages(&StepOptions::default(), 1, &mut buffers)?;
+/// while let Some(stage) = stages.next()? {
+///     match stage {
+///         Stage::LargestL1 => largest_over_machines(stages.numbers()),
+///         _ => sum_over_machines(stages.numbers()),
+///     }
+/// }
+/// # Ok::<(), sonew::Error>(())
+/// ```
+pub struct Stages<'a> {
+    run: Run<'a>,
+    progress: Progress,
+}
+
+impl<'a> Stages<'a> {
+    pub(super) fn new(run: Run<'a>, progress: Progress) -> Self {
+        Stages { run, progress }
+    }
+
+    /// Goes on to the next stage that this step has; `None` when all is done.
+    ///
+    /// # Errors
+    /// [`Error::NonFiniteGradient`](crate::Error::NonFiniteGradient) after
+    /// [`Stage::GradientSquares`], as for
+    /// [`Plan::step`](crate::Plan::step): nothing has been
+    /// written, and the step is over. Dropped after that but before the end,
+    /// a step leaves state that has taken in the gradient, and parameters that
+    /// have not moved.
+    #[allow(clippy::should_implement_trait)] // It can fail.
+    pub fn next(&mut self) -> Result<Option<Stage>> {
+        let _mode = FloatMode::set_default();
+        self.run.advance(&mut self.progress)
+    }
+
+    /// The length of all gradients together, before clipping; `None` where the
+    /// step has no reason to look, or has not looked yet.
+    pub fn gradient_norm(&self) -> Option<f64> {
+        self.progress.gradient_norm
+    }
+
+    /// The numbers of the stage that was reached, two for each tensor; reduced
+    /// ones may be put in their place. Tensors that take no part have zeros.
+    pub fn numbers(&mut self) -> &mut [[f64; 2]] {
+        &mut self.progress.numbers
+    }
+}
