@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::block::Job;
 use super::buffers::{check, Target, TensorBuffers};
 use super::factors::Factors;
+use super::instruction_set;
 use super::run::Run;
 use super::sums::Sums;
 use super::tensor::Tensor;
@@ -69,9 +70,12 @@ impl Plan {
     /// [`Error::OutOfRange`] for options; [`Error::NoTensors`],
     /// [`Error::TensorName`], [`Error::DuplicateName`],
     /// [`Error::TooManyDimensions`], [`Error::ZeroDimension`] and
-    /// [`Error::SizeOverflow`] for tensors; [`Error::OutOfMemory`].
+    /// [`Error::SizeOverflow`], [`Error::StateDtype`] and
+    /// [`Error::MasterDtype`] for tensors; [`Error::InstructionSet`] where the
+    /// one that was asked for is not there; [`Error::OutOfMemory`].
     pub fn new(options: &Options, tensors: &[TensorSpec]) -> Result<Self> {
-        Plan::with(options, tensors, Isa::best(), None)
+        let isa = instruction_set::choose(options.instruction_set)?;
+        Plan::with(options, tensors, isa, None)
     }
 
     /// A plan on a given instruction set, with tiles of up to so many blocks.
@@ -151,6 +155,12 @@ impl Plan {
         work + kept.sum::<usize>() + self.sums.bytes()
     }
 
+    /// The length of all gradients together in the last step; see
+    /// [`Optimizer::gradient_norm`](crate::Optimizer::gradient_norm).
+    pub fn gradient_norm(&self) -> Option<f64> {
+        None
+    }
+
     /// Updates parameters (or writes directions) and state by one step.
     ///
     /// `number` is the step's number, from 1: it decides the bias correction.
@@ -170,6 +180,9 @@ impl Plan {
         let _mode = FloatMode::set_default();
         self.check(step, number, buffers)?;
         float32_only(&self.tensors)?;
+        keep_master(&self.tensors, buffers, |master, params| {
+            params.copy_from_slice(master)
+        });
         let gradients = buffers.iter().filter_map(|b| b.gradient);
         let parameters = gradients.map(Elements::len).sum();
         let workers = workers(&self.pool, parameters).min(self.workspaces.len());
@@ -182,7 +195,7 @@ impl Plan {
         }
         let mut lent: Vec<Option<Lent<'_>>> = Vec::with_capacity(buffers.len());
         let owned = self.tensors.iter().zip(&mut self.directions);
-        for ((tensor, directions), buffers) in owned.zip(buffers) {
+        for ((tensor, directions), buffers) in owned.zip(&mut *buffers) {
             lent.push(lend(tensor, buffers, directions.as_deref_mut()));
         }
         let mut run = Run {
@@ -202,6 +215,9 @@ impl Plan {
         }
         run.statistics(&mut jobs);
         run.rest(&mut jobs);
+        keep_master(&self.tensors, buffers, |master, params| {
+            master.copy_from_slice(params)
+        });
         Ok(())
     }
 
@@ -222,12 +238,28 @@ impl Plan {
 
 /// The kernels are float32 as yet.
 fn float32_only(tensors: &[Tensor]) -> Result<()> {
-    let float32 = |t: &TensorSpec| [t.params, t.grads, t.state] == [Dtype::F32; 3] && !t.master;
+    let float32 = |t: &TensorSpec| [t.params, t.grads, t.state] == [Dtype::F32; 3];
     match tensors.iter().all(|t| float32(&t.spec)) {
         true => Ok(()),
         false => Err(Error::Internal {
             message: "the kernels are float32 only".to_owned(),
         }),
+    }
+}
+
+/// Float32 parameters are their own master weights.
+fn keep_master(
+    tensors: &[Tensor],
+    buffers: &mut [TensorBuffers<'_>],
+    copy: impl Fn(&mut [u8], &mut [u8]),
+) {
+    for (tensor, buffers) in tensors.iter().zip(buffers) {
+        if let (true, Some(_), Target::Parameters(params)) =
+            (tensor.spec.master, buffers.gradient, &mut buffers.target)
+        {
+            let master = buffers.planes.last_mut().expect("there are planes");
+            copy(master.bytes_mut(), params.bytes_mut());
+        }
     }
 }
 
@@ -243,7 +275,8 @@ fn lend<'a>(
     buffers: &'a mut TensorBuffers<'_>,
     direction: Option<&'a mut [u8]>,
 ) -> Option<Lent<'a>> {
-    let planes = buffers.planes.iter_mut();
+    let count = buffers.planes.len() - usize::from(tensor.spec.master);
+    let planes = buffers.planes[..count].iter_mut();
     let target = match &mut buffers.target {
         Target::Parameters(p) => p,
         Target::Direction(u) => u,
