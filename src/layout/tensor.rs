@@ -183,12 +183,15 @@ pub fn planes(options: &Options, tensor: &TensorSpec) -> Vec<Plane> {
     let mut planes: Vec<Plane> = names.into_iter().map(plane).collect();
     if tensor.master {
         planes.push(Plane {
-            name: "master".to_owned(),
+            name: MASTER.to_owned(),
             dtype: Dtype::F32,
         });
     }
     planes
 }
+
+/// Name of the plane of master weights.
+pub(crate) const MASTER: &str = "master";
 
 /// Refuses a list that has not one entry for each of `expected` tensors.
 pub(crate) fn check_count(argument: &'static str, count: usize, expected: usize) -> Result<()> {
