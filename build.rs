@@ -5,7 +5,7 @@ use std::{env, fs};
 
 /// The sections of the header, in its order: files of src/capi. The text at
 /// the top of each one introduces its section.
-const SECTIONS: [&str; 10] = [
+const SECTIONS: [&str; 11] = [
     "status",
     "options",
     "tensor",
@@ -15,6 +15,7 @@ const SECTIONS: [&str; 10] = [
     "tensor_settings",
     "info",
     "view",
+    "typed",
     "plan",
 ];
 

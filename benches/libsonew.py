@@ -5,7 +5,7 @@ refuse a struct of another size.
 """
 
 import ctypes
-from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_size_t, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_size_t, c_uint64, c_void_p
 
 GRAFTS = {"none": 0, "sgd": 1, "momentum": 2, "adam": 3, "normalized rmsprop": 4}
 CHAINS = {"row-major": 0, "column-major": 1, "rows": 2, "columns": 3}
@@ -26,11 +26,14 @@ class Options(ctypes.Structure):
         ("gamma", c_double),
         ("graft_eps", c_double),
         ("weight_decay", c_double),
+        ("seed", c_uint64),
         ("statistics", c_int32),
         ("damping", c_int32),
         ("graft", c_int32),
         ("bias_correction", c_int32),
         ("graft_bias_correction", c_int32),
+        ("rounding", c_int32),
+        ("instruction_set", c_int32),
         ("reserved", c_int32 * 1),
     ]
 
@@ -44,7 +47,11 @@ class Tensor(ctypes.Structure):
         ("dims", c_size_t * MAX_DIMS),
         ("chains", c_int32),
         ("update", c_int32),
-        ("reserved", c_int32 * 6),
+        ("dtype", c_int32),
+        ("grad_dtype", c_int32),
+        ("state_dtype", c_int32),
+        ("master", c_int32),
+        ("reserved", c_int32 * 2),
     ]
 
 
@@ -56,6 +63,7 @@ class StepOptions(ctypes.Structure):
         ("lr", c_double),
         ("grad_scale", c_double),
         ("statistics_weight", c_double),
+        ("clip_norm", c_double),
         ("non_finite", c_int32),
         ("reserved", c_int32 * 1),
     ]
@@ -96,7 +104,7 @@ class Library:
 class Optimizer:
     """A handle for tensors of these shapes."""
 
-    def __init__(self, library, shapes, *, lr, non_finite, chains, **options):
+    def __init__(self, library, shapes, *, lr, non_finite, chains, state_dtype=0, **options):
         self.library = library
         self.count = len(shapes)
         self.options = library.filled(Options, library.c.sonew_options_init)
@@ -111,6 +119,7 @@ class Optimizer:
             tensors[i].ndim = len(shape)
             tensors[i].dims[: len(shape)] = shape
             tensors[i].chains = chains
+            tensors[i].state_dtype = state_dtype
         self.handle = c_void_p()
         created = library.c.sonew_create(
             byref(self.options), tensors, self.count, byref(self.handle)

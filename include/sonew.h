@@ -76,7 +76,8 @@
  * its init function, with sizeof of the caller's struct, keeps old programs
  * working with new libraries and the other way round. Zero means false, 1
  * true, and nothing else is accepted. Fields called reserved must be 0. The
- * arithmetic is float32: a number that does not fit into it is out of range.
+ * arithmetic is float32, or float64 for tensors with float64 parameters or
+ * state: a number that does not fit into float32 is out of range.
  ******************************************************************************/
 
 #ifndef SONEW_H
@@ -302,6 +303,42 @@ typedef enum {
 } sonew_graft;
 
 /**
+ * How numbers are rounded to 16 bits. SONEW_F32 and SONEW_F64 always round to
+ * nearest.
+ */
+typedef enum {
+  /**
+   * To nearest, ties to even. An average stalls where its changes are less
+   * than half a unit in the last place.
+   */
+  SONEW_NEAREST = 0,
+  /**
+   * Up or down, with probabilities that make the expected value exact.
+   * Reproducible: the random bits are a function of seed, step, tensor,
+   * plane and index.
+   */
+  SONEW_STOCHASTIC = 1,
+} sonew_rounding;
+
+/** An instruction set. */
+typedef enum {
+  /**
+   * The one that the environment variable SONEW_INSTRUCTION_SET names
+   * (portable, avx2, avx512 or neon); where it is not set, or auto, the
+   * best that the processor has.
+   */
+  SONEW_ISA_AUTO = 0,
+  /** Plain code, on every processor. */
+  SONEW_ISA_PORTABLE = 1,
+  /** AVX2 and FMA of x86-64. */
+  SONEW_ISA_AVX2 = 2,
+  /** AVX-512 of x86-64. */
+  SONEW_ISA_AVX512 = 3,
+  /** Advanced SIMD of 64-bit Arm. */
+  SONEW_ISA_NEON = 4,
+} sonew_isa;
+
+/**
  * How an optimizer works. Fill it in with sonew_options_init(), then change
  * what is to be different.
  */
@@ -347,6 +384,8 @@ typedef struct {
    * negative; sonew_set_weight_decay() changes it for one. Default 0.
    */
   double weight_decay;
+  /** Seed of stochastic rounding. Default 0. */
+  uint64_t seed;
   /** One of sonew_statistics. Default SONEW_MOVING_AVERAGE. */
   int32_t statistics;
   /** One of sonew_damping. Default SONEW_ABSOLUTE. */
@@ -363,6 +402,16 @@ typedef struct {
    * bias_correction it never is. Default 1.
    */
   int32_t graft_bias_correction;
+  /**
+   * One of sonew_rounding, for 16-bit state, and 16-bit parameters without
+   * master weights. Default SONEW_NEAREST.
+   */
+  int32_t rounding;
+  /**
+   * One of sonew_isa: what steps use. Results do not depend on it. Default
+   * SONEW_ISA_AUTO.
+   */
+  int32_t instruction_set;
   /** Must be 0. */
   int32_t reserved[1];
 } sonew_options;
@@ -418,10 +467,18 @@ typedef enum {
   SONEW_UPDATE_ADAM = 1,
 } sonew_update;
 
-/** The type of a buffer's elements. This version has one. */
+/** The type of a buffer's elements. */
 typedef enum {
+  /** What the field says is its default. */
+  SONEW_DTYPE_DEFAULT = 0,
   /** IEEE 754 binary32: float. */
-  SONEW_F32 = 0,
+  SONEW_F32 = 1,
+  /** IEEE 754 binary64: double. */
+  SONEW_F64 = 2,
+  /** bfloat16: the upper half of a binary32. */
+  SONEW_BF16 = 3,
+  /** IEEE 754 binary16. */
+  SONEW_F16 = 4,
 } sonew_dtype;
 
 /**
@@ -442,8 +499,27 @@ typedef struct {
   int32_t chains;
   /** One of sonew_update. Default (0) SONEW_UPDATE_SONEW. */
   int32_t update;
+  /**
+   * One of sonew_dtype: the type of the parameters, and of a direction.
+   * Default (0) SONEW_F32. Where it or state_dtype is SONEW_F64 the
+   * arithmetic is float64, otherwise float32.
+   */
+  int32_t dtype;
+  /** One of sonew_dtype: the type of the gradients. Default (0) dtype. */
+  int32_t grad_dtype;
+  /**
+   * One of sonew_dtype: the type of the state planes, but for "master". Not
+   * SONEW_F16, which has not the range for squared gradients. Default (0)
+   * SONEW_F64 if dtype is, otherwise SONEW_F32.
+   */
+  int32_t state_dtype;
+  /**
+   * 1: keep float32 master weights in the state; see sonew_step_any(). Not
+   * with a dtype of SONEW_F64. Default 0.
+   */
+  int32_t master;
   /** Must be 0. */
-  int32_t reserved[6];
+  int32_t reserved[2];
 } sonew_tensor;
 
 /******************************************************************************
@@ -461,15 +537,17 @@ typedef struct sonew_optimizer sonew_optimizer;
  * it into *optimizer. options may be NULL, which means the defaults. Nothing
  * that is passed needs to stay.
  *
- * Memory: sonew_memory_bytes() afterwards. For each parameter 4 (band + 2)
- * bytes of state, 4 more with SONEW_GRAFT_NORMALIZED_RMSPROP; 4 bytes with
- * any graft, for the direction; and a little for each thread. No thread is
- * created before a step needs one.
+ * Memory: sonew_memory_bytes() afterwards. For each parameter band + 2 numbers
+ * of state, of the tensor's state_dtype, one more with
+ * SONEW_GRAFT_NORMALIZED_RMSPROP, and 4 bytes with master weights; a number
+ * with any graft, for the direction; and a little for each thread. No thread
+ * is created before a step needs one.
  *
  * Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
  * SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING, SONEW_NO_TENSORS,
  * SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME, SONEW_TOO_MANY_DIMENSIONS,
- * SONEW_ZERO_DIMENSION, SONEW_SIZE_OVERFLOW, SONEW_OUT_OF_MEMORY. Since 0.1.
+ * SONEW_ZERO_DIMENSION, SONEW_SIZE_OVERFLOW, SONEW_STATE_DTYPE,
+ * SONEW_MASTER_DTYPE, SONEW_INSTRUCTION_SET, SONEW_OUT_OF_MEMORY. Since 0.1.
  */
 sonew_status sonew_create(const sonew_options *options,
                           const sonew_tensor *tensors,
@@ -500,7 +578,7 @@ typedef enum {
    * and return SONEW_NON_FINITE_GRADIENT.
    */
   SONEW_SKIP = 0,
-  /** Do not look. A tensor with such a gradient may be spoilt for ever. */
+  /** Do not look, unless clip_norm does. A tensor with such a gradient may be spoilt for ever. */
   SONEW_UNCHECKED = 1,
 } sonew_non_finite;
 
@@ -523,6 +601,14 @@ typedef struct {
    * not negative. Must be 1 with SONEW_MOVING_AVERAGE. Default 1.
    */
   double statistics_weight;
+  /**
+   * Clipping: where the length of all gradients together, sqrt(sum |g|^2)
+   * over all tensors and after grad_scale, exceeds this, all gradients are
+   * multiplied by clip_norm / length. Finite and positive, or 0: no
+   * clipping. Clipping looks at every gradient, and refuses those that are
+   * not finite whatever non_finite says. Default 0.
+   */
+  double clip_norm;
   /** One of sonew_non_finite. Default SONEW_SKIP. */
   int32_t non_finite;
   /** Must be 0. */
@@ -547,11 +633,12 @@ sonew_status sonew_step_options_init(sonew_step_options *step, size_t size);
  * stay as they are. params[i] may not. Two gradients may be the same buffer;
  * parameters may overlap nothing else of the call, nor the state. A parameter
  * that is used in two places of a model is one tensor, passed once with the
- * sum of its gradients.
+ * sum of its gradients. All tensors must be float: dtype and grad_dtype
+ * SONEW_F32. For others there is sonew_step_any().
  *
  * Errors: SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
  * SONEW_UNKNOWN_VALUE, SONEW_OUT_OF_RANGE, SONEW_TENSOR_COUNT,
- * SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_OUT_OF_MEMORY,
+ * SONEW_WRONG_DTYPE, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_OUT_OF_MEMORY,
  * SONEW_THREADS. Since 0.1.
  */
 sonew_status sonew_step(sonew_optimizer *optimizer,
@@ -596,7 +683,9 @@ typedef struct {
    * 1: keep the optimizer's options, and its learning-rate scale and weight
    * decay of every tensor, where the file has others. Its band may then be
    * smaller than the file's, and its tensors may take another update, as
-   * long as the file has every plane they need. Default 0.
+   * long as the file has every plane they need. Master weights may be on
+   * one side alone: those that the file lacks are taken from the parameters
+   * by the next step. Default 0.
    */
   int32_t override_options;
   /**
@@ -610,7 +699,8 @@ typedef struct {
  * Saves state, options, step count, and each tensor's learning-rate scale
  * and weight decay to a file. With params (one buffer for each tensor, as in
  * sonew_step(); only read) the parameters, too; to save the state alone, pass
- * NULL and a count of 0.
+ * NULL and a count of 0. Parameters must be float; for others there is
+ * sonew_save_any().
  *
  * The file is written beside path, named like it with ".sonew-tmp" added,
  * brought to disk, and then put in the place of path: when a save fails or
@@ -618,8 +708,9 @@ typedef struct {
  * failed was to bring the new name to disk: then the new file is there.) Two
  * saves to one path must not run at the same time.
  *
- * Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
- * SONEW_HEADER_LENGTH, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
+ * Errors: SONEW_TENSOR_COUNT, SONEW_WRONG_DTYPE, SONEW_MISALIGNED,
+ * SONEW_SIZE_OVERFLOW, SONEW_HEADER_LENGTH, SONEW_IO, SONEW_OUT_OF_MEMORY.
+ * Since 0.1.
  */
 sonew_status sonew_save(const sonew_optimizer *optimizer,
                         const char *path,
@@ -639,18 +730,23 @@ sonew_status sonew_load_options_init(sonew_load_options *options, size_t size);
  * may be NULL; with it, differences can be allowed. With params (one buffer
  * for each tensor, as in sonew_step(); written) the parameters are loaded,
  * too, and the file must have them; to load the state alone, pass NULL and a
- * count of 0.
+ * count of 0. Parameters must be float; for others there is sonew_load_any().
+ *
+ * Nothing is converted: state planes, and parameters that are loaded, must
+ * have the types in the file that they have in the optimizer. Only where the
+ * file has no parameters but master weights of a tensor, its parameters are
+ * these, rounded to nearest, as after every step.
  *
  * Everything is read and its checksums are verified before anything is
  * changed, which takes memory for the state a second time. Views of the state
  * end.
  *
  * Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
- * SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_MISALIGNED,
- * SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_IO, SONEW_NOT_A_CHECKPOINT,
+ * SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_WRONG_DTYPE,
+ * SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_IO, SONEW_NOT_A_CHECKPOINT,
  * SONEW_FILE_LENGTH, SONEW_FORMAT_VERSION, SONEW_CHECKSUM,
- * SONEW_TENSOR_MISSING, SONEW_TENSOR_DIFFERS, SONEW_OPTION_DIFFERS,
- * SONEW_PLANE_MISSING, SONEW_RENAME, SONEW_OUT_OF_MEMORY. Since 0.1.
+ * SONEW_TENSOR_MISSING, SONEW_TENSOR_DIFFERS, SONEW_DTYPE_DIFFERS,
+ * SONEW_OPTION_DIFFERS, SONEW_PLANE_MISSING, SONEW_RENAME, SONEW_OUT_OF_MEMORY. Since 0.1.
  */
 sonew_status sonew_load(sonew_optimizer *optimizer,
                         const char *path,
@@ -723,6 +819,15 @@ sonew_status sonew_weight_decay(const sonew_optimizer *optimizer,
 sonew_status sonew_step_count(const sonew_optimizer *optimizer,
                               uint64_t *count);
 
+/**
+ * The length of all gradients together in the last step, sqrt(sum |g|^2) over
+ * all tensors, in *norm: with grad_scale, before clipping. NaN before the first
+ * step, and after one that did not need it: with SONEW_UNCHECKED and no
+ * clip_norm, it may not have looked at all gradients. Since 0.1.
+ */
+sonew_status sonew_gradient_norm(const sonew_optimizer *optimizer,
+                                 double *norm);
+
 /** The number of tensors, in *count. Since 0.1. */
 sonew_status sonew_tensor_count(const sonew_optimizer *optimizer,
                                 size_t *count);
@@ -757,9 +862,10 @@ sonew_status sonew_instruction_set(const sonew_optimizer *optimizer,
  * Views of the state
  *
  * The state of a tensor is a list of planes: "momentum", "diagonal",
- * "band.1", "band.2" and so on, as many as options.band says, and "rms" with
- * SONEW_GRAFT_NORMALIZED_RMSPROP; a tensor that takes the Adam update has the
- * first two. A plane has one number for each parameter, in the tensor's own
+ * "band.1", "band.2" and so on, as many as options.band says, "rms" with
+ * SONEW_GRAFT_NORMALIZED_RMSPROP, and "master" with master weights; a tensor
+ * that takes the Adam update has of these the first two and the last. "master"
+ * is SONEW_F32, the others have the tensor's state_dtype. A plane has one number for each parameter, in the tensor's own
  * order: that of coordinate j is where coordinate j is. In "band.k" that is
  * H[j+k][j], j+k counted along the chain; the last k coordinates of a chain
  * have 0.
@@ -821,6 +927,65 @@ sonew_status sonew_plane_view(const sonew_optimizer *optimizer,
                               size_t size);
 
 /******************************************************************************
+ * Other element types
+ *
+ * sonew_step(), sonew_save() and sonew_load() take floats. These take what
+ * sonew_tensor says of each tensor, which may be something else for each; the
+ * pointers are to SONEW_F64 (double), SONEW_F32 (float), SONEW_BF16 or
+ * SONEW_F16 (16-bit patterns such as uint16_t, or a type of the compiler's).
+ * A buffer is aligned to the size of its elements.
+ *
+ * Master weights. A tensor with master set keeps float32 parameters in its
+ * state: 16-bit parameters would lose updates that are smaller than their
+ * rounding, and with float32 ones the saved state is a whole checkpoint. They
+ * begin as a copy of the parameters that the first step gets, also where a
+ * tensor has no gradient in it. From then on they are the truth: a step
+ * updates them and writes them, rounded to nearest, to the parameters.
+ ******************************************************************************/
+
+/**
+ * As sonew_step(), for tensors of any type: params[i] points to elements of
+ * the dtype of tensor i, grads[i] to such of its grad_dtype.
+ *
+ * Errors: those of sonew_step(), but SONEW_WRONG_DTYPE. Since 0.1.
+ */
+sonew_status sonew_step_any(sonew_optimizer *optimizer,
+                            const sonew_step_options *options,
+                            void *const *params,
+                            const void *const *grads,
+                            size_t count);
+
+/**
+ * As sonew_save(), for tensors of any type: params[i] points to elements of
+ * the dtype of tensor i.
+ *
+ * Errors: those of sonew_save(), but SONEW_WRONG_DTYPE. Since 0.1.
+ */
+sonew_status sonew_save_any(const sonew_optimizer *optimizer,
+                            const char *path,
+                            void *const *params,
+                            size_t count);
+
+/**
+ * As sonew_load(), for tensors of any type: params[i] points to elements of
+ * the dtype of tensor i.
+ *
+ * Errors: those of sonew_load(), but SONEW_WRONG_DTYPE. Since 0.1.
+ */
+sonew_status sonew_load_any(sonew_optimizer *optimizer,
+                            const char *path,
+                            const sonew_load_options *options,
+                            void *const *params,
+                            size_t count);
+
+/**
+ * Forgets the master weights of all tensors that keep them: the next step
+ * takes them anew from the parameters. For a caller who has changed
+ * parameters between steps; without it the change is lost. Since 0.1.
+ */
+sonew_status sonew_reset_master(sonew_optimizer *optimizer);
+
+/******************************************************************************
  * Stateless step
  *
  * For programs that keep parameters and state in arrays of their own. A plan
@@ -834,8 +999,8 @@ typedef struct sonew_plan sonew_plan;
 
 /**
  * The buffers of one tensor for one step. Fill it in with
- * sonew_buffers_init(). Every buffer has len elements of the tensor's type
- * (SONEW_F32: float), in the tensor's order.
+ * sonew_buffers_init(). Every buffer has len elements, in the tensor's order,
+ * of the types that sonew_tensor says.
  */
 typedef struct {
   /** Set by sonew_buffers_init(). The same for all entries of a list. */
@@ -846,8 +1011,9 @@ typedef struct {
    */
   void *params;
   /**
-   * Where the grafted direction u is to be written, or NULL if params is
-   * given. Learning rate and weight decay are then the caller's to apply.
+   * Where the grafted direction u is to be written, in the type of params,
+   * or NULL if params is given. Learning rate and weight decay are then the
+   * caller's to apply, and "master" stays as it is.
    */
   void *direction;
   /**
@@ -857,7 +1023,8 @@ typedef struct {
   const void *grad;
   /**
    * Pointers to the state planes, in the order of sonew_plan_plane_name().
-   * All zero before the first step.
+   * All zero before the first step, but for "master": that is then a copy
+   * of the parameters, which the caller makes.
    */
   void *const *planes;
   /** How many there are: sonew_plan_plane_count(). */
@@ -910,6 +1077,16 @@ sonew_status sonew_plan_plane_name(const sonew_plan *plan,
                                    size_t tensor,
                                    size_t plane,
                                    const char **name);
+
+/**
+ * The type of a state plane that a tensor needs, one of sonew_dtype, in *dtype.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE. Since 0.1.
+ */
+sonew_status sonew_plan_plane_dtype(const sonew_plan *plan,
+                                    size_t tensor,
+                                    size_t plane,
+                                    int32_t *dtype);
 
 /**
  * Fills in the defaults of one entry: no buffer at all, and factors that

@@ -26,6 +26,10 @@
 //! # Ok::<(), sonew::Error>(())
 //! ```
 //!
+//! Tensors of other types than `f32` are declared with
+//! [`TensorSpec::with_dtypes`](layout::TensorSpec::with_dtypes); several types
+//! in one step go through [`Optimizer::step_any`], as [`dtype::Elements`].
+//!
 //! # What holds
 //! - **A refused call changes nothing.** Every argument is checked before the
 //!   first byte is written; each [`Error`] names the argument, the tensor and

@@ -11,13 +11,14 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const GENERATED: &str = include_str!(concat!(env!("OUT_DIR"), "/sonew.h"));
 const WARNINGS: [&str; 5] = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"];
 
-const REFUSALS: [&str; 6] = [
+const REFUSALS: [&str; 7] = [
     "tests/c/refusals.c",
     "tests/c/refusals_create.c",
     "tests/c/refusals_step.c",
     "tests/c/refusals_plan.c",
     "tests/c/refusals_file.c",
     "tests/c/refusals_other.c",
+    "tests/c/refusals_typed.c",
 ];
 
 fn root(path: &str) -> PathBuf {

@@ -1,9 +1,10 @@
 //! Buffers of a call, checked before the first is touched: none null or
 //! misaligned, and none that is written in the place of another.
 
-use std::mem::{align_of, size_of};
+use std::ffi::c_void;
 
 use super::arguments::not_null;
+use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::TensorSpec;
 use crate::Optimizer;
@@ -14,7 +15,8 @@ pub(super) struct Buffer<'a> {
     tensor: &'a TensorSpec,
     /// What it is to the tensor: "the gradient".
     what: &'a str,
-    first: *mut f32,
+    dtype: Dtype,
+    first: *mut c_void,
     written: bool,
 }
 
@@ -24,14 +26,15 @@ impl<'a> Buffer<'a> {
     pub(super) fn read(
         tensor: &'a TensorSpec,
         what: &'a str,
-        first: *const f32,
+        dtype: Dtype,
+        first: *const c_void,
         argument: impl FnOnce() -> String,
     ) -> Result<Self> {
         not_null(first, || {
             format!("{}, {what} of tensor \"{}\",", argument(), tensor.name)
         })?;
         let address = first.addr();
-        let alignment = align_of::<f32>();
+        let alignment = dtype.size();
         if !address.is_multiple_of(alignment) {
             return Err(Error::Misaligned {
                 tensor: tensor.name.clone(),
@@ -41,10 +44,7 @@ impl<'a> Buffer<'a> {
             });
         }
         // No buffer lies across the end of the address space.
-        if address
-            .checked_add(tensor.len() * size_of::<f32>())
-            .is_none()
-        {
+        if address.checked_add(tensor.len() * dtype.size()).is_none() {
             return Err(Error::SizeOverflow {
                 tensor: tensor.name.clone(),
                 dims: tensor.dims.clone(),
@@ -53,6 +53,7 @@ impl<'a> Buffer<'a> {
         Ok(Buffer {
             tensor,
             what,
+            dtype,
             first: first.cast_mut(),
             written: false,
         })
@@ -62,10 +63,11 @@ impl<'a> Buffer<'a> {
     pub(super) fn write(
         tensor: &'a TensorSpec,
         what: &'a str,
-        first: *mut f32,
+        dtype: Dtype,
+        first: *mut c_void,
         argument: impl FnOnce() -> String,
     ) -> Result<Self> {
-        let buffer = Self::read(tensor, what, first, argument)?;
+        let buffer = Self::read(tensor, what, dtype, first, argument)?;
         Ok(Buffer {
             written: true,
             ..buffer
@@ -75,17 +77,23 @@ impl<'a> Buffer<'a> {
     /// # Safety
     /// The buffer has the tensor's number of elements, nothing writes them in
     /// `'b`.
-    pub(super) unsafe fn slice<'b>(&self) -> &'b [f32] {
-        // SAFETY: not null, aligned, and the caller's promise.
-        unsafe { std::slice::from_raw_parts(self.first, self.tensor.len()) }
+    pub(super) unsafe fn elements<'b>(&self) -> Elements<'b> {
+        // SAFETY: not null, and the caller's promise.
+        let bytes = unsafe { std::slice::from_raw_parts(self.first.cast(), self.bytes()) };
+        Elements::from_bytes(self.dtype, bytes)
     }
 
     /// # Safety
     /// The buffer has the tensor's number of elements, nothing else reads or
     /// writes them in `'b`.
-    pub(super) unsafe fn slice_mut<'b>(&self) -> &'b mut [f32] {
-        // SAFETY: not null, aligned, and the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.first, self.tensor.len()) }
+    pub(super) unsafe fn elements_mut<'b>(&self) -> ElementsMut<'b> {
+        // SAFETY: not null, and the caller's promise.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(self.first.cast(), self.bytes()) };
+        ElementsMut::from_bytes(self.dtype, bytes)
+    }
+
+    fn bytes(&self) -> usize {
+        self.tensor.len() * self.dtype.size()
     }
 
     fn start(&self) -> usize {
@@ -93,7 +101,7 @@ impl<'a> Buffer<'a> {
     }
 
     fn end(&self) -> usize {
-        self.start() + self.tensor.len() * size_of::<f32>()
+        self.start() + self.bytes()
     }
 
     fn name(&self) -> String {
@@ -108,7 +116,7 @@ pub(super) fn state<'a>(optimizer: &'a Optimizer, list: &mut Vec<Buffer<'a>>) ->
             let first = optimizer.plane(i, p)?.bytes().as_ptr();
             list.push(Buffer {
                 written: true,
-                ..Buffer::read(tensor, &plane.name, first.cast(), String::new)?
+                ..Buffer::read(tensor, &plane.name, plane.dtype, first.cast(), String::new)?
             });
         }
     }
@@ -159,6 +167,7 @@ mod tests {
             .map(|(tensor, &(offset, _, written))| Buffer {
                 tensor,
                 what: "it",
+                dtype: Dtype::F32,
                 first: std::ptr::without_provenance_mut(MEMORY + offset * 4),
                 written,
             })

@@ -6,16 +6,16 @@
 //! Training that goes on from a checkpoint gives the same bits as training
 //! that never stopped.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_void};
 
 use super::arguments::{flag, string, List};
 use super::buffers::{none_overlap, state, Buffer};
 use super::guard::call;
 use super::optimizer::{sonew_optimizer, with};
 use super::status::sonew_status;
-use super::step::written_params;
+use super::step::{only_of, written_params, FLOAT};
 use super::versioned::{self, Growing, Versioned};
-use crate::dtype::{Elements, ElementsMut};
+use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::layout::check_count;
 use crate::optimizer::LoadOptions;
@@ -45,7 +45,9 @@ pub struct sonew_load_options {
     /// 1: keep the optimizer's options, and its learning-rate scale and weight
     /// decay of every tensor, where the file has others. Its band may then be
     /// smaller than the file's, and its tensors may take another update, as
-    /// long as the file has every plane they need. Default 0.
+    /// long as the file has every plane they need. Master weights may be on
+    /// one side alone: those that the file lacks are taken from the parameters
+    /// by the next step. Default 0.
     pub override_options: i32,
     /// 1: load the tensors that both sides have, at least one, and leave the
     /// others of the optimizer as they are. Default 0.
@@ -99,7 +101,8 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
 /// Saves state, options, step count, and each tensor's learning-rate scale
 /// and weight decay to a file. With params (one buffer for each tensor, as in
 /// sonew_step(); only read) the parameters, too; to save the state alone, pass
-/// NULL and a count of 0.
+/// NULL and a count of 0. Parameters must be float; for others there is
+/// sonew_save_any().
 ///
 /// The file is written beside path, named like it with ".sonew-tmp" added,
 /// brought to disk, and then put in the place of path: when a save fails or
@@ -107,8 +110,9 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
 /// failed was to bring the new name to disk: then the new file is there.) Two
 /// saves to one path must not run at the same time.
 ///
-/// Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
-/// SONEW_HEADER_LENGTH, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
+/// Errors: SONEW_TENSOR_COUNT, SONEW_WRONG_DTYPE, SONEW_MISALIGNED,
+/// SONEW_SIZE_OVERFLOW, SONEW_HEADER_LENGTH, SONEW_IO, SONEW_OUT_OF_MEMORY.
+/// Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_save(
     optimizer: *const sonew_optimizer,
@@ -116,29 +120,44 @@ pub unsafe extern "C" fn sonew_save(
     params: *const *mut f32,
     count: usize,
 ) -> sonew_status {
-    call(|| {
-        // SAFETY: the header asks for a string, and for so many pointers.
-        let (path, params) = unsafe {
-            (
-                super::arguments::path(path)?,
-                List::new(params, count, "params")?,
-            )
-        };
-        with(optimizer, |owned| {
-            let optimizer = &owned.optimizer;
-            if !params.is_given() {
-                return optimizer.save(path, None);
-            }
-            let tensors = optimizer.tensors();
-            check_count("params", params.len(), tensors.len())?;
-            let params = params.collect("the list of parameters", |i, param| {
-                let name = || format!("params[{i}]");
-                let buffer = Buffer::read(&tensors[i], "the parameter", param, name)?;
-                // SAFETY: the header asks for buffers as long as the tensors.
-                Ok(Elements::new(unsafe { buffer.slice() }))
-            })?;
-            optimizer.save(path, Some(&params))
-        })
+    // SAFETY: the header asks for a string, and for so many pointers.
+    call(|| unsafe { save(optimizer, path, params.cast(), count, Some(FLOAT)) })
+}
+
+/// Saves. With `only`, parameters of another type are refused.
+///
+/// # Safety
+/// As for [`sonew_save`].
+pub(super) unsafe fn save(
+    optimizer: *const sonew_optimizer,
+    path: *const c_char,
+    params: *const *mut c_void,
+    count: usize,
+    only: Option<Dtype>,
+) -> Result<()> {
+    // SAFETY: the caller's promise.
+    let (path, params) = unsafe {
+        (
+            super::arguments::path(path)?,
+            List::new(params, count, "params")?,
+        )
+    };
+    with(optimizer, |owned| {
+        let optimizer = &owned.optimizer;
+        if !params.is_given() {
+            return optimizer.save(path, None);
+        }
+        let tensors = optimizer.tensors();
+        check_count("params", params.len(), tensors.len())?;
+        only_of(only, "the parameter", tensors, |t| t.params)?;
+        let params = params.collect("the list of parameters", |i, param| {
+            let name = || format!("params[{i}]");
+            let tensor = &tensors[i];
+            let buffer = Buffer::read(tensor, "the parameter", tensor.params, param, name)?;
+            // SAFETY: the caller's promise.
+            Ok(unsafe { buffer.elements() })
+        })?;
+        optimizer.save(path, Some(&params))
     })
 }
 
@@ -159,18 +178,23 @@ pub unsafe extern "C" fn sonew_load_options_init(
 /// may be NULL; with it, differences can be allowed. With params (one buffer
 /// for each tensor, as in sonew_step(); written) the parameters are loaded,
 /// too, and the file must have them; to load the state alone, pass NULL and a
-/// count of 0.
+/// count of 0. Parameters must be float; for others there is sonew_load_any().
+///
+/// Nothing is converted: state planes, and parameters that are loaded, must
+/// have the types in the file that they have in the optimizer. Only where the
+/// file has no parameters but master weights of a tensor, its parameters are
+/// these, rounded to nearest, as after every step.
 ///
 /// Everything is read and its checksums are verified before anything is
 /// changed, which takes memory for the state a second time. Views of the state
 /// end.
 ///
 /// Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
-/// SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_MISALIGNED,
-/// SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_IO, SONEW_NOT_A_CHECKPOINT,
+/// SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_WRONG_DTYPE,
+/// SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_IO, SONEW_NOT_A_CHECKPOINT,
 /// SONEW_FILE_LENGTH, SONEW_FORMAT_VERSION, SONEW_CHECKSUM,
-/// SONEW_TENSOR_MISSING, SONEW_TENSOR_DIFFERS, SONEW_OPTION_DIFFERS,
-/// SONEW_PLANE_MISSING, SONEW_RENAME, SONEW_OUT_OF_MEMORY. Since 0.1.
+/// SONEW_TENSOR_MISSING, SONEW_TENSOR_DIFFERS, SONEW_DTYPE_DIFFERS,
+/// SONEW_OPTION_DIFFERS, SONEW_PLANE_MISSING, SONEW_RENAME, SONEW_OUT_OF_MEMORY. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_load(
     optimizer: *mut sonew_optimizer,
@@ -179,31 +203,46 @@ pub unsafe extern "C" fn sonew_load(
     params: *const *mut f32,
     count: usize,
 ) -> sonew_status {
-    call(|| {
-        // SAFETY: the header asks for pointers that hold what they say.
-        let (path, load, params) = unsafe {
-            (
-                super::arguments::path(path)?,
-                load_options(options)?,
-                List::new(params, count, "params")?,
-            )
-        };
-        with(optimizer, |owned| {
-            let optimizer = &mut owned.optimizer;
-            if !params.is_given() {
-                return optimizer.load(path, &load, None);
-            }
-            let tensors = optimizer.tensors();
-            check_count("params", params.len(), tensors.len())?;
-            let written = written_params(&params, tensors)?;
-            let mut all = written.clone();
-            state(optimizer, &mut all)?;
-            none_overlap(&mut all)?;
-            // SAFETY: no two buffers overlap, and the header asks for ones as
-            // long as the tensors.
-            let slice = |b: &Buffer<'_>| ElementsMut::new(unsafe { b.slice_mut() });
-            let mut params: Vec<_> = written.iter().map(slice).collect();
-            optimizer.load(path, &load, Some(&mut params))
-        })
+    let params = params.cast();
+    // SAFETY: the header asks for pointers that hold what they say.
+    call(|| unsafe { load(optimizer, path, options, params, count, Some(FLOAT)) })
+}
+
+/// Loads. With `only`, parameters of another type are refused.
+///
+/// # Safety
+/// As for [`sonew_load`].
+pub(super) unsafe fn load(
+    optimizer: *mut sonew_optimizer,
+    path: *const c_char,
+    options: *const sonew_load_options,
+    params: *const *mut c_void,
+    count: usize,
+    only: Option<Dtype>,
+) -> Result<()> {
+    // SAFETY: the caller's promise.
+    let (path, load, params) = unsafe {
+        (
+            super::arguments::path(path)?,
+            load_options(options)?,
+            List::new(params, count, "params")?,
+        )
+    };
+    with(optimizer, |owned| {
+        let optimizer = &mut owned.optimizer;
+        if !params.is_given() {
+            return optimizer.load(path, &load, None);
+        }
+        let tensors = optimizer.tensors();
+        check_count("params", params.len(), tensors.len())?;
+        only_of(only, "the parameter", tensors, |t| t.params)?;
+        let written = written_params(&params, tensors)?;
+        let mut all = written.clone();
+        state(optimizer, &mut all)?;
+        none_overlap(&mut all)?;
+        // SAFETY: no two buffers overlap, and the caller's promise.
+        let elements = |b: &Buffer<'_>| unsafe { b.elements_mut() };
+        let mut params: Vec<_> = written.iter().map(elements).collect();
+        optimizer.load(path, &load, Some(&mut params))
     })
 }

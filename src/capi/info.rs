@@ -2,7 +2,7 @@
 
 use std::ffi::c_char;
 
-use super::optimizer::{query, sonew_optimizer};
+use super::optimizer::{query, sonew_optimizer, Owned};
 use super::status::sonew_status;
 
 /// Steps taken so far, in *count: those that were neither refused nor
@@ -14,6 +14,20 @@ pub unsafe extern "C" fn sonew_step_count(
 ) -> sonew_status {
     // SAFETY: the header asks for a place for the result.
     unsafe { query(optimizer, count, "count", |o| Ok(o.optimizer.step_count())) }
+}
+
+/// The length of all gradients together in the last step, sqrt(sum |g|^2) over
+/// all tensors, in *norm: with grad_scale, before clipping. NaN before the first
+/// step, and after one that did not need it: with SONEW_UNCHECKED and no
+/// clip_norm, it may not have looked at all gradients. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_gradient_norm(
+    optimizer: *const sonew_optimizer,
+    norm: *mut f64,
+) -> sonew_status {
+    let value = |o: &Owned| Ok(o.optimizer.gradient_norm().unwrap_or(f64::NAN));
+    // SAFETY: the header asks for a place for the result.
+    unsafe { query(optimizer, norm, "norm", value) }
 }
 
 /// The number of tensors, in *count. Since 0.1.

@@ -79,7 +79,8 @@
 //! its init function, with sizeof of the caller's struct, keeps old programs
 //! working with new libraries and the other way round. Zero means false, 1
 //! true, and nothing else is accepted. Fields called reserved must be 0. The
-//! arithmetic is float32: a number that does not fit into it is out of range.
+//! arithmetic is float32, or float64 for tensors with float64 parameters or
+//! state: a number that does not fit into float32 is out of range.
 
 // What follows is named as in C, and documented for the header.
 #![allow(non_camel_case_types)]
@@ -98,6 +99,7 @@ mod status;
 mod step;
 mod tensor;
 mod tensor_settings;
+mod typed;
 mod version;
 mod versioned;
 mod view;

@@ -86,15 +86,17 @@ fn names(optimizer: &Optimizer) -> Result<Vec<Names>> {
 /// it into *optimizer. options may be NULL, which means the defaults. Nothing
 /// that is passed needs to stay.
 ///
-/// Memory: sonew_memory_bytes() afterwards. For each parameter 4 (band + 2)
-/// bytes of state, 4 more with SONEW_GRAFT_NORMALIZED_RMSPROP; 4 bytes with
-/// any graft, for the direction; and a little for each thread. No thread is
-/// created before a step needs one.
+/// Memory: sonew_memory_bytes() afterwards. For each parameter band + 2 numbers
+/// of state, of the tensor's state_dtype, one more with
+/// SONEW_GRAFT_NORMALIZED_RMSPROP, and 4 bytes with master weights; a number
+/// with any graft, for the direction; and a little for each thread. No thread
+/// is created before a step needs one.
 ///
 /// Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
 /// SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING, SONEW_NO_TENSORS,
 /// SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME, SONEW_TOO_MANY_DIMENSIONS,
-/// SONEW_ZERO_DIMENSION, SONEW_SIZE_OVERFLOW, SONEW_OUT_OF_MEMORY. Since 0.1.
+/// SONEW_ZERO_DIMENSION, SONEW_SIZE_OVERFLOW, SONEW_STATE_DTYPE,
+/// SONEW_MASTER_DTYPE, SONEW_INSTRUCTION_SET, SONEW_OUT_OF_MEMORY. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_create(
     options: *const sonew_options,

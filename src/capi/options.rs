@@ -7,7 +7,7 @@ use super::guard::call;
 use super::status::sonew_status;
 use super::versioned::{self, Growing, Versioned};
 use crate::error::Result;
-use crate::options::{Damping, Graft, Options, Statistics, MAX_BAND};
+use crate::options::{Damping, Graft, InstructionSet, Options, Rounding, Statistics, MAX_BAND};
 
 /// The largest sonew_options.band.
 pub const SONEW_MAX_BAND: usize = 16;
@@ -54,6 +54,36 @@ pub enum sonew_graft {
     SONEW_GRAFT_NORMALIZED_RMSPROP = 4,
 }
 
+/// How numbers are rounded to 16 bits. SONEW_F32 and SONEW_F64 always round to
+/// nearest.
+#[repr(C)]
+pub enum sonew_rounding {
+    /// To nearest, ties to even. An average stalls where its changes are less
+    /// than half a unit in the last place.
+    SONEW_NEAREST = 0,
+    /// Up or down, with probabilities that make the expected value exact.
+    /// Reproducible: the random bits are a function of seed, step, tensor,
+    /// plane and index.
+    SONEW_STOCHASTIC = 1,
+}
+
+/// An instruction set.
+#[repr(C)]
+pub enum sonew_isa {
+    /// The one that the environment variable SONEW_INSTRUCTION_SET names
+    /// (portable, avx2, avx512 or neon); where it is not set, or auto, the
+    /// best that the processor has.
+    SONEW_ISA_AUTO = 0,
+    /// Plain code, on every processor.
+    SONEW_ISA_PORTABLE = 1,
+    /// AVX2 and FMA of x86-64.
+    SONEW_ISA_AVX2 = 2,
+    /// AVX-512 of x86-64.
+    SONEW_ISA_AVX512 = 3,
+    /// Advanced SIMD of 64-bit Arm.
+    SONEW_ISA_NEON = 4,
+}
+
 /// How an optimizer works. Fill it in with sonew_options_init(), then change
 /// what is to be different.
 #[repr(C)]
@@ -88,6 +118,8 @@ pub struct sonew_options {
     /// Decoupled weight decay that every tensor starts with, finite and not
     /// negative; sonew_set_weight_decay() changes it for one. Default 0.
     pub weight_decay: f64,
+    /// Seed of stochastic rounding. Default 0.
+    pub seed: u64,
     /// One of sonew_statistics. Default SONEW_MOVING_AVERAGE.
     pub statistics: i32,
     /// One of sonew_damping. Default SONEW_ABSOLUTE.
@@ -100,11 +132,17 @@ pub struct sonew_options {
     /// 1: correct the diagonal in the length of Adam, too. 0: do not. Without
     /// bias_correction it never is. Default 1.
     pub graft_bias_correction: i32,
+    /// One of sonew_rounding, for 16-bit state, and 16-bit parameters without
+    /// master weights. Default SONEW_NEAREST.
+    pub rounding: i32,
+    /// One of sonew_isa: what steps use. Results do not depend on it. Default
+    /// SONEW_ISA_AUTO.
+    pub instruction_set: i32,
     /// Must be 0.
     pub reserved: [i32; 1],
 }
 
-// SAFETY: 8 + 2 * 4 + 6 * 8 + 6 * 4 bytes without padding.
+// SAFETY: 8 + 2 * 4 + 7 * 8 + 8 * 4 bytes without padding.
 unsafe impl Growing for sonew_options {
     const SIZES: &'static [usize] = &[size_of::<sonew_options>()];
 }
@@ -126,11 +164,14 @@ unsafe impl Versioned for sonew_options {
             gamma: options.gamma,
             graft_eps: options.graft_eps,
             weight_decay: options.weight_decay,
+            seed: options.seed,
             statistics: number(options.statistics, STATISTICS),
             damping: number(options.damping, DAMPINGS),
             graft: number(options.graft, GRAFTS),
             bias_correction: options.bias_correction.into(),
             graft_bias_correction: options.graft_bias_correction.into(),
+            rounding: number(options.rounding, ROUNDINGS),
+            instruction_set: number(options.instruction_set, ISAS),
             reserved: [0],
         }
     }
@@ -163,6 +204,25 @@ const GRAFTS: &[(i32, Graft)] = &[
     ),
 ];
 
+const ROUNDINGS: &[(i32, Rounding)] = &[
+    (sonew_rounding::SONEW_NEAREST as i32, Rounding::Nearest),
+    (
+        sonew_rounding::SONEW_STOCHASTIC as i32,
+        Rounding::Stochastic,
+    ),
+];
+
+const ISAS: &[(i32, InstructionSet)] = &[
+    (sonew_isa::SONEW_ISA_AUTO as i32, InstructionSet::Auto),
+    (
+        sonew_isa::SONEW_ISA_PORTABLE as i32,
+        InstructionSet::Portable,
+    ),
+    (sonew_isa::SONEW_ISA_AVX2 as i32, InstructionSet::Avx2),
+    (sonew_isa::SONEW_ISA_AVX512 as i32, InstructionSet::Avx512),
+    (sonew_isa::SONEW_ISA_NEON as i32, InstructionSet::Neon),
+];
+
 /// The options of a caller; NULL means the defaults.
 ///
 /// # Safety
@@ -189,7 +249,9 @@ pub(super) unsafe fn options(pointer: *const sonew_options) -> Result<Options> {
         graft_bias_correction: flag(c.graft_bias_correction, "options.graft_bias_correction")?,
         weight_decay: c.weight_decay,
         threads: count(c.threads, "options.threads")?,
-        ..Options::default()
+        rounding: named(c.rounding, of("rounding"), ROUNDINGS)?,
+        seed: c.seed,
+        instruction_set: named(c.instruction_set, of("instruction_set"), ISAS)?,
     })
 }
 

@@ -15,9 +15,8 @@ use super::options::{options, sonew_options};
 use super::registry::Registry;
 use super::status::sonew_status;
 use super::step::{sonew_step_options, step_options};
-use super::tensor::{sonew_tensor, tensors};
+use super::tensor::{dtype_number, sonew_tensor, tensors};
 use super::versioned::{self, Growing, Versioned};
-use crate::dtype::{Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{check_count, planes, Plane, TensorSpec};
 use crate::options::StepOptions;
@@ -40,8 +39,8 @@ struct Owned {
 static PLANS: Registry<Owned> = Registry::new();
 
 /// The buffers of one tensor for one step. Fill it in with
-/// sonew_buffers_init(). Every buffer has len elements of the tensor's type
-/// (SONEW_F32: float), in the tensor's order.
+/// sonew_buffers_init(). Every buffer has len elements, in the tensor's order,
+/// of the types that sonew_tensor says.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct sonew_buffers {
@@ -50,14 +49,16 @@ pub struct sonew_buffers {
     /// Parameters, updated in place: p <- p - lr (u + weight_decay p). NULL if
     /// direction is given.
     pub params: *mut c_void,
-    /// Where the grafted direction u is to be written, or NULL if params is
-    /// given. Learning rate and weight decay are then the caller's to apply.
+    /// Where the grafted direction u is to be written, in the type of params,
+    /// or NULL if params is given. Learning rate and weight decay are then the
+    /// caller's to apply, and "master" stays as it is.
     pub direction: *mut c_void,
     /// The gradient. NULL: the tensor takes no part in the step, and nothing
     /// of it is written.
     pub grad: *const c_void,
     /// Pointers to the state planes, in the order of sonew_plan_plane_name().
-    /// All zero before the first step.
+    /// All zero before the first step, but for "master": that is then a copy
+    /// of the parameters, which the caller makes.
     pub planes: *const *mut c_void,
     /// How many there are: sonew_plan_plane_count().
     pub plane_count: usize,
@@ -182,15 +183,39 @@ pub unsafe extern "C" fn sonew_plan_plane_name(
         // SAFETY: the header asks for a place for the result.
         let out = unsafe { Out::new(name, "name") }?;
         out.write(PLANS.with(plan.addr(), "plan", |owned| {
-            let planes = planes_of(owned, tensor)?;
-            let name = planes.get(plane).ok_or_else(|| Error::UnknownPlane {
-                tensor: owned.tensors[tensor].name.clone(),
-                plane,
-                count: planes.len(),
-            })?;
-            Ok(name.as_ptr())
+            Ok(plane_of(owned, tensor, plane)?.as_ptr())
         })?);
         Ok(())
+    })
+}
+
+/// The type of a state plane that a tensor needs, one of sonew_dtype, in *dtype.
+///
+/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_plan_plane_dtype(
+    plan: *const sonew_plan,
+    tensor: usize,
+    plane: usize,
+    dtype: *mut i32,
+) -> sonew_status {
+    call(|| {
+        // SAFETY: the header asks for a place for the result.
+        let out = unsafe { Out::new(dtype, "dtype") }?;
+        out.write(PLANS.with(plan.addr(), "plan", |owned| {
+            plane_of(owned, tensor, plane)?;
+            Ok(dtype_number(owned.planes[tensor][plane].dtype))
+        })?);
+        Ok(())
+    })
+}
+
+fn plane_of(owned: &Owned, tensor: usize, plane: usize) -> Result<&CString> {
+    let planes = planes_of(owned, tensor)?;
+    planes.get(plane).ok_or_else(|| Error::UnknownPlane {
+        tensor: owned.tensors[tensor].name.clone(),
+        plane,
+        count: planes.len(),
     })
 }
 
@@ -316,13 +341,9 @@ unsafe fn take_step(
         // promise.
         let (target, gradient, planes) = unsafe {
             (
-                ElementsMut::new(checked.target.slice_mut()),
-                checked.gradient.map(|b| Elements::new(b.slice())),
-                checked
-                    .planes
-                    .iter()
-                    .map(|b| ElementsMut::new(b.slice_mut()))
-                    .collect(),
+                checked.target.elements_mut(),
+                checked.gradient.map(|b| b.elements()),
+                checked.planes.iter().map(|b| b.elements_mut()).collect(),
             )
         };
         TensorBuffers {
@@ -372,12 +393,19 @@ unsafe fn check<'a>(
         (true, false) => Buffer::write(
             tensor,
             "the direction",
-            entry.direction.cast(),
+            tensor.params,
+            entry.direction,
             of("direction"),
         )?,
-        _ => Buffer::write(tensor, "the parameter", entry.params.cast(), of("params"))?,
+        _ => Buffer::write(
+            tensor,
+            "the parameter",
+            tensor.params,
+            entry.params,
+            of("params"),
+        )?,
     };
-    let gradient = || Buffer::read(tensor, "the gradient", entry.grad.cast(), of("grad"));
+    let gradient = || Buffer::read(tensor, "the gradient", tensor.grads, entry.grad, of("grad"));
     let gradient = (!entry.grad.is_null()).then(gradient).transpose()?;
     // SAFETY: the caller's promise.
     let given = unsafe {
@@ -389,7 +417,7 @@ unsafe fn check<'a>(
     }?;
     let planes = given.collect("the list of planes", |p, plane| {
         let name = || format!("buffers[{i}].planes[{p}]");
-        Buffer::write(tensor, &planes[p].name, plane.cast(), name)
+        Buffer::write(tensor, &planes[p].name, planes[p].dtype, plane, name)
     })?;
     Ok(Checked {
         target,

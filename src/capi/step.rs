@@ -2,13 +2,16 @@
 //!
 //! What belongs to one step travels with it.
 
+use std::ffi::c_void;
+
 use super::arguments::{named, unused, List};
 use super::buffers::{none_overlap, state, Buffer};
 use super::guard::call;
 use super::optimizer::{sonew_optimizer, with};
 use super::status::sonew_status;
 use super::versioned::{self, Growing, Versioned};
-use crate::error::Result;
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
 use crate::layout::{check_count, TensorSpec};
 use crate::options::{NonFinite, StepOptions};
 use crate::Optimizer;
@@ -20,7 +23,7 @@ pub enum sonew_non_finite {
     /// Look at every gradient first, and if one is not finite change nothing
     /// and return SONEW_NON_FINITE_GRADIENT.
     SONEW_SKIP = 0,
-    /// Do not look. A tensor with such a gradient may be spoilt for ever.
+    /// Do not look, unless clip_norm does. A tensor with such a gradient may be spoilt for ever.
     SONEW_UNCHECKED = 1,
 }
 
@@ -39,13 +42,19 @@ pub struct sonew_step_options {
     /// The weight of this step's gradients with SONEW_WEIGHTED_SUM, finite and
     /// not negative. Must be 1 with SONEW_MOVING_AVERAGE. Default 1.
     pub statistics_weight: f64,
+    /// Clipping: where the length of all gradients together, sqrt(sum |g|^2)
+    /// over all tensors and after grad_scale, exceeds this, all gradients are
+    /// multiplied by clip_norm / length. Finite and positive, or 0: no
+    /// clipping. Clipping looks at every gradient, and refuses those that are
+    /// not finite whatever non_finite says. Default 0.
+    pub clip_norm: f64,
     /// One of sonew_non_finite. Default SONEW_SKIP.
     pub non_finite: i32,
     /// Must be 0.
     pub reserved: [i32; 1],
 }
 
-// SAFETY: 4 * 8 + 2 * 4 bytes without padding.
+// SAFETY: 5 * 8 + 2 * 4 bytes without padding.
 unsafe impl Growing for sonew_step_options {
     const SIZES: &'static [usize] = &[size_of::<sonew_step_options>()];
 }
@@ -61,6 +70,7 @@ unsafe impl Versioned for sonew_step_options {
             lr: step.lr,
             grad_scale: step.grad_scale,
             statistics_weight: step.statistics_weight,
+            clip_norm: step.clip_norm.unwrap_or(0.0),
             non_finite: super::arguments::number(step.non_finite, NON_FINITE),
             reserved: [0],
         }
@@ -90,7 +100,7 @@ pub(super) unsafe fn step_options(pointer: *const sonew_step_options) -> Result<
         lr: c.lr,
         grad_scale: c.grad_scale,
         statistics_weight: c.statistics_weight,
-        clip_norm: None,
+        clip_norm: (c.clip_norm != 0.0).then_some(c.clip_norm),
         non_finite: named(c.non_finite, || "step.non_finite".to_owned(), NON_FINITE)?,
     })
 }
@@ -117,11 +127,12 @@ pub unsafe extern "C" fn sonew_step_options_init(
 /// stay as they are. params[i] may not. Two gradients may be the same buffer;
 /// parameters may overlap nothing else of the call, nor the state. A parameter
 /// that is used in two places of a model is one tensor, passed once with the
-/// sum of its gradients.
+/// sum of its gradients. All tensors must be float: dtype and grad_dtype
+/// SONEW_F32. For others there is sonew_step_any().
 ///
 /// Errors: SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
 /// SONEW_UNKNOWN_VALUE, SONEW_OUT_OF_RANGE, SONEW_TENSOR_COUNT,
-/// SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_OUT_OF_MEMORY,
+/// SONEW_WRONG_DTYPE, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_OUT_OF_MEMORY,
 /// SONEW_THREADS. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_step(
@@ -131,20 +142,64 @@ pub unsafe extern "C" fn sonew_step(
     grads: *const *const f32,
     count: usize,
 ) -> sonew_status {
-    call(|| {
-        // SAFETY: the header asks for pointers that hold what they say.
-        let (step, params, grads) = unsafe {
-            (
-                step_options(step)?,
-                List::new(params, count, "params")?,
-                List::new(grads, count, "grads")?,
-            )
-        };
-        // SAFETY: the header asks for buffers as long as the tensors.
-        with(optimizer, |owned| unsafe {
-            take_step(&mut owned.optimizer, &step, &params, &grads)
-        })
+    let (params, grads) = (params.cast(), grads.cast());
+    // SAFETY: the header asks for pointers that hold what they say.
+    call(|| unsafe { self::step(optimizer, step, params, grads, count, Some(FLOAT)) })
+}
+
+/// The type that the simple functions take.
+pub(super) const FLOAT: Dtype = Dtype::F32;
+
+/// Takes a step. With `only`, tensors of another type are refused.
+///
+/// # Safety
+/// As for [`sonew_step`].
+pub(super) unsafe fn step(
+    optimizer: *mut sonew_optimizer,
+    options: *const sonew_step_options,
+    params: *const *mut c_void,
+    grads: *const *const c_void,
+    count: usize,
+    only: Option<Dtype>,
+) -> Result<()> {
+    // SAFETY: the caller's promise.
+    let (step, params, grads) = unsafe {
+        (
+            step_options(options)?,
+            List::new(params, count, "params")?,
+            List::new(grads, count, "grads")?,
+        )
+    };
+    with(optimizer, |owned| {
+        let optimizer = &mut owned.optimizer;
+        let tensors = optimizer.tensors();
+        check_count("params", params.len(), tensors.len())?;
+        only_of(only, "the parameter", tensors, |t| t.params)?;
+        only_of(only, "the gradient", tensors, |t| t.grads)?;
+        // SAFETY: the caller's promise.
+        unsafe { take_step(optimizer, &step, &params, &grads) }
     })
+}
+
+/// Refuses tensors whose buffers are not of this type.
+pub(super) fn only_of(
+    only: Option<Dtype>,
+    what: &str,
+    tensors: &[TensorSpec],
+    of: impl Fn(&TensorSpec) -> Dtype,
+) -> Result<()> {
+    let Some(dtype) = only else {
+        return Ok(());
+    };
+    match tensors.iter().find(|tensor| of(tensor) != dtype) {
+        None => Ok(()),
+        Some(other) => Err(Error::WrongDtype {
+            tensor: other.name.clone(),
+            argument: what.to_owned(),
+            dtype,
+            expected: of(other),
+        }),
+    }
 }
 
 /// # Safety
@@ -153,15 +208,15 @@ pub unsafe extern "C" fn sonew_step(
 unsafe fn take_step(
     optimizer: &mut Optimizer,
     step: &StepOptions,
-    params: &List<*mut f32>,
-    grads: &List<*const f32>,
+    params: &List<*mut c_void>,
+    grads: &List<*const c_void>,
 ) -> Result<()> {
     let tensors = optimizer.tensors();
-    check_count("params", params.len(), tensors.len())?;
     let written = written_params(params, tensors)?;
     let read = grads.collect("the list of gradients", |i, gradient| {
         let name = || format!("grads[{i}]");
-        let buffer = || Buffer::read(&tensors[i], "the gradient", gradient, name);
+        let tensor = &tensors[i];
+        let buffer = || Buffer::read(tensor, "the gradient", tensor.grads, gradient, name);
         (!gradient.is_null()).then(buffer).transpose()
     })?;
     let mut all: Vec<Buffer<'_>> = written
@@ -174,22 +229,23 @@ unsafe fn take_step(
 
     // SAFETY: no written buffer overlaps another one, and the caller's
     // promise.
-    let mut params: Vec<_> = written.iter().map(|b| unsafe { b.slice_mut() }).collect();
-    let slice = |buffer: &Option<Buffer<'_>>| {
+    let params = written.iter().map(|b| unsafe { b.elements_mut() });
+    let elements = |buffer: &Option<Buffer<'_>>| {
         // SAFETY: as above.
-        buffer.map(|b| unsafe { b.slice() })
+        buffer.map(|b| unsafe { b.elements() })
     };
-    let grads: Vec<_> = read.iter().map(slice).collect();
-    optimizer.step(step, &mut params, &grads)
+    let mut params: Vec<_> = params.collect();
+    let grads: Vec<_> = read.iter().map(elements).collect();
+    optimizer.step_any(step, &mut params, &grads)
 }
 
 /// Parameters that a call writes, one for each tensor.
 pub(super) fn written_params<'a>(
-    params: &List<*mut f32>,
+    params: &List<*mut c_void>,
     tensors: &'a [TensorSpec],
 ) -> Result<Vec<Buffer<'a>>> {
     params.collect("the list of parameters", |i, param| {
         let name = || format!("params[{i}]");
-        Buffer::write(&tensors[i], "the parameter", param, name)
+        Buffer::write(&tensors[i], "the parameter", tensors[i].params, param, name)
     })
 }

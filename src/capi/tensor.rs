@@ -6,7 +6,8 @@
 
 use std::ffi::c_char;
 
-use super::arguments::{named, string, unused, List};
+use super::arguments::{flag, named, number, string, unused, List};
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::layout::{Chains, TensorSpec, Update, MAX_DIMS};
 
@@ -41,11 +42,19 @@ pub enum sonew_update {
     SONEW_UPDATE_ADAM = 1,
 }
 
-/// The type of a buffer's elements. This version has one.
+/// The type of a buffer's elements.
 #[repr(C)]
 pub enum sonew_dtype {
+    /// What the field says is its default.
+    SONEW_DTYPE_DEFAULT = 0,
     /// IEEE 754 binary32: float.
-    SONEW_F32 = 0,
+    SONEW_F32 = 1,
+    /// IEEE 754 binary64: double.
+    SONEW_F64 = 2,
+    /// bfloat16: the upper half of a binary32.
+    SONEW_BF16 = 3,
+    /// IEEE 754 binary16.
+    SONEW_F16 = 4,
 }
 
 /// One tensor. Set every byte to zero first, as an initialiser that names
@@ -64,8 +73,21 @@ pub struct sonew_tensor {
     pub chains: i32,
     /// One of sonew_update. Default (0) SONEW_UPDATE_SONEW.
     pub update: i32,
+    /// One of sonew_dtype: the type of the parameters, and of a direction.
+    /// Default (0) SONEW_F32. Where it or state_dtype is SONEW_F64 the
+    /// arithmetic is float64, otherwise float32.
+    pub dtype: i32,
+    /// One of sonew_dtype: the type of the gradients. Default (0) dtype.
+    pub grad_dtype: i32,
+    /// One of sonew_dtype: the type of the state planes, but for "master". Not
+    /// SONEW_F16, which has not the range for squared gradients. Default (0)
+    /// SONEW_F64 if dtype is, otherwise SONEW_F32.
+    pub state_dtype: i32,
+    /// 1: keep float32 master weights in the state; see sonew_step_any(). Not
+    /// with a dtype of SONEW_F64. Default 0.
+    pub master: i32,
     /// Must be 0.
-    pub reserved: [i32; 6],
+    pub reserved: [i32; 2],
 }
 
 const CHAINS: &[(i32, Chains)] = &[
@@ -79,6 +101,26 @@ const UPDATES: &[(i32, Update)] = &[
     (sonew_update::SONEW_UPDATE_SONEW as i32, Update::Sonew),
     (sonew_update::SONEW_UPDATE_ADAM as i32, Update::Adam),
 ];
+
+const DTYPES: &[(i32, Dtype)] = &[
+    (sonew_dtype::SONEW_F32 as i32, Dtype::F32),
+    (sonew_dtype::SONEW_F64 as i32, Dtype::F64),
+    (sonew_dtype::SONEW_BF16 as i32, Dtype::Bf16),
+    (sonew_dtype::SONEW_F16 as i32, Dtype::F16),
+];
+
+/// The number that stands for a type.
+pub(super) fn dtype_number(dtype: Dtype) -> i32 {
+    number(dtype, DTYPES)
+}
+
+/// The type that a number stands for.
+fn dtype(value: i32, default: Dtype, argument: impl FnOnce() -> String) -> Result<Dtype> {
+    match value == sonew_dtype::SONEW_DTYPE_DEFAULT as i32 {
+        true => Ok(default),
+        false => named(value, argument, DTYPES),
+    }
+}
 
 /// The tensors of a caller.
 ///
@@ -118,7 +160,19 @@ unsafe fn spec(i: usize, tensor: &sonew_tensor) -> Result<TensorSpec> {
         });
     }
     unused(&tensor.reserved, of("reserved"))?;
-    Ok(TensorSpec::new(name, dims)
-        .with_chains(named(tensor.chains, of("chains"), CHAINS)?)
-        .with_update(named(tensor.update, of("update"), UPDATES)?))
+    let params = dtype(tensor.dtype, Dtype::F32, of("dtype"))?;
+    let state = match params {
+        Dtype::F64 => Dtype::F64,
+        _ => Dtype::F32,
+    };
+    Ok(TensorSpec {
+        name,
+        dims: dims.to_vec(),
+        chains: named(tensor.chains, of("chains"), CHAINS)?,
+        update: named(tensor.update, of("update"), UPDATES)?,
+        params,
+        grads: dtype(tensor.grad_dtype, params, of("grad_dtype"))?,
+        state: dtype(tensor.state_dtype, state, of("state_dtype"))?,
+        master: flag(tensor.master, &of("master")())?,
+    })
 }

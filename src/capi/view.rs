@@ -1,9 +1,10 @@
 //! Views of the state
 //!
 //! The state of a tensor is a list of planes: "momentum", "diagonal",
-//! "band.1", "band.2" and so on, as many as options.band says, and "rms" with
-//! SONEW_GRAFT_NORMALIZED_RMSPROP; a tensor that takes the Adam update has the
-//! first two. A plane has one number for each parameter, in the tensor's own
+//! "band.1", "band.2" and so on, as many as options.band says, "rms" with
+//! SONEW_GRAFT_NORMALIZED_RMSPROP, and "master" with master weights; a tensor
+//! that takes the Adam update has of these the first two and the last. "master"
+//! is SONEW_F32, the others have the tensor's state_dtype. A plane has one number for each parameter, in the tensor's own
 //! order: that of coordinate j is where coordinate j is. In "band.k" that is
 //! H[j+k][j], j+k counted along the chain; the last k coordinates of a chain
 //! have 0.
@@ -14,7 +15,7 @@ use super::arguments::{not_null, string, Out};
 use super::guard::call;
 use super::optimizer::{query, sonew_optimizer, with, Owned};
 use super::status::sonew_status;
-use super::tensor::{sonew_dtype, SONEW_MAX_DIMS};
+use super::tensor::{dtype_number, SONEW_MAX_DIMS};
 use super::versioned::{self, Growing};
 use crate::error::{Error, Result};
 
@@ -126,7 +127,7 @@ fn view_of(owned: &Owned, tensor: usize, plane: usize) -> Result<sonew_view> {
         plane: names.planes[plane].as_ptr(),
         ndim: spec.dims.len(),
         dims,
-        dtype: sonew_dtype::SONEW_F32 as i32,
+        dtype: dtype_number(elements.dtype()),
         reserved: 0,
     })
 }

@@ -9,6 +9,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::SavedTensor;
+use crate::dtype::Dtype;
 use crate::layout::{Chains, TensorSpec, Update, MAX_DIMS};
 use crate::options::{Damping, Graft, InstructionSet, Options, Rounding, Statistics};
 
@@ -190,6 +191,29 @@ pub(super) struct TensorMirror {
     update: Update,
     lr_scale: f64,
     weight_decay: f64,
+    #[serde(default = "float32")]
+    params: Dtype,
+    #[serde(default = "float32")]
+    grads: Dtype,
+    #[serde(default = "float32")]
+    state: Dtype,
+    #[serde(default)]
+    master: Master,
+}
+
+/// The element type of files of format 1, which do not say it.
+fn float32() -> Dtype {
+    Dtype::F32
+}
+
+/// Whether a tensor keeps master weights, and has them.
+#[derive(Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Master {
+    #[default]
+    None,
+    Empty,
+    Set,
 }
 
 impl From<&SavedTensor> for TensorMirror {
@@ -199,7 +223,10 @@ impl From<&SavedTensor> for TensorMirror {
             dims,
             chains,
             update,
-            ..
+            params,
+            grads,
+            state,
+            master,
         } = tensor.spec.clone();
         TensorMirror {
             name,
@@ -208,6 +235,14 @@ impl From<&SavedTensor> for TensorMirror {
             update,
             lr_scale: tensor.lr_scale,
             weight_decay: tensor.weight_decay,
+            params,
+            grads,
+            state,
+            master: match (master, tensor.master_set) {
+                (false, _) => Master::None,
+                (true, false) => Master::Empty,
+                (true, true) => Master::Set,
+            },
         }
     }
 }
@@ -215,11 +250,19 @@ impl From<&SavedTensor> for TensorMirror {
 impl From<TensorMirror> for SavedTensor {
     fn from(mirror: TensorMirror) -> Self {
         SavedTensor {
-            spec: TensorSpec::new(mirror.name, &mirror.dims)
-                .with_chains(mirror.chains)
-                .with_update(mirror.update),
+            spec: TensorSpec {
+                name: mirror.name,
+                dims: mirror.dims,
+                chains: mirror.chains,
+                update: mirror.update,
+                params: mirror.params,
+                grads: mirror.grads,
+                state: mirror.state,
+                master: !matches!(mirror.master, Master::None),
+            },
             lr_scale: mirror.lr_scale,
             weight_decay: mirror.weight_decay,
+            master_set: matches!(mirror.master, Master::Set),
         }
     }
 }

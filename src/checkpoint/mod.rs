@@ -16,12 +16,19 @@
 //! | key                  | value                                              |
 //! |----------------------|----------------------------------------------------|
 //! | `sonew.header_crc32` | checksum of the header, see below                  |
-//! | `sonew.format`       | version of this format: `1`                        |
+//! | `sonew.format`       | version of this format: `2`                        |
 //! | `sonew.version`      | version of the library that wrote the file         |
 //! | `sonew.step`         | steps that the state has seen                      |
-//! | `sonew.options`      | JSON: hyperparameters; threads are no part of them |
-//! | `sonew.tensors`      | JSON: list of name, dims, chains, update, lr_scale, weight_decay |
+//! | `sonew.options`      | JSON: hyperparameters; threads and instruction set are no part of them |
+//! | `sonew.tensors`      | JSON: list of name, dims, chains, update, lr_scale, weight_decay, element types, master |
 //! | `sonew.checksums`    | JSON: array name to checksum, padding left out     |
+//!
+//! The element types are those of `params`, `grads` and `state`, named as the
+//! arrays' own; `master` says whether master weights are kept: `none`, `set`, or
+//! `empty` before the parameters have been copied to them.
+//!
+//! Format 1 has no element types, which are all `F32`, no master weights, and
+//! among the options neither rounding, which is to nearest, nor a seed.
 //!
 //! Other keys are ignored. A change that an older reader must not overlook
 //! (an option, another kind of array) raises the format version.
@@ -59,7 +66,7 @@ pub use write::write;
 compile_error!("checkpoints hold little-endian numbers, and buffers are written as they are");
 
 /// The newest format version that this library reads, and the one it writes.
-pub const FORMAT: u64 = 1;
+pub const FORMAT: u64 = 2;
 
 /// The name under which a tensor's parameters are saved, beside its planes.
 pub const PARAMETER: &str = "parameter";
@@ -87,12 +94,15 @@ pub struct Header {
 /// What a checkpoint says of one tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SavedTensor {
-    /// Name, dimensions, chains and update.
+    /// Name, dimensions, chains, update and element types.
     pub spec: TensorSpec,
     /// Factor on the learning rate.
     pub lr_scale: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
+    /// Whether the tensor keeps master weights and they have been taken from
+    /// the parameters.
+    pub master_set: bool,
 }
 
 /// One array to be written.
@@ -119,6 +129,7 @@ impl Header {
             spec,
             lr_scale,
             weight_decay,
+            ..
         } in &self.tensors
         {
             not_negative(&format!("lr_scale of \"{}\"", spec.name), *lr_scale)?;

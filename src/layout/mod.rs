@@ -8,4 +8,4 @@ mod tensor;
 pub(crate) use grid::{Grid, Rect, Run};
 pub use tensor::{planes, Chains, Plane, TensorSpec, Update, MAX_DIMS};
 
-pub(crate) use tensor::{check_count, plane, validate};
+pub(crate) use tensor::{check_count, plane, validate, MASTER};

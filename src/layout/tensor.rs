@@ -75,7 +75,6 @@ impl TensorSpec {
     }
 
     /// The type that a step computes in.
-    #[allow(dead_code)]
     pub(crate) fn arithmetic(&self) -> Dtype {
         match (self.params, self.state) {
             (Dtype::F64, _) | (_, Dtype::F64) => Dtype::F64,
@@ -152,11 +151,6 @@ pub(crate) mod plane {
     pub(crate) const fn rms(band: usize) -> usize {
         DIAGONAL + band + 1
     }
-    /// Master weights, where they are kept: the last plane.
-    #[allow(dead_code)]
-    pub(crate) const fn master(band: usize, rms: bool) -> usize {
-        DIAGONAL + band + 1 + rms as usize
-    }
 }
 
 /// A state plane: an array of the tensor's shape.
@@ -183,12 +177,15 @@ pub fn planes(options: &Options, tensor: &TensorSpec) -> Vec<Plane> {
     let mut planes: Vec<Plane> = names.into_iter().map(plane).collect();
     if tensor.master {
         planes.push(Plane {
-            name: "master".to_owned(),
+            name: MASTER.to_owned(),
             dtype: Dtype::F32,
         });
     }
     planes
 }
+
+/// Name of the plane of master weights.
+pub(crate) const MASTER: &str = "master";
 
 /// Refuses a list that has not one entry for each of `expected` tensors.
 pub(crate) fn check_count(argument: &'static str, count: usize, expected: usize) -> Result<()> {

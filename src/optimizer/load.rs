@@ -3,9 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 
-use crate::checkpoint::{Header, PARAMETER};
+use crate::checkpoint::{Header, SavedTensor, PARAMETER};
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::layout::{self, TensorSpec};
+use crate::layout::{self, TensorSpec, MASTER};
 use crate::options::Options;
 
 /// What a load may overlook. By default nothing: the file and the optimizer
@@ -16,7 +17,9 @@ pub struct LoadOptions {
     /// and its learning-rate scale and weight decay of every tensor. Tensors
     /// may then take another update, and the band be smaller; planes of the
     /// file that are not needed are left out, and one that is needed but not
-    /// there refuses the load. Dimensions and chains must agree even so.
+    /// there refuses the load. Only master weights may be kept on one side
+    /// alone: those that the file lacks are taken from the parameters by the
+    /// next step. Dimensions, chains and element types must agree even so.
     pub override_options: bool,
     /// Load the tensors that both sides have, at least one, and leave the
     /// others of the optimizer as they are. The step count is the file's.
@@ -55,9 +58,12 @@ pub(crate) fn assign(
     }
     for (tensor, position) in tensors.iter().zip(&assigned) {
         if let Some(position) = *position {
-            let file = &saved.tensors[position].spec;
-            same_tensor(file, tensor, load.override_options)?;
-            planes_there(saved, file, options, tensor, parameters)?;
+            let file = &saved.tensors[position];
+            same_tensor(&file.spec, tensor, load.override_options)?;
+            planes_there(saved, file, options, tensor)?;
+            if parameters {
+                parameters_there(saved, file, tensor)?;
+            }
         }
     }
     Ok(assigned)
@@ -189,7 +195,7 @@ fn all_on_both_sides(
 
 /// Refuses a tensor whose state means something else: one of another shape or
 /// with other neighbours.
-fn same_tensor(file: &TensorSpec, tensor: &TensorSpec, any_update: bool) -> Result<()> {
+fn same_tensor(file: &TensorSpec, tensor: &TensorSpec, overridden: bool) -> Result<()> {
     let refuse = |what, file: &dyn Debug, optimizer: &dyn Debug| {
         Err(Error::TensorDiffers {
             tensor: tensor.name.clone(),
@@ -204,33 +210,60 @@ fn same_tensor(file: &TensorSpec, tensor: &TensorSpec, any_update: bool) -> Resu
     if file.chains != tensor.chains {
         return refuse("chains", &file.chains, &tensor.chains);
     }
-    if file.update != tensor.update && !any_update {
+    if file.update != tensor.update && !overridden {
         return refuse("update", &file.update, &tensor.update);
+    }
+    if file.master != tensor.master && !overridden {
+        return refuse("master", &file.master, &tensor.master);
     }
     Ok(())
 }
 
-/// Refuses when the optimizer needs a plane that the file does not have.
+/// Refuses when the optimizer needs a plane that the file does not have, or
+/// has in another type. Master weights can be taken from the parameters.
 fn planes_there(
     saved: &Header,
-    file: &TensorSpec,
+    file: &SavedTensor,
     options: &Options,
     tensor: &TensorSpec,
-    parameters: bool,
 ) -> Result<()> {
-    let there = layout::planes(&saved.options, file);
-    let needed = layout::planes(options, tensor);
-    let mut names = needed.into_iter().map(|plane| plane.name);
-    let missing = names
-        .find(|name| !there.iter().any(|plane| plane.name == *name))
-        .or_else(|| (parameters && !saved.parameters).then(|| PARAMETER.to_owned()));
-    match missing {
-        Some(plane) => Err(Error::PlaneMissing {
-            tensor: tensor.name.clone(),
-            plane,
-        }),
-        None => Ok(()),
+    let there = layout::planes(&saved.options, &file.spec);
+    for needed in layout::planes(options, tensor) {
+        match there.iter().find(|plane| plane.name == needed.name) {
+            Some(plane) => same_dtype(tensor, &needed.name, plane.dtype, needed.dtype)?,
+            None if needed.name == MASTER => {}
+            None => return missing(tensor, needed.name),
+        }
     }
+    Ok(())
+}
+
+/// Refuses when the file has neither parameters of this type nor master
+/// weights to make them of.
+fn parameters_there(saved: &Header, file: &SavedTensor, tensor: &TensorSpec) -> Result<()> {
+    if !saved.parameters && !file.master_set {
+        return missing(tensor, PARAMETER.to_owned());
+    }
+    same_dtype(tensor, PARAMETER, file.spec.params, tensor.params)
+}
+
+fn missing(tensor: &TensorSpec, plane: String) -> Result<()> {
+    Err(Error::PlaneMissing {
+        tensor: tensor.name.clone(),
+        plane,
+    })
+}
+
+fn same_dtype(tensor: &TensorSpec, array: &str, file: Dtype, optimizer: Dtype) -> Result<()> {
+    if file == optimizer {
+        return Ok(());
+    }
+    Err(Error::DtypeDiffers {
+        tensor: tensor.name.clone(),
+        argument: array.to_owned(),
+        file,
+        optimizer,
+    })
 }
 
 #[cfg(test)]

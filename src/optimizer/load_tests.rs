@@ -2,9 +2,8 @@
 //! its options allow.
 
 use super::*;
-use crate::checkpoint::SavedTensor;
 use crate::layout::{Chains, Update};
-use crate::options::{Damping, Graft, Statistics};
+use crate::options::{Damping, Graft, InstructionSet, Rounding, Statistics};
 
 fn specs(names: &[&str]) -> Vec<TensorSpec> {
     names.iter().map(|n| TensorSpec::new(*n, &[2, 3])).collect()
@@ -16,6 +15,7 @@ fn header(options: &Options, tensors: &[TensorSpec]) -> Header {
         spec: spec.clone(),
         lr_scale: 1.0,
         weight_decay: 0.0,
+        master_set: spec.master,
     };
     Header {
         options: options.clone(),
@@ -67,7 +67,7 @@ fn tensors_are_found_by_name() {
 #[test]
 fn every_option_that_differs_is_named() {
     type Change = fn(&mut Options);
-    let differing: [(&str, Change); 12] = [
+    let differing: [(&str, Change); 14] = [
         ("band", |o| o.band = 0),
         ("beta1", |o| o.beta1 = o.beta1.next_up()),
         ("beta2", |o| o.beta2 = 0.5),
@@ -80,6 +80,13 @@ fn every_option_that_differs_is_named() {
         ("graft_eps", |o| o.graft_eps = 0.5),
         ("graft_bias_correction", |o| o.graft_bias_correction = false),
         ("weight_decay", |o| o.weight_decay = 0.5),
+        ("rounding", |o| {
+            o.rounding = match o.rounding {
+                Rounding::Nearest => Rounding::Stochastic,
+                Rounding::Stochastic => Rounding::Nearest,
+            }
+        }),
+        ("seed", |o| o.seed = 1),
     ];
     let tensors = specs(&["a"]);
     let saved = header(&Options::default(), &tensors);
@@ -111,10 +118,11 @@ fn a_difference_of_options_shows_both_values() {
 }
 
 #[test]
-fn threads_may_differ() {
+fn what_belongs_to_the_machine_may_differ() {
     let tensors = specs(&["a"]);
     let options = Options {
         threads: 2,
+        instruction_set: InstructionSet::Portable,
         ..Options::default()
     };
     let saved = header(&Options::default(), &tensors);
@@ -194,6 +202,55 @@ fn another_update_needs_an_override_and_its_planes() {
         assign_specs(adam, sonew, &overriding()),
         Err(Error::PlaneMissing { tensor, plane }) if tensor == "a" && plane == "band.1"
     ));
+}
+
+#[test]
+fn another_type_of_state_is_always_refused() {
+    let float32 = TensorSpec::new("a", &[2, 3]);
+    let with_state = |state| {
+        let spec = float32.clone();
+        spec.with_dtypes(Dtype::Bf16, Dtype::F16, state)
+    };
+    for load in [LoadOptions::default(), common(), overriding()] {
+        // Types of parameters and gradients are no part of the state.
+        assign_specs(float32.clone(), with_state(Dtype::F32), &load).unwrap();
+        for state in [Dtype::F64, Dtype::Bf16] {
+            assert!(matches!(
+                assign_specs(float32.clone(), with_state(state), &load),
+                Err(Error::DtypeDiffers { tensor, argument, file: Dtype::F32, optimizer })
+                    if tensor == "a" && argument == "momentum" && optimizer == state
+            ));
+        }
+    }
+}
+
+#[test]
+fn parameters_of_another_type_are_always_refused() {
+    let options = Options::default();
+    let float32 = TensorSpec::new("a", &[2, 3]);
+    let half = float32
+        .clone()
+        .with_dtypes(Dtype::F16, Dtype::F32, Dtype::F32);
+    let mut saved = header(&options, &[float32]);
+    saved.parameters = true;
+    for load in [LoadOptions::default(), common(), overriding()] {
+        assert!(matches!(
+            assign(&saved, &options, std::slice::from_ref(&half), true, &load),
+            Err(Error::DtypeDiffers { argument, file: Dtype::F32, optimizer: Dtype::F16, .. })
+                if argument == "parameter"
+        ));
+    }
+}
+
+#[test]
+fn master_weights_on_one_side_need_an_override() {
+    let plain = TensorSpec::new("a", &[2, 3]);
+    let master = plain.clone().with_master();
+    for (file, optimizer) in [(&plain, &master), (&master, &plain)] {
+        let assign = |load: LoadOptions| assign_specs(file.clone(), optimizer.clone(), &load);
+        assert!(differs(assign(LoadOptions::default()), "master"));
+        assign(overriding()).unwrap();
+    }
 }
 
 #[test]

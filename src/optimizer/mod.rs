@@ -1,6 +1,7 @@
 //! The optimizer: a plan, the state of its tensors, and the step count.
 
 mod load;
+mod master;
 mod saving;
 mod state;
 
@@ -17,6 +18,11 @@ use state::TensorState;
 ///
 /// Owns the state; parameters and gradients are the caller's, passed to every
 /// step in the order of the tensors.
+///
+/// Where a tensor keeps master weights, they begin as a copy of the parameters
+/// that the first step gets, and are the truth from then on: a step updates
+/// them, and the parameters become what they are when rounded.
+/// [`reset_master`](Optimizer::reset_master) begins anew.
 ///
 /// ```
 /// use sonew::{layout::TensorSpec, options::{Options, StepOptions}, Optimizer};
@@ -99,6 +105,22 @@ impl Optimizer {
     ) -> Result<()> {
         self.check_count("params", params.len())?;
         self.check_count("grads", grads.len())?;
+        let taken = self.take_masters(params)?;
+        let stepped = self.plan_step(step, params, grads);
+        if stepped.is_err() {
+            for tensor in taken {
+                self.state[tensor].forget_master();
+            }
+        }
+        stepped
+    }
+
+    fn plan_step(
+        &mut self,
+        step: &StepOptions,
+        params: &mut [ElementsMut<'_>],
+        grads: &[Option<Elements<'_>>],
+    ) -> Result<()> {
         let number = self.step_count + 1;
         let mut buffers: Vec<TensorBuffers<'_>> = Vec::with_capacity(grads.len());
         for ((state, param), grad) in self.state.iter_mut().zip(params).zip(grads) {
@@ -107,6 +129,14 @@ impl Optimizer {
         self.plan.step(step, number, &mut buffers)?;
         self.step_count = number;
         Ok(())
+    }
+
+    /// The length of all gradients together in the last step, scaled by
+    /// [`grad_scale`](StepOptions::grad_scale) and before clipping. `None`
+    /// before the first step, and after one that did not look at all
+    /// gradients.
+    pub fn gradient_norm(&self) -> Option<f64> {
+        self.plan.gradient_norm()
     }
 
     /// Steps taken so far.

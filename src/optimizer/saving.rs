@@ -3,13 +3,15 @@
 use std::path::Path;
 
 use super::load::{assign, LoadOptions};
+use super::master::narrow;
 use super::state::zeros;
 use super::Optimizer;
 use crate::checkpoint::{self, Array, Checkpoint, Header, SavedTensor, PARAMETER};
-use crate::dtype::{Elements, ElementsMut};
-#[allow(unused_imports)] // the documentation names it
+use crate::dtype::{Dtype, Elements, ElementsMut};
+#[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
+use crate::layout::{TensorSpec, MASTER};
 use crate::memory::AlignedBytes;
 use crate::step::fits;
 
@@ -18,6 +20,7 @@ struct Loaded {
     tensor: usize,
     saved: usize,
     planes: Vec<AlignedBytes>,
+    master_set: bool,
     parameters: Option<AlignedBytes>,
 }
 
@@ -43,6 +46,7 @@ impl Optimizer {
                 spec: spec.clone(),
                 lr_scale: state.lr_scale,
                 weight_decay: state.weight_decay,
+                master_set: state.master_set,
             });
             let mut push = |plane, dtype, bytes| {
                 arrays.push(Array {
@@ -71,6 +75,11 @@ impl Optimizer {
     /// Loads state and step count from a file that [`Optimizer::save`] wrote,
     /// and the parameters if buffers for them are given. The file must have
     /// the optimizer's own options and tensors, but for what `load` allows.
+    /// Nothing is converted: state planes, and parameters that are loaded, must
+    /// have the types in the file that they have here.
+    ///
+    /// Where a file has no parameters but master weights, the parameters are
+    /// these, rounded to nearest, as after every step.
     ///
     /// Everything is read and verified before anything is changed, so for the
     /// time of the call the state is held twice.
@@ -79,8 +88,9 @@ impl Optimizer {
     /// Nothing has changed then. [`Error::NotACheckpoint`],
     /// [`Error::FileLength`], [`Error::Checksum`] and others for a file that
     /// is no (whole) checkpoint; [`Error::OptionDiffers`],
-    /// [`Error::TensorDiffers`], [`Error::TensorMissing`] and
-    /// [`Error::PlaneMissing`] for one of something else.
+    /// [`Error::TensorDiffers`], [`Error::DtypeDiffers`],
+    /// [`Error::TensorMissing`] and [`Error::PlaneMissing`] for one of
+    /// something else.
     pub fn load(
         &mut self,
         path: impl AsRef<Path>,
@@ -103,11 +113,13 @@ impl Optimizer {
             tensor,
             saved,
             planes,
+            master_set,
             parameters,
         } in read
         {
             let state = &mut self.state[tensor];
             state.elements = planes;
+            state.master_set = master_set;
             if !load.override_options {
                 state.lr_scale = file.header().tensors[saved].lr_scale;
                 state.weight_decay = file.header().tensors[saved].weight_decay;
@@ -129,22 +141,30 @@ impl Optimizer {
         parameters: bool,
     ) -> Result<Loaded> {
         let spec = &self.specs[tensor];
+        let master_set = spec.master && file.header().tensors[saved].master_set;
+        let parameters_saved = file.header().parameters;
         let mut array = |name: &str, dtype| {
             let mut bytes = zeros(spec, name, dtype)?;
             file.read(saved, name, &mut bytes)?;
             Ok(bytes)
         };
-        let planes = self.state[tensor].planes.iter();
-        let planes = planes
-            .map(|p| array(&p.name, p.dtype))
-            .collect::<Result<_>>()?;
-        let parameters = parameters
-            .then(|| array(PARAMETER, spec.params))
-            .transpose()?;
+        let parameters = match parameters {
+            true if parameters_saved => Some(array(PARAMETER, spec.params)?),
+            true => Some(rounded(spec, &array(MASTER, Dtype::F32)?)?),
+            false => None,
+        };
+        let planes = self.state[tensor].planes.iter().map(|plane| {
+            match plane.name == MASTER && !master_set {
+                // What the file does not have, the next step takes.
+                true => zeros(spec, MASTER, Dtype::F32),
+                false => array(&plane.name, plane.dtype),
+            }
+        });
         Ok(Loaded {
             tensor,
             saved,
-            planes,
+            planes: planes.collect::<Result<_>>()?,
+            master_set,
             parameters,
         })
     }
@@ -154,4 +174,12 @@ impl Optimizer {
         let mut pairs = self.specs.iter().zip(params);
         pairs.try_for_each(|(spec, param)| fits(spec, "the parameter", param, spec.params))
     }
+}
+
+/// Parameters that are their master weights, rounded.
+fn rounded(spec: &TensorSpec, master: &[u8]) -> Result<AlignedBytes> {
+    let mut bytes = zeros(spec, PARAMETER, spec.params)?;
+    let params = ElementsMut::from_bytes(spec.params, &mut bytes);
+    narrow(bytemuck::cast_slice(master), params);
+    Ok(bytes)
 }

@@ -12,6 +12,9 @@ pub(super) struct TensorState {
     pub planes: Vec<Plane>,
     /// The elements of every plane.
     pub elements: Vec<AlignedBytes>,
+    /// Whether the tensor keeps master weights and they have been taken from
+    /// the parameters. Until then their plane is zero.
+    pub master_set: bool,
     pub lr_scale: f64,
     pub weight_decay: f64,
 }
@@ -27,6 +30,7 @@ impl TensorState {
         Ok(TensorState {
             planes,
             elements,
+            master_set: false,
             lr_scale: 1.0,
             weight_decay: options.weight_decay,
         })

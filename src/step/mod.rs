@@ -18,6 +18,7 @@
 mod block;
 mod buffers;
 mod factors;
+mod instruction_set;
 mod plan;
 mod run;
 mod stages;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::buffers::{check, Target, TensorBuffers};
+use super::instruction_set;
 use super::run::Run;
 use super::stages::{Progress, Stages};
 use super::sums::Sums;
@@ -71,10 +72,11 @@ impl Plan {
     /// [`Error::OutOfRange`] for options; [`Error::NoTensors`],
     /// [`Error::TensorName`], [`Error::DuplicateName`],
     /// [`Error::TooManyDimensions`], [`Error::ZeroDimension`] and
-    /// [`Error::SizeOverflow`] and others for tensors;
-    /// [`Error::InstructionSet`]; [`Error::OutOfMemory`].
+    /// [`Error::SizeOverflow`], [`Error::StateDtype`] and
+    /// [`Error::MasterDtype`] for tensors; [`Error::InstructionSet`] where the
+    /// one that was asked for is not there; [`Error::OutOfMemory`].
     pub fn new(options: &Options, tensors: &[TensorSpec]) -> Result<Self> {
-        let isa = Isa::choose(options.instruction_set)?;
+        let isa = instruction_set::choose(options.instruction_set)?;
         Plan::with(options, tensors, isa, None)
     }
 

@@ -51,6 +51,13 @@ WITH(damping_unknown, options.damping = -1)
 WITH(graft_unknown, options.graft = 5)
 WITH(bias_correction_2, options.bias_correction = 2)
 WITH(graft_bias_correction_2, options.graft_bias_correction = 2)
+WITH(rounding_unknown, options.rounding = 2)
+WITH(instruction_set_unknown, options.instruction_set = 5)
+#if defined(__x86_64__) || defined(_M_X64)
+WITH(instruction_set_elsewhere, options.instruction_set = SONEW_ISA_NEON)
+#else
+WITH(instruction_set_elsewhere, options.instruction_set = SONEW_ISA_AVX512)
+#endif
 WITH(options_reserved, options.reserved[0] = 1)
 WITH(options_not_filled_in, memset(&options, 0, sizeof options))
 WITH(options_of_odd_size, options.struct_size -= 1)
@@ -68,7 +75,13 @@ WITH(zero_dimension, tensors[0].dims[1] = 0)
 WITH(forgotten_ndim, tensors[0].ndim = 1)
 WITH(chains_unknown, tensors[0].chains = 4)
 WITH(update_unknown, tensors[1].update = 2)
-WITH(tensor_reserved, tensors[1].reserved[3] = 7)
+WITH(tensor_reserved, tensors[1].reserved[1] = 7)
+WITH(dtype_unknown, tensors[0].dtype = 5)
+WITH(grad_dtype_unknown, tensors[1].grad_dtype = -1)
+WITH(state_dtype_unknown, tensors[1].state_dtype = 9)
+WITH(master_2, tensors[0].master = 2)
+WITH(state_is_f16, tensors[1].state_dtype = SONEW_F16)
+WITH(master_of_f64, tensors[1].dtype = SONEW_F64; tensors[1].master = 1)
 WITH(size_overflows, tensors[0].dims[0] = SIZE_MAX; tensors[0].dims[1] = 2)
 WITH(size_is_2_60, tensors[1].dims[0] = (size_t)1 << 60)
 WITH(size_is_2_59, tensors[1].dims[0] = (size_t)1 << 59)
@@ -137,10 +150,14 @@ const refusal create_refusals[] = {
     REFUSAL(bias_correction_2, SONEW_UNKNOWN_VALUE, "options.bias_correction is 2"),
     REFUSAL(graft_bias_correction_2, SONEW_UNKNOWN_VALUE,
             "options.graft_bias_correction is 2"),
+    REFUSAL(rounding_unknown, SONEW_UNKNOWN_VALUE, "options.rounding is 2"),
+    REFUSAL(instruction_set_unknown, SONEW_UNKNOWN_VALUE, "options.instruction_set is 5"),
+    REFUSAL(instruction_set_elsewhere, SONEW_INSTRUCTION_SET,
+            "\": this processor and this build have portable"),
     REFUSAL(options_reserved, SONEW_UNKNOWN_VALUE, "options.reserved[0] is 1"),
     REFUSAL(options_not_filled_in, SONEW_STRUCT_SIZE,
-            "options.struct_size is 0, expected 88: call sonew_options_init() first"),
-    REFUSAL(options_of_odd_size, SONEW_STRUCT_SIZE, "options.struct_size is 87"),
+            "options.struct_size is 0, expected 104: call sonew_options_init() first"),
+    REFUSAL(options_of_odd_size, SONEW_STRUCT_SIZE, "options.struct_size is 103"),
     REFUSAL(tensors_null, SONEW_NULL_POINTER, "tensors is null"),
     REFUSAL(no_tensors, SONEW_NO_TENSORS, "the list of tensors is empty"),
     REFUSAL(too_many_tensors_to_list, SONEW_OUT_OF_MEMORY,
@@ -157,7 +174,13 @@ const refusal create_refusals[] = {
             "tensors[0].dims[1] is 3, must be 0 from ndim on"),
     REFUSAL(chains_unknown, SONEW_UNKNOWN_VALUE, "tensors[0].chains is 4"),
     REFUSAL(update_unknown, SONEW_UNKNOWN_VALUE, "tensors[1].update is 2"),
-    REFUSAL(tensor_reserved, SONEW_UNKNOWN_VALUE, "tensors[1].reserved[3] is 7"),
+    REFUSAL(tensor_reserved, SONEW_UNKNOWN_VALUE, "tensors[1].reserved[1] is 7"),
+    REFUSAL(dtype_unknown, SONEW_UNKNOWN_VALUE, "tensors[0].dtype is 5"),
+    REFUSAL(grad_dtype_unknown, SONEW_UNKNOWN_VALUE, "tensors[1].grad_dtype is -1"),
+    REFUSAL(state_dtype_unknown, SONEW_UNKNOWN_VALUE, "tensors[1].state_dtype is 9"),
+    REFUSAL(master_2, SONEW_UNKNOWN_VALUE, "tensors[0].master is 2"),
+    REFUSAL(state_is_f16, SONEW_STATE_DTYPE, "tensor \"b\": the state cannot be F16"),
+    REFUSAL(master_of_f64, SONEW_MASTER_DTYPE, "tensor \"b\": master weights are F32"),
     REFUSAL(size_overflows, SONEW_SIZE_OVERFLOW,
             "tensor \"a\": the size of [18446744073709551615, 2] overflows"),
     REFUSAL(size_is_2_60, SONEW_SIZE_OVERFLOW, "[1152921504606846976] overflows"),
@@ -165,8 +188,8 @@ const refusal create_refusals[] = {
     REFUSAL(size_is_2_50, SONEW_OUT_OF_MEMORY, "out of memory"),
     REFUSAL(out_null, SONEW_NULL_POINTER, "optimizer is null"),
     REFUSAL(unknown_field, SONEW_UNKNOWN_FIELD,
-            "options has a field that this version does not know, at byte 94"),
+            "options has a field that this version does not know, at byte 110"),
     REFUSAL(init_null, SONEW_NULL_POINTER, "options is null"),
-    REFUSAL(init_too_small, SONEW_STRUCT_SIZE, "the size of options is 8, expected 88"),
+    REFUSAL(init_too_small, SONEW_STRUCT_SIZE, "the size of options is 8, expected 104"),
     {0},
 };

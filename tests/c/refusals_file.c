@@ -74,6 +74,8 @@ static sonew_status load_into(const sonew_options *options,
 
 INTO(other_band, options.band = 4)
 INTO(other_beta1, options.beta1 = 0.5)
+INTO(other_rounding, options.rounding = !options.rounding)
+INTO(other_seed, options.seed = UINT64_MAX)
 INTO(other_names, tensors[1].name = "c")
 INTO(fewer_tensors, count = 1)
 INTO(more_tensors, tensors[2].name = "c"; count = 3)
@@ -154,6 +156,9 @@ const refusal file_refusals[] = {
     REFUSAL(other_band, SONEW_OPTION_DIFFERS,
             "option band is 1 in the file, 4 in the optimizer"),
     REFUSAL(other_beta1, SONEW_OPTION_DIFFERS, "option beta1 is 0.9 in the file"),
+    REFUSAL(other_rounding, SONEW_OPTION_DIFFERS, "option rounding is "),
+    REFUSAL(other_seed, SONEW_OPTION_DIFFERS,
+            "option seed is 0 in the file, 18446744073709551615 in the optimizer"),
     REFUSAL(other_names, SONEW_TENSOR_MISSING,
             "tensor \"c\" is in the optimizer but not in the file"),
     REFUSAL(fewer_tensors, SONEW_TENSOR_MISSING,

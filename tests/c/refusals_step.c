@@ -51,6 +51,10 @@ WITH(grad_scale_nan, step.grad_scale = nan_value)
 WITH(weight_negative, step.statistics_weight = -1)
 WITH(weight_nan, step.statistics_weight = nan_value)
 WITH(weight_with_average, step.statistics_weight = 2)
+WITH(clip_norm_negative, step.clip_norm = -1)
+WITH(clip_norm_nan, step.clip_norm = nan_value)
+WITH(clip_norm_infinite, step.clip_norm = INFINITE)
+WITH(clip_norm_too_small, step.clip_norm = 1e-50)
 WITH(non_finite_unknown, step.non_finite = 9)
 WITH(step_reserved, step.reserved[0] = -5)
 WITH(step_not_filled_in, memset(&step, 0, sizeof step))
@@ -91,6 +95,12 @@ const refusal step_refusals[] = {
     REFUSAL(weight_nan, SONEW_OUT_OF_RANGE, "step.statistics_weight is NaN"),
     REFUSAL(weight_with_average, SONEW_OUT_OF_RANGE,
             "step.statistics_weight is 2, must be 1 with moving-average"),
+    REFUSAL(clip_norm_negative, SONEW_OUT_OF_RANGE,
+            "step.clip_norm is -1, must be finite and positive"),
+    REFUSAL(clip_norm_nan, SONEW_OUT_OF_RANGE, "step.clip_norm is NaN"),
+    REFUSAL(clip_norm_infinite, SONEW_OUT_OF_RANGE, "step.clip_norm is inf"),
+    REFUSAL(clip_norm_too_small, SONEW_OUT_OF_RANGE,
+            "step.clip_norm is 1e-50, must be within the range of float32"),
     REFUSAL(non_finite_unknown, SONEW_UNKNOWN_VALUE, "step.non_finite is 9"),
     REFUSAL(step_reserved, SONEW_UNKNOWN_VALUE, "step.reserved[0] is -5"),
     REFUSAL(step_not_filled_in, SONEW_STRUCT_SIZE, "call sonew_step_options_init() first"),

@@ -67,11 +67,14 @@ static void defaults(void) {
     CHECK(options.damping == SONEW_ABSOLUTE);
     CHECK(options.graft == SONEW_GRAFT_ADAM);
     CHECK(options.bias_correction == 1 && options.graft_bias_correction == 1);
+    CHECK(options.rounding == SONEW_NEAREST && options.seed == 0);
+    CHECK(options.instruction_set == SONEW_ISA_AUTO);
 
     sonew_step_options step;
     OK(sonew_step_options_init(&step, sizeof step));
     CHECK(step.lr == 0.001 && step.grad_scale == 1);
     CHECK(step.statistics_weight == 1 && step.non_finite == SONEW_SKIP);
+    CHECK(step.clip_norm == 0);
 
     sonew_load_options load;
     OK(sonew_load_options_init(&load, sizeof load));
@@ -113,6 +116,9 @@ static void information(sonew_optimizer *optimizer) {
           strcmp(name, "neon") == 0 || strcmp(name, "portable") == 0);
     OK(sonew_find_tensor(optimizer, "fc1.bias", &number));
     CHECK(number == 1);
+    double norm = 0;
+    OK(sonew_gradient_norm(optimizer, &norm));
+    CHECK(norm != norm); /* no step yet */
 }
 
 static void settings(sonew_optimizer *optimizer) {
@@ -211,6 +217,81 @@ static void files(sonew_optimizer *optimizer, const char *folder) {
     OK(sonew_free(other));
 }
 
+/* Tensors of other types: their state, and files of them. */
+static void typed(const char *folder) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/typed.safetensors", folder);
+    sonew_tensor tensors[COUNT];
+    describe(tensors);
+    tensors[0].dtype = SONEW_BF16;
+    tensors[0].master = 1;
+    tensors[1].dtype = SONEW_F64;
+    tensors[1].grad_dtype = SONEW_F16;
+    sonew_options options = with_band(0);
+    options.rounding = SONEW_STOCHASTIC;
+    options.seed = 5;
+    options.instruction_set = SONEW_ISA_PORTABLE;
+    sonew_optimizer *optimizer = NULL;
+    OK(sonew_create(&options, tensors, COUNT, &optimizer));
+    const char *name = NULL;
+    OK(sonew_instruction_set(optimizer, &name));
+    CHECK(strcmp(name, "portable") == 0);
+    /* Four planes of floats with the master weights, and two of doubles. */
+    size_t bytes = 0;
+    OK(sonew_state_bytes(optimizer, &bytes));
+    CHECK(bytes == 4 * WEIGHT * sizeof(float) + 2 * BIAS * sizeof(double));
+    sonew_view view;
+    OK(sonew_plane_view(optimizer, 0, 3, &view, sizeof view));
+    CHECK(strcmp(view.plane, "master") == 0 && view.dtype == SONEW_F32);
+    OK(sonew_plane_view(optimizer, 1, 1, &view, sizeof view));
+    CHECK(view.dtype == SONEW_F64);
+
+    uint16_t saved_weight[WEIGHT], weight_bits[WEIGHT];
+    double saved_bias[BIAS], bias_numbers[BIAS];
+    for (int i = 0; i < WEIGHT; i++)
+        saved_weight[i] = (uint16_t)(0x3f80 + i);
+    for (int i = 0; i < BIAS; i++)
+        saved_bias[i] = 1.0 / (3 + i);
+    void *saved[COUNT] = {saved_weight, saved_bias};
+    void *loaded[COUNT] = {weight_bits, bias_numbers};
+    OK(sonew_save_any(optimizer, path, saved, COUNT));
+    OK(sonew_load_any(optimizer, path, NULL, loaded, COUNT));
+    CHECK(memcmp(saved_weight, weight_bits, sizeof weight_bits) == 0);
+    CHECK(memcmp(saved_bias, bias_numbers, sizeof bias_numbers) == 0);
+    OK(sonew_reset_master(optimizer));
+    OK(sonew_free(optimizer));
+}
+
+/* sonew_step_any() of floats is sonew_step(); master weights of floats are the
+ * parameters, until these are changed. */
+static void any_floats(void) {
+    fill_all();
+    sonew_tensor tensors[COUNT];
+    describe(tensors);
+    tensors[0].master = 1;
+    sonew_options options = with_band(2);
+    sonew_optimizer *optimizer = create(2), *other = NULL;
+    OK(sonew_create(&options, tensors, COUNT, &other));
+    float my_weight[WEIGHT], my_bias[BIAS];
+    memcpy(my_weight, weight, sizeof weight);
+    memcpy(my_bias, bias, sizeof bias);
+    void *any_params[COUNT] = {my_weight, my_bias};
+    const void *any_grads[COUNT] = {weight_grad, bias_grad};
+    for (int i = 0; i < 3; i++) {
+        OK(sonew_step(optimizer, NULL, params, grads, COUNT));
+        OK(sonew_step_any(other, NULL, any_params, any_grads, COUNT));
+        CHECK(memcmp(my_weight, weight, sizeof weight) == 0);
+        CHECK(memcmp(my_bias, bias, sizeof bias) == 0);
+        my_weight[1] = 100; /* no more than a copy */
+    }
+    my_weight[0] = 100;
+    OK(sonew_reset_master(other));
+    OK(sonew_step_any(other, NULL, any_params, any_grads, COUNT));
+    CHECK(my_weight[0] > 90);
+    OK(sonew_free(optimizer));
+    OK(sonew_free(other));
+}
+
 /* A plan over buffers of the caller does what the optimizer does, and as
  * direction writes what the optimizer subtracts. */
 static void stateless(void) {
@@ -225,6 +306,9 @@ static void stateless(void) {
     CHECK(planes == 5);
     OK(sonew_plan_plane_name(plan, 0, 4, &name));
     CHECK(strcmp(name, "rms") == 0);
+    int32_t dtype = 0;
+    OK(sonew_plan_plane_dtype(plan, 0, 4, &dtype));
+    CHECK(dtype == SONEW_F32);
     OK(sonew_plan_plane_count(plan, 1, &planes));
     CHECK(planes == 2);
 
@@ -285,6 +369,8 @@ int main(int argc, char **argv) {
     OK(sonew_free(optimizer));
     OK(sonew_free(NULL));
     OK(sonew_plan_free(NULL));
+    typed(argv[1]);
+    any_floats();
     stateless();
     puts("all used");
     return 0;

@@ -1,5 +1,6 @@
 //! Options and tensors that no optimizer can be created with.
 
+use sonew::dtype::Dtype;
 use sonew::layout::TensorSpec;
 use sonew::options::{Options, MAX_THREADS};
 use sonew::Error;
@@ -64,6 +65,31 @@ fn tensors_that_cannot_be_optimized() {
     refused!(one("a", &[4, 0]), Error::ZeroDimension { dimension: 1, .. });
     one("a", &[1; 8]).unwrap();
     one("a", &[]).unwrap();
+}
+
+#[test]
+fn element_types_that_do_not_fit() {
+    let one = |params, state| {
+        let spec = TensorSpec::new("a", &[2]);
+        spec.with_dtypes(params, Dtype::Bf16, state)
+    };
+    for params in [Dtype::F32, Dtype::F64, Dtype::Bf16, Dtype::F16] {
+        refused!(
+            create_with(&[one(params, Dtype::F16)]),
+            Error::StateDtype { tensor } if tensor == "a"
+        );
+        for state in [Dtype::F32, Dtype::F64, Dtype::Bf16] {
+            create_with(&[one(params, state)]).unwrap();
+            let with_master = create_with(&[one(params, state).with_master()]);
+            match params {
+                Dtype::F64 => refused!(
+                    with_master,
+                    Error::MasterDtype { tensor } if tensor == "a"
+                ),
+                _ => drop(with_master.unwrap()),
+            }
+        }
+    }
 }
 
 #[test]

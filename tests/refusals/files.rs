@@ -1,6 +1,6 @@
 //! Files that cannot be loaded, and saves that cannot be made.
 
-use sonew::dtype::Elements;
+use sonew::dtype::{f16, Dtype, Elements};
 use sonew::layout::{TensorSpec, Update};
 use sonew::options::{Options, StepOptions};
 use sonew::{Error, LoadOptions, Optimizer, Result};
@@ -82,6 +82,13 @@ fn checkpoints_of_something_else() {
         load_into(options(), &other, &strict),
         Error::TensorDiffers { what: "update", .. }
     );
+    let mut other = specs();
+    other[1].state = Dtype::Bf16;
+    refused!(
+        load_into(options(), &other, &strict),
+        Error::DtypeDiffers { tensor, argument, file: Dtype::F32, optimizer: Dtype::Bf16 }
+            if tensor == "b" && argument == "momentum"
+    );
     let any_options = LoadOptions {
         override_options: true,
         ..LoadOptions::default()
@@ -124,6 +131,12 @@ fn saves_and_loads_with_wrong_parameters() {
         ),
         Error::WrongLength { tensor, length: 2, .. } if tensor == "b"
     );
+    let other = [[1.0f64; 6].as_slice().into(), [1.0f64; 3].as_slice().into()];
+    refused!(
+        world.optimizer.save(&path, Some(&other)),
+        Error::WrongDtype { tensor, dtype: Dtype::F64, expected: Dtype::F32, .. }
+            if tensor == "a"
+    );
     refused!(
         world.optimizer.save(world.path("none/file"), None),
         Error::Io { .. }
@@ -139,6 +152,13 @@ fn saves_and_loads_with_wrong_parameters() {
             Some(&mut [(&mut a[..]).into(), (&mut b[..]).into()])
         )),
         Error::WrongLength { .. }
+    );
+    let mut other = [f16::ONE; 3];
+    refused!(
+        world.unchanged(|w| w
+            .optimizer
+            .load(&path, &strict, Some(&mut [(&mut a[..]).into(), (&mut other[..]).into()]))),
+        Error::WrongDtype { tensor, dtype: Dtype::F16, .. } if tensor == "b"
     );
     let state = world.path("state");
     world.optimizer.save(&state, None).unwrap();

@@ -1,6 +1,6 @@
 //! Steps, stateless steps, settings and views.
 
-use sonew::dtype::{Elements, ElementsMut};
+use sonew::dtype::{bf16, f16, Dtype, Elements, ElementsMut};
 use sonew::options::{Graft, NonFinite, Options, Statistics, StepOptions};
 use sonew::{Error, Plan, Result, Target, TensorBuffers};
 
@@ -9,7 +9,7 @@ use crate::{create, specs, World};
 #[test]
 fn step_options_out_of_range() {
     type Change = fn(&mut StepOptions);
-    let changes: [(&str, Change); 10] = [
+    let changes: [(&str, Change); 15] = [
         ("step.lr", |s| s.lr = -0.1),
         ("step.lr", |s| s.lr = f64::NAN),
         ("step.lr", |s| s.lr = f64::INFINITY),
@@ -17,6 +17,11 @@ fn step_options_out_of_range() {
         ("step.grad_scale", |s| s.grad_scale = -1.0),
         ("step.grad_scale", |s| s.grad_scale = f64::NAN),
         ("step.grad_scale", |s| s.grad_scale = f64::INFINITY),
+        ("step.clip_norm", |s| s.clip_norm = Some(0.0)),
+        ("step.clip_norm", |s| s.clip_norm = Some(-1.0)),
+        ("step.clip_norm", |s| s.clip_norm = Some(f64::NAN)),
+        ("step.clip_norm", |s| s.clip_norm = Some(f64::INFINITY)),
+        ("step.clip_norm", |s| s.clip_norm = Some(1e-60)),
         ("step.statistics_weight", |s| s.statistics_weight = -1.0),
         ("step.statistics_weight", |s| s.statistics_weight = f64::NAN),
         ("step.statistics_weight", |s| s.statistics_weight = 0.5),
@@ -85,6 +90,32 @@ fn buffers_that_do_not_fit() {
         Error::WrongLength { .. }
     );
     assert_eq!((a, b, long), ([0.0; 6], [0.0; 3], [0.0; 4]));
+}
+
+#[test]
+fn buffers_of_another_type() {
+    let mut world = World::new();
+    let step = StepOptions::default();
+    let (mut a, mut b) = ([0.0f64; 6], [0.0f64; 3]);
+    let (g, h) = ([bf16::ONE; 6], [bf16::ONE; 3]);
+    refused!(
+        world.unchanged(|w| w
+            .optimizer
+            .step(&step, &mut [&mut a, &mut b], &[Some(&g), Some(&h)])),
+        Error::WrongDtype { tensor, argument, dtype: Dtype::F64, expected: Dtype::F32 }
+            if tensor == "a" && argument == "the parameter"
+    );
+    let (mut a, mut b) = ([0.0f32; 6], [0.0f32; 3]);
+    let good = [0.1f32; 6];
+    let mut mixed = |grads: [Option<Elements<'_>>; 2]| {
+        let params = &mut [ElementsMut::new(&mut a), ElementsMut::new(&mut b)];
+        world.unchanged(|w| w.optimizer.step_any(&step, params, &grads))
+    };
+    refused!(
+        mixed([Some(Elements::new(&good)), Some(Elements::new(&h))]),
+        Error::WrongDtype { tensor, argument, dtype: Dtype::Bf16, expected: Dtype::F32 }
+            if tensor == "b" && argument == "the gradient"
+    );
 }
 
 #[test]
@@ -201,6 +232,21 @@ fn stateless_steps_that_do_not_fit() {
     refused!(
         plan_step(1, 1, |b| b.planes[1] = ElementsMut::F32(&mut [])),
         Error::WrongLength { argument, .. } if argument == "diagonal"
+    );
+    refused!(
+        plan_step(1, 1, |b| b.target = Target::Direction(ElementsMut::F64(&mut []))),
+        Error::WrongDtype { argument, dtype: Dtype::F64, expected: Dtype::F32, .. }
+            if argument == "the direction"
+    );
+    refused!(
+        plan_step(1, 1, |b| b.planes[2] = ElementsMut::Bf16(&mut [])),
+        Error::WrongDtype { argument, dtype: Dtype::Bf16, expected: Dtype::F32, .. }
+            if argument == "band.1"
+    );
+    refused!(
+        plan_step(1, 1, |b| b.gradient = Some(Elements::F16(&[f16::ONE; 6]))),
+        Error::WrongDtype { argument, dtype: Dtype::F16, expected: Dtype::F32, .. }
+            if argument == "the gradient"
     );
     // Each fits into float32, their product does not.
     refused!(

@@ -39,12 +39,12 @@ fn forging_as_such_is_not_what_is_refused() {
 
 #[test]
 fn a_newer_format_is_named() {
-    let newer = r#""sonew.format":"2","sonew.unheard_of":"x""#;
+    let newer = r#""sonew.format":"3","sonew.unheard_of":"x""#;
     assert!(matches!(
-        open_replaced(r#""sonew.format":"1""#, newer),
+        open_replaced(r#""sonew.format":"2""#, newer),
         Err(Error::FormatVersion {
-            version: 2,
-            supported: 1,
+            version: 3,
+            supported: 2,
             ..
         })
     ));
@@ -69,10 +69,10 @@ fn assert_refused(table: &[Row], escape: impl Fn(&str) -> String) {
 fn wrong_metadata_are_refused() {
     #[rustfmt::skip] // one row, one line
     let table = [
-        (r#""sonew.format":"1""#, r#""sonew.format":"0""#, "format is 0"),
-        (r#""sonew.format":"1""#, r#""sonew.format":"+1""#, "not a number"),
-        (r#""sonew.format":"1""#, r#""sonew.format":1"#, "malformed"),
-        (r#""sonew.format":"1","#, "", "lack sonew.format"),
+        (r#""sonew.format":"2""#, r#""sonew.format":"0""#, "format is 0"),
+        (r#""sonew.format":"2""#, r#""sonew.format":"+1""#, "not a number"),
+        (r#""sonew.format":"2""#, r#""sonew.format":1"#, "malformed"),
+        (r#""sonew.format":"2","#, "", "lack sonew.format"),
         (r#""sonew.step":"7""#, r#""sonew.step":"-7""#, "not a number"),
         (r#""sonew.step":"7""#, r#""sonew.step":"07""#, "not a number"),
         (r#""sonew.step":"7""#, r#""sonew.step":"18446744073709551616""#, "not a number"),
@@ -110,6 +110,14 @@ fn wrong_options_tensors_and_checksums_are_refused() {
         (r#""dims":[2,3]"#, r#""dims":[2,3,1,1,1,1,1,1,1]"#, "at most 8"),
         (r#""dims":[2,3]"#, r#""dims":[4294967296,4294967296]"#, "\"fc1.weight\": the size"),
         (r#""update":"adam""#, r#""update":"sonew""#, "\"fc1.bias/band.1\" is missing"),
+        (r#""state":"F32""#, r#""state":"F64""#, "\"fc1.weight/momentum\" has type F32, not F64"),
+        (r#""state":"F32""#, r#""state":"F16""#, "\"fc1.weight\": the state cannot be F16"),
+        (r#""state":"F32""#, r#""state":"I8""#, "I8"),
+        (r#""params":"F32""#, r#""params":"BF16""#, "\"fc1.weight/parameter\" has type F32, not BF16"),
+        (r#""master":"none""#, r#""master":"set""#, "\"fc1.weight/master\" is missing"),
+        (r#""master":"none""#, r#""master":"some""#, "some"),
+        (r#""rounding":"nearest""#, r#""rounding":"down""#, "down"),
+        (r#""seed":0"#, r#""seed":-1"#, "sonew.options is malformed"),
         (r#"{"fc1.weight/momentum""#, r#"{"x":"00000000","fc1.weight/momentum""#, "\"x\" has a checksum"),
         (r#""fc1.bias/diagonal":""#, r#""fc1.bias/other":""#, "\"fc1.bias/diagonal\" has no checksum"),
         (r#""fc1.bias/diagonal":""#, r#""fc1.bias/diagonal":"+"#, "the checksum of \"fc1.bias/diagonal\""),

@@ -83,6 +83,7 @@ fn saved(spec: TensorSpec) -> SavedTensor {
         spec,
         lr_scale: 1.0,
         weight_decay: 0.0,
+        master_set: false,
     }
 }
 

@@ -86,6 +86,70 @@ fn floats_come_back_to_the_last_bit() {
 }
 
 #[test]
+fn every_element_type_comes_back() {
+    let types = [Dtype::F32, Dtype::F64, Dtype::Bf16, Dtype::F16];
+    let mut tensors = Vec::new();
+    for (i, params) in types.into_iter().enumerate() {
+        for state in [Dtype::F32, Dtype::F64, Dtype::Bf16] {
+            let spec = TensorSpec::new(format!("{params} {state}"), &[3, 5]);
+            let mut saved = saved(spec.with_dtypes(params, types[(i + 1) % 4], state));
+            saved.spec.master = params != Dtype::F64;
+            saved.master_set = params == Dtype::F16;
+            tensors.push(saved);
+        }
+    }
+    let header = Header {
+        tensors,
+        ..Sample::small().header
+    };
+    let bytes: Vec<u8> = (0..15 * 8).collect();
+    let mut arrays = Vec::new();
+    let planes: Vec<_> = header.tensors.iter().map(|t| header.arrays(t)).collect();
+    for (tensor, planes) in planes.iter().enumerate() {
+        for plane in planes {
+            arrays.push(Array {
+                tensor,
+                plane: &plane.name,
+                dtype: plane.dtype,
+                bytes: &bytes[..15 * plane.dtype.size()],
+            });
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.safetensors");
+    write(&path, &header, &arrays).unwrap();
+
+    let mut checkpoint = Checkpoint::open(&path).unwrap();
+    assert_eq!(checkpoint.header(), &header);
+    let file = fs::read(&path).unwrap();
+    let others = SafeTensors::deserialize(&file).unwrap();
+    for array in &arrays {
+        let mut read = vec![0; array.bytes.len()];
+        checkpoint
+            .read(array.tensor, array.plane, &mut read)
+            .unwrap();
+        assert_eq!(read, array.bytes);
+        let name = format!("{}/{}", header.tensors[array.tensor].spec.name, array.plane);
+        let other = others.tensor(&name).unwrap();
+        let dtype = match array.dtype {
+            Dtype::F32 => safetensors::Dtype::F32,
+            Dtype::F64 => safetensors::Dtype::F64,
+            Dtype::Bf16 => safetensors::Dtype::BF16,
+            Dtype::F16 => safetensors::Dtype::F16,
+        };
+        assert_eq!(
+            (other.dtype(), other.data()),
+            (dtype, array.bytes),
+            "{name}"
+        );
+    }
+    let parameter = others.tensor("BF16 F64/parameter").unwrap();
+    let momentum = others.tensor("BF16 F64/momentum").unwrap();
+    assert_eq!(parameter.dtype(), safetensors::Dtype::BF16);
+    assert_eq!(momentum.dtype(), safetensors::Dtype::F64);
+}
+
+#[test]
 fn any_bits_of_an_array_come_back() {
     let mut sample = Sample::small();
     sample.arrays[0].2 = [0x7fc0_1234, 0xff80_0000, 1, 0x8000_0000, 0x7fa0_0001, 0]
@@ -122,7 +186,7 @@ fn the_safetensors_crate_reads_it() {
 
     let (_, metadata) = SafeTensors::read_metadata(&file.bytes).unwrap();
     let strings = metadata.metadata().as_ref().unwrap();
-    assert_eq!(strings["sonew.format"], "1");
+    assert_eq!(strings["sonew.format"], "2");
     assert_eq!(strings["sonew.version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(strings["sonew.step"], "7");
     let options: serde_json::Value = serde_json::from_str(&strings["sonew.options"]).unwrap();
@@ -133,6 +197,7 @@ fn the_safetensors_crate_reads_it() {
     let weight = serde_json::json!({
         "name": "fc1.weight", "dims": [2, 3], "chains": "column_major", "update": "sonew",
         "lr_scale": 1.0, "weight_decay": 0.0,
+        "params": "F32", "grads": "F32", "state": "F32", "master": "none",
     });
     assert_eq!(saved[0], weight);
 }

@@ -13,11 +13,6 @@ mod portable;
 
 use super::Kernels;
 use crate::dtype::Dtype;
-use crate::error::{Error, Result};
-use crate::options::InstructionSet;
-
-/// The environment variable that names an instruction set.
-const VARIABLE: &str = "SONEW_INSTRUCTION_SET";
 
 /// An instruction set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,36 +50,6 @@ impl Isa {
     /// The fastest that this processor has.
     pub(crate) fn best() -> Isa {
         Isa::available().last().unwrap_or(Isa::Portable)
-    }
-
-    /// The one that an option asks for, or else the environment variable
-    /// `SONEW_INSTRUCTION_SET`, or else the best.
-    ///
-    /// # Errors
-    /// [`Error::InstructionSet`] for one that is not available.
-    pub(crate) fn choose(option: InstructionSet) -> Result<Isa> {
-        let named = |argument, name: &str| {
-            let mut available = Isa::available();
-            available
-                .find(|isa| isa.name() == name)
-                .ok_or_else(|| Error::InstructionSet {
-                    argument,
-                    name: name.to_owned(),
-                    available: Isa::available()
-                        .map(Isa::name)
-                        .collect::<Vec<_>>()
-                        .join(", "),
-                })
-        };
-        if option != InstructionSet::Auto {
-            return named("options.instruction_set", option.name());
-        }
-        match std::env::var_os(VARIABLE) {
-            Some(name) if name != InstructionSet::Auto.name() => {
-                named(VARIABLE, &name.to_string_lossy())
-            }
-            _ => Ok(Isa::best()),
-        }
     }
 
     /// The name that users see.

@@ -1,0 +1,106 @@
+//! Master weights: when the parameters go into them, and come back.
+
+use half::slice::HalfFloatSliceExt;
+
+use super::state::TensorState;
+use super::Optimizer;
+use crate::dtype::{Elements, ElementsMut};
+use crate::error::Result;
+use crate::step::fits;
+
+impl Optimizer {
+    /// Forgets the master weights of all tensors that keep them: the next step
+    /// takes them anew from the parameters. For a caller who has changed
+    /// parameters between steps; without it, master weights are the truth and
+    /// the change is lost.
+    pub fn reset_master(&mut self) {
+        for state in &mut self.state {
+            state.forget_master();
+        }
+    }
+
+    /// Takes the master weights that are not set from the parameters, also of
+    /// tensors that have no gradient in this step: whoever saves next finds
+    /// them all. Returns the tensors, so that a refused step can forget them
+    /// again.
+    pub(super) fn take_masters(&mut self, params: &[ElementsMut<'_>]) -> Result<Vec<usize>> {
+        let specs = self.specs.iter().zip(&self.state).enumerate();
+        let empty = specs.filter(|(_, (spec, state))| spec.master && !state.master_set);
+        let empty: Vec<usize> = empty.map(|(tensor, _)| tensor).collect();
+        for &tensor in &empty {
+            let spec = &self.specs[tensor];
+            let params = params[tensor].elements();
+            fits(spec, "the parameter", params, spec.params)?;
+        }
+        for &tensor in &empty {
+            self.state[tensor].take_master(params[tensor].elements());
+        }
+        Ok(empty)
+    }
+}
+
+impl TensorState {
+    /// The plane of master weights of a tensor that keeps them.
+    fn master(&mut self) -> &mut [f32] {
+        let last = self.elements.last_mut().expect("there are planes");
+        bytemuck::cast_slice_mut(last)
+    }
+
+    fn take_master(&mut self, params: Elements<'_>) {
+        widen(params, self.master());
+        self.master_set = true;
+    }
+
+    /// What is not set is zero.
+    pub(super) fn forget_master(&mut self) {
+        if self.master_set {
+            self.master().fill(0.0);
+            self.master_set = false;
+        }
+    }
+}
+
+/// The numbers of parameters in float32, which holds them all.
+fn widen(params: Elements<'_>, master: &mut [f32]) {
+    match params {
+        Elements::F32(params) => master.copy_from_slice(params),
+        Elements::Bf16(params) => params.convert_to_f32_slice(master),
+        Elements::F16(params) => params.convert_to_f32_slice(master),
+        Elements::F64(_) => unreachable!("such a tensor was refused"),
+    }
+}
+
+/// Parameters as a step makes them of master weights: rounded to nearest.
+pub(super) fn narrow(master: &[f32], params: ElementsMut<'_>) {
+    match params {
+        ElementsMut::F32(params) => params.copy_from_slice(master),
+        ElementsMut::Bf16(params) => params.convert_from_f32_slice(master),
+        ElementsMut::F16(params) => params.convert_from_f32_slice(master),
+        ElementsMut::F64(_) => unreachable!("such a tensor was refused"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::{bf16, f16, Element};
+
+    fn there_and_back<T: Element>(bits: impl Fn(u16) -> T, number: impl Fn(T) -> f64) {
+        let params: Vec<T> = (0..=u16::MAX).map(bits).collect();
+        let mut master = vec![0.0; params.len()];
+        widen(Elements::new(&params), &mut master);
+        let mut back = vec![T::default(); params.len()];
+        narrow(&master, ElementsMut::new(&mut back));
+        for ((&param, &wide), &back) in params.iter().zip(&master).zip(&back) {
+            let param = number(param);
+            assert!(param == f64::from(wide) || param.is_nan() && wide.is_nan());
+            assert!(param == number(back) || param.is_nan() && number(back).is_nan());
+        }
+    }
+
+    #[test]
+    fn every_16_bit_number_comes_through_float32() {
+        there_and_back(bf16::from_bits, bf16::to_f64);
+        there_and_back(f16::from_bits, f16::to_f64);
+    }
+}
