@@ -115,10 +115,19 @@ impl NextGradient {
     }
 }
 
+/// Where the planes of a tensor's state are.
+#[derive(Clone, Copy)]
+pub(crate) struct Planes {
+    /// Where state that takes in a gradient is read.
+    pub from: [*const u8; MAX_PLANES],
+    /// Where it is written; the same place, unless both are kept.
+    pub to: [*mut u8; MAX_PLANES],
+}
+
 /// The state planes of a tensor, of which some lines may be read and, if they
 /// are writable, written.
 pub(crate) struct State<'a> {
-    pub(super) planes: [*mut u8; MAX_PLANES],
+    pub(super) planes: Planes,
     pub(super) dtype: Dtype,
     /// For each plane, where its roundings are left to chance.
     pub(super) noise: &'a [Noise],
@@ -132,9 +141,10 @@ impl<'a> State<'a> {
     /// # Safety
     /// Each of the planes that the tensor has is valid for reads (if writable,
     /// also for writes) of the lines' elements while this lives, and nobody
-    /// else writes (if writable, uses) these.
+    /// else writes (if writable, uses) these. State that is not writable is
+    /// read where it is written.
     pub(crate) unsafe fn new(
-        planes: [*mut u8; MAX_PLANES],
+        planes: Planes,
         dtype: Dtype,
         noise: &'a [Noise],
         next_gradient: NextGradient,
@@ -158,8 +168,9 @@ pub(crate) struct Target<'a> {
     pub(super) first: *mut u8,
     pub(super) dtype: Dtype,
     pub(super) noise: Option<Noise>,
-    /// The float32 parameters behind those in few bits.
-    pub(super) master: Option<*mut u8>,
+    /// The float32 parameters behind those in few bits: where they are read,
+    /// and where they are written.
+    pub(super) master: Option<(*const u8, *mut u8)>,
     pub(super) lines: Lines,
     _target: PhantomData<&'a mut [u8]>,
 }
@@ -172,7 +183,7 @@ impl Target<'_> {
         first: *mut u8,
         dtype: Dtype,
         noise: Option<Noise>,
-        master: Option<*mut u8>,
+        master: Option<(*const u8, *mut u8)>,
         lines: Lines,
     ) -> Self {
         Target {

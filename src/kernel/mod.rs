@@ -22,7 +22,7 @@ pub(crate) use block::{Output, Squares, Task};
 pub(crate) use element::Noise;
 pub(crate) use float_mode::FloatMode;
 pub(crate) use isa::Isa;
-pub(crate) use lines::{Lines, NextGradient, State, Target, MAX_PLANES};
+pub(crate) use lines::{Lines, NextGradient, Planes, State, Target, MAX_PLANES};
 pub(crate) use sink::Apply;
 pub(crate) use source::{Average, Correct, Denominator, Reference, TakeIn};
 pub(crate) use vector::LANES;

@@ -95,22 +95,19 @@ impl<'a, V: Vector> Sink<'a, V> {
                 return;
             }
             // The master is the parameter; what is in few bits is its copy.
-            let master = self
-                .target
-                .master
-                .map(|first| first.add(index * Dtype::F32.size()));
-            let p: V = match master {
+            let (first, ahead) = (index * Dtype::F32.size(), self.ahead * Dtype::F32.size());
+            let p: V = match self.target.master {
                 None => read_any(Any(dtype), to, count),
-                Some(master) => {
-                    prefetch(master.wrapping_add(self.ahead * Dtype::F32.size()));
-                    read::<V, F32>(master, count)
+                Some((from, _)) => {
+                    prefetch(from.wrapping_add(first + ahead));
+                    read::<V, F32>(from.add(first), count)
                 }
             };
             let mut p = self.updated(p, u);
-            let noise = match master {
+            let noise = match self.target.master {
                 None => noise,
-                Some(master) => {
-                    p = write::<V, F32>(p, master, index, count, None);
+                Some((_, to)) => {
+                    p = write::<V, F32>(p, to.add(first), index, count, None);
                     None
                 }
             };

@@ -246,9 +246,9 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
         let (index, count) = (cursor.index, cursor.count::<WHOLE>());
         // SAFETY: the caller's promise; any address can be asked for.
         unsafe {
-            let at = self.state.planes[plane].add(index * size);
-            prefetch(at.wrapping_add(self.ahead));
-            let old: V = read::<V, S>(at, count);
+            let from = self.state.planes.from[plane].add(index * size);
+            prefetch(from.wrapping_add(self.ahead));
+            let old: V = read::<V, S>(from, count);
             if !self.updates {
                 return old;
             }
@@ -258,7 +258,8 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
             }
             let new = new.flush(self.by.least).canonical();
             let noise = self.state.noise.get(plane).copied();
-            write::<V, S>(new, at, index, count, noise)
+            let to = self.state.planes.to[plane].add(index * size);
+            write::<V, S>(new, to, index, count, noise)
         }
     }
 

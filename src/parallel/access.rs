@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::dtype::{Dtype, Elements, ElementsMut};
-use crate::kernel::{Lines, NextGradient, Noise, State, Target, MAX_PLANES};
+use crate::kernel::{Lines, NextGradient, Noise, Planes, State, Target, MAX_PLANES};
 use crate::layout::{Rect, Run};
 
 /// A buffer that is written by several threads in different places.
@@ -38,10 +38,13 @@ impl<'a> Shared<'a> {
 pub(crate) struct Lent<'a> {
     gradient: Elements<'a>,
     planes: [Option<Shared<'a>>; MAX_PLANES],
+    /// Where the planes are read, if not where they are written.
+    before: [Option<Elements<'a>>; MAX_PLANES],
     state: Dtype,
     target: Shared<'a>,
     params: Dtype,
     master: Option<Shared<'a>>,
+    master_before: Option<Elements<'a>>,
     /// Where directions are kept, and bytes of an element there.
     kept: Option<(Shared<'a>, usize)>,
     noise: &'a [Noise],
@@ -54,6 +57,8 @@ pub(crate) struct Buffers<'a> {
     pub gradient: Elements<'a>,
     /// Momentum, diagonal, sub-diagonals, normalized RMSProp.
     pub planes: Vec<ElementsMut<'a>>,
+    /// Where these and the master are read, if not where they are written.
+    pub before: Option<&'a [Elements<'a>]>,
     pub target: ElementsMut<'a>,
     pub master: Option<ElementsMut<'a>>,
     /// Where directions are kept between two sweeps, if they are.
@@ -82,9 +87,27 @@ impl<'a> Lent<'a> {
             assert_eq!(plane.dtype(), state);
             *shared = Some(share(plane));
         }
+        let written = planes.iter().flatten().count();
+        let mut before = [None; MAX_PLANES];
+        let mut master_before = None;
+        if let Some(planes) = buffers.before {
+            assert_eq!(
+                planes.len(),
+                written + usize::from(buffers.master.is_some())
+            );
+            assert!(planes.iter().all(|p| p.len() == len));
+            let (planes, master) = planes.split_at(written);
+            for (place, plane) in before.iter_mut().zip(planes) {
+                assert_eq!(plane.dtype(), state);
+                *place = Some(*plane);
+            }
+            master_before = master.first().copied();
+        }
         Lent {
             gradient: buffers.gradient,
             planes,
+            before,
+            master_before,
             state,
             params: buffers.target.dtype(),
             target: share(buffers.target),
@@ -197,7 +220,10 @@ impl Access<'_> {
             }
         });
         let noise = lent.noise.last().copied();
-        let master = lent.master.map(|shared| shared.start);
+        let master = lent.master.map(|shared| {
+            let from = lent.master_before.map(|p| p.bytes().as_ptr());
+            (from.unwrap_or(shared.start), shared.start)
+        });
         // SAFETY: both lie inside what this access alone may touch (or no one
         // writes), and `self` is borrowed as long as they live. State and
         // target are different buffers.
@@ -223,7 +249,14 @@ impl Access<'_> {
         };
         check(rect, self.state.as_ref().unwrap_or(&whole));
         let start = |shared: Option<Shared<'_>>| shared.map_or(std::ptr::null_mut(), |s| s.start);
-        let planes = self.lent.planes.map(start);
+        let to = self.lent.planes.map(start);
+        let mut from = to.map(<*mut u8>::cast_const);
+        for (from, before) in from.iter_mut().zip(&self.lent.before) {
+            if let Some(before) = before.filter(|_| writable) {
+                *from = before.bytes().as_ptr();
+            }
+        }
+        let planes = Planes { from, to };
         let lines = self.lines(rect);
         let gradient = self.lent.gradient;
         // The next block lies behind this one in its strip.

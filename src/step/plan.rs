@@ -201,8 +201,23 @@ impl Plan {
         number: u64,
         buffers: &'a mut [TensorBuffers<'_>],
     ) -> Result<Stages<'a>> {
+        self.stages_from(step, number, buffers, &[])
+    }
+
+    /// The same step for state that is kept twice: read in the one place and
+    /// written in the other. `before` has for each tensor its planes as they
+    /// are before the step, or none if they are updated in place; or is empty.
+    /// Planes of tensors without a gradient are not copied.
+    pub(crate) fn stages_from<'a>(
+        &'a mut self,
+        step: &StepOptions,
+        number: u64,
+        buffers: &'a mut [TensorBuffers<'_>],
+        before: &'a [Vec<Elements<'a>>],
+    ) -> Result<Stages<'a>> {
         let progress = Progress::new(self.tensors.len(), step.grad_scale);
-        Ok(Stages::new(self.run(step, number, buffers)?, progress))
+        let run = self.run(step, number, buffers, before)?;
+        Ok(Stages::new(run, progress))
     }
 
     /// Checks the arguments of a step, and gets everything ready for it.
@@ -211,6 +226,7 @@ impl Plan {
         step: &StepOptions,
         number: u64,
         buffers: &'a mut [TensorBuffers<'_>],
+        before: &'a [Vec<Elements<'a>>],
     ) -> Result<Run<'a>> {
         self.check(step, number, buffers)?;
         let gradients = buffers.iter().filter_map(|b| b.gradient);
@@ -227,8 +243,10 @@ impl Plan {
         let ways = buffers.iter().map(|b| b.way(step.lr)).collect();
         let mut lent: Vec<Option<Lent<'_>>> = Vec::with_capacity(buffers.len());
         let owned = self.directions.iter_mut().zip(&self.noise);
+        let mut before = before.iter();
         for ((tensor, buffers), (kept, noise)) in self.tensors.iter().zip(buffers).zip(owned) {
-            lent.push(lend(tensor, buffers, kept.as_deref_mut(), noise));
+            let before = before.next().map_or(&[][..], Vec::as_slice);
+            lent.push(lend(tensor, buffers, before, kept.as_deref_mut(), noise));
         }
         Ok(Run {
             options: &self.options,
@@ -272,6 +290,7 @@ fn workers(pool: &Pool, parameters: usize) -> usize {
 fn lend<'a>(
     tensor: &Tensor,
     buffers: &'a mut TensorBuffers<'_>,
+    before: &'a [Elements<'a>],
     kept: Option<&'a mut [u8]>,
     noise: &'a [Noise],
 ) -> Option<Lent<'a>> {
@@ -293,6 +312,7 @@ fn lend<'a>(
     let lent = Buffers {
         gradient,
         planes,
+        before: (!before.is_empty()).then_some(before),
         target: target.reborrow(),
         master,
         kept,
@@ -304,3 +324,7 @@ fn lend<'a>(
 #[cfg(test)]
 #[path = "plan_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "before_tests.rs"]
+mod before_tests;
