@@ -78,7 +78,7 @@ pub(crate) struct Grid {
 }
 
 /// Coordinates of a block where chains run along memory.
-const BLOCK: usize = 4096;
+const BLOCK: usize = 8192;
 /// Where they run across it: long lines, which memory likes, and many, which
 /// dwarf the halo of `2 band` lines.
 const BLOCK_ACROSS: usize = 16384;
