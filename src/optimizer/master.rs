@@ -4,7 +4,10 @@ use half::slice::HalfFloatSliceExt;
 
 use super::state::TensorState;
 use super::Optimizer;
+use crate::checkpoint::{Master, Settings};
 use crate::dtype::{Elements, ElementsMut};
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::step::fits;
 
@@ -13,10 +16,19 @@ impl Optimizer {
     /// takes them anew from the parameters. For a caller who has changed
     /// parameters between steps; without it, master weights are the truth and
     /// the change is lost.
-    pub fn reset_master(&mut self) {
-        for state in &mut self.state {
-            state.forget_master();
+    ///
+    /// # Errors
+    /// [`Error::Forked`] and [`Error::Io`] where the state is in a live file.
+    pub fn reset_master(&mut self) -> Result<()> {
+        let set = |(_, state): &(usize, &TensorState)| state.master_set;
+        let set = self.state.iter().enumerate().filter(set);
+        let set: Vec<usize> = set.map(|(tensor, _)| tensor).collect();
+        if !set.is_empty() {
+            self.begin_live()?;
         }
+        set.into_iter()
+            .for_each(|tensor| self.forget_master(tensor));
+        Ok(())
     }
 
     /// Takes the master weights that are not set from the parameters, also of
@@ -32,10 +44,35 @@ impl Optimizer {
             let params = params[tensor].elements();
             fits(spec, "the parameter", params, spec.params)?;
         }
+        if !empty.is_empty() {
+            self.begin_live()?;
+        }
         for &tensor in &empty {
-            self.state[tensor].take_master(params[tensor].elements());
+            let params = params[tensor].elements();
+            self.change_master(tensor, true, |master| widen(params, master));
         }
         Ok(empty)
+    }
+
+    /// Forgets the master weights of a tensor that has them: what is not set is
+    /// zero.
+    pub(super) fn forget_master(&mut self, tensor: usize) {
+        self.change_master(tensor, false, |master| master.fill(0.0));
+    }
+
+    /// Writes master weights in place. In a live file, a process that dies
+    /// in the middle leaves them as forgotten.
+    fn change_master(&mut self, tensor: usize, set: bool, write: impl FnOnce(&mut [f32])) {
+        let changing = Settings {
+            master: Master::Changing,
+            ..self.state[tensor].settings()
+        };
+        self.set_live(tensor, changing);
+        let state = &mut self.state[tensor];
+        write(state.master());
+        (state.master_set, state.same) = (set, false);
+        let changed = state.settings();
+        self.set_live(tensor, changed);
     }
 }
 
@@ -44,19 +81,6 @@ impl TensorState {
     fn master(&mut self) -> &mut [f32] {
         let last = self.elements.last_mut().expect("there are planes");
         bytemuck::cast_slice_mut(last)
-    }
-
-    fn take_master(&mut self, params: Elements<'_>) {
-        widen(params, self.master());
-        self.master_set = true;
-    }
-
-    /// What is not set is zero.
-    pub(super) fn forget_master(&mut self) {
-        if self.master_set {
-            self.master().fill(0.0);
-            self.master_set = false;
-        }
     }
 }
 
