@@ -48,31 +48,34 @@ impl Optimizer {
             self.begin_live()?;
         }
         for &tensor in &empty {
-            let params = params[tensor].elements();
-            self.change_master(tensor, true, |master| widen(params, master));
+            self.change_master(tensor);
+            let state = &mut self.state[tensor];
+            widen(params[tensor].elements(), state.master());
+            // In a live file they are so only when the step is complete: until
+            // then a process that dies leaves them as not taken.
+            state.master_set = true;
         }
         Ok(empty)
     }
 
-    /// Forgets the master weights of a tensor that has them: what is not set is
-    /// zero.
+    /// Forgets the master weights of a tensor: what is not set is zero.
     pub(super) fn forget_master(&mut self, tensor: usize) {
-        self.change_master(tensor, false, |master| master.fill(0.0));
+        self.change_master(tensor);
+        let state = &mut self.state[tensor];
+        state.master().fill(0.0);
+        state.master_set = false;
+        let forgotten = state.settings();
+        self.set_live(tensor, forgotten);
     }
 
-    /// Writes master weights in place. In a live file, a process that dies
-    /// in the middle leaves them as forgotten.
-    fn change_master(&mut self, tensor: usize, set: bool, write: impl FnOnce(&mut [f32])) {
+    /// Notes that master weights are written in place.
+    fn change_master(&mut self, tensor: usize) {
         let changing = Settings {
             master: Master::Changing,
             ..self.state[tensor].settings()
         };
         self.set_live(tensor, changing);
-        let state = &mut self.state[tensor];
-        write(state.master());
-        (state.master_set, state.same) = (set, false);
-        let changed = state.settings();
-        self.set_live(tensor, changed);
+        self.state[tensor].same = false;
     }
 }
 

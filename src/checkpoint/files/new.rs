@@ -197,27 +197,34 @@ fn create_locked(path: &Path) -> Result<File> {
         let created = attempt("create", path, Effect::Create, || {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create_new(true);
-            match options.open(path) {
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(None),
-                opened => opened.map(Some),
-            }
-        })?;
+            options.open(path)
+        });
         match created {
-            // Between creating and locking it, another saver may have taken it
-            // for one that was left.
-            Some(file) => match try_lock(&file, path, true)? {
-                Lock::Refused => {}
-                _ => {
-                    if attempt("create", path, Effect::None, || is_named(&file, path))? {
-                        return Ok(file);
-                    }
+            Ok(file) => {
+                // Between creating and locking it, another saver may have taken
+                // it for one that was left.
+                let own = lock_own(&file, path).inspect_err(|_| {
+                    let _ = fs::remove_file(path);
+                })?;
+                if own {
+                    return Ok(file);
                 }
-            },
-            None if !remove_stale(path)? => return Err(locked()),
-            None => {}
+            }
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {
+                if !remove_stale(path)? {
+                    return Err(locked());
+                }
+            }
+            Err(error) => return Err(error),
         }
     }
     Err(locked())
+}
+
+/// Locks a file that was just created. Says whether it is the creator's still.
+fn lock_own(file: &File, path: &Path) -> Result<bool> {
+    let locked = try_lock(file, path, true)? != Lock::Refused;
+    Ok(locked && attempt("create", path, Effect::None, || is_named(file, path))?)
 }
 
 /// Removes what stands under a temporary's name, unless a saver is at work on
