@@ -58,6 +58,9 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use files::test_double;
+
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::layout::{self, Plane, TensorSpec};

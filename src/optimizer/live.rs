@@ -174,3 +174,7 @@ impl Drop for Optimizer {
         self.close_live();
     }
 }
+
+#[cfg(test)]
+#[path = "live_tests.rs"]
+mod tests;
