@@ -57,18 +57,17 @@ impl Sample {
         })
     }
 
+    fn arrays(&self) -> impl Iterator<Item = Array<'_>> {
+        self.arrays.iter().map(|(tensor, plane, values)| Array {
+            tensor: *tensor,
+            plane,
+            dtype: Dtype::F32,
+            bytes: bytemuck::cast_slice(values),
+        })
+    }
+
     fn write(&self, path: &Path) -> Result<()> {
-        let arrays: Vec<_> = self
-            .arrays
-            .iter()
-            .map(|(tensor, plane, values)| Array {
-                tensor: *tensor,
-                plane,
-                dtype: Dtype::F32,
-                bytes: bytemuck::cast_slice(values),
-            })
-            .collect();
-        write(path, &self.header, &arrays)
+        write(path, &self.header, &self.arrays().collect::<Vec<_>>())
     }
 
     /// Reads every array; the numbers must be those that were written.

@@ -278,17 +278,8 @@ impl LiveSample {
     fn create(path: &Path, sample: &Sample) -> Result<LiveSample> {
         let mut header = sample.header.clone();
         header.parameters = false;
-        let arrays: Vec<_> = sample
-            .arrays
-            .iter()
-            .filter(|(_, plane, _)| plane != PARAMETER)
-            .map(|(tensor, plane, values)| Array {
-                tensor: *tensor,
-                plane,
-                dtype: Dtype::F32,
-                bytes: bytemuck::cast_slice(values),
-            })
-            .collect();
+        let arrays = sample.arrays().filter(|array| array.plane != PARAMETER);
+        let arrays: Vec<_> = arrays.collect();
         let settings = [Settings {
             lr_scale: 1.0,
             weight_decay: 0.0,
