@@ -12,7 +12,7 @@
 //!   slash is a plane, which no two arrays of one tensor share, or a number,
 //!   which no plane is;
 //! - a live file has every plane twice, the second time as `tensor/plane.b`, and
-//!   a small record, [`live`], that says which copy is current. Its JSON is never
+//!   a small record that says which copy is current. Its JSON is never
 //!   written again.
 //!
 //! A change that an older reader must not overlook (an option, another kind of
