@@ -3,6 +3,8 @@
 
 mod damaged;
 mod forged;
+mod live;
+mod power;
 mod round_trip;
 mod saving;
 
