@@ -7,11 +7,13 @@ use std::process::Command;
 
 mod programs;
 
-use programs::{built, cc, compile, exists, not_tested, root, run, soname, valgrind, WARNINGS};
+use programs::{
+    built, cc, compile, exists, not_tested, root, run, soname, valgrind, valgrind_with, WARNINGS,
+};
 
 const GENERATED: &str = include_str!(concat!(env!("OUT_DIR"), "/sonew.h"));
 
-const REFUSALS: [&str; 7] = [
+const REFUSALS: [&str; 8] = [
     "tests/c/refusals.c",
     "tests/c/refusals_create.c",
     "tests/c/refusals_step.c",
@@ -19,6 +21,7 @@ const REFUSALS: [&str; 7] = [
     "tests/c/refusals_file.c",
     "tests/c/refusals_other.c",
     "tests/c/refusals_typed.c",
+    "tests/c/refusals_live.c",
 ];
 
 fn folder(test: &str) -> std::path::PathBuf {
@@ -115,6 +118,18 @@ fn one_optimizer_in_two_threads() {
     let folder = folder("threads");
     let program = compile(&mut cc(), "c99", &["tests/c/threads.c"], &folder);
     assert_eq!(run(&mut Command::new(program)), "counts add up\n");
+}
+
+#[test]
+fn a_live_file_is_not_for_forked_children() {
+    let folder = folder("fork");
+    let program = compile(&mut cc(), "c99", &["tests/c/fork.c"], &folder);
+    assert_eq!(
+        run(Command::new(&program).arg(&folder)),
+        "the parent's own\n"
+    );
+    // A child loses what the threads had that did not come along.
+    valgrind_with(&["--leak-check=no"], &program, &[&folder]);
 }
 
 #[test]

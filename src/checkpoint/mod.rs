@@ -68,6 +68,7 @@ use crate::options::{not_negative, Options};
 
 pub(crate) use live::{Copies, Live};
 pub(crate) use mapping::Part;
+pub(crate) use read::Wanted;
 pub use read::{verify, Checkpoint, StoredPlane};
 pub(crate) use write::{create_live, write};
 

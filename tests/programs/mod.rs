@@ -96,6 +96,11 @@ pub fn compile(compiler: &mut Command, standard: &str, sources: &[&str], folder:
 
 /// Runs a program under Valgrind, if there is one.
 pub fn valgrind(program: &Path, arguments: &[&Path]) {
+    let leaks = "--errors-for-leak-kinds=definite,possible";
+    valgrind_with(&["--leak-check=full", leaks], program, arguments);
+}
+
+pub fn valgrind_with(options: &[&str], program: &Path, arguments: &[&Path]) {
     if !exists("valgrind") {
         not_tested(&format!(
             "there is no valgrind to run {} with",
@@ -104,8 +109,12 @@ pub fn valgrind(program: &Path, arguments: &[&Path]) {
         return;
     }
     run(Command::new("valgrind")
-        .args(["--quiet", "--error-exitcode=9", "--leak-check=full"])
-        .args(["--errors-for-leak-kinds=definite,possible"])
+        .args(["--quiet", "--error-exitcode=9"])
+        .arg(format!(
+            "--suppressions={}",
+            root("tests/c/valgrind.supp").display()
+        ))
+        .args(options)
         .arg(program)
         .args(arguments));
 }

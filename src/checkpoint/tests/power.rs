@@ -201,10 +201,10 @@ fn samples() -> [Sample; 2] {
 }
 
 fn is(path: &Path, sample: &Sample) -> bool {
-    let mut checkpoint = Checkpoint::open(path).unwrap();
+    let checkpoint = Checkpoint::open(path).unwrap();
     let same = checkpoint.header() == &sample.header;
     if same {
-        sample.assert_reads_back(&mut checkpoint);
+        sample.assert_reads_back(&checkpoint);
     }
     same
 }
@@ -262,7 +262,7 @@ fn without_a_sync_the_simulation_finds_a_torn_file() {
     let mut torn = 0;
     every_disk(&machine, &events, |folder, _| {
         let path = folder.join("state.safetensors");
-        let whole = Checkpoint::open(&path).and_then(|mut file| file.verify());
+        let whole = Checkpoint::open(&path).and_then(|file| file.verify());
         torn += usize::from(whole.is_err());
     });
     assert!(torn > 0);
@@ -278,17 +278,8 @@ impl LiveSample {
     fn create(path: &Path, sample: &Sample) -> Result<LiveSample> {
         let mut header = sample.header.clone();
         header.parameters = false;
-        let arrays: Vec<_> = sample
-            .arrays
-            .iter()
-            .filter(|(_, plane, _)| plane != PARAMETER)
-            .map(|(tensor, plane, values)| Array {
-                tensor: *tensor,
-                plane,
-                dtype: Dtype::F32,
-                bytes: bytemuck::cast_slice(values),
-            })
-            .collect();
+        let arrays = sample.arrays().filter(|array| array.plane != PARAMETER);
+        let arrays: Vec<_> = arrays.collect();
         let settings = [Settings {
             lr_scale: 1.0,
             weight_decay: 0.0,
@@ -322,7 +313,7 @@ impl LiveSample {
 
 /// The step that a live file is at; all of it must be of that step.
 fn step_of(path: &Path, access_live: bool) -> Result<u64> {
-    let mut checkpoint = match access_live {
+    let checkpoint = match access_live {
         true => Checkpoint::open_live(path)?,
         false => Checkpoint::open(path)?,
     };
@@ -332,7 +323,7 @@ fn step_of(path: &Path, access_live: bool) -> Result<u64> {
         let value = f32::from_bits(u32::from_ne_bytes([header.step as u8; 4]));
         let planes: Vec<_> = checkpoint.arrays().map(|a| a.plane.to_owned()).collect();
         for plane in planes {
-            let values = read(&mut checkpoint, 0, &plane)?;
+            let values = read(&checkpoint, 0, &plane)?;
             assert!(values.iter().all(|&v| v == value), "step {}", header.step);
         }
     }
