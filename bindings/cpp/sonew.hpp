@@ -66,7 +66,9 @@ class error : public std::runtime_error {
   error(sonew_status status, const std::string &message)
       : std::runtime_error(message), status_(status) {}
 
+  /// One of the numbers of sonew_status.
   sonew_status status() const noexcept { return status_; }
+  /// Its name.
   const char *status_name() const noexcept { return sonew_status_name(status_); }
 
  private:
@@ -649,11 +651,15 @@ class View {
  public:
   explicit View(const sonew_view &view) noexcept : view_(view) {}
 
+  /// The first element, aligned to 64 bytes.
   const void *data() const noexcept { return view_.data; }
   /// Number of elements.
   std::size_t size() const noexcept { return view_.len; }
+  /// The type of the elements.
   Dtype dtype() const noexcept { return static_cast<Dtype>(view_.dtype); }
+  /// The tensor's name.
   std::string_view tensor() const noexcept { return view_.tensor; }
+  /// The plane's name.
   std::string_view plane() const noexcept { return view_.plane; }
   /// The tensor's dimensions, slowest first.
   Span<const std::size_t> dims() const noexcept { return {view_.dims, view_.ndim}; }
@@ -776,6 +782,8 @@ class Optimizer {
   double lr_scale(std::size_t tensor) const {
     return detail::query<double>(sonew_lr_scale, get(), tensor);
   }
+  /// Changes what the learning rate of a tensor is multiplied with; finite and
+  /// not negative.
   void set_lr_scale(std::size_t tensor, double scale) {
     detail::check(sonew_set_lr_scale(get(), tensor, scale));
   }
@@ -784,6 +792,7 @@ class Optimizer {
   double weight_decay(std::size_t tensor) const {
     return detail::query<double>(sonew_weight_decay, get(), tensor);
   }
+  /// Changes the decoupled weight decay of a tensor; finite and not negative.
   void set_weight_decay(std::size_t tensor, double decay) {
     detail::check(sonew_set_weight_decay(get(), tensor, decay));
   }
@@ -843,6 +852,7 @@ class Optimizer {
     detail::check(sonew_plane_view(get(), tensor, plane, &view, sizeof view));
     return View(view);
   }
+  /// A view of a state plane, by names.
   View plane(const std::string &tensor, const std::string &plane) const {
     const std::size_t index = find_tensor(tensor);
     return this->plane(index, find_plane(index, plane));

@@ -153,7 +153,8 @@ pub(crate) unsafe fn take_rest<V: Vector, E: Entries, S: Stored>(
     let arrays = Arrays::<V::Scalar>::new(work);
     // SAFETY: passed on from the caller.
     unsafe {
-        let source = Source::<V, S>::new(&task.state, task.denominator, task.take_in.as_ref(), shape);
+        let source =
+            Source::<V, S>::new(&task.state, task.denominator, task.take_in.as_ref(), shape);
         let a = if shape.broken {
             source.take::<E, MAX_BAND, true, false, true>(&arrays, at, place)
         } else {
@@ -234,7 +235,10 @@ pub(crate) unsafe fn run<
     let (solving, ending) = (front + GAP, front + 2 * GAP);
     let take = task.at..task.at + source_len;
     let (solve, finish) = if measures || delivers {
-        (behind(solving, 0, front + core), behind(ending, front, front + core))
+        (
+            behind(solving, 0, front + core),
+            behind(ending, front, front + core),
+        )
     } else {
         (0..0, 0..0)
     };
@@ -243,7 +247,8 @@ pub(crate) unsafe fn run<
     // by `Workspace::begin`); a target is good for its own lines, which are
     // the block's; and the caller has the instructions.
     unsafe {
-        let source = Source::<V, S>::new(&task.state, task.denominator, task.take_in.as_ref(), shape);
+        let source =
+            Source::<V, S>::new(&task.state, task.denominator, task.take_in.as_ref(), shape);
         let mut direction = Direction::<V, BAND, BROKEN>::new(shape, task.gamma);
         let sink = match &task.output {
             Output::Apply(target, apply) => Some(Sink::<V>::new(target, *apply)),
@@ -253,7 +258,11 @@ pub(crate) unsafe fn run<
         let mut reference = V::no_sums();
         let mut from = Cursor::new(lines);
         let mut to = Cursor::new(target_lines);
-        let mut at = if solve.is_empty() { take.start } else { take.start.min(solve.start) };
+        let mut at = if solve.is_empty() {
+            take.start
+        } else {
+            take.start.min(solve.start)
+        };
         while at < take.end.max(finish.end) {
             // From here to `end` nothing changes about what is at work.
             let (takes, finishes) = (take.contains(&at), finish.contains(&at));

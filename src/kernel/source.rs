@@ -349,7 +349,5 @@ pub(super) unsafe fn mend<V: Vector, S: Stored>(
 #[inline(always)]
 unsafe fn quotient<V: Vector>(a: V, b: V) -> V {
     // SAFETY: passed on from the caller.
-    unsafe {
-        a.div(b).only(splat::<V>(0.0).lt(b))
-    }
+    unsafe { a.div(b).only(splat::<V>(0.0).lt(b)) }
 }

@@ -1,8 +1,6 @@
 //! What is done to one block.
 
-use crate::kernel::{
-    Apply, Denominator, Kernels, Output, Shape, Squares, TakeIn, Task, Workspace,
-};
+use crate::kernel::{Apply, Denominator, Kernels, Output, Shape, Squares, TakeIn, Task, Workspace};
 use crate::layout::{Grid, Rect, Run};
 use crate::parallel::Access;
 
@@ -143,7 +141,13 @@ impl Job<'_> {
                 access,
                 work,
             );
-            self.pack(target, inner.end..outer.end + band, denominator, access, work);
+            self.pack(
+                target,
+                inner.end..outer.end + band,
+                denominator,
+                access,
+                work,
+            );
         }
         if take_in.is_some() {
             let span = inner.start..inner.end + band;
