@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
+use crate::signals::Blocked;
 
 /// Threads that are started when first needed and joined when dropped.
 pub(crate) struct Pool {
@@ -103,8 +104,7 @@ impl Drop for Pool {
 impl Started {
     fn new(threads: usize) -> Result<Self> {
         let mut handles = Vec::with_capacity(threads);
-        // A new thread has the mask of the one that starts it.
-        let _blocked = signals::Blocked::now();
+        let _blocked = Blocked::now();
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .spawn_handler(|worker| {
@@ -123,69 +123,6 @@ impl Started {
             handles,
             process: std::process::id(),
         })
-    }
-}
-
-/// Signals are the host's: its handlers run on its own threads. Left to the
-/// library's are those that a thread causes itself, so that the host's crash
-/// handler still sees them, and that of sampling profilers.
-#[cfg(unix)]
-mod signals {
-    use std::mem::MaybeUninit;
-
-    const NOT_BLOCKED: [libc::c_int; 7] = [
-        libc::SIGSEGV,
-        libc::SIGBUS,
-        libc::SIGFPE,
-        libc::SIGILL,
-        libc::SIGTRAP,
-        libc::SIGSYS,
-        libc::SIGPROF,
-    ];
-
-    /// While it lives, the calling thread takes no signals but those above.
-    pub(super) struct Blocked {
-        before: libc::sigset_t,
-    }
-
-    impl Blocked {
-        pub(super) fn now() -> Option<Self> {
-            let mut all = MaybeUninit::uninit();
-            let mut before = MaybeUninit::uninit();
-            // SAFETY: `sigfillset` makes a set of the first one, and where
-            // `pthread_sigmask` succeeds it makes one of the second.
-            unsafe {
-                libc::sigfillset(all.as_mut_ptr());
-                for signal in NOT_BLOCKED {
-                    libc::sigdelset(all.as_mut_ptr(), signal);
-                }
-                let failed =
-                    libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), before.as_mut_ptr());
-                (failed == 0).then(|| Blocked {
-                    before: before.assume_init(),
-                })
-            }
-        }
-    }
-
-    impl Drop for Blocked {
-        fn drop(&mut self) {
-            // SAFETY: the set is the one that this thread had.
-            unsafe {
-                libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut());
-            }
-        }
-    }
-}
-
-#[cfg(not(unix))]
-mod signals {
-    pub(super) struct Blocked;
-
-    impl Blocked {
-        pub(super) fn now() -> Self {
-            Blocked
-        }
     }
 }
 

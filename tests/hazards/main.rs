@@ -69,6 +69,17 @@ fn signals_locale_and_output_are_the_hosts() {
 }
 
 #[test]
+fn allocations_that_fail_are_a_status() {
+    let folder = folder("hazards", "allocations");
+    let mut compiler = cc();
+    // The compiler must not take malloc for its own.
+    compiler.arg("-fno-builtin");
+    let source = "tests/hazards/allocations.c";
+    let program = compile(&mut compiler, "gnu11", &[source], &folder);
+    says(&program, &folder, "failures are answers");
+}
+
+#[test]
 fn stale_handles_are_refused() {
     let (program, folder) = hazard("handles");
     says(&program, &folder, "refused");
