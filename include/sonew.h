@@ -582,7 +582,9 @@ sonew_status sonew_create(const sonew_options *options,
 
 /**
  * Frees an optimizer, its state and its threads. NULL is allowed and does
- * nothing. Views of the state end. A handle that was freed before is refused
+ * nothing. Views of the state end. A live file is brought to disk, as by
+ * sonew_sync(), and unlocked; to know whether that worked, call sonew_sync()
+ * before. A handle that was freed before is refused
  * with SONEW_BAD_HANDLE, and one in use by another thread with SONEW_BUSY:
  * that one is not freed. Since 0.1.
  */
@@ -665,7 +667,8 @@ sonew_status sonew_step_options_init(sonew_step_options *step, size_t size);
  * Errors: SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
  * SONEW_UNKNOWN_VALUE, SONEW_OUT_OF_RANGE, SONEW_TENSOR_COUNT,
  * SONEW_WRONG_DTYPE, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_OUT_OF_MEMORY,
- * SONEW_THREADS. Since 0.1.
+ * SONEW_THREADS. On a live file
+ * SONEW_FORKED and, in the first step after a sync, SONEW_IO. Since 0.1.
  */
 sonew_status sonew_step(sonew_optimizer *optimizer,
                         const sonew_step_options *step,
@@ -943,7 +946,8 @@ sonew_status sonew_find_tensor(const sonew_optimizer *optimizer,
  * Changes what the learning rate of a tensor is multiplied with; finite and
  * not negative, 1 at first.
  *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE. Since 0.1.
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE; in a live file SONEW_FORKED
+ * and SONEW_IO. Since 0.1.
  */
 sonew_status sonew_set_lr_scale(sonew_optimizer *optimizer,
                                 size_t tensor,
@@ -962,7 +966,8 @@ sonew_status sonew_lr_scale(const sonew_optimizer *optimizer,
  * Changes the decoupled weight decay of a tensor; finite and not negative,
  * that of the options at first.
  *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE. Since 0.1.
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE; in a live file SONEW_FORKED
+ * and SONEW_IO. Since 0.1.
  */
 sonew_status sonew_set_weight_decay(sonew_optimizer *optimizer,
                                     size_t tensor,
@@ -1007,7 +1012,7 @@ sonew_status sonew_state_bytes(const sonew_optimizer *optimizer, size_t *bytes);
 /**
  * Bytes that the optimizer holds in all, in *bytes: the state, directions
  * where a graft needs them, and scratch for each thread; names and the like
- * are not counted. A step allocates nothing that grows with the parameters.
+ * are not counted, nor is state that is mapped from a file. A step allocates nothing that grows with the parameters.
  * Since 0.1.
  */
 sonew_status sonew_memory_bytes(const sonew_optimizer *optimizer,

@@ -86,7 +86,8 @@ impl Training {
         let mut random = rng(100 + step);
         // One tensor in six takes no part, and in every fourth step half of
         // them, twice in a row.
-        let takes_part = |tensor: u64| tensor != step % 6 && (step % 4 < 2 || tensor % 2 == 0);
+        let takes_part =
+            |tensor: u64| tensor != step % 6 && (step % 4 < 2 || tensor.is_multiple_of(2));
         let grads: Vec<_> = (0..)
             .zip(&self.params)
             .map(|(i, p)| {
@@ -488,7 +489,8 @@ fn what_a_shared_mapping_refuses() {
         .optimizer
         .make_live(&path)
         .unwrap();
-    let changes: [(&str, fn(&mut LoadOptions)); 3] = [
+    type Change = fn(&mut LoadOptions);
+    let changes: [(&str, Change); 3] = [
         ("override_options", |l| l.override_options = true),
         ("common_tensors_only", |l| l.common_tensors_only = true),
         ("rename", |l| l.rename.push(("rows".into(), "rows".into()))),

@@ -52,7 +52,7 @@ pub unsafe extern "C" fn sonew_state_bytes(
 
 /// Bytes that the optimizer holds in all, in *bytes: the state, directions
 /// where a graft needs them, and scratch for each thread; names and the like
-/// are not counted. A step allocates nothing that grows with the parameters.
+/// are not counted, nor is state that is mapped from a file. A step allocates nothing that grows with the parameters.
 /// Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_memory_bytes(

@@ -161,7 +161,9 @@ unsafe fn create(
 }
 
 /// Frees an optimizer, its state and its threads. NULL is allowed and does
-/// nothing. Views of the state end. A handle that was freed before is refused
+/// nothing. Views of the state end. A live file is brought to disk, as by
+/// sonew_sync(), and unlocked; to know whether that worked, call sonew_sync()
+/// before. A handle that was freed before is refused
 /// with SONEW_BAD_HANDLE, and one in use by another thread with SONEW_BUSY:
 /// that one is not freed. Since 0.1.
 #[no_mangle]

@@ -45,7 +45,8 @@ pub unsafe extern "C" fn sonew_find_tensor(
 /// Changes what the learning rate of a tensor is multiplied with; finite and
 /// not negative, 1 at first.
 ///
-/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE. Since 0.1.
+/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE; in a live file SONEW_FORKED
+/// and SONEW_IO. Since 0.1.
 #[no_mangle]
 pub extern "C" fn sonew_set_lr_scale(
     optimizer: *mut sonew_optimizer,
@@ -71,7 +72,8 @@ pub unsafe extern "C" fn sonew_lr_scale(
 /// Changes the decoupled weight decay of a tensor; finite and not negative,
 /// that of the options at first.
 ///
-/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE. Since 0.1.
+/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE; in a live file SONEW_FORKED
+/// and SONEW_IO. Since 0.1.
 #[no_mangle]
 pub extern "C" fn sonew_set_weight_decay(
     optimizer: *mut sonew_optimizer,

@@ -223,7 +223,6 @@ fn after_the_machine_went_down_the_last_sync_counts_while_it_is_whole() {
         fs::read(&file.path).unwrap()
     };
     let images = [step(8), step(9)];
-    drop(step);
     drop((live, copies));
     let path = file.folder.path().join("later");
     TEST_RUN.set(Some(1));
