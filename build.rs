@@ -43,6 +43,10 @@ fn set_soname(out: &Path) {
         major => format!("libsonew.so.{major}"),
     };
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,{soname}");
+    // Once loaded, it stays until the process ends: threads of the host have
+    // destructors of thread-locals in it, which would hold it anyway, at times
+    // that nobody chooses. So dlclose() never pulls code away under a thread.
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
     // A link of that name beside the library lets programs run without
     // installing it. OUT_DIR is target/<profile>/build/<package>/out; where it
     // is elsewhere, there is only no link.

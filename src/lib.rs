@@ -59,6 +59,7 @@ mod memory;
 mod optimizer;
 pub mod options;
 mod parallel;
+mod signals;
 mod step;
 
 #[doc(hidden)]

@@ -61,6 +61,52 @@ impl AlignedBytes {
     }
 }
 
+/// A list of `len` zero bytes.
+pub(crate) fn zeroed_list(len: usize, what: impl FnOnce() -> String) -> Result<Vec<u8>> {
+    let mut list = Vec::new();
+    reserve(&mut list, len, what)?;
+    list.resize(len, 0);
+    Ok(list)
+}
+
+/// Makes room for `more` entries of a list.
+pub(crate) fn reserve<T>(
+    list: &mut Vec<T>,
+    more: usize,
+    what: impl FnOnce() -> String,
+) -> Result<()> {
+    list.try_reserve_exact(more)
+        .map_err(|_| Error::OutOfMemory {
+            what: what(),
+            bytes: more as u128 * size_of::<T>() as u128,
+        })
+}
+
+/// Lists of so few bytes are not asked for beforehand.
+const FEW: usize = 32 << 10;
+
+/// Refuses where so much memory is not to be had, and keeps none of it. For
+/// what is made of many small pieces, or by code that cannot be refused
+/// memory: that comes after, and takes no more than this in all.
+pub(crate) fn ask(bytes: usize, what: impl FnOnce() -> String) -> Result<()> {
+    if bytes < FEW {
+        return Ok(());
+    }
+    let mut block: Vec<u8> = Vec::new();
+    reserve(&mut block, bytes, what)?;
+    // Without this, compilers leave out what is not used.
+    std::hint::black_box(block.as_ptr());
+    Ok(())
+}
+
+/// As [`ask`], for lists of tensors with names of these lengths, of their
+/// planes, and for what a file says of both.
+pub(crate) fn ask_for_tensors(names: impl Iterator<Item = usize>, planes: usize) -> Result<()> {
+    let tensor = |name: usize| 1024 + planes * (384 + 12 * name);
+    let bytes = names.map(tensor).fold(0, usize::saturating_add);
+    ask(bytes, || "the list of tensors".to_owned())
+}
+
 impl std::ops::Deref for AlignedBytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {

@@ -6,6 +6,7 @@ use std::mem::size_of;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::memory::reserve;
 
 /// Refuses a null pointer.
 pub(super) fn not_null<T>(pointer: *const T, argument: impl FnOnce() -> String) -> Result<()> {
@@ -91,10 +92,14 @@ impl<T: Copy> List<T> {
 ///
 /// # Safety
 /// `text` is null, or ends with a NUL.
-unsafe fn bytes(text: *const c_char, argument: impl FnOnce() -> String) -> Result<Vec<u8>> {
-    not_null(text, argument)?;
+unsafe fn bytes(text: *const c_char, argument: impl Fn() -> String) -> Result<Vec<u8>> {
+    not_null(text, &argument)?;
     // SAFETY: the caller's promise.
-    Ok(unsafe { CStr::from_ptr(text) }.to_bytes().to_vec())
+    let text = unsafe { CStr::from_ptr(text) }.to_bytes();
+    let mut bytes = Vec::new();
+    reserve(&mut bytes, text.len(), argument)?;
+    bytes.extend_from_slice(text);
+    Ok(bytes)
 }
 
 /// A string that must be UTF-8.

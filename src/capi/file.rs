@@ -11,7 +11,7 @@ use std::ffi::{c_char, c_void};
 use super::arguments::{flag, named, string, unused, List};
 use super::buffers::{none_overlap, state, Buffer};
 use super::guard::call;
-use super::optimizer::{sonew_optimizer, with};
+use super::optimizer::{ask_for_own, sonew_optimizer, with};
 use super::status::sonew_status;
 use super::step::{only_of, written_params, FLOAT};
 use super::versioned::{self, Growing, Versioned};
@@ -205,6 +205,7 @@ pub(super) unsafe fn saved<R>(
 ) -> Result<R> {
     with(optimizer, |owned| {
         let optimizer = &owned.optimizer;
+        ask_for_own(optimizer)?;
         if !params.is_given() {
             return save(optimizer, None);
         }
@@ -295,6 +296,7 @@ pub(super) unsafe fn load(
     };
     with(optimizer, |owned| {
         let optimizer = &mut owned.optimizer;
+        ask_for_own(optimizer)?;
         if !params.is_given() {
             return optimizer.load(path, &load, None);
         }

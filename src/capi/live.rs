@@ -26,7 +26,7 @@ use std::ffi::{c_char, c_void};
 use super::arguments::{path, List, Out};
 use super::file::saved;
 use super::guard::call;
-use super::optimizer::{sonew_optimizer, with};
+use super::optimizer::{ask_for_own, sonew_optimizer, with};
 use super::registry::Registry;
 use super::status::sonew_status;
 use crate::optimizer::Saving;
@@ -67,7 +67,10 @@ pub unsafe extern "C" fn sonew_make_live(
     call(|| {
         // SAFETY: the header asks for a string.
         let path = unsafe { self::path(path) }?;
-        with(optimizer, |owned| owned.optimizer.make_live(path))
+        with(optimizer, |owned| {
+            ask_for_own(&owned.optimizer)?;
+            owned.optimizer.make_live(path)
+        })
     })
 }
 

@@ -7,11 +7,13 @@ use std::ffi::CString;
 
 use super::arguments::Out;
 use super::guard::call;
-use super::options::{options, sonew_options};
+use super::options::{options, sonew_options, SONEW_MAX_BAND};
 use super::registry::Registry;
 use super::status::sonew_status;
 use super::tensor::{sonew_tensor, tensors};
 use crate::error::{Error, Result};
+use crate::layout::TensorSpec;
+use crate::memory::{ask, ask_for_tensors};
 use crate::Optimizer;
 
 /// An optimizer. Created by sonew_create(), freed by sonew_free().
@@ -82,6 +84,28 @@ fn names(optimizer: &Optimizer) -> Result<Vec<Names>> {
     tensors.map(of_one).collect()
 }
 
+/// Refuses where there is no memory for the lists that a call makes of the
+/// tensors.
+pub(super) fn ask_for(tensors: &[TensorSpec], band: usize) -> Result<()> {
+    // Momentum, diagonal, rms, master, and parameters in a file.
+    let planes = band.min(SONEW_MAX_BAND) + 5;
+    ask_for_tensors(tensors.iter().map(|tensor| tensor.name.len()), planes)
+}
+
+/// Refuses where there is no memory for what a step lists of so many tensors:
+/// pointers, lengths, what it knows of each. Nothing in it grows with their
+/// sizes.
+pub(super) fn ask_for_step(tensors: usize) -> Result<()> {
+    ask(tensors.saturating_mul(2048), || {
+        "the lists of a step".to_owned()
+    })
+}
+
+/// [`ask_for`] the tensors of an optimizer.
+pub(super) fn ask_for_own(optimizer: &Optimizer) -> Result<()> {
+    ask_for(optimizer.tensors(), optimizer.options().band)
+}
+
 /// Creates an optimizer for count tensors, with state that is zero, and puts
 /// it into *optimizer. options may be NULL, which means the defaults. Nothing
 /// that is passed needs to stay.
@@ -124,6 +148,7 @@ unsafe fn create(
             tensors(c_tensors, count)?,
         )
     };
+    ask_for(&tensors, options.band)?;
     let optimizer = Optimizer::new(options, &tensors)?;
     let owned = Owned {
         names: names(&optimizer)?,

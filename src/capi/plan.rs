@@ -10,7 +10,7 @@ use std::ffi::{c_char, c_void, CString};
 use super::arguments::{not_null, List, Out};
 use super::buffers::{none_overlap, Buffer};
 use super::guard::call;
-use super::optimizer::c_string;
+use super::optimizer::{ask_for, ask_for_step, c_string};
 use super::options::{options, sonew_options};
 use super::registry::Registry;
 use super::status::sonew_status;
@@ -125,6 +125,7 @@ unsafe fn create(
             tensors(c_tensors, count)?,
         )
     };
+    ask_for(&tensors, options.band)?;
     let plan = Plan::new(&options, &tensors)?;
     let planes: Vec<_> = tensors.iter().map(|t| planes(&options, t)).collect();
     let c_strings = |planes: &Vec<Plane>| planes.iter().map(|p| c_string(&p.name)).collect();
@@ -263,6 +264,7 @@ pub unsafe extern "C" fn sonew_plan_step(
         // SAFETY: the header asks for buffers as long as they say.
         PLANS.with(plan.addr(), "plan", |owned| unsafe {
             check_count("buffers", count, owned.tensors.len())?;
+            ask_for_step(count)?;
             let entries = entries(buffers, count)?;
             take_step(owned, &step, step_number, &entries)
         })

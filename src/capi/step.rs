@@ -7,7 +7,7 @@ use std::ffi::c_void;
 use super::arguments::{named, unused, List};
 use super::buffers::{none_overlap, state, Buffer};
 use super::guard::call;
-use super::optimizer::{sonew_optimizer, with};
+use super::optimizer::{ask_for_step, sonew_optimizer, with};
 use super::status::sonew_status;
 use super::versioned::{self, Growing, Versioned};
 use crate::dtype::Dtype;
@@ -177,6 +177,7 @@ pub(super) unsafe fn step(
         check_count("params", params.len(), tensors.len())?;
         only_of(only, "the parameter", tensors, |t| t.params)?;
         only_of(only, "the gradient", tensors, |t| t.grads)?;
+        ask_for_step(tensors.len())?;
         // SAFETY: the caller's promise.
         unsafe { take_step(optimizer, &step, &params, &grads) }
     })

@@ -13,6 +13,8 @@ use super::record::{self, CURRENT, SEAL, SYNCED, WRITTEN};
 use super::{array_name, Header, Master};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
+use crate::memory::{ask, zeroed_list};
+use crate::signals::Blocked;
 
 /// Arrays are read and summed in pieces of this size, which the processor's
 /// cache can hold.
@@ -158,7 +160,8 @@ impl Checkpoint {
     pub fn check(&self, tensor: usize, plane: &str) -> Result<()> {
         let array = self.find(tensor, plane)?;
         let Place { offset, bytes } = array.place;
-        let mut buffer = vec![0; CHUNK.min(bytes as usize)];
+        let length = CHUNK.min(bytes as usize);
+        let mut buffer = zeroed_list(length, || "checking a file".to_owned())?;
         let mut hasher = crc32fast::Hasher::new();
         let mut done = 0;
         while done < bytes {
@@ -277,7 +280,8 @@ impl Checkpoint {
         let mut words: Vec<Vec<u8>> = Vec::with_capacity(live.record.len());
         for place in live.record {
             // Its place is within the file, so that it is no longer than that.
-            let mut bytes = vec![0; place.bytes as usize];
+            let what = || "the record of a live file".to_owned();
+            let mut bytes = zeroed_list(place.bytes as usize, what)?;
             self.file.read_at(place.offset, &mut bytes)?;
             words.push(bytes);
         }
@@ -393,6 +397,7 @@ fn read_pieces(file: &SourceFile, pieces: &mut [Piece<'_>], threads: usize) -> R
             // The name tells the library's own panics from the host's. Where
             // the system gives no thread, the others do its work.
             let thread = std::thread::Builder::new().name("sonew-load".to_owned());
+            let _blocked = Blocked::now();
             thread.spawn_scoped(scope, work).ok()
         };
         let others: Vec<_> = (1..threads).filter_map(start).collect();
@@ -472,15 +477,11 @@ fn read_header(file: &SourceFile) -> Result<Vec<u8>> {
         return Err(wrong_length(file, end));
     }
 
-    let mut bytes = Vec::new();
-    if bytes.try_reserve_exact(end as usize).is_err() {
-        return Err(Error::OutOfMemory {
-            what: format!("the header of \"{}\"", file.path().display()),
-            bytes: end.into(),
-        });
-    }
-    bytes.resize(end as usize, 0);
+    let what = || format!("the header of \"{}\"", file.path().display());
+    let mut bytes = zeroed_list(end as usize, what)?;
     file.read_at(0, &mut bytes)?;
+    // An entry takes a few times its text when it is parsed.
+    ask(bytes.len().saturating_mul(12), what)?;
     Ok(bytes)
 }
 

@@ -8,6 +8,7 @@ use crate::checkpoint::{self, Array};
 use crate::dtype::Elements;
 use crate::error::{Error, Result};
 use crate::memory::AlignedBytes;
+use crate::signals::Blocked;
 
 /// A save under way in a thread of its own. It holds a copy of all that it
 /// saves, so that the optimizer may step, change or go in the meantime.
@@ -72,6 +73,7 @@ impl Optimizer {
         };
         // The name tells the library's own panics from the host's.
         let thread = std::thread::Builder::new().name("sonew-save".to_owned());
+        let _blocked = Blocked::now();
         let thread = thread.spawn(save).map_err(|error| Error::Threads {
             threads: 1,
             reason: error.to_string(),

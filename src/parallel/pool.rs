@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
+use crate::signals::Blocked;
 
 /// Threads that are started when first needed and joined when dropped.
 pub(crate) struct Pool {
@@ -103,6 +104,7 @@ impl Drop for Pool {
 impl Started {
     fn new(threads: usize) -> Result<Self> {
         let mut handles = Vec::with_capacity(threads);
+        let _blocked = Blocked::now();
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .spawn_handler(|worker| {

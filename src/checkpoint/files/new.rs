@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::locks::{is_named, try_lock, Lock};
 use super::{attempt, directory_of, Effect};
 use crate::error::{Error, Result};
+use crate::memory::reserve;
 
 /// Small writes are gathered into one of this size; larger ones pass by.
 const BUFFER: usize = 1 << 20;
@@ -49,8 +50,12 @@ impl NewFile {
             })
         })?;
         Ok(NewFile {
+            buffer: {
+                let mut buffer = Vec::new();
+                reserve(&mut buffer, BUFFER, || "writing a file".to_owned())?;
+                buffer
+            },
             file: create_locked(&temporary)?,
-            buffer: Vec::new(),
             position: 0,
             begun: 0,
             temporary,

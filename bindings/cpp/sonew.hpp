@@ -1,0 +1,1002 @@
+// sonew.hpp - SONew, the Sparsified Online Newton method, for C++17
+//
+// One header over sonew.h; link with libsonew. What a call computes, and every
+// option, is described there; this adds what C cannot say: objects that free
+// themselves, exceptions, and buffers that know their length and type.
+//
+//    sonew::Optimizer optimizer({{"fc1.weight", {1000, 784}}, {"fc1.bias", {1000}}});
+//    sonew::StepOptions step;
+//    for (int i = 0; i < 1000; i++) {
+//        compute_gradients(weight, bias, weight_grad, bias_grad);
+//        step.lr = 1e-3;
+//        optimizer.step({weight, bias}, {weight_grad, bias_grad}, step);
+//    }
+//    optimizer.save("step-1000.safetensors", {weight, bias});
+//
+// - Anything that goes wrong throws sonew::error, whose what() names the
+//   argument, the tensor and the value. Such a call has changed nothing.
+// - Buffers are whatever has contiguous elements (std::vector, std::array,
+//   std::span, arrays, a single number), of float, double, or a 16-bit type.
+//   They are passed by reference and never copied; their lengths and types
+//   are compared with those of the tensors.
+// - Optimizers, plans and saves can be moved and not copied. One that was moved
+//   from can only be destroyed or assigned to; what else is done with it throws
+//   SONEW_NULL_POINTER.
+// - Different objects may be used by different threads at once. Of two threads
+//   that use one object, the second gets an error with SONEW_BUSY.
+#ifndef SONEW_HPP
+#define SONEW_HPP
+
+#include <sonew.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <iterator>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#if defined(__has_include)
+#if __has_include(<version>)
+#include <version>
+#endif
+#if __cplusplus > 202002L && __has_include(<stdfloat>)
+#include <stdfloat>
+#endif
+#endif
+#ifdef __cpp_lib_span
+#include <span>
+#endif
+
+namespace sonew {
+
+// ---------------------------------------------------------------------------
+// Errors
+
+/// Why a call was refused. what() is the message, status() the number, and
+/// status_name() its name, such as "SONEW_OUT_OF_RANGE". The call has changed
+/// nothing.
+class error : public std::runtime_error {
+ public:
+  error(sonew_status status, const std::string &message)
+      : std::runtime_error(message), status_(status) {}
+
+  /// One of the numbers of sonew_status.
+  sonew_status status() const noexcept { return status_; }
+  /// Its name.
+  const char *status_name() const noexcept { return sonew_status_name(status_); }
+
+ private:
+  sonew_status status_;
+};
+
+/// A gradient has a NaN, an infinity, or a number whose square overflows, and
+/// the step was skipped: SONEW_NON_FINITE_GRADIENT. Not a mistake of the
+/// caller: with loss scaling, lower the scale and go on.
+class non_finite_gradient : public error {
+ public:
+  explicit non_finite_gradient(const std::string &message)
+      : error(SONEW_NON_FINITE_GRADIENT, message) {}
+};
+
+namespace detail {
+
+inline void check(sonew_status status) {
+  if (status == SONEW_OK) return;
+  if (status == SONEW_NON_FINITE_GRADIENT) throw non_finite_gradient(sonew_last_error());
+  throw error(status, sonew_last_error());
+}
+
+/// A string for C, which would see it end at a NUL.
+inline const char *c_string(const std::string &text, const char *argument) {
+  if (text.find('\0') != std::string::npos)
+    throw error(SONEW_INVALID_STRING, std::string(argument) + " has a NUL in it");
+  return text.c_str();
+}
+
+template <class T>
+T defaults(sonew_status (*init)(T *, std::size_t)) {
+  T values;
+  check(init(&values, sizeof values));
+  return values;
+}
+
+inline const sonew_options &options() {
+  static const sonew_options values = defaults(sonew_options_init);
+  return values;
+}
+
+inline const sonew_step_options &step_options() {
+  static const sonew_step_options values = defaults(sonew_step_options_init);
+  return values;
+}
+
+}  // namespace detail
+
+// ---------------------------------------------------------------------------
+// Element types and buffers
+
+/// The type of a buffer's elements.
+enum class Dtype : std::int32_t {
+  /// What the field says is its default.
+  by_default = SONEW_DTYPE_DEFAULT,
+  /// float
+  f32 = SONEW_F32,
+  /// double
+  f64 = SONEW_F64,
+  /// bfloat16: the upper half of a float
+  bf16 = SONEW_BF16,
+  /// IEEE 754 binary16
+  f16 = SONEW_F16,
+};
+
+/// "F32", "F64", "BF16" or "F16".
+inline const char *name(Dtype dtype) noexcept {
+  switch (dtype) {
+    case Dtype::f32: return "F32";
+    case Dtype::f64: return "F64";
+    case Dtype::bf16: return "BF16";
+    case Dtype::f16: return "F16";
+    case Dtype::by_default: break;
+  }
+  return "the default";
+}
+
+/// A bfloat16 as its bits, for programs that have no type of their own.
+struct bf16 {
+  std::uint16_t bits;
+};
+
+/// An IEEE 754 binary16 as its bits.
+struct f16 {
+  std::uint16_t bits;
+};
+
+/// Which element type a C++ type is. To pass buffers of another 16-bit type,
+/// say which it is:
+///
+///     template <> struct sonew::dtype_of<Eigen::bfloat16> : sonew::is<sonew::Dtype::bf16> {};
+///
+/// Known are float, double, sonew::bf16, sonew::f16, and std::bfloat16_t and
+/// std::float16_t where the compiler has them.
+template <class T>
+struct dtype_of {};
+
+/// What a dtype_of derives from.
+template <Dtype D>
+struct is {
+  static constexpr Dtype value = D;
+};
+
+template <>
+struct dtype_of<float> : is<Dtype::f32> {};
+template <>
+struct dtype_of<double> : is<Dtype::f64> {};
+template <>
+struct dtype_of<bf16> : is<Dtype::bf16> {};
+template <>
+struct dtype_of<f16> : is<Dtype::f16> {};
+#ifdef __STDCPP_BFLOAT16_T__
+template <>
+struct dtype_of<std::bfloat16_t> : is<Dtype::bf16> {};
+#endif
+#ifdef __STDCPP_FLOAT16_T__
+template <>
+struct dtype_of<std::float16_t> : is<Dtype::f16> {};
+#endif
+
+namespace detail {
+
+constexpr std::size_t size_of(Dtype dtype) noexcept {
+  return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2;
+}
+
+/// The element type of T, checked against its size.
+template <class T>
+constexpr Dtype element() {
+  constexpr Dtype dtype = dtype_of<std::remove_cv_t<T>>::value;
+  static_assert(sizeof(T) == size_of(dtype) && std::is_trivially_copyable<T>::value,
+                "dtype_of is specialised for a type of another size");
+  return dtype;
+}
+
+template <class T, class = void>
+struct is_element : std::false_type {};
+template <class T>
+struct is_element<T, std::void_t<decltype(dtype_of<std::remove_cv_t<T>>::value)>>
+    : std::true_type {};
+
+/// What a container's data() points to.
+template <class C>
+using element_of = std::remove_pointer_t<decltype(std::data(std::declval<C &>()))>;
+
+template <class C, class = void>
+struct is_readable : std::false_type {};
+template <class C>
+struct is_readable<C, std::void_t<element_of<C>, decltype(std::size(std::declval<C &>()))>>
+    : is_element<element_of<C>> {};
+
+template <class C, class = void>
+struct is_writable : std::false_type {};
+template <class C>
+struct is_writable<C, std::enable_if_t<is_readable<C>::value>>
+    : std::bool_constant<!std::is_const<element_of<C>>::value> {};
+
+/// Whether a B can be made of each element of R.
+template <class R, class B, class = void>
+struct is_range : std::false_type {};
+template <class R, class B>
+struct is_range<R, B, std::void_t<decltype(*std::begin(std::declval<R &>()))>>
+    : std::is_convertible<decltype(*std::begin(std::declval<R &>())), B> {};
+
+}  // namespace detail
+
+/// Contiguous elements of somebody else, as std::span in C++20, from and to
+/// which it converts.
+template <class T>
+class Span {
+ public:
+  using element_type = T;
+  using value_type = std::remove_cv_t<T>;
+  using iterator = T *;
+
+  constexpr Span() noexcept = default;
+  constexpr Span(T *data, std::size_t size) noexcept : data_(data), size_(size) {}
+  template <class C, class = std::enable_if_t<
+                         std::is_convertible<detail::element_of<C> (*)[], T (*)[]>::value &&
+                         !std::is_same<std::remove_cv_t<std::remove_reference_t<C>>, Span>::value>>
+  constexpr Span(C &&container) : data_(std::data(container)), size_(std::size(container)) {}
+
+  constexpr T *data() const noexcept { return data_; }
+  constexpr std::size_t size() const noexcept { return size_; }
+  constexpr bool empty() const noexcept { return size_ == 0; }
+  constexpr T *begin() const noexcept { return data_; }
+  constexpr T *end() const noexcept { return data_ + size_; }
+  constexpr T &operator[](std::size_t i) const { return data_[i]; }
+
+ private:
+  T *data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+}  // namespace sonew
+
+#ifdef __cpp_lib_span
+// A std::span may be made of one that is about to go.
+template <class T>
+inline constexpr bool std::ranges::enable_borrowed_range<sonew::Span<T>> = true;
+#endif
+
+namespace sonew {
+
+/// Elements that a call may write: made of a container, a span, an array or a
+/// single number, or of a pointer and a length. Refers to them and does not
+/// own them. nullptr is none.
+class Buffer {
+ public:
+  constexpr Buffer() noexcept = default;
+  constexpr Buffer(std::nullptr_t) noexcept {}
+  template <class T, std::enable_if_t<detail::is_element<T>::value, int> = 0>
+  constexpr Buffer(T *data, std::size_t size) noexcept
+      : data_(data), size_(size), dtype_(detail::element<T>()) {}
+  template <class T, std::enable_if_t<detail::is_element<T>::value && !std::is_const<T>::value,
+                                      long> = 0>
+  constexpr Buffer(T &number) noexcept : Buffer(&number, 1) {}
+  template <class C, std::enable_if_t<detail::is_writable<std::remove_reference_t<C>>::value,
+                                      char> = 0>
+  constexpr Buffer(C &&container) : Buffer(std::data(container), std::size(container)) {}
+
+  constexpr void *data() const noexcept { return data_; }
+  constexpr std::size_t size() const noexcept { return size_; }
+  constexpr Dtype dtype() const noexcept { return dtype_; }
+  constexpr explicit operator bool() const noexcept { return data_ != nullptr; }
+
+ private:
+  void *data_ = nullptr;
+  std::size_t size_ = 0;
+  Dtype dtype_ = Dtype::by_default;
+};
+
+/// Elements that a call only reads. nullptr is none.
+class ConstBuffer {
+ public:
+  constexpr ConstBuffer() noexcept = default;
+  constexpr ConstBuffer(std::nullptr_t) noexcept {}
+  constexpr ConstBuffer(const Buffer &buffer) noexcept
+      : data_(buffer.data()), size_(buffer.size()), dtype_(buffer.dtype()) {}
+  template <class T, std::enable_if_t<detail::is_element<T>::value, int> = 0>
+  constexpr ConstBuffer(const T *data, std::size_t size) noexcept
+      : data_(data), size_(size), dtype_(detail::element<T>()) {}
+  template <class T, std::enable_if_t<detail::is_element<T>::value, long> = 0>
+  constexpr ConstBuffer(const T &number) noexcept : ConstBuffer(&number, 1) {}
+  template <class C, std::enable_if_t<detail::is_readable<std::remove_reference_t<C>>::value,
+                                      char> = 0>
+  constexpr ConstBuffer(C &&container) : ConstBuffer(std::data(container), std::size(container)) {}
+
+  constexpr const void *data() const noexcept { return data_; }
+  constexpr std::size_t size() const noexcept { return size_; }
+  constexpr Dtype dtype() const noexcept { return dtype_; }
+  constexpr explicit operator bool() const noexcept { return data_ != nullptr; }
+
+ private:
+  const void *data_ = nullptr;
+  std::size_t size_ = 0;
+  Dtype dtype_ = Dtype::by_default;
+};
+
+/// One buffer for each tensor, in the order of the tensors: a list in braces,
+/// `{weight, bias}`; a container of buffers, or of containers; or, for a single
+/// tensor, what a buffer is made of.
+template <class B>
+class List {
+ public:
+  List() = default;
+  List(std::initializer_list<B> buffers) : buffers_(buffers) {}
+  template <class R, std::enable_if_t<
+                         !std::is_same<std::remove_cv_t<std::remove_reference_t<R>>, List>::value &&
+                             (std::is_convertible<R, B>::value || detail::is_range<R, B>::value),
+                         int> = 0>
+  List(R &&list) {
+    if constexpr (std::is_convertible<R, B>::value)
+      buffers_.push_back(std::forward<R>(list));
+    else
+      for (auto &&buffer : list) buffers_.push_back(buffer);
+  }
+
+  std::size_t size() const noexcept { return buffers_.size(); }
+  bool empty() const noexcept { return buffers_.empty(); }
+  const B &operator[](std::size_t i) const { return buffers_[i]; }
+  auto begin() const noexcept { return buffers_.begin(); }
+  auto end() const noexcept { return buffers_.end(); }
+
+ private:
+  std::vector<B> buffers_;
+};
+
+/// Buffers that a call may write, one for each tensor.
+using Buffers = List<Buffer>;
+/// Buffers that a call only reads, one for each tensor.
+using ConstBuffers = List<ConstBuffer>;
+
+// ---------------------------------------------------------------------------
+// Options and tensors
+
+/// How gradients enter the diagonal and the sub-diagonals: sonew_statistics.
+enum class Statistics : std::int32_t {
+  moving_average = SONEW_MOVING_AVERAGE,
+  weighted_sum = SONEW_WEIGHTED_SUM,
+};
+
+/// What is added to the diagonal before it is inverted: sonew_damping.
+enum class Damping : std::int32_t {
+  absolute = SONEW_ABSOLUTE,
+  relative = SONEW_RELATIVE,
+};
+
+/// The method whose length the update takes: sonew_graft.
+enum class Graft : std::int32_t {
+  none = SONEW_GRAFT_NONE,
+  sgd = SONEW_GRAFT_SGD,
+  momentum = SONEW_GRAFT_MOMENTUM,
+  adam = SONEW_GRAFT_ADAM,
+  normalized_rmsprop = SONEW_GRAFT_NORMALIZED_RMSPROP,
+};
+
+/// How numbers are rounded to 16 bits: sonew_rounding.
+enum class Rounding : std::int32_t {
+  nearest = SONEW_NEAREST,
+  stochastic = SONEW_STOCHASTIC,
+};
+
+/// An instruction set: sonew_isa.
+enum class Isa : std::int32_t {
+  automatic = SONEW_ISA_AUTO,
+  portable = SONEW_ISA_PORTABLE,
+  avx2 = SONEW_ISA_AVX2,
+  avx512 = SONEW_ISA_AVX512,
+  neon = SONEW_ISA_NEON,
+};
+
+/// Which coordinates are neighbours: sonew_chains.
+enum class Chains : std::int32_t {
+  row_major = SONEW_ROW_MAJOR,
+  column_major = SONEW_COLUMN_MAJOR,
+  rows = SONEW_ROWS,
+  columns = SONEW_COLUMNS,
+};
+
+/// Which update a tensor takes: sonew_update.
+enum class Update : std::int32_t {
+  sonew = SONEW_UPDATE_SONEW,
+  adam = SONEW_UPDATE_ADAM,
+};
+
+/// What a step does about gradients that are not finite: sonew_non_finite.
+enum class NonFinite : std::int32_t {
+  skip = SONEW_SKIP,
+  unchecked = SONEW_UNCHECKED,
+};
+
+/// How a file is opened: sonew_load_mode.
+enum class LoadMode : std::int32_t {
+  /// Into memory, every checksum verified.
+  read = SONEW_READ,
+  /// Mapped copy-on-write: in constant time, the file is never changed.
+  map_private = SONEW_MAP_PRIVATE,
+  /// The state lives in the file: a live file.
+  map_shared = SONEW_MAP_SHARED,
+};
+
+/// How an optimizer works; the fields, their ranges and their defaults are
+/// those of sonew_options.
+struct Options {
+  std::int32_t band = detail::options().band;
+  std::int32_t threads = detail::options().threads;
+  double beta1 = detail::options().beta1;
+  double beta2 = detail::options().beta2;
+  double eps = detail::options().eps;
+  double gamma = detail::options().gamma;
+  double graft_eps = detail::options().graft_eps;
+  double weight_decay = detail::options().weight_decay;
+  std::uint64_t seed = detail::options().seed;
+  Statistics statistics = static_cast<Statistics>(detail::options().statistics);
+  Damping damping = static_cast<Damping>(detail::options().damping);
+  Graft graft = static_cast<Graft>(detail::options().graft);
+  bool bias_correction = detail::options().bias_correction != 0;
+  bool graft_bias_correction = detail::options().graft_bias_correction != 0;
+  Rounding rounding = static_cast<Rounding>(detail::options().rounding);
+  Isa instruction_set = static_cast<Isa>(detail::options().instruction_set);
+};
+
+/// One parameter tensor: contiguous, its last dimension fastest. Name and
+/// dimensions are enough, as in `{"fc1.weight", {1000, 784}}`; a scalar has no
+/// dimensions. The fields are those of sonew_tensor.
+struct Tensor {
+  std::string name;
+  std::vector<std::size_t> dims = {};
+  Chains chains = Chains::row_major;
+  Update update = Update::sonew;
+  /// The type of the parameters; float32 by default.
+  Dtype dtype = Dtype::by_default;
+  /// The type of the gradients; by default that of the parameters.
+  Dtype grad_dtype = Dtype::by_default;
+  /// The type of the state; by default float64 where the parameters are,
+  /// otherwise float32.
+  Dtype state_dtype = Dtype::by_default;
+  /// Keep float32 master weights in the state.
+  bool master = false;
+};
+
+/// How one step is taken; the fields, their ranges and their defaults are those
+/// of sonew_step_options.
+struct StepOptions {
+  double lr = detail::step_options().lr;
+  double grad_scale = detail::step_options().grad_scale;
+  double statistics_weight = detail::step_options().statistics_weight;
+  double clip_norm = detail::step_options().clip_norm;
+  NonFinite non_finite = static_cast<NonFinite>(detail::step_options().non_finite);
+};
+
+/// What a load may overlook, and how; the fields are those of
+/// sonew_load_options. By default nothing is overlooked.
+struct LoadOptions {
+  /// Tensors that have another name: in the file, and in the optimizer.
+  std::vector<std::pair<std::string, std::string>> renames = {};
+  bool override_options = false;
+  bool common_tensors_only = false;
+  LoadMode mode = LoadMode::read;
+};
+
+namespace detail {
+
+inline sonew_options to_c(const Options &o) {
+  sonew_options c = defaults(sonew_options_init);
+  c.band = o.band;
+  c.threads = o.threads;
+  c.beta1 = o.beta1;
+  c.beta2 = o.beta2;
+  c.eps = o.eps;
+  c.gamma = o.gamma;
+  c.graft_eps = o.graft_eps;
+  c.weight_decay = o.weight_decay;
+  c.seed = o.seed;
+  c.statistics = static_cast<std::int32_t>(o.statistics);
+  c.damping = static_cast<std::int32_t>(o.damping);
+  c.graft = static_cast<std::int32_t>(o.graft);
+  c.bias_correction = o.bias_correction;
+  c.graft_bias_correction = o.graft_bias_correction;
+  c.rounding = static_cast<std::int32_t>(o.rounding);
+  c.instruction_set = static_cast<std::int32_t>(o.instruction_set);
+  return c;
+}
+
+inline sonew_step_options to_c(const StepOptions &o) {
+  sonew_step_options c = step_options();
+  c.lr = o.lr;
+  c.grad_scale = o.grad_scale;
+  c.statistics_weight = o.statistics_weight;
+  c.clip_norm = o.clip_norm;
+  c.non_finite = static_cast<std::int32_t>(o.non_finite);
+  return c;
+}
+
+inline sonew_tensor to_c(const Tensor &t) {
+  sonew_tensor c = {};
+  c.name = c_string(t.name, "a tensor's name");
+  c.ndim = t.dims.size();  // Too many are refused by this number.
+  for (std::size_t i = 0; i < c.ndim && i < SONEW_MAX_DIMS; i++) c.dims[i] = t.dims[i];
+  c.chains = static_cast<std::int32_t>(t.chains);
+  c.update = static_cast<std::int32_t>(t.update);
+  c.dtype = static_cast<std::int32_t>(t.dtype);
+  c.grad_dtype = static_cast<std::int32_t>(t.grad_dtype);
+  c.state_dtype = static_cast<std::int32_t>(t.state_dtype);
+  c.master = t.master;
+  return c;
+}
+
+inline std::vector<sonew_tensor> to_c(const std::vector<Tensor> &tensors) {
+  std::vector<sonew_tensor> c;
+  c.reserve(tensors.size());
+  for (const Tensor &tensor : tensors) c.push_back(to_c(tensor));
+  return c;
+}
+
+/// What buffers of a tensor are compared with.
+struct Expected {
+  std::string name;
+  std::size_t size = 1;
+  Dtype dtype, grad_dtype;
+
+  /// Of a tensor that the library has accepted.
+  explicit Expected(const Tensor &t)
+      : name(t.name),
+        dtype(t.dtype == Dtype::by_default ? Dtype::f32 : t.dtype),
+        grad_dtype(t.grad_dtype == Dtype::by_default ? dtype : t.grad_dtype) {
+    for (std::size_t dim : t.dims) size *= dim;
+  }
+
+  void fits(const ConstBuffer &buffer, const char *what, Dtype expected) const {
+    if (!buffer) return;
+    const std::string start = "tensor \"" + name + "\": " + what + " has ";
+    if (buffer.dtype() != expected)
+      throw error(SONEW_WRONG_DTYPE, start + "type " + sonew::name(buffer.dtype()) +
+                                         ", expected " + sonew::name(expected));
+    if (buffer.size() != size)
+      throw error(SONEW_WRONG_LENGTH, start + std::to_string(buffer.size()) +
+                                          " elements, expected " + std::to_string(size));
+  }
+};
+
+inline std::vector<Expected> expected(const std::vector<Tensor> &tensors) {
+  return std::vector<Expected>(tensors.begin(), tensors.end());
+}
+
+inline void check_count(const char *argument, std::size_t count, std::size_t expected) {
+  if (count != expected)
+    throw error(SONEW_TENSOR_COUNT, std::string(argument) + " has " + std::to_string(count) +
+                                        " tensors, expected " + std::to_string(expected));
+}
+
+/// Pointers to parameters, compared with their tensors.
+template <class B>
+std::vector<void *> parameters(const std::vector<Expected> &tensors, const List<B> &params) {
+  check_count("params", params.size(), tensors.size());
+  std::vector<void *> pointers;
+  pointers.reserve(params.size());
+  for (std::size_t i = 0; i < params.size(); i++) {
+    tensors[i].fits(params[i], "the parameter", tensors[i].dtype);
+    pointers.push_back(const_cast<void *>(static_cast<const void *>(params[i].data())));
+  }
+  return pointers;
+}
+
+inline std::vector<const void *> gradients(const std::vector<Expected> &tensors,
+                                           const ConstBuffers &grads) {
+  check_count("grads", grads.size(), tensors.size());
+  std::vector<const void *> pointers;
+  pointers.reserve(grads.size());
+  for (std::size_t i = 0; i < grads.size(); i++) {
+    tensors[i].fits(grads[i], "the gradient", tensors[i].grad_dtype);
+    pointers.push_back(grads[i].data());
+  }
+  return pointers;
+}
+
+/// A handle that is freed once.
+template <class T, sonew_status (*Free)(T *)>
+class Handle {
+ public:
+  Handle() noexcept = default;
+  Handle(Handle &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Handle &operator=(Handle &&other) noexcept {
+    if (this != &other) {
+      Free(handle_);
+      handle_ = std::exchange(other.handle_, nullptr);
+    }
+    return *this;
+  }
+  Handle(const Handle &) = delete;
+  Handle &operator=(const Handle &) = delete;
+  ~Handle() { Free(handle_); }
+
+  T *get() const noexcept { return handle_; }
+  T **out() noexcept { return &handle_; }
+  T *release() noexcept { return std::exchange(handle_, nullptr); }
+
+ private:
+  T *handle_ = nullptr;
+};
+
+/// What a function writes to its last argument.
+template <class T, class F, class... A>
+T query(F function, A... arguments) {
+  T value{};
+  check(function(arguments..., &value));
+  return value;
+}
+
+}  // namespace detail
+
+// ---------------------------------------------------------------------------
+// Optimizer
+
+/// A state plane where it lies, not copied: sonew_view. It lives until the next
+/// call that steps, loads into or destroys the optimizer: ask again after each.
+class View {
+ public:
+  explicit View(const sonew_view &view) noexcept : view_(view) {}
+
+  /// The first element, aligned to 64 bytes.
+  const void *data() const noexcept { return view_.data; }
+  /// Number of elements.
+  std::size_t size() const noexcept { return view_.len; }
+  /// The type of the elements.
+  Dtype dtype() const noexcept { return static_cast<Dtype>(view_.dtype); }
+  /// The tensor's name.
+  std::string_view tensor() const noexcept { return view_.tensor; }
+  /// The plane's name.
+  std::string_view plane() const noexcept { return view_.plane; }
+  /// The tensor's dimensions, slowest first.
+  Span<const std::size_t> dims() const noexcept { return {view_.dims, view_.ndim}; }
+
+  /// The elements. Throws SONEW_WRONG_DTYPE if they are of another type.
+  template <class T>
+  Span<const T> as() const {
+    if (dtype() != detail::element<T>())
+      throw error(SONEW_WRONG_DTYPE, "tensor \"" + std::string(tensor()) + "\": " +
+                                         std::string(plane()) + " has type " +
+                                         sonew::name(dtype()) + ", expected " +
+                                         sonew::name(detail::element<T>()));
+    return {static_cast<const T *>(view_.data), view_.len};
+  }
+
+ private:
+  sonew_view view_;
+};
+
+/// A save in the background: sonew_save_begin(). Its destructor waits for it,
+/// and is silent about what came of it; finish() is not.
+class Saving {
+ public:
+  /// Waits until the save has ended. Throws what went wrong. Once only.
+  void finish() { detail::check(sonew_save_finish(handle_.release())); }
+
+ private:
+  friend class Optimizer;
+  Saving() = default;
+  detail::Handle<sonew_saving, sonew_save_finish> handle_;
+};
+
+/// An optimizer that owns the state of a list of tensors: sonew_optimizer.
+/// Parameters and gradients stay the caller's.
+class Optimizer {
+ public:
+  /// With state that is zero. sonew_create().
+  explicit Optimizer(const std::vector<Tensor> &tensors, const Options &options = {})
+      : tensors_(detail::expected(tensors)) {
+    const sonew_options c = detail::to_c(options);
+    const std::vector<sonew_tensor> list = detail::to_c(tensors);
+    detail::check(sonew_create(&c, list.data(), list.size(), handle_.out()));
+  }
+
+  /// Takes one step: parameters and state are updated from the gradients, and
+  /// the step count grows by one. Both lists have one buffer for each tensor;
+  /// a gradient may be nullptr: that tensor takes no part. sonew_step_any().
+  ///
+  /// Throws non_finite_gradient if the step was skipped because of one, and
+  /// error for everything else.
+  void step(const Buffers &params, const ConstBuffers &grads, const StepOptions &options = {}) {
+    detail::check(step_status(params, grads, options));
+  }
+
+  /// As step(), but for a gradient that is not finite returns false: the step
+  /// was skipped.
+  [[nodiscard]] bool try_step(const Buffers &params, const ConstBuffers &grads,
+                              const StepOptions &options = {}) {
+    const sonew_status status = step_status(params, grads, options);
+    if (status != SONEW_NON_FINITE_GRADIENT) detail::check(status);
+    return status == SONEW_OK;
+  }
+
+  /// Saves the state, and the parameters if they are given, in the place of
+  /// path when the new file is on disk and not before. sonew_save_any().
+  void save(const std::string &path, const ConstBuffers &params = {}) const {
+    const auto pointers = optional(params);
+    detail::check(sonew_save_any(get(), detail::c_string(path, "path"), pointers.data(),
+                                 pointers.size()));
+  }
+
+  /// Begins a save in the background; the optimizer may go on at once.
+  /// sonew_save_begin().
+  [[nodiscard]] Saving save_begin(const std::string &path, const ConstBuffers &params = {}) const {
+    const auto pointers = optional(params);
+    Saving saving;
+    detail::check(sonew_save_begin(get(), detail::c_string(path, "path"), pointers.data(),
+                                   pointers.size(), saving.handle_.out()));
+    return saving;
+  }
+
+  /// Loads what was saved, and the parameters if buffers for them are given.
+  /// sonew_load_any().
+  void load(const std::string &path, const Buffers &params = {}, const LoadOptions &options = {}) {
+    std::vector<sonew_rename> renames;
+    for (const auto &[from, to] : options.renames)
+      renames.push_back({detail::c_string(from, "a rename"), detail::c_string(to, "a rename")});
+    sonew_load_options c = detail::defaults(sonew_load_options_init);
+    c.renames = renames.data();
+    c.rename_count = renames.size();
+    c.override_options = options.override_options;
+    c.common_tensors_only = options.common_tensors_only;
+    c.mode = static_cast<std::int32_t>(options.mode);
+    const auto pointers = optional(params);
+    detail::check(sonew_load_any(get(), detail::c_string(path, "path"), &c, pointers.data(),
+                                 pointers.size()));
+  }
+
+  /// Moves the state into a new live file. sonew_make_live().
+  void make_live(const std::string &path) {
+    detail::check(sonew_make_live(get(), detail::c_string(path, "path")));
+  }
+
+  /// Brings a live file's last step to disk. sonew_sync().
+  void sync() const { detail::check(sonew_sync(get())); }
+
+  /// Forgets the master weights: the next step takes them anew from the
+  /// parameters. sonew_reset_master().
+  void reset_master() { detail::check(sonew_reset_master(get())); }
+
+  /// The index of the tensor of this name. Indices count from 0, in the order
+  /// of the tensors.
+  std::size_t find_tensor(const std::string &name) const {
+    std::size_t tensor = 0;
+    detail::check(sonew_find_tensor(get(), detail::c_string(name, "name"), &tensor));
+    return tensor;
+  }
+
+  /// What the learning rate of a tensor is multiplied with; 1 at first.
+  double lr_scale(std::size_t tensor) const {
+    return detail::query<double>(sonew_lr_scale, get(), tensor);
+  }
+  /// Changes what the learning rate of a tensor is multiplied with; finite and
+  /// not negative.
+  void set_lr_scale(std::size_t tensor, double scale) {
+    detail::check(sonew_set_lr_scale(get(), tensor, scale));
+  }
+
+  /// The decoupled weight decay of a tensor; that of the options at first.
+  double weight_decay(std::size_t tensor) const {
+    return detail::query<double>(sonew_weight_decay, get(), tensor);
+  }
+  /// Changes the decoupled weight decay of a tensor; finite and not negative.
+  void set_weight_decay(std::size_t tensor, double decay) {
+    detail::check(sonew_set_weight_decay(get(), tensor, decay));
+  }
+
+  /// Steps taken so far.
+  std::uint64_t step_count() const {
+    return detail::query<std::uint64_t>(sonew_step_count, get());
+  }
+
+  /// The length of all gradients together in the last step; NaN where it was
+  /// not needed. sonew_gradient_norm().
+  double gradient_norm() const {
+    return detail::query<double>(sonew_gradient_norm, get());
+  }
+
+  /// The number of tensors.
+  std::size_t tensor_count() const {
+    return detail::query<std::size_t>(sonew_tensor_count, get());
+  }
+
+  /// Bytes of state.
+  std::size_t state_bytes() const {
+    return detail::query<std::size_t>(sonew_state_bytes, get());
+  }
+
+  /// Bytes that the library holds in all for this optimizer.
+  std::size_t memory_bytes() const {
+    return detail::query<std::size_t>(sonew_memory_bytes, get());
+  }
+
+  /// The largest number of threads that a step uses.
+  std::size_t threads() const {
+    return detail::query<std::size_t>(sonew_threads, get());
+  }
+
+  /// The instruction set in use: "avx512", "avx2", "neon" or "portable".
+  std::string instruction_set() const {
+    return detail::query<const char *>(sonew_instruction_set, get());
+  }
+
+  /// The number of state planes of a tensor.
+  std::size_t plane_count(std::size_t tensor) const {
+    return detail::query<std::size_t>(sonew_plane_count, get(), tensor);
+  }
+
+  /// The index of a tensor's state plane of this name: "momentum", "diagonal",
+  /// "band.1" and so on, "rms", "master".
+  std::size_t find_plane(std::size_t tensor, const std::string &name) const {
+    std::size_t plane = 0;
+    detail::check(sonew_find_plane(get(), tensor, detail::c_string(name, "name"), &plane));
+    return plane;
+  }
+
+  /// A view of a state plane. sonew_plane_view().
+  View plane(std::size_t tensor, std::size_t plane) const {
+    sonew_view view;
+    detail::check(sonew_plane_view(get(), tensor, plane, &view, sizeof view));
+    return View(view);
+  }
+  /// A view of a state plane, by names.
+  View plane(const std::string &tensor, const std::string &plane) const {
+    const std::size_t index = find_tensor(tensor);
+    return this->plane(index, find_plane(index, plane));
+  }
+
+  /// The handle, for functions of sonew.h; it stays this object's.
+  sonew_optimizer *get() const noexcept { return handle_.get(); }
+
+ private:
+  sonew_status step_status(const Buffers &params, const ConstBuffers &grads,
+                           const StepOptions &options) {
+    const sonew_step_options c = detail::to_c(options);
+    const auto p = detail::parameters(tensors_, params);
+    const auto g = detail::gradients(tensors_, grads);
+    return sonew_step_any(get(), &c, p.data(), g.data(), p.size());
+  }
+
+  /// Pointers, or none at all.
+  template <class B>
+  std::vector<void *> optional(const List<B> &params) const {
+    if (params.empty()) return {};
+    return detail::parameters(tensors_, params);
+  }
+
+  std::vector<detail::Expected> tensors_;
+  detail::Handle<sonew_optimizer, sonew_free> handle_;
+};
+
+/// Checks a file from end to end: its header, its sizes, every checksum.
+/// sonew_verify().
+inline void verify(const std::string &path) {
+  detail::check(sonew_verify(detail::c_string(path, "path")));
+}
+
+// ---------------------------------------------------------------------------
+// Stateless step
+
+/// The buffers of one tensor for one stateless step: sonew_buffers. Either
+/// params, which are updated, or direction, into which the direction is
+/// written. Without grad the tensor takes no part.
+struct TensorBuffers {
+  Buffer params = {};
+  Buffer direction = {};
+  ConstBuffer grad = {};
+  /// The state planes, in the order of Plan::plane_name(): all zero before the
+  /// first step, but for "master", which is then a copy of the parameters.
+  Buffers planes = {};
+  double lr_scale = 1;
+  double weight_decay = 0;
+};
+
+/// A step over buffers that are all the caller's: sonew_plan.
+class Plan {
+ public:
+  /// sonew_plan_create().
+  explicit Plan(const std::vector<Tensor> &tensors, const Options &options = {})
+      : tensors_(detail::expected(tensors)) {
+    const sonew_options c = detail::to_c(options);
+    const std::vector<sonew_tensor> list = detail::to_c(tensors);
+    detail::check(sonew_plan_create(&c, list.data(), list.size(), handle_.out()));
+  }
+
+  /// The number of state planes that a tensor needs.
+  std::size_t plane_count(std::size_t tensor) const {
+    return detail::query<std::size_t>(sonew_plan_plane_count, get(), tensor);
+  }
+
+  /// The name of a state plane that a tensor needs.
+  std::string plane_name(std::size_t tensor, std::size_t plane) const {
+    return detail::query<const char *>(sonew_plan_plane_name, get(), tensor, plane);
+  }
+
+  /// The type of a state plane that a tensor needs.
+  Dtype plane_dtype(std::size_t tensor, std::size_t plane) const {
+    return static_cast<Dtype>(
+        detail::query<std::int32_t>(sonew_plan_plane_dtype, get(), tensor, plane));
+  }
+
+  /// Takes one step. number is 1 for the first, and decides the bias
+  /// correction. buffers has one entry for each tensor. sonew_plan_step().
+  void step(std::uint64_t number, const std::vector<TensorBuffers> &buffers,
+            const StepOptions &options = {}) {
+    detail::check(step_status(number, buffers, options));
+  }
+
+  /// As step(), but for a gradient that is not finite returns false: the step
+  /// was skipped.
+  [[nodiscard]] bool try_step(std::uint64_t number, const std::vector<TensorBuffers> &buffers,
+                              const StepOptions &options = {}) {
+    const sonew_status status = step_status(number, buffers, options);
+    if (status != SONEW_NON_FINITE_GRADIENT) detail::check(status);
+    return status == SONEW_OK;
+  }
+
+  /// The handle, for functions of sonew.h; it stays this object's.
+  sonew_plan *get() const noexcept { return handle_.get(); }
+
+ private:
+  sonew_status step_status(std::uint64_t number, const std::vector<TensorBuffers> &buffers,
+                           const StepOptions &options) {
+    const sonew_step_options c = detail::to_c(options);
+    detail::check_count("buffers", buffers.size(), tensors_.size());
+    std::vector<std::vector<void *>> planes(buffers.size());
+    std::vector<sonew_buffers> list;
+    list.reserve(buffers.size());
+    for (std::size_t i = 0; i < buffers.size(); i++) {
+      const TensorBuffers &from = buffers[i];
+      const detail::Expected &tensor = tensors_[i];
+      tensor.fits(from.params, "the parameter", tensor.dtype);
+      tensor.fits(from.direction, "the direction", tensor.dtype);
+      tensor.fits(from.grad, "the gradient", tensor.grad_dtype);
+      for (std::size_t p = 0; p < from.planes.size(); p++) {
+        if (p < plane_count(i))
+          tensor.fits(from.planes[p], plane_name(i, p).c_str(), plane_dtype(i, p));
+        planes[i].push_back(from.planes[p].data());
+      }
+      sonew_buffers to = detail::defaults(sonew_buffers_init);
+      to.params = from.params.data();
+      to.direction = from.direction.data();
+      to.grad = from.grad.data();
+      to.planes = planes[i].data();
+      to.plane_count = planes[i].size();
+      to.len = tensor.size;
+      to.lr_scale = from.lr_scale;
+      to.weight_decay = from.weight_decay;
+      list.push_back(to);
+    }
+    return sonew_plan_step(get(), &c, number, list.data(), list.size());
+  }
+
+  std::vector<detail::Expected> tensors_;
+  detail::Handle<sonew_plan, sonew_plan_free> handle_;
+};
+
+// ---------------------------------------------------------------------------
+// Version
+
+/// The version of the library in use, as in "0.1.0".
+inline std::string version() { return sonew_version(); }
+
+/// The version of the library in use as one number, to be compared with
+/// SONEW_VERSION_NUMBER, which is that of the header.
+inline std::uint32_t version_number() noexcept { return sonew_version_number(); }
+
+}  // namespace sonew
+
+#endif  // SONEW_HPP

@@ -1,0 +1,286 @@
+// Everything that the C++ binding has, as it is meant to be used. argv[1] is a
+// folder to write to.
+#include "check.hpp"
+
+#include <cmath>
+#include <thread>
+
+// A 16-bit type of somebody else.
+struct other_bfloat16 {
+  unsigned short bits;
+};
+template <>
+struct sonew::dtype_of<other_bfloat16> : sonew::is<sonew::Dtype::bf16> {};
+
+using Floats = std::vector<float>;
+
+static Floats numbers(std::size_t size, float start) {
+  Floats numbers(size);
+  for (std::size_t i = 0; i < size; i++) numbers[i] = start + 0.125f * static_cast<float>((i * 7) % 5);
+  return numbers;
+}
+
+static sonew::Options options() {
+  sonew::Options options;
+  options.band = 2;
+  options.threads = 2;
+  options.graft = sonew::Graft::normalized_rmsprop;
+  options.weight_decay = 0.01;
+  return options;
+}
+
+static std::vector<sonew::Tensor> tensors() {
+  sonew::Tensor weight{"fc1.weight", {3, 4}};
+  weight.chains = sonew::Chains::column_major;
+  sonew::Tensor bias{"fc1.bias", {3}};
+  bias.update = sonew::Update::adam;
+  return {weight, bias};
+}
+
+// The defaults are the library's.
+static void defaults() {
+  sonew_options c;
+  CHECK(sonew_options_init(&c, sizeof c) == SONEW_OK);
+  const sonew::Options o;
+  CHECK(o.band == c.band && o.threads == c.threads && o.beta1 == c.beta1 && o.beta2 == c.beta2);
+  CHECK(o.eps == c.eps && o.gamma == c.gamma && o.graft_eps == c.graft_eps);
+  CHECK(o.weight_decay == c.weight_decay && o.seed == c.seed);
+  CHECK(o.statistics == sonew::Statistics::moving_average && o.damping == sonew::Damping::absolute);
+  CHECK(o.graft == sonew::Graft::adam && o.rounding == sonew::Rounding::nearest);
+  CHECK(o.bias_correction && o.graft_bias_correction);
+  CHECK(o.instruction_set == sonew::Isa::automatic);
+  const sonew::StepOptions s;
+  CHECK(s.lr == 0.001 && s.grad_scale == 1 && s.statistics_weight == 1 && s.clip_norm == 0);
+  CHECK(s.non_finite == sonew::NonFinite::skip);
+#if __cplusplus > 201703L
+  const sonew::Options some{.band = 4, .eps = 1e-4};
+  CHECK(some.band == 4 && some.eps == 1e-4 && some.beta1 == c.beta1);
+#endif
+}
+
+// Buffers are made of whatever has contiguous elements.
+static void buffers() {
+  Floats vector{1, 2, 3};
+  std::array<double, 2> array{1, 2};
+  float plain[4] = {1, 2, 3, 4}, number = 5;
+  other_bfloat16 few[2] = {};
+  const Floats constant{1};
+  CHECK(sonew::Buffer(vector).size() == 3 && sonew::Buffer(vector).data() == vector.data());
+  CHECK(sonew::Buffer(array).dtype() == sonew::Dtype::f64 && sonew::Buffer(array).size() == 2);
+  CHECK(sonew::Buffer(plain).size() == 4 && sonew::Buffer(number).data() == &number);
+  CHECK(sonew::Buffer(vector.data(), 2).size() == 2);
+  CHECK(sonew::Buffer(few).dtype() == sonew::Dtype::bf16);
+  CHECK(sonew::ConstBuffer(constant).size() == 1 && !sonew::ConstBuffer(nullptr));
+  CHECK(sonew::ConstBuffer(sonew::Buffer(vector)).data() == vector.data());
+  CHECK(sonew::Buffer(sonew::Span<float>(vector)).size() == 3);
+  static_assert(!std::is_constructible<sonew::Buffer, const Floats &>::value, "it is constant");
+  static_assert(!std::is_constructible<sonew::Buffer, const float &>::value, "it is constant");
+  static_assert(!std::is_constructible<sonew::Buffer, std::vector<int> &>::value, "no such type");
+  static_assert(!std::is_constructible<sonew::Span<float>, const Floats &>::value, "it is constant");
+#ifdef __cpp_lib_span
+  CHECK(sonew::Buffer(std::span<float>(vector)).size() == 3);
+  std::span<const float> there = sonew::Span<const float>(vector);
+  CHECK(sonew::Span<const float>(there).size() == 3);
+#endif
+  // Lists of them.
+  std::vector<Floats> layers{vector, constant};
+  CHECK(sonew::Buffers(layers).size() == 2 && sonew::Buffers(layers)[1].size() == 1);
+  CHECK(sonew::Buffers(vector).size() == 1 && sonew::Buffers{vector, array}.size() == 2);
+  CHECK(sonew::ConstBuffers{constant, nullptr}.size() == 2);
+  CHECK(sonew::ConstBuffers(std::vector<sonew::ConstBuffer>{constant}).size() == 1);
+  CHECK(sonew::Buffers().empty());
+}
+
+static void information(sonew::Optimizer &optimizer) {
+  CHECK(optimizer.tensor_count() == 2 && optimizer.threads() == 2);
+  CHECK(optimizer.state_bytes() == (5 * 12 + 2 * 3) * sizeof(float));
+  CHECK(optimizer.memory_bytes() >= optimizer.state_bytes());
+  CHECK(!optimizer.instruction_set().empty());
+  const std::size_t bias = optimizer.find_tensor("fc1.bias");
+  CHECK(bias == 1);
+  optimizer.set_lr_scale(bias, 0.5);
+  optimizer.set_weight_decay(bias, 0);
+  CHECK(optimizer.lr_scale(bias) == 0.5 && optimizer.weight_decay(bias) == 0);
+  CHECK(optimizer.weight_decay(0) == 0.01);
+  CHECK(optimizer.plane_count(0) == 5 && optimizer.find_plane(0, "band.2") == 3);
+}
+
+static void views(const sonew::Optimizer &optimizer) {
+  const sonew::View view = optimizer.plane("fc1.weight", "momentum");
+  CHECK(view.tensor() == "fc1.weight" && view.plane() == "momentum");
+  CHECK(view.size() == 12 && view.dims().size() == 2 && view.dims()[0] == 3);
+  CHECK(view.dtype() == sonew::Dtype::f32 && view.data() == view.as<float>().data());
+  double sum = 0;
+  for (float m : view.as<float>()) sum += static_cast<double>(m);
+  CHECK(sum > 0);
+  CHECK(optimizer.plane(1, 1).plane() == "diagonal");
+  THROWS(SONEW_WRONG_DTYPE, "tensor \"fc1.weight\": momentum has type F32, expected F64",
+         view.as<double>());
+}
+
+static void steps_and_files(const std::string &folder) {
+  const std::string path = folder + "/usage.safetensors";
+  Floats weight = numbers(12, 1), bias = numbers(3, -1);
+  const Floats weight_grad = numbers(12, 0.2f), bias_grad = numbers(3, 0.1f);
+  sonew::Optimizer optimizer(tensors(), options());
+  information(optimizer);
+  sonew::StepOptions step;
+  step.lr = 0.1;
+  step.clip_norm = 1;
+  optimizer.step({weight, bias}, {weight_grad, nullptr}, step);
+  CHECK(bias == numbers(3, -1) && weight != numbers(12, 1));
+  optimizer.step({weight, bias}, {weight_grad, bias_grad}, step);
+  CHECK(optimizer.step_count() == 2 && optimizer.gradient_norm() > 0);
+  CHECK(bias != numbers(3, -1));
+  views(optimizer);
+
+  // A gradient that is not finite skips the step.
+  Floats bad = bias_grad;
+  bad[1] = NAN;
+  const Floats before = weight;
+  CHECK(!optimizer.try_step({weight, bias}, {weight_grad, bad}));
+  bool skipped = false;
+  try {
+    optimizer.step({weight, bias}, {weight_grad, bad});
+  } catch (const sonew::non_finite_gradient &error) {
+    skipped = std::string(error.what()).find("tensor \"fc1.bias\"") == 0;
+  }
+  CHECK(skipped && optimizer.step_count() == 2 && weight == before);
+
+  // What is loaded goes on to the same bits.
+  optimizer.save(path, {weight, bias});
+  sonew::verify(path);
+  sonew::Optimizer resumed(tensors(), options());
+  Floats resumed_weight(12), resumed_bias(3);
+  resumed.load(path, {resumed_weight, resumed_bias});
+  CHECK(resumed_weight == weight && resumed_bias == bias && resumed.step_count() == 2);
+  CHECK(resumed.lr_scale(1) == 0.5);
+  CHECK(resumed.try_step({resumed_weight, resumed_bias}, {weight_grad, bias_grad}, step));
+  optimizer.step({weight, bias}, {weight_grad, bias_grad}, step);
+  CHECK(resumed_weight == weight && resumed_bias == bias);
+
+  // In the background, and under other names.
+  sonew::Saving saving = optimizer.save_begin(folder + "/background.safetensors", {weight, bias});
+  saving.finish();
+  { const sonew::Saving waits = optimizer.save_begin(folder + "/waits.safetensors"); }
+  sonew::verify(folder + "/waits.safetensors");
+  sonew::Optimizer renamed({{"w", {3, 4}, sonew::Chains::column_major}}, options());
+  sonew::LoadOptions load;
+  load.renames = {{"fc1.weight", "w"}};
+  load.common_tensors_only = true;
+  load.mode = sonew::LoadMode::map_private;
+  renamed.load(folder + "/background.safetensors", {}, load);
+  CHECK(renamed.step_count() == 3);
+  load.renames.clear();
+  load.mode = sonew::LoadMode::read;
+  THROWS(SONEW_TENSOR_MISSING, "\"w\"", renamed.load(path, {}, load));
+
+  // A live file.
+  optimizer.make_live(folder + "/live.safetensors");
+  optimizer.step({weight, bias}, {weight_grad, bias_grad}, step);
+  optimizer.sync();
+  THROWS(SONEW_NOT_LIVE, "", resumed.sync());
+  {
+    const sonew::Optimizer gone = std::move(optimizer);
+    CHECK(gone.step_count() == 4);
+    THROWS(SONEW_NULL_POINTER, "optimizer is null", optimizer.step_count());
+  }
+  sonew::LoadOptions shared;
+  shared.mode = sonew::LoadMode::map_shared;
+  resumed.load(folder + "/live.safetensors", {}, shared);
+  CHECK(resumed.step_count() == 4);
+
+  // Assigned to, it frees what it had.
+  optimizer = sonew::Optimizer({{"x"}});
+  CHECK(optimizer.tensor_count() == 1);
+  static_assert(!std::is_copy_constructible<sonew::Optimizer>::value &&
+                    std::is_nothrow_move_constructible<sonew::Optimizer>::value,
+                "one owner");
+}
+
+// Every element type, master weights, and a scalar.
+static void types() {
+  sonew::Tensor mixed{"mixed", {4}};
+  mixed.dtype = sonew::Dtype::bf16;
+  mixed.grad_dtype = sonew::Dtype::f32;
+  mixed.state_dtype = sonew::Dtype::bf16;
+  mixed.master = true;
+  sonew::Tensor half{"half", {2}};
+  half.dtype = sonew::Dtype::f16;
+  sonew::Tensor exact{"exact"};
+  exact.dtype = sonew::Dtype::f64;
+  sonew::Options options;
+  options.rounding = sonew::Rounding::stochastic;
+  options.seed = 7;
+  sonew::Optimizer optimizer({mixed, half, exact}, options);
+  other_bfloat16 a[4] = {};
+  sonew::f16 b[2] = {}, b_grad[2] = {{0x3c00}, {0xbc00}};
+  double c = 1;
+  const float a_grad[4] = {1, -1, 2, -2};
+  optimizer.step({a, b, c}, {a_grad, b_grad, 0.5});
+  CHECK(a[0].bits & 0x8000 && !(a[1].bits & 0x8000));
+  CHECK(b[0].bits & 0x8000 && !(b[1].bits & 0x8000) && c < 1);
+  CHECK(optimizer.plane("mixed", "master").as<float>()[0] < 0);
+  CHECK(optimizer.plane("mixed", "momentum").as<sonew::bf16>().size() == 4);
+  CHECK(optimizer.plane("exact", "diagonal").as<double>()[0] > 0);
+  optimizer.reset_master();
+  CHECK(optimizer.plane("mixed", "master").as<float>()[0] == 0);
+}
+
+// The optimizer is a plan with its state.
+static void plan() {
+  Floats weight = numbers(12, 1), same = weight, u(12);
+  const Floats grad = numbers(12, 0.2f);
+  sonew::Optimizer optimizer({{"w", {3, 4}}});
+  sonew::Plan plan({{"w", {3, 4}}});
+  std::vector<Floats> planes(plan.plane_count(0), Floats(12));
+  CHECK(planes.size() == 3 && plan.plane_name(0, 2) == "band.1");
+  CHECK(plan.plane_dtype(0, 2) == sonew::Dtype::f32);
+  sonew::TensorBuffers buffers;
+  buffers.params = same;
+  buffers.grad = grad;
+  buffers.planes = planes;
+  for (std::uint64_t number = 1; number <= 3; number++) {
+    optimizer.step(weight, grad);
+    plan.step(number, {buffers});
+  }
+  CHECK(same == weight);
+  CHECK(planes[0][5] == optimizer.plane(0, 0).as<float>()[5]);
+  buffers.params = {};
+  buffers.direction = u;
+  CHECK(plan.try_step(4, {buffers}));
+  CHECK(same == weight && u != Floats(12));
+  const sonew::Plan moved = std::move(plan);
+  CHECK(moved.plane_count(0) == 3);
+}
+
+// One object in two threads: one of them waits for its turn.
+static void busy() {
+  sonew::Optimizer shared({{"w", {100000}}});
+  const Floats grad(100000);
+  int counts[2] = {};
+  const auto work = [&](int &count) {
+    Floats weight(100000);
+    while (count < 20) try {
+        shared.step(weight, grad);
+        count++;
+      } catch (const sonew::error &error) {
+        CHECK(error.status() == SONEW_BUSY);
+      }
+  };
+  std::thread other(work, std::ref(counts[0]));
+  work(counts[1]);
+  other.join();
+  CHECK(shared.step_count() == 40);
+}
+
+int main(int, char **argv) {
+  defaults();
+  buffers();
+  steps_and_files(argv[1]);
+  types();
+  plan();
+  busy();
+  CHECK(sonew::version_number() == SONEW_VERSION_NUMBER && sonew::version().size() >= 5);
+  std::puts("all used");
+}

@@ -1,0 +1,129 @@
+//! What could harm the program that the library is in: forks, unloading,
+//! floating-point modes, threads, signals, failed allocations, stale handles.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[path = "../programs/mod.rs"]
+mod programs;
+
+use programs::{built, cc, compile, folder, root, run, valgrind, WARNINGS};
+
+/// Compiles a program of this folder; returns it and its own folder.
+fn hazard(name: &str) -> (PathBuf, PathBuf) {
+    let folder = folder("hazards", name);
+    let source = format!("tests/hazards/{name}.c");
+    let program = compile(&mut cc(), "gnu11", &[&source], &folder);
+    (program, folder)
+}
+
+/// Runs it; it gets its folder to write to, and prints one line.
+fn says(program: &Path, folder: &Path, line: &str) {
+    assert_eq!(run(Command::new(program).arg(folder)), format!("{line}\n"));
+}
+
+#[test]
+fn a_forked_child_steps() {
+    let (program, folder) = hazard("fork");
+    says(&program, &folder, "children step");
+}
+
+#[test]
+fn the_library_is_loaded_and_closed_a_hundred_times() {
+    let folder = folder("hazards", "unload");
+    let program = folder.join("program");
+    run(cc()
+        .args(["-std=gnu11", "-O1", "-pthread"])
+        .args(WARNINGS)
+        // POSIX lets a pointer to a function be one to an object.
+        .args(["-Wno-pedantic", "-I"])
+        .arg(root("include"))
+        .arg(root("tests/hazards/unload.c"))
+        .args(["-ldl", "-o"])
+        .arg(&program));
+    says(&program, &built().join("libsonew.so"), "loads and goes");
+}
+
+#[test]
+fn floating_point_modes_are_kept_and_change_nothing() {
+    let (program, folder) = hazard("modes");
+    says(&program, &folder, "modes kept");
+}
+
+#[test]
+fn threads_step_at_once_or_are_told_to_wait() {
+    let (program, folder) = hazard("threads");
+    says(&program, &folder, "threads take turns");
+}
+
+#[test]
+fn threads_are_created_as_asked_for_and_end() {
+    let (program, folder) = hazard("no_threads");
+    says(&program, &folder, "threads counted");
+}
+
+#[test]
+fn signals_locale_and_output_are_the_hosts() {
+    let (program, folder) = hazard("quiet");
+    says(&program, &folder, "as it was");
+}
+
+#[test]
+fn allocations_that_fail_are_a_status() {
+    let folder = folder("hazards", "allocations");
+    let mut compiler = cc();
+    // The compiler must not take malloc for its own.
+    compiler.arg("-fno-builtin");
+    let source = "tests/hazards/allocations.c";
+    let program = compile(&mut compiler, "gnu11", &[source], &folder);
+    says(&program, &folder, "failures are answers");
+}
+
+#[test]
+fn stale_handles_are_refused() {
+    let (program, folder) = hazard("handles");
+    says(&program, &folder, "refused");
+    valgrind(&program, &[&folder]);
+}
+
+mod rayon_host {
+    use sonew::layout::TensorSpec;
+    use sonew::options::{Options, StepOptions};
+    use sonew::Optimizer;
+
+    const LENGTH: usize = 200_000;
+
+    fn steps() -> Vec<f32> {
+        let options = Options {
+            threads: 3,
+            ..Options::default()
+        };
+        let tensors = [TensorSpec::new("w", &[LENGTH])];
+        let mut optimizer = Optimizer::new(options, &tensors).unwrap();
+        let mut w = vec![1.0f32; LENGTH];
+        for step in 0..3 {
+            let gradient: Vec<f32> = (0..LENGTH).map(|i| ((i + step) % 7) as f32 - 3.0).collect();
+            let step = StepOptions::default();
+            optimizer
+                .step(&step, &mut [&mut w], &[Some(&gradient)])
+                .unwrap();
+        }
+        w
+    }
+
+    /// A Rust program shares one rayon with the library: its global pool is
+    /// its own to configure, also after steps, and steps taken inside its
+    /// pools run on the optimizer's.
+    #[test]
+    fn its_pools_are_its_own() {
+        let alone = steps();
+        let global = rayon::ThreadPoolBuilder::new().num_threads(2);
+        global.build_global().expect("nobody has used it");
+        assert_eq!(rayon::current_num_threads(), 2);
+        let inside: Vec<_> = rayon::broadcast(|_| steps());
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
+        let within = pool.build().unwrap().install(steps);
+        assert!(inside.iter().chain([&within]).all(|w| *w == alone));
+        assert_eq!(rayon::current_num_threads(), 2);
+    }
+}

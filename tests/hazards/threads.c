@@ -1,0 +1,75 @@
+/* Two optimizers in two threads at once step as each alone; of two threads with
+ * one optimizer, one steps and the other is told so. */
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "guest.h"
+
+enum { STEPS = 10, CALLS = 60 };
+
+static float *numbers;
+
+static void *own(void *argument) {
+    struct model m = model((int)(size_t)argument);
+    for (int i = 0; i < STEPS; i++)
+        OK(take_step(&m, i));
+    CHECK(same(m.param, numbers));
+    end(&m);
+    return NULL;
+}
+
+static struct model shared;
+static atomic_int done, refused, ended;
+
+/* Steps the shared optimizer with a zero gradient and buffers of its own. */
+static void *share(void *unused) {
+    float *param = calloc(LENGTH, sizeof *param), *grad = calloc(LENGTH, sizeof *grad);
+    CHECK(param && grad);
+    const float *grads[] = {grad};
+    for (int i = 0; i < CALLS || !(done && refused); i++) {
+        sonew_status status = sonew_step(shared.optimizer, NULL, &param, grads, 1);
+        if (status == SONEW_OK) {
+            done++;
+        } else {
+            CHECK(status == SONEW_BUSY);
+            CHECK(strstr(sonew_last_error(), "optimizer is in use by another thread"));
+            refused++;
+        }
+    }
+    free(param);
+    free(grad);
+    ended++;
+    return unused;
+}
+
+/* Asks and frees while others step: an answer, or "busy". */
+static void *ask(void *unused) {
+    while (ended < 2) {
+        uint64_t count = 0;
+        sonew_status status = sonew_step_count(shared.optimizer, &count);
+        CHECK(status == SONEW_OK || status == SONEW_BUSY);
+    }
+    return unused;
+}
+
+int main(void) {
+    numbers = expected(STEPS);
+    pthread_t threads[4];
+    for (size_t i = 0; i < 4; i++)
+        CHECK(!pthread_create(&threads[i], NULL, own, (void *)(i % 2 + 1)));
+    for (size_t i = 0; i < 4; i++)
+        CHECK(!pthread_join(threads[i], NULL));
+
+    shared = model(2);
+    for (int i = 0; i < 3; i++)
+        CHECK(!pthread_create(&threads[i], NULL, i < 2 ? share : ask, NULL));
+    for (int i = 0; i < 3; i++)
+        CHECK(!pthread_join(threads[i], NULL));
+    uint64_t count = 0;
+    OK(sonew_step_count(shared.optimizer, &count));
+    CHECK(count == (uint64_t)done);
+    end(&shared);
+    free(numbers);
+    puts("threads take turns");
+    return 0;
+}
