@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use crate::error::{Error, Result};
 
 /// Refuses a null pointer.
-pub(super) fn not_null<T>(pointer: *const T, argument: impl FnOnce() -> String) -> Result<()> {
+pub(crate) fn not_null<T>(pointer: *const T, argument: impl FnOnce() -> String) -> Result<()> {
     if pointer.is_null() {
         let argument = argument();
         return Err(Error::NullPointer { argument });
@@ -130,7 +130,7 @@ pub(super) unsafe fn path(path: *const c_char) -> Result<PathBuf> {
 }
 
 /// The meaning of a number that stands for a named value.
-pub(super) fn named<T: Copy>(
+pub(crate) fn named<T: Copy>(
     value: i32,
     argument: impl FnOnce() -> String,
     values: &[(i32, T)],
