@@ -1,5 +1,6 @@
 //! The optimizer: a plan, the state of its tensors, and the step count.
 
+mod import;
 mod load;
 mod master;
 mod saving;

@@ -39,8 +39,8 @@
 //!   is what earlier stages wrote, zeros at first), gradient, state planes
 //! results
 //!   taken              s32[]: 1; 0 if a gradient was not finite
-//!   reached            u32[T, 2, 2], only if staged
-//!   for each tensor: parameters or direction, state planes
+//!   for each tensor: u32[2, 2] only if staged, parameters or direction,
+//!   state planes
 //! ```
 //!
 //! All operands and results may have the same further dimensions in front:
@@ -51,11 +51,11 @@
 //! A float64 is two u32, the low one first. The caller brings together the
 //! numbers of all D parts (rows of zeros for tensors with fewer), which are
 //! added, or, for stage 1, of which the first is the largest and the second
-//! added. Stages are: 0 squares of gradients (unless SONEW_UNCHECKED without
-//! clip_norm, nor SONEW_GRAFT_NORMALIZED_RMSPROP); 1 largest l1, and squares of
-//! the length to be taken (SONEW_RELATIVE, if there is a tensor with
-//! SONEW_UPDATE_SONEW); 2 squares of the direction, and of the length to be
-//! taken (with a graft, if there is one). The call after the last stage applies.
+//! added. Stages are: 0 squares of gradients (with SONEW_SKIP, a clip_norm, or
+//! SONEW_GRAFT_NORMALIZED_RMSPROP); 1 largest l1, and squares of the length to
+//! be taken (with SONEW_RELATIVE, if a tensor has SONEW_UPDATE_SONEW); 2 squares
+//! of the direction, and of the length to be taken (with a graft, if a tensor
+//! has SONEW_UPDATE_SONEW). The call after the last stage applies.
 
 // What follows is documented for the header.
 #![allow(clippy::doc_markdown)]

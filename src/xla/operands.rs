@@ -22,13 +22,14 @@ pub(super) struct Operands<'a> {
     traced: Block<'a>,
     reached: Option<Block<'a>>,
     taken: Block<'a>,
-    numbers: Option<Block<'a>>,
     tensors: Vec<Blocks<'a>>,
 }
 
 /// Those of one tensor.
 struct Blocks<'a> {
     gradient: Block<'a>,
+    /// The numbers of a stage.
+    numbers: Option<Block<'a>>,
     /// Parameters or direction, then state planes.
     written: Vec<Written<'a>>,
 }
@@ -59,7 +60,7 @@ impl<'a> Operands<'a> {
         let reaches = usize::from(!settings.reached.is_empty());
         let expected = 2 + reaches + tensors * (1 + targets) + all;
         counted("operands", arguments.len(), expected)?;
-        counted("results", results.len(), 1 + staged + tensors + all)?;
+        counted("results", results.len(), 1 + tensors * (1 + staged) + all)?;
 
         let (mut arguments, mut results) = (arguments.into_iter(), results.into_iter());
         let mut from = || arguments.next().expect("they were counted");
@@ -81,12 +82,11 @@ impl<'a> Operands<'a> {
         }
         let taken = to();
         is(&taken, "taken", &[ffi::S32], &[])?;
-        let numbers = settings.staged.then(&mut to);
-        if let Some(block) = &numbers {
-            let dims = [tensors, 2, 2];
-            is(block, "the result \"reached\"", &[ffi::U32], &dims)?;
-        }
         let mut blocks = |planes: usize| {
+            let numbers = settings.staged.then(&mut to);
+            if let Some(block) = &numbers {
+                is(block, "the result \"reached\"", &[ffi::U32], &[2, 2])?;
+            }
             let target = Written {
                 from: (targets > 0).then(&mut from),
                 to: to(),
@@ -97,7 +97,11 @@ impl<'a> Operands<'a> {
                 to: to(),
             });
             let written = std::iter::once(target).chain(state).collect();
-            Blocks { gradient, written }
+            Ok(Blocks {
+                gradient,
+                numbers,
+                written,
+            })
         };
         Ok(Operands {
             members: members(batch)?,
@@ -106,8 +110,7 @@ impl<'a> Operands<'a> {
             traced,
             reached,
             taken,
-            numbers,
-            tensors: state.into_iter().map(&mut blocks).collect(),
+            tensors: state.into_iter().map(&mut blocks).collect::<Result<_>>()?,
         })
     }
 
@@ -292,12 +295,13 @@ impl<'a> Operands<'a> {
         // SAFETY: these results have so many places for each member.
         unsafe {
             write(&self.taken, member, i32::from(taken));
-            let Some(block) = &self.numbers else { return };
-            let first = member * numbers.len() * 2;
-            for (i, number) in numbers.iter().flatten().enumerate() {
-                let bits = number.to_bits();
-                write(block, 2 * (first + i), bits as u32);
-                write(block, 2 * (first + i) + 1, (bits >> 32) as u32);
+            for (tensor, numbers) in self.tensors.iter().zip(numbers) {
+                let Some(block) = &tensor.numbers else { return };
+                for (i, number) in numbers.iter().enumerate() {
+                    let (at, bits) = (2 * (2 * member + i), number.to_bits());
+                    write(block, at, bits as u32);
+                    write(block, at + 1, (bits >> 32) as u32);
+                }
             }
         }
     }

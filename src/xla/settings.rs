@@ -12,6 +12,8 @@ use crate::Stage;
 
 /// How many numbers there are.
 const NUMBERS: usize = 10;
+/// The place of one that decides which stages a step has.
+const CLIP_NORM: usize = 8;
 
 /// All but the tensors' shapes and types, which operands have.
 pub(super) struct Settings<'a> {
@@ -109,8 +111,17 @@ impl<'a> Settings<'a> {
     /// their ranges; and what multiplies the weight decay of every tensor.
     pub(super) fn options(&self, traced: &[f64]) -> Result<(Options, StepOptions, f64)> {
         let mut numbers = self.numbers;
-        for (&i, &number) in self.traced.iter().zip(traced) {
-            numbers[i] = number;
+        for (i, &place) in self.traced.iter().enumerate() {
+            // Where it is not known yet, any that is allowed.
+            numbers[place] = traced.get(i).copied().unwrap_or(0.5);
+        }
+        if self.traced.contains(&CLIP_NORM) && numbers[CLIP_NORM] == 0.0 {
+            // Whether a step clips has to be known before.
+            return Err(Error::OutOfRange {
+                argument: "step.clip_norm".to_owned(),
+                value: 0.0,
+                allowed: "finite and positive",
+            });
         }
         let [beta1, beta2, eps, gamma, graft_eps, lr, grad_scale, statistics_weight, clip_norm, decay] =
             numbers;

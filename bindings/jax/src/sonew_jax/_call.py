@@ -1,10 +1,12 @@
 """The step as a custom call of libsonew: operands and results are those that
 the section "XLA custom call" of include/sonew.h lists."""
 
+import functools
+
 import jax
 import numpy as np
 
-from . import _library
+from . import _library, _pure
 from ._settings import (
     CHAINS,
     DAMPINGS,
@@ -23,10 +25,8 @@ def step(program, count, traced, reached, targets, grads, planes):
     _library.register()
     operands, results, aliases = [count, traced], [], {}
     results.append(jax.ShapeDtypeStruct((), np.int32))
-    if program.staged:
-        results.append(jax.ShapeDtypeStruct((len(grads), 2, 2), np.uint32))
-        if program.reached:
-            operands.append(reached)
+    if program.reached:
+        operands.append(reached)
 
     def in_place(array):
         aliases[len(operands)] = len(results)
@@ -34,6 +34,8 @@ def step(program, count, traced, reached, targets, grads, planes):
         results.append(jax.ShapeDtypeStruct(array.shape, array.dtype))
 
     for i, (gradient, state) in enumerate(zip(grads, planes)):
+        if program.staged:
+            results.append(jax.ShapeDtypeStruct((2, 2), np.uint32))
         if program.has_target:
             in_place(targets[i])
         else:
@@ -42,10 +44,13 @@ def step(program, count, traced, reached, targets, grads, planes):
         for plane in state:
             in_place(plane)
 
-    # Under shard_map all operands have to vary over the same axes; a result
-    # varies as what it replaces does.
-    operands, vary = same_axes(operands)
-    results = [vary(result) for result in results]
+    # Under shard_map all operands have to vary over the same axes. Results vary
+    # as the same step's in jax.numpy do.
+    axes = frozenset().union(*map(axes_of, operands))
+    if axes:
+        operands = [varying(operand, axes) for operand in operands]
+        pure = functools.partial(_pure.step, program)
+        results = in_order(*jax.eval_shape(pure, count, traced, reached, targets, grads, planes))
     call = jax.ffi.ffi_call(
         _library.TARGET,
         results,
@@ -56,12 +61,21 @@ def step(program, count, traced, reached, targets, grads, planes):
     out = list(call(*operands, **attributes(program)))
 
     taken = out.pop(0)
-    numbers = out.pop(0) if program.staged else None
-    targets, state = [], []
+    numbers, targets, state = [], [], []
     for planes_of_leaf in planes:
+        if program.staged:
+            numbers.append(out.pop(0))
         targets.append(out.pop(0))
         state.append(tuple(out.pop(0) for _ in planes_of_leaf))
-    return taken, numbers, tuple(targets), tuple(state)
+    return taken, tuple(numbers), tuple(targets), tuple(state)
+
+
+def in_order(taken, numbers, targets, planes):
+    """The results of a step as the handler has them."""
+    results = [taken]
+    for i, (target, state) in enumerate(zip(targets, planes)):
+        results += [*numbers[i : i + 1], target, *state]
+    return results
 
 
 def attributes(program):
@@ -103,8 +117,7 @@ def attributes(program):
     }
     named |= {name: np.int64(value) for name, value in scalars.items()}
     if program.staged:
-        # Never empty: XLA has no array without a type. The first is no stage.
-        named["reached"] = ints([-1, *(STAGES[stage] for stage in program.reached)])
+        named["reached"] = ints(STAGES[stage] for stage in program.reached)
     return named
 
 
@@ -131,7 +144,3 @@ def varying(array, axes):
         return jax.lax.pcast(array, axes, to="varying")
     return jax.lax.pvary(array, axes)
 
-
-def same_axes(operands):
-    axes = frozenset().union(*map(axes_of, operands))
-    return [varying(operand, axes) for operand in operands], lambda result: result

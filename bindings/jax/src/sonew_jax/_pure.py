@@ -227,14 +227,14 @@ def step(program, count, traced, reached, targets, grads, planes):
         known = {}
         while (stage := run.advance(known)) is not None:
             known[stage] = run.numbers
-        return run.taken(), None, run.targets, run.planes
+        return run.taken(), (), run.targets, run.planes
     known = {
         stage: [run.reduced(stage, reached[i, :, j]) for j in range(len(grads))]
         for i, stage in enumerate(program.reached)
     }
     run.advance(known)
-    pairs = [jnp.stack([_bits.from_float(x) for x in pair]) for pair in run.numbers]
-    return run.taken(), jnp.stack(pairs), run.targets, run.planes
+    numbers = tuple(jnp.stack([_bits.from_float(x) for x in pair]) for pair in run.numbers)
+    return run.taken(), numbers, run.targets, run.planes
 
 
 class Run:
