@@ -124,17 +124,18 @@ def take_in(settings, leaf, index, dtype, numbers, planes, gradient, length):
 
     beta1, beta2 = numbers["beta1"], numbers["beta2"]
     if settings.statistics == "moving_average":
-        keep, weight = beta2, 1 - beta2
+        keep, weight = beta2, numbers["one_minus_beta2"]
     else:
         keep, weight = 1.0, numbers["statistics_weight"]
-    new = [stored(beta1 * old[0] + (1 - beta1) * g, 0)]
+    new = [stored(beta1 * old[0] + numbers["one_minus_beta1"] * g, 0)]
     for k in range(band + 1):
         product = (weight * g) * ahead(g, k)
         new.append(stored(keep * old[1 + k] + product, 1 + k))
     q = jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0) * g
     if leaf.has_rms(settings):
         rms = 2 + band
-        new.append(stored(beta2 * old[rms] + (1 - beta2) * q * q, rms))
+        weight = numbers["one_minus_beta2"]
+        new.append(stored(beta2 * old[rms] + (weight * q) * q, rms))
 
     graft, eps = leaf.graft(settings), numbers["graft_eps"]
     m = back(new[0]) * numbers["correct_momentum"]
@@ -271,7 +272,11 @@ class Run:
         averaged = settings.statistics == "moving_average"
         statistics = self.all.correction("beta2", dtype) if corrects and averaged else one
         values = {name: get(name) for name in ("gamma", "graft_eps", "statistics_weight", "eps")}
-        values |= {name: self.all.get(name, dtype) for name in ("beta1", "beta2")}
+        for name in ("beta1", "beta2"):
+            # 1 - beta in float64, where beta is exact.
+            values[name], values["one_minus_" + name] = get(name), jnp.asarray(
+                1 - self.all.get(name, dtype), dtype
+            )
         values |= {
             "correct_momentum": self.all.correction("beta1", dtype) if corrects else one,
             "correct_statistics": statistics,
