@@ -59,6 +59,11 @@ def step(program, count, traced, reached, targets, grads, planes):
         input_output_aliases=aliases,
     )
     out = list(call(*operands, **attributes(program)))
+    if axes and any(axes_of(a) != axes_of(b) for a, b in zip(out, results)):
+        raise NotImplementedError(
+            "this version of JAX takes every result of a custom call to vary over all mesh axes: "
+            "pass check_vma=False to jax.shard_map, or use jax 0.7 or newer"
+        )
 
     taken = out.pop(0)
     numbers, targets, state = [], [], []
