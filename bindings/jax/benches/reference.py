@@ -46,7 +46,7 @@ def flat(x):
 
 def scale(beta1, beta2, eps, graft, graft_eps, relative):
     def init(params):
-        zeros = lambda cut: jax.tree.map(lambda p: jnp.zeros(p.size - cut, p.dtype), params)  # noqa: E731
+        zeros = lambda cut: jax.tree.map(lambda p: jnp.zeros(p.size - cut, p.dtype), params)
         momentum = jax.tree.map(jnp.zeros_like, params)
         return State(jnp.zeros([], jnp.int32), momentum, zeros(1), zeros(0))
 
@@ -55,7 +55,7 @@ def scale(beta1, beta2, eps, graft, graft_eps, relative):
         m = (1 - beta1) * g + beta1 * m
         diagonal = (1 - beta2) * h**2 + beta2 * diagonal
         sub = (1 - beta2) * (h[:-1] * h[1:]) + beta2 * sub
-        correct = lambda x, beta: x / (1 - beta**count).astype(x.dtype)  # noqa: E731
+        correct = lambda x, beta: x / (1 - beta**count).astype(x.dtype)
         m_hat, d_hat, e_hat = correct(m, beta1), correct(diagonal, beta2), correct(sub, beta2)
         adam = flat(m_hat) / (jnp.sqrt(d_hat) + graft_eps)
         if g.ndim <= 1:

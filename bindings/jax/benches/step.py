@@ -26,7 +26,7 @@ import reference
 from sonew_jax import fused_sonew, instruction_set, library_version, sonew
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from c_api import Plan  # noqa: E402
+from c_api import Plan
 
 RATE = 1e-4
 OPTIONS = {"non_finite": "unchecked", "eps": 1e-6}

@@ -10,6 +10,7 @@ one in the middle (Hinton and Salakhutdinov, 2006).
 
 import argparse
 import functools
+import sys
 import time
 
 import jax
@@ -21,6 +22,8 @@ from sonew_jax import adam_for_vectors, sonew
 SIDE = 28
 WIDTHS = (SIDE * SIDE, 400, 200, 100, 25, 6, 25, 100, 200, 400, SIDE * SIDE)
 BATCH = 500
+# Steps that losses are averaged over, for the plot and the table.
+WINDOW = 10
 
 
 def curves(count, seed):
@@ -71,10 +74,17 @@ def train(name, optimizer, images, steps):
         batch = images[rng.integers(0, len(images), BATCH)]
         params, state, value = step(params, state, batch)
         losses.append(float(value))
-        if number % max(1, steps // 20) == 0:
-            print(f"\r{name:20} step {number:4} of {steps}   loss {losses[-1]:7.2f}", end="", flush=True)
+        # Progress on a terminal; elsewhere, the last line of it.
+        if number == steps or sys.stdout.isatty() and number % 10 == 0:
+            text = f"{name:20} step {number:4} of {steps}   loss {losses[-1]:7.2f}"
+            print("\r" * sys.stdout.isatty() + text, end="", flush=True)
     print(f"   {time.perf_counter() - begun:5.1f} s")
     return losses
+
+
+def smoothed(losses):
+    """Means over so many steps."""
+    return np.convolve(losses, np.ones(WINDOW) / WINDOW, "valid")
 
 
 def plot(path, runs):
@@ -85,9 +95,8 @@ def plot(path, runs):
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for name, losses in runs.items():
-        width = max(1, len(losses) // 50)
-        smooth = np.convolve(losses, np.ones(width) / width, "valid")
-        axes.plot(np.arange(len(smooth)) + width, smooth, label=name)
+        smooth = smoothed(losses)
+        axes.plot(np.arange(len(smooth)) + WINDOW, smooth, label=name)
     axes.set(xlabel="step", ylabel="loss per image (nats)", yscale="log")
     axes.set_title("Deep autoencoder on curves")
     axes.legend()
@@ -97,7 +106,7 @@ def plot(path, runs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=600, help="at least 10")
     parser.add_argument("--plot", default="loss.png", help="where the plot is written")
     arguments = parser.parse_args()
 
@@ -112,12 +121,12 @@ def main():
     images = curves(10_000, seed=1)
     losses = {name: train(name, run, images, arguments.steps) for name, run in runs.items()}
 
-    print(f"\n{'':20} {'final loss':>10} {'steps to Adam’s':>16}")
-    last = {name: np.mean(values[-20:]) for name, values in losses.items()}
-    for name, values in losses.items():
-        there = np.flatnonzero(np.array(values) <= last["Adam"])
-        steps = there[0] + 1 if len(there) else "-"
-        print(f"{name:20} {last[name]:10.2f} {steps:16}")
+    means = {name: smoothed(values) for name, values in losses.items()}
+    print(f"\n{'':20} {'final loss':>10} {'steps to Adam':>16}")
+    for name, values in means.items():
+        there = np.flatnonzero(values <= means["Adam"][-1])
+        steps = there[0] + WINDOW if len(there) else "-"
+        print(f"{name:20} {values[-1]:10.2f} {steps:16}")
     plot(arguments.plot, losses)
     print(f"\nthe plot is {arguments.plot}")
 

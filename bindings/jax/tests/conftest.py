@@ -6,7 +6,7 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 )
 
-import pytest  # noqa: E402
+import pytest
 
 
 def pytest_configure(config):

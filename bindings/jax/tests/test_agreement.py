@@ -63,6 +63,7 @@ def test_random_trees_in_float64(tree, options, seed):
         assert largest_difference(ours, pure) < 1e-8
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("state_dtype", [None, "bfloat16"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_other_types(dtype, state_dtype):
@@ -130,4 +131,5 @@ def test_words_of_float64_numbers(x64):
         wide = np.array([1 + 2**-24 + 2**-40, 1 + 2**-30, 1e300, 1e-300, np.pi])
         words = jnp.asarray(wide.view(np.uint32).reshape(-1, 2))
         back = np.asarray(_bits.to_float(words, jnp.float32))
-        assert np.array_equal(back, wide.astype(np.float32))
+        with np.errstate(over="ignore"):
+            assert np.array_equal(back, wide.astype(np.float32))

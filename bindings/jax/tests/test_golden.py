@@ -83,9 +83,10 @@ def error(start, steps, step):
     return wrong / moved
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
-@pytest.mark.parametrize("implementation", ["custom_call", "pure"])
+@pytest.mark.parametrize(
+    "implementation", [pytest.param("custom_call", marks=pytest.mark.smoke), "pure"]
+)
 @pytest.mark.parametrize("name", FILES)
 def test_follows(name, implementation, double):
     with enable_x64() if double else nothing():

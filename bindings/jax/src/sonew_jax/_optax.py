@@ -287,5 +287,5 @@ def decays(leaves, mask, params):
         return ones(leaves)
     if callable(mask):
         mask = mask(params)
-    is_bool = lambda value: isinstance(value, bool)  # noqa: E731
+    is_bool = lambda value: isinstance(value, bool)
     return [float(x) for x in leaves.each("mask", jax.tree.map(bool, mask), is_bool)]

@@ -266,7 +266,7 @@ class Run:
     def values(self, dtype):
         """What the functions of a leaf need of the numbers."""
         settings = self.settings
-        get = lambda name: jnp.asarray(self.all.get(name, dtype), dtype)  # noqa: E731
+        get = lambda name: jnp.asarray(self.all.get(name, dtype), dtype)
         one = jnp.ones((), dtype)
         corrects = settings.bias_correction
         averaged = settings.statistics == "moving_average"
@@ -298,7 +298,7 @@ class Run:
         stages = self.program.stages()
         if "gradient_squares" in stages:
             if not known:
-                scale = lambda dtype: jnp.asarray(self.all.get("grad_scale", dtype), dtype)  # noqa: E731
+                scale = lambda dtype: jnp.asarray(self.all.get("grad_scale", dtype), dtype)
                 self.numbers = [
                     (gradient_squares(dtype, leaf, gradient, scale(dtype)), jnp.zeros((), dtype))
                     for leaf, dtype, gradient, _ in self.leaves()

@@ -116,7 +116,7 @@ class Settings:
     implementation: str
 
     def __post_init__(self):
-        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        put = lambda name, value: object.__setattr__(self, name, value)
         put("band", integer("band", self.band, 0, MAX_BAND))
         put("threads", integer("threads", self.threads, 0, MAX_THREADS))
         put("seed", integer("seed", self.seed, 0, 2**64 - 1))

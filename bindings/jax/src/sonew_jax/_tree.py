@@ -156,7 +156,7 @@ class Leaves:
         for name, leaf in zip(self.names, self.arrays):
             check_leaf(name, leaf)
         settings = options.settings
-        is_name = lambda value: isinstance(value, str)  # noqa: E731
+        is_name = lambda value: isinstance(value, str)
         self.chains = self.each("chains", options.chains, is_name, _settings.CHAINS)
         self.updates = self.each("update", options.update, is_name, _settings.UPDATES)
         self.state_dtypes = [
@@ -167,7 +167,7 @@ class Leaves:
         ]
         self.axes = [()] * len(listed)
         if options.partition_specs is not None:
-            is_spec = lambda value: isinstance(value, jax.sharding.PartitionSpec)  # noqa: E731
+            is_spec = lambda value: isinstance(value, jax.sharding.PartitionSpec)
             specs = self.each("partition_specs", options.partition_specs, is_spec)
             self.axes = [axes_of(spec) for spec in specs]
         self.kinds = [
@@ -200,7 +200,7 @@ class Leaves:
 
     def scale_rates(self, scale):
         """Sets what multiplies the learning rate of each leaf."""
-        is_number = lambda value: isinstance(value, (int, float))  # noqa: E731
+        is_number = lambda value: isinstance(value, (int, float))
         scales = self.each("learning_rate_scale", scale, is_number)
         self.kinds = [
             dataclasses.replace(
@@ -233,7 +233,7 @@ class Leaves:
             rms = plane(lambda leaf: leaf.has_rms(self.settings))
         if self.options.master_weights:
             master = self.tree([jnp.array(a, dtype=jnp.float32, copy=True) for a in self.arrays])
-        everywhere = lambda leaf: True  # noqa: E731
+        everywhere = lambda leaf: True
         return ScaleBySonewState(
             count=jnp.zeros([], jnp.int32),
             momentum=plane(everywhere),
@@ -327,7 +327,7 @@ class Leaves:
         """The state with these planes."""
         band = self.settings.band
         masked = optax.MaskedNode()
-        nth = lambda n: self.tree([own[n] for own in planes])  # noqa: E731
+        nth = lambda n: self.tree([own[n] for own in planes])
         bands = tuple(
             self.tree(
                 [
@@ -387,7 +387,7 @@ def take_step(leaves, state, targets, numbers, weight_decays):
     traced = jnp.stack(traced) if traced else jnp.zeros((0,), wide)
 
     full = [i for i, array in enumerate(leaves.arrays) if np.prod(array.shape) > 0]
-    pick = lambda listed: tuple(listed[i] for i in full)  # noqa: E731
+    pick = lambda listed: tuple(listed[i] for i in full)
     new_targets = [jnp.zeros_like(a) for a in leaves.arrays] if targets is None else list(targets)
     taken = jnp.ones([], jnp.int32)
     if full:

@@ -160,7 +160,7 @@ def replaced(state, own):
             return node._replace(count=own.count)
         return node
 
-    stop = lambda node: is_own(node) or isinstance(node, schedules)  # noqa: E731
+    stop = lambda node: is_own(node) or isinstance(node, schedules)
     return jax.tree.map(replace, state, is_leaf=stop)
 
 
