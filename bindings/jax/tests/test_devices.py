@@ -181,6 +181,18 @@ def test_under_plain_jit_a_sharded_array_is_gathered():
     assert bits(step(params, params, state)) == bits(expected)
 
 
+def test_under_plain_jit_a_replicated_array_is_not_gathered():
+    optimizer = fused_sonew(1e-2)
+    params = random_tree(0, SHAPES)
+    state = optimizer.init(params)
+    expected = optimizer.step(params, params, state)
+    arguments = jax.device_put((params, params, state), NamedSharding(mesh(x=4), P()))
+    step = jax.jit(optimizer.step)
+    text = step.lower(*arguments).compile().as_text()
+    assert not any(word in text for word in ("all-gather", "all-reduce", "collective-permute"))
+    assert bits(step(*arguments)) == bits(expected)
+
+
 @pytest.mark.skipif(KNOWS, reason="this version knows what varies")
 def test_the_check_that_old_versions_cannot_pass_is_explained():
     with pytest.raises(NotImplementedError, match="check_vma=False"):

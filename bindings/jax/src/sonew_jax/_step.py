@@ -80,7 +80,7 @@ def gathered(numbers, axes, parts):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def dispatch(program, count, traced, reached, targets, grads, planes):
+def differentiable(program, count, traced, reached, targets, grads, planes):
     operands = (count, traced, reached, targets, grads, planes)
     custom_call = functools.partial(_call.step, program)
     pure = functools.partial(_pure.step, program)
@@ -92,9 +92,14 @@ def dispatch(program, count, traced, reached, targets, grads, planes):
     return jax.lax.platform_dependent(*operands, cpu=custom_call, default=pure)
 
 
-@dispatch.defjvp
+@differentiable.defjvp
 def _derivative(program, primals, tangents):
     """The custom call has no derivative of its own; that of the same step in
     jax.numpy is its."""
     _, change = jax.jvp(functools.partial(_pure.step, program), primals, tangents)
-    return dispatch(program, *primals), change
+    return differentiable(program, *primals), change
+
+
+# Compiled, so that programs that do not compile their step trace it but once;
+# inlined into those that do.
+dispatch = jax.jit(differentiable, static_argnums=0, inline=True)

@@ -400,9 +400,10 @@ def take_step(leaves, state, targets, numbers, weight_decays):
             program,
             jnp.asarray(state.count, jnp.int32),
             traced,
-            () if targets is None else pick(targets),
-            pick([jnp.asarray(array) for array in leaves.arrays]),
-            pick(planes),
+            *jax.tree.map(
+                jnp.asarray,
+                (() if targets is None else pick(targets), pick(leaves.arrays), pick(planes)),
+            ),
         )
         for i, target, own in zip(full, some_targets, some_planes):
             new_targets[i], planes[i] = target, own
