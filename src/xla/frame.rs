@@ -33,10 +33,9 @@ unsafe fn read<'a, T: HasSize>(pointer: *const T) -> Result<&'a T> {
     not_null(pointer, || T::NAME.to_owned())?;
     // SAFETY: the caller's promise: the size is always there.
     let size = unsafe { pointer.cast::<usize>().read() };
-    // SAFETY: the caller's promise; only the fields up to SIZE are used.
-    let value = unsafe { &*pointer };
     check_size::<T>(size)?;
-    Ok(value)
+    // SAFETY: the caller's promise; only the fields up to SIZE are used.
+    Ok(unsafe { &*pointer })
 }
 
 fn check_size<T: HasSize>(size: usize) -> Result<()> {

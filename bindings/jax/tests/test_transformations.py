@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from common import SHAPES, bits, enable_x64, largest_difference, random_tree
 from jax import export
-from sonew_jax import adam_for_vectors, fused_sonew, scale_by_sonew, sonew
+from sonew_jax import adam_for_vectors, fused_sonew, release, scale_by_sonew, sonew
 
 SMALL = {"b": (5,), "w": (6, 5)}
 
@@ -184,6 +184,15 @@ def test_results_do_not_depend_on_the_number_of_threads():
         optimizer = fused_sonew(1e-2, threads=threads)
         outcomes.append(bits(optimizer.step(params, params, optimizer.init(params))))
     assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+def test_steps_go_on_after_a_release():
+    optimizer = fused_sonew(1e-2)
+    params = random_tree(4, {"w": (700, 500)})
+    before = optimizer.step(params, params, optimizer.init(params))
+    release()
+    release()
+    assert bits(optimizer.step(params, params, optimizer.init(params))) == bits(before)
 
 
 def test_chains_are_what_they_are_called():
