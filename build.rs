@@ -5,13 +5,14 @@ use std::{env, fs};
 
 /// The sections of the header, in its order: files of src/capi, and src/xla.
 /// The text at the top of each one introduces its section.
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 13] = [
     "status",
     "options",
     "tensor",
     "optimizer",
     "step",
     "file",
+    "live",
     "tensor_settings",
     "info",
     "view",

@@ -11,7 +11,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const GENERATED: &str = include_str!(concat!(env!("OUT_DIR"), "/sonew.h"));
 const WARNINGS: [&str; 5] = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"];
 
-const REFUSALS: [&str; 7] = [
+const REFUSALS: [&str; 8] = [
     "tests/c/refusals.c",
     "tests/c/refusals_create.c",
     "tests/c/refusals_step.c",
@@ -19,6 +19,7 @@ const REFUSALS: [&str; 7] = [
     "tests/c/refusals_file.c",
     "tests/c/refusals_other.c",
     "tests/c/refusals_typed.c",
+    "tests/c/refusals_live.c",
 ];
 
 fn root(path: &str) -> PathBuf {
@@ -106,6 +107,11 @@ fn compile(compiler: &mut Command, standard: &str, sources: &[&str], folder: &Pa
 
 /// Runs a program under Valgrind, if there is one.
 fn valgrind(program: &Path, arguments: &[&Path]) {
+    let leaks = "--errors-for-leak-kinds=definite,possible";
+    valgrind_with(&["--leak-check=full", leaks], program, arguments);
+}
+
+fn valgrind_with(options: &[&str], program: &Path, arguments: &[&Path]) {
     if !exists("valgrind") {
         not_tested(&format!(
             "there is no valgrind to run {} with",
@@ -114,8 +120,12 @@ fn valgrind(program: &Path, arguments: &[&Path]) {
         return;
     }
     run(Command::new("valgrind")
-        .args(["--quiet", "--error-exitcode=9", "--leak-check=full"])
-        .args(["--errors-for-leak-kinds=definite,possible"])
+        .args(["--quiet", "--error-exitcode=9"])
+        .arg(format!(
+            "--suppressions={}",
+            root("tests/c/valgrind.supp").display()
+        ))
+        .args(options)
         .arg(program)
         .args(arguments));
 }
@@ -210,6 +220,18 @@ fn one_optimizer_in_two_threads() {
     let folder = folder("threads");
     let program = compile(&mut cc(), "c99", &["tests/c/threads.c"], &folder);
     assert_eq!(run(&mut Command::new(program)), "counts add up\n");
+}
+
+#[test]
+fn a_live_file_is_not_for_forked_children() {
+    let folder = folder("fork");
+    let program = compile(&mut cc(), "c99", &["tests/c/fork.c"], &folder);
+    assert_eq!(
+        run(Command::new(&program).arg(&folder)),
+        "the parent's own\n"
+    );
+    // A child loses what the threads had that did not come along.
+    valgrind_with(&["--leak-check=no"], &program, &[&folder]);
 }
 
 #[test]

@@ -91,6 +91,7 @@ mod file;
 pub(crate) mod guard;
 mod info;
 mod last_error;
+mod live;
 mod optimizer;
 pub(crate) mod options;
 mod plan;

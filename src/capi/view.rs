@@ -140,10 +140,11 @@ fn view_of(owned: &Owned, tensor: usize, plane: usize) -> Result<sonew_view> {
 /// has seen, and all state planes, copied; count of them, those of the first
 /// tensor first, each tensor's in the order of their indices. For programs that
 /// kept the state in arrays of their own. "master" counts as taken from the
-/// parameters. Views stay valid, and show the new state.
+/// parameters. Views of the state end; a live file that the state was in is
+/// closed, as by sonew_free().
 ///
 /// Errors: SONEW_PLANE_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
-/// SONEW_OVERLAP. Since 0.1.
+/// SONEW_OVERLAP, SONEW_OUT_OF_MEMORY. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_set_state(
     optimizer: *mut sonew_optimizer,

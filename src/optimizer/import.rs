@@ -1,20 +1,22 @@
 //! State that another program has made.
 
+use super::state::{zeros, Storage, TensorState};
 use super::Optimizer;
 use crate::dtype::Elements;
 use crate::error::{Error, Result};
-use crate::layout::MASTER;
+use crate::layout::{TensorSpec, MASTER};
 use crate::step::fits;
 
 impl Optimizer {
     /// Puts another state in the place of the optimizer's own: the steps that
     /// it has seen, and for each tensor its planes in the order of
     /// [`planes`](Optimizer::planes), as [`plane`](Optimizer::plane) gives
-    /// them. Master weights count as taken from the parameters.
+    /// them. Master weights count as taken from the parameters. A live file that
+    /// the state was in is closed at its last step: the new state is in memory.
     ///
     /// # Errors
     /// Nothing has changed then. [`Error::TensorCount`], [`Error::PlaneCount`],
-    /// [`Error::WrongDtype`] and [`Error::WrongLength`].
+    /// [`Error::WrongDtype`] and [`Error::WrongLength`]; [`Error::OutOfMemory`].
     pub fn set_state(&mut self, step_count: u64, planes: &[Vec<Elements<'_>>]) -> Result<()> {
         self.check_count("planes", planes.len())?;
         for ((spec, state), planes) in self.specs.iter().zip(&self.state).zip(planes) {
@@ -29,6 +31,19 @@ impl Optimizer {
                 fits(spec, &plane.name, *elements, plane.dtype)?;
             }
         }
+        if self.live_file().is_some() {
+            let zeroed = |(spec, state): (&TensorSpec, &TensorState)| {
+                let planes = state.planes.iter();
+                let zeros = planes.map(|p| zeros(spec, &p.name, p.dtype).map(Storage::Memory));
+                zeros.collect::<Result<Vec<_>>>()
+            };
+            let memory = self.specs.iter().zip(&self.state).map(zeroed);
+            let memory: Vec<_> = memory.collect::<Result<_>>()?;
+            self.close_live();
+            for (state, elements) in self.state.iter_mut().zip(memory) {
+                state.elements = elements;
+            }
+        }
         for (state, planes) in self.state.iter_mut().zip(planes) {
             for (own, elements) in state.elements.iter_mut().zip(planes) {
                 own.copy_from_slice(elements.bytes());
@@ -36,6 +51,7 @@ impl Optimizer {
             state.master_set = state.planes.iter().any(|plane| plane.name == MASTER);
         }
         self.step_count = step_count;
+        self.fresh = false;
         Ok(())
     }
 }
@@ -44,7 +60,6 @@ impl Optimizer {
 mod tests {
     use super::*;
     use crate::dtype::Dtype;
-    use crate::layout::TensorSpec;
     use crate::options::{Options, StepOptions};
 
     fn optimizer() -> Optimizer {
@@ -94,6 +109,33 @@ mod tests {
         for tensor in 0..2 {
             assert_eq!(planes(&first, tensor), planes(&second, tensor));
         }
+    }
+
+    #[test]
+    fn a_state_from_elsewhere_leaves_a_live_file_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("live.safetensors");
+        let mut params = [vec![1.0; 15], vec![2.0; 7]];
+        let mut optimizer = optimizer();
+        step(&mut optimizer, &mut params);
+        optimizer.make_live(&path).unwrap();
+        step(&mut optimizer, &mut params);
+        let (a, b, m) = ([9f32; 15], [crate::dtype::bf16::ONE; 7], [9f32; 7]);
+        let (a, b, m) = (Elements::new(&a), Elements::new(&b), Elements::new(&m));
+        let planes = [vec![a, a, a], vec![b, b, b, m]];
+        optimizer.set_state(7, &planes).unwrap();
+        assert!(optimizer.live_file().is_none());
+        assert_eq!(optimizer.plane(0, 1).unwrap(), a);
+        step(&mut optimizer, &mut params);
+        assert_eq!(optimizer.step_count(), 8);
+
+        let mode = crate::LoadMode::MapShared;
+        let load = crate::LoadOptions {
+            mode,
+            ..crate::LoadOptions::default()
+        };
+        optimizer.load(&path, &load, None).unwrap();
+        assert_eq!(optimizer.step_count(), 2);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! A save replaces the older file whole, or leaves it as it was.
 
-use super::super::files::fault;
+use std::io::ErrorKind;
+
+use super::super::files::{test_double, NewFile};
 use super::*;
 
 /// Names of the files in the folder of `path`.
@@ -22,9 +24,9 @@ fn a_save_replaces_the_older_file() {
     let file = Written::new(&Sample::small());
     let sample = another();
     sample.write(&file.path).unwrap();
-    let mut checkpoint = Checkpoint::open(&file.path).unwrap();
+    let checkpoint = Checkpoint::open(&file.path).unwrap();
     assert_eq!(checkpoint.header(), &sample.header);
-    sample.assert_reads_back(&mut checkpoint);
+    sample.assert_reads_back(&checkpoint);
     assert_eq!(names_beside(&file.path), ["state.safetensors"]);
 }
 
@@ -35,10 +37,10 @@ fn a_save_that_fails_anywhere_leaves_the_older_file() {
     let mut operations = 0;
     loop {
         fs::write(&file.path, &file.bytes).unwrap();
-        fault::after(operations);
+        test_double::fail_after(operations, ErrorKind::StorageFull);
         let result = sample.write(&file.path);
         assert_eq!(names_beside(&file.path), ["state.safetensors"]);
-        if fault::clear() {
+        if test_double::clear() {
             result.unwrap();
             break;
         }
@@ -54,9 +56,9 @@ fn a_save_that_fails_anywhere_leaves_the_older_file() {
         assert_eq!(step, if replaced { 8 } else { 7 });
         operations += 1;
     }
-    // Name, remove, create, the header, eight arrays with their gaps, the rest of
-    // the buffer, two syncs around the rename.
-    assert_eq!(operations, 3 + 1 + 2 * 8 + 1 + 3);
+    // What stands there, two; the temporary, four; data, header, with a place
+    // for each; and sync, handle, rename, sync.
+    assert_eq!(operations, 2 + 4 + 4 + 4);
 }
 
 #[test]
@@ -64,16 +66,17 @@ fn an_open_or_read_that_fails_anywhere_is_an_error() {
     let file = Written::new(&Sample::small());
     let mut operations = 0;
     loop {
-        fault::after(operations);
-        let result = Checkpoint::open(&file.path).and_then(|mut c| read(&mut c, 0, "momentum"));
-        if fault::clear() {
+        test_double::fail_after(operations, ErrorKind::StorageFull);
+        let result = Checkpoint::open(&file.path).and_then(|c| read(&c, 0, "momentum"));
+        if test_double::clear() {
             result.unwrap();
             break;
         }
         assert!(matches!(result, Err(Error::Io { .. })), "{operations}");
         operations += 1;
     }
-    assert!(operations >= 7);
+    // Opened in three, the header in two, the array.
+    assert_eq!(operations, 3 + 2 + 1);
 }
 
 #[test]
@@ -82,6 +85,66 @@ fn what_a_killed_save_left_is_replaced() {
     let temporary = file.path.with_file_name("state.safetensors.sonew-tmp");
     fs::write(&temporary, "half a file").unwrap();
     another().write(&file.path).unwrap();
+    assert_eq!(names_beside(&file.path), ["state.safetensors"]);
+}
+
+#[test]
+fn what_a_killed_save_left_is_removed_by_an_open() {
+    let file = Written::new(&Sample::small());
+    let temporary = file.path.with_file_name("state.safetensors.sonew-tmp");
+    fs::write(&temporary, "half a file").unwrap();
+    Checkpoint::open(&file.path).unwrap();
+    assert_eq!(names_beside(&file.path), ["state.safetensors"]);
+}
+
+#[test]
+fn two_saves_to_one_path_are_kept_apart() {
+    let file = Written::new(&Sample::small());
+    let first = NewFile::create(&file.path).unwrap();
+    let temporary = file.path.with_file_name("state.safetensors.sonew-tmp");
+    assert!(matches!(
+        another().write(&file.path),
+        Err(Error::FileLocked { path }) if path == temporary
+    ));
+    // Nor does an open take it for one that was left.
+    Checkpoint::open(&file.path).unwrap();
+    assert!(temporary.exists());
+    drop(first);
+    another().write(&file.path).unwrap();
+    assert_eq!(names_beside(&file.path), ["state.safetensors"]);
+}
+
+#[test]
+fn of_many_savers_each_saves_or_is_refused() {
+    let file = Written::new(&Sample::small());
+    let samples = (0..4).map(|step| {
+        let mut sample = Sample::small();
+        sample.header.step = step;
+        sample
+            .arrays
+            .iter_mut()
+            .for_each(|(_, _, v)| v.fill(step as f32));
+        sample
+    });
+    let samples: Vec<Sample> = samples.collect();
+    let saved = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for sample in &samples {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    match sample.write(&file.path) {
+                        Ok(()) => drop(saved.fetch_add(1, std::sync::atomic::Ordering::Relaxed)),
+                        Err(error) => assert!(matches!(error, Error::FileLocked { .. }), "{error}"),
+                    }
+                    let checkpoint = Checkpoint::open(&file.path).unwrap();
+                    checkpoint.verify().unwrap();
+                }
+            });
+        }
+    });
+    assert!(saved.into_inner() >= 50);
+    let checkpoint = Checkpoint::open(&file.path).unwrap();
+    samples[checkpoint.header().step as usize].assert_reads_back(&checkpoint);
     assert_eq!(names_beside(&file.path), ["state.safetensors"]);
 }
 

@@ -1,0 +1,303 @@
+//! Loading a checkpoint, and opening a live file.
+
+use std::path::Path;
+
+use super::live::LiveState;
+use super::load::{assign, LoadMode, LoadOptions};
+use super::master::narrow;
+use super::state::{zeros, Storage};
+use super::Optimizer;
+use crate::checkpoint::{Checkpoint, Header, Part, Wanted, PARAMETER};
+use crate::dtype::{Dtype, ElementsMut};
+use crate::error::{Error, Result};
+use crate::layout::{Plane, TensorSpec, MASTER};
+use crate::memory::AlignedBytes;
+
+/// What a load puts in place when everything has been read.
+struct Loaded {
+    tensor: usize,
+    /// None for a tensor that the file does not have.
+    saved: Option<usize>,
+    /// None where they are in place.
+    planes: Option<Vec<Storage>>,
+    in_place: bool,
+    master_set: bool,
+    /// Which array they are read from: the parameter, or master weights, which
+    /// are rounded then.
+    parameters: Option<(&'static str, AlignedBytes)>,
+}
+
+impl Optimizer {
+    /// Loads state and step count from a file that [`Optimizer::save`] wrote,
+    /// or from a live file, and the parameters if buffers for them are given.
+    /// The file must have the optimizer's own options and tensors, but for what
+    /// `load` allows. Nothing is converted: state planes, and parameters that
+    /// are loaded, must have the types in the file that they have here.
+    ///
+    /// Where a file has no parameters but master weights, the parameters are
+    /// these, rounded to nearest, as after every step.
+    ///
+    /// [`LoadOptions::mode`] says where the state is from then on. A live file
+    /// that it was in before is closed, at its last step.
+    ///
+    /// Everything is read before anything is changed. Read into memory, the
+    /// state is held twice for the time of the call, unless nothing has been
+    /// done yet with the optimizer: then its zeros are read over, and are zeros
+    /// again if the load is refused.
+    ///
+    /// # Errors
+    /// Nothing has changed then. [`Error::NotACheckpoint`],
+    /// [`Error::FileLength`], [`Error::Checksum`] and others for a file that
+    /// is no (whole) checkpoint; [`Error::OptionDiffers`],
+    /// [`Error::TensorDiffers`], [`Error::DtypeDiffers`],
+    /// [`Error::TensorMissing`] and [`Error::PlaneMissing`] for one of
+    /// something else; [`Error::FileLocked`] for a live file in use,
+    /// [`Error::Torn`] for one that a power failure has damaged;
+    /// [`Error::NotALiveFile`] and [`Error::SharedOption`] for a shared mapping.
+    pub fn load(
+        &mut self,
+        path: impl AsRef<Path>,
+        load: &LoadOptions,
+        params: Option<&mut [ElementsMut<'_>]>,
+    ) -> Result<()> {
+        if let Some(params) = &params {
+            self.check_params(params.iter().map(|p| p.elements()))?;
+        }
+        match load.mode {
+            LoadMode::MapShared => self.load_live(path.as_ref(), load, params),
+            _ => self.load_copy(path.as_ref(), load, params),
+        }
+    }
+
+    /// Loads what stays the file's own: reads it, or maps it privately.
+    fn load_copy(
+        &mut self,
+        path: &Path,
+        load: &LoadOptions,
+        mut params: Option<&mut [ElementsMut<'_>]>,
+    ) -> Result<()> {
+        let file = Checkpoint::open(path)?;
+        let header = file.header().clone();
+        let assigned = assign(&header, self.options(), &self.specs, params.is_some(), load)?;
+        let mut loaded = Vec::with_capacity(assigned.len());
+        for (tensor, saved) in assigned.into_iter().enumerate() {
+            if let Some(saved) = saved {
+                loaded.push(self.prepare(&header, tensor, saved, load.mode, params.is_some())?);
+            } else if self.live.is_some() {
+                loaded.push(self.kept(tensor)?);
+            }
+        }
+        self.read(&file, &mut loaded)?;
+        if load.mode == LoadMode::MapPrivate {
+            let mut mapped = file.map_private()?;
+            for loaded in &mut loaded {
+                if let Some(saved) = loaded.saved {
+                    let parts = std::mem::take(&mut mapped[saved]);
+                    let planes =
+                        self.mapped(&header.arrays(&header.tensors[saved]), loaded, parts)?;
+                    loaded.planes = Some(planes);
+                }
+            }
+        }
+        self.close_live();
+        self.fresh = false;
+        for loaded in loaded {
+            let state = &mut self.state[loaded.tensor];
+            if let Some(planes) = loaded.planes {
+                state.elements = planes;
+            }
+            state.master_set = loaded.master_set;
+            if let (Some(saved), false) = (loaded.saved, load.override_options) {
+                let saved = &header.tensors[saved];
+                state.lr_scale = saved.lr_scale;
+                state.weight_decay = saved.weight_decay;
+            }
+            if let (Some(params), Some((_, read))) = (&mut params, loaded.parameters) {
+                params[loaded.tensor].bytes_mut().copy_from_slice(&read);
+            }
+        }
+        self.step_count = header.step;
+        Ok(())
+    }
+
+    /// Opens a live file to work on.
+    fn load_live(
+        &mut self,
+        path: &Path,
+        load: &LoadOptions,
+        mut params: Option<&mut [ElementsMut<'_>]>,
+    ) -> Result<()> {
+        let forbidden = [
+            (load.override_options, "override_options"),
+            (load.common_tensors_only, "common_tensors_only"),
+            (!load.rename.is_empty(), "rename"),
+        ];
+        if let Some((_, option)) = forbidden.into_iter().find(|(given, _)| *given) {
+            return Err(Error::SharedOption { option });
+        }
+        let file = Checkpoint::open_live(path)?;
+        let header = file.header().clone();
+        let assigned = assign(&header, self.options(), &self.specs, params.is_some(), load)?;
+        let positions: Vec<usize> = assigned.into_iter().flatten().collect();
+        let (live, copies) = file.into_live()?;
+        let mut loaded = Vec::new();
+        if params.is_some() {
+            for (spec, &position) in self.specs.iter().zip(&positions) {
+                // A live file's parameters are its master weights.
+                let master = copies[0][position].last().expect("planes");
+                loaded.push(rounded(spec, master)?);
+            }
+        }
+        let unfinished = |&(_, &position): &(usize, &usize)| live.is_changing(position);
+        let unfinished = positions.iter().enumerate().filter(unfinished);
+        let unfinished: Vec<usize> = unfinished.map(|(tensor, _)| tensor).collect();
+
+        let saved = positions.clone();
+        self.live_in(LiveState::new(live, positions), copies);
+        for (tensor, (state, saved)) in self.state.iter_mut().zip(saved).enumerate() {
+            let saved = &header.tensors[saved];
+            state.lr_scale = saved.lr_scale;
+            state.weight_decay = saved.weight_decay;
+            state.master_set = saved.master_set;
+            if let (Some(params), Some(read)) = (&mut params, loaded.get(tensor)) {
+                params[tensor].bytes_mut().copy_from_slice(read);
+            }
+        }
+        self.step_count = header.step;
+        // What a process left that died while it was taking master weights;
+        // nothing has been synced since.
+        unfinished
+            .into_iter()
+            .for_each(|tensor| self.forget_master(tensor));
+        Ok(())
+    }
+
+    /// Room for the arrays of one tensor that are to be read.
+    fn prepare(
+        &self,
+        header: &Header,
+        tensor: usize,
+        saved: usize,
+        mode: LoadMode,
+        parameters: bool,
+    ) -> Result<Loaded> {
+        let spec = &self.specs[tensor];
+        let state = &self.state[tensor];
+        let from = match header.parameters {
+            true => (PARAMETER, spec.params),
+            false => (MASTER, Dtype::F32),
+        };
+        let room = |(name, dtype)| Ok((name, zeros(spec, name, dtype)?));
+        let new = |plane: &Plane| zeros(spec, &plane.name, plane.dtype).map(Storage::Memory);
+        // Zeros that nobody has seen are read over in place.
+        let planes = mode == LoadMode::Read && !self.fresh;
+        let planes = planes.then(|| state.planes.iter().map(new).collect());
+        Ok(Loaded {
+            tensor,
+            saved: Some(saved),
+            planes: planes.transpose()?,
+            in_place: mode == LoadMode::Read && self.fresh,
+            master_set: spec.master && header.tensors[saved].master_set,
+            parameters: parameters.then(|| room(from)).transpose()?,
+        })
+    }
+
+    /// Reads all that there is room for.
+    fn read(&mut self, file: &Checkpoint, loaded: &mut [Loaded]) -> Result<()> {
+        let threads = self.plan.threads();
+        let mut wanted = Vec::new();
+        let mut states = self.state.iter_mut();
+        let mut position = 0;
+        for loaded in &mut *loaded {
+            let state = states.nth(loaded.tensor - position).expect("in order");
+            position = loaded.tensor + 1;
+            let Some(saved) = loaded.saved else {
+                continue;
+            };
+            let in_place = loaded.in_place.then_some(&mut state.elements);
+            let elements = loaded.planes.as_mut().or(in_place);
+            for (plane, dst) in state.planes.iter().zip(elements.into_iter().flatten()) {
+                // What the file does not have stays zero, and the next step
+                // takes it.
+                if plane.name != MASTER || loaded.master_set {
+                    wanted.push(Wanted {
+                        tensor: saved,
+                        plane: &plane.name,
+                        dst,
+                    });
+                }
+            }
+            if let Some((plane, dst)) = &mut loaded.parameters {
+                wanted.push(Wanted {
+                    tensor: saved,
+                    plane,
+                    dst,
+                });
+            }
+        }
+        let read = file.read(wanted, threads);
+        let outcome = read.and_then(|()| loaded.iter_mut().try_for_each(|l| self.round(l)));
+        if outcome.is_err() {
+            for loaded in loaded.iter().filter(|loaded| loaded.in_place) {
+                let elements = &mut self.state[loaded.tensor].elements;
+                elements.iter_mut().for_each(|bytes| bytes.fill(0));
+            }
+        }
+        outcome
+    }
+
+    /// Makes parameters of the master weights that were read for them.
+    fn round(&self, loaded: &mut Loaded) -> Result<()> {
+        if let Some((MASTER, bytes)) = &mut loaded.parameters {
+            *bytes = rounded(&self.specs[loaded.tensor], bytes)?;
+        }
+        Ok(())
+    }
+
+    /// The planes of one tensor out of the arrays that a mapped file has of it.
+    fn mapped(&self, arrays: &[Plane], loaded: &Loaded, parts: Vec<Part>) -> Result<Vec<Storage>> {
+        let mut parts: Vec<_> = parts.into_iter().map(Some).collect();
+        let planes = self.state[loaded.tensor].planes.iter().map(|plane| {
+            let spec = &self.specs[loaded.tensor];
+            if plane.name == MASTER && !loaded.master_set {
+                return zeros(spec, MASTER, Dtype::F32).map(Storage::Memory);
+            }
+            let at = arrays.iter().position(|array| array.name == plane.name);
+            let part = at.and_then(|at| parts[at].take());
+            part.map(Storage::Mapped)
+                .ok_or_else(|| Error::PlaneMissing {
+                    tensor: spec.name.clone(),
+                    plane: plane.name.clone(),
+                })
+        });
+        planes.collect()
+    }
+
+    /// A copy in memory of the state of a tensor that stays as it is while the
+    /// live file is left that it is in.
+    fn kept(&self, tensor: usize) -> Result<Loaded> {
+        let state = &self.state[tensor];
+        let copy = |(plane, bytes): (&Plane, &Storage)| {
+            let mut copy = zeros(&self.specs[tensor], &plane.name, plane.dtype)?;
+            copy.copy_from_slice(bytes);
+            Ok(Storage::Memory(copy))
+        };
+        let planes = state.planes.iter().zip(&state.elements);
+        Ok(Loaded {
+            tensor,
+            saved: None,
+            planes: Some(planes.map(copy).collect::<Result<_>>()?),
+            in_place: false,
+            master_set: state.master_set,
+            parameters: None,
+        })
+    }
+}
+
+/// Parameters that are their master weights, rounded.
+fn rounded(spec: &TensorSpec, master: &[u8]) -> Result<AlignedBytes> {
+    let mut bytes = zeros(spec, PARAMETER, spec.params)?;
+    let params = ElementsMut::from_bytes(spec.params, &mut bytes);
+    narrow(bytemuck::cast_slice(master), params);
+    Ok(bytes)
+}
