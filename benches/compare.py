@@ -23,6 +23,7 @@ class Row:
     graft: str = "adam"
     chains: str = "row-major"
     check: bool = False
+    state: str = "float32"
     # Largest ratio to AdamW, by model.
     goals: dict = field(default_factory=dict)
     # Or a bound from the ratio of another row: its name, a factor, a surcharge.
@@ -31,9 +32,12 @@ class Row:
     def bytes(self):
         """Bytes for each parameter: it is read and written, the gradient read;
         each state plane read and written; with grafting the direction written
-        and read back; with the check the gradient read once more."""
+        and read back, or the state read once more where that is less; with the
+        check the gradient read once more."""
         planes = self.band + 2 + (self.graft == "normalized rmsprop")
-        return 4 * (3 + 2 * planes + 2 * (self.graft != "none") + self.check)
+        planes *= 4 if self.state == "float32" else 2
+        again = min(8, planes) if self.graft != "none" else 0
+        return 12 + 2 * planes + again + 4 * self.check
 
 
 TRIDIAGONAL, PLAIN = "tridiagonal, Adam graft", "tridiagonal, no graft"
@@ -41,6 +45,7 @@ ROWS = [
     Row("diagonal, Adam graft", band=0, goals={"a": 1.4, "b": 1.5}),
     Row(PLAIN, graft="none", goals={"a": 1.3, "b": 1.5}),
     Row(TRIDIAGONAL, goals={"a": 1.75, "b": 2.0}),
+    Row(TRIDIAGONAL + ", bfloat16 state", state="bfloat16", goals={"a": 1.15, "b": 1.8}),
     Row("band 4, Adam graft", band=4, goals={"a": 4.0, "b": 5.0}),
     Row(TRIDIAGONAL + ", checked", check=True, bound=(TRIDIAGONAL, 1.0, 0.2)),
     Row(PLAIN + ", columns", graft="none", chains="column-major", bound=(PLAIN, 1.2, 0.0)),

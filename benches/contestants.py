@@ -129,6 +129,7 @@ class Sonew:
             lr=LR,
             non_finite=libsonew.SKIP if row.check else libsonew.UNCHECKED,
             chains=libsonew.CHAINS[row.chains],
+            state_dtype=libsonew.DTYPES[row.state],
             band=row.band,
             graft=libsonew.GRAFTS[row.graft],
             weight_decay=WEIGHT_DECAY,

@@ -1,5 +1,7 @@
 //! Zeroed memory at cache-line boundaries, from allocations that may fail.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use memmap2::{MmapMut, MmapOptions};
 
 use crate::error::{Error, Result};
@@ -17,10 +19,18 @@ pub(crate) const LINE: usize = 64;
 /// one page for every 4 KiB of each plane.
 const MAPPED: usize = 4 << 20;
 
+/// Mapped buffers start at different places of a page, and of the pages around:
+/// a step goes through several at once, and caches (and their predictors) tell
+/// addresses apart by some of their bits only. The planes of a tensor of 2^26
+/// numbers would otherwise drive each other out, at half the speed.
+const STAGGER: usize = 3 * 4096 + 5 * LINE;
+/// So many places.
+const PLACES: usize = 32;
+
 /// A buffer that starts at a multiple of 64 bytes.
 pub(crate) enum AlignedBytes {
     Allocated { lines: Box<[Line]>, len: usize },
-    Mapped(MmapMut),
+    Mapped { map: MmapMut, start: usize },
 }
 
 impl AlignedBytes {
@@ -33,12 +43,15 @@ impl AlignedBytes {
                 .ok()
                 .map(|lines| AlignedBytes::Allocated { lines, len })
         } else {
-            let map = MmapOptions::new().len(len).map_anon();
-            map.ok().map(|map| {
+            static NEXT: AtomicUsize = AtomicUsize::new(0);
+            let start = NEXT.fetch_add(1, Ordering::Relaxed) % PLACES * STAGGER;
+            let bytes = len.checked_add(start);
+            let map = bytes.and_then(|len| MmapOptions::new().len(len).map_anon().ok());
+            map.map(|map| {
                 // Advice only: where it is not taken, pages are small.
                 #[cfg(target_os = "linux")]
                 let _ = map.advise(memmap2::Advice::HugePage);
-                AlignedBytes::Mapped(map)
+                AlignedBytes::Mapped { map, start }
             })
         };
         buffer.ok_or_else(|| Error::OutOfMemory {
@@ -53,7 +66,7 @@ impl std::ops::Deref for AlignedBytes {
     fn deref(&self) -> &[u8] {
         match self {
             AlignedBytes::Allocated { lines, len } => &bytemuck::cast_slice(lines)[..*len],
-            AlignedBytes::Mapped(map) => map,
+            AlignedBytes::Mapped { map, start } => &map[*start..],
         }
     }
 }
@@ -62,7 +75,7 @@ impl std::ops::DerefMut for AlignedBytes {
     fn deref_mut(&mut self) -> &mut [u8] {
         match self {
             AlignedBytes::Allocated { lines, len } => &mut bytemuck::cast_slice_mut(lines)[..*len],
-            AlignedBytes::Mapped(map) => map,
+            AlignedBytes::Mapped { map, start } => &mut map[*start..],
         }
     }
 }

@@ -1,20 +1,20 @@
 //! The arithmetic of a step on one block, in one loop.
 //!
-//! Each vector of coordinates goes through four stages: its state takes in the
-//! gradient and is packed ([`Source`]); the windows are solved, then multiplied
-//! to directions ([`Direction`]); directions are delivered or measured
-//! ([`Sink`]). The stages follow one another through the block, each as far
-//! behind the one before as it needs, so that memory and arithmetic are always
-//! busy at the same time.
+//! Each vector of coordinates goes through three stages: its state takes in
+//! the gradient ([`Source`]); when its chain neighbours have come
+//! ([`Window`]), its direction is computed ([`Direction`]), and delivered or
+//! measured ([`Sink`]). So memory and arithmetic are always busy at the same
+//! time, and nothing is written down in between.
 
 use std::ops::Range;
 
 use super::direction::Direction;
 use super::element::{Bf16, Stored, F32, F64};
-use super::lines::{Cursor, Place, State, Target, MAX_PLANES};
+use super::lines::{Cursor, Lines, Place, State, Target, MAX_PLANES};
 use super::sink::{Apply, Sink};
-use super::source::{Denominator, Source, TakeIn};
+use super::source::{Denominator, Source, TakeIn, Taken};
 use super::vector::{Scalar, Vector, LANES};
+use super::window::{Across, Along, Packed, Window};
 use super::workspace::{Array, Arrays, Shape, Workspace};
 use super::{total, MAX_BAND};
 use crate::dtype::Dtype;
@@ -22,8 +22,10 @@ use crate::dtype::Dtype;
 /// What is done to a block.
 pub(crate) struct Task<'a> {
     pub state: State<'a>,
-    /// Where the state is packed.
+    /// Where the state is among the positions of the workspace.
     pub at: usize,
+    /// From where on the gradient is packed; before, it is whole vectors.
+    pub packed_from: usize,
     pub take_in: Option<TakeIn>,
     pub denominator: Denominator,
     pub gamma: f64,
@@ -49,10 +51,6 @@ pub(crate) struct Squares {
     pub reference: f64,
 }
 
-/// Vectors between two stages, besides what they need: so many stores are
-/// behind before their places are read in other vectors.
-const GAP: usize = 8 * LANES;
-
 /// The functions of an instruction set that are called from inside the loop or
 /// hold it.
 pub(crate) trait Entries {
@@ -60,32 +58,33 @@ pub(crate) trait Entries {
     ///
     /// # Safety
     /// The processor has the instructions of `V`.
-    unsafe fn run<V: Vector, S: Stored, const BAND: usize, const BROKEN: bool>(
+    unsafe fn run<V: Vector, S: Stored, W, const BAND: usize, const BROKEN: bool>(
         work: &mut Workspace,
         task: Task<'_>,
-    ) -> Squares;
+    ) -> Squares
+    where
+        W: Window<V, BAND>;
 
-    /// Takes less than a vector, at the end of a line: see [`Source::take`].
-    /// What it returns is written to `reference`.
+    /// Takes less than a vector, at the end of a line: see [`take_rest`].
     ///
     /// # Safety
-    /// As for [`Source::take`]; `reference` is good for a vector.
+    /// As there.
     unsafe fn take_rest<V: Vector, S: Stored>(
         work: &mut Workspace,
         task: &Task<'_>,
         at: usize,
         place: Place,
-        reference: *mut V::Scalar,
+        rest: *mut V::Scalar,
     );
 
-    /// See [`source::mend`].
+    /// See [`mend`](super::source::mend).
     ///
     /// # Safety
     /// As there.
     unsafe fn mend<V: Vector, S: Stored>(
         planes: &[*mut u8; MAX_PLANES],
         count: usize,
-        place: Place,
+        lines: Lines,
     );
 
     /// Delivers what is not plain: see [`Sink::deliver`].
@@ -115,51 +114,64 @@ pub(crate) unsafe fn block<V: Vector, E: Entries>(work: &mut Workspace, task: Ta
     }
 }
 
+/// Narrow bands have loops of their own, where anybody looks for speed.
+///
 /// # Safety
 /// The processor has the instructions of `V`.
 unsafe fn banded<V: Vector, E: Entries, S: Stored>(
     work: &mut Workspace,
     task: Task<'_>,
 ) -> Squares {
+    const ANY: usize = MAX_BAND;
     let shape = work.shape();
+    let known = match shape.band {
+        band @ (0 | 1 | 4) if V::UNROLLS => band,
+        _ => ANY,
+    };
     // SAFETY: passed on from the caller.
     unsafe {
-        match (shape.band, shape.broken) {
-            _ if !V::UNROLLS && shape.broken => E::run::<V, S, MAX_BAND, true>(work, task),
-            _ if !V::UNROLLS => E::run::<V, S, MAX_BAND, false>(work, task),
-            (0, _) => E::run::<V, S, 0, false>(work, task),
-            (1, false) => E::run::<V, S, 1, false>(work, task),
-            (1, true) => E::run::<V, S, 1, true>(work, task),
-            (4, false) => E::run::<V, S, 4, false>(work, task),
-            (_, false) => E::run::<V, S, MAX_BAND, false>(work, task),
-            (_, true) => E::run::<V, S, MAX_BAND, true>(work, task),
+        match (known, shape.along(), shape.broken) {
+            (0, _, _) => E::run::<V, S, Along<V, 0>, 0, false>(work, task),
+            (1, true, false) => E::run::<V, S, Along<V, 1>, 1, false>(work, task),
+            (1, true, true) => E::run::<V, S, Along<V, 1>, 1, true>(work, task),
+            (1, false, false) => E::run::<V, S, Across<V, 1>, 1, false>(work, task),
+            (4, true, false) => E::run::<V, S, Along<V, 4>, 4, false>(work, task),
+            (4, false, false) => E::run::<V, S, Across<V, 4>, 4, false>(work, task),
+            (_, true, _) => E::run::<V, S, Along<V, ANY>, ANY, true>(work, task),
+            (_, false, _) => E::run::<V, S, Across<V, ANY>, ANY, true>(work, task),
         }
     }
 }
 
-/// See [`Entries::take_rest`].
+/// Takes less than a vector, packs it, and writes down the other two vectors
+/// of [`Taken`] (reference, poison).
 ///
 /// # Safety
-/// As there.
+/// As for [`Source::take`]; `rest` is good for two vectors.
 #[inline(always)]
-pub(crate) unsafe fn take_rest<V: Vector, E: Entries, S: Stored>(
+pub(crate) unsafe fn take_rest<V: Vector, S: Stored>(
     work: &mut Workspace,
     task: &Task<'_>,
     at: usize,
     place: Place,
-    reference: *mut V::Scalar,
+    rest: *mut V::Scalar,
 ) {
     let shape = work.shape();
     let arrays = Arrays::<V::Scalar>::new(work);
     // SAFETY: passed on from the caller.
     unsafe {
-        let source = Source::<V, S>::new(&task.state, task.denominator, task.take_in.as_ref(), shape);
-        let a = if shape.broken {
-            source.take::<E, MAX_BAND, true, false, true>(&arrays, at, place)
-        } else {
-            source.take::<E, MAX_BAND, false, false, true>(&arrays, at, place)
-        };
-        a.store(reference);
+        let take_in = task.take_in.as_ref();
+        let source = Source::<V, S>::new(
+            &task.state,
+            task.denominator,
+            take_in,
+            task.packed_from,
+            shape,
+        );
+        let taken = source.take::<MAX_BAND, true, false>(shape.along(), &arrays, at, place);
+        taken.packed.store(&arrays, at, shape.band);
+        taken.reference.store(rest);
+        taken.poison.store(rest.add(LANES));
     }
 }
 
@@ -184,33 +196,22 @@ pub(crate) unsafe fn deliver_rest<V: Vector>(
 /// # Safety
 /// The processor has the instructions of `V`.
 #[inline(always)]
-pub(crate) unsafe fn run<
+pub(crate) unsafe fn run<V, E, S, W, const BAND: usize, const BROKEN: bool>(
+    work: &mut Workspace,
+    mut task: Task<'_>,
+) -> Squares
+where
     V: Vector,
     E: Entries,
     S: Stored,
-    const BAND: usize,
-    const BROKEN: bool,
->(
-    work: &mut Workspace,
-    mut task: Task<'_>,
-) -> Squares {
+    W: Window<V, BAND>,
+{
     let shape = work.shape();
     let Shape { front, core, .. } = shape;
     let lines = task.state.lines;
-    let mut source_len = lines.positions();
-    let source_end = task.at + source_len;
-    assert!(source_end <= (front + core + shape.lead).next_multiple_of(LANES));
-    // SAFETY: passed on from the caller.
-    unsafe {
-        match &task.take_in {
-            Some(_) => assert!(task.state.writable),
-            // Nothing is taken in along the way then.
-            None => {
-                pack_stored::<V, E, S>(work, &task.state, task.at, task.denominator);
-                source_len = 0;
-            }
-        }
-    }
+    let take = task.at..task.at + lines.positions();
+    assert!(take.end <= (front + core + shape.lead).next_multiple_of(LANES));
+    assert!(task.take_in.is_none() || task.state.writable);
     let (mut keep, mut delivers, mut measures) = (std::ptr::null_mut(), false, false);
     let mut target_lines = lines;
     match &mut task.output {
@@ -229,21 +230,28 @@ pub(crate) unsafe fn run<
             }
         }
     }
-    // When each stage is at work, by the place of the first.
-    let behind = |gap, from, to: usize| gap + from..gap + to.next_multiple_of(LANES);
-    let (solving, ending) = (front + GAP, front + 2 * GAP);
-    let take = task.at..task.at + source_len;
+    // When each stage is at work, by the position of the first.
+    let lag = W::lag(shape);
     let (solve, finish) = if measures || delivers {
-        (behind(solving, 0, front + core), behind(ending, front, front + core))
+        let end = lag + (front + core).next_multiple_of(LANES);
+        (0..end, lag + front..end)
     } else {
-        (0..0, 0..0)
+        (take.clone(), 0..0)
     };
     let arrays = Arrays::<V::Scalar>::new(work);
     // SAFETY: positions are below the workspace's extent (checked above, and
     // by `Workspace::begin`); a target is good for its own lines, which are
     // the block's; and the caller has the instructions.
     unsafe {
-        let source = Source::<V, S>::new(&task.state, task.denominator, task.take_in.as_ref(), shape);
+        let take_in = task.take_in.as_ref();
+        let source = Source::<V, S>::new(
+            &task.state,
+            task.denominator,
+            take_in,
+            task.packed_from,
+            shape,
+        );
+        let mut window = W::new(shape, work.ring());
         let mut direction = Direction::<V, BAND, BROKEN>::new(shape, task.gamma);
         let sink = match &task.output {
             Output::Apply(target, apply) => Some(Sink::<V>::new(target, *apply)),
@@ -251,16 +259,18 @@ pub(crate) unsafe fn run<
         };
         let mut squares = V::no_sums();
         let mut reference = V::no_sums();
+        let mut poison = V::splat(V::Scalar::ZERO);
         let mut from = Cursor::new(lines);
         let mut to = Cursor::new(target_lines);
-        let mut at = if solve.is_empty() { take.start } else { take.start.min(solve.start) };
-        while at < take.end.max(finish.end) {
+        let mut at = solve.start;
+        while at < solve.end {
             // From here to `end` nothing changes about what is at work.
             let (takes, finishes) = (take.contains(&at), finish.contains(&at));
-            let solves = solve.contains(&at);
-            let mut end = [&take, &solve, &finish].map(|stage| change(stage, at));
-            end.sort_unstable();
-            let mut end = end[0];
+            let solves = (measures || delivers) && at >= lag;
+            let mut end = change(&take, at).min(change(&finish, at)).min(solve.end);
+            if at < lag {
+                end = end.min(lag);
+            }
             if takes {
                 end = end.min(at + from.run());
             }
@@ -270,26 +280,34 @@ pub(crate) unsafe fn run<
             let (source_place, target_place) = (from.place(), to.place());
             let start = at;
             while at < end {
-                if takes {
+                let packed = if !takes {
+                    Packed::load(&arrays, at, shape.band)
+                } else {
                     let place = source_place.further(at - start);
-                    let a = if source_place.is_whole() {
-                        source.take::<E, BAND, BROKEN, true, true>(&arrays, at, place)
+                    let taken = if source_place.is_whole() {
+                        source.take::<BAND, BROKEN, true>(W::ALONG, &arrays, at, place)
                     } else {
-                        let mut lanes = [V::Scalar::ZERO; LANES];
-                        E::take_rest::<V, S>(work, &task, at, place, lanes.as_mut_ptr());
-                        V::load(lanes.as_ptr())
+                        let mut rest = [V::Scalar::ZERO; 2 * LANES];
+                        let rest = rest.as_mut_ptr();
+                        E::take_rest::<V, S>(work, &task, at, place, rest);
+                        Taken {
+                            packed: Packed::load(&arrays, at, shape.band),
+                            reference: V::load(rest),
+                            poison: V::load(rest.add(LANES)),
+                        }
                     };
+                    poison = poison.add(taken.poison);
                     if source.refers() {
-                        reference = a.add_squares(reference);
+                        reference = taken.reference.add_squares(reference);
                     }
-                }
+                    taken.packed
+                };
+                window.push(&packed);
                 if solves {
-                    direction.solve(&arrays, at - solving);
-                }
-                if finishes {
-                    let j = at - ending;
-                    let mut u = direction.multiply(&arrays, j);
-                    if delivers {
+                    let j = at - lag;
+                    let mut u = direction.next(&mut window, arrays.reach.add(j));
+                    if !finishes {
+                    } else if delivers {
                         let place = target_place.further(at - start);
                         match (&sink, &task.output) {
                             (Some(sink), _) if sink.plain && target_place.is_whole() => {
@@ -313,6 +331,7 @@ pub(crate) unsafe fn run<
                         }
                     }
                 }
+                window.advance();
                 at += LANES;
             }
             if takes {
@@ -321,6 +340,10 @@ pub(crate) unsafe fn run<
             if finishes {
                 to.advance(at - start);
             }
+        }
+        if let (true, Some(by)) = (V::any(poison.is_nan()), take_in) {
+            let planes = 2 + shape.band + usize::from(by.rms.is_some());
+            E::mend::<V, S>(&task.state.planes.to, planes, lines);
         }
         Squares {
             direction: if measures { total::<V>(squares) } else { 0.0 },
@@ -345,7 +368,7 @@ fn change(stage: &Range<usize>, at: usize) -> usize {
 /// # Safety
 /// The processor has the instructions of `V`.
 #[inline(always)]
-pub(crate) unsafe fn pack<V: Vector, E: Entries>(
+pub(crate) unsafe fn pack<V: Vector>(
     work: &mut Workspace,
     state: &State<'_>,
     at: usize,
@@ -354,11 +377,11 @@ pub(crate) unsafe fn pack<V: Vector, E: Entries>(
     // SAFETY: passed on from the caller.
     unsafe {
         match state.dtype {
-            Dtype::Bf16 => pack_stored::<V, E, Bf16>(work, state, at, denominator),
+            Dtype::Bf16 => pack_stored::<V, Bf16>(work, state, at, denominator),
             Dtype::F64 if size_of::<V::Scalar>() == 8 => {
-                pack_stored::<V, E, F64>(work, state, at, denominator)
+                pack_stored::<V, F64>(work, state, at, denominator)
             }
-            _ => pack_stored::<V, E, F32>(work, state, at, denominator),
+            _ => pack_stored::<V, F32>(work, state, at, denominator),
         }
     }
 }
@@ -366,24 +389,26 @@ pub(crate) unsafe fn pack<V: Vector, E: Entries>(
 /// # Safety
 /// The processor has the instructions of `V`.
 #[inline(always)]
-unsafe fn pack_stored<V: Vector, E: Entries, S: Stored>(
+unsafe fn pack_stored<V: Vector, S: Stored>(
     work: &mut Workspace,
     state: &State<'_>,
     at: usize,
     denominator: Denominator,
 ) {
     let end = at + state.lines.positions();
-    let shape = work.shape();
+    let mut shape = work.shape();
+    shape.broken = false;
     assert!(end <= work.array::<V::Scalar>(Array::Momentum).len());
     let arrays = Arrays::<V::Scalar>::new(work);
     // SAFETY: positions are inside the arrays, as checked above, and nothing
     // but the state is looked at without a gradient to take in; the caller has
     // the instructions of `V`.
     unsafe {
-        let source = Source::<V, S>::new(state, denominator, None, shape);
+        let source = Source::<V, S>::new(state, denominator, None, 0, shape);
         let mut cursor = Cursor::new(state.lines);
         for at in (at..end).step_by(LANES) {
-            source.take::<E, MAX_BAND, false, false, false>(&arrays, at, cursor.place());
+            let taken = source.take::<MAX_BAND, false, false>(true, &arrays, at, cursor.place());
+            taken.packed.store(&arrays, at, shape.band);
             cursor.advance(LANES);
         }
     }

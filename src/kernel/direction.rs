@@ -2,15 +2,16 @@
 //! (SONew, arXiv 2311.10085, Theorem 3.1 and Algorithm 2), with edge removal.
 
 use super::source::splat;
-use super::vector::{Scalar, Vector};
-use super::workspace::{Arrays, Shape};
+use super::vector::Vector;
+use super::window::Window;
+use super::workspace::Shape;
 use super::MAX_BAND;
 
-/// The middle stages of a block. `BAND` is the band, or `MAX_BAND` for any;
+/// The middle stage of a block. `BAND` is the band, or `MAX_BAND` for any;
 /// with `BROKEN`, chains may end at any place.
 pub(super) struct Direction<V: Vector, const BAND: usize, const BROKEN: bool> {
     band: usize,
-    stride: usize,
+    broken: bool,
     zero: V,
     one: V,
     infinity: V,
@@ -21,6 +22,7 @@ pub(super) struct Direction<V: Vector, const BAND: usize, const BROKEN: bool> {
     l: [[V; BAND]; BAND],
     c: [[V; BAND]; BAND],
     solution: [V; BAND],
+    psi: [V; BAND],
 }
 
 impl<V: Vector, const BAND: usize, const BROKEN: bool> Direction<V, BAND, BROKEN> {
@@ -33,7 +35,11 @@ impl<V: Vector, const BAND: usize, const BROKEN: bool> Direction<V, BAND, BROKEN
             let zero = splat(0.0);
             Direction {
                 band: if BAND == MAX_BAND { shape.band } else { BAND },
-                stride: shape.stride,
+                broken: if BAND == MAX_BAND {
+                    shape.broken
+                } else {
+                    BROKEN
+                },
                 zero,
                 one: splat(1.0),
                 infinity: splat(f64::INFINITY),
@@ -41,36 +47,58 @@ impl<V: Vector, const BAND: usize, const BROKEN: bool> Direction<V, BAND, BROKEN
                 l: [[zero; BAND]; BAND],
                 c: [[zero; BAND]; BAND],
                 solution: [zero; BAND],
+                psi: [zero; BAND],
             }
         }
     }
 
     /// For a vector of coordinates j: `psi_j`, the Schur complement `s_j`, and
-    /// `(D L^T m^)_j`. One coordinate per lane.
+    /// `(D L^T m)_j`; then their direction. One coordinate per lane; `reach`
+    /// says where chains end, if they do.
     ///
+    /// # Safety
+    /// `reach` is good for a vector where it is needed, and the processor has
+    /// the instructions of `V`.
+    #[inline(always)]
+    pub(super) unsafe fn next<W: Window<V, BAND>>(
+        &mut self,
+        window: &mut W,
+        reach: *const V::Scalar,
+    ) -> V {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let scaled = self.solve(window, reach);
+            window.keep(&self.psi, scaled);
+            // `u = L (D L^T m)`: `u_j = w_j - sum_k psi_j-k,k w_j-k`.
+            let mut u = scaled;
+            for k in 1..=self.band {
+                u = window.psi(k).neg_mul_add(window.scaled(k), u);
+            }
+            u
+        }
+    }
+
     /// The window `H_II`, `I = j+1 .. j+band`, is eliminated from j+1 upward
     /// (`L_w D_w L_w^T`, no pivoting).
     ///
     /// # Safety
-    /// The arrays are good for a vector at `j` and its `band` neighbours
-    /// further, and the processor has the instructions of `V`.
+    /// As for [`Direction::next`].
     #[inline(always)]
-    pub(super) unsafe fn solve(&mut self, arrays: &Arrays<V::Scalar>, j: usize) {
-        let (band, stride) = (self.band, self.stride);
+    unsafe fn solve<W: Window<V, BAND>>(&mut self, window: &W, reach: *const V::Scalar) -> V {
+        let (band, broken) = (self.band, self.broken);
         let (zero, one, gamma) = (self.zero, self.one, self.gamma);
         let Direction { l, c, solution, .. } = self;
         // SAFETY: the caller's promise.
         unsafe {
-            let reach = arrays.reach.add(j);
-            let diagonal = V::load(arrays.diagonal.add(j));
+            let reach = if broken { V::load(reach) } else { zero };
+            let diagonal = window.diagonal(0);
             let mut schur = diagonal;
             let mut keep = one.lt(zero);
 
             for q in 0..band {
-                let row = j + (q + 1) * stride;
-                let entry = window::<V, BROKEN>(arrays.diagonal.add(row), reach, q + 1, one);
+                let entry = inside(broken, window.diagonal(q + 1), reach, q + 1, one);
                 let mut pivot = entry;
-                let mut z = window::<V, BROKEN>(arrays.bands[q].add(j), reach, q + 1, zero);
+                let mut z = inside(broken, window.band(q, 0), reach, q + 1, zero);
                 for t in 0..q {
                     pivot = l[q][t].neg_mul_add(c[q][t], pivot);
                     z = c[q][t].neg_mul_add(solution[t], z);
@@ -91,8 +119,8 @@ impl<V: Vector, const BAND: usize, const BROKEN: bool> Direction<V, BAND, BROKEN
                 }
                 let inverse = one.div(pivot);
                 for r in q + 1..band {
-                    let x = arrays.bands[r - q - 1].add(row);
-                    let mut x = window::<V, BROKEN>(x, reach, r + 1, zero);
+                    let x = window.band(r - q - 1, q + 1);
+                    let mut x = inside(broken, x, reach, r + 1, zero);
                     for t in 0..q {
                         x = l[r][t].neg_mul_add(c[q][t], x);
                     }
@@ -110,57 +138,28 @@ impl<V: Vector, const BAND: usize, const BROKEN: bool> Direction<V, BAND, BROKEN
 
             keep = V::and(keep, gamma.mul(diagonal).lt(schur));
             schur = V::select(keep, schur, diagonal);
-            let mut m = V::load(arrays.momentum.add(j));
+            let mut m = window.momentum(0);
             for q in 0..band {
                 let psi = solution[q].only(keep);
-                psi.store(arrays.psi[q].add(j));
-                m = psi.neg_mul_add(V::load(arrays.momentum.add(j + (q + 1) * stride)), m);
+                m = psi.neg_mul_add(window.momentum(q + 1), m);
+                self.psi[q] = psi;
             }
             let usable = V::and(zero.lt(diagonal), diagonal.lt(self.infinity));
-            m.div(schur).only(usable).store(arrays.scaled.add(j));
-        }
-    }
-
-    /// `u = L (D L^T m^)`: `u_j = w_j - sum_k psi_j-k,k w_j-k`.
-    ///
-    /// # Safety
-    /// The arrays are good for a vector at `j` and its `band` neighbours
-    /// before, and the processor has the instructions of `V`.
-    #[inline(always)]
-    pub(super) unsafe fn multiply(&self, arrays: &Arrays<V::Scalar>, j: usize) -> V {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut u = V::load(arrays.scaled.add(j));
-            for k in 0..self.band {
-                let before = j - (k + 1) * self.stride;
-                let psi = V::load(arrays.psi[k].add(before));
-                u = psi.neg_mul_add(V::load(arrays.scaled.add(before)), u);
-            }
-            u
+            m.div(schur).only(usable)
         }
     }
 }
 
 /// Entries of a window. Where the chain has ended before the `needed`-th
-/// coordinate after j, they read as `fill`.
+/// coordinate after j, they are `fill`.
 ///
 /// # Safety
-/// Both pointers are good for a vector, and the processor has the
-/// instructions of `V`.
+/// The processor has the instructions of `V`.
 #[inline(always)]
-unsafe fn window<V: Vector, const BROKEN: bool>(
-    entries: *const V::Scalar,
-    reach: *const V::Scalar,
-    needed: usize,
-    fill: V,
-) -> V {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        let x = V::load(entries);
-        if !BROKEN {
-            return x;
-        }
-        let ended = V::load(reach).lt(V::splat(V::Scalar::from_f64(needed as f64)));
-        V::select(ended, fill, x)
+unsafe fn inside<V: Vector>(broken: bool, entries: V, reach: V, needed: usize, fill: V) -> V {
+    if !broken {
+        return entries;
     }
+    // SAFETY: passed on from the caller.
+    unsafe { V::select(reach.lt(splat(needed as f64)), fill, entries) }
 }

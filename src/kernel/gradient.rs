@@ -2,13 +2,10 @@
 
 use super::element::{read_any, Any};
 use super::source::splat;
+use super::total;
 use super::vector::{Vector, LANES};
 use super::workspace::{Array, Workspace};
-use super::{prefetch, total};
 use crate::dtype::Dtype;
-
-/// Bytes of a gradient that are asked for ahead of the loop.
-const AHEAD: usize = 2048;
 
 /// The sum of squares of `scale * g` over a run, in a fixed order; NaN if an
 /// element, or its square in the type of the arithmetic, is not finite.
@@ -28,7 +25,6 @@ pub(crate) unsafe fn gradient_squares<V: Vector>(run: &[u8], dtype: Dtype, scale
         let mut at = 0;
         while at < len {
             let from = run.as_ptr().add(at * dtype.size());
-            prefetch(from.wrapping_add(AHEAD));
             let g = read_any::<V>(Any(dtype), from, LANES.min(len - at)).mul(scale);
             finite = V::and(finite, g.mul(g).lt(infinity));
             sums = g.add_squares(sums);
@@ -64,7 +60,6 @@ pub(crate) unsafe fn pack_gradient<V: Vector>(
         let mut i = 0;
         while i < len {
             let from = run.as_ptr().add(i * dtype.size());
-            prefetch(from.wrapping_add(AHEAD));
             let g = read_any::<V>(Any(dtype), from, LANES.min(len - i));
             g.mul(scale).store(to.add(i));
             i += LANES;

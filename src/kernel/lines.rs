@@ -20,25 +20,10 @@ pub(crate) struct Lines {
     pub step: usize,
 }
 
-/// How far ahead of the loop that first touches them buffers are asked for, in
-/// elements, where nothing better is known: several streams interleave, each
-/// too slow for the processor to see it coming by itself.
-pub(crate) const AHEAD: usize = 512;
-
 impl Lines {
     /// Positions of the workspace that they take: each line whole vectors.
     pub(crate) fn positions(&self) -> usize {
         self.count * self.width.next_multiple_of(LANES)
-    }
-
-    /// How many elements further the loop will be soon: some vectors on, or
-    /// in the next line.
-    pub(super) fn ahead(&self) -> usize {
-        if self.count > 1 {
-            self.step
-        } else {
-            AHEAD
-        }
     }
 }
 
@@ -114,27 +99,21 @@ impl Cursor {
     }
 }
 
-/// Where the gradient of the next block is, to be asked for in time. Nothing is
-/// read through this.
+/// A tensor's gradient, whole. Nobody writes it.
 #[derive(Clone, Copy)]
-pub(crate) struct NextGradient {
-    first: *const u8,
-    size: usize,
+pub(crate) struct Gradient<'a> {
+    pub(super) first: *const u8,
+    pub(super) dtype: Dtype,
+    _gradient: PhantomData<&'a [u8]>,
 }
 
-impl NextGradient {
-    /// So many elements further than the block's own.
-    pub(crate) fn new(gradient: &[u8], dtype: Dtype, further: usize) -> Self {
-        let size = dtype.size();
-        NextGradient {
-            first: gradient.as_ptr().wrapping_add(further * size),
-            size,
+impl<'a> Gradient<'a> {
+    pub(crate) fn new(bytes: &'a [u8], dtype: Dtype) -> Self {
+        Gradient {
+            first: bytes.as_ptr(),
+            dtype,
+            _gradient: PhantomData,
         }
-    }
-
-    #[inline(always)]
-    pub(super) fn at(self, index: usize) -> *const u8 {
-        self.first.wrapping_add(index * self.size)
     }
 }
 
@@ -154,7 +133,7 @@ pub(crate) struct State<'a> {
     pub(super) dtype: Dtype,
     /// For each plane, where its roundings are left to chance.
     pub(super) noise: &'a [Noise],
-    pub(super) next_gradient: NextGradient,
+    pub(super) gradient: Gradient<'a>,
     pub(super) lines: Lines,
     pub(super) writable: bool,
     _planes: PhantomData<&'a mut [u8]>,
@@ -162,7 +141,8 @@ pub(crate) struct State<'a> {
 
 impl<'a> State<'a> {
     /// # Safety
-    /// Each of the planes that the tensor has is valid for reads (if writable,
+    /// The lines' elements are among the gradient's. Each of the planes that the
+    /// tensor has is valid for reads (if writable,
     /// also for writes) of the lines' elements while this lives, and nobody
     /// else writes (if writable, uses) these. State that is not writable is
     /// read where it is written.
@@ -170,7 +150,7 @@ impl<'a> State<'a> {
         planes: Planes,
         dtype: Dtype,
         noise: &'a [Noise],
-        next_gradient: NextGradient,
+        gradient: Gradient<'a>,
         lines: Lines,
         writable: bool,
     ) -> Self {
@@ -178,7 +158,7 @@ impl<'a> State<'a> {
             planes,
             dtype,
             noise,
-            next_gradient,
+            gradient,
             lines,
             writable,
             _planes: PhantomData,

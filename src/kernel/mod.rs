@@ -16,13 +16,14 @@ pub mod oracle;
 mod sink;
 mod source;
 mod vector;
+mod window;
 mod workspace;
 
 pub(crate) use block::{Output, Squares, Task};
 pub(crate) use element::Noise;
 pub(crate) use float_mode::FloatMode;
 pub(crate) use isa::Isa;
-pub(crate) use lines::{Lines, NextGradient, Planes, State, Target, MAX_PLANES};
+pub(crate) use lines::{Gradient, Lines, Planes, State, Target, MAX_PLANES};
 pub(crate) use sink::Apply;
 pub(crate) use source::{Average, Denominator, Reference, TakeIn};
 pub(crate) use vector::LANES;
@@ -135,26 +136,6 @@ impl Kernels {
     pub(crate) fn deliver(&self, kept: &[u8], target: &Target<'_>, apply: Apply) {
         entry!(self.deliver(kept, target, apply))
     }
-}
-
-/// Asks for a cache line soon to be used. Any address will do: nothing is read
-/// that could fault.
-#[inline(always)]
-fn prefetch<T>(address: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: part of every x86-64 processor; never faults.
-    unsafe {
-        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
-        _mm_prefetch::<_MM_HINT_T0>(address.cast());
-    }
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: never faults. (The intrinsic is not stable.)
-    unsafe {
-        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) address,
-            options(nostack, readonly, preserves_flags));
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let _ = address;
 }
 
 /// Orders stores past the caches before what other threads are told next.

@@ -2,7 +2,6 @@
 
 use super::element::{read, read_any, write, write_any, Any, F32};
 use super::lines::{Cursor, Place, Target};
-use super::prefetch;
 use super::source::splat;
 use super::vector::{Vector, LANES};
 use crate::dtype::Dtype;
@@ -19,7 +18,6 @@ pub(crate) enum Apply {
 /// The last stage of a block. Numbers stand in every lane.
 pub(super) struct Sink<'a, V: Vector> {
     target: &'a Target<'a>,
-    ahead: usize,
     /// Parameters are updated in the type of the arithmetic, and nothing else
     /// is: see [`Sink::update`].
     pub(super) plain: bool,
@@ -42,7 +40,6 @@ impl<'a, V: Vector> Sink<'a, V> {
         unsafe {
             Sink {
                 target,
-                ahead: target.lines.ahead(),
                 plain: updates
                     && target.master.is_none()
                     && target.dtype.size() == size_of::<V::Scalar>(),
@@ -60,10 +57,9 @@ impl<'a, V: Vector> Sink<'a, V> {
     /// As for [`Sink::deliver`].
     #[inline(always)]
     pub(super) unsafe fn update(&self, u: V, place: Place) {
-        // SAFETY: the caller's promise; any address can be asked for.
+        // SAFETY: the caller's promise.
         unsafe {
             let to = self.target.first.cast::<V::Scalar>().add(place.index);
-            prefetch(to.wrapping_add(self.ahead));
             self.updated(V::load(to), u).store(to);
         }
     }
@@ -85,23 +81,19 @@ impl<'a, V: Vector> Sink<'a, V> {
     pub(super) unsafe fn deliver(&self, u: V, place: Place) {
         let Target { dtype, noise, .. } = *self.target;
         let Place { index, count } = place;
-        // SAFETY: the caller's promise; any address can be asked for.
+        // SAFETY: the caller's promise.
         unsafe {
             let to = self.target.first.add(index * dtype.size());
-            prefetch(to.wrapping_add(self.ahead * dtype.size()));
             if !self.updates {
                 let out = self.rate.mul(u).canonical();
                 write_any(out, Any(dtype), to, index, count, noise);
                 return;
             }
             // The master is the parameter; what is in few bits is its copy.
-            let (first, ahead) = (index * Dtype::F32.size(), self.ahead * Dtype::F32.size());
+            let first = index * Dtype::F32.size();
             let p: V = match self.target.master {
                 None => read_any(Any(dtype), to, count),
-                Some((from, _)) => {
-                    prefetch(from.wrapping_add(first + ahead));
-                    read::<V, F32>(from.add(first), count)
-                }
+                Some((from, _)) => read::<V, F32>(from.add(first), count),
             };
             let mut p = self.updated(p, u);
             let noise = match self.target.master {
@@ -131,7 +123,6 @@ pub(crate) unsafe fn deliver<V: Vector>(kept: &[u8], target: &Target<'_>, apply:
         let mut cursor = Cursor::new(target.lines);
         for at in (0..target.lines.positions()).step_by(LANES) {
             let from = kept.as_ptr().add(at);
-            prefetch(from.wrapping_add(super::lines::AHEAD));
             let (u, place) = (V::load(from), cursor.place());
             if sink.plain && place.is_whole() {
                 sink.update(u, place);

@@ -7,11 +7,10 @@
 
 use std::marker::PhantomData;
 
-use super::block::Entries;
-use super::element::{read, write, Noise, Stored};
-use super::lines::{NextGradient, Place, Planes, State, MAX_PLANES};
-use super::prefetch;
+use super::element::{read, read_any, write, Any, Noise, Stored};
+use super::lines::{Cursor, Gradient, Lines, Place, Planes, State, MAX_PLANES};
 use super::vector::{Scalar, Vector, LANES};
+use super::window::Packed;
 use super::workspace::{Arrays, Shape};
 use super::MAX_BAND;
 use crate::layout::plane;
@@ -26,6 +25,8 @@ pub(crate) struct Average {
 /// How the state takes in a gradient.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct TakeIn {
+    /// Multiplies the gradient.
+    pub scale: f64,
     pub momentum: Average,
     /// Diagonal and sub-diagonals.
     pub statistics: Average,
@@ -61,25 +62,28 @@ pub(crate) enum Denominator {
 }
 
 /// The first stage of a block: see the module. Numbers stand in every lane.
-///
-/// Its address stays in the loop: so the compiler knows that no store changes
-/// it.
 pub(super) struct Source<'a, V, S> {
     planes: Planes,
     noise: &'a [Noise],
-    next_gradient: NextGradient,
-    ahead: usize,
+    gradient: Gradient<'a>,
+    /// The position from which on the gradient is in the workspace.
+    packed_from: usize,
+    /// Elements from one line to the next.
+    step: usize,
     rms: bool,
+    updates: bool,
     refers: bool,
     reference: Option<Reference>,
     denominator: Denominator,
     by: Numbers<V>,
     band: usize,
+    broken: bool,
     stride: usize,
     _stored: PhantomData<S>,
 }
 
 struct Numbers<V> {
+    scale: V,
     momentum: [V; 2],
     statistics: [V; 2],
     rms: [V; 2],
@@ -111,11 +115,13 @@ unsafe fn both<V: Vector>(by: Average) -> [V; 2] {
     unsafe { [splat(by.keep), splat(by.weight)] }
 }
 
-/// A vector of coordinates while its planes are taken one after the other.
-struct Taken<V> {
-    place: Place,
-    /// The sum of what is stored: NaN if anything is.
-    poison: V,
+/// A vector of coordinates that was taken.
+pub(super) struct Taken<V, const BAND: usize> {
+    pub(super) packed: Packed<V, BAND>,
+    /// The vector whose length is wanted, or zeros.
+    pub(super) reference: V,
+    /// NaN if anything is that was stored as it is.
+    pub(super) poison: V,
 }
 
 impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
@@ -128,6 +134,7 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
         state: &State<'a>,
         denominator: Denominator,
         take_in: Option<&TakeIn>,
+        packed_from: usize,
         shape: Shape,
     ) -> Self {
         let by = take_in.copied().unwrap_or_default();
@@ -141,13 +148,16 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
             Source {
                 planes: state.planes,
                 noise: state.noise,
-                next_gradient: state.next_gradient,
-                ahead: state.lines.ahead() * S::DTYPE.size(),
+                gradient: state.gradient,
+                packed_from,
+                step: state.lines.step,
                 rms: by.rms.is_some(),
+                updates: take_in.is_some(),
                 refers: by.rms.is_some() || by.reference.is_some(),
                 reference: by.reference,
                 denominator,
                 by: Numbers {
+                    scale: splat(by.scale),
                     momentum: both(by.momentum),
                     statistics: both(by.statistics),
                     rms: both(by.rms.unwrap_or_default()),
@@ -158,6 +168,7 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
                     zero: splat(0.0),
                 },
                 band: shape.band,
+                broken: shape.broken,
                 stride: shape.stride,
                 _stored: PhantomData,
             }
@@ -170,82 +181,110 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
         self.reference.is_some()
     }
 
-    /// Takes a vector of coordinates, packs it at position `at`, and returns
-    /// the one whose length is wanted (or zeros). `BAND` is the band, or
-    /// `MAX_BAND` for any; with `BROKEN`, entries that would lead beyond the
-    /// end of a chain are zero; `WHOLE` vectors are the rule; without `UPDATES`
-    /// the state stays as it is.
+    /// Takes the vector of coordinates at a position of the workspace. `BAND`
+    /// is the band, or `MAX_BAND` for any; with `BROKEN`, entries that would
+    /// lead beyond the end of a chain are zero; chains run `along` memory or
+    /// across it; `WHOLE` vectors are the rule.
     ///
     /// # Safety
     /// The state is good for the elements at `place`; the arrays are good for a
     /// vector at `at`, that of the gradient also at its neighbours; and the
     /// processor has the instructions of `V`.
     #[inline(always)]
-    pub(super) unsafe fn take<
-        E: Entries,
-        const BAND: usize,
-        const BROKEN: bool,
-        const WHOLE: bool,
-        const UPDATES: bool,
-    >(
+    pub(super) unsafe fn take<const BAND: usize, const BROKEN: bool, const WHOLE: bool>(
         &self,
+        along: bool,
         arrays: &Arrays<V::Scalar>,
         at: usize,
         place: Place,
-    ) -> V {
+    ) -> Taken<V, BAND> {
         let band = if BAND == MAX_BAND { self.band } else { BAND };
-        let poison = self.by.zero;
-        let mut taken = Taken { place, poison };
+        let broken = if BAND == MAX_BAND {
+            self.broken
+        } else {
+            BROKEN
+        };
+        let count = if WHOLE { LANES } else { place.count };
+        let place = Place { count, ..place };
         // SAFETY: the caller's promise.
         unsafe {
-            let mut g = V::load(arrays.gradient.add(at));
-            if !WHOLE {
-                g = g.first(place.count, V::Scalar::ZERO);
+            let mut packed = Packed::none();
+            let (mut g, mut next) = (self.by.zero, self.by.zero);
+            if self.updates {
+                g = self.gradient(arrays, at, place);
+                if !WHOLE {
+                    g = g.first(count, V::Scalar::ZERO);
+                }
+                if along && band > 0 {
+                    next = self.gradient(arrays, at + LANES, place.further(LANES));
+                }
             }
             let [keep, weight] = self.by.statistics;
             let weighted = weight.mul(g);
 
             let [m_keep, m_weight] = self.by.momentum;
-            let m = plane::MOMENTUM;
-            let m = self.average::<WHOLE, UPDATES>(m, &mut taken, m_keep, m_weight, g, None);
-            m.store(arrays.momentum.add(at));
+            let m = self.average(plane::MOMENTUM, place, m_keep, m_weight, g, None);
+            packed.momentum = m;
 
-            let h = plane::DIAGONAL;
-            let h = self.average::<WHOLE, UPDATES>(h, &mut taken, keep, weighted, g, None);
+            let h = self.average(plane::DIAGONAL, place, keep, weighted, g, None);
             let mut d = match self.denominator {
                 Denominator::Adam(_) if band == 0 => h.sqrt().add(self.by.add),
                 _ => h.add(self.by.add),
             };
             if !WHOLE {
-                d = d.first(place.count, V::Scalar::ONE);
+                d = d.first(count, V::Scalar::ONE);
             }
-            d.store(arrays.diagonal.add(at));
+            packed.diagonal = d;
+            let mut poison = m.add(h);
 
             for k in 1..=band {
-                let other = V::load(arrays.gradient.add(at + k * self.stride));
-                let goes_on = if BROKEN {
+                let mut other = self.by.zero;
+                if along {
+                    other = g.shift(next, k);
+                } else if self.updates {
+                    let further = place.further(k * self.step);
+                    other = self.gradient(arrays, at + k * self.stride, further);
+                }
+                let goes_on = if broken {
                     Some(V::load(arrays.reach.add(at)).not_lt(splat(k as f64)))
                 } else {
                     None
                 };
-                let e = plane::band(k);
-                let e =
-                    self.average::<WHOLE, UPDATES>(e, &mut taken, keep, weighted, other, goes_on);
-                e.store(arrays.bands[k - 1].add(at));
+                let e = self.average(plane::band(k), place, keep, weighted, other, goes_on);
+                packed.bands[k - 1] = e;
+                poison = poison.add(e);
             }
-            let a = if self.refers {
-                self.refer::<WHOLE, UPDATES>(&mut taken, g, m, h)
+            let mut reference = self.by.zero;
+            if self.refers {
+                let (a, r) = self.refer(place, g, m, h);
+                reference = a;
+                poison = poison.add(r);
+            }
+            Taken {
+                packed,
+                reference,
+                poison: if S::ROUNDS { self.by.zero } else { poison },
+            }
+        }
+    }
+
+    /// The scaled gradient at a position of the workspace, which is `place` in
+    /// the tensor.
+    ///
+    /// # Safety
+    /// As for [`Source::take`].
+    #[inline(always)]
+    unsafe fn gradient(&self, arrays: &Arrays<V::Scalar>, at: usize, place: Place) -> V {
+        let Gradient { first, dtype, .. } = self.gradient;
+        // SAFETY: what is not in the workspace is in the state's lines, which
+        // the gradient has.
+        unsafe {
+            if at < self.packed_from {
+                let from = first.add(place.index * dtype.size());
+                read_any::<V>(Any(dtype), from, place.count).mul(self.by.scale)
             } else {
-                self.by.zero
-            };
-            if UPDATES {
-                prefetch(self.next_gradient.at(place.index));
-                if !S::ROUNDS && V::any(taken.poison.is_nan()) {
-                    let planes = 2 + band + usize::from(self.rms);
-                    E::mend::<V, S>(&self.planes.to, planes, place);
-                }
+                V::load(arrays.gradient.add(at))
             }
-            a
         }
     }
 
@@ -254,24 +293,21 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
     /// # Safety
     /// As for [`Source::take`].
     #[inline(always)]
-    unsafe fn average<const WHOLE: bool, const UPDATES: bool>(
+    unsafe fn average(
         &self,
         plane: usize,
-        taken: &mut Taken<V>,
+        place: Place,
         keep: V,
         a: V,
         b: V,
         goes_on: Option<V::Mask>,
     ) -> V {
-        let Place { index, count } = taken.place;
-        let count = if WHOLE { LANES } else { count };
+        let Place { index, count } = place;
         let bytes = index * S::DTYPE.size();
-        // SAFETY: the caller's promise; any address can be asked for.
+        // SAFETY: the caller's promise.
         unsafe {
-            let from = self.planes.from[plane].add(bytes);
-            prefetch(from.wrapping_add(self.ahead));
-            let old: V = read::<V, S>(from, count);
-            if !UPDATES {
+            let old: V = read::<V, S>(self.planes.from[plane].add(bytes), count);
+            if !self.updates {
                 return old;
             }
             let mut new = a.mul_add(b, keep.mul(old));
@@ -279,64 +315,65 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
                 new = new.only(goes_on);
             }
             let new = new.flush(self.by.least);
-            taken.poison = taken.poison.add(new);
             let noise = self.noise.get(plane).copied();
             let to = self.planes.to[plane].add(bytes);
             write::<V, S>(new, to, index, count, noise)
         }
     }
 
-    /// The vector whose length is wanted.
+    /// The vector whose length is wanted, and the plane of normalized RMSProp
+    /// (or zeros).
     ///
     /// # Safety
     /// As for [`Source::take`].
     #[inline(always)]
-    unsafe fn refer<const WHOLE: bool, const UPDATES: bool>(
-        &self,
-        taken: &mut Taken<V>,
-        g: V,
-        m: V,
-        h: V,
-    ) -> V {
+    unsafe fn refer(&self, place: Place, g: V, m: V, h: V) -> (V, V) {
+        let zero = self.by.zero;
         // SAFETY: the caller's promise.
         unsafe {
             if let Some(Reference::Adam { .. }) = self.reference {
-                return quotient(m, h.sqrt().add(self.by.eps));
+                return (quotient(m, h.sqrt().add(self.by.eps)), zero);
             }
             let q = g.mul(self.by.normalize);
-            let mut r = h;
+            let mut r = zero;
             if self.rms {
                 let [keep, weight] = self.by.rms;
                 let rms = plane::rms(self.band);
-                r = self.average::<WHOLE, UPDATES>(rms, taken, keep, weight.mul(q), q, None);
+                r = self.average(rms, place, keep, weight.mul(q), q, None);
             }
-            match self.reference {
+            let a = match self.reference {
                 Some(Reference::Sgd) => g,
                 Some(Reference::Momentum) => m,
                 Some(Reference::NormalizedRmsprop { .. }) => quotient(q, r.sqrt().add(self.by.eps)),
-                _ => self.by.zero,
-            }
+                _ => zero,
+            };
+            (a, r)
         }
     }
 }
 
-/// Makes every NaN of a vector of coordinates, in so many planes, the same.
+/// Makes every NaN of some lines, in so many planes, the same.
 ///
 /// # Safety
-/// The planes are good for the elements at `place`, and the processor has the
+/// The planes are good for the lines' elements, and the processor has the
 /// instructions of `V`.
 #[inline(always)]
 pub(super) unsafe fn mend<V: Vector, S: Stored>(
     planes: &[*mut u8; MAX_PLANES],
     count: usize,
-    place: Place,
+    lines: Lines,
 ) {
     for plane in &planes[..count] {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let at = plane.add(place.index * S::DTYPE.size());
-            let x = read::<V, S>(at, place.count).canonical();
-            write::<V, S>(x, at, place.index, place.count, None);
+        let mut cursor = Cursor::new(lines);
+        for _ in (0..lines.positions()).step_by(LANES) {
+            let Place { index, count } = cursor.place();
+            // SAFETY: the caller's promise.
+            unsafe {
+                let at = plane.add(index * S::DTYPE.size());
+                let x = read::<V, S>(at, count).canonical();
+                write::<V, S>(x, at, index, count, None);
+            }
+            cursor.advance(LANES);
         }
     }
 }
@@ -349,7 +386,5 @@ pub(super) unsafe fn mend<V: Vector, S: Stored>(
 #[inline(always)]
 unsafe fn quotient<V: Vector>(a: V, b: V) -> V {
     // SAFETY: passed on from the caller.
-    unsafe {
-        a.div(b).only(splat::<V>(0.0).lt(b))
-    }
+    unsafe { a.div(b).only(splat::<V>(0.0).lt(b)) }
 }

@@ -103,6 +103,45 @@ pub(crate) trait Register: Copy {
     unsafe fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
     /// Zero where the mask is false.
     unsafe fn only(self, mask: Self::Mask) -> Self;
+    /// The lanes from `k` on of this and then the next register; `k` is less
+    /// than [`Register::LANES`].
+    #[inline(always)]
+    unsafe fn shift(self, next: Self, k: usize) -> Self {
+        let mut both = [Self::Scalar::ZERO; 2 * LANES];
+        // SAFETY: the array is as long as two registers, and the caller has
+        // this instruction set.
+        unsafe {
+            self.store(both.as_mut_ptr());
+            next.store(both.as_mut_ptr().add(Self::LANES));
+            Self::load(both.as_ptr().add(k))
+        }
+    }
+
+    /// Loads lanes of the register's own type.
+    #[inline(always)]
+    unsafe fn load(from: *const Self::Scalar) -> Self {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if size_of::<Self::Scalar>() == 4 {
+                Self::load_f32(from.cast())
+            } else {
+                Self::load_f64(from.cast())
+            }
+        }
+    }
+
+    /// Stores lanes of the register's own type.
+    #[inline(always)]
+    unsafe fn store(self, to: *mut Self::Scalar) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if size_of::<Self::Scalar>() == 4 {
+                self.store_f32(to.cast())
+            } else {
+                self.store_f64(to.cast())
+            }
+        }
+    }
 
     unsafe fn no_sums() -> Self::Sums;
     /// Adds the square of each lane to its accumulator.
@@ -177,6 +216,8 @@ pub(crate) trait Vector: Copy {
     unsafe fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
     /// Zero where the mask is false.
     unsafe fn only(self, mask: Self::Mask) -> Self;
+    /// The lanes from `k` on, up to [`LANES`], of this and then the next vector.
+    unsafe fn shift(self, next: Self, k: usize) -> Self;
     unsafe fn no_sums() -> Self::Sums;
     unsafe fn add_squares(self, sums: Self::Sums) -> Self::Sums;
     /// Writes the accumulators, [`LANES`] of them.
@@ -253,6 +294,16 @@ macro_rules! each {
     )*};
 }
 
+/// The `i`-th of two packs' registers.
+#[inline(always)]
+fn one_of<R: Copy, const N: usize>(first: &[R; N], second: &[R; N], i: usize) -> R {
+    if i < N {
+        first[i]
+    } else {
+        second[i - N]
+    }
+}
+
 // SAFETY, of every block below: passed on from the caller; a pack's registers
 // lie one after the other in memory, `R::LANES` elements apart.
 #[allow(clippy::undocumented_unsafe_blocks)]
@@ -312,18 +363,18 @@ impl<R: Register, const N: usize> Vector for Pack<R, N> {
     }
     #[inline(always)]
     unsafe fn load(from: *const R::Scalar) -> Self {
-        if size_of::<R::Scalar>() == 4 {
-            unsafe { Self::load_f32(from.cast()) }
-        } else {
-            unsafe { Self::load_f64(from.cast()) }
+        unsafe {
+            let mut pack = Self::splat(R::Scalar::ZERO);
+            for i in 0..N {
+                pack.0[i] = R::load(from.add(i * R::LANES));
+            }
+            pack
         }
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut R::Scalar) {
-        if size_of::<R::Scalar>() == 4 {
-            unsafe { self.store_f32(to.cast()) }
-        } else {
-            unsafe { self.store_f64(to.cast()) }
+        for i in 0..N {
+            unsafe { self.0[i].store(to.add(i * R::LANES)) }
         }
     }
     #[inline(always)]
@@ -398,6 +449,19 @@ impl<R: Register, const N: usize> Vector for Pack<R, N> {
             self.0[i] = unsafe { self.0[i].only(mask[i]) };
         }
         self
+    }
+    #[inline(always)]
+    unsafe fn shift(self, next: Self, k: usize) -> Self {
+        let (registers, lanes) = (k / R::LANES, k % R::LANES);
+        let mut pack = next;
+        for i in 0..N {
+            let first = one_of(&self.0, &next.0, i + registers);
+            pack.0[i] = match lanes {
+                0 => first,
+                _ => unsafe { first.shift(one_of(&self.0, &next.0, i + registers + 1), lanes) },
+            };
+        }
+        pack
     }
     #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {

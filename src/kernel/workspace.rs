@@ -1,12 +1,13 @@
 //! The scratch memory in which one thread works on one block.
 //!
-//! State is packed into it (converted, bias-corrected, damped) in an order in
-//! which the chain neighbours at distance `k` of every coordinate stand `k`
-//! strides away, whatever the tensor's layout: stride 1 where chains run along
-//! memory, the width of a line where they run across it. What does not exist
-//! (before the first coordinate of a chain, after the last) is packed as a
-//! coordinate with unit diagonal and no edges, which changes no bit of its
-//! neighbours. So the arithmetic has no edges, masks or tails.
+//! What lies around a block is packed into it (converted and damped), in an
+//! order in which the chain neighbours at distance `k` of every coordinate
+//! stand `k` strides away, whatever the tensor's layout: stride 1 where chains
+//! run along memory, the width of a line where they run across it. What does
+//! not exist (before the first coordinate of a chain, after the last) is packed
+//! as a coordinate with unit diagonal and no edges, which changes no bit of its
+//! neighbours. The block's own coordinates have their positions here, too, but
+//! stay in registers, apart from incomplete vectors.
 //!
 //! ```text
 //!   0        front                     front + core
@@ -23,24 +24,21 @@ use crate::memory::{AlignedBytes, LINE};
 pub(crate) enum Array {
     /// The scaled gradient.
     Gradient,
-    /// Bias-corrected momentum.
+    /// The momentum.
     Momentum,
-    /// What divides the momentum where there are no edges: the bias-corrected,
-    /// damped diagonal.
+    /// What divides the momentum where there are no edges: the damped
+    /// diagonal.
     Diagonal,
-    /// `D L^T m^`.
-    Scaled,
     /// How many chain neighbours follow a coordinate, where chains end.
     Reach,
-    /// Bias-corrected sub-diagonal `k`, from 1.
+    /// Sub-diagonal `k`, from 1.
     Band(usize),
-    /// `psi` at distance `k`, from 1.
-    Psi(usize),
 }
 
 /// Scratch arrays for blocks of up to a fixed size and band.
 pub(crate) struct Workspace {
     memory: AlignedBytes,
+    ring: AlignedBytes,
     /// Bytes of one array, a multiple of 64.
     array_bytes: usize,
     max_band: usize,
@@ -78,6 +76,25 @@ impl Shape {
         }
     }
 
+    /// Whether chains run along memory.
+    pub(crate) fn along(&self) -> bool {
+        self.stride == 1
+    }
+
+    /// Elements from one line of a ring to the next: not a multiple of the
+    /// distance at which lines would drive each other out of the cache.
+    fn ring_line(&self) -> usize {
+        self.stride + 3 * LANES
+    }
+
+    /// Elements of the ring of lines where chains run across memory.
+    fn ring(&self) -> usize {
+        match self.along() {
+            true => 0,
+            false => (self.band + 1) * (2 * self.band + 3) * self.ring_line(),
+        }
+    }
+
     /// Elements that an array needs for this block.
     fn extent(&self) -> usize {
         let halo = self.band * self.stride;
@@ -93,8 +110,11 @@ impl Workspace {
         let bytes = shapes.iter().map(|(s, size)| s.extent() * size);
         let array_bytes = bytes.max().unwrap_or(0).next_multiple_of(LINE);
         let bytes = array_bytes * Self::arrays(max_band);
+        let name = || "a thread's workspace".to_owned();
+        let ring = shapes.iter().map(|(s, size)| s.ring() * size);
         Ok(Workspace {
-            memory: AlignedBytes::zeroed(bytes, || "a thread's workspace".to_owned())?,
+            memory: AlignedBytes::zeroed(bytes, name)?,
+            ring: AlignedBytes::zeroed(ring.max().unwrap_or(0), name)?,
             array_bytes,
             max_band,
             block: Shape::default(),
@@ -102,18 +122,19 @@ impl Workspace {
     }
 
     const fn arrays(band: usize) -> usize {
-        5 + 2 * band
+        4 + band
     }
 
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        self.memory.len()
+        self.memory.len() + self.ring.len()
     }
 
     /// Starts a block; its shape must be one that the workspace was made for.
     pub(crate) fn begin<T: Scalar>(&mut self, block: Shape) {
         assert!(block.band <= self.max_band && block.front >= block.band * block.stride);
         assert!(block.extent() * size_of::<T>() <= self.array_bytes);
+        assert!(block.ring() * size_of::<T>() <= self.ring.len());
         self.block = block;
         let unused = block.front - block.band * block.stride;
         self.pad::<T>(0, unused);
@@ -121,6 +142,13 @@ impl Workspace {
 
     pub(crate) fn shape(&self) -> Shape {
         self.block
+    }
+
+    pub(super) fn ring<T: Scalar>(&mut self) -> Ring<T> {
+        Ring {
+            first: self.ring.as_mut_ptr().cast(),
+            line: self.block.ring_line(),
+        }
     }
 
     /// Makes `count` positions from `at` coordinates without neighbours.
@@ -176,10 +204,8 @@ impl Workspace {
             Array::Gradient => 0,
             Array::Momentum => 1,
             Array::Diagonal => 2,
-            Array::Scaled => 3,
-            Array::Reach => 4,
-            Array::Band(k) => 4 + k,
-            Array::Psi(k) => 4 + self.max_band + k,
+            Array::Reach => 3,
+            Array::Band(k) => 3 + k,
         };
         assert!(index < Self::arrays(self.max_band));
         let all: &mut [T] = bytemuck::cast_slice_mut(&mut self.memory);
@@ -187,15 +213,22 @@ impl Workspace {
     }
 }
 
+/// Where the last lines of a block are kept: `band + 1` of momentum, diagonal,
+/// `D L^T m`, and each sub-diagonal and `psi`.
+#[derive(Clone, Copy)]
+pub(super) struct Ring<T> {
+    pub(super) first: *mut T,
+    /// Elements from one line to the next.
+    pub(super) line: usize,
+}
+
 /// Where the arrays of a workspace start.
 pub(super) struct Arrays<T> {
     pub(super) gradient: *mut T,
     pub(super) momentum: *mut T,
     pub(super) diagonal: *mut T,
-    pub(super) scaled: *mut T,
     pub(super) reach: *mut T,
     pub(super) bands: [*mut T; MAX_BAND],
-    pub(super) psi: [*mut T; MAX_BAND],
 }
 
 impl<T: Scalar> Arrays<T> {
@@ -203,19 +236,15 @@ impl<T: Scalar> Arrays<T> {
         let band = work.block.band;
         let mut start = |array| work.array::<T>(array).as_mut_ptr();
         let mut bands = [std::ptr::null_mut(); MAX_BAND];
-        let mut psi = [std::ptr::null_mut(); MAX_BAND];
         for k in 0..band {
             bands[k] = start(Array::Band(k + 1));
-            psi[k] = start(Array::Psi(k + 1));
         }
         Arrays {
             gradient: start(Array::Gradient),
             momentum: start(Array::Momentum),
             diagonal: start(Array::Diagonal),
-            scaled: start(Array::Scaled),
             reach: start(Array::Reach),
             bands,
-            psi,
         }
     }
 }

@@ -82,6 +82,9 @@ const BLOCK: usize = 4096;
 /// Where they run across it: long lines, which memory likes, and many, which
 /// dwarf the halo of `2 band` lines.
 const BLOCK_ACROSS: usize = 16384;
+/// And for a band of 1 up to so many columns, whose last lines stay in the
+/// cache.
+const STRIP: usize = 2048;
 /// Lines are packed at multiples of the vector length.
 const PITCH: usize = 16;
 
@@ -91,6 +94,8 @@ impl Grid {
         let len = tensor.len();
         let along = |chain| Grid::along(len, chain, band);
         match tensor.chains {
+            // Without a band there is nothing to follow a chain for.
+            _ if band == 0 => along(len),
             Chains::RowMajor => along(len),
             Chains::Rows => along(tensor.dims.last().copied().unwrap_or(1)),
             Chains::ColumnMajor => {
@@ -131,11 +136,9 @@ impl Grid {
     }
 
     fn across(rows: usize, cols: usize, way: Way, band: usize) -> Self {
-        let lines = match band {
-            0..=1 => 32,
-            _ => 64,
-        };
-        let strip = cols.min(BLOCK_ACROSS / lines);
+        let widening = band.max(1).next_power_of_two();
+        let lines = 32 * widening;
+        let strip = cols.min(STRIP / widening);
         let step = lines.max(BLOCK_ACROSS / strip.next_multiple_of(PITCH));
         Grid {
             rows,

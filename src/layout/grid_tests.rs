@@ -260,6 +260,9 @@ fn gradients_behind_are_those_of_the_chain_or_out_of_reach() {
 #[test]
 fn reach_counts_what_follows_in_the_chain() {
     for_each_case(|case| {
+        if case.grid.band() == 0 {
+            return; // Nobody asks, and chains are not followed.
+        }
         for block in 0..case.grid.blocks() {
             let rect = case.grid.directions(block);
             let Range { start, end } = case.surroundings(&rect);
@@ -293,6 +296,9 @@ fn each_direction_is_kept_in_a_place_of_its_own() {
 #[test]
 fn firsts_are_the_first_coordinates_of_chains() {
     for_each_case(|case| {
+        if case.grid.band() == 0 {
+            return; // A first has no edge then, like any other.
+        }
         let mut found = Vec::new();
         for block in 0..case.grid.blocks() {
             let rect = case.grid.directions(block);

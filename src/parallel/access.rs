@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::dtype::{Dtype, Elements, ElementsMut};
-use crate::kernel::{Lines, NextGradient, Noise, Planes, State, Target, MAX_PLANES};
+use crate::kernel::{Gradient, Lines, Noise, Planes, State, Target, MAX_PLANES};
 use crate::layout::{Rect, Run};
 
 /// A buffer that is written by several threads in different places.
@@ -259,16 +259,11 @@ impl Access<'_> {
         let planes = Planes { from, to };
         let lines = self.lines(rect);
         let gradient = self.lent.gradient;
-        // The next block lies behind this one in its strip.
-        let further = match rect.rows.len() {
-            1 => rect.cols.len(),
-            rows => rows * self.lent.cols,
-        };
-        let next = NextGradient::new(gradient.bytes(), gradient.dtype(), further);
+        let gradient = Gradient::new(gradient.bytes(), gradient.dtype());
         let (dtype, noise) = (self.lent.state, self.lent.noise);
         // SAFETY: the rectangle lies in the buffers. If this access alone may
         // write there, the caller's promise; otherwise no one writes state
         // (see `Lent::access`).
-        unsafe { State::new(planes, dtype, noise, next, lines, writable) }
+        unsafe { State::new(planes, dtype, noise, gradient, lines, writable) }
     }
 }

@@ -1,7 +1,7 @@
 //! What is done to one block.
 
 use crate::kernel::{
-    Apply, Denominator, Kernels, Output, Shape, Squares, TakeIn, Task, Workspace,
+    Apply, Denominator, Kernels, Output, Shape, Squares, TakeIn, Task, Workspace, LANES,
 };
 use crate::layout::{Grid, Rect, Run};
 use crate::parallel::Access;
@@ -143,10 +143,24 @@ impl Job<'_> {
                 access,
                 work,
             );
-            self.pack(target, inner.end..outer.end + band, denominator, access, work);
+            self.pack(
+                target,
+                inner.end..outer.end + band,
+                denominator,
+                access,
+                work,
+            );
         }
+        let mut packed_from = shape.front;
         if take_in.is_some() {
-            let span = inner.start..inner.end + band;
+            // Whole vectors of the gradient are read where they lie; what is
+            // less, or in another place, is packed.
+            let less = match shape.along() {
+                true => (inner.end - inner.start) % LANES as isize,
+                false => 0,
+            };
+            let span = inner.end - less..inner.end + band;
+            packed_from += (span.start - outer.start) as usize * shape.stride;
             self.pack_gradient(target, span, access, work);
         }
         let ahead = (inner.start - outer.start) as usize;
@@ -154,6 +168,7 @@ impl Job<'_> {
         let task = Task {
             state: parts.state,
             at: shape.front + ahead * shape.stride,
+            packed_from,
             take_in: take_in.copied(),
             denominator: self.denominator,
             gamma: self.gamma,

@@ -40,14 +40,15 @@ impl<'a> Factors<'a> {
         self.options.gamma
     }
 
-    /// How a tensor's state takes in a gradient of this length.
-    pub(super) fn take_in(&self, graft: Graft, gradient_length: f64) -> TakeIn {
+    /// How a tensor's state takes in a gradient of this length, once scaled.
+    pub(super) fn take_in(&self, graft: Graft, gradient_length: f64, scale: f64) -> TakeIn {
         let average = |beta| Average {
             keep: beta,
             weight: 1.0 - beta,
         };
         let rms = graft == Graft::NormalizedRmsprop;
         TakeIn {
+            scale,
             momentum: average(self.options.beta1),
             statistics: match self.options.statistics {
                 Statistics::MovingAverage => average(self.options.beta2),

@@ -51,7 +51,7 @@ impl Tensor {
     /// one plane of the arithmetic's type against the state.
     pub(super) fn keeps(&self) -> bool {
         let state = (2 + self.grid.band()) * self.spec.state.size();
-        self.grafted() && state > 0
+        self.grafted() && 2 * self.spec.arithmetic().size() < state
     }
 
     /// Memory for its directions, if it keeps them.
@@ -93,7 +93,7 @@ impl Tensor {
             grid: &self.grid,
             kernels: self.kernels,
             scale,
-            take_in: factors.take_in(self.graft, known.gradient_length),
+            take_in: factors.take_in(self.graft, known.gradient_length, scale),
             denominator: factors.denominator(self.spec.update, factors.damping(known.l1)),
             gamma: factors.gamma(),
             apply: match way {

@@ -108,6 +108,24 @@ impl Register for F32 {
         F32(unsafe { _mm256_and_ps(mask, self.0) })
     }
     #[inline(always)]
+    unsafe fn shift(self, next: Self, k: usize) -> Self {
+        unsafe {
+            let low = _mm256_castps_si256(self.0);
+            let high = _mm256_castps_si256(next.0);
+            let middle = _mm256_permute2x128_si256::<0x21>(low, high);
+            F32(_mm256_castsi256_ps(match k {
+                1 => _mm256_alignr_epi8::<4>(middle, low),
+                2 => _mm256_alignr_epi8::<8>(middle, low),
+                3 => _mm256_alignr_epi8::<12>(middle, low),
+                4 => middle,
+                5 => _mm256_alignr_epi8::<4>(high, middle),
+                6 => _mm256_alignr_epi8::<8>(high, middle),
+                7 => _mm256_alignr_epi8::<12>(high, middle),
+                _ => low,
+            }))
+        }
+    }
+    #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {
         [unsafe { _mm256_setzero_pd() }; 2]
     }

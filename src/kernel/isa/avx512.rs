@@ -15,6 +15,17 @@ pub(crate) struct U32(__m512i);
 pub(crate) type F32x16 = Pack<F32, 1>;
 pub(crate) type F64x16 = Pack<F64, 2>;
 
+/// Lanes of two registers, one after the other.
+static COUNTING: [u32; 32] = {
+    let mut lanes = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        lanes[i] = i as u32;
+        i += 1;
+    }
+    lanes
+};
+
 /// The upper half.
 #[inline(always)]
 unsafe fn high(x: __m512) -> __m256 {
@@ -112,6 +123,13 @@ impl Register for F32 {
     #[inline(always)]
     unsafe fn only(self, mask: Self::Mask) -> Self {
         F32(unsafe { _mm512_maskz_mov_ps(mask, self.0) })
+    }
+    #[inline(always)]
+    unsafe fn shift(self, next: Self, k: usize) -> Self {
+        unsafe {
+            let lanes = _mm512_loadu_si512(COUNTING.as_ptr().add(k).cast());
+            F32(_mm512_permutex2var_ps(self.0, lanes, next.0))
+        }
     }
     #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {
@@ -214,6 +232,14 @@ impl Register for F64 {
     #[inline(always)]
     unsafe fn only(self, mask: Self::Mask) -> Self {
         F64(unsafe { _mm512_maskz_mov_pd(mask, self.0) })
+    }
+    #[inline(always)]
+    unsafe fn shift(self, next: Self, k: usize) -> Self {
+        unsafe {
+            let lanes = _mm256_loadu_si256(COUNTING.as_ptr().add(k).cast());
+            let lanes = _mm512_cvtepu32_epi64(lanes);
+            F64(_mm512_permutex2var_pd(self.0, lanes, next.0))
+        }
     }
     #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {

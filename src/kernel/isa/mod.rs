@@ -116,8 +116,9 @@ macro_rules! tables {
         mod $module {
             use super::super::block::Entries;
             use super::super::element::Stored;
-            use super::super::lines::Place;
+            use super::super::lines::{Lines, Place};
             use super::super::vector::Vector;
+            use super::super::window::Window;
             use super::super::{block, damping, gradient, sink, source};
             use super::super::{
                 Apply, Denominator, Kernels, Squares, State, Target, Task, Workspace, MAX_PLANES,
@@ -145,17 +146,9 @@ macro_rules! tables {
 
             tables!(@entry [$($feature)?]
                 gradient_squares(run: &[u8], dtype: Dtype, scale: f64) -> f64 = gradient::gradient_squares);
-            $(#[$feature])?
-            unsafe fn pack<V: Vector>(
-                work: &mut Workspace,
-                state: &State<'_>,
-                at: usize,
-                denominator: Denominator,
-            ) {
-                // SAFETY: as for the other entries.
-                unsafe { block::pack::<V, Calls>(work, state, at, denominator) }
-            }
-
+            tables!(@entry [$($feature)?]
+                pack(work: &mut Workspace, state: &State<'_>, at: usize, denominator: Denominator) -> ()
+                = block::pack);
             tables!(@entry [$($feature)?]
                 pack_gradient(work: &mut Workspace, at: usize, run: &[u8], dtype: Dtype, scale: f64) -> ()
                 = gradient::pack_gradient);
@@ -164,12 +157,15 @@ macro_rules! tables {
 
             struct Calls;
             impl Entries for Calls {
-                unsafe fn run<V: Vector, S: Stored, const BAND: usize, const BROKEN: bool>(
+                unsafe fn run<V: Vector, S: Stored, W, const BAND: usize, const BROKEN: bool>(
                     work: &mut Workspace,
                     task: Task<'_>,
-                ) -> Squares {
+                ) -> Squares
+                where
+                    W: Window<V, BAND>,
+                {
                     // SAFETY: passed on from the caller.
-                    unsafe { run::<V, S, BAND, BROKEN>(work, task) }
+                    unsafe { run::<V, S, W, BAND, BROKEN>(work, task) }
                 }
 
                 unsafe fn take_rest<V: Vector, S: Stored>(
@@ -177,19 +173,19 @@ macro_rules! tables {
                     task: &Task<'_>,
                     at: usize,
                     place: Place,
-                    reference: *mut V::Scalar,
+                    rest: *mut V::Scalar,
                 ) {
                     // SAFETY: passed on from the caller.
-                    unsafe { take_rest::<V, S>(work, task, at, place, reference) }
+                    unsafe { take_rest::<V, S>(work, task, at, place, rest) }
                 }
 
                 unsafe fn mend<V: Vector, S: Stored>(
                     planes: &[*mut u8; MAX_PLANES],
                     count: usize,
-                    place: Place,
+                    lines: Lines,
                 ) {
                     // SAFETY: passed on from the caller.
-                    unsafe { mend::<V, S>(planes, count, place) }
+                    unsafe { mend::<V, S>(planes, count, lines) }
                 }
 
                 unsafe fn deliver_rest<V: Vector>(
@@ -204,12 +200,15 @@ macro_rules! tables {
             }
 
             $(#[$feature])?
-            unsafe fn run<V: Vector, S: Stored, const BAND: usize, const BROKEN: bool>(
+            unsafe fn run<V: Vector, S: Stored, W, const BAND: usize, const BROKEN: bool>(
                 work: &mut Workspace,
                 task: Task<'_>,
-            ) -> Squares {
+            ) -> Squares
+            where
+                W: Window<V, BAND>,
+            {
                 // SAFETY: as for the other entries.
-                unsafe { block::run::<V, Calls, S, BAND, BROKEN>(work, task) }
+                unsafe { block::run::<V, Calls, S, W, BAND, BROKEN>(work, task) }
             }
 
             $(#[$feature])?
@@ -220,10 +219,10 @@ macro_rules! tables {
                 task: &Task<'_>,
                 at: usize,
                 place: Place,
-                reference: *mut V::Scalar,
+                rest: *mut V::Scalar,
             ) {
                 // SAFETY: as for the other entries.
-                unsafe { block::take_rest::<V, Calls, S>(work, task, at, place, reference) }
+                unsafe { block::take_rest::<V, S>(work, task, at, place, rest) }
             }
 
             $(#[$feature])?
@@ -232,10 +231,10 @@ macro_rules! tables {
             unsafe fn mend<V: Vector, S: Stored>(
                 planes: &[*mut u8; MAX_PLANES],
                 count: usize,
-                place: Place,
+                lines: Lines,
             ) {
                 // SAFETY: as for the other entries.
-                unsafe { source::mend::<V, S>(planes, count, place) }
+                unsafe { source::mend::<V, S>(planes, count, lines) }
             }
 
             $(#[$feature])?

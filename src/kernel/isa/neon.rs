@@ -109,6 +109,17 @@ impl Register for F32 {
         F32(unsafe { vreinterpretq_f32_u32(vandq_u32(mask, vreinterpretq_u32_f32(self.0))) })
     }
     #[inline(always)]
+    unsafe fn shift(self, next: Self, k: usize) -> Self {
+        F32(unsafe {
+            match k {
+                1 => vextq_f32::<1>(self.0, next.0),
+                2 => vextq_f32::<2>(self.0, next.0),
+                3 => vextq_f32::<3>(self.0, next.0),
+                _ => self.0,
+            }
+        })
+    }
+    #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {
         [unsafe { vdupq_n_f64(0.0) }; 2]
     }
