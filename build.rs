@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// The sections of the header, in its order: files of src/capi. The text at
-/// the top of each one introduces its section.
-const SECTIONS: [&str; 12] = [
+/// The sections of the header, in its order: files of src/capi, and src/xla.
+/// The text at the top of each one introduces its section.
+const SECTIONS: [&str; 13] = [
     "status",
     "options",
     "tensor",
@@ -18,12 +18,14 @@ const SECTIONS: [&str; 12] = [
     "view",
     "typed",
     "plan",
+    "xla",
 ];
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=cbindgen.toml");
     println!("cargo:rerun-if-changed=src/capi");
+    println!("cargo:rerun-if-changed=src/xla/mod.rs");
     let out = PathBuf::from(variable("OUT_DIR"));
     fs::write(out.join("sonew.h"), header()).expect("the output folder can be written");
     if variable("CARGO_CFG_TARGET_OS") == "linux" {
@@ -76,7 +78,10 @@ fn header() -> String {
 
 fn source(section: &str) -> PathBuf {
     let root = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
-    root.join("src/capi").join(section).with_extension("rs")
+    match section {
+        "xla" => root.join("src/xla/mod.rs"),
+        _ => root.join("src/capi").join(section).with_extension("rs"),
+    }
 }
 
 /// The version of this header, as macros.

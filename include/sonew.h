@@ -186,6 +186,11 @@ typedef enum {
   SONEW_OVERLAP = 221,
   /** Both parameters and a direction were passed for a tensor. */
   SONEW_AMBIGUOUS_TARGET = 222,
+  /**
+   * The operands, results or attributes of an XLA custom call are not those
+   * that its handler takes. Not returned by a function.
+   */
+  SONEW_CUSTOM_CALL = 230,
   /** There is not enough memory. */
   SONEW_OUT_OF_MEMORY = 300,
   /** The system does not give the threads that were asked for. */
@@ -1100,6 +1105,22 @@ sonew_status sonew_plane_view(const sonew_optimizer *optimizer,
                               sonew_view *view,
                               size_t size);
 
+/**
+ * Puts another state in the place of the optimizer's own: the steps that it
+ * has seen, and all state planes, copied; count of them, those of the first
+ * tensor first, each tensor's in the order of their indices. For programs that
+ * kept the state in arrays of their own. "master" counts as taken from the
+ * parameters. Views of the state end; a live file that the state was in is
+ * closed, as by sonew_free().
+ *
+ * Errors: SONEW_PLANE_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
+ * SONEW_OVERLAP, SONEW_OUT_OF_MEMORY. Since 0.1.
+ */
+sonew_status sonew_set_state(sonew_optimizer *optimizer,
+                             uint64_t step_count,
+                             const void *const *planes,
+                             size_t count);
+
 /******************************************************************************
  * Other element types
  *
@@ -1288,6 +1309,81 @@ sonew_status sonew_plan_step(sonew_plan *plan,
                              uint64_t step_number,
                              const sonew_buffers *buffers,
                              size_t count);
+
+/******************************************************************************
+ * XLA custom call
+ *
+ * JAX, and whatever else compiles to XLA, calls the library without a line of
+ * C++: the function below is a handler of XLA's typed FFI (API version 0.1),
+ * for the platform "cpu". The Python package in bindings/jax registers it and
+ * hides what follows; other frontends register it under a name of their
+ * choice, api_version 1, with has_side_effect false.
+ *
+ * The step is stateless: everything comes as operands and leaves as results,
+ * every array with its last dimension fastest. Where operand and result are
+ * one buffer (input_output_aliases) it is updated in place; where they are
+ * two, it is copied first. T stands for the number of tensors.
+ *
+ *    attributes (i64 and f64 scalars, unless they say otherwise)
+ *      names              string: the tensors' names, a line each
+ *      chains, updates    s32[T]: as in sonew_tensor
+ *      master             s32[T]: 1 for float32 master weights
+ *      lr_scales, weight_decays   f64[T]: as in sonew_buffers
+ *      band, threads, seed, statistics, damping, graft, bias_correction,
+ *      graft_bias_correction, rounding, instruction_set   i64: as in
+ *                         sonew_options
+ *      non_finite         i64: as in sonew_step_options. A step that is skipped
+ *                         is no error: it leaves everything as it was, and taken
+ *                         is 0
+ *      numbers            f64[10]: beta1, beta2, eps, gamma, graft_eps, lr,
+ *                         grad_scale, statistics_weight, clip_norm, and what
+ *                         multiplies weight_decays
+ *      traced             i64: bit i is set where numbers[i] comes as an operand
+ *      direction          i64: 1 to write the direction u instead of updating
+ *                         parameters
+ *      staged             i64: 1 for one stage of a step, see below
+ *      reached            s32[R]: the stages before it: 0, 1, 2
+ *    operands
+ *      count              s32[]: steps taken so far
+ *      traced             f32[k] or f64[k]: numbers that were left open, in order
+ *      reached            u32[R, D, T, 2, 2], only if staged and R > 0
+ *      for each tensor: parameters (not with direction, unless staged, when it
+ *      is what earlier stages wrote, zeros at first), gradient, state planes
+ *    results
+ *      taken              s32[]: 1; 0 if a gradient was not finite
+ *      for each tensor: u32[2, 2] only if staged, parameters or direction,
+ *      state planes
+ *
+ * All operands and results may have the same further dimensions in front:
+ * members of a batch, each of which takes a step of its own.
+ *
+ * Staged, for tensors that are parts of larger ones: one call goes on to the
+ * next point where numbers of whole tensors are needed, and gives this part's.
+ * A float64 is two u32, the low one first. The caller brings together the
+ * numbers of all D parts (rows of zeros for tensors with fewer), which are
+ * added, or, for stage 1, of which the first is the largest and the second
+ * added. Stages are: 0 squares of gradients (with SONEW_SKIP, a clip_norm, or
+ * SONEW_GRAFT_NORMALIZED_RMSPROP); 1 largest l1, and squares of the length to
+ * be taken (with SONEW_RELATIVE, if a tensor has SONEW_UPDATE_SONEW); 2 squares
+ * of the direction, and of the length to be taken (with a graft, if a tensor
+ * has SONEW_UPDATE_SONEW). The call after the last stage applies.
+ ******************************************************************************/
+
+/**
+ * The handler. call_frame is the runtime's XLA_FFI_CallFrame; the result is
+ * NULL, or an XLA_FFI_Error with the code INVALID_ARGUMENT and a message as
+ * sonew_last_error() would give it. May be called by several threads at once;
+ * plans with their threads and scratch are kept between calls, at most 8 of
+ * those that are not in use. Since 0.1.
+ */
+void *sonew_xla_step_v1(void *call_frame);
+
+/**
+ * Frees the plans that are kept for the handler's next calls, their scratch
+ * and their threads; those in use are kept. For programs that are done with
+ * training but not with themselves. Since 0.1.
+ */
+void sonew_xla_release(void);
 
 /******************************************************************************
  * Version

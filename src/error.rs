@@ -488,6 +488,37 @@ pub enum Error {
         reason: &'static str,
     },
 
+    /// An attribute of an XLA custom call is missing or is something else.
+    #[error("attribute \"{name}\" {problem}")]
+    Attribute {
+        /// The attribute.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// An XLA custom call has more or fewer operands or results than its
+    /// tensors need.
+    #[error("the custom call has {count} {what}, expected {expected}")]
+    OperandCount {
+        /// `"operands"` or `"results"`.
+        what: &'static str,
+        /// How many it has.
+        count: usize,
+        /// How many its attributes and tensors ask for.
+        expected: usize,
+    },
+
+    /// An operand or a result of an XLA custom call has an element type or
+    /// dimensions that it must not have.
+    #[error("{argument} {problem}")]
+    Operand {
+        /// The operand or result, with its tensor where it belongs to one.
+        argument: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+
     /// A bug in this library: a panic was caught before it reached the
     /// caller.
     #[error("internal error, please report it: {message}")]

@@ -43,7 +43,8 @@
 //! # The rooms
 //! Dependencies point downwards: `capi` (every exported function) →
 //! [`Optimizer`] → `step` ([`Plan`]) → `parallel` (threads, tiles) → `kernel`
-//! (the arithmetic, one loop for all instruction sets); beside them
+//! (the arithmetic, one loop for all instruction sets); beside them `xla`
+//! (the custom call of XLA programs),
 //! `checkpoint` (the file), [`layout`] (chains, blocks), [`options`] and the
 //! [`Error`].
 //!
@@ -61,6 +62,7 @@ pub mod options;
 mod parallel;
 mod signals;
 mod step;
+mod xla;
 
 #[doc(hidden)]
 pub use kernel::oracle;

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::memory::reserve;
 
 /// Refuses a null pointer.
-pub(super) fn not_null<T>(pointer: *const T, argument: impl FnOnce() -> String) -> Result<()> {
+pub(crate) fn not_null<T>(pointer: *const T, argument: impl FnOnce() -> String) -> Result<()> {
     if pointer.is_null() {
         let argument = argument();
         return Err(Error::NullPointer { argument });
@@ -135,7 +135,7 @@ pub(super) unsafe fn path(path: *const c_char) -> Result<PathBuf> {
 }
 
 /// The meaning of a number that stands for a named value.
-pub(super) fn named<T: Copy>(
+pub(crate) fn named<T: Copy>(
     value: i32,
     argument: impl FnOnce() -> String,
     values: &[(i32, T)],

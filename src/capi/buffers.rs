@@ -11,7 +11,7 @@ use crate::Optimizer;
 
 /// A buffer of one tensor's elements.
 #[derive(Clone, Copy)]
-pub(super) struct Buffer<'a> {
+pub(crate) struct Buffer<'a> {
     tensor: &'a TensorSpec,
     /// What it is to the tensor: "the gradient".
     what: &'a str,
@@ -23,7 +23,7 @@ pub(super) struct Buffer<'a> {
 impl<'a> Buffer<'a> {
     /// A buffer that the call only reads. `argument` is how the header spells
     /// it.
-    pub(super) fn read(
+    pub(crate) fn read(
         tensor: &'a TensorSpec,
         what: &'a str,
         dtype: Dtype,
@@ -60,7 +60,7 @@ impl<'a> Buffer<'a> {
     }
 
     /// A buffer that the call writes.
-    pub(super) fn write(
+    pub(crate) fn write(
         tensor: &'a TensorSpec,
         what: &'a str,
         dtype: Dtype,
@@ -77,7 +77,7 @@ impl<'a> Buffer<'a> {
     /// # Safety
     /// The buffer has the tensor's number of elements, nothing writes them in
     /// `'b`.
-    pub(super) unsafe fn elements<'b>(&self) -> Elements<'b> {
+    pub(crate) unsafe fn elements<'b>(&self) -> Elements<'b> {
         // SAFETY: not null, and the caller's promise.
         let bytes = unsafe { std::slice::from_raw_parts(self.first.cast(), self.bytes()) };
         Elements::from_bytes(self.dtype, bytes)
@@ -86,7 +86,7 @@ impl<'a> Buffer<'a> {
     /// # Safety
     /// The buffer has the tensor's number of elements, nothing else reads or
     /// writes them in `'b`.
-    pub(super) unsafe fn elements_mut<'b>(&self) -> ElementsMut<'b> {
+    pub(crate) unsafe fn elements_mut<'b>(&self) -> ElementsMut<'b> {
         // SAFETY: not null, and the caller's promise.
         let bytes = unsafe { std::slice::from_raw_parts_mut(self.first.cast(), self.bytes()) };
         ElementsMut::from_bytes(self.dtype, bytes)
@@ -130,7 +130,7 @@ pub(super) fn state<'a>(optimizer: &'a Optimizer, list: &mut Vec<Buffer<'a>>) ->
 }
 
 /// Refuses a written buffer that overlaps any other one.
-pub(super) fn none_overlap(buffers: &mut [Buffer<'_>]) -> Result<()> {
+pub(crate) fn none_overlap(buffers: &mut [Buffer<'_>]) -> Result<()> {
     buffers.sort_unstable_by_key(|buffer| (buffer.start(), buffer.end()));
     let mut furthest: Option<&Buffer<'_>> = None;
     let mut furthest_written: Option<&Buffer<'_>> = None;

@@ -15,6 +15,17 @@ use crate::kernel::FloatMode;
 
 /// Runs the body of an exported function.
 pub(super) fn call(body: impl FnOnce() -> Result<()>) -> sonew_status {
+    match caught(body) {
+        Ok(()) => sonew_status::SONEW_OK,
+        Err(error) => {
+            last_error::set(&error);
+            sonew_status::from(&error)
+        }
+    }
+}
+
+/// The outcome of a body; a panic is an error, too.
+pub(crate) fn caught(body: impl FnOnce() -> Result<()>) -> Result<()> {
     // Not for the step alone: the numbers in a file are read and written with
     // arithmetic, too.
     let _mode = FloatMode::set_default();
@@ -24,15 +35,11 @@ pub(super) fn call(body: impl FnOnce() -> Result<()>) -> sonew_status {
     // refuses from there on.
     let outcome = panic::catch_unwind(AssertUnwindSafe(body));
     INSIDE.set(false);
-    let error = match outcome {
-        Ok(Ok(())) => return sonew_status::SONEW_OK,
-        Ok(Err(error)) => error,
-        Err(payload) => Error::Internal {
+    outcome.unwrap_or_else(|payload| {
+        Err(Error::Internal {
             message: format!("{}{}", text(&*payload), place()),
-        },
-    };
-    last_error::set(&error);
-    sonew_status::from(&error)
+        })
+    })
 }
 
 thread_local! {

@@ -85,20 +85,20 @@
 // What follows is named as in C, and documented for the header.
 #![allow(non_camel_case_types)]
 
-mod arguments;
-mod buffers;
+pub(crate) mod arguments;
+pub(crate) mod buffers;
 mod file;
-mod guard;
+pub(crate) mod guard;
 mod info;
 mod last_error;
 mod live;
 mod optimizer;
-mod options;
+pub(crate) mod options;
 mod plan;
 mod registry;
 mod status;
-mod step;
-mod tensor;
+pub(crate) mod step;
+pub(crate) mod tensor;
 mod tensor_settings;
 mod typed;
 mod version;

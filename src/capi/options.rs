@@ -227,7 +227,7 @@ const ISAS: &[(i32, InstructionSet)] = &[
 ///
 /// # Safety
 /// As for [`versioned::read`].
-pub(super) unsafe fn options(pointer: *const sonew_options) -> Result<Options> {
+pub(crate) unsafe fn options(pointer: *const sonew_options) -> Result<Options> {
     if pointer.is_null() {
         return Ok(Options::default());
     }

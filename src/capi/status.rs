@@ -80,6 +80,9 @@ pub enum sonew_status {
     SONEW_OVERLAP = 221,
     /// Both parameters and a direction were passed for a tensor.
     SONEW_AMBIGUOUS_TARGET = 222,
+    /// The operands, results or attributes of an XLA custom call are not those
+    /// that its handler takes. Not returned by a function.
+    SONEW_CUSTOM_CALL = 230,
 
     /// There is not enough memory.
     SONEW_OUT_OF_MEMORY = 300,
@@ -176,6 +179,9 @@ impl From<&Error> for sonew_status {
             Error::Misaligned { .. } => SONEW_MISALIGNED,
             Error::Overlap { .. } => SONEW_OVERLAP,
             Error::AmbiguousTarget { .. } => SONEW_AMBIGUOUS_TARGET,
+            Error::Attribute { .. } | Error::OperandCount { .. } | Error::Operand { .. } => {
+                SONEW_CUSTOM_CALL
+            }
             Error::OutOfMemory { .. } => SONEW_OUT_OF_MEMORY,
             Error::Threads { .. } => SONEW_THREADS,
             Error::InstructionSet { .. } => SONEW_INSTRUCTION_SET,
@@ -233,6 +239,7 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_MISALIGNED, c"SONEW_MISALIGNED"),
     (SONEW_OVERLAP, c"SONEW_OVERLAP"),
     (SONEW_AMBIGUOUS_TARGET, c"SONEW_AMBIGUOUS_TARGET"),
+    (SONEW_CUSTOM_CALL, c"SONEW_CUSTOM_CALL"),
     (SONEW_OUT_OF_MEMORY, c"SONEW_OUT_OF_MEMORY"),
     (SONEW_THREADS, c"SONEW_THREADS"),
     (SONEW_INSTRUCTION_SET, c"SONEW_INSTRUCTION_SET"),

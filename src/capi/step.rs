@@ -89,7 +89,7 @@ const NON_FINITE: &[(i32, NonFinite)] = &[
 ///
 /// # Safety
 /// As for [`versioned::read`].
-pub(super) unsafe fn step_options(pointer: *const sonew_step_options) -> Result<StepOptions> {
+pub(crate) unsafe fn step_options(pointer: *const sonew_step_options) -> Result<StepOptions> {
     if pointer.is_null() {
         return Ok(StepOptions::default());
     }

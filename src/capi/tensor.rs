@@ -90,14 +90,14 @@ pub struct sonew_tensor {
     pub reserved: [i32; 2],
 }
 
-const CHAINS: &[(i32, Chains)] = &[
+pub(crate) const CHAINS: &[(i32, Chains)] = &[
     (sonew_chains::SONEW_ROW_MAJOR as i32, Chains::RowMajor),
     (sonew_chains::SONEW_COLUMN_MAJOR as i32, Chains::ColumnMajor),
     (sonew_chains::SONEW_ROWS as i32, Chains::Rows),
     (sonew_chains::SONEW_COLUMNS as i32, Chains::Columns),
 ];
 
-const UPDATES: &[(i32, Update)] = &[
+pub(crate) const UPDATES: &[(i32, Update)] = &[
     (sonew_update::SONEW_UPDATE_SONEW as i32, Update::Sonew),
     (sonew_update::SONEW_UPDATE_ADAM as i32, Update::Adam),
 ];

@@ -11,13 +11,17 @@
 
 use std::ffi::{c_char, c_void};
 
-use super::arguments::{not_null, string, Out};
+use super::arguments::{not_null, string, List, Out};
+use super::buffers::{none_overlap, state, Buffer};
 use super::guard::call;
 use super::optimizer::{query, sonew_optimizer, with, Owned};
 use super::status::sonew_status;
 use super::tensor::{dtype_number, SONEW_MAX_DIMS};
 use super::versioned::{self, Growing};
+use crate::dtype::Elements;
 use crate::error::{Error, Result};
+use crate::layout::Plane;
+use crate::Optimizer;
 
 /// A state plane where it lies, not copied. Everything that it points to is to
 /// be read only, by calls of the same thread or between calls; data is as
@@ -130,4 +134,68 @@ fn view_of(owned: &Owned, tensor: usize, plane: usize) -> Result<sonew_view> {
         dtype: dtype_number(elements.dtype()),
         reserved: 0,
     })
+}
+
+/// Puts another state in the place of the optimizer's own: the steps that it
+/// has seen, and all state planes, copied; count of them, those of the first
+/// tensor first, each tensor's in the order of their indices. For programs that
+/// kept the state in arrays of their own. "master" counts as taken from the
+/// parameters. Views of the state end; a live file that the state was in is
+/// closed, as by sonew_free().
+///
+/// Errors: SONEW_PLANE_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
+/// SONEW_OVERLAP, SONEW_OUT_OF_MEMORY. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_set_state(
+    optimizer: *mut sonew_optimizer,
+    step_count: u64,
+    planes: *const *const c_void,
+    count: usize,
+) -> sonew_status {
+    call(|| {
+        // SAFETY: the header asks for a list of so many pointers.
+        let given = unsafe { List::new(planes, count, "planes") }?;
+        with(optimizer, |owned| {
+            // SAFETY: the header asks for planes as long as their tensors.
+            let planes = unsafe { given_planes(&owned.optimizer, &given) }?;
+            owned.optimizer.set_state(step_count, &planes)
+        })
+    })
+}
+
+/// # Safety
+/// Planes that are not null are as long as their tensors, and nobody writes to
+/// them in `'b`.
+unsafe fn given_planes<'b>(
+    optimizer: &Optimizer,
+    given: &List<*const c_void>,
+) -> Result<Vec<Vec<Elements<'b>>>> {
+    let tensors = optimizer.tensors();
+    let mut places = Vec::new();
+    for (i, spec) in tensors.iter().enumerate() {
+        places.extend(optimizer.planes(i)?.iter().map(|plane| (i, spec, plane)));
+    }
+    if given.len() != places.len() {
+        // The tensor whose planes are too few, or those of the last too many.
+        let (i, spec, _) = places[given.len().min(places.len() - 1)];
+        let before = places.iter().position(|(tensor, ..)| *tensor == i);
+        return Err(Error::PlaneCount {
+            tensor: spec.name.clone(),
+            count: given.len() - before.unwrap_or(0),
+            expected: optimizer.planes(i)?.len(),
+        });
+    }
+    let buffers = given.collect("the list of planes", |p, plane| {
+        let (_, spec, Plane { name, dtype }) = places[p];
+        Buffer::read(spec, name, *dtype, plane, || format!("planes[{p}]"))
+    })?;
+    let mut all = buffers.clone();
+    state(optimizer, &mut all)?;
+    none_overlap(&mut all)?;
+    let mut planes = vec![Vec::new(); tensors.len()];
+    for ((i, ..), buffer) in places.iter().zip(&buffers) {
+        // SAFETY: the caller's promise; none of them is the optimizer's own.
+        planes[*i].push(unsafe { buffer.elements() });
+    }
+    Ok(planes)
 }

@@ -1,6 +1,7 @@
 //! The optimizer: a plan, the state of its tensors, and the step count.
 
 mod background;
+mod import;
 mod live;
 mod load;
 mod loading;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::buffers::{check, Target, TensorBuffers};
 use super::instruction_set;
 use super::run::Run;
-use super::stages::{Progress, Stages};
+use super::stages::{Progress, Stage, Stages};
 use super::sums::Sums;
 use super::tensor::Tensor;
 use crate::dtype::{Elements, ElementsMut};
@@ -61,6 +61,7 @@ pub struct Plan {
     noise: Vec<Vec<Noise>>,
     gradient_norm: Option<f64>,
     pool: Pool,
+    most_threads: usize,
     workspaces: Vec<Workspace>,
     sums: Sums,
 }
@@ -124,6 +125,7 @@ impl Plan {
             isa,
             gradient_norm: None,
             pool,
+            most_threads: usize::MAX,
             workspaces,
             sums,
         })
@@ -227,8 +229,56 @@ impl Plan {
         before: &'a [Vec<Elements<'a>>],
     ) -> Result<Stages<'a>> {
         let progress = Progress::new(self.tensors.len(), step.grad_scale);
-        let run = self.run(step, number, buffers, before)?;
+        let run = self.run(step, number, buffers, before, true)?;
         Ok(Stages::new(run, progress))
+    }
+
+    /// A step whose stages are taken by different plans that are made alike:
+    /// `reached` are the stages so far, in their order, with their reduced
+    /// numbers. Nothing is kept from one plan to the next but what the buffers
+    /// hold, so that directions are computed again from the state as stored.
+    pub(crate) fn resume<'a>(
+        &'a mut self,
+        step: &StepOptions,
+        number: u64,
+        buffers: &'a mut [TensorBuffers<'_>],
+        reached: &[(Stage, Vec<[f64; 2]>)],
+    ) -> Result<Stages<'a>> {
+        let mut progress = Progress::new(self.tensors.len(), step.grad_scale);
+        let run = self.run(step, number, buffers, &[], false)?;
+        run.replay(&mut progress, reached)?;
+        Ok(Stages::new(run, progress))
+    }
+
+    /// Whether it was made for these tensors and for these options, but for
+    /// what [`Plan::set_numbers`] can change.
+    pub(crate) fn is_for(&self, options: &Options, tensors: &[TensorSpec]) -> bool {
+        let as_here = Options {
+            beta1: self.options.beta1,
+            beta2: self.options.beta2,
+            eps: self.options.eps,
+            gamma: self.options.gamma,
+            graft_eps: self.options.graft_eps,
+            weight_decay: self.options.weight_decay,
+            ..options.clone()
+        };
+        as_here == self.options && self.tensors().eq(tensors)
+    }
+
+    /// The decays, the damping and the other real numbers among the options,
+    /// from the next step on.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub(crate) fn set_numbers(&mut self, options: &Options) -> Result<()> {
+        options.validate()?;
+        self.options = options.clone();
+        Ok(())
+    }
+
+    /// Steps use no more threads than this, from the next one on.
+    pub(crate) fn limit_threads(&mut self, most: usize) {
+        self.most_threads = most.max(1);
     }
 
     /// Checks the arguments of a step, and gets everything ready for it.
@@ -238,11 +288,13 @@ impl Plan {
         number: u64,
         buffers: &'a mut [TensorBuffers<'_>],
         before: &'a [Vec<Elements<'a>>],
+        keeps: bool,
     ) -> Result<Run<'a>> {
         self.check(step, number, buffers)?;
         let gradients = buffers.iter().filter_map(|b| b.gradient);
         let parameters = gradients.map(Elements::len).sum();
-        let workers = workers(&self.pool, parameters).min(self.workspaces.len());
+        let most = self.workspaces.len().min(self.most_threads);
+        let workers = workers(&self.pool, parameters).min(most);
         self.pool.prepare(workers)?;
 
         if self.options.rounding == Rounding::Stochastic {
@@ -257,7 +309,8 @@ impl Plan {
         let mut before = before.iter();
         for ((tensor, buffers), (kept, noise)) in self.tensors.iter().zip(buffers).zip(owned) {
             let before = before.next().map_or(&[][..], Vec::as_slice);
-            lent.push(lend(tensor, buffers, before, kept.as_deref_mut(), noise));
+            let kept = kept.as_deref_mut().filter(|_| keeps);
+            lent.push(lend(tensor, buffers, before, kept, noise));
         }
         Ok(Run {
             options: &self.options,
@@ -273,6 +326,7 @@ impl Plan {
             },
             ways,
             lent,
+            keeps,
         })
     }
 

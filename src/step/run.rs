@@ -7,7 +7,7 @@ use super::stages::{Known, Next, Progress, Stage};
 use super::sums::{Slot, Sums};
 use super::tensor::Tensor;
 use crate::error::{Error, Result};
-use crate::layout::Grid;
+use crate::layout::{check_count, Grid};
 use crate::options::{Graft, NonFinite, Options, StepOptions};
 use crate::parallel::{Lent, Sweep, Team, Tiles, Visit};
 
@@ -24,6 +24,8 @@ pub(super) struct Run<'a> {
     pub(super) ways: Vec<Way>,
     /// The buffers of tensors that take part.
     pub(super) lent: Vec<Option<Lent<'a>>>,
+    /// Directions may be kept from one sweep to another.
+    pub(super) keeps: bool,
 }
 
 impl<'a> Run<'a> {
@@ -38,9 +40,7 @@ impl<'a> Run<'a> {
             }
         }
         if progress.next == Next::Statistics {
-            if self.looks_at_gradients() {
-                self.take_gradient_squares(progress)?;
-            }
+            self.take_reached(progress)?;
             let jobs = self.jobs(progress);
             self.statistics(&jobs);
             progress.next = Next::Measure;
@@ -50,8 +50,7 @@ impl<'a> Run<'a> {
             }
         }
         if progress.next == Next::Measure {
-            let known = |known: &mut Known, [l1, _]: [f64; 2]| known.l1 = l1;
-            self.take(progress, |t| t.relative, known);
+            self.take_reached(progress)?;
             progress.next = Next::Apply;
             if self.tensors.iter().any(Tensor::grafted) {
                 let jobs = self.jobs(progress);
@@ -60,7 +59,57 @@ impl<'a> Run<'a> {
             }
         }
         if progress.next == Next::Apply {
-            self.take(
+            self.take_reached(progress)?;
+            let jobs = self.jobs(progress);
+            self.apply(&jobs);
+            progress.next = Next::Done;
+        }
+        Ok(None)
+    }
+
+    /// Puts a step where others have taken it: through these stages, in their
+    /// order, with their reduced numbers.
+    pub(super) fn replay(
+        &self,
+        progress: &mut Progress,
+        reached: &[(Stage, Vec<[f64; 2]>)],
+    ) -> Result<()> {
+        for (stage, numbers) in reached {
+            self.take_reached(progress)?;
+            check_count("numbers", numbers.len(), self.tensors.len())?;
+            progress.numbers.clone_from(numbers);
+            progress.next = match stage {
+                Stage::GradientSquares => Next::Statistics,
+                Stage::LargestL1 => Next::Measure,
+                Stage::Lengths => Next::Apply,
+            };
+        }
+        Ok(())
+    }
+
+    /// The squares of the reference's length, of each tensor: known once its
+    /// statistics are.
+    pub(super) fn references(&self) -> Vec<f64> {
+        let tensors = self.tensors.iter().zip(&self.lent);
+        let fold = |t: &Tensor| {
+            let blocks = t.blocks.clone();
+            self.sums.fold(blocks, Slot::Reference, |a, b| a + b)
+        };
+        let fold = |(t, lent): (_, &Option<Lent<'_>>)| lent.as_ref().map_or(0.0, |_| fold(t));
+        tensors.map(fold).collect()
+    }
+
+    /// Takes the numbers of the stage that was reached into what is known.
+    fn take_reached(&self, progress: &mut Progress) -> Result<()> {
+        match progress.next {
+            Next::Statistics if self.looks_at_gradients() => {
+                self.take_gradient_squares(progress)?;
+            }
+            Next::Measure => {
+                let known = |known: &mut Known, [l1, _]: [f64; 2]| known.l1 = l1;
+                self.take(progress, |t| t.relative, known);
+            }
+            Next::Apply => self.take(
                 progress,
                 Tensor::grafted,
                 |known, [direction, reference]| {
@@ -70,12 +119,10 @@ impl<'a> Run<'a> {
                         0.0
                     };
                 },
-            );
-            let jobs = self.jobs(progress);
-            self.apply(&jobs);
-            progress.next = Next::Done;
+            ),
+            _ => {}
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Whether the step begins with the lengths of gradients.
@@ -218,14 +265,14 @@ impl<'a> Run<'a> {
 
     /// Measures or applies directions where no earlier sweep did.
     fn left(&mut self, then: Directions, jobs: &[Job<'_>]) {
-        let (tensors, sums) = (self.tensors, self.sums);
+        let (tensors, sums, keeps) = (self.tensors, self.sums, self.keeps);
         if !tensors.iter().any(|t| t.is_left(then)) {
             return;
         }
         self.sweep(Sweep::Whole, |visit| {
             let tensor = &tensors[visit.tensor];
             if !tensor.is_left(then) {
-            } else if then == Directions::Applied && tensor.keeps() {
+            } else if then == Directions::Applied && keeps && tensor.keeps() {
                 jobs[visit.tensor].apply_kept(visit.block, visit.access);
             } else {
                 directions(tensors, jobs, sums, then, visit);

@@ -130,6 +130,12 @@ impl<'a> Stages<'a> {
         self.progress.gradient_norm
     }
 
+    /// The squares of the length that each tensor's direction takes, of this
+    /// part alone: known from the stage after the statistics on.
+    pub(crate) fn references(&self) -> Vec<f64> {
+        self.run.references()
+    }
+
     /// The numbers of the stage that was reached, two for each tensor; reduced
     /// ones may be put in their place. Tensors that take no part have zeros.
     pub fn numbers(&mut self) -> &mut [[f64; 2]] {

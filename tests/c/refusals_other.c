@@ -119,6 +119,29 @@ static sonew_status view_null(void) {
     return sonew_plane_view(optimizer, 0, 0, NULL, sizeof(sonew_view));
 }
 
+/* All planes of a and b, which may be changed by the case. */
+static sonew_status set_state(size_t place, const void *plane, size_t count) {
+    const void *planes[2 * PLANES];
+    for (size_t p = 0; p < PLANES; p++) {
+        planes[p] = planes_a[p];
+        planes[PLANES + p] = planes_b[p];
+    }
+    planes[place] = plane;
+    return sonew_set_state(optimizer, 99, planes, count);
+}
+static sonew_status state_too_short(void) { return set_state(0, planes_a[0], 5); }
+static sonew_status state_too_long(void) { return set_state(0, planes_a[0], 7); }
+static sonew_status state_plane_null(void) { return set_state(4, NULL, 6); }
+static sonew_status state_misaligned(void) {
+    return set_state(1, (const char *)planes_a[1] + 1, 6);
+}
+static sonew_status state_is_its_own(void) {
+    sonew_view view;
+    OK(sonew_plane_view(optimizer, 0, 1, &view, sizeof view));
+    return set_state(1, view.data, 6);
+}
+static sonew_status state_null(void) { return sonew_set_state(optimizer, 1, NULL, 6); }
+
 #define BAD_HANDLE "no live handle: it was freed, never created, or is of another kind"
 
 const refusal other_refusals[] = {
@@ -145,5 +168,14 @@ const refusal other_refusals[] = {
     REFUSAL(view_of_none, SONEW_UNKNOWN_PLANE, "tensor \"a\" has no state plane 3, it has 3"),
     REFUSAL(view_too_small, SONEW_STRUCT_SIZE, "the size of view is 16, expected 112"),
     REFUSAL(view_null, SONEW_NULL_POINTER, "view is null"),
+    REFUSAL(state_too_short, SONEW_PLANE_COUNT,
+            "tensor \"b\": 2 state planes were passed, expected 3"),
+    REFUSAL(state_too_long, SONEW_PLANE_COUNT,
+            "tensor \"b\": 4 state planes were passed, expected 3"),
+    REFUSAL(state_plane_null, SONEW_NULL_POINTER,
+            "planes[4], diagonal of tensor \"b\", is null"),
+    REFUSAL(state_misaligned, SONEW_MISALIGNED, "tensor \"a\": diagonal at 0x"),
+    REFUSAL(state_is_its_own, SONEW_OVERLAP, "diagonal of tensor \"a\""),
+    REFUSAL(state_null, SONEW_NULL_POINTER, "planes is null"),
     {0},
 };

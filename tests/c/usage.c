@@ -170,6 +170,34 @@ static void views(const sonew_optimizer *optimizer) {
     CHECK(count == 2);
 }
 
+/* A state that went through the program's own arrays goes on to the same bits. */
+static void set_state(sonew_optimizer *from) {
+    enum { PLANES = 7 };
+    const size_t tensor[PLANES] = {0, 0, 0, 0, 0, 1, 1};
+    const size_t plane[PLANES] = {0, 1, 2, 3, 4, 0, 1};
+    float arrays[PLANES][WEIGHT];
+    const void *planes[PLANES];
+    sonew_view view;
+    for (size_t i = 0; i < PLANES; i++) {
+        OK(sonew_plane_view(from, tensor[i], plane[i], &view, sizeof view));
+        memcpy(arrays[i], view.data, view.len * sizeof(float));
+        planes[i] = arrays[i];
+    }
+    uint64_t steps;
+    OK(sonew_step_count(from, &steps));
+    sonew_optimizer *optimizer = create(2);
+    OK(sonew_set_state(optimizer, steps, planes, PLANES));
+    uint64_t count = 0;
+    OK(sonew_step_count(optimizer, &count));
+    CHECK(count == steps && count > 0);
+    for (size_t i = 0; i < PLANES; i++) {
+        OK(sonew_plane_view(optimizer, tensor[i], plane[i], &view, sizeof view));
+        CHECK(memcmp(view.data, arrays[i], view.len * sizeof(float)) == 0);
+    }
+    OK(sonew_free(optimizer));
+    sonew_xla_release();
+}
+
 /* A tensor without gradient stays as it is. */
 static void left_out(sonew_optimizer *optimizer) {
     const float *some[COUNT] = {NULL, bias_grad};
@@ -406,6 +434,7 @@ int main(int argc, char **argv) {
     CHECK(step_count(optimizer) == 1);
     views(optimizer);
     left_out(optimizer);
+    set_state(optimizer);
     files(optimizer, argv[1]);
     OK(sonew_free(optimizer));
     OK(sonew_free(NULL));

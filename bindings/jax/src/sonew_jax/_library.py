@@ -1,0 +1,171 @@
+"""libsonew.so: finding it, its functions, and its handler's registration."""
+
+import ctypes
+import ctypes.util
+import functools
+import os
+from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_size_t, c_uint64, c_void_p
+from pathlib import Path
+
+import jax
+
+# Versions of the library that have this package's handler and structs.
+MAJOR, MINOR = 0, 1
+SONAME = f"libsonew.so.{MAJOR}.{MINOR}"
+# The handler's symbol in the library, and its name in XLA programs.
+TARGET = "sonew_xla_step_v1"
+MAX_DIMS = 8
+
+
+class LibraryError(RuntimeError):
+    """libsonew is missing, is of another version, or refused a call.
+
+    `status` is the number of its sonew_status, where it refused one.
+    """
+
+    def __init__(self, message, status=None):
+        super().__init__(message)
+        self.status = status
+
+
+class Options(ctypes.Structure):
+    """sonew_options"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("band", c_int32),
+        ("threads", c_int32),
+        ("beta1", c_double),
+        ("beta2", c_double),
+        ("eps", c_double),
+        ("gamma", c_double),
+        ("graft_eps", c_double),
+        ("weight_decay", c_double),
+        ("seed", c_uint64),
+        ("statistics", c_int32),
+        ("damping", c_int32),
+        ("graft", c_int32),
+        ("bias_correction", c_int32),
+        ("graft_bias_correction", c_int32),
+        ("rounding", c_int32),
+        ("instruction_set", c_int32),
+        ("reserved", c_int32 * 1),
+    ]
+
+
+class Tensor(ctypes.Structure):
+    """sonew_tensor"""
+
+    _fields_ = [
+        ("name", c_char_p),
+        ("ndim", c_size_t),
+        ("dims", c_size_t * MAX_DIMS),
+        ("chains", c_int32),
+        ("update", c_int32),
+        ("dtype", c_int32),
+        ("grad_dtype", c_int32),
+        ("state_dtype", c_int32),
+        ("master", c_int32),
+        ("reserved", c_int32 * 2),
+    ]
+
+
+def candidates():
+    """Where the library may be: what SONEW_LIBRARY says, and nothing else then;
+    beside this file, as wheels have it; where the system looks."""
+    chosen = os.environ.get("SONEW_LIBRARY")
+    if chosen:
+        return [chosen]
+    beside = Path(__file__).with_name("libsonew.so")
+    return [str(beside)] if beside.exists() else [SONAME, "libsonew.so"]
+
+
+@functools.cache
+def library():
+    """The library, loaded and found to be of the right version."""
+    errors = []
+    for path in candidates():
+        try:
+            found = ctypes.CDLL(path)
+        except OSError as error:
+            errors.append(f"{path}: {error}")
+            continue
+        return checked(found, path)
+    raise LibraryError(
+        "libsonew was not found. Install the package from its repository "
+        "(pip install ./bindings/jax), or set SONEW_LIBRARY to the library's path. "
+        "Tried: " + "; ".join(errors)
+    )
+
+
+def checked(found, path):
+    try:
+        found.sonew_version.restype = c_char_p
+        version = found.sonew_version().decode()
+        handler = getattr(found, TARGET)
+    except AttributeError as error:
+        raise LibraryError(f"{path} is no libsonew with a handler for JAX: {error}") from None
+    if version.split(".")[:2] != [str(MAJOR), str(MINOR)]:
+        raise LibraryError(f"{path} is version {version}, but this package needs {MAJOR}.{MINOR}")
+    found.path = path
+    found.version = version
+    found.handler = handler
+    found.sonew_last_error.restype = c_char_p
+    found.sonew_status_name.restype = c_char_p
+    found.sonew_xla_release.restype = None
+    handles, sizes = POINTER(c_void_p), POINTER(c_size_t)
+    for name, arguments in {
+        "sonew_options_init": [POINTER(Options), c_size_t],
+        "sonew_create": [POINTER(Options), POINTER(Tensor), c_size_t, handles],
+        "sonew_free": [c_void_p],
+        "sonew_instruction_set": [c_void_p, POINTER(c_char_p)],
+        "sonew_set_step_count": [c_void_p, c_uint64],
+        "sonew_step_count": [c_void_p, POINTER(c_uint64)],
+    }.items():
+        function = getattr(found, name, None)
+        if function is not None:
+            function.argtypes = arguments
+    return found
+
+
+def check(status):
+    """Raises what the last call says, unless it succeeded."""
+    if status != 0:
+        raise LibraryError(library().sonew_last_error().decode(), status)
+
+
+@functools.cache
+def register():
+    """Makes the handler known to XLA, once per process."""
+    capsule = jax.ffi.pycapsule(library().handler)
+    jax.ffi.register_ffi_target(TARGET, capsule, platform="cpu", api_version=1)
+
+
+def library_path():
+    """Where the library in use was found."""
+    return library().path
+
+
+def library_version():
+    """The version of the library in use."""
+    return library().version
+
+
+def instruction_set():
+    """What steps on this processor use: avx512, avx2, neon or portable."""
+    c = library()
+    options, tensor, handle = Options(), Tensor(), c_void_p()
+    check(c.sonew_options_init(byref(options), ctypes.sizeof(options)))
+    options.threads = 1
+    tensor.name = b"x"
+    check(c.sonew_create(byref(options), byref(tensor), 1, byref(handle)))
+    name = c_char_p()
+    check(c.sonew_instruction_set(handle, byref(name)))
+    text = name.value.decode()
+    check(c.sonew_free(handle))
+    return text
+
+
+def release():
+    """Frees the scratch memory and the threads that are kept between steps."""
+    library().sonew_xla_release()

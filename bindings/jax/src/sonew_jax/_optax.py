@@ -1,0 +1,291 @@
+"""The optimizer in optax's two layers."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from . import _settings
+from ._tree import Leaves, ScaleBySonewState, options, take_step
+
+__all__ = ["ScaleBySonewState", "scale_by_sonew", "sonew"]
+
+OPTIONS = """
+      band: number of sub-diagonals, an int from 0 to 16: 0 is a diagonal, 1 a
+        tridiagonal matrix. State has band + 2 numbers for each parameter. None
+        is the default, 1.
+      beta1: decay of the momentum, in [0, 1).
+      beta2: decay of the diagonal, the sub-diagonals and the plane of
+        normalized RMSProp, in [0, 1).
+      eps: damping, finite and not negative; see `damping`.
+      gamma: edge removal, in [0, 1): a coordinate whose Schur complement, or
+        one of whose pivots, is not above gamma times the diagonal entry is
+        preconditioned by its diagonal alone. At 0 nothing is removed, as in
+        the authors' code.
+      graft: the method whose length, leaf by leaf, the update takes: "none",
+        "sgd" (|g|), "momentum" (|m^|), "adam" (|m^ / (sqrt(v) + graft_eps)|)
+        or "normalized_rmsprop".
+      graft_eps: added to the square root in those lengths and in the plain
+        Adam update; finite and not negative.
+      statistics: "moving_average", H <- beta2 H + (1 - beta2) g g^T, or
+        "weighted_sum", H <- H + w g g^T with w = `statistics_weight`, which is
+        never bias-corrected.
+      statistics_weight: w of the weighted sum: a number, or a function of the
+        count of steps taken so far. Must be 1 with the moving average.
+      damping: "absolute", eps, or "relative", max(eps l1, 1e-24) with l1 the
+        largest H_jj + |H_j,j-1| of the leaf's bias-corrected statistics.
+      bias_correction: divide the momentum by 1 - beta1^t and a moving average
+        of statistics by 1 - beta2^t.
+      graft_bias_correction: correct the diagonal in the length of Adam, too.
+      chains: which coordinates of a leaf are neighbours: "column_major", the
+        whole leaf as one chain with its first dimension fastest, right for
+        kernels stored [in, out]; "row_major", its last dimension fastest;
+        "columns" or "rows", a chain for each. One for all leaves, a tree of
+        them, or a function of (path, leaf).
+      update: "sonew", or "adam" for the plain Adam update, as for biases and
+        norms. One for all leaves, a tree, or a function of (path, leaf), such
+        as `sonew_jax.adam_for_vectors`.
+      state_dtype: type of the state: float32, float64 or bfloat16; one for all
+        leaves, a tree, or a function. None: float64 for float64 parameters,
+        float32 for all others.
+      rounding: how 16-bit numbers are rounded: "nearest", or "stochastic",
+        reproducibly from `seed`, step, leaf, plane and index.
+      seed: of stochastic rounding, an int from 0 to 2**64 - 1. None is 0.
+      grad_scale: every gradient is multiplied by it first; positive.
+      clip_norm: where the length of all gradients together exceeds it, all are
+        multiplied by clip_norm / length; None for no clipping.
+      non_finite: what to do about a gradient that is not finite, or whose
+        square overflows: "skip" the step (updates are zero, the state and its
+        count stay as they are), or "unchecked", which saves looking first.
+      threads: the largest number of threads of a step on the CPU; None or 0
+        for as many as there are, shared by steps that run at the same time.
+        Results do not depend on it.
+      implementation: "auto", libsonew's custom call on the CPU and jax.numpy
+        elsewhere; "custom_call" or "pure" to have one of them everywhere.
+      partition_specs: for use inside `jax.shard_map`: how each leaf is cut, a
+        PartitionSpec for all leaves or a tree of them, as in `in_specs`. Each
+        part keeps its own chains (there are no edges across a cut); norms are
+        summed over the axes that the leaf is cut along, and no others.
+"""
+
+
+def with_options(function):
+    """Fills in the options that all of the optimizers share."""
+    function.__doc__ = function.__doc__.replace("{options}", OPTIONS.strip())
+    return function
+
+
+@with_options
+def scale_by_sonew(
+    beta1=0.9,
+    beta2=0.99,
+    eps=1e-6,
+    gamma=1e-2,
+    *,
+    band=None,
+    graft="adam",
+    graft_eps=1e-8,
+    statistics="moving_average",
+    statistics_weight=1.0,
+    damping="absolute",
+    bias_correction=True,
+    graft_bias_correction=True,
+    chains="column_major",
+    update="sonew",
+    state_dtype=None,
+    rounding="nearest",
+    seed=None,
+    grad_scale=1.0,
+    clip_norm=None,
+    non_finite="skip",
+    threads=None,
+    implementation="auto",
+    partition_specs=None,
+):
+    r"""Replaces gradients by SONew's direction.
+
+    For one chain of coordinates with gradient :math:`g` at step :math:`t`::
+
+      m       <- beta1 m + (1 - beta1) g                           momentum
+      H_jj    <- beta2 H_jj + (1 - beta2) g_j^2                    diagonal
+      H_j+k,j <- beta2 H_j+k,j + (1 - beta2) g_j g_j+k, k = 1..b   sub-diagonals
+      m^ = m / (1 - beta1^t),   H^ = H / (1 - beta2^t) + eps I
+      u  = X m^,   X = argmin tr(X H^) - log det X over banded X
+      u  <- u |a| / |u|                                            grafting
+
+    Numbers may be arrays, also traced ones (`optax.inject_hyperparams`);
+    Python floats are exact, in float64. What else depends on the step has to
+    be static: with `inject_hyperparams`, name `band`, `seed` and `threads` in
+    `static_args` where they are given.
+
+    Args:
+      {options}
+
+    Returns:
+      An `optax.GradientTransformation` whose state is a `ScaleBySonewState`.
+      Updates have the types of the gradients: float32, float64, bfloat16 or
+      float16.
+
+    Raises:
+      ValueError, TypeError: an option is out of range; and when it is used,
+        with the leaf's name: a leaf of another type or more than 8 dimensions,
+        a tree that does not match the state.
+
+    Examples:
+      >>> import jax, optax
+      >>> from sonew_jax import scale_by_sonew
+      >>> optimizer = optax.chain(scale_by_sonew(band=4), optax.scale(-1e-3))
+      >>> params = {"w": jax.numpy.ones((3, 2))}
+      >>> state = optimizer.init(params)
+      >>> grads = {"w": jax.numpy.ones((3, 2))}
+      >>> updates, state = optimizer.update(grads, state, params)
+      >>> params = optax.apply_updates(params, updates)
+
+    References:
+      Devvrit et al., "A Computationally Efficient Sparsified Online Newton
+      Method", NeurIPS 2023, https://arxiv.org/abs/2311.10085
+
+    .. warning::
+      The authors' JAX code has gamma = 0, relative damping (`damping=
+      "relative"`) and the Adam update for vectors (`update=adam_for_vectors`).
+
+    .. warning::
+      A chain is a property of the whole array. Under plain `jit` XLA gathers an
+      array that is sharded over devices before the custom call; use
+      `partition_specs` inside `jax.shard_map` to keep it where it is.
+    """
+    chosen = options(**locals())
+
+    def init(params):
+        return Leaves(chosen, params).init()
+
+    def update(updates, state, params=None):
+        del params
+        leaves = Leaves(chosen, updates)
+        directions, state, _ = take_step(leaves, state, None, UNUSED, ones(leaves))
+        return leaves.tree(directions), state
+
+    return optax.GradientTransformation(init, update)
+
+
+# What the direction does not depend on.
+UNUSED = {"learning_rate": 0.0, "weight_decay": 0.0}
+
+
+def ones(leaves):
+    return [1.0] * len(leaves.arrays)
+
+
+@with_options
+def sonew(
+    learning_rate,
+    beta1=0.9,
+    beta2=0.99,
+    eps=1e-6,
+    gamma=1e-2,
+    weight_decay=0.0,
+    mask=None,
+    *,
+    band=None,
+    graft="adam",
+    graft_eps=1e-8,
+    statistics="moving_average",
+    statistics_weight=1.0,
+    damping="absolute",
+    bias_correction=True,
+    graft_bias_correction=True,
+    chains="column_major",
+    update="sonew",
+    state_dtype=None,
+    rounding="nearest",
+    seed=None,
+    grad_scale=1.0,
+    clip_norm=None,
+    non_finite="skip",
+    threads=None,
+    implementation="auto",
+    partition_specs=None,
+):
+    r"""SONew, the Sparsified Online Newton method.
+
+    `p <- p - learning_rate (u + weight_decay p)` with the direction u of
+    `scale_by_sonew`. Second-order in what it does, about Adam in what it costs;
+    with the default graft a learning rate that is good for Adam is one for
+    SONew.
+
+    Args:
+      learning_rate: a number, or a schedule: a function of the step.
+      weight_decay: decoupled from the preconditioner; as in `optax.adamw` it is
+        multiplied with the learning rate. A step that is skipped does not
+        decay either.
+      mask: which leaves decay: a tree of booleans, or a function that makes one
+        of the parameters; None for all.
+      {options}
+
+    Returns:
+      An `optax.GradientTransformation`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from sonew_jax import sonew
+      >>> def loss(x): return jnp.sum((x - 3) ** 2)
+      >>> optimizer = sonew(0.1)
+      >>> x = jnp.zeros(3)
+      >>> state = optimizer.init(x)
+      >>> for _ in range(100):
+      ...   updates, state = optimizer.update(jax.grad(loss)(x), state, x)
+      ...   x = optax.apply_updates(x, updates)
+      >>> print(f"{loss(x):.3f}")
+      0.000
+
+    References:
+      Devvrit et al., "A Computationally Efficient Sparsified Online Newton
+      Method", NeurIPS 2023, https://arxiv.org/abs/2311.10085
+
+    .. seealso:: `scale_by_sonew` for the formula and where implementations
+      differ; `fused_sonew` for a step in place.
+    """
+    shared = {
+        name: value
+        for name, value in locals().items()
+        if name not in ("learning_rate", "weight_decay", "mask")
+    }
+    chosen = options(**shared)
+    weight_decay = _settings.number("weight_decay", weight_decay)
+
+    def init(params):
+        return Leaves(chosen, params).init()
+
+    def step(updates, state, params=None):
+        leaves = Leaves(chosen, updates)
+        directions, state, taken = take_step(leaves, state, None, UNUSED, ones(leaves))
+        directions = decayed(leaves, directions, params, weight_decay, mask, taken)
+        return leaves.tree(directions), state
+
+    return optax.chain(
+        optax.GradientTransformation(init, step), optax.scale_by_learning_rate(learning_rate)
+    )
+
+
+def decayed(leaves, directions, params, weight_decay, mask, taken):
+    """Directions with the weight decay of the leaves that decay."""
+    if isinstance(weight_decay, float) and weight_decay == 0.0:
+        return directions
+    if params is None:
+        raise ValueError("weight decay needs the parameters: update(updates, state, params)")
+    arrays = leaves.matching("the parameters", params)
+    wanted = decays(leaves, mask, params)
+    weight = jnp.where(taken > 0, jnp.asarray(weight_decay), 0)
+    return [
+        u + (weight.astype(u.dtype) * p.astype(u.dtype) if decay else 0)
+        for u, p, decay in zip(directions, arrays, wanted)
+    ]
+
+
+def decays(leaves, mask, params):
+    """Of each leaf, whether its weights decay."""
+    if mask is None:
+        return ones(leaves)
+    if callable(mask):
+        mask = mask(params)
+    is_bool = lambda value: isinstance(value, bool)
+    return [float(x) for x in leaves.each("mask", jax.tree.map(bool, mask), is_bool)]

@@ -1,0 +1,421 @@
+"""The step in jax.numpy: for platforms that libsonew has no custom call for,
+and for derivatives. The same arithmetic as the library's, with other rounding.
+
+A leaf is read as a matrix of chains, [chains, length]; neighbours are a shift
+away, and all coordinates go through the elimination of their windows at once.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from . import _bits
+from ._settings import NUMBERS
+
+# The smallest relative damping, as in the authors' JAX code.
+LEAST_RELATIVE_DAMPING = 1e-24
+
+
+class Numbers:
+    """The numbers of a step: Python floats, exact, where they are static."""
+
+    def __init__(self, program, count, traced):
+        self.count = count
+        traced = iter(range(traced.shape[0])), traced
+        self.values = {
+            name: traced[1][next(traced[0])] if value is None else value
+            for name, value in zip(NUMBERS, program.numbers)
+        }
+
+    def get(self, name, dtype):
+        value = self.values[name]
+        return value if isinstance(value, float) else value.astype(dtype)
+
+    def correction(self, name, dtype):
+        """1 / (1 - beta^t): without the cancellation of the power near 1."""
+        beta = self.get(name, dtype)
+        steps = self.count.astype(dtype) + 1
+        if isinstance(beta, float):
+            log = math.log(beta) if beta > 0 else -math.inf
+        else:
+            log = jnp.log1p(beta - 1)
+        return -1 / jnp.expm1(steps * log)
+
+
+def to_chains(x, chains):
+    if chains in ("column_major", "columns"):
+        first = x.shape[0] if x.ndim else 1
+        x = x.transpose()
+        return x.reshape(-1, first) if chains == "columns" else x.reshape(1, -1)
+    last = x.shape[-1] if x.ndim else 1
+    return x.reshape(-1, last) if chains == "rows" else x.reshape(1, -1)
+
+
+def from_chains(x, shape, chains):
+    if chains in ("column_major", "columns"):
+        return x.reshape(shape[::-1]).transpose()
+    return x.reshape(shape)
+
+
+def ahead(x, k, fill=0.0):
+    """x_j+k at place j; `fill` where the chain has ended."""
+    k = min(k, x.shape[1])
+    return jnp.pad(x[:, k:], ((0, 0), (0, k)), constant_values=fill)
+
+
+def behind(x, k):
+    """x_j-k at place j; zero before the chain."""
+    k = min(k, x.shape[1])
+    return jnp.pad(x[:, : x.shape[1] - k], ((0, 0), (k, 0)))
+
+
+def where_positive(x, function):
+    """function(x) where x is positive, and zero elsewhere, in derivatives too."""
+    holds = x > 0
+    return jnp.where(holds, function(jnp.where(holds, x, 1)), 0)
+
+
+def root(x):
+    # A NaN is no zero: it stays.
+    return jnp.where(x == x, where_positive(x, jnp.sqrt), x)
+
+
+def quotient(a, b):
+    return where_positive(b, lambda b: 1 / b) * a
+
+
+def squares(x):
+    return jnp.sum(x * x)
+
+
+def arithmetic(target, state):
+    return jnp.float64 if jnp.float64 in (target.dtype, state.dtype) else jnp.float32
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def gradient_squares(dtype, leaf, gradient, scale):
+    """The squares of a gradient's length; NaN if it is not finite."""
+    g = gradient.astype(dtype) * scale
+    finite = jnp.all(g * g < jnp.inf)
+    return jnp.where(finite, squares(jnp.where(finite, g, 0)), jnp.nan)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def take_in(settings, leaf, index, dtype, numbers, planes, gradient, length):
+    """A leaf's state after the gradient, and the squares of the length that its
+    direction is to take."""
+    g = to_chains(gradient.astype(dtype) * numbers["scale"], leaf.chains)
+    old = [to_chains(plane.astype(dtype), leaf.chains) for plane in planes]
+    state_dtype = planes[0].dtype
+    band = leaf.band(settings)
+
+    def stored(x, plane):
+        """What becomes of a plane: tiny numbers are zero, then it is rounded."""
+        x = jnp.where(jnp.abs(x) < jnp.finfo(dtype if state_dtype == jnp.float64 else jnp.float32).tiny, 0, x)
+        x = from_chains(x, gradient.shape, leaf.chains)
+        key = (settings, numbers["step"], index, plane)
+        return _bits.rounded(x, state_dtype, *key)
+
+    def back(plane):
+        return to_chains(plane.astype(dtype), leaf.chains)
+
+    beta1, beta2 = numbers["beta1"], numbers["beta2"]
+    if settings.statistics == "moving_average":
+        keep, weight = beta2, numbers["one_minus_beta2"]
+    else:
+        keep, weight = 1.0, numbers["statistics_weight"]
+    new = [stored(beta1 * old[0] + numbers["one_minus_beta1"] * g, 0)]
+    for k in range(band + 1):
+        product = (weight * g) * ahead(g, k)
+        new.append(stored(keep * old[1 + k] + product, 1 + k))
+    q = jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0) * g
+    if leaf.has_rms(settings):
+        rms = 2 + band
+        weight = numbers["one_minus_beta2"]
+        new.append(stored(beta2 * old[rms] + (weight * q) * q, rms))
+
+    graft, eps = leaf.graft(settings), numbers["graft_eps"]
+    m = back(new[0]) * numbers["correct_momentum"]
+    if graft == "sgd":
+        reference = squares(g)
+    elif graft == "momentum":
+        reference = squares(m)
+    elif graft == "adam":
+        h = back(new[1]) * numbers["correct_graft"]
+        reference = squares(quotient(m, root(h) + eps))
+    elif graft == "normalized_rmsprop":
+        reference = squares(quotient(q, root(back(new[2 + band])) + eps))
+    else:
+        reference = jnp.zeros((), dtype)
+    if leaf.master:
+        new.append(planes[-1])
+    return tuple(new), reference
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def largest_l1(settings, leaf, dtype, numbers, planes):
+    """The largest H_jj + |H_j,j-1|; the first coordinate of a chain takes the
+    entry with the second."""
+    correct = numbers["correct_statistics"]
+    h = to_chains(planes[1].astype(dtype), leaf.chains) * correct
+    if leaf.band(settings) == 0:
+        return jnp.max(h)
+    e = jnp.abs(to_chains(planes[2].astype(dtype), leaf.chains) * correct)
+    return jnp.max(h + behind(e, 1).at[:, 0].set(e[:, 0]))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def direction(settings, leaf, dtype, numbers, planes, damping):
+    """u = L D L^T m^ of a leaf, as chains."""
+    band = leaf.band(settings)
+    m, h, *e = [to_chains(p.astype(dtype), leaf.chains) for p in planes[: 2 + band]]
+    m = m * numbers["correct_momentum"]
+    h = h * numbers["correct_statistics"]
+    e = [x * numbers["correct_statistics"] for x in e]
+    if leaf.update == "adam":
+        d = root(h) + numbers["graft_eps"]
+    else:
+        d = h + damping
+    gamma = numbers["gamma"]
+
+    # The window H_II, I = j+1 .. j+band, is eliminated from j+1 upward:
+    # l is its unit lower triangle, c is l times the pivots.
+    l, c = [[None] * band for _ in range(band)], [[None] * band for _ in range(band)]
+    solution = [None] * band
+    schur, keep = d, jnp.ones(d.shape, bool)
+    for q in range(band):
+        entry = ahead(d, q + 1, 1.0)
+        pivot, z = entry, e[q]
+        for t in range(q):
+            pivot = pivot - l[q][t] * c[q][t]
+            z = z - c[q][t] * solution[t]
+        keep = keep & (gamma * entry < pivot)
+        # Where a pivot fails, what follows is not used.
+        inverse = 1 / jnp.where(keep, pivot, 1)
+        for r in range(q + 1, band):
+            x = ahead(e[r - q - 1], q + 1)
+            for t in range(q):
+                x = x - l[r][t] * c[q][t]
+            c[r][q] = x
+            l[r][q] = x * inverse
+        solution[q] = z * inverse
+        schur = schur - solution[q] * z
+    for q in reversed(range(band)):
+        for r in range(q + 1, band):
+            solution[q] = solution[q] - l[r][q] * solution[r]
+    keep = keep & (gamma * d < schur)
+    usable = (d > 0) & (d < jnp.inf)
+    schur = jnp.where(usable, jnp.where(keep, schur, d), 1)
+    psi = [jnp.where(keep, x, 0) for x in solution]
+
+    w = m
+    for q in range(band):
+        w = w - psi[q] * ahead(m, q + 1)
+    w = jnp.where(usable, w / schur, 0)
+    u = w
+    for q in range(band):
+        u = u - behind(psi[q] * w, q + 1)
+    return u
+
+
+def step(program, count, traced, reached, targets, grads, planes):
+    """The results of `_step.run`."""
+    run = Run(program, count, traced, targets, grads, planes)
+    if not program.staged:
+        known = {}
+        while (stage := run.advance(known)) is not None:
+            known[stage] = run.numbers
+        return run.taken(), (), run.targets, run.planes
+    known = {
+        stage: [run.reduced(stage, reached[i, :, j]) for j in range(len(grads))]
+        for i, stage in enumerate(program.reached)
+    }
+    run.advance(known)
+    numbers = tuple(jnp.stack([_bits.from_float(x) for x in pair]) for pair in run.numbers)
+    return run.taken(), numbers, run.targets, run.planes
+
+
+class Run:
+    """A step, or one stage of it."""
+
+    def __init__(self, program, count, traced, targets, grads, planes):
+        self.program, self.settings = program, program.settings
+        self.all = Numbers(program, count, traced)
+        self.targets, self.grads, self.planes = targets, grads, planes
+        like = targets if program.has_target else grads
+        self.dtypes = [arithmetic(t, p[0]) for t, p in zip(like, planes)]
+        self.types = [t.dtype for t in like]
+        self.step_number = count + 1
+        self.ok = None
+        self.clip = None
+        self.references = None
+        self.directions = {}
+        self.numbers = self.nothing()
+
+    def nothing(self):
+        return [(jnp.zeros((), dtype),) * 2 for dtype in self.dtypes]
+
+    def leaves(self):
+        # Without their names: leaves that are alike share what is compiled.
+        nameless = [dataclasses.replace(leaf, name="") for leaf in self.program.leaves]
+        return zip(nameless, self.dtypes, self.grads, self.planes)
+
+    def values(self, dtype):
+        """What the functions of a leaf need of the numbers."""
+        settings = self.settings
+        get = lambda name: jnp.asarray(self.all.get(name, dtype), dtype)
+        one = jnp.ones((), dtype)
+        corrects = settings.bias_correction
+        averaged = settings.statistics == "moving_average"
+        statistics = self.all.correction("beta2", dtype) if corrects and averaged else one
+        values = {name: get(name) for name in ("gamma", "graft_eps", "statistics_weight", "eps")}
+        for name in ("beta1", "beta2"):
+            # 1 - beta in float64, where beta is exact.
+            values[name], values["one_minus_" + name] = get(name), jnp.asarray(
+                1 - self.all.get(name, dtype), dtype
+            )
+        values |= {
+            "correct_momentum": self.all.correction("beta1", dtype) if corrects else one,
+            "correct_statistics": statistics,
+            "correct_graft": statistics if settings.graft_bias_correction else one,
+            "scale": get("grad_scale") * (1 if self.clip is None else self.clip.astype(dtype)),
+            "step": self.step_number,
+        }
+        return values
+
+    def reduced(self, stage, parts):
+        """A leaf's numbers of a stage, from those of its parts."""
+        dtype = self.dtypes[0]
+        first, second = (_bits.to_float(parts[:, i], dtype) for i in (0, 1))
+        return (jnp.max(first) if stage == "largest_l1" else jnp.sum(first)), jnp.sum(second)
+
+    def advance(self, known):
+        """Goes on to the next stage whose numbers the step needs, or to its
+        end. `known` are the numbers of those before it."""
+        stages = self.program.stages()
+        if "gradient_squares" in stages:
+            if not known:
+                scale = lambda dtype: jnp.asarray(self.all.get("grad_scale", dtype), dtype)
+                self.numbers = [
+                    (gradient_squares(dtype, leaf, gradient, scale(dtype)), jnp.zeros((), dtype))
+                    for leaf, dtype, gradient, _ in self.leaves()
+                ]
+                return "gradient_squares"
+            self.take_gradient_squares(known["gradient_squares"])
+        last = list(known)[-1] if known else None
+        if last in (None, "gradient_squares"):
+            self.statistics(known)
+            if "largest_l1" in stages:
+                return self.largest_l1()
+        if "lengths" in stages and "lengths" not in known:
+            return self.lengths(known)
+        self.apply(known)
+        return None
+
+    def take_gradient_squares(self, numbers):
+        all_squares = [first for first, _ in numbers]
+        wide = jnp.result_type(*self.dtypes)
+        total = sum(x.astype(wide) for x in all_squares)
+        if self.program.refuses():
+            self.ok = total == total
+        self.lengths_of_gradients = [where_positive(x, jnp.sqrt) for x in all_squares]
+        clips = self.all.values["clip_norm"]
+        if not (isinstance(clips, float) and clips == 0.0):
+            norm = where_positive(total, jnp.sqrt)
+            most = self.all.get("clip_norm", wide)
+            self.clip = jnp.where(norm > most, most / jnp.where(norm > most, norm, 1), 1)
+            self.lengths_of_gradients = [
+                x * self.clip.astype(x.dtype) for x in self.lengths_of_gradients
+            ]
+
+    def kept(self, new, old):
+        """What is new, unless the step is refused."""
+        return new if self.ok is None else jnp.where(self.ok, new, old)
+
+    def statistics(self, known):
+        planes, self.references = [], []
+        for i, (leaf, dtype, gradient, old) in enumerate(self.leaves()):
+            length = jnp.zeros((), dtype)
+            if "gradient_squares" in known:
+                length = self.lengths_of_gradients[i].astype(dtype)
+            values = self.values(dtype)
+            index = i if self.settings.rounding == "stochastic" else 0
+            new, reference = take_in(
+                self.settings, leaf, index, dtype, values, old, gradient, length
+            )
+            planes.append(tuple(map(self.kept, new, old)))
+            self.references.append(reference)
+        self.planes = tuple(planes)
+
+    def largest_l1(self):
+        numbers = []
+        for (leaf, dtype, _, planes), reference in zip(self.leaves(), self.references):
+            l1 = jnp.zeros((), dtype)
+            if self.program.relative(leaf):
+                l1 = largest_l1(self.settings, leaf, dtype, self.values(dtype), planes)
+            numbers.append((l1, reference))
+        self.numbers = numbers
+        return "largest_l1"
+
+    def directions_of(self, i, known):
+        if i not in self.directions:
+            leaf, dtype, _, planes = list(self.leaves())[i]
+            values = self.values(dtype)
+            damping = values["eps"]
+            if self.program.relative(leaf):
+                l1 = known["largest_l1"][i][0].astype(dtype)
+                damping = jnp.maximum(damping * l1, LEAST_RELATIVE_DAMPING)
+            self.directions[i] = direction(self.settings, leaf, dtype, values, planes, damping)
+        return self.directions[i]
+
+    def lengths(self, known):
+        numbers = []
+        for i, leaf in enumerate(self.program.leaves):
+            pair = self.nothing()[i]
+            if leaf.graft(self.settings) != "none":
+                reference = self.references[i] if self.references else pair[1]
+                pair = squares(self.directions_of(i, known)), reference
+            numbers.append(pair)
+        self.numbers = numbers
+        return "lengths"
+
+    def apply(self, known):
+        targets, planes = [], []
+        for i, (leaf, dtype, gradient, state) in enumerate(self.leaves()):
+            u = self.directions_of(i, known)
+            if leaf.graft(self.settings) != "none":
+                length, reference = known["lengths"][i]
+                if "largest_l1" in known:
+                    reference = known["largest_l1"][i][1]
+                length, reference = length.astype(dtype), reference.astype(dtype)
+                ratio = root(reference) * where_positive(length, lambda x: jax.lax.rsqrt(x))
+            else:
+                ratio = jnp.ones((), dtype)
+            u = from_chains(u, gradient.shape, leaf.chains)
+            key = (self.settings, self.step_number, i, len(state))
+            if self.program.direction:
+                new = _bits.rounded(ratio * u, self.types[i], *key)
+                old = self.targets[i] if self.program.staged else jnp.zeros_like(new)
+                targets.append(self.kept(new, old))
+                planes.append(state)
+                continue
+            rate = self.all.get("learning_rate", dtype) * leaf.lr_scale
+            decay = rate * (self.all.get("weight_decay", dtype) * leaf.weight_decay)
+            old = state[-1] if leaf.master else self.targets[i]
+            p = old.astype(dtype)
+            p = p - decay * p - (rate * ratio) * u
+            if leaf.master:
+                master = self.kept(p.astype(jnp.float32), state[-1])
+                state = (*state[:-1], master)
+                new = master.astype(self.types[i])
+            else:
+                new = _bits.rounded(p, self.types[i], *key)
+            targets.append(self.kept(new, self.targets[i]))
+            planes.append(state)
+        self.targets, self.planes = tuple(targets), tuple(planes)
+
+    def taken(self):
+        return jnp.int32(1) if self.ok is None else self.ok.astype(jnp.int32)

@@ -1,0 +1,235 @@
+"""What an optimizer is made with, checked, and what a compiled step is made for."""
+
+import dataclasses
+import math
+import numbers
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+STATISTICS = {"moving_average": 0, "weighted_sum": 1}
+DAMPINGS = {"absolute": 0, "relative": 1}
+GRAFTS = {"none": 0, "sgd": 1, "momentum": 2, "adam": 3, "normalized_rmsprop": 4}
+ROUNDINGS = {"nearest": 0, "stochastic": 1}
+NON_FINITE = {"skip": 0, "unchecked": 1}
+CHAINS = {"row_major": 0, "column_major": 1, "rows": 2, "columns": 3}
+UPDATES = {"sonew": 0, "adam": 1}
+IMPLEMENTATIONS = ("auto", "custom_call", "pure")
+MAX_BAND, MAX_THREADS, MAX_DIMS = 16, 1024, 8
+
+# The numbers of a step, in the order that the handler has them.
+NUMBERS = (
+    "beta1",
+    "beta2",
+    "eps",
+    "gamma",
+    "graft_eps",
+    "learning_rate",
+    "grad_scale",
+    "statistics_weight",
+    "clip_norm",
+    "weight_decay",
+)
+# Those of them that lie in [0, 1), and those that are positive.
+UNIT, POSITIVE = {"beta1", "beta2", "gamma"}, {"grad_scale", "clip_norm"}
+
+STATE_DTYPES = ("float32", "float64", "bfloat16")
+DTYPES = (*STATE_DTYPES, "float16")
+
+
+def adam_for_vectors(path, leaf):
+    """For `update`: plain Adam for leaves of at most one dimension (biases,
+    norms), SONew for all others."""
+    return "adam" if np.ndim(leaf) <= 1 else "sonew"
+
+
+def choice(argument, value, among):
+    """Refuses what is none of the names."""
+    if not isinstance(value, str) or value not in among:
+        names = ", ".join(repr(name) for name in among)
+        raise ValueError(f"{argument} is {value!r}, must be one of {names}")
+    return value
+
+
+def integer(argument, value, least, most):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(
+            f"{argument} is {value!r}, must be a Python int: the compiled step depends on it "
+            f"(with optax.inject_hyperparams, name it in static_args)"
+        )
+    if not least <= value <= most:
+        raise ValueError(f"{argument} is {value}, must be {least} to {most}")
+    return int(value)
+
+
+def flag(argument, value):
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{argument} is {value!r}, must be True or False")
+    return bool(value)
+
+
+def is_array(value):
+    """Whether a number is one that a program computes with."""
+    return isinstance(value, (jax.Array, np.ndarray, np.generic))
+
+
+def number(argument, value):
+    """A hyperparameter: a Python number is checked, and exact in float64; an
+    array is one that may be traced, and then checked when the step runs."""
+    if is_array(value) and not isinstance(value, np.float64):
+        if jnp.shape(value) != ():
+            raise ValueError(f"{argument} has shape {jnp.shape(value)}, must be a scalar")
+        if not isinstance(value, jax.core.Tracer):
+            in_range(argument, float(value))
+        return value
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{argument} is {value!r}, must be a number")
+    return in_range(argument, float(value))
+
+
+def in_range(argument, value):
+    holds, what = value >= 0 and math.isfinite(value), "finite and not negative"
+    if argument in UNIT:
+        holds, what = 0 <= value < 1, "in [0, 1)"
+    elif argument in POSITIVE:
+        holds, what = value > 0 and math.isfinite(value), "finite and positive"
+    if not holds:
+        raise ValueError(f"{argument} is {value}, must be {what}")
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is the same for all leaves and steps."""
+
+    band: int
+    statistics: str
+    damping: str
+    graft: str
+    bias_correction: bool
+    graft_bias_correction: bool
+    rounding: str
+    seed: int
+    non_finite: str
+    threads: int
+    implementation: str
+
+    def __post_init__(self):
+        put = lambda name, value: object.__setattr__(self, name, value)
+        put("band", integer("band", self.band, 0, MAX_BAND))
+        put("threads", integer("threads", self.threads, 0, MAX_THREADS))
+        put("seed", integer("seed", self.seed, 0, 2**64 - 1))
+        for name in ("bias_correction", "graft_bias_correction"):
+            put(name, flag(name, getattr(self, name)))
+        for name, among in {
+            "statistics": STATISTICS,
+            "damping": DAMPINGS,
+            "graft": GRAFTS,
+            "rounding": ROUNDINGS,
+            "non_finite": NON_FINITE,
+            "implementation": IMPLEMENTATIONS,
+        }.items():
+            choice(name, getattr(self, name), among)
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """What is said of one leaf."""
+
+    name: str
+    chains: str
+    update: str
+    master: bool
+    lr_scale: float
+    weight_decay: float
+    # Names of the mesh axes that the leaf is sharded over.
+    axes: tuple = ()
+
+    def band(self, settings):
+        return settings.band if self.update == "sonew" else 0
+
+    def graft(self, settings):
+        return settings.graft if self.update == "sonew" else "none"
+
+    def has_rms(self, settings):
+        return self.graft(settings) == "normalized_rmsprop"
+
+    def plane_count(self, settings):
+        return 2 + self.band(settings) + self.has_rms(settings) + self.master
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a compiled step depends on, besides shapes and types."""
+
+    settings: Settings
+    leaves: tuple
+    # Values of NUMBERS, None for those that are traced.
+    numbers: tuple
+    # The direction is written instead of the parameters being updated.
+    direction: bool
+    # The stages that this call follows; None for a whole step.
+    reached: tuple = None
+
+    @property
+    def staged(self):
+        return self.reached is not None
+
+    @property
+    def has_target(self):
+        """Whether what is written is an operand, too."""
+        return self.staged or not self.direction
+
+    def relative(self, leaf):
+        return leaf.update == "sonew" and self.settings.damping == "relative"
+
+    def refuses(self):
+        """Whether the step refuses gradients that are not finite."""
+        clips = self.numbers[NUMBERS.index("clip_norm")] != 0.0
+        return self.settings.non_finite == "skip" or clips
+
+    def stages(self):
+        """The points at which numbers of whole tensors are needed."""
+        settings = self.settings
+        stages = []
+        if self.refuses() or settings.graft == "normalized_rmsprop":
+            stages.append("gradient_squares")
+        if any(self.relative(leaf) for leaf in self.leaves):
+            stages.append("largest_l1")
+        if any(leaf.graft(settings) != "none" for leaf in self.leaves):
+            stages.append("lengths")
+        return stages
+
+
+def per_leaf(argument, value, paths, leaves, treedef, is_value):
+    """What a per-leaf option says of each leaf: one value for all, a function
+    of path and leaf, or a tree with the values (or with one for a subtree)."""
+    if is_value(value):
+        return [value] * len(leaves)
+    if callable(value):
+        return [value(path, leaf) for path, leaf in zip(paths, leaves)]
+    try:
+        spread = jax.tree.map(
+            lambda one, subtree: jax.tree.map(lambda _: one, subtree),
+            value,
+            jax.tree.unflatten(treedef, leaves),
+            is_leaf=is_value,
+        )
+        listed = jax.tree.leaves(spread, is_leaf=is_value)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{argument} does not fit the tree of parameters: {error}") from None
+    if len(listed) != len(leaves):
+        raise ValueError(
+            f"{argument} has {len(listed)} values for {len(leaves)} leaves of the parameters"
+        )
+    return listed
+
+
+def names(paths):
+    """Names of leaves: `fc1.kernel`. Where two would be the same, in JAX's own
+    spelling: `['fc1']['kernel']`."""
+    simple = [jax.tree_util.keystr(path, simple=True, separator=".") or "params" for path in paths]
+    if len(set(simple)) == len(simple):
+        return simple
+    return [jax.tree_util.keystr(path) for path in paths]

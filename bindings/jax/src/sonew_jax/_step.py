@@ -1,0 +1,105 @@
+"""One step of all leaves, or a stage of one: on each platform what is best
+there, with derivatives."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from . import _call, _pure
+
+
+def run(program, count, traced, targets, grads, planes):
+    """Takes a step.
+
+    Args:
+      program: a `Program`.
+      count: int32 scalar, the steps taken so far.
+      traced: the numbers that the program leaves open, one array of them.
+      targets: the parameters, a tuple with an array for each leaf; () where
+        directions are to be written.
+      grads: the gradients, the same.
+      planes: the state planes, a tuple of arrays for each leaf.
+
+    Returns:
+      `taken`, 1 or 0 if a gradient was not finite and nothing has changed;
+      new parameters, or directions; new state planes.
+    """
+    if not any(leaf.axes for leaf in program.leaves):
+        reached = jnp.zeros((0,), jnp.uint32)
+        taken, _, targets, planes = dispatch(
+            program, count, traced, reached, targets, grads, planes
+        )
+        return taken, targets, planes
+    return in_stages(program, count, traced, targets, grads, planes)
+
+
+def in_stages(program, count, traced, targets, grads, planes):
+    """The step of tensors that are parts of larger ones, under shard_map: the
+    numbers of whole tensors are summed over the axes that they are cut along."""
+    if program.direction:
+        targets = tuple(map(jnp.zeros_like, grads))
+    stages = program.stages()
+    parts = max(_parts(leaf.axes) for leaf in program.leaves)
+    rows = []
+    for so_far in range(len(stages) + 1):
+        stage = dataclasses.replace(program, reached=tuple(stages[:so_far]))
+        reached = jnp.stack(rows) if rows else jnp.zeros((0,), jnp.uint32)
+        taken, numbers, targets, planes = dispatch(
+            stage, count, traced, reached, targets, grads, planes
+        )
+        if so_far < len(stages):
+            of_leaves = [
+                gathered(numbers[i], leaf.axes, parts) for i, leaf in enumerate(program.leaves)
+            ]
+            rows.append(jnp.stack(of_leaves, 1))
+    return taken, targets, planes
+
+
+def _parts(axes):
+    size = 1
+    for axis in axes:
+        size *= jax.lax.psum(1, axis)
+    return size
+
+
+def gathered(numbers, axes, parts):
+    """A leaf's numbers, [2, 2] words, from all parts that it is cut into: a row
+    for each, and rows of zeros up to `parts`.
+
+    Words of float64 numbers cannot be added; so each part puts its own into a
+    row of zeros, and `psum` brings the rows together, exactly. What comes out
+    is the same on all devices of the axes, and known to be.
+    """
+    row = 0
+    for axis in axes:
+        row = row * jax.lax.psum(1, axis) + jax.lax.axis_index(axis)
+    rows = jnp.where(jnp.arange(parts)[:, None, None] == row, numbers, jnp.uint32(0))
+    return jax.lax.psum(rows, axes) if axes else rows
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def differentiable(program, count, traced, reached, targets, grads, planes):
+    operands = (count, traced, reached, targets, grads, planes)
+    custom_call = functools.partial(_call.step, program)
+    pure = functools.partial(_pure.step, program)
+    implementation = program.settings.implementation
+    if implementation == "custom_call":
+        return custom_call(*operands)
+    if implementation == "pure":
+        return pure(*operands)
+    return jax.lax.platform_dependent(*operands, cpu=custom_call, default=pure)
+
+
+@differentiable.defjvp
+def _derivative(program, primals, tangents):
+    """The custom call has no derivative of its own; that of the same step in
+    jax.numpy is its."""
+    _, change = jax.jvp(functools.partial(_pure.step, program), primals, tangents)
+    return differentiable(program, *primals), change
+
+
+# Compiled, so that programs that do not compile their step trace it but once;
+# inlined into those that do.
+dispatch = jax.jit(differentiable, static_argnums=0, inline=True)

@@ -1,0 +1,412 @@
+"""From pytrees to the lists that a step works on, and back; what does not fit
+is refused with the name of its leaf."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from . import _settings, _step
+from ._settings import DTYPES, MAX_DIMS, NUMBERS, STATE_DTYPES, Leaf, Program
+
+
+class ScaleBySonewState(NamedTuple):
+    """The state of SONew: arrays of the parameters' shapes.
+
+    Attributes:
+      count: int32 scalar, the steps taken.
+      momentum: the average of gradients, without bias correction.
+      diagonal: the diagonal H_jj, without bias correction or damping.
+      bands: sub-diagonals; bands[k - 1] has H_j+k,j at the place of coordinate
+        j, zero where its chain ends before. Leaves with the plain Adam update
+        have an `optax.MaskedNode` instead.
+      rms: the plane of normalized RMSProp, or () without that graft.
+      master: float32 parameters, or () without master weights.
+    """
+
+    count: Any
+    momentum: Any
+    diagonal: Any
+    bands: tuple
+    rms: Any
+    master: Any
+
+
+def is_masked(node):
+    return isinstance(node, optax.MaskedNode)
+
+
+class Options(NamedTuple):
+    """An optimizer's options, as far as trees come into it."""
+
+    settings: _settings.Settings
+    numbers: dict
+    chains: Any
+    update: Any
+    state_dtype: Any
+    partition_specs: Any
+    # Numbers that depend on the step: functions of the count.
+    schedules: dict
+    master_weights: bool = False
+    direction: bool = True
+
+
+def options(
+    *,
+    band,
+    beta1,
+    beta2,
+    eps,
+    gamma,
+    graft,
+    graft_eps,
+    statistics,
+    statistics_weight,
+    damping,
+    bias_correction,
+    graft_bias_correction,
+    chains,
+    update,
+    state_dtype,
+    rounding,
+    seed,
+    grad_scale,
+    clip_norm,
+    non_finite,
+    threads,
+    implementation,
+    partition_specs,
+):
+    """Checks the options that all of the optimizers share."""
+    settings = _settings.Settings(
+        band=1 if band is None else band,
+        statistics=statistics,
+        damping=damping,
+        graft=graft,
+        bias_correction=bias_correction,
+        graft_bias_correction=graft_bias_correction,
+        rounding=rounding,
+        seed=0 if seed is None else seed,
+        non_finite=non_finite,
+        threads=0 if threads is None else threads,
+        implementation=implementation,
+    )
+    numbers, schedules = {}, {}
+    for name, value in {
+        "beta1": beta1,
+        "beta2": beta2,
+        "eps": eps,
+        "gamma": gamma,
+        "graft_eps": graft_eps,
+        "grad_scale": grad_scale,
+        "statistics_weight": statistics_weight,
+        "clip_norm": clip_norm,
+    }.items():
+        if name == "clip_norm" and value is None:
+            numbers[name] = 0.0
+        elif name == "statistics_weight" and callable(value):
+            schedules[name] = value
+        else:
+            numbers[name] = _settings.number(name, value)
+    weight = numbers.get("statistics_weight")
+    if statistics == "moving_average" and (schedules or isinstance(weight, float) and weight != 1.0):
+        raise ValueError("statistics_weight must be 1 with moving-average statistics")
+    if isinstance(chains, str):
+        _settings.choice("chains", chains, _settings.CHAINS)
+    if isinstance(update, str):
+        _settings.choice("update", update, _settings.UPDATES)
+    if state_dtype is not None and is_dtype(state_dtype):
+        check_state_dtype("state_dtype", state_dtype)
+    return Options(
+        settings, numbers, chains, update, state_dtype, partition_specs, schedules
+    )
+
+
+def is_dtype(value):
+    if value is None or isinstance(value, (dict, list)) or isinstance(value, tuple):
+        return value is None
+    try:
+        jnp.dtype(value)
+    except TypeError:
+        return False
+    return True
+
+
+def check_state_dtype(argument, dtype):
+    name = jnp.dtype(dtype).name
+    if name not in STATE_DTYPES:
+        raise TypeError(f"{argument} is {name}, must be one of {', '.join(STATE_DTYPES)}")
+    if name == "float64" and not jax.config.jax_enable_x64:
+        raise TypeError(f"{argument} is float64, which needs jax_enable_x64")
+    return jnp.dtype(dtype)
+
+
+class Leaves:
+    """The leaves of a tree of parameters or gradients."""
+
+    def __init__(self, options, tree):
+        listed, self.treedef = jax.tree_util.tree_flatten_with_path(tree)
+        self.options = options
+        self.paths = [path for path, _ in listed]
+        self.arrays = [leaf for _, leaf in listed]
+        self.names = _settings.names(self.paths)
+        for name, leaf in zip(self.names, self.arrays):
+            check_leaf(name, leaf)
+        settings = options.settings
+        is_name = lambda value: isinstance(value, str)
+        self.chains = self.each("chains", options.chains, is_name, _settings.CHAINS)
+        self.updates = self.each("update", options.update, is_name, _settings.UPDATES)
+        self.state_dtypes = [
+            check_state_dtype(f"the state_dtype of {name!r}", default(leaf) if dtype is None else dtype)
+            for name, leaf, dtype in zip(
+                self.names, self.arrays, self.each("state_dtype", options.state_dtype, is_dtype)
+            )
+        ]
+        self.axes = [()] * len(listed)
+        if options.partition_specs is not None:
+            is_spec = lambda value: isinstance(value, jax.sharding.PartitionSpec)
+            specs = self.each("partition_specs", options.partition_specs, is_spec)
+            self.axes = [axes_of(spec) for spec in specs]
+        self.kinds = [
+            Leaf(
+                name=name,
+                chains=chains,
+                update=update,
+                master=options.master_weights,
+                lr_scale=1.0,
+                weight_decay=1.0,
+                axes=axes,
+            )
+            for name, chains, update, axes in zip(
+                self.names, self.chains, self.updates, self.axes
+            )
+        ]
+        for leaf, array in zip(self.kinds, self.arrays):
+            if leaf.master and jnp.dtype(array.dtype).name == "float64":
+                raise TypeError(f"{leaf.name!r} is float64, and master weights are float32")
+        self.settings = settings
+
+    def each(self, argument, value, is_value, among=None):
+        listed = _settings.per_leaf(
+            argument, value, self.paths, self.arrays, self.treedef, is_value
+        )
+        if among is not None:
+            for name, one in zip(self.names, listed):
+                _settings.choice(f"the {argument} of {name!r}", one, among)
+        return listed
+
+    def scale_rates(self, scale):
+        """Sets what multiplies the learning rate of each leaf."""
+        is_number = lambda value: isinstance(value, (int, float))
+        scales = self.each("learning_rate_scale", scale, is_number)
+        self.kinds = [
+            dataclasses.replace(
+                leaf,
+                lr_scale=_settings.in_range(f"learning_rate_scale of {leaf.name!r}", float(one)),
+            )
+            for leaf, one in zip(self.kinds, scales)
+        ]
+
+    def tree(self, values):
+        return jax.tree.unflatten(self.treedef, values)
+
+    def init(self):
+        """The state before the first step."""
+        band = self.settings.band
+
+        def plane(wanted):
+            return self.tree(
+                [
+                    jnp.zeros_like(array, dtype=dtype) if wanted(leaf) else optax.MaskedNode()
+                    for array, dtype, leaf in zip(self.arrays, self.state_dtypes, self.kinds)
+                ]
+            )
+
+        bands = tuple(
+            plane(lambda leaf, k=k: leaf.band(self.settings) > k) for k in range(band)
+        )
+        rms, master = (), ()
+        if self.settings.graft == "normalized_rmsprop":
+            rms = plane(lambda leaf: leaf.has_rms(self.settings))
+        if self.options.master_weights:
+            master = self.tree([jnp.array(a, dtype=jnp.float32, copy=True) for a in self.arrays])
+        everywhere = lambda leaf: True
+        return ScaleBySonewState(
+            count=jnp.zeros([], jnp.int32),
+            momentum=plane(everywhere),
+            diagonal=plane(everywhere),
+            bands=bands,
+            rms=rms,
+            master=master,
+        )
+
+    def listed(self, what, tree):
+        """The arrays of a tree that has this one's structure."""
+        try:
+            return self.treedef.flatten_up_to(tree)
+        except (ValueError, TypeError, KeyError):
+            pass
+        listed, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)
+        there, here = set(_settings.names([path for path, _ in listed])), set(self.names)
+        words = [f"{name!r} is missing" for name in sorted(here - there)]
+        words += [f"{name!r} is not among the gradients" for name in sorted(there - here)]
+        raise ValueError(
+            f"{what} has another tree structure than the gradients: "
+            + ("; ".join(words[:5]) or f"{jax.tree.structure(tree)} and {self.treedef}")
+        )
+
+    def matching(self, what, tree, dtypes=None):
+        """The same, with the shapes of this one's leaves."""
+        listed = self.listed(what, tree)
+        for name, array, own in zip(self.names, listed, self.arrays):
+            if is_masked(array):
+                raise ValueError(f"{what} has no array for {name!r}: its `update` has changed")
+            check_leaf(f"{name!r} in {what}", array, quoted=True)
+            if array.shape != own.shape:
+                raise ValueError(
+                    f"{name!r} has shape {array.shape} in {what}, but {own.shape} here"
+                )
+        return listed
+
+    def planes(self, state):
+        """The state planes of each leaf."""
+        if not isinstance(state, ScaleBySonewState):
+            raise TypeError(f"the state is a {type(state).__name__}, not a ScaleBySonewState")
+        band = self.settings.band
+        if len(state.bands) != band:
+            raise ValueError(f"the state has {len(state.bands)} sub-diagonals, but band is {band}")
+        momentum = self.matching("the momentum", state.momentum)
+        diagonal = self.matching("the diagonal", state.diagonal)
+        some = [self.listed(f"the sub-diagonal {k + 1}", e) for k, e in enumerate(state.bands)]
+        for k, tree in enumerate(some):
+            self.same(f"the sub-diagonal {k + 1}", tree, lambda leaf: leaf.band(self.settings) > 0)
+        rms = master = None
+        if self.settings.graft == "normalized_rmsprop":
+            rms = self.listed("the plane rms", state.rms)
+            self.same("the plane rms", rms, lambda leaf: leaf.has_rms(self.settings))
+        if self.options.master_weights:
+            master = self.matching("the master weights", state.master)
+        planes = []
+        for i, leaf in enumerate(self.kinds):
+            own = [momentum[i], diagonal[i]]
+            own += [tree[i] for tree in some[: leaf.band(self.settings)]]
+            own += [rms[i]] if leaf.has_rms(self.settings) else []
+            for array in own:
+                if array.dtype != momentum[i].dtype:
+                    raise TypeError(
+                        f"the state of {leaf.name!r} has planes of {array.dtype} and "
+                        f"{momentum[i].dtype}"
+                    )
+            if jnp.dtype(own[0].dtype).name not in STATE_DTYPES:
+                raise TypeError(f"the state of {leaf.name!r} is {own[0].dtype}")
+            if master is not None:
+                if master[i].dtype != jnp.float32:
+                    raise TypeError(f"the master weights of {leaf.name!r} are {master[i].dtype}")
+                own.append(master[i])
+            planes.append(tuple(own))
+        return planes
+
+    def same(self, what, listed, wanted):
+        """Refuses a plane that is there without being wanted, or the reverse."""
+        for leaf, array, own in zip(self.kinds, listed, self.arrays):
+            if is_masked(array) == wanted(leaf):
+                has = "no" if is_masked(array) else "a"
+                raise ValueError(
+                    f"the state has {has} plane for {leaf.name!r} in {what}, but its update "
+                    f"is {leaf.update!r}"
+                )
+            if not is_masked(array) and array.shape != own.shape:
+                raise ValueError(
+                    f"{leaf.name!r} has shape {array.shape} in {what}, but {own.shape} here"
+                )
+
+    def state(self, count, planes, before):
+        """The state with these planes."""
+        band = self.settings.band
+        masked = optax.MaskedNode()
+        nth = lambda n: self.tree([own[n] for own in planes])
+        bands = tuple(
+            self.tree(
+                [
+                    own[2 + k] if leaf.band(self.settings) > k else masked
+                    for own, leaf in zip(planes, self.kinds)
+                ]
+            )
+            for k in range(band)
+        )
+        rms, master = before.rms, before.master
+        if self.settings.graft == "normalized_rmsprop":
+            rms = self.tree(
+                [
+                    own[2 + band] if leaf.has_rms(self.settings) else masked
+                    for own, leaf in zip(planes, self.kinds)
+                ]
+            )
+        if self.options.master_weights:
+            master = nth(-1)
+        return ScaleBySonewState(count, nth(0), nth(1), bands, rms, master)
+
+
+def default(leaf):
+    return "float64" if jnp.dtype(leaf.dtype).name == "float64" else "float32"
+
+
+def axes_of(spec):
+    axes = []
+    for entry in spec:
+        axes += entry if isinstance(entry, (tuple, list)) else [] if entry is None else [entry]
+    return tuple(axes)
+
+
+def check_leaf(name, leaf, quoted=False):
+    name = name if quoted else repr(name)
+    if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
+        raise TypeError(f"{name} is a {type(leaf).__name__}, not an array")
+    dtype = leaf.dtype
+    if dtype == jax.dtypes.float0 or jnp.dtype(dtype).name not in DTYPES:
+        raise TypeError(f"{name} has dtype {dtype}, must be one of {', '.join(DTYPES)}")
+    if len(leaf.shape) > MAX_DIMS:
+        raise ValueError(f"{name} has {len(leaf.shape)} dimensions, at most {MAX_DIMS} are taken")
+
+
+def take_step(leaves, state, targets, numbers, weight_decays):
+    """Takes a step; new targets (parameters, or directions), the new state and
+    whether the step was taken. Leaves without elements are left as they are."""
+    options = leaves.options
+    planes = leaves.planes(state)
+    numbers = {**options.numbers, **numbers}
+    for name, schedule in options.schedules.items():
+        numbers[name] = _settings.number(name, jnp.asarray(schedule(state.count)))
+    ordered = [numbers[name] for name in NUMBERS]
+    static = tuple(n if isinstance(n, float) else None for n in ordered)
+    wide = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+    traced = [jnp.asarray(n, wide) for n in ordered if not isinstance(n, float)]
+    traced = jnp.stack(traced) if traced else jnp.zeros((0,), wide)
+
+    full = [i for i, array in enumerate(leaves.arrays) if np.prod(array.shape) > 0]
+    pick = lambda listed: tuple(listed[i] for i in full)
+    new_targets = [jnp.zeros_like(a) for a in leaves.arrays] if targets is None else list(targets)
+    taken = jnp.ones([], jnp.int32)
+    if full:
+        kinds = [
+            dataclasses.replace(leaf, weight_decay=float(decay))
+            for leaf, decay in zip(leaves.kinds, weight_decays)
+        ]
+        program = Program(options.settings, pick(kinds), static, targets is None)
+        taken, some_targets, some_planes = _step.run(
+            program,
+            jnp.asarray(state.count, jnp.int32),
+            traced,
+            *jax.tree.map(
+                jnp.asarray,
+                (() if targets is None else pick(targets), pick(leaves.arrays), pick(planes)),
+            ),
+        )
+        for i, target, own in zip(full, some_targets, some_planes):
+            new_targets[i], planes[i] = target, own
+    most = jnp.iinfo(jnp.int32).max
+    count = jnp.where(state.count < most, state.count + taken, most).astype(jnp.int32)
+    return new_targets, leaves.state(count, planes, state), taken

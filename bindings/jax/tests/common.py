@@ -1,0 +1,47 @@
+"""What several tests need."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def enable_x64():
+    """float64 for a while, as all versions of JAX spell it."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    from jax.experimental import enable_x64 as context
+
+    return context(True)
+
+
+def nothing():
+    return contextlib.nullcontext()
+
+
+def random_tree(seed, shapes, dtype=np.float32, scale=1.0):
+    rng = np.random.default_rng(seed)
+    return {
+        name: jnp.asarray(rng.standard_normal(shape) * scale, dtype)
+        for name, shape in shapes.items()
+    }
+
+
+SHAPES = {"bias": (7,), "cube": (3, 4, 5), "kernel": (40, 30), "scalar": (), "long": (3000,)}
+
+
+def bits(tree):
+    """The bytes of all leaves, in order."""
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def largest_difference(a, b):
+    """Over all leaves, relative to the largest number of each."""
+    worst = 0.0
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        assert x.shape == y.shape
+        size = max(np.max(np.abs(y), initial=0), 1e-30)
+        worst = max(worst, np.max(np.abs(x - y), initial=0) / size)
+    return worst

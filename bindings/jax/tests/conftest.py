@@ -1,0 +1,21 @@
+"""Four devices on the CPU, for the tests that need several."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+
+import pytest
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "smoke: run on every supported version of JAX")
+
+
+@pytest.fixture
+def x64():
+    from common import enable_x64
+
+    with enable_x64():
+        yield

@@ -1,0 +1,96 @@
+//! What a call does: a step, or one stage of it.
+
+use super::cache;
+use super::frame::Frame;
+use super::operands::Operands;
+use super::settings::Settings;
+use crate::error::{Error, Result};
+use crate::layout::TensorSpec;
+use crate::options::StepOptions;
+use crate::{Plan, Stage, Target, TensorBuffers};
+
+/// Takes the step of a call; one for each member of a batch.
+pub(super) fn run(frame: &Frame<'_>) -> Result<()> {
+    let settings = Settings::read(frame)?;
+    let (options, ..) = settings.options(&[])?;
+    let operands = Operands::read(frame, &settings, &options)?;
+    if operands.members == 0 {
+        return Ok(());
+    }
+    let specs = operands.specs(&settings)?;
+    let (options, ..) = settings.options(&operands.traced(&settings, 0))?;
+    let mut borrowed = cache::borrow(&options, &specs)?;
+    operands.settle(&options, &specs)?;
+    for member in 0..operands.members {
+        take(borrowed.plan(), &settings, &operands, &specs, member)?;
+    }
+    Ok(())
+}
+
+fn take(
+    plan: &mut Plan,
+    settings: &Settings<'_>,
+    operands: &Operands<'_>,
+    specs: &[TensorSpec],
+    member: usize,
+) -> Result<()> {
+    let (options, step, decay) = settings.options(&operands.traced(settings, member))?;
+    plan.set_numbers(&options)?;
+    let number = operands.count(member)? + 1;
+    // SAFETY: they were settled, and are the call's until it returns.
+    let mut buffers = unsafe { operands.buffers(settings, specs, member, decay) };
+    let mut numbers = vec![[0.0; 2]; specs.len()];
+    let outcome = if settings.staged {
+        let reached = operands.reached(settings, member);
+        advance(plan, &step, number, &mut buffers, reached).map(|n| numbers = n)
+    } else {
+        plan.step(&step, number, &mut buffers)
+    };
+    let taken = match outcome {
+        Ok(()) => true,
+        Err(Error::NonFiniteGradient { .. }) => {
+            if !settings.staged {
+                clear_directions(&mut buffers);
+            }
+            false
+        }
+        Err(error) => return Err(error),
+    };
+    operands.tell(member, taken, &numbers);
+    Ok(())
+}
+
+/// Goes on to the next stage, and gives this part's numbers of it.
+fn advance(
+    plan: &mut Plan,
+    step: &StepOptions,
+    number: u64,
+    buffers: &mut [TensorBuffers<'_>],
+    mut reached: Vec<(Stage, Vec<[f64; 2]>)>,
+) -> Result<Vec<[f64; 2]>> {
+    // The squares of the length to be taken came with the largest l1, where
+    // that was a stage: with the statistics, which are not taken again.
+    if let [.., (Stage::LargestL1, earlier), (Stage::Lengths, lengths)] = &mut reached[..] {
+        for (length, earlier) in lengths.iter_mut().zip(earlier) {
+            length[1] = earlier[1];
+        }
+    }
+    let mut stages = plan.resume(step, number, buffers, &reached)?;
+    let stage = stages.next()?;
+    let mut numbers = stages.numbers().to_vec();
+    if stage == Some(Stage::LargestL1) {
+        for (number, reference) in numbers.iter_mut().zip(stages.references()) {
+            number[1] = reference;
+        }
+    }
+    Ok(numbers)
+}
+
+/// A step that is skipped has no direction.
+fn clear_directions(buffers: &mut [TensorBuffers<'_>]) {
+    for buffers in buffers {
+        if let Target::Direction(u) = &mut buffers.target {
+            u.bytes_mut().fill(0);
+        }
+    }
+}
