@@ -97,6 +97,7 @@ mod plan;
 mod registry;
 mod status;
 mod step;
+mod struct_layout;
 mod tensor;
 mod tensor_settings;
 mod typed;
