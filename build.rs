@@ -5,13 +5,14 @@ use std::{env, fs};
 
 /// The sections of the header, in its order: files of src/capi. The text at
 /// the top of each one introduces its section.
-const SECTIONS: [&str; 11] = [
+const SECTIONS: [&str; 12] = [
     "status",
     "options",
     "tensor",
     "optimizer",
     "step",
     "file",
+    "live",
     "tensor_settings",
     "info",
     "view",

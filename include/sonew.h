@@ -226,6 +226,32 @@ typedef enum {
    */
   SONEW_DTYPE_DIFFERS = 415,
   /**
+   * A live file is in use by another process or optimizer, or another save
+   * to the same path is under way.
+   */
+  SONEW_FILE_LOCKED = 420,
+  /**
+   * A forked child tries to use a live file of its parent, or to finish its
+   * save.
+   */
+  SONEW_FORKED = 421,
+  /** The optimizer's state is not in a live file. */
+  SONEW_NOT_LIVE = 422,
+  /** The file is a checkpoint and no live file. */
+  SONEW_NOT_A_LIVE_FILE = 423,
+  /**
+   * The machine went down while the live file was being written, and the
+   * file is not as it was at its last sync: go back to the last save.
+   */
+  SONEW_TORN = 424,
+  /**
+   * A live file was not synced after its last step, so that it has no
+   * checksums to verify it by.
+   */
+  SONEW_UNSYNCED = 425,
+  /** A load option cannot go with SONEW_MAP_SHARED. */
+  SONEW_SHARED_OPTION = 426,
+  /**
    * A mistake in this library; please report the message. The one error
    * after which things may have changed: the handle that was in use is
    * refused from now on, and can only be freed.
@@ -657,6 +683,27 @@ sonew_status sonew_step(sonew_optimizer *optimizer,
  * that never stopped.
  ******************************************************************************/
 
+/** How sonew_load() opens a file, and where the state is from then on. */
+typedef enum {
+  /** The file is read into memory, and every checksum is verified. */
+  SONEW_READ = 0,
+  /**
+   * The file is mapped copy-on-write, in constant time however large it is:
+   * a page is read when it is first needed and copied when it is first
+   * written, and the file is never changed. Its header and sizes are checked,
+   * its data are not; parameters that are loaded are read, and verified.
+   * Nobody may write to the file, or make it shorter, as long as it is
+   * mapped; it may be replaced, as by sonew_save(), and removed.
+   */
+  SONEW_MAP_PRIVATE = 1,
+  /**
+   * The state lives in the file, which sonew_make_live() made. It is locked
+   * until the optimizer leaves it. Options and tensors must be the
+   * optimizer's.
+   */
+  SONEW_MAP_SHARED = 2,
+} sonew_load_mode;
+
 /** A tensor that has another name in the file. */
 typedef struct {
   /** Its name in the file. UTF-8. */
@@ -666,8 +713,8 @@ typedef struct {
 } sonew_rename;
 
 /**
- * What a load may overlook. Fill it in with sonew_load_options_init(); the
- * defaults overlook nothing.
+ * What a load may overlook, and how. Fill it in with sonew_load_options_init();
+ * the defaults overlook nothing.
  */
 typedef struct {
   /** Set by sonew_load_options_init(). */
@@ -693,6 +740,13 @@ typedef struct {
    * others of the optimizer as they are. Default 0.
    */
   int32_t common_tensors_only;
+  /**
+   * One of sonew_load_mode. None of the above goes with SONEW_MAP_SHARED.
+   * Default SONEW_READ.
+   */
+  int32_t mode;
+  /** 0. */
+  int32_t reserved[1];
 } sonew_load_options;
 
 /**
@@ -705,12 +759,18 @@ typedef struct {
  * The file is written beside path, named like it with ".sonew-tmp" added,
  * brought to disk, and then put in the place of path: when a save fails or
  * the process dies, what was there before is still there. (Unless all that
- * failed was to bring the new name to disk: then the new file is there.) Two
- * saves to one path must not run at the same time.
+ * failed was to bring the new name to disk: then the new file is there.) What
+ * a killed process leaves under that name the next save or load of path
+ * removes. A second save to the same path at the same time is refused. path
+ * may be the file that the state is mapped from privately.
+ *
+ * Where path is the live file that the state is in, this is sonew_sync(). Such
+ * a file has no parameters but those that master weights hold: if params are
+ * given, every tensor must have master weights.
  *
  * Errors: SONEW_TENSOR_COUNT, SONEW_WRONG_DTYPE, SONEW_MISALIGNED,
- * SONEW_SIZE_OVERFLOW, SONEW_HEADER_LENGTH, SONEW_IO, SONEW_OUT_OF_MEMORY.
- * Since 0.1.
+ * SONEW_SIZE_OVERFLOW, SONEW_HEADER_LENGTH, SONEW_FILE_LOCKED, SONEW_FORKED,
+ * SONEW_PLANE_MISSING, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
  */
 sonew_status sonew_save(const sonew_optimizer *optimizer,
                         const char *path,
@@ -737,22 +797,131 @@ sonew_status sonew_load_options_init(sonew_load_options *options, size_t size);
  * file has no parameters but master weights of a tensor, its parameters are
  * these, rounded to nearest, as after every step.
  *
- * Everything is read and its checksums are verified before anything is
- * changed, which takes memory for the state a second time. Views of the state
- * end.
+ * options.mode says how the file is opened and where the state is from then
+ * on. In any mode, everything that is read is read before anything is changed;
+ * with SONEW_READ that takes memory for the state a second time. Views of the
+ * state end. A live file that the state was in before is closed, as by
+ * sonew_free().
  *
  * Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
  * SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_WRONG_DTYPE,
  * SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_IO, SONEW_NOT_A_CHECKPOINT,
  * SONEW_FILE_LENGTH, SONEW_FORMAT_VERSION, SONEW_CHECKSUM,
  * SONEW_TENSOR_MISSING, SONEW_TENSOR_DIFFERS, SONEW_DTYPE_DIFFERS,
- * SONEW_OPTION_DIFFERS, SONEW_PLANE_MISSING, SONEW_RENAME, SONEW_OUT_OF_MEMORY. Since 0.1.
+ * SONEW_OPTION_DIFFERS, SONEW_PLANE_MISSING, SONEW_RENAME,
+ * SONEW_FILE_LOCKED, SONEW_TORN, SONEW_NOT_A_LIVE_FILE, SONEW_SHARED_OPTION,
+ * SONEW_OUT_OF_MEMORY. Since 0.1.
  */
 sonew_status sonew_load(sonew_optimizer *optimizer,
                         const char *path,
                         const sonew_load_options *options,
                         float *const *params,
                         size_t count);
+
+/******************************************************************************
+ * Live files, and saving in the background
+ *
+ * A live file holds the state itself: the optimizer works straight on it, and
+ * it may be larger than memory. It holds the state twice; each step reads one
+ * copy and writes the other, and one store at its end makes that the current
+ * one. Views of the state must be asked for again after each step.
+ *
+ * A process that dies in any moment, SIGKILL included, leaves a file that
+ * opens at a completed step, the last one or the one before. With master
+ * weights in every tensor that is a whole checkpoint.
+ *
+ * A machine that goes down is another matter. What survives a power failure:
+ *
+ * - of a saved file, everything, as soon as sonew_save() or
+ *   sonew_save_finish() has returned; before that, the file that it replaces.
+ *   This is the same whether the state is in memory, mapped privately or in a
+ *   live file: the last save always survives;
+ * - of a live file, what sonew_sync() or sonew_free() brought to disk, as long
+ *   as at most one step was taken after it. Later, the file may be lost: it
+ *   then opens with SONEW_TORN, never with state that no step left. To be
+ *   safe, save to another path from time to time;
+ * - of state that is mapped privately or in memory, nothing that was not saved.
+ ******************************************************************************/
+
+/** A save under way. Begun by sonew_save_begin(), ended by sonew_save_finish(). */
+typedef struct sonew_saving sonew_saving;
+
+/**
+ * Moves the optimizer's state into a new live file, and works on it from then
+ * on, until it is freed or loads another file. To go on with that file later,
+ * create an optimizer with the same options and tensors, and load the file
+ * with SONEW_MAP_SHARED.
+ *
+ * The file takes the place of what stands under path, as a saved one does.
+ * All its space, twice that of the state, is allocated now, so that a full
+ * disk is a status. (Where a file system allocates at every write, as btrfs
+ * does for files with snapshots, it still may run out later, and the process
+ * gets a SIGBUS: live files belong on ext4, xfs or tmpfs.) It is locked as
+ * long as the optimizer works on it: another process, and another optimizer,
+ * gets SONEW_FILE_LOCKED. A forked child must not use it: all but
+ * sonew_free() and looking is refused there. It shares the lock until it
+ * ends or calls sonew_free().
+ *
+ * Learning-rate scales and weight decay are in the file as soon as they are
+ * set. Where path is the live file that the state is in, this is sonew_sync().
+ * Views of the state end.
+ *
+ * Errors: SONEW_FILE_LOCKED, SONEW_FORKED, SONEW_OUT_OF_RANGE (a step count of
+ * 2^47 or more), SONEW_HEADER_LENGTH, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
+ */
+sonew_status sonew_make_live(sonew_optimizer *optimizer, const char *path);
+
+/**
+ * Brings a live file's last step to disk, with checksums of its state, and
+ * returns when that is done. sonew_free() does the same.
+ *
+ * Errors: SONEW_NOT_LIVE; SONEW_FORKED; SONEW_IO: the state is what it was,
+ * but may not be on the disk. Since 0.1.
+ */
+sonew_status sonew_sync(const sonew_optimizer *optimizer);
+
+/**
+ * Begins a save in the background: takes a copy of what sonew_save_any() would
+ * save, and returns while a thread of its own writes it. The optimizer may
+ * step, change and be freed in the meantime, the parameters may change. Puts a
+ * handle into *saving, for sonew_save_finish().
+ *
+ * The copy takes as much memory again as the state and the parameters, until
+ * it is written. The thread is created also where options.threads is 1.
+ *
+ * params and count are as in sonew_save_any(): one buffer for each tensor, of
+ * its type; or NULL and 0, for the state alone.
+ *
+ * Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
+ * SONEW_OUT_OF_MEMORY, SONEW_THREADS, and for a live file those of
+ * sonew_save(). Since 0.1.
+ */
+sonew_status sonew_save_begin(const sonew_optimizer *optimizer,
+                              const char *path,
+                              void *const *params,
+                              size_t count,
+                              sonew_saving **saving);
+
+/**
+ * Waits until a save has ended, and its thread with it, and returns what came
+ * of it. The handle ends whatever that is, but for SONEW_BUSY. Every save must
+ * be finished: it holds memory until then. NULL is allowed and does nothing.
+ *
+ * Errors: those of sonew_save(); SONEW_FORKED in a child of the process that
+ * began it. Since 0.1.
+ */
+sonew_status sonew_save_finish(sonew_saving *saving);
+
+/**
+ * Checks a file from end to end: its header, its sizes, every checksum.
+ * Changes nothing.
+ *
+ * Errors: SONEW_NOT_A_CHECKPOINT, SONEW_FILE_LENGTH, SONEW_FORMAT_VERSION,
+ * SONEW_CHECKSUM, SONEW_IO; for a live file SONEW_UNSYNCED where its process
+ * died before it was synced: it can be loaded, but has no checksums of its
+ * last step; SONEW_TORN, SONEW_FILE_LOCKED. Since 0.1.
+ */
+sonew_status sonew_verify(const char *path);
 
 /******************************************************************************
  * Settings of one tensor
@@ -981,7 +1150,9 @@ sonew_status sonew_load_any(sonew_optimizer *optimizer,
 /**
  * Forgets the master weights of all tensors that keep them: the next step
  * takes them anew from the parameters. For a caller who has changed
- * parameters between steps; without it the change is lost. Since 0.1.
+ * parameters between steps; without it the change is lost.
+ *
+ * Errors: in a live file, SONEW_FORKED and SONEW_IO. Since 0.1.
  */
 sonew_status sonew_reset_master(sonew_optimizer *optimizer);
 

@@ -351,6 +351,60 @@ pub enum Error {
         part: String,
     },
 
+    /// A live file is in use, by another process or another optimizer; or
+    /// another save to the same path is under way.
+    #[error("\"{}\" is in use by another optimizer, process or save", path.display())]
+    FileLocked {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A process that was forked tries to use its parent's live file, or to
+    /// finish its save.
+    #[error("\"{}\" belongs to the process that this one was forked from", path.display())]
+    Forked {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// The optimizer's state is not in a live file.
+    #[error("the optimizer's state is not in a live file")]
+    NotLive,
+
+    /// The file is a checkpoint, and no live file.
+    #[error("\"{}\" is no live file: load it in another mode, and make it one", path.display())]
+    NotALiveFile {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// The machine went down while a live file was being written, and the file
+    /// is not as it was when it was last synced.
+    #[error(
+        "\"{}\" was being written when the machine went down, and may be torn between two steps: \
+         go back to the last save", path.display()
+    )]
+    Torn {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A live file was not synced after its last step: there are no checksums
+    /// to verify it by.
+    #[error("\"{}\" was not synced after its last step: it has no checksums of it", path.display())]
+    Unsynced {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A load option that changes what is loaded, for a live file, which is
+    /// taken as it is.
+    #[error("{option} cannot go with a shared mapping, which takes the file as it is")]
+    SharedOption {
+        /// The option.
+        option: &'static str,
+    },
+
     /// The tensors are too many, or their names too long, for the header of
     /// a safetensors file.
     #[error("\"{}\" needs a header of {length} bytes, a safetensors file can have {limit}", path.display())]

@@ -50,7 +50,7 @@
 //! [arXiv 2311.10085]: https://arxiv.org/abs/2311.10085
 
 mod capi;
-mod checkpoint;
+pub mod checkpoint;
 pub mod dtype;
 mod error;
 mod kernel;
@@ -65,5 +65,5 @@ mod step;
 pub use kernel::oracle;
 
 pub use error::{Error, Result};
-pub use optimizer::{LoadOptions, Optimizer};
+pub use optimizer::{LoadMode, LoadOptions, Optimizer, Saving};
 pub use step::{Plan, Stage, Stages, Target, TensorBuffers};

@@ -131,7 +131,7 @@ fn changed_parameters_count_only_after_a_reset() {
     assert!(training.params == untouched.params);
 
     training.params[0][5] = 100.0;
-    training.optimizer.reset_master();
+    training.optimizer.reset_master().unwrap();
     training.assert_no_master();
     training.step(false);
     training.assert_master_is_params();

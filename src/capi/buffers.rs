@@ -109,15 +109,21 @@ impl<'a> Buffer<'a> {
     }
 }
 
-/// The optimizer's own buffers, which a step writes.
+/// The optimizer's own buffers, which a step writes: of a live file both copies.
 pub(super) fn state<'a>(optimizer: &'a Optimizer, list: &mut Vec<Buffer<'a>>) -> Result<()> {
     for (i, tensor) in optimizer.tensors().iter().enumerate() {
         for (p, plane) in optimizer.planes(i)?.iter().enumerate() {
-            let first = optimizer.plane(i, p)?.bytes().as_ptr();
-            list.push(Buffer {
-                written: true,
-                ..Buffer::read(tensor, &plane.name, plane.dtype, first.cast(), String::new)?
-            });
+            let current = optimizer.plane(i, p)?.bytes();
+            for bytes in [Some(current), optimizer.other_copy(i, p)]
+                .into_iter()
+                .flatten()
+            {
+                let first = bytes.as_ptr().cast();
+                list.push(Buffer {
+                    written: true,
+                    ..Buffer::read(tensor, &plane.name, plane.dtype, first, String::new)?
+                });
+            }
         }
     }
     Ok(())

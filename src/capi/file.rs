@@ -8,17 +8,18 @@
 
 use std::ffi::{c_char, c_void};
 
-use super::arguments::{flag, string, List};
+use super::arguments::{flag, named, string, unused, List};
 use super::buffers::{none_overlap, state, Buffer};
 use super::guard::call;
 use super::optimizer::{sonew_optimizer, with};
 use super::status::sonew_status;
 use super::step::{only_of, written_params, FLOAT};
 use super::versioned::{self, Growing, Versioned};
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, Elements};
 use crate::error::Result;
 use crate::layout::check_count;
-use crate::optimizer::LoadOptions;
+use crate::optimizer::{LoadMode, LoadOptions};
+use crate::Optimizer;
 
 /// A tensor that has another name in the file.
 #[repr(C)]
@@ -30,8 +31,35 @@ pub struct sonew_rename {
     pub to: *const c_char,
 }
 
-/// What a load may overlook. Fill it in with sonew_load_options_init(); the
-/// defaults overlook nothing.
+/// How sonew_load() opens a file, and where the state is from then on.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum sonew_load_mode {
+    /// The file is read into memory, and every checksum is verified.
+    SONEW_READ = 0,
+    /// The file is mapped copy-on-write, in constant time however large it is:
+    /// a page is read when it is first needed and copied when it is first
+    /// written, and the file is never changed. Its header and sizes are checked,
+    /// its data are not; parameters that are loaded are read, and verified.
+    /// Nobody may write to the file, or make it shorter, as long as it is
+    /// mapped; it may be replaced, as by sonew_save(), and removed.
+    SONEW_MAP_PRIVATE = 1,
+    /// The state lives in the file, which sonew_make_live() made. It is locked
+    /// until the optimizer leaves it. Options and tensors must be the
+    /// optimizer's.
+    SONEW_MAP_SHARED = 2,
+}
+
+use sonew_load_mode::*;
+
+const LOAD_MODES: [(i32, LoadMode); 3] = [
+    (SONEW_READ as i32, LoadMode::Read),
+    (SONEW_MAP_PRIVATE as i32, LoadMode::MapPrivate),
+    (SONEW_MAP_SHARED as i32, LoadMode::MapShared),
+];
+
+/// What a load may overlook, and how. Fill it in with sonew_load_options_init();
+/// the defaults overlook nothing.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct sonew_load_options {
@@ -52,11 +80,16 @@ pub struct sonew_load_options {
     /// 1: load the tensors that both sides have, at least one, and leave the
     /// others of the optimizer as they are. Default 0.
     pub common_tensors_only: i32,
+    /// One of sonew_load_mode. None of the above goes with SONEW_MAP_SHARED.
+    /// Default SONEW_READ.
+    pub mode: i32,
+    /// 0.
+    pub reserved: [i32; 1],
 }
 
-// SAFETY: 3 * 8 + 2 * 4 bytes without padding.
+// SAFETY: 3 * 8 + 4 * 4 bytes without padding.
 unsafe impl Growing for sonew_load_options {
-    const SIZES: &'static [usize] = &[size_of::<sonew_load_options>()];
+    const SIZES: &'static [usize] = &[32, size_of::<sonew_load_options>()];
 }
 
 // SAFETY: the first field is the size; numbers and raw pointers.
@@ -70,6 +103,8 @@ unsafe impl Versioned for sonew_load_options {
             rename_count: 0,
             override_options: 0,
             common_tensors_only: 0,
+            mode: SONEW_READ as i32,
+            reserved: [0],
         }
     }
 }
@@ -91,7 +126,9 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
         // SAFETY: the caller's promise.
         unsafe { Ok((string(pair.from, of("from"))?, string(pair.to, of("to"))?)) }
     })?;
+    unused(&c.reserved, || "options.reserved".to_owned())?;
     Ok(LoadOptions {
+        mode: named(c.mode, || "options.mode".to_owned(), &LOAD_MODES)?,
         override_options: flag(c.override_options, "options.override_options")?,
         common_tensors_only: flag(c.common_tensors_only, "options.common_tensors_only")?,
         rename,
@@ -107,12 +144,18 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
 /// The file is written beside path, named like it with ".sonew-tmp" added,
 /// brought to disk, and then put in the place of path: when a save fails or
 /// the process dies, what was there before is still there. (Unless all that
-/// failed was to bring the new name to disk: then the new file is there.) Two
-/// saves to one path must not run at the same time.
+/// failed was to bring the new name to disk: then the new file is there.) What
+/// a killed process leaves under that name the next save or load of path
+/// removes. A second save to the same path at the same time is refused. path
+/// may be the file that the state is mapped from privately.
+///
+/// Where path is the live file that the state is in, this is sonew_sync(). Such
+/// a file has no parameters but those that master weights hold: if params are
+/// given, every tensor must have master weights.
 ///
 /// Errors: SONEW_TENSOR_COUNT, SONEW_WRONG_DTYPE, SONEW_MISALIGNED,
-/// SONEW_SIZE_OVERFLOW, SONEW_HEADER_LENGTH, SONEW_IO, SONEW_OUT_OF_MEMORY.
-/// Since 0.1.
+/// SONEW_SIZE_OVERFLOW, SONEW_HEADER_LENGTH, SONEW_FILE_LOCKED, SONEW_FORKED,
+/// SONEW_PLANE_MISSING, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_save(
     optimizer: *const sonew_optimizer,
@@ -142,10 +185,28 @@ pub(super) unsafe fn save(
             List::new(params, count, "params")?,
         )
     };
+    // SAFETY: the caller's promise.
+    unsafe {
+        saved(optimizer, &params, only, |optimizer, params| {
+            optimizer.save(path, params)
+        })
+    }
+}
+
+/// Lends an optimizer and the parameters that are to be saved.
+///
+/// # Safety
+/// As for [`sonew_save`].
+pub(super) unsafe fn saved<R>(
+    optimizer: *const sonew_optimizer,
+    params: &List<*mut c_void>,
+    only: Option<Dtype>,
+    save: impl FnOnce(&Optimizer, Option<&[Elements<'_>]>) -> Result<R>,
+) -> Result<R> {
     with(optimizer, |owned| {
         let optimizer = &owned.optimizer;
         if !params.is_given() {
-            return optimizer.save(path, None);
+            return save(optimizer, None);
         }
         let tensors = optimizer.tensors();
         check_count("params", params.len(), tensors.len())?;
@@ -157,7 +218,7 @@ pub(super) unsafe fn save(
             // SAFETY: the caller's promise.
             Ok(unsafe { buffer.elements() })
         })?;
-        optimizer.save(path, Some(&params))
+        save(optimizer, Some(&params))
     })
 }
 
@@ -185,16 +246,20 @@ pub unsafe extern "C" fn sonew_load_options_init(
 /// file has no parameters but master weights of a tensor, its parameters are
 /// these, rounded to nearest, as after every step.
 ///
-/// Everything is read and its checksums are verified before anything is
-/// changed, which takes memory for the state a second time. Views of the state
-/// end.
+/// options.mode says how the file is opened and where the state is from then
+/// on. In any mode, everything that is read is read before anything is changed;
+/// with SONEW_READ that takes memory for the state a second time. Views of the
+/// state end. A live file that the state was in before is closed, as by
+/// sonew_free().
 ///
 /// Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
 /// SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_WRONG_DTYPE,
 /// SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_IO, SONEW_NOT_A_CHECKPOINT,
 /// SONEW_FILE_LENGTH, SONEW_FORMAT_VERSION, SONEW_CHECKSUM,
 /// SONEW_TENSOR_MISSING, SONEW_TENSOR_DIFFERS, SONEW_DTYPE_DIFFERS,
-/// SONEW_OPTION_DIFFERS, SONEW_PLANE_MISSING, SONEW_RENAME, SONEW_OUT_OF_MEMORY. Since 0.1.
+/// SONEW_OPTION_DIFFERS, SONEW_PLANE_MISSING, SONEW_RENAME,
+/// SONEW_FILE_LOCKED, SONEW_TORN, SONEW_NOT_A_LIVE_FILE, SONEW_SHARED_OPTION,
+/// SONEW_OUT_OF_MEMORY. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_load(
     optimizer: *mut sonew_optimizer,

@@ -91,6 +91,7 @@ mod file;
 mod guard;
 mod info;
 mod last_error;
+mod live;
 mod optimizer;
 mod options;
 mod plan;

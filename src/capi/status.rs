@@ -116,6 +116,25 @@ pub enum sonew_status {
     /// in the file.
     SONEW_DTYPE_DIFFERS = 415,
 
+    /// A live file is in use by another process or optimizer, or another save
+    /// to the same path is under way.
+    SONEW_FILE_LOCKED = 420,
+    /// A forked child tries to use a live file of its parent, or to finish its
+    /// save.
+    SONEW_FORKED = 421,
+    /// The optimizer's state is not in a live file.
+    SONEW_NOT_LIVE = 422,
+    /// The file is a checkpoint and no live file.
+    SONEW_NOT_A_LIVE_FILE = 423,
+    /// The machine went down while the live file was being written, and the
+    /// file is not as it was at its last sync: go back to the last save.
+    SONEW_TORN = 424,
+    /// A live file was not synced after its last step, so that it has no
+    /// checksums to verify it by.
+    SONEW_UNSYNCED = 425,
+    /// A load option cannot go with SONEW_MAP_SHARED.
+    SONEW_SHARED_OPTION = 426,
+
     /// A mistake in this library; please report the message. The one error
     /// after which things may have changed: the handle that was in use is
     /// refused from now on, and can only be freed.
@@ -172,6 +191,13 @@ impl From<&Error> for sonew_status {
             Error::PlaneMissing { .. } => SONEW_PLANE_MISSING,
             Error::Rename { .. } => SONEW_RENAME,
             Error::DtypeDiffers { .. } => SONEW_DTYPE_DIFFERS,
+            Error::FileLocked { .. } => SONEW_FILE_LOCKED,
+            Error::Forked { .. } => SONEW_FORKED,
+            Error::NotLive => SONEW_NOT_LIVE,
+            Error::NotALiveFile { .. } => SONEW_NOT_A_LIVE_FILE,
+            Error::Torn { .. } => SONEW_TORN,
+            Error::Unsynced { .. } => SONEW_UNSYNCED,
+            Error::SharedOption { .. } => SONEW_SHARED_OPTION,
             Error::Internal { .. } => SONEW_INTERNAL,
         }
     }
@@ -222,6 +248,13 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_PLANE_MISSING, c"SONEW_PLANE_MISSING"),
     (SONEW_RENAME, c"SONEW_RENAME"),
     (SONEW_DTYPE_DIFFERS, c"SONEW_DTYPE_DIFFERS"),
+    (SONEW_FILE_LOCKED, c"SONEW_FILE_LOCKED"),
+    (SONEW_FORKED, c"SONEW_FORKED"),
+    (SONEW_NOT_LIVE, c"SONEW_NOT_LIVE"),
+    (SONEW_NOT_A_LIVE_FILE, c"SONEW_NOT_A_LIVE_FILE"),
+    (SONEW_TORN, c"SONEW_TORN"),
+    (SONEW_UNSYNCED, c"SONEW_UNSYNCED"),
+    (SONEW_SHARED_OPTION, c"SONEW_SHARED_OPTION"),
     (SONEW_INTERNAL, c"SONEW_INTERNAL"),
 ];
 

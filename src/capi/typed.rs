@@ -70,13 +70,10 @@ pub unsafe extern "C" fn sonew_load_any(
 
 /// Forgets the master weights of all tensors that keep them: the next step
 /// takes them anew from the parameters. For a caller who has changed
-/// parameters between steps; without it the change is lost. Since 0.1.
+/// parameters between steps; without it the change is lost.
+///
+/// Errors: in a live file, SONEW_FORKED and SONEW_IO. Since 0.1.
 #[no_mangle]
 pub extern "C" fn sonew_reset_master(optimizer: *mut sonew_optimizer) -> sonew_status {
-    call(|| {
-        with(optimizer, |owned| {
-            owned.optimizer.reset_master();
-            Ok(())
-        })
-    })
+    call(|| with(optimizer, |owned| owned.optimizer.reset_master()))
 }

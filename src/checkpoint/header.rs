@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::json::{ArrayInfo, Document, Pairs, SavedOptions, TensorMirror};
-use super::{Header, ALIGNMENT, FORMAT, PADDING};
+use super::{Header, ALIGNMENT, CHECKPOINT_FORMAT, FORMAT, LIVE_FORMAT, PADDING};
 use crate::error::{Error, Result};
 
 /// The longest header that safetensors readers accept.
@@ -26,9 +26,11 @@ const ZEROS: &str = "00000000";
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) header: Header,
+    /// Whether it is that of a live file.
+    pub(super) live: bool,
     /// Every array of the file, padding included.
     pub(super) arrays: Vec<(String, ArrayInfo)>,
-    /// Checksum of every array but padding.
+    /// Checksum of every array but padding; a live file has them elsewhere.
     pub(super) checksums: Vec<(String, u32)>,
 }
 
@@ -50,22 +52,30 @@ fn parse_number(text: &str) -> Option<u64> {
 }
 
 /// The first bytes of the file, up to where the data begin.
-pub(super) fn encode(contents: Contents) -> serde_json::Result<Vec<u8>> {
+pub(super) fn encode(contents: &Contents) -> serde_json::Result<Vec<u8>> {
     let Contents {
         header,
+        live,
         arrays,
         checksums,
     } = contents;
+    let format = if *live {
+        LIVE_FORMAT
+    } else {
+        CHECKPOINT_FORMAT
+    };
     let tensors: Vec<_> = header.tensors.iter().map(TensorMirror::from).collect();
-    let checksums = checksums.into_iter().map(|(name, crc)| (name, hex(crc)));
+    let checksums = checksums
+        .iter()
+        .map(|(name, crc)| (name.clone(), hex(*crc)));
     let metadata = [
         ("header_crc32", ZEROS.to_owned()),
-        ("format", FORMAT.to_string()),
+        ("format", format.to_string()),
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("step", header.step.to_string()),
         (
             "options",
-            serde_json::to_string(&SavedOptions(header.options))?,
+            serde_json::to_string(&SavedOptions(header.options.clone()))?,
         ),
         ("tensors", serde_json::to_string(&tensors)?),
         (
@@ -76,7 +86,7 @@ pub(super) fn encode(contents: Contents) -> serde_json::Result<Vec<u8>> {
     let metadata = metadata.map(|(key, value)| (format!("sonew.{key}"), value));
     let document = Document {
         metadata: Pairs(metadata.into()),
-        arrays,
+        arrays: arrays.clone(),
     };
     let json = serde_json::to_vec(&document)?;
     debug_assert!(json.starts_with(PREFIX.as_bytes()));
@@ -110,6 +120,18 @@ pub(super) fn has_prefix(bytes: &[u8]) -> bool {
     bytes
         .get(LENGTH_BYTES..DIGITS.start)
         .is_some_and(|start| start == PREFIX.as_bytes())
+}
+
+/// How many bytes of a file [`is_live`] needs.
+pub(super) const TELLING: usize = DIGITS.end + AFTER_DIGITS.len() + 1;
+
+/// What follows the digits, before the format.
+const AFTER_DIGITS: &str = r#"","sonew.format":""#;
+
+/// Whether a file that begins so is a live one.
+pub(super) fn is_live(start: &[u8]) -> bool {
+    let format = start.get(DIGITS.end..TELLING);
+    has_prefix(start) && format == Some(format!("{AFTER_DIGITS}{LIVE_FORMAT}").as_bytes())
 }
 
 /// Reads what [`encode`] wrote. What the arrays' entries say has still to be
@@ -181,6 +203,7 @@ pub(super) fn decode(path: &Path, bytes: &[u8]) -> Result<Contents> {
     header.validate().map_err(|e| refuse(e.to_string()))?;
     Ok(Contents {
         header,
+        live: version == LIVE_FORMAT,
         checksums: checksums.collect::<Result<_>>()?,
         arrays,
     })

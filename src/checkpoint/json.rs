@@ -22,7 +22,7 @@ pub(super) struct Document {
 }
 
 /// What a safetensors header says of one array.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ArrayInfo {
     pub(super) dtype: String,

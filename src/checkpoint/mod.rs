@@ -48,7 +48,11 @@
 mod files;
 mod header;
 mod json;
+mod live;
+mod locate;
+mod mapping;
 mod read;
+mod record;
 mod write;
 
 #[cfg(test)]
@@ -59,17 +63,31 @@ use crate::error::Result;
 use crate::layout::{self, Plane, TensorSpec};
 use crate::options::{not_negative, Options};
 
-pub use read::Checkpoint;
-pub use write::write;
+pub(crate) use live::{Copies, Live};
+pub(crate) use mapping::Part;
+pub use read::{verify, Checkpoint, StoredPlane};
+pub(crate) use write::{create_live, write};
 
 #[cfg(target_endian = "big")]
 compile_error!("checkpoints hold little-endian numbers, and buffers are written as they are");
 
-/// The newest format version that this library reads, and the one it writes.
-pub const FORMAT: u64 = 2;
+/// The newest format version that this library reads.
+pub const FORMAT: u64 = 3;
+
+/// The version of checkpoints that it writes.
+const CHECKPOINT_FORMAT: u64 = 2;
+
+/// The version of live files that it writes.
+const LIVE_FORMAT: u64 = 3;
 
 /// The name under which a tensor's parameters are saved, beside its planes.
 pub const PARAMETER: &str = "parameter";
+
+/// What is added to a plane's name in the second copy of a live file.
+const SECOND: &str = ".b";
+
+/// Bytes of a word of a live file's record.
+const WORD: usize = 8;
 
 /// Every array starts at a multiple of this many bytes of the file.
 const ALIGNMENT: usize = 64;
@@ -105,9 +123,28 @@ pub struct SavedTensor {
     pub master_set: bool,
 }
 
+/// What a live file keeps of a tensor beside its planes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Settings {
+    pub(crate) lr_scale: f64,
+    pub(crate) weight_decay: f64,
+    pub(crate) master: Master,
+}
+
+/// Whether a tensor's master weights have been taken from its parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Master {
+    /// There are none, and their plane, if there is one, is zero.
+    Empty = 0,
+    Set = 1,
+    /// The plane is being written in place: there are none, and it is anything.
+    Changing = 2,
+}
+
 /// One array to be written.
 #[derive(Debug, Clone, Copy)]
-pub struct Array<'a> {
+pub(crate) struct Array<'a> {
     /// Position of its tensor in [`Header::tensors`].
     pub tensor: usize,
     /// Name of the state plane, or [`PARAMETER`].
@@ -139,7 +176,7 @@ impl Header {
     }
 
     /// The arrays that the file holds for one tensor.
-    fn arrays(&self, tensor: &SavedTensor) -> Vec<Plane> {
+    pub(crate) fn arrays(&self, tensor: &SavedTensor) -> Vec<Plane> {
         let mut arrays = layout::planes(&self.options, &tensor.spec);
         if self.parameters {
             arrays.push(Plane {

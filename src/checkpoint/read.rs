@@ -1,45 +1,87 @@
 //! Opening a checkpoint and reading its arrays. The file is hostile until it
 //! has been checked.
 
-use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::files::SourceFile;
-use super::header::{self, Contents, LENGTH_BYTES, MAX_LENGTH, PREFIX};
-use super::json::ArrayInfo;
-use super::{array_name, Header, ALIGNMENT};
+use super::files::{map_private, Access, SourceFile};
+use super::header::{self, LENGTH_BYTES, MAX_LENGTH, PREFIX};
+use super::live::{Copies, Live};
+use super::locate::{check, in_tensors, Arrays, Checked, Place, StoredArray};
+use super::mapping::Part;
+use super::record::{self, CURRENT, SEAL, SYNCED, WRITTEN};
+use super::{array_name, Header, Master};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::layout::Plane;
 
 /// Arrays are read and summed in pieces of this size, which the processor's
 /// cache can hold.
 const CHUNK: usize = 1 << 20;
 
-/// An open checkpoint. Its header has been checked entirely and agrees with
-/// the length of the file; an array is checked when it is read.
+/// An open checkpoint or live file. Its header has been checked entirely and
+/// agrees with the length of the file; an array is checked when it is read. A
+/// live file stays as it is as long as it is open here: nobody may open it to
+/// work on it.
 #[derive(Debug)]
 pub struct Checkpoint {
     header: Header,
-    /// For every tensor its planes, in order, and then its parameter.
-    arrays: Vec<Vec<StoredArray>>,
+    /// Those of the current copy first.
+    arrays: Arrays,
+    /// The copy that is current.
+    copy: usize,
+    /// Whether it is a live file that has been written since it was synced, so
+    /// that its planes have no checksums.
+    unsynced: bool,
     file: SourceFile,
 }
 
-/// Where an array lies, and what it must sum to.
-#[derive(Debug)]
-struct StoredArray {
-    plane: Plane,
-    /// Its first byte, counted from the file's.
-    offset: u64,
-    bytes: u64,
-    crc: u32,
+/// An array of a [`Checkpoint`].
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct StoredPlane<'a> {
+    /// Position of its tensor in [`Header::tensors`].
+    pub tensor: usize,
+    /// Name of the state plane, or `parameter`.
+    pub plane: &'a str,
+    /// Type of its elements.
+    pub dtype: Dtype,
+    /// Its first byte in the file.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// What its bytes must sum to; `None` in a live file that was not synced
+    /// after its last step.
+    pub crc32: Option<u32>,
+}
+
+/// Checks a file from end to end: header, sizes, every checksum.
+///
+/// # Errors
+/// Those of [`Checkpoint::open`]; [`Error::Checksum`] for the first array that
+/// is damaged; [`Error::Unsynced`] for a live file whose last steps have no
+/// checksums yet.
+pub fn verify(path: impl AsRef<Path>) -> Result<()> {
+    Checkpoint::open(path)?.verify()
 }
 
 impl Checkpoint {
-    /// Opens and checks a file.
-    pub fn open(path: &Path) -> Result<Checkpoint> {
-        let mut file = SourceFile::open(path)?;
+    /// Opens and checks a file to be read.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::NotACheckpoint`], [`Error::FileLength`],
+    /// [`Error::FormatVersion`], [`Error::Checksum`] of the header; of a live
+    /// file [`Error::FileLocked`] and [`Error::Torn`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
+        Self::open_as(path.as_ref(), Access::Read)
+    }
+
+    /// Opens and checks a live file to work on.
+    pub(crate) fn open_live(path: &Path) -> Result<Checkpoint> {
+        Self::open_as(path, Access::Live)
+    }
+
+    fn open_as(path: &Path, access: Access) -> Result<Checkpoint> {
+        let mut file = SourceFile::open(path, access)?;
         let Checked {
             header,
             arrays,
@@ -48,11 +90,25 @@ impl Checkpoint {
         if end != file.length() {
             return Err(wrong_length(&file, end));
         }
-        Ok(Checkpoint {
+        let live = arrays.live.is_some();
+        if live {
+            file.lock(access)?;
+        } else if access == Access::Live {
+            return Err(Error::NotALiveFile {
+                path: path.to_owned(),
+            });
+        }
+        let mut checkpoint = Checkpoint {
             header,
             arrays,
+            copy: 0,
+            unsynced: false,
             file,
-        })
+        };
+        if live {
+            checkpoint.settle()?;
+        }
+        Ok(checkpoint)
     }
 
     /// What the file says besides its arrays.
@@ -60,72 +116,251 @@ impl Checkpoint {
         &self.header
     }
 
+    /// Whether it is a live file.
+    pub fn is_live(&self) -> bool {
+        self.arrays.live.is_some()
+    }
+
+    /// Whether it is a live file that was not synced after its last step: the
+    /// process that worked on it died.
+    pub fn is_unsynced(&self) -> bool {
+        self.unsynced
+    }
+
+    /// Its length in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.file.length()
+    }
+
+    /// Its arrays in their order: of a live file those of the current copy.
+    pub fn arrays(&self) -> impl Iterator<Item = StoredPlane<'_>> {
+        let tensors = self.arrays.first.iter().enumerate();
+        tensors.flat_map(|(tensor, arrays)| {
+            arrays.iter().map(move |array| StoredPlane {
+                tensor,
+                plane: &array.plane.name,
+                dtype: array.plane.dtype,
+                offset: array.place.offset,
+                bytes: array.place.bytes,
+                crc32: array.crc,
+            })
+        })
+    }
+
+    /// Reads one array and compares its checksum, where it has one.
+    ///
+    /// # Errors
+    /// [`Error::Checksum`], [`Error::Io`], [`Error::UnknownTensor`],
+    /// [`Error::PlaneMissing`].
+    pub fn check(&mut self, tensor: usize, plane: &str) -> Result<()> {
+        let array = self.find(tensor, plane)?.clone();
+        let mut buffer = vec![0; CHUNK.min(array.place.bytes as usize)];
+        let mut hasher = crc32fast::Hasher::new();
+        self.file.seek(array.place.offset)?;
+        let mut left = array.place.bytes;
+        while left > 0 {
+            let piece = left.min(CHUNK as u64) as usize;
+            self.file.read(&mut buffer[..piece])?;
+            hasher.update(&buffer[..piece]);
+            left -= piece as u64;
+        }
+        self.compare(tensor, &array, hasher.finalize())
+    }
+
+    /// Checks every array.
+    ///
+    /// # Errors
+    /// Those of [`verify`].
+    pub fn verify(&mut self) -> Result<()> {
+        if self.is_unsynced() {
+            return Err(Error::Unsynced {
+                path: self.file.path().to_owned(),
+            });
+        }
+        self.verify_arrays()
+    }
+
+    fn verify_arrays(&mut self) -> Result<()> {
+        for tensor in 0..self.arrays.first.len() {
+            for index in 0..self.arrays.first[tensor].len() {
+                let plane = self.arrays.first[tensor][index].plane.name.clone();
+                self.check(tensor, &plane)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Fills `dst` with an array of tensor `tensor`: a state plane, or
     /// [`PARAMETER`](super::PARAMETER). When it fails, `dst` may have been
     /// written.
-    pub fn read(&mut self, tensor: usize, plane: &str, dst: &mut [u8]) -> Result<()> {
-        let count = self.arrays.len();
-        let arrays = self.arrays.get(tensor).ok_or(Error::UnknownTensor {
-            index: tensor,
-            count,
-        })?;
-        let saved = &self.header.tensors[tensor];
-        let array = arrays
-            .iter()
-            .find(|array| array.plane.name == plane)
-            .ok_or_else(|| Error::PlaneMissing {
-                tensor: saved.spec.name.clone(),
-                plane: plane.to_owned(),
-            })?;
-        if dst.len() as u64 != array.bytes {
+    pub(crate) fn read(&mut self, tensor: usize, plane: &str, dst: &mut [u8]) -> Result<()> {
+        let array = self.find(tensor, plane)?.clone();
+        if dst.len() as u64 != array.place.bytes {
+            let spec = &self.header.tensors[tensor].spec;
             return Err(Error::WrongLength {
-                tensor: saved.spec.name.clone(),
+                tensor: spec.name.clone(),
                 argument: plane.to_owned(),
                 length: dst.len() / array.plane.dtype.size(),
-                expected: saved.spec.len(),
+                expected: spec.len(),
             });
         }
-
-        self.file.seek(array.offset)?;
+        self.file.seek(array.place.offset)?;
         let mut hasher = crc32fast::Hasher::new();
         for chunk in dst.chunks_mut(CHUNK) {
             self.file.read(chunk)?;
             hasher.update(chunk);
         }
-        if hasher.finalize() != array.crc {
-            return Err(Error::Checksum {
-                path: self.file.path().to_owned(),
-                part: format!("\"{}\"", array_name(saved, plane)),
-            });
+        self.compare(tensor, &array, hasher.finalize())
+    }
+
+    fn find(&self, tensor: usize, plane: &str) -> Result<&StoredArray> {
+        let count = self.arrays.first.len();
+        let arrays = self.arrays.first.get(tensor).ok_or(Error::UnknownTensor {
+            index: tensor,
+            count,
+        })?;
+        let found = arrays.iter().find(|array| array.plane.name == plane);
+        found.ok_or_else(|| Error::PlaneMissing {
+            tensor: self.header.tensors[tensor].spec.name.clone(),
+            plane: plane.to_owned(),
+        })
+    }
+
+    fn compare(&self, tensor: usize, array: &StoredArray, crc: u32) -> Result<()> {
+        if array.crc.is_none_or(|expected| expected == crc) {
+            return Ok(());
+        }
+        let name = array_name(&self.header.tensors[tensor], &array.plane.name);
+        Err(self.damaged(format!("\"{name}\"")))
+    }
+
+    fn damaged(&self, part: String) -> Error {
+        Error::Checksum {
+            path: self.file.path().to_owned(),
+            part,
+        }
+    }
+
+    /// Maps the file copy-on-write. The planes of every tensor, in order, and
+    /// then its parameter.
+    pub(crate) fn map_private(self) -> Result<Vec<Vec<Part>>> {
+        let places = self.arrays.first.iter().flatten().map(|array| array.place);
+        let ranges: Vec<_> = places.map(Place::range).collect();
+        let overlap = Error::Internal {
+            message: format!("arrays overlap: {}", self.file.path().display()),
+        };
+        let mapping = Arc::new(map_private(self.file)?);
+        let parts = mapping.cut(&ranges).ok_or(overlap)?;
+        Ok(in_tensors(&self.arrays.first, &mut parts.into_iter()))
+    }
+
+    /// Maps a live file, to work on. Returns its planes, too.
+    pub(crate) fn into_live(self) -> Result<(Live, Copies)> {
+        let length = self.file.length();
+        let (file, path) = self.file.into_parts();
+        let at = (self.header.step, self.copy);
+        Live::new(file, &path, length, &self.arrays, at, self.unsynced)
+    }
+
+    /// Reads the record of a live file, and takes from it what is current.
+    fn settle(&mut self) -> Result<()> {
+        let live = self.arrays.live.as_mut().expect("called for live files");
+        let mut words: Vec<Vec<u8>> = Vec::with_capacity(live.record.len());
+        for place in live.record {
+            // Its place is within the file, so that it is no longer than that.
+            let mut bytes = vec![0; place.bytes as usize];
+            self.file.seek(place.offset)?;
+            self.file.read(&mut bytes)?;
+            words.push(bytes);
+        }
+        let found = Found::of(&words).ok_or_else(|| Error::Checksum {
+            path: self.file.path().to_owned(),
+            part: format!("\"{}\"", record::COMMIT),
+        })?;
+        let (step, copy) = match found {
+            Found::Synced(at) | Found::Unsynced(at) | Found::Suspect(Some(at)) => at,
+            Found::Suspect(None) => return Err(self.torn()),
+        };
+        if copy == 1 {
+            std::mem::swap(&mut self.arrays.first, &mut live.second);
+        }
+        self.copy = copy;
+        self.unsynced = matches!(found, Found::Unsynced(_));
+        self.header.step = step;
+        self.settle_tensors(&words[1 + copy])?;
+        if !self.unsynced {
+            let planes = self.arrays.first.iter_mut().flatten();
+            for (index, array) in planes.enumerate() {
+                // The seal vouches for them.
+                array.crc = Some(record::word(&words[3], index) as u32);
+            }
+        }
+        if let Found::Suspect(_) = found {
+            self.verify_arrays().map_err(|error| match error {
+                Error::Checksum { .. } => self.torn(),
+                error => error,
+            })?;
         }
         Ok(())
     }
+
+    /// Takes what is current of the tensors beside their planes.
+    fn settle_tensors(&mut self, words: &[u8]) -> Result<()> {
+        let refuse = |reason| Error::NotACheckpoint {
+            path: self.file.path().to_owned(),
+            reason,
+        };
+        for (tensor, saved) in self.header.tensors.iter_mut().enumerate() {
+            let settings = record::settings(words, tensor).ok_or_else(|| {
+                refuse(format!("the settings of {:?} are unknown", saved.spec.name))
+            })?;
+            saved.lr_scale = settings.lr_scale;
+            saved.weight_decay = settings.weight_decay;
+            saved.master_set = settings.master == Master::Set;
+        }
+        self.header
+            .validate()
+            .map_err(|error| refuse(error.to_string()))
+    }
+
+    fn torn(&self) -> Error {
+        Error::Torn {
+            path: self.file.path().to_owned(),
+        }
+    }
 }
 
-/// What the bytes before the data say, checked as far as they can be without
-/// the file.
-pub(super) struct Checked {
-    pub(super) header: Header,
-    arrays: Vec<Vec<StoredArray>>,
-    /// Where the file must end.
-    end: u64,
+/// What the record of a live file says of its state: step and copy.
+#[derive(Debug, Clone, Copy)]
+enum Found {
+    /// It is as it was synced.
+    Synced((u64, usize)),
+    /// It was written since, and the machine has not gone down.
+    Unsynced((u64, usize)),
+    /// The machine has gone down while it was being written. What was synced
+    /// may be there still.
+    Suspect(Option<(u64, usize)>),
 }
 
-/// Checks the bytes before the data.
-pub(super) fn check(path: &Path, bytes: &[u8]) -> Result<Checked> {
-    let contents = header::decode(path, bytes)?;
-    let refuse = |reason| Error::NotACheckpoint {
-        path: path.to_owned(),
-        reason,
-    };
-    let data = bytes.len() as u64;
-    let end = check_layout(&contents.arrays, data).map_err(refuse)?;
-    let (header, arrays) = locate(contents, data).map_err(refuse)?;
-    Ok(Checked {
-        header,
-        arrays,
-        end,
-    })
+impl Found {
+    /// `None` for words that nobody wrote.
+    fn of(words: &[Vec<u8>]) -> Option<Found> {
+        let (commit, checksums) = (&words[0], &words[3]);
+        let word = |index| record::word(commit, index);
+        let synced = record::unpack(word(SYNCED)).filter(|&(_, copy)| {
+            let seal = record::seal(word(SYNCED), &words[1 + copy], checksums);
+            seal == word(SEAL)
+        });
+        let run = word(WRITTEN);
+        if run == 0 {
+            let at = synced.filter(|_| word(CURRENT) == word(SYNCED))?;
+            Some(Found::Synced(at))
+        } else if run == record::run_of_the_machine() {
+            record::unpack(word(CURRENT)).map(Found::Unsynced)
+        } else {
+            Some(Found::Suspect(synced))
+        }
+    }
 }
 
 /// Reads everything before the data. Its length is believed only once the
@@ -181,119 +416,4 @@ fn wrong_length(file: &SourceFile, expected: u64) -> Error {
         length: file.length(),
         expected,
     }
-}
-
-/// A check that says in words what is wrong.
-type Outcome<T> = std::result::Result<T, String>;
-
-/// Checks that the arrays follow each other without holes or overlaps, each
-/// as long as its shape says. Returns where the last one ends in the file.
-fn check_layout(arrays: &[(String, ArrayInfo)], data: u64) -> Outcome<u64> {
-    let mut in_order: Vec<_> = arrays.iter().collect();
-    in_order.sort_by_key(|(_, info)| info.data_offsets);
-    let mut position = 0u64;
-    for (name, info) in in_order {
-        let [begin, end] = info.data_offsets;
-        if begin != position {
-            let what = if begin > position {
-                "a hole"
-            } else {
-                "an overlap"
-            };
-            return Err(format!("there is {what} before array {name:?}"));
-        }
-        let bytes = byte_count(info)
-            .ok_or_else(|| format!("the size of array {name:?} is unknown or overflows"))?;
-        if end.checked_sub(begin) != Some(bytes) {
-            return Err(format!(
-                "array {name:?} is to have {bytes} bytes, its offsets are {begin} and {end}"
-            ));
-        }
-        position = end;
-    }
-    data.checked_add(position)
-        .ok_or_else(|| "the size of its data overflows".to_owned())
-}
-
-fn byte_count(info: &ArrayInfo) -> Option<u64> {
-    let size = match info.dtype.as_str() {
-        "U8" => 1,
-        name => {
-            let known = Dtype::ALL.into_iter().find(|d| d.name() == name);
-            known?.size() as u64
-        }
-    };
-    info.shape
-        .iter()
-        .try_fold(size, |bytes, &d| bytes.checked_mul(d as u64))
-}
-
-/// Finds the arrays that the tensors must have, and refuses any other.
-fn locate(contents: Contents, data: u64) -> Outcome<(Header, Vec<Vec<StoredArray>>)> {
-    let Contents {
-        header,
-        arrays,
-        checksums,
-    } = contents;
-    let mut arrays: HashMap<String, ArrayInfo> = arrays.into_iter().collect();
-    let mut checksums: HashMap<String, u32> = checksums.into_iter().collect();
-
-    let mut located = Vec::with_capacity(header.tensors.len());
-    for tensor in &header.tensors {
-        let mut planes = Vec::new();
-        for plane in header.arrays(tensor) {
-            let name = array_name(tensor, &plane.name);
-            let info = arrays
-                .remove(&name)
-                .ok_or_else(|| format!("array {name:?} is missing"))?;
-            let crc = checksums
-                .remove(&name)
-                .ok_or_else(|| format!("array {name:?} has no checksum"))?;
-            check_array(&name, &info, plane.dtype, &tensor.spec.dims, data)?;
-            let [begin, end] = info.data_offsets;
-            planes.push(StoredArray {
-                plane,
-                offset: data + begin,
-                bytes: end - begin,
-                crc,
-            });
-        }
-        located.push(planes);
-    }
-
-    if let Some((name, _)) = arrays.iter().find(|(n, i)| !header::is_padding(n, i)) {
-        return Err(format!("array {name:?} belongs to no tensor"));
-    }
-    if let Some(name) = checksums.keys().next() {
-        return Err(format!("{name:?} has a checksum but is no array"));
-    }
-    Ok((header, located))
-}
-
-fn check_array(
-    name: &str,
-    info: &ArrayInfo,
-    dtype: Dtype,
-    dims: &[usize],
-    data: u64,
-) -> Outcome<()> {
-    if info.dtype != dtype.name() {
-        return Err(format!(
-            "array {name:?} has type {}, not {dtype}",
-            info.dtype
-        ));
-    }
-    if info.shape != dims {
-        return Err(format!(
-            "array {name:?} has shape {:?}, its tensor {dims:?}",
-            info.shape
-        ));
-    }
-    // `check_layout` has shown that this sum does not overflow.
-    if !(data + info.data_offsets[0]).is_multiple_of(ALIGNMENT as u64) {
-        return Err(format!(
-            "array {name:?} does not start at a multiple of {ALIGNMENT} bytes"
-        ));
-    }
-    Ok(())
 }

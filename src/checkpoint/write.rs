@@ -1,13 +1,19 @@
-//! Writing a checkpoint.
+//! Writing a checkpoint, and creating a live file.
 
 use std::path::Path;
 
-use super::files::NewFile;
+use super::files::{self, NewFile};
 use super::header::{self, Contents, LENGTH_BYTES, MAX_LENGTH};
 use super::json::ArrayInfo;
-use super::read;
-use super::{array_name, Array, Header, ALIGNMENT, PADDING};
+use super::live::{Copies, Live};
+use super::locate::{self, Checked};
+use super::record;
+use super::{array_name, Array, Header, Settings, ALIGNMENT, PADDING, SECOND, WORD};
 use crate::error::{Error, Result};
+
+/// Arrays are summed and written in pieces of this size, which the processor's
+/// cache can hold.
+const CHUNK: usize = 1 << 20;
 
 /// Writes a checkpoint that holds `arrays`, in their order: every plane of
 /// every tensor, and either every parameter or none.
@@ -15,23 +21,89 @@ use crate::error::{Error, Result};
 /// The file appears whole and durable, in the place of an older one of its
 /// name; on an error the older one stays. The bytes are written to a file
 /// beside it, named like it with `.sonew-tmp` added.
-pub fn write(path: &Path, header: &Header, arrays: &[Array]) -> Result<()> {
-    header.validate()?;
-    check_lengths(header, arrays)?;
-    let start = encode(path, header, arrays)?;
+pub(crate) fn write(path: &Path, header: &Header, arrays: &[Array]) -> Result<()> {
+    let mut contents = begin(header, arrays, false)?;
+    let start = encode(path, &contents)?;
+    files::refuse_in_use(path, header::TELLING, header::is_live)?;
+    let mut file = NewFile::create(path)?;
+    // The header comes last: its checksums are known when the data have been
+    // written, and it is as long with any.
+    file.seek(start.len() as u64)?;
+    for (array, (_, crc)) in arrays.iter().zip(&mut contents.checksums) {
+        *crc = stream(&mut file, array.bytes)?;
+    }
+    file.seek(0)?;
+    file.write(&encode(path, &contents)?)?;
+    file.commit()
+}
+
+/// Creates a live file that holds `arrays`, every plane of every tensor, and
+/// opens it.
+pub(crate) fn create_live(
+    path: &Path,
+    header: &Header,
+    arrays: &[Array],
+    settings: impl Iterator<Item = Settings>,
+) -> Result<(Live, Copies)> {
+    Live::check_step(header.step)?;
+    let start = encode(path, &begin(header, arrays, true)?)?;
+    let Checked {
+        arrays: places,
+        end,
+        ..
+    } = locate::check(path, &start)?;
+    let record = places.live.as_ref().expect("of a live file").record;
+    files::refuse_in_use(path, header::TELLING, header::is_live)?;
 
     let mut file = NewFile::create(path)?;
-    file.write(&start)?;
+    file.allocate(end)?;
+    let first = places.first.iter().flatten().next().expect("a plane");
+    file.seek(first.place.offset)?;
+    let mut checksums = Vec::with_capacity(arrays.len() * WORD);
     for array in arrays {
-        file.write(array.bytes)?;
-        file.write(&[0; ALIGNMENT][..gap(array.bytes.len())])?;
+        let crc = stream(&mut file, array.bytes)?;
+        checksums.extend(u64::from(crc).to_le_bytes());
     }
-    file.commit()
+    let settings: Vec<u8> = settings
+        .flat_map(record::settings_words)
+        .flat_map(u64::to_le_bytes)
+        .collect();
+    file.seek(0)?;
+    file.write(&start)?;
+    let commit = record::synced(header.step, &settings, &checksums);
+    for (place, bytes) in record
+        .iter()
+        .zip([&commit, &settings, &settings, &checksums])
+    {
+        file.seek(place.offset)?;
+        file.write(bytes)?;
+    }
+    let file = file.commit_locked()?;
+    Live::new(file, path, end, &places, (header.step, 0), false)
+}
+
+/// Writes the bytes of one array, with padding behind it. Returns what they sum
+/// to.
+fn stream(file: &mut NewFile, bytes: &[u8]) -> Result<u32> {
+    let mut hasher = crc32fast::Hasher::new();
+    for chunk in bytes.chunks(CHUNK) {
+        hasher.update(chunk);
+        file.write(chunk)?;
+    }
+    file.write(&[0; ALIGNMENT][..gap(bytes.len())])?;
+    Ok(hasher.finalize())
 }
 
 /// Bytes from the end of an array to the next multiple of the alignment.
 fn gap(bytes: usize) -> usize {
     bytes.wrapping_neg() % ALIGNMENT
+}
+
+/// Checks what is to be written, and gives it its place.
+fn begin(header: &Header, arrays: &[Array], live: bool) -> Result<Contents> {
+    header.validate()?;
+    check_lengths(header, arrays)?;
+    Ok(place(header, arrays, live))
 }
 
 fn check_lengths(header: &Header, arrays: &[Array]) -> Result<()> {
@@ -56,9 +128,9 @@ fn check_lengths(header: &Header, arrays: &[Array]) -> Result<()> {
     Ok(())
 }
 
-fn encode(path: &Path, header: &Header, arrays: &[Array]) -> Result<Vec<u8>> {
+fn encode(path: &Path, contents: &Contents) -> Result<Vec<u8>> {
     let internal = |message: String| Error::Internal { message };
-    let bytes = header::encode(place(header, arrays)).map_err(|e| internal(e.to_string()))?;
+    let bytes = header::encode(contents).map_err(|e| internal(e.to_string()))?;
     let length = (bytes.len() - LENGTH_BYTES) as u64;
     if length > MAX_LENGTH {
         return Err(Error::HeaderLength {
@@ -69,8 +141,8 @@ fn encode(path: &Path, header: &Header, arrays: &[Array]) -> Result<Vec<u8>> {
     }
     // An array too many or too few would only be noticed when the file is
     // needed.
-    let read_back = read::check(path, &bytes).map_err(|e| internal(e.to_string()))?;
-    let mut expected = header.clone();
+    let read_back = locate::check(path, &bytes).map_err(|e| internal(e.to_string()))?;
+    let mut expected = contents.header.clone();
     expected.options.threads = read_back.header.options.threads;
     expected.options.instruction_set = read_back.header.options.instruction_set;
     if read_back.header != expected {
@@ -79,35 +151,63 @@ fn encode(path: &Path, header: &Header, arrays: &[Array]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Gives every array its place, with padding behind it.
-fn place(header: &Header, arrays: &[Array]) -> Contents {
-    let mut placed = Vec::with_capacity(2 * arrays.len());
-    let mut checksums = Vec::with_capacity(arrays.len());
-    let mut position = 0;
-    let mut push = |name: String, dtype: &str, shape: Vec<usize>, bytes: usize| {
-        let end = position + bytes as u64;
+/// Places for arrays behind each other, with padding behind each.
+#[derive(Default)]
+struct Places {
+    arrays: Vec<(String, ArrayInfo)>,
+    position: u64,
+    gaps: usize,
+}
+
+impl Places {
+    fn push(&mut self, name: String, dtype: &str, shape: Vec<usize>, bytes: usize) {
+        self.put(name, dtype, shape, bytes);
+        let gap = gap(bytes);
+        if gap > 0 {
+            let name = format!("{PADDING}{}", self.gaps);
+            self.put(name, "U8", vec![gap], gap);
+            self.gaps += 1;
+        }
+    }
+
+    fn put(&mut self, name: String, dtype: &str, shape: Vec<usize>, bytes: usize) {
+        let end = self.position + bytes as u64;
         let info = ArrayInfo {
             dtype: dtype.to_owned(),
             shape,
-            data_offsets: [position, end],
+            data_offsets: [self.position, end],
         };
-        placed.push((name, info));
-        position = end;
-    };
-    for (index, array) in arrays.iter().enumerate() {
-        let tensor = &header.tensors[array.tensor];
-        let name = array_name(tensor, array.plane);
-        checksums.push((name.clone(), crc32fast::hash(array.bytes)));
-        let bytes = array.bytes.len();
-        push(name, array.dtype.name(), tensor.spec.dims.clone(), bytes);
-        let gap = gap(bytes);
-        if gap > 0 {
-            push(format!("{PADDING}{index}"), "U8", vec![gap], gap);
+        self.arrays.push((name, info));
+        self.position = end;
+    }
+}
+
+/// Gives every array its place. The checksums are still to come.
+fn place(header: &Header, arrays: &[Array], live: bool) -> Contents {
+    let mut places = Places::default();
+    let mut checksums = Vec::new();
+    if live {
+        for (name, dtype, shape) in record::shapes(header.tensors.len(), arrays.len()) {
+            let bytes = shape.iter().product::<usize>() * WORD;
+            places.push(name.to_owned(), dtype, shape, bytes);
+        }
+    }
+    let copies: &[&str] = if live { &["", SECOND] } else { &[""] };
+    for suffix in copies {
+        for array in arrays {
+            let tensor = &header.tensors[array.tensor];
+            let name = array_name(tensor, array.plane) + suffix;
+            if !live {
+                checksums.push((name.clone(), 0));
+            }
+            let (dtype, dims) = (array.dtype.name(), tensor.spec.dims.clone());
+            places.push(name, dtype, dims, array.bytes.len());
         }
     }
     Contents {
         header: header.clone(),
-        arrays: placed,
+        live,
+        arrays: places.arrays,
         checksums,
     }
 }

@@ -9,6 +9,27 @@ use crate::error::{Error, Result};
 use crate::layout::{self, TensorSpec, MASTER};
 use crate::options::Options;
 
+/// How a file is opened, and where the state is from then on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LoadMode {
+    /// It is read into memory, and every checksum is verified.
+    #[default]
+    Read,
+    /// The file is mapped copy-on-write: in constant time however large it is.
+    /// A page is read when it is first needed, and copied when it is first
+    /// written; the file is never changed. Its header and its sizes are
+    /// checked, its data are not; parameters that are loaded are read, and
+    /// verified. Nobody may write to the file, or make it shorter, while it is
+    /// mapped; it may be replaced and removed.
+    MapPrivate,
+    /// The state lives in the file, which must be a live file: see
+    /// [`Optimizer::make_live`]. It is locked. Its options and its tensors must
+    /// be the optimizer's; their order may be another.
+    ///
+    /// [`Optimizer::make_live`]: crate::Optimizer::make_live
+    MapShared,
+}
+
 /// What a load may overlook. By default nothing: the file and the optimizer
 /// must have the same hyperparameters and the same tensors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +49,9 @@ pub struct LoadOptions {
     /// the optimizer). All renames happen at once, so that two tensors can
     /// swap their names. Both names of every pair must exist.
     pub rename: Vec<(String, String)>,
+    /// How the file is opened. None of the above goes with
+    /// [`LoadMode::MapShared`].
+    pub mode: LoadMode,
 }
 
 /// Finds for every tensor of the optimizer the position of its saved one, or

@@ -4,7 +4,10 @@ use half::slice::HalfFloatSliceExt;
 
 use super::state::TensorState;
 use super::Optimizer;
+use crate::checkpoint::{Master, Settings};
 use crate::dtype::{Elements, ElementsMut};
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::step::fits;
 
@@ -13,10 +16,19 @@ impl Optimizer {
     /// takes them anew from the parameters. For a caller who has changed
     /// parameters between steps; without it, master weights are the truth and
     /// the change is lost.
-    pub fn reset_master(&mut self) {
-        for state in &mut self.state {
-            state.forget_master();
+    ///
+    /// # Errors
+    /// [`Error::Forked`] and [`Error::Io`] where the state is in a live file.
+    pub fn reset_master(&mut self) -> Result<()> {
+        let set = |(_, state): &(usize, &TensorState)| state.master_set;
+        let set = self.state.iter().enumerate().filter(set);
+        let set: Vec<usize> = set.map(|(tensor, _)| tensor).collect();
+        if !set.is_empty() {
+            self.begin_live()?;
         }
+        set.into_iter()
+            .for_each(|tensor| self.forget_master(tensor));
+        Ok(())
     }
 
     /// Takes the master weights that are not set from the parameters, also of
@@ -32,10 +44,38 @@ impl Optimizer {
             let params = params[tensor].elements();
             fits(spec, "the parameter", params, spec.params)?;
         }
+        if !empty.is_empty() {
+            self.begin_live()?;
+        }
         for &tensor in &empty {
-            self.state[tensor].take_master(params[tensor].elements());
+            self.change_master(tensor);
+            let state = &mut self.state[tensor];
+            widen(params[tensor].elements(), state.master());
+            // In a live file they are so only when the step is complete: until
+            // then a process that dies leaves them as not taken.
+            state.master_set = true;
         }
         Ok(empty)
+    }
+
+    /// Forgets the master weights of a tensor: what is not set is zero.
+    pub(super) fn forget_master(&mut self, tensor: usize) {
+        self.change_master(tensor);
+        let state = &mut self.state[tensor];
+        state.master().fill(0.0);
+        state.master_set = false;
+        let forgotten = state.settings();
+        self.set_live(tensor, forgotten);
+    }
+
+    /// Notes that master weights are written in place.
+    fn change_master(&mut self, tensor: usize) {
+        let changing = Settings {
+            master: Master::Changing,
+            ..self.state[tensor].settings()
+        };
+        self.set_live(tensor, changing);
+        self.state[tensor].same = false;
     }
 }
 
@@ -44,19 +84,6 @@ impl TensorState {
     fn master(&mut self) -> &mut [f32] {
         let last = self.elements.last_mut().expect("there are planes");
         bytemuck::cast_slice_mut(last)
-    }
-
-    fn take_master(&mut self, params: Elements<'_>) {
-        widen(params, self.master());
-        self.master_set = true;
-    }
-
-    /// What is not set is zero.
-    pub(super) fn forget_master(&mut self) {
-        if self.master_set {
-            self.master().fill(0.0);
-            self.master_set = false;
-        }
     }
 }
 

@@ -1,17 +1,22 @@
 //! The optimizer: a plan, the state of its tensors, and the step count.
 
+mod background;
+mod live;
 mod load;
+mod loading;
 mod master;
 mod saving;
 mod state;
 
-pub use load::LoadOptions;
+pub use background::Saving;
+pub use load::{LoadMode, LoadOptions};
 
 use crate::dtype::{Element, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{self, check_count, Plane, TensorSpec};
 use crate::options::{not_negative, Options, StepOptions};
 use crate::step::{Plan, Target, TensorBuffers};
+use live::LiveState;
 use state::TensorState;
 
 /// SONew over a list of parameter tensors.
@@ -43,6 +48,8 @@ pub struct Optimizer {
     specs: Vec<TensorSpec>,
     state: Vec<TensorState>,
     step_count: u64,
+    /// The live file that the state is in, if it is in one.
+    live: Option<LiveState>,
 }
 
 impl Optimizer {
@@ -67,6 +74,7 @@ impl Optimizer {
             specs: tensors.to_vec(),
             state,
             step_count: 0,
+            live: None,
         })
     }
 
@@ -109,7 +117,7 @@ impl Optimizer {
         let stepped = self.plan_step(step, params, grads);
         if stepped.is_err() {
             for tensor in taken {
-                self.state[tensor].forget_master();
+                self.forget_master(tensor);
             }
         }
         stepped
@@ -122,11 +130,17 @@ impl Optimizer {
         grads: &[Option<Elements<'_>>],
     ) -> Result<()> {
         let number = self.step_count + 1;
+        self.begin_live_step(number)?;
         let mut buffers: Vec<TensorBuffers<'_>> = Vec::with_capacity(grads.len());
+        let mut before = Vec::with_capacity(grads.len());
         for ((state, param), grad) in self.state.iter_mut().zip(params).zip(grads) {
-            buffers.push(state.buffers(Target::Parameters(param.reborrow()), *grad));
+            let (written, read) = state.buffers(Target::Parameters(param.reborrow()), *grad);
+            buffers.push(written);
+            before.push(read);
         }
-        self.plan.step(step, number, &mut buffers)?;
+        self.plan.step_from(step, number, &mut buffers, &before)?;
+        drop(buffers);
+        self.commit_live_step(number, |tensor| grads[tensor].is_some());
         self.step_count = number;
         Ok(())
     }
@@ -166,11 +180,14 @@ impl Optimizer {
     /// negative.
     ///
     /// # Errors
-    /// [`Error::UnknownTensor`], [`Error::OutOfRange`].
+    /// [`Error::UnknownTensor`], [`Error::OutOfRange`]; [`Error::Forked`] and
+    /// [`Error::Io`] where the state is in a live file.
     pub fn set_lr_scale(&mut self, tensor: usize, scale: f64) -> Result<()> {
         self.state_of(tensor)?;
         not_negative(&self.of_tensor("lr_scale", tensor), scale)?;
+        self.begin_live()?;
         self.state[tensor].lr_scale = scale;
+        self.set_live(tensor, self.state[tensor].settings());
         Ok(())
     }
 
@@ -185,11 +202,14 @@ impl Optimizer {
     /// Changes a tensor's decoupled weight decay; finite and not negative.
     ///
     /// # Errors
-    /// [`Error::UnknownTensor`], [`Error::OutOfRange`].
+    /// [`Error::UnknownTensor`], [`Error::OutOfRange`]; [`Error::Forked`] and
+    /// [`Error::Io`] where the state is in a live file.
     pub fn set_weight_decay(&mut self, tensor: usize, decay: f64) -> Result<()> {
         self.state_of(tensor)?;
         not_negative(&self.of_tensor("weight_decay", tensor), decay)?;
+        self.begin_live()?;
         self.state[tensor].weight_decay = decay;
+        self.set_live(tensor, self.state[tensor].settings());
         Ok(())
     }
 
@@ -223,9 +243,12 @@ impl Optimizer {
     }
 
     /// Bytes held in all: the state, scratch for each thread, and the sums of
-    /// blocks. A step allocates nothing that grows with the model.
+    /// blocks. State that is mapped from a file is not counted: how much of it
+    /// is in memory is the system's affair. A step allocates nothing that grows
+    /// with the model.
     pub fn memory_bytes(&self) -> usize {
-        self.state_bytes() + self.plan.bytes()
+        let state: usize = self.state.iter().map(TensorState::memory).sum();
+        state + self.plan.bytes()
     }
 
     /// The largest number of threads that a step uses.

@@ -1,5 +1,8 @@
-//! The state of one tensor, in memory.
+//! The state of one tensor, in memory or in a mapped file.
 
+use std::ops::{Deref, DerefMut};
+
+use crate::checkpoint::{Master, Part, Settings};
 use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{planes, Plane, TensorSpec};
@@ -7,11 +10,42 @@ use crate::memory::AlignedBytes;
 use crate::options::Options;
 use crate::step::{Target, TensorBuffers};
 
+/// Where the elements of a plane are.
+pub(super) enum Storage {
+    Memory(AlignedBytes),
+    /// In a mapped file.
+    Mapped(Part),
+}
+
+impl Deref for Storage {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Storage::Memory(bytes) => bytes,
+            Storage::Mapped(bytes) => bytes,
+        }
+    }
+}
+
+impl DerefMut for Storage {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Storage::Memory(bytes) => bytes,
+            Storage::Mapped(bytes) => bytes,
+        }
+    }
+}
+
 /// State planes and per-tensor settings.
 pub(super) struct TensorState {
     pub planes: Vec<Plane>,
     /// The elements of every plane.
-    pub elements: Vec<AlignedBytes>,
+    pub elements: Vec<Storage>,
+    /// The other copy of a live file, which the next step writes; empty where
+    /// the state is not live.
+    pub other: Vec<Storage>,
+    /// Whether the other copy is known to be equal.
+    pub same: bool,
     /// Whether the tensor keeps master weights and they have been taken from
     /// the parameters. Until then their plane is zero.
     pub master_set: bool,
@@ -25,11 +59,13 @@ impl TensorState {
         let planes = planes(options, spec);
         let elements = planes
             .iter()
-            .map(|plane| zeros(spec, &plane.name, plane.dtype))
+            .map(|plane| zeros(spec, &plane.name, plane.dtype).map(Storage::Memory))
             .collect::<Result<_>>()?;
         Ok(TensorState {
             planes,
             elements,
+            other: Vec::new(),
+            same: false,
             master_set: false,
             lr_scale: 1.0,
             weight_decay: options.weight_decay,
@@ -46,14 +82,42 @@ impl TensorState {
         Some(Elements::from_bytes(dtype, &self.elements[plane]))
     }
 
-    /// The state lent for a step.
+    /// Bytes that are in memory of its own.
+    pub(super) fn memory(&self) -> usize {
+        let elements = self.elements.iter().filter_map(|bytes| match bytes {
+            Storage::Memory(bytes) => Some(bytes.len()),
+            Storage::Mapped(_) => None,
+        });
+        elements.sum()
+    }
+
+    /// What a live file keeps beside the planes.
+    pub(super) fn settings(&self) -> Settings {
+        Settings {
+            lr_scale: self.lr_scale,
+            weight_decay: self.weight_decay,
+            master: match self.master_set {
+                true => Master::Set,
+                false => Master::Empty,
+            },
+        }
+    }
+
+    /// The state lent for a step, and the planes as they are before it where
+    /// they are not updated in place.
     pub(super) fn buffers<'a>(
         &'a mut self,
         target: Target<'a>,
         gradient: Option<Elements<'a>>,
-    ) -> TensorBuffers<'a> {
-        let planes = self.planes.iter().zip(&mut self.elements);
-        TensorBuffers {
+    ) -> (TensorBuffers<'a>, Vec<Elements<'a>>) {
+        let (written, read): (_, &[Storage]) = match self.other.is_empty() {
+            true => (&mut self.elements, &[]),
+            false => (&mut self.other, &self.elements),
+        };
+        let before = self.planes.iter().zip(read);
+        let before = before.map(|(plane, bytes)| Elements::from_bytes(plane.dtype, bytes));
+        let planes = self.planes.iter().zip(written);
+        let buffers = TensorBuffers {
             target,
             gradient,
             planes: planes
@@ -61,7 +125,23 @@ impl TensorState {
                 .collect(),
             lr_scale: self.lr_scale,
             weight_decay: self.weight_decay,
+        };
+        (buffers, before.collect())
+    }
+
+    /// Makes the other copy what this one is.
+    pub(super) fn copy_to_other(&mut self) {
+        if !self.same {
+            for (to, from) in self.other.iter_mut().zip(&self.elements) {
+                to.copy_from_slice(from);
+            }
+            self.same = true;
         }
+    }
+
+    /// Makes the other copy, which a step has written, this one.
+    pub(super) fn swap(&mut self) {
+        std::mem::swap(&mut self.elements, &mut self.other);
     }
 }
 

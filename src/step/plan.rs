@@ -183,7 +183,18 @@ impl Plan {
         number: u64,
         buffers: &mut [TensorBuffers<'_>],
     ) -> Result<()> {
-        let mut stages = self.stages(step, number, buffers)?;
+        self.step_from(step, number, buffers, &[])
+    }
+
+    /// The same for state that is read in one place and written in another.
+    pub(crate) fn step_from(
+        &mut self,
+        step: &StepOptions,
+        number: u64,
+        buffers: &mut [TensorBuffers<'_>],
+        before: &[Vec<Elements<'_>>],
+    ) -> Result<()> {
+        let mut stages = self.stages_from(step, number, buffers, before)?;
         while stages.next()?.is_some() {}
         self.gradient_norm = stages.gradient_norm();
         Ok(())

@@ -39,12 +39,12 @@ fn forging_as_such_is_not_what_is_refused() {
 
 #[test]
 fn a_newer_format_is_named() {
-    let newer = r#""sonew.format":"3","sonew.unheard_of":"x""#;
+    let newer = r#""sonew.format":"4","sonew.unheard_of":"x""#;
     assert!(matches!(
         open_replaced(r#""sonew.format":"2""#, newer),
         Err(Error::FormatVersion {
-            version: 3,
-            supported: 2,
+            version: 4,
+            supported: 3,
             ..
         })
     ));

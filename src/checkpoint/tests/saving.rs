@@ -1,6 +1,8 @@
 //! A save replaces the older file whole, or leaves it as it was.
 
-use super::super::files::fault;
+use std::io::ErrorKind;
+
+use super::super::files::test_double;
 use super::*;
 
 /// Names of the files in the folder of `path`.
@@ -35,10 +37,10 @@ fn a_save_that_fails_anywhere_leaves_the_older_file() {
     let mut operations = 0;
     loop {
         fs::write(&file.path, &file.bytes).unwrap();
-        fault::after(operations);
+        test_double::fail_after(operations, ErrorKind::StorageFull);
         let result = sample.write(&file.path);
         assert_eq!(names_beside(&file.path), ["state.safetensors"]);
-        if fault::clear() {
+        if test_double::clear() {
             result.unwrap();
             break;
         }
@@ -64,9 +66,9 @@ fn an_open_or_read_that_fails_anywhere_is_an_error() {
     let file = Written::new(&Sample::small());
     let mut operations = 0;
     loop {
-        fault::after(operations);
+        test_double::fail_after(operations, ErrorKind::StorageFull);
         let result = Checkpoint::open(&file.path).and_then(|mut c| read(&mut c, 0, "momentum"));
-        if fault::clear() {
+        if test_double::clear() {
             result.unwrap();
             break;
         }

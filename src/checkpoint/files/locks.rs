@@ -1,0 +1,81 @@
+//! Advisory locks, and which file a name stands for. A lock belongs to the open
+//! file: it ends when that is closed, at the latest with the process.
+
+use std::fs::{self, File, Metadata, TryLockError};
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use super::{attempt, Effect};
+use crate::error::{Error, Result};
+
+/// What came of asking for a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lock {
+    Held,
+    /// Somebody else has it.
+    Refused,
+    /// The file system has no locks.
+    Unsupported,
+}
+
+/// Asks for a lock and never waits for one.
+pub(super) fn try_lock(file: &File, path: &Path, exclusive: bool) -> Result<Lock> {
+    attempt("lock", path, Effect::None, || {
+        let asked = match exclusive {
+            true => file.try_lock(),
+            false => file.try_lock_shared(),
+        };
+        match asked {
+            Ok(()) => Ok(Lock::Held),
+            Err(TryLockError::WouldBlock) => Ok(Lock::Refused),
+            Err(TryLockError::Error(e)) if has_no_locks(&e) => Ok(Lock::Unsupported),
+            Err(TryLockError::Error(e)) => Err(e),
+        }
+    })
+}
+
+fn has_no_locks(error: &io::Error) -> bool {
+    #[cfg(target_os = "linux")]
+    if error.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error()) {
+        return true;
+    }
+    error.kind() == ErrorKind::Unsupported
+}
+
+/// Locks a live file, which must be locked to be used at all.
+pub(super) fn must_lock(file: &File, path: &Path, exclusive: bool) -> Result<()> {
+    match try_lock(file, path, exclusive)? {
+        Lock::Held => Ok(()),
+        Lock::Refused => Err(Error::FileLocked {
+            path: path.to_owned(),
+        }),
+        Lock::Unsupported => Err(Error::Io {
+            operation: "lock",
+            path: path.to_owned(),
+            source: io::Error::new(ErrorKind::Unsupported, "the file system has no locks"),
+        }),
+    }
+}
+
+/// Whether two opened or named files are one.
+pub(super) fn is_same(a: &Metadata, b: &Metadata) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        (a.dev(), a.ino()) == (b.dev(), b.ino())
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (a, b);
+        true
+    }
+}
+
+/// Whether `path`, not followed if it is a link, names this open file.
+pub(super) fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(named) => Ok(is_same(&file.metadata()?, &named)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,286 @@
+//! Files that take the place of others.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use super::locks::{is_named, try_lock, Lock};
+use super::{attempt, directory_of, Effect};
+use crate::error::{Error, Result};
+
+/// Small writes are gathered into one of this size; larger ones pass by.
+const BUFFER: usize = 1 << 20;
+
+/// What a temporary is called: the target's name and this.
+const TEMPORARY_SUFFIX: &str = ".sonew-tmp";
+
+/// How often a name that others take and leave is tried.
+const TRIES: usize = 100;
+
+/// A file that replaces another one whole, or not at all.
+///
+/// It is written under a temporary name beside its target, and locked: a second
+/// saver of the same target is refused. Dropped before
+/// [`commit`](NewFile::commit), it removes the temporary again; a process that
+/// is killed leaves it unlocked, and the next save or open of the same target
+/// removes it.
+pub(in super::super) struct NewFile {
+    file: File,
+    buffer: Vec<u8>,
+    /// Where in the file the buffer goes.
+    position: u64,
+    temporary: PathBuf,
+    target: PathBuf,
+    committed: bool,
+}
+
+impl NewFile {
+    /// Creates the temporary of `target`.
+    pub(in super::super) fn create(target: &Path) -> Result<NewFile> {
+        let temporary = attempt("create", target, Effect::None, || {
+            temporary_of(target).ok_or_else(|| {
+                io::Error::new(ErrorKind::InvalidInput, "the path does not end in a name")
+            })
+        })?;
+        Ok(NewFile {
+            file: create_locked(&temporary)?,
+            buffer: Vec::new(),
+            position: 0,
+            temporary,
+            target: target.to_owned(),
+            committed: false,
+        })
+    }
+
+    /// Goes to a byte of the file.
+    pub(in super::super) fn seek(&mut self, offset: u64) -> Result<()> {
+        self.flush()?;
+        let file = &mut self.file;
+        let seek = || file.seek(SeekFrom::Start(offset));
+        attempt("write", &self.temporary, Effect::None, seek)?;
+        self.position = offset;
+        Ok(())
+    }
+
+    /// Writes `bytes` where the last write ended.
+    pub(in super::super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.buffer.len() + bytes.len() > BUFFER {
+            self.flush()?;
+        }
+        if bytes.len() >= BUFFER {
+            return self.pass(bytes);
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let passed = self.pass(&buffer);
+        buffer.clear();
+        self.buffer = buffer;
+        passed
+    }
+
+    fn pass(&mut self, bytes: &[u8]) -> Result<()> {
+        let offset = self.position;
+        let effect = Effect::Write { offset, bytes };
+        let file = &mut self.file;
+        attempt("write", &self.temporary, effect, || file.write_all(bytes))?;
+        self.position += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Makes the file this long, with space on the disk for all of it.
+    pub(in super::super) fn allocate(&mut self, length: u64) -> Result<()> {
+        self.flush()?;
+        super::live::allocate(&mut self.file, &self.temporary, length)?;
+        let position = self.position;
+        self.seek(position)
+    }
+
+    /// Puts the file in its target's place. When this returns, it is on the
+    /// disk; when it fails, the target is what it was, except where only the
+    /// last sync failed: then the new file is in place, and a power failure
+    /// may bring back the old one.
+    pub(in super::super) fn commit(self) -> Result<()> {
+        self.put_in_place(true).map(drop)
+    }
+
+    /// The same for a file that is used from there on: it stays locked.
+    pub(in super::super) fn commit_locked(self) -> Result<File> {
+        self.put_in_place(false)
+    }
+
+    fn put_in_place(mut self, unlock: bool) -> Result<File> {
+        self.flush()?;
+        let (file, temporary, target) = (&self.file, &self.temporary, &self.target);
+        let sync = || file.sync_all();
+        attempt("sync", temporary, Effect::SyncFile, sync)?;
+        // To be used like any other open file, which the record of the tests
+        // knows under its final name.
+        let used = attempt("open", temporary, Effect::None, || file.try_clone())?;
+        attempt("rename", temporary, Effect::Rename { to: target }, || {
+            fs::rename(temporary, target)
+        })?;
+        self.committed = true;
+        if unlock {
+            // Nothing is lost where that fails: the file is about to be closed.
+            let _ = self.file.unlock();
+        }
+        // The name is durable only once its directory is. Only Unix opens
+        // directories.
+        if cfg!(unix) {
+            let directory = directory_of(target);
+            attempt("sync", directory, Effect::SyncDirectory, || {
+                File::open(directory)?.sync_all()
+            })?;
+        }
+        Ok(used)
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.committed {
+            // The error that led here is the one to report, not this one.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Refuses a target that is a live file in use: it would lose its name, and
+/// whoever works on it all that it does from there on. `start` is how many of
+/// its first bytes tell `is_live` what it is.
+pub(in super::super) fn refuse_in_use(
+    target: &Path,
+    start: usize,
+    is_live: impl FnOnce(&[u8]) -> bool,
+) -> Result<()> {
+    let found = attempt("open", target, Effect::None, || {
+        match fs::metadata(target) {
+            Ok(metadata) if metadata.is_file() => match File::open(target) {
+                // Whoever may not read it cannot know it to be live.
+                Err(e) if e.kind() == ErrorKind::PermissionDenied => Ok(Found::Other),
+                opened => opened.map(Found::File),
+            },
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+            _ => Ok(Found::Nothing),
+        }
+    })?;
+    let Found::File(file) = found else {
+        return Ok(());
+    };
+    let mut bytes = Vec::new();
+    let mut first = (&file).take(start as u64);
+    attempt("read", target, Effect::None, || {
+        first.read_to_end(&mut bytes)
+    })?;
+    if is_live(&bytes) && try_lock(&file, target, false)? == Lock::Refused {
+        return Err(Error::FileLocked {
+            path: target.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Creates a file of this name that nobody else writes. What a killed process
+/// left there is removed; a link is, too, and never followed.
+fn create_locked(path: &Path) -> Result<File> {
+    let locked = || Error::FileLocked {
+        path: path.to_owned(),
+    };
+    for _ in 0..TRIES {
+        let created = attempt("create", path, Effect::Create, || {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create_new(true);
+            options.open(path)
+        });
+        match created {
+            Ok(file) => {
+                // Between creating and locking it, another saver may have taken
+                // it for one that was left.
+                let own = lock_own(&file, path).inspect_err(|_| {
+                    let _ = fs::remove_file(path);
+                })?;
+                if own {
+                    return Ok(file);
+                }
+            }
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {
+                if !remove_stale(path)? {
+                    return Err(locked());
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(locked())
+}
+
+/// Locks a file that was just created. Says whether it is the creator's still.
+fn lock_own(file: &File, path: &Path) -> Result<bool> {
+    let locked = try_lock(file, path, true)? != Lock::Refused;
+    Ok(locked && attempt("create", path, Effect::None, || is_named(file, path))?)
+}
+
+/// Removes what stands under a temporary's name, unless a saver is at work on
+/// it: then this is false.
+fn remove_stale(path: &Path) -> Result<bool> {
+    let stale = match attempt("open", path, Effect::None, || look(path))? {
+        Found::Nothing => return Ok(true),
+        Found::Other => true,
+        Found::File(file) => match try_lock(&file, path, true)? {
+            Lock::Refused => return Ok(false),
+            _ => attempt("open", path, Effect::None, || is_named(&file, path))?,
+        },
+    };
+    if stale {
+        attempt("remove", path, Effect::Remove, || {
+            match fs::remove_file(path) {
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            }
+        })?;
+    }
+    Ok(true)
+}
+
+enum Found {
+    Nothing,
+    /// A regular file.
+    File(File),
+    /// A link, a folder, a pipe.
+    Other,
+}
+
+fn look(path: &Path) -> io::Result<Found> {
+    let not_found = |e: io::Error| match e.kind() {
+        ErrorKind::NotFound => Ok(Found::Nothing),
+        _ => Err(e),
+    };
+    match fs::symlink_metadata(path) {
+        Err(e) => not_found(e),
+        Ok(metadata) if !metadata.is_file() => Ok(Found::Other),
+        Ok(_) => File::open(path).map(Found::File).or_else(not_found),
+    }
+}
+
+/// Removes the temporary that a killed save of `target` may have left. A save
+/// at work keeps it. Where it cannot be removed, the next save says why.
+pub(super) fn tidy(target: &Path) {
+    if let Some(temporary) = temporary_of(target) {
+        if fs::symlink_metadata(&temporary).is_ok_and(|m| m.is_file()) {
+            let _ = remove_stale(&temporary);
+        }
+    }
+}
+
+fn temporary_of(target: &Path) -> Option<PathBuf> {
+    let mut name = target.file_name()?.to_owned();
+    name.push(TEMPORARY_SUFFIX);
+    Some(target.with_file_name(name))
+}

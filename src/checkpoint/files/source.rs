@@ -1,0 +1,99 @@
+//! Files that are read.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use super::locks::{is_same, must_lock};
+use super::{attempt, new, Effect};
+use crate::error::{Error, Result};
+
+/// What an open file is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Access {
+    Read,
+    /// To be mapped, and written through the mapping.
+    Live,
+}
+
+/// A file that is read.
+#[derive(Debug)]
+pub(in super::super) struct SourceFile {
+    file: File,
+    path: PathBuf,
+    length: u64,
+}
+
+impl SourceFile {
+    /// Opens a regular file. What a killed save to it left is removed.
+    pub(in super::super) fn open(path: &Path, access: Access) -> Result<SourceFile> {
+        // Asked before opening: a pipe would block until somebody writes.
+        let metadata = attempt("open", path, Effect::None, || fs::metadata(path))?;
+        if !metadata.is_file() {
+            return Err(Error::NotACheckpoint {
+                path: path.to_owned(),
+                reason: "it is not a regular file".to_owned(),
+            });
+        }
+        let file = attempt("open", path, Effect::None, || {
+            OpenOptions::new()
+                .read(true)
+                .write(access == Access::Live)
+                .open(path)
+        })?;
+        let length = attempt("open", path, Effect::None, || file.metadata())?.len();
+        new::tidy(path);
+        Ok(SourceFile {
+            file,
+            path: path.to_owned(),
+            length,
+        })
+    }
+
+    /// The path that the file was opened by.
+    pub(in super::super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its size when it was opened.
+    pub(in super::super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Goes to a byte of the file.
+    pub(in super::super) fn seek(&mut self, offset: u64) -> Result<()> {
+        let file = &mut self.file;
+        let seek = || file.seek(SeekFrom::Start(offset));
+        attempt("read", &self.path, Effect::None, seek)?;
+        Ok(())
+    }
+
+    /// Fills `dst` from where the last read ended.
+    pub(in super::super) fn read(&mut self, dst: &mut [u8]) -> Result<()> {
+        let file = &mut self.file;
+        attempt("read", &self.path, Effect::None, || file.read_exact(dst))
+    }
+
+    /// Locks a live file: for itself to be written, with other readers to be
+    /// read. Refused while a process, this one included, has it open otherwise.
+    pub(in super::super) fn lock(&self, access: Access) -> Result<()> {
+        must_lock(&self.file, &self.path, access == Access::Live)?;
+        // The lock is on a file, not on a name: the name may have gone to
+        // another one in the meantime.
+        let named = attempt("open", &self.path, Effect::None, || {
+            fs::metadata(&self.path)
+        })?;
+        let own = attempt("open", &self.path, Effect::None, || self.file.metadata())?;
+        if !is_same(&named, &own) {
+            return Err(Error::FileLocked {
+                path: self.path.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The open file and its path.
+    pub(in super::super) fn into_parts(self) -> (File, PathBuf) {
+        (self.file, self.path)
+    }
+}

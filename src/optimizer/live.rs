@@ -1,0 +1,176 @@
+//! State that lives in a file.
+
+use std::path::Path;
+
+use super::state::Storage;
+use super::Optimizer;
+use crate::checkpoint::{self, Copies, Live, Settings};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::{Error as Refusal, Result};
+
+/// An open live file, and which of its tensors is which.
+pub(super) struct LiveState {
+    file: Live,
+    /// For every tensor of the optimizer its position in the file.
+    positions: Vec<usize>,
+    /// For every tensor of the file its position in the optimizer.
+    tensors: Vec<usize>,
+}
+
+impl LiveState {
+    /// `positions` holds every position once.
+    pub(super) fn new(file: Live, positions: Vec<usize>) -> Self {
+        let mut tensors = vec![0; positions.len()];
+        for (tensor, &position) in positions.iter().enumerate() {
+            tensors[position] = tensor;
+        }
+        LiveState {
+            file,
+            positions,
+            tensors,
+        }
+    }
+}
+
+impl Optimizer {
+    /// Moves the state into a new live file, and works on it from then on: each
+    /// step reads one of two copies of the state there and writes the other,
+    /// and a process that is killed leaves a file that opens at a completed
+    /// step, the last one or the one before. With master weights in every
+    /// tensor the file is a whole checkpoint.
+    ///
+    /// The file takes the place of what stands under `path`, as a save does. All
+    /// its space is allocated now. It is locked for as long as the optimizer
+    /// works on it, and synced when that ends. Where the state is in that very
+    /// file, this is [`sync`](Optimizer::sync).
+    ///
+    /// # Errors
+    /// Nothing has changed then. [`Error::Io`]; [`Error::FileLocked`] where the
+    /// path is a live file in use; [`Error::Forked`]; [`Error::OutOfRange`] for
+    /// a step count of 2^47 or more; [`Error::HeaderLength`].
+    pub fn make_live(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        if self.is_live_at(path)? {
+            return self.sync();
+        }
+        let settings = self.state.iter().map(|state| state.settings());
+        let (header, arrays) = self.contents(None);
+        let (file, copies) = checkpoint::create_live(path, &header, &arrays, settings)?;
+        let positions = (0..self.specs.len()).collect();
+        self.live_in(LiveState::new(file, positions), copies);
+        Ok(())
+    }
+
+    /// Brings the last step, and the checksums of the state, to the disk: that
+    /// is what a power failure leaves at least of a live file, as long as no
+    /// second step has been taken since.
+    ///
+    /// # Errors
+    /// [`Error::NotLive`]; [`Error::Forked`]; [`Error::Io`]: the file is as
+    /// good as before, but perhaps not on the disk.
+    pub fn sync(&self) -> Result<()> {
+        let live = self.live.as_ref().ok_or(Refusal::NotLive)?;
+        let states = live.tensors.iter().map(|&tensor| &self.state[tensor]);
+        let planes = states.flat_map(|state| state.elements.iter().map(|bytes| &bytes[..]));
+        live.file.sync(planes)
+    }
+
+    /// The live file that the state is in, by the path under which it was
+    /// opened.
+    pub fn live_file(&self) -> Option<&Path> {
+        self.live.as_ref().map(|live| live.file.path())
+    }
+
+    /// The plane of the copy that the next step writes, if the state is live.
+    pub(crate) fn other_copy(&self, tensor: usize, plane: usize) -> Option<&[u8]> {
+        self.state[tensor].other.get(plane).map(|bytes| &bytes[..])
+    }
+
+    /// Puts the state into a live file: its planes are the state already. What
+    /// was live before is closed.
+    pub(super) fn live_in(&mut self, live: LiveState, [current, other]: Copies) {
+        self.close_live();
+        let mapped = |parts: Vec<_>| parts.into_iter().map(Storage::Mapped).collect();
+        let planes = current
+            .into_iter()
+            .zip(other)
+            .map(|(a, b)| (mapped(a), mapped(b)));
+        for (position, (current, other)) in planes.enumerate() {
+            let state = &mut self.state[live.tensors[position]];
+            state.elements = current;
+            state.other = other;
+            state.same = false;
+        }
+        self.live = Some(live);
+    }
+
+    /// Leaves the live file at its last step. The state must be replaced then.
+    pub(super) fn close_live(&mut self) {
+        if self.live.is_some() {
+            // Who wants to know whether it is on the disk syncs before.
+            let _ = self.sync();
+            self.live = None;
+            for state in &mut self.state {
+                state.other = Vec::new();
+            }
+        }
+    }
+
+    /// Whether a path is the live file that the state is in. Refuses a forked
+    /// child, which may read no more of it than it may write.
+    pub(super) fn is_live_at(&self, path: &Path) -> Result<bool> {
+        let Some(live) = &self.live else {
+            return Ok(false);
+        };
+        live.file.check_process()?;
+        Ok(live.file.is_at(path))
+    }
+
+    /// Must come before anything in the state is written in place.
+    pub(super) fn begin_live(&mut self) -> Result<()> {
+        self.live.as_mut().map_or(Ok(()), |live| live.file.begin())
+    }
+
+    pub(super) fn begin_live_step(&mut self, number: u64) -> Result<()> {
+        if self.live.is_some() {
+            Live::check_step(number)?;
+        }
+        self.begin_live()
+    }
+
+    /// Keeps what is set for a tensor in the live file.
+    pub(super) fn set_live(&mut self, tensor: usize, settings: Settings) {
+        if let Some(live) = &mut self.live {
+            live.file.set(live.positions[tensor], settings);
+        }
+    }
+
+    /// Makes the copy that a step has written the current one, in all tensors
+    /// at once.
+    pub(super) fn commit_live_step(&mut self, number: u64, took_part: impl Fn(usize) -> bool) {
+        let Some(live) = &mut self.live else {
+            return;
+        };
+        for (tensor, state) in self.state.iter_mut().enumerate() {
+            match took_part(tensor) {
+                true => state.same = false,
+                // It is current in either copy; the second time in a row there
+                // is nothing to do.
+                false => state.copy_to_other(),
+            }
+        }
+        let states = live.tensors.iter().map(|&tensor| &self.state[tensor]);
+        live.file
+            .commit(number, states.map(|state| state.settings()));
+        for state in &mut self.state {
+            state.swap();
+        }
+    }
+}
+
+impl Drop for Optimizer {
+    fn drop(&mut self) {
+        self.close_live();
+    }
+}
