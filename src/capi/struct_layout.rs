@@ -64,7 +64,7 @@ static STRUCTS: &[Struct] = &[
     }),
     layout!(sonew_rename { from, to }),
     layout!(sonew_load_options {
-        struct_size, renames, rename_count, override_options, common_tensors_only,
+        struct_size, renames, rename_count, override_options, common_tensors_only, mode, reserved,
     }),
     layout!(sonew_view { data, len, tensor, plane, ndim, dims, dtype, reserved }),
     layout!(sonew_buffers {
