@@ -42,6 +42,7 @@ include("plan.jl")
 function __init__()
     LIBRARY[] = open_library()
     DEFAULTS[] = library_defaults()
+    empty!(PLANS)
 end
 
 end

@@ -10,7 +10,7 @@ else
     Base.Float64(x::BFloat16) = Float64(float32(x))
     # To nearest, ties to even; numbers of other types by way of Float32.
     BFloat16(x::Float32) = from_float32(x)
-    BFloat16(x::Real) = from_float32(Float32(x))
+    BFloat16(x::Union{Float16,Float64,Integer}) = from_float32(Float32(x))
     BFloat16(x::BFloat16) = x
 
     Base.promote_rule(::Type{BFloat16}, ::Type{Float16}) = Float32

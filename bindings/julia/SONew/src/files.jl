@@ -139,15 +139,17 @@ tells what came of it; a save that is never finished is when it is collected as
 garbage.
 """
 function save_begin(opt::Optimizer, path::AbstractString, model = nothing)
-    handle = Ref{Ptr{Cvoid}}(C_NULL)
+    saving = finalizer(s -> release(s, :sonew_save_finish), Saving(C_NULL, ReentrantLock()))
     protected(opt) do optimizer
+        handle = Ref{Ptr{Cvoid}}(C_NULL)
         GC.@preserve model with_params(opt, model) do params, count
             check(ccall(c().sonew_save_begin, Int32,
                         (Ptr{Cvoid}, Cstring, Ptr{Ptr{Cvoid}}, Csize_t, Ptr{Ptr{Cvoid}}),
                         optimizer, String(path), params, count, handle))
         end
+        saving.handle = handle[]
     end
-    return finalizer(s -> release(s, :sonew_save_finish), Saving(handle[], ReentrantLock()))
+    return saving
 end
 
 """

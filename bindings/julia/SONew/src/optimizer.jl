@@ -73,14 +73,14 @@ function setup(rule::SONewRule, model; settings = (name, array) -> NamedTuple())
     isempty(tensors) && refuse(NO_TENSORS, "the model has no array to train: it is ",
                                outline(model))
     check_apart(tensors, [x for (place, (_, x)) in zip(places, arrays) if place != 0])
-    names = [t.name for t in tensors]
-    handle = GC.@preserve names create(c().sonew_create, rule,
-        [tensor(t.name, Tuple(t.size), t.type, r) for (t, r) in zip(tensors, rules)])
-    n = length(tensors)
-    opt = Optimizer(handle, rule, tensors, places, fill(C_NULL, n), fill(C_NULL, n),
+    list = [tensor(t.name, Tuple(t.size), t.type, r) for (t, r) in zip(tensors, rules)]
+    n = length(list)
+    opt = Optimizer(C_NULL, rule, tensors, places, fill(C_NULL, n), fill(C_NULL, n),
                     ReentrantLock(), 0)
-    # A finalizer may not wait; nobody else uses the handle then.
-    return finalizer(o -> release(o, :sonew_free), opt)
+    # A finalizer may not wait for the lock; nobody else uses the handle then.
+    finalizer(o -> release(o, :sonew_free), opt)
+    GC.@preserve tensors create!(opt, c().sonew_create, list)
+    return opt
 end
 
 const PER_TENSOR = (:chains, :update, :state_dtype, :grad_dtype, :master)
@@ -98,13 +98,17 @@ function with_settings(rule, own, name)
 end
 
 function check_array(name, x)
-    dtype(eltype(x)) == 0 && refuse(
-        WRONG_DTYPE, "array \"", name, "\" has elements of type ", eltype(x), "; the library ",
-        "takes Float32, Float64, Float16 and bfloat16 (settings can leave an array out)")
-    ndims(x) <= MAX_DIMS || refuse(
-        TOO_MANY_DIMENSIONS, "array \"", name, "\" has ", ndims(x), " dimensions, at most ",
-        MAX_DIMS, " are allowed")
+    check_kind(name, eltype(x), ndims(x))
     address(x, () -> "array \"$name\"")
+end
+
+function check_kind(name, type, ndims)
+    dtype(type) == 0 && refuse(
+        WRONG_DTYPE, "array \"", name, "\" has elements of type ", type, "; the library ",
+        "takes Float32, Float64, Float16 and bfloat16 (settings can leave an array out)")
+    ndims <= MAX_DIMS || refuse(
+        TOO_MANY_DIMENSIONS, "array \"", name, "\" has ", ndims, " dimensions, at most ",
+        MAX_DIMS, " are allowed")
 end
 
 # Refuses arrays that share memory. The library does, too, but in the first step.
@@ -121,11 +125,13 @@ function check_apart(tensors, arrays)
     end
 end
 
-function create(f, rule, list)
+# Creates what the owner is to own. An owner that has its finalizer already loses no
+# handle to a Ctrl-C in between.
+create!(owner, f, list) = disable_sigint() do
     handle = Ref{Ptr{Cvoid}}(C_NULL)
     check(ccall(f, Int32, (Ref{Options}, Ptr{Tensor}, Csize_t, Ptr{Ptr{Cvoid}}),
-                options(rule), list, length(list), handle))
-    return handle[]
+                options(owner.rule), list, length(list), handle))
+    owner.handle = handle[]
 end
 
 # Runs f(handle) when no other task does, and with Ctrl-C put off until it is done.

@@ -2,6 +2,7 @@
 
 """
     SONew.Plan(rule, x)
+    SONew.Plan(rule, eltype, size)
 
 What does not change between steps of one array like `x`. The state is the caller's:
 [`SONew.zero_planes`](@ref) makes it, [`SONew.direction!`](@ref) updates it. Gives the
@@ -16,14 +17,15 @@ mutable struct Plan
     lock::ReentrantLock
 end
 
-function Plan(rule::SONewRule, x::AbstractArray)
-    check_array("array", x)
-    info = TensorInfo("array", collect(Int, size(x)), eltype(x),
-                      something(rule.grad_dtype, eltype(x)))
-    handle = GC.@preserve info create(c().sonew_plan_create, rule,
-                                      [tensor(info.name, size(x), info.type, rule)])
-    plan = finalizer(p -> release(p, :sonew_plan_free),
-                     Plan(handle, rule, info, String[], DataType[], ReentrantLock()))
+Plan(rule::SONewRule, x::AbstractArray) = Plan(rule, eltype(x), size(x))
+function Plan(rule::SONewRule, type::DataType, size::Dims)
+    check_kind("array", type, length(size))
+    info = TensorInfo("array", collect(Int, size), type, something(rule.grad_dtype, type))
+    plan = Plan(C_NULL, rule, info, String[], DataType[], ReentrantLock())
+    finalizer(p -> release(p, :sonew_plan_free), plan)
+    list = [tensor(info.name, size, type, rule)]
+    GC.@preserve info create!(plan, c().sonew_plan_create, list)
+    handle = plan.handle
     count = Ref{Csize_t}()
     check(ccall(c().sonew_plan_plane_count, Int32, (Ptr{Cvoid}, Csize_t, Ptr{Csize_t}),
                 handle, 0, count))
@@ -93,3 +95,25 @@ function direction!(u::AbstractArray, plan::Plan, planes, grad::AbstractArray,
     end
     return u
 end
+
+# One plan for all arrays of a kind, for the extension of Optimisers.jl, whose state is
+# plain arrays. Plans are small: no state, and threads only once a step needs them.
+const PLANS = Dict{Tuple{SONewRule,DataType,Dims},Plan}()
+const PLANS_LOCK = ReentrantLock()
+
+function plan_for(rule::SONewRule, type::DataType, size::Dims)
+    # Hyperparameters that a plan does not depend on, or that are not used.
+    key = SONewRule(rule; eta = 0, weight_decay = 0)
+    lock(PLANS_LOCK) do
+        get!(() -> Plan(key, type, size), PLANS, (key, type, size))
+    end
+end
+
+"""
+    SONew.optimisers_rule(rule::SONewRule)
+
+The rule as one of Optimisers.jl, for `Optimisers.setup`, `Flux.setup` and
+`OptimiserChain`. Needs Julia 1.9 and `using Optimisers`. Each array is a step of its
+own there; [`step!`](@ref) takes all arrays at once, and is faster.
+"""
+function optimisers_rule end
