@@ -39,7 +39,7 @@ end
 function main(file, steps)
     net = network()
     # Master weights are the Float32 parameters themselves, kept in the file.
-    rule = SONewRule(eta = 1e-2, master = true)
+    rule = SONewRule(eta = 5e-3, master = true)
     if isfile(file)
         opt = load(file, rule, net; mode = :map_shared)
         println("going on with $file at step $(step_count(opt))")
