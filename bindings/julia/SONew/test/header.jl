@@ -47,5 +47,11 @@ end
 
 # One version for the library, its header and this package.
 @test SONew.version() == SONew.HEADER_VERSION
-project = read(joinpath(dirname(@__DIR__), "Project.toml"), String)
-@test occursin("version = \"$(SONew.HEADER_VERSION)\"", project)
+project_file = read(joinpath(dirname(@__DIR__), "Project.toml"), String)
+@test occursin("version = \"$(SONew.HEADER_VERSION)\"", project_file)
+
+# The package manager of this Julia reads Project.toml, also where it knows no extensions.
+activate = "push!(LOAD_PATH, \"@stdlib\"); using Pkg; Pkg.activate(\"$(dirname(@__DIR__))\"); Pkg.status()"
+activated = other_julia(`-e $activate`)
+activated.success || println(activated.printed)
+@test activated.success && occursin("SONew v$(SONew.HEADER_VERSION)", activated.printed)
