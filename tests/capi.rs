@@ -11,7 +11,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const GENERATED: &str = include_str!(concat!(env!("OUT_DIR"), "/sonew.h"));
 const WARNINGS: [&str; 5] = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"];
 
-const REFUSALS: [&str; 7] = [
+const REFUSALS: [&str; 8] = [
     "tests/c/refusals.c",
     "tests/c/refusals_create.c",
     "tests/c/refusals_step.c",
@@ -19,6 +19,7 @@ const REFUSALS: [&str; 7] = [
     "tests/c/refusals_file.c",
     "tests/c/refusals_other.c",
     "tests/c/refusals_typed.c",
+    "tests/c/refusals_live.c",
 ];
 
 fn root(path: &str) -> PathBuf {
@@ -210,6 +211,17 @@ fn one_optimizer_in_two_threads() {
     let folder = folder("threads");
     let program = compile(&mut cc(), "c99", &["tests/c/threads.c"], &folder);
     assert_eq!(run(&mut Command::new(program)), "counts add up\n");
+}
+
+#[test]
+fn a_live_file_is_not_for_forked_children() {
+    let folder = folder("fork");
+    let program = compile(&mut cc(), "c99", &["tests/c/fork.c"], &folder);
+    assert_eq!(
+        run(Command::new(&program).arg(&folder)),
+        "the parent's own\n"
+    );
+    valgrind(&program, &[&folder]);
 }
 
 #[test]

@@ -58,6 +58,9 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use files::test_double;
+
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::layout::{self, Plane, TensorSpec};
@@ -65,6 +68,7 @@ use crate::options::{not_negative, Options};
 
 pub(crate) use live::{Copies, Live};
 pub(crate) use mapping::Part;
+pub(crate) use read::Wanted;
 pub use read::{verify, Checkpoint, StoredPlane};
 pub(crate) use write::{create_live, write};
 

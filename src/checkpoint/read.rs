@@ -2,7 +2,7 @@
 //! has been checked.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::files::{map_private, Access, SourceFile};
 use super::header::{self, LENGTH_BYTES, MAX_LENGTH, PREFIX};
@@ -17,6 +17,9 @@ use crate::error::{Error, Result};
 /// Arrays are read and summed in pieces of this size, which the processor's
 /// cache can hold.
 const CHUNK: usize = 1 << 20;
+
+/// What one thread reads at a time.
+const PIECE: usize = 16 << 20;
 
 /// An open checkpoint or live file. Its header has been checked entirely and
 /// agrees with the length of the file; an array is checked when it is read. A
@@ -81,12 +84,12 @@ impl Checkpoint {
     }
 
     fn open_as(path: &Path, access: Access) -> Result<Checkpoint> {
-        let mut file = SourceFile::open(path, access)?;
+        let file = SourceFile::open(path, access)?;
         let Checked {
             header,
             arrays,
             end,
-        } = check(path, &read_header(&mut file)?)?;
+        } = check(path, &read_header(&file)?)?;
         if end != file.length() {
             return Err(wrong_length(&file, end));
         }
@@ -152,26 +155,26 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Checksum`], [`Error::Io`], [`Error::UnknownTensor`],
     /// [`Error::PlaneMissing`].
-    pub fn check(&mut self, tensor: usize, plane: &str) -> Result<()> {
-        let array = self.find(tensor, plane)?.clone();
-        let mut buffer = vec![0; CHUNK.min(array.place.bytes as usize)];
+    pub fn check(&self, tensor: usize, plane: &str) -> Result<()> {
+        let array = self.find(tensor, plane)?;
+        let Place { offset, bytes } = array.place;
+        let mut buffer = vec![0; CHUNK.min(bytes as usize)];
         let mut hasher = crc32fast::Hasher::new();
-        self.file.seek(array.place.offset)?;
-        let mut left = array.place.bytes;
-        while left > 0 {
-            let piece = left.min(CHUNK as u64) as usize;
-            self.file.read(&mut buffer[..piece])?;
+        let mut done = 0;
+        while done < bytes {
+            let piece = (bytes - done).min(CHUNK as u64) as usize;
+            self.file.read_at(offset + done, &mut buffer[..piece])?;
             hasher.update(&buffer[..piece]);
-            left -= piece as u64;
+            done += piece as u64;
         }
-        self.compare(tensor, &array, hasher.finalize())
+        self.compare(tensor, array, hasher.finalize())
     }
 
     /// Checks every array.
     ///
     /// # Errors
     /// Those of [`verify`].
-    pub fn verify(&mut self) -> Result<()> {
+    pub fn verify(&self) -> Result<()> {
         if self.is_unsynced() {
             return Err(Error::Unsynced {
                 path: self.file.path().to_owned(),
@@ -180,37 +183,43 @@ impl Checkpoint {
         self.verify_arrays()
     }
 
-    fn verify_arrays(&mut self) -> Result<()> {
-        for tensor in 0..self.arrays.first.len() {
-            for index in 0..self.arrays.first[tensor].len() {
-                let plane = self.arrays.first[tensor][index].plane.name.clone();
-                self.check(tensor, &plane)?;
-            }
-        }
-        Ok(())
+    fn verify_arrays(&self) -> Result<()> {
+        let mut arrays = self.arrays();
+        arrays.try_for_each(|array| self.check(array.tensor, array.plane))
     }
 
-    /// Fills `dst` with an array of tensor `tensor`: a state plane, or
-    /// [`PARAMETER`](super::PARAMETER). When it fails, `dst` may have been
-    /// written.
-    pub(crate) fn read(&mut self, tensor: usize, plane: &str, dst: &mut [u8]) -> Result<()> {
-        let array = self.find(tensor, plane)?.clone();
-        if dst.len() as u64 != array.place.bytes {
-            let spec = &self.header.tensors[tensor].spec;
-            return Err(Error::WrongLength {
-                tensor: spec.name.clone(),
-                argument: plane.to_owned(),
-                length: dst.len() / array.plane.dtype.size(),
-                expected: spec.len(),
-            });
+    /// Fills buffers with arrays, on up to so many threads. When it fails, they
+    /// may have been written.
+    pub(crate) fn read(&self, wanted: Vec<Wanted<'_>>, threads: usize) -> Result<()> {
+        let mut arrays = Vec::with_capacity(wanted.len());
+        let mut pieces = Vec::new();
+        for Wanted { tensor, plane, dst } in wanted {
+            let array = self.find(tensor, plane)?;
+            if dst.len() as u64 != array.place.bytes {
+                let spec = &self.header.tensors[tensor].spec;
+                return Err(Error::WrongLength {
+                    tensor: spec.name.clone(),
+                    argument: plane.to_owned(),
+                    length: dst.len() / array.plane.dtype.size(),
+                    expected: spec.len(),
+                });
+            }
+            let mut offset = array.place.offset;
+            for bytes in dst.chunks_mut(PIECE) {
+                let length = bytes.len() as u64;
+                pieces.push(Piece::new(arrays.len(), offset, bytes));
+                offset += length;
+            }
+            arrays.push((tensor, array));
         }
-        self.file.seek(array.place.offset)?;
-        let mut hasher = crc32fast::Hasher::new();
-        for chunk in dst.chunks_mut(CHUNK) {
-            self.file.read(chunk)?;
-            hasher.update(chunk);
+        read_pieces(&self.file, &mut pieces, threads)?;
+
+        let mut sums = vec![crc32fast::Hasher::new(); arrays.len()];
+        for piece in &pieces {
+            sums[piece.array].combine(&piece.sum);
         }
-        self.compare(tensor, &array, hasher.finalize())
+        let mut pairs = arrays.into_iter().zip(sums);
+        pairs.try_for_each(|((tensor, array), sum)| self.compare(tensor, array, sum.finalize()))
     }
 
     fn find(&self, tensor: usize, plane: &str) -> Result<&StoredArray> {
@@ -269,8 +278,7 @@ impl Checkpoint {
         for place in live.record {
             // Its place is within the file, so that it is no longer than that.
             let mut bytes = vec![0; place.bytes as usize];
-            self.file.seek(place.offset)?;
-            self.file.read(&mut bytes)?;
+            self.file.read_at(place.offset, &mut bytes)?;
             words.push(bytes);
         }
         let found = Found::of(&words).ok_or_else(|| Error::Checksum {
@@ -330,6 +338,70 @@ impl Checkpoint {
     }
 }
 
+/// An array that is to be read, and where to.
+pub(crate) struct Wanted<'a> {
+    pub(crate) tensor: usize,
+    /// The state plane, or [`PARAMETER`](super::PARAMETER).
+    pub(crate) plane: &'a str,
+    /// As long as the array.
+    pub(crate) dst: &'a mut [u8],
+}
+
+/// A part of an array that is read by one thread.
+struct Piece<'a> {
+    /// Which of the arrays.
+    array: usize,
+    offset: u64,
+    dst: &'a mut [u8],
+    sum: crc32fast::Hasher,
+}
+
+impl<'a> Piece<'a> {
+    fn new(array: usize, offset: u64, dst: &'a mut [u8]) -> Self {
+        Piece {
+            array,
+            offset,
+            dst,
+            sum: crc32fast::Hasher::new(),
+        }
+    }
+
+    fn read(&mut self, file: &SourceFile) -> Result<()> {
+        let mut offset = self.offset;
+        for chunk in self.dst.chunks_mut(CHUNK) {
+            file.read_at(offset, chunk)?;
+            self.sum.update(chunk);
+            offset += chunk.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Reads pieces on threads that end before this does; where there are few, on
+/// that of the caller alone.
+fn read_pieces(file: &SourceFile, pieces: &mut [Piece<'_>], threads: usize) -> Result<()> {
+    let large = pieces.iter().filter(|piece| piece.dst.len() == PIECE);
+    let threads = threads.min(large.count()).max(1);
+    let left = Mutex::new(pieces.iter_mut());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || std::iter::from_fn(next).try_for_each(|piece| piece.read(file));
+    std::thread::scope(|scope| {
+        let start = |_| {
+            // The name tells the library's own panics from the host's. Where
+            // the system gives no thread, the others do its work.
+            let thread = std::thread::Builder::new().name("sonew-load".to_owned());
+            thread.spawn_scoped(scope, work).ok()
+        };
+        let others: Vec<_> = (1..threads).filter_map(start).collect();
+        let mine = work();
+        let others = others.into_iter().map(|thread| match thread.join() {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        others.fold(mine, Result::and)
+    })
+}
+
 /// What the record of a live file says of its state: step and copy.
 #[derive(Debug, Clone, Copy)]
 enum Found {
@@ -365,7 +437,7 @@ impl Found {
 
 /// Reads everything before the data. Its length is believed only once the
 /// file has shown to be that long, and to begin as a checkpoint does.
-fn read_header(file: &mut SourceFile) -> Result<Vec<u8>> {
+fn read_header(file: &SourceFile) -> Result<Vec<u8>> {
     let refuse = |file: &SourceFile, reason: String| {
         Err(Error::NotACheckpoint {
             path: file.path().to_owned(),
@@ -377,7 +449,7 @@ fn read_header(file: &mut SourceFile) -> Result<Vec<u8>> {
     if there < LENGTH_BYTES {
         return refuse(file, format!("it has only {there} bytes"));
     }
-    file.read(&mut start[..there])?;
+    file.read_at(0, &mut start[..there])?;
     let (length, _) = start.split_first_chunk().expect("eight bytes and more");
     let length = u64::from_le_bytes(*length);
     if !(PREFIX.len() as u64..=MAX_LENGTH).contains(&length) {
@@ -405,8 +477,7 @@ fn read_header(file: &mut SourceFile) -> Result<Vec<u8>> {
         });
     }
     bytes.resize(end as usize, 0);
-    file.seek(0)?;
-    file.read(&mut bytes)?;
+    file.read_at(0, &mut bytes)?;
     Ok(bytes)
 }
 

@@ -91,6 +91,7 @@ impl Optimizer {
     /// was live before is closed.
     pub(super) fn live_in(&mut self, live: LiveState, [current, other]: Copies) {
         self.close_live();
+        self.fresh = false;
         let mapped = |parts: Vec<_>| parts.into_iter().map(Storage::Mapped).collect();
         let planes = current
             .into_iter()
@@ -174,3 +175,7 @@ impl Drop for Optimizer {
         self.close_live();
     }
 }
+
+#[cfg(test)]
+#[path = "live_tests.rs"]
+mod tests;

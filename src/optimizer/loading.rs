@@ -7,19 +7,24 @@ use super::load::{assign, LoadMode, LoadOptions};
 use super::master::narrow;
 use super::state::{zeros, Storage};
 use super::Optimizer;
-use crate::checkpoint::{Checkpoint, Header, Part, PARAMETER};
+use crate::checkpoint::{Checkpoint, Header, Part, Wanted, PARAMETER};
 use crate::dtype::{Dtype, ElementsMut};
 use crate::error::{Error, Result};
-use crate::layout::{TensorSpec, MASTER};
+use crate::layout::{Plane, TensorSpec, MASTER};
 use crate::memory::AlignedBytes;
 
 /// What a load puts in place when everything has been read.
 struct Loaded {
     tensor: usize,
-    saved: usize,
-    planes: Vec<Storage>,
+    /// None for a tensor that the file does not have.
+    saved: Option<usize>,
+    /// None where they are in place.
+    planes: Option<Vec<Storage>>,
+    in_place: bool,
     master_set: bool,
-    parameters: Option<AlignedBytes>,
+    /// Which array they are read from: the parameter, or master weights, which
+    /// are rounded then.
+    parameters: Option<(&'static str, AlignedBytes)>,
 }
 
 impl Optimizer {
@@ -35,8 +40,10 @@ impl Optimizer {
     /// [`LoadOptions::mode`] says where the state is from then on. A live file
     /// that it was in before is closed, at its last step.
     ///
-    /// Everything is read before anything is changed; read into memory, the
-    /// state is held twice for the time of the call.
+    /// Everything is read before anything is changed. Read into memory, the
+    /// state is held twice for the time of the call, unless nothing has been
+    /// done yet with the optimizer: then its zeros are read over, and are zeros
+    /// again if the load is refused.
     ///
     /// # Errors
     /// Nothing has changed then. [`Error::NotACheckpoint`],
@@ -69,37 +76,43 @@ impl Optimizer {
         load: &LoadOptions,
         mut params: Option<&mut [ElementsMut<'_>]>,
     ) -> Result<()> {
-        let mut file = Checkpoint::open(path)?;
+        let file = Checkpoint::open(path)?;
         let header = file.header().clone();
         let assigned = assign(&header, self.options(), &self.specs, params.is_some(), load)?;
         let mut loaded = Vec::with_capacity(assigned.len());
         for (tensor, saved) in assigned.into_iter().enumerate() {
             if let Some(saved) = saved {
-                let planes = load.mode == LoadMode::Read;
-                loaded.push(self.read(&mut file, tensor, saved, planes, params.is_some())?);
+                loaded.push(self.prepare(&header, tensor, saved, load.mode, params.is_some())?);
             } else if self.live.is_some() {
                 loaded.push(self.kept(tensor)?);
             }
         }
+        self.read(&file, &mut loaded)?;
         if load.mode == LoadMode::MapPrivate {
             let mut mapped = file.map_private()?;
             for loaded in &mut loaded {
-                if let Some(parts) = mapped.get_mut(loaded.saved) {
-                    loaded.planes = self.mapped(&header, loaded, std::mem::take(parts))?;
+                if let Some(saved) = loaded.saved {
+                    let parts = std::mem::take(&mut mapped[saved]);
+                    let planes =
+                        self.mapped(&header.arrays(&header.tensors[saved]), loaded, parts)?;
+                    loaded.planes = Some(planes);
                 }
             }
         }
         self.close_live();
+        self.fresh = false;
         for loaded in loaded {
             let state = &mut self.state[loaded.tensor];
-            state.elements = loaded.planes;
+            if let Some(planes) = loaded.planes {
+                state.elements = planes;
+            }
             state.master_set = loaded.master_set;
-            if let (Some(saved), false) = (header.tensors.get(loaded.saved), load.override_options)
-            {
+            if let (Some(saved), false) = (loaded.saved, load.override_options) {
+                let saved = &header.tensors[saved];
                 state.lr_scale = saved.lr_scale;
                 state.weight_decay = saved.weight_decay;
             }
-            if let (Some(params), Some(read)) = (&mut params, loaded.parameters) {
+            if let (Some(params), Some((_, read))) = (&mut params, loaded.parameters) {
                 params[loaded.tensor].bytes_mut().copy_from_slice(&read);
             }
         }
@@ -159,53 +172,91 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Reads the arrays of one tensor.
-    fn read(
+    /// Room for the arrays of one tensor that are to be read.
+    fn prepare(
         &self,
-        file: &mut Checkpoint,
+        header: &Header,
         tensor: usize,
         saved: usize,
-        planes: bool,
+        mode: LoadMode,
         parameters: bool,
     ) -> Result<Loaded> {
         let spec = &self.specs[tensor];
-        let master_set = spec.master && file.header().tensors[saved].master_set;
-        let parameters_saved = file.header().parameters;
-        let mut array = |name: &str, dtype| {
-            let mut bytes = zeros(spec, name, dtype)?;
-            file.read(saved, name, &mut bytes)?;
-            Ok(bytes)
+        let state = &self.state[tensor];
+        let from = match header.parameters {
+            true => (PARAMETER, spec.params),
+            false => (MASTER, Dtype::F32),
         };
-        let parameters = match parameters {
-            true if parameters_saved => Some(array(PARAMETER, spec.params)?),
-            true => Some(rounded(spec, &array(MASTER, Dtype::F32)?)?),
-            false => None,
-        };
-        let mut read = Vec::new();
-        if planes {
-            for plane in &self.state[tensor].planes {
-                let bytes = match plane.name == MASTER && !master_set {
-                    // What the file does not have, the next step takes.
-                    true => zeros(spec, MASTER, Dtype::F32)?,
-                    false => array(&plane.name, plane.dtype)?,
-                };
-                read.push(Storage::Memory(bytes));
-            }
-        }
+        let room = |(name, dtype)| Ok((name, zeros(spec, name, dtype)?));
+        let new = |plane: &Plane| zeros(spec, &plane.name, plane.dtype).map(Storage::Memory);
+        // Zeros that nobody has seen are read over in place.
+        let planes = mode == LoadMode::Read && !self.fresh;
+        let planes = planes.then(|| state.planes.iter().map(new).collect());
         Ok(Loaded {
             tensor,
-            saved,
-            planes: read,
-            master_set,
-            parameters,
+            saved: Some(saved),
+            planes: planes.transpose()?,
+            in_place: mode == LoadMode::Read && self.fresh,
+            master_set: spec.master && header.tensors[saved].master_set,
+            parameters: parameters.then(|| room(from)).transpose()?,
         })
     }
 
+    /// Reads all that there is room for.
+    fn read(&mut self, file: &Checkpoint, loaded: &mut [Loaded]) -> Result<()> {
+        let threads = self.plan.threads();
+        let mut wanted = Vec::new();
+        let mut states = self.state.iter_mut();
+        let mut position = 0;
+        for loaded in &mut *loaded {
+            let state = states.nth(loaded.tensor - position).expect("in order");
+            position = loaded.tensor + 1;
+            let Some(saved) = loaded.saved else {
+                continue;
+            };
+            let in_place = loaded.in_place.then_some(&mut state.elements);
+            let elements = loaded.planes.as_mut().or(in_place);
+            for (plane, dst) in state.planes.iter().zip(elements.into_iter().flatten()) {
+                // What the file does not have stays zero, and the next step
+                // takes it.
+                if plane.name != MASTER || loaded.master_set {
+                    wanted.push(Wanted {
+                        tensor: saved,
+                        plane: &plane.name,
+                        dst,
+                    });
+                }
+            }
+            if let Some((plane, dst)) = &mut loaded.parameters {
+                wanted.push(Wanted {
+                    tensor: saved,
+                    plane,
+                    dst,
+                });
+            }
+        }
+        let read = file.read(wanted, threads);
+        let outcome = read.and_then(|()| loaded.iter_mut().try_for_each(|l| self.round(l)));
+        if outcome.is_err() {
+            for loaded in loaded.iter().filter(|loaded| loaded.in_place) {
+                let elements = &mut self.state[loaded.tensor].elements;
+                elements.iter_mut().for_each(|bytes| bytes.fill(0));
+            }
+        }
+        outcome
+    }
+
+    /// Makes parameters of the master weights that were read for them.
+    fn round(&self, loaded: &mut Loaded) -> Result<()> {
+        if let Some((MASTER, bytes)) = &mut loaded.parameters {
+            *bytes = rounded(&self.specs[loaded.tensor], bytes)?;
+        }
+        Ok(())
+    }
+
     /// The planes of one tensor out of the arrays that a mapped file has of it.
-    fn mapped(&self, header: &Header, loaded: &Loaded, parts: Vec<Part>) -> Result<Vec<Storage>> {
-        let mut arrays = header.arrays(&header.tensors[loaded.saved]);
+    fn mapped(&self, arrays: &[Plane], loaded: &Loaded, parts: Vec<Part>) -> Result<Vec<Storage>> {
         let mut parts: Vec<_> = parts.into_iter().map(Some).collect();
-        arrays.truncate(parts.len());
         let planes = self.state[loaded.tensor].planes.iter().map(|plane| {
             let spec = &self.specs[loaded.tensor];
             if plane.name == MASTER && !loaded.master_set {
@@ -226,7 +277,7 @@ impl Optimizer {
     /// live file is left that it is in.
     fn kept(&self, tensor: usize) -> Result<Loaded> {
         let state = &self.state[tensor];
-        let copy = |(plane, bytes): (&crate::layout::Plane, &Storage)| {
+        let copy = |(plane, bytes): (&Plane, &Storage)| {
             let mut copy = zeros(&self.specs[tensor], &plane.name, plane.dtype)?;
             copy.copy_from_slice(bytes);
             Ok(Storage::Memory(copy))
@@ -234,8 +285,9 @@ impl Optimizer {
         let planes = state.planes.iter().zip(&state.elements);
         Ok(Loaded {
             tensor,
-            saved: usize::MAX,
-            planes: planes.map(copy).collect::<Result<_>>()?,
+            saved: None,
+            planes: Some(planes.map(copy).collect::<Result<_>>()?),
+            in_place: false,
             master_set: state.master_set,
             parameters: None,
         })

@@ -48,6 +48,8 @@ pub struct Optimizer {
     specs: Vec<TensorSpec>,
     state: Vec<TensorState>,
     step_count: u64,
+    /// Whether the state is zero, as it was created.
+    fresh: bool,
     /// The live file that the state is in, if it is in one.
     live: Option<LiveState>,
 }
@@ -74,6 +76,7 @@ impl Optimizer {
             specs: tensors.to_vec(),
             state,
             step_count: 0,
+            fresh: true,
             live: None,
         })
     }
@@ -113,6 +116,7 @@ impl Optimizer {
     ) -> Result<()> {
         self.check_count("params", params.len())?;
         self.check_count("grads", grads.len())?;
+        self.fresh = false;
         let taken = self.take_masters(params)?;
         let stepped = self.plan_step(step, params, grads);
         if stepped.is_err() {

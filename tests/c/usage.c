@@ -82,6 +82,7 @@ static void defaults(void) {
     OK(sonew_load_options_init(&load, sizeof load));
     CHECK(load.renames == NULL && load.rename_count == 0);
     CHECK(load.override_options == 0 && load.common_tensors_only == 0);
+    CHECK(load.mode == SONEW_READ);
 
     sonew_buffers buffers;
     OK(sonew_buffers_init(&buffers, sizeof buffers));
@@ -261,6 +262,46 @@ static void files(sonew_optimizer *optimizer, const char *folder) {
     OK(sonew_free(other));
 }
 
+/* State that lives in a file, and saves in the background. */
+static void live_files(const char *folder) {
+    char path[4096], beside[4096];
+    snprintf(path, sizeof path, "%s/live.safetensors", folder);
+    snprintf(beside, sizeof beside, "%s/beside.safetensors", folder);
+    fill_all();
+    sonew_optimizer *optimizer = create(1);
+    OK(sonew_make_live(optimizer, path));
+    OK(sonew_step(optimizer, NULL, params, grads, COUNT));
+    OK(sonew_sync(optimizer));
+
+    void *saved[COUNT] = {weight, bias};
+    sonew_saving *saving = NULL;
+    OK(sonew_save_begin(optimizer, beside, saved, COUNT, &saving));
+    OK(sonew_step(optimizer, NULL, params, grads, COUNT));
+    OK(sonew_save_finish(saving));
+    OK(sonew_save_finish(NULL));
+    OK(sonew_verify(beside));
+    float expected[WEIGHT];
+    memcpy(expected, weight, sizeof weight);
+    OK(sonew_free(optimizer));
+    OK(sonew_verify(path));
+
+    /* The file is a step further than what was saved. */
+    optimizer = create(1);
+    sonew_load_options load;
+    OK(sonew_load_options_init(&load, sizeof load));
+    load.mode = SONEW_MAP_SHARED;
+    OK(sonew_load(optimizer, path, &load, NULL, 0));
+    CHECK(step_count(optimizer) == 2);
+    load.mode = SONEW_MAP_PRIVATE;
+    OK(sonew_load(optimizer, beside, &load, params, COUNT));
+    CHECK(step_count(optimizer) == 1);
+    OK(sonew_step(optimizer, NULL, params, grads, COUNT));
+    CHECK(memcmp(expected, weight, sizeof weight) == 0);
+    /* Onto the file that is mapped. */
+    OK(sonew_save(optimizer, beside, params, COUNT));
+    OK(sonew_free(optimizer));
+}
+
 /* Tensors of other types: their state, and files of them. */
 static void typed(const char *folder) {
     char path[4096];
@@ -415,6 +456,7 @@ int main(int argc, char **argv) {
     OK(sonew_free(NULL));
     OK(sonew_plan_free(NULL));
     typed(argv[1]);
+    live_files(argv[1]);
     any_floats();
     stateless();
     puts("all used");

@@ -11,7 +11,7 @@ mod locks;
 mod new;
 mod source;
 #[cfg(test)]
-pub(super) mod test_double;
+pub(crate) mod test_double;
 
 pub(super) use live::{map_private, LiveFile};
 pub(super) use new::{refuse_in_use, NewFile};

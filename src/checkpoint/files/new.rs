@@ -11,6 +11,10 @@ use crate::error::{Error, Result};
 /// Small writes are gathered into one of this size; larger ones pass by.
 const BUFFER: usize = 1 << 20;
 
+/// The disk is asked to begin with what was written whenever it is this much:
+/// it works while the next bytes are summed and copied.
+const AHEAD: u64 = 16 << 20;
+
 /// What a temporary is called: the target's name and this.
 const TEMPORARY_SUFFIX: &str = ".sonew-tmp";
 
@@ -29,6 +33,8 @@ pub(in super::super) struct NewFile {
     buffer: Vec<u8>,
     /// Where in the file the buffer goes.
     position: u64,
+    /// Up to where the disk has been asked to begin.
+    begun: u64,
     temporary: PathBuf,
     target: PathBuf,
     committed: bool,
@@ -46,6 +52,7 @@ impl NewFile {
             file: create_locked(&temporary)?,
             buffer: Vec::new(),
             position: 0,
+            begun: 0,
             temporary,
             target: target.to_owned(),
             committed: false,
@@ -58,7 +65,7 @@ impl NewFile {
         let file = &mut self.file;
         let seek = || file.seek(SeekFrom::Start(offset));
         attempt("write", &self.temporary, Effect::None, seek)?;
-        self.position = offset;
+        (self.position, self.begun) = (offset, offset);
         Ok(())
     }
 
@@ -91,7 +98,25 @@ impl NewFile {
         let file = &mut self.file;
         attempt("write", &self.temporary, effect, || file.write_all(bytes))?;
         self.position += bytes.len() as u64;
+        self.begin_to_sync();
         Ok(())
+    }
+
+    /// Lets the disk begin. Only advice: nothing depends on it, and it may fail.
+    fn begin_to_sync(&mut self) {
+        if self.position < self.begun + AHEAD {
+            return;
+        }
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::fs::{fadvise, Advice};
+            use std::num::NonZeroU64;
+            // Linux starts to write pages that are "not needed", and forgets
+            // those that are on the disk already.
+            let length = NonZeroU64::new(self.position - self.begun);
+            let _ = fadvise(&self.file, self.begun, length, Advice::DontNeed);
+        }
+        self.begun = self.position;
     }
 
     /// Makes the file this long, with space on the disk for all of it.

@@ -1,7 +1,6 @@
 //! Files that are read.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::locks::{is_same, must_lock};
@@ -60,18 +59,25 @@ impl SourceFile {
         self.length
     }
 
-    /// Goes to a byte of the file.
-    pub(in super::super) fn seek(&mut self, offset: u64) -> Result<()> {
-        let file = &mut self.file;
-        let seek = || file.seek(SeekFrom::Start(offset));
-        attempt("read", &self.path, Effect::None, seek)?;
-        Ok(())
-    }
-
-    /// Fills `dst` from where the last read ended.
-    pub(in super::super) fn read(&mut self, dst: &mut [u8]) -> Result<()> {
-        let file = &mut self.file;
-        attempt("read", &self.path, Effect::None, || file.read_exact(dst))
+    /// Fills `dst` from this byte of the file on. Several threads may read at
+    /// the same time.
+    pub(in super::super) fn read_at(&self, offset: u64, dst: &mut [u8]) -> Result<()> {
+        attempt("read", &self.path, Effect::None, || {
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::FileExt;
+                self.file.read_exact_at(dst, offset)
+            }
+            #[cfg(not(unix))]
+            {
+                use std::io::{Read, Seek, SeekFrom};
+                static POSITION: std::sync::Mutex<()> = std::sync::Mutex::new(());
+                let _only = POSITION.lock();
+                let mut file = &self.file;
+                file.seek(SeekFrom::Start(offset))?;
+                file.read_exact(dst)
+            }
+        })
     }
 
     /// Locks a live file: for itself to be written, with other readers to be

@@ -40,7 +40,7 @@ pub(crate) enum Event {
     SyncFile(PathBuf),
     /// All of the file as it was in the mapping.
     SyncMapping(PathBuf, Vec<u8>, std::ops::Range<usize>),
-    SyncDirectory(PathBuf),
+    SyncDirectory,
     Rename(PathBuf, PathBuf),
     Remove(PathBuf),
 }
@@ -69,7 +69,7 @@ pub(super) fn note(path: &Path, effect: Effect<'_>) {
                 let synced = offset as usize..(offset + length) as usize;
                 Event::SyncMapping(path, all, synced)
             }
-            Effect::SyncDirectory => Event::SyncDirectory(path),
+            Effect::SyncDirectory => Event::SyncDirectory,
             Effect::Rename { to } => Event::Rename(path, to.to_owned()),
             Effect::Remove => Event::Remove(path),
         });

@@ -59,10 +59,10 @@ fn a_flip_of_any_bit_is_refused_or_harmless() {
             let flipped = file.bytes[position] ^ (1 << bit);
             on_disk.write_all_at(&[flipped], position as u64).unwrap();
             match Checkpoint::open(&file.path) {
-                Ok(mut checkpoint) => {
+                Ok(checkpoint) => {
                     assert!(position >= file.data(), "byte {position}, bit {bit}");
                     assert_eq!(checkpoint.header(), &sample.header);
-                    harmless += usize::from(damaged_arrays(&sample, &mut checkpoint) == 0);
+                    harmless += usize::from(damaged_arrays(&sample, &checkpoint) == 0);
                 }
                 Err(_) => assert!(position < file.data()),
             }
@@ -77,7 +77,7 @@ fn a_flip_of_any_bit_is_refused_or_harmless() {
 
 /// How many arrays are refused, by the error that is meant for it; the others
 /// must be as they were.
-fn damaged_arrays(sample: &Sample, checkpoint: &mut Checkpoint) -> usize {
+fn damaged_arrays(sample: &Sample, checkpoint: &Checkpoint) -> usize {
     let mut damaged = 0;
     for (tensor, plane, values) in &sample.arrays {
         match read(checkpoint, *tensor, plane) {
@@ -95,12 +95,12 @@ fn a_wrong_checksum_names_its_part() {
     let file = Written::new(&Sample::small());
     let mut bytes = file.bytes.clone();
     bytes[file.data()] ^= 1;
-    let mut checkpoint = file.open_with(&bytes).unwrap();
+    let checkpoint = file.open_with(&bytes).unwrap();
     assert!(matches!(
-        read(&mut checkpoint, 0, "momentum"),
+        read(&checkpoint, 0, "momentum"),
         Err(Error::Checksum { path, part }) if path == file.path && part == "\"fc1.weight/momentum\""
     ));
-    read(&mut checkpoint, 0, "diagonal").unwrap();
+    read(&checkpoint, 0, "diagonal").unwrap();
 
     let mut bytes = file.bytes.clone();
     bytes[100] ^= 1;
@@ -153,11 +153,11 @@ fn what_is_no_file_is_refused() {
 #[test]
 fn a_file_that_shrinks_while_open_is_an_error() {
     let file = Written::new(&Sample::small());
-    let mut checkpoint = Checkpoint::open(&file.path).unwrap();
+    let checkpoint = Checkpoint::open(&file.path).unwrap();
     let on_disk = File::options().write(true).open(&file.path).unwrap();
     on_disk.set_len(file.data() as u64 + 10).unwrap();
     assert!(matches!(
-        read(&mut checkpoint, 0, "momentum"),
+        read(&checkpoint, 0, "momentum"),
         Err(Error::Io { operation: "read", source, .. })
             if source.kind() == std::io::ErrorKind::UnexpectedEof
     ));

@@ -251,10 +251,10 @@ fn random_edits_are_refused_or_harmless() {
         }
         let mut bytes = seal(&edited);
         bytes.extend(&file.bytes[file.data()..]);
-        if let Ok(mut checkpoint) = file.open_with(&bytes) {
+        if let Ok(checkpoint) = file.open_with(&bytes) {
             opened += 1;
             for index in 0..checkpoint.header().tensors.len() {
-                let _ = read(&mut checkpoint, index, "momentum");
+                let _ = read(&checkpoint, index, "momentum");
             }
         }
     }

@@ -3,6 +3,8 @@
 
 mod damaged;
 mod forged;
+mod live;
+mod power;
 mod round_trip;
 mod saving;
 
@@ -55,22 +57,21 @@ impl Sample {
         })
     }
 
+    fn arrays(&self) -> impl Iterator<Item = Array<'_>> {
+        self.arrays.iter().map(|(tensor, plane, values)| Array {
+            tensor: *tensor,
+            plane,
+            dtype: Dtype::F32,
+            bytes: bytemuck::cast_slice(values),
+        })
+    }
+
     fn write(&self, path: &Path) -> Result<()> {
-        let arrays: Vec<_> = self
-            .arrays
-            .iter()
-            .map(|(tensor, plane, values)| Array {
-                tensor: *tensor,
-                plane,
-                dtype: Dtype::F32,
-                bytes: bytemuck::cast_slice(values),
-            })
-            .collect();
-        write(path, &self.header, &arrays)
+        write(path, &self.header, &self.arrays().collect::<Vec<_>>())
     }
 
     /// Reads every array; the numbers must be those that were written.
-    fn assert_reads_back(&self, checkpoint: &mut Checkpoint) {
+    fn assert_reads_back(&self, checkpoint: &Checkpoint) {
         for (tensor, plane, values) in &self.arrays {
             let read = read(checkpoint, *tensor, plane).unwrap();
             assert_eq!(&read, values, "{tensor} {plane}");
@@ -87,10 +88,19 @@ fn saved(spec: TensorSpec) -> SavedTensor {
     }
 }
 
-fn read(checkpoint: &mut Checkpoint, tensor: usize, plane: &str) -> Result<Vec<f32>> {
+fn read(checkpoint: &Checkpoint, tensor: usize, plane: &str) -> Result<Vec<f32>> {
     let mut values = vec![0f32; checkpoint.header().tensors[tensor].spec.len()];
-    checkpoint.read(tensor, plane, bytemuck::cast_slice_mut(&mut values))?;
+    read_bytes(
+        checkpoint,
+        tensor,
+        plane,
+        bytemuck::cast_slice_mut(&mut values),
+    )?;
     Ok(values)
+}
+
+fn read_bytes(checkpoint: &Checkpoint, tensor: usize, plane: &str, dst: &mut [u8]) -> Result<()> {
+    checkpoint.read(vec![Wanted { tensor, plane, dst }], 1)
 }
 
 /// A folder, the path of a file in it, and that file's bytes.

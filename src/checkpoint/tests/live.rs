@@ -1,0 +1,380 @@
+//! Live files as files: what other readers find in them, and what is refused.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use safetensors::SafeTensors;
+
+use super::super::header::seal;
+use super::super::record::TEST_RUN;
+use super::*;
+
+/// A live file with planes of two tensors, closed, and open no more.
+pub(super) struct LiveWritten {
+    pub(super) folder: TempDir,
+    pub(super) path: PathBuf,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// A live file of the small sample.
+fn create(path: &Path) -> Result<(Live, Copies)> {
+    let mut header = Sample::small().header;
+    header.parameters = false;
+    header.tensors[1].spec.master = true;
+    let sample = Sample::of(header);
+    let settings = sample.header.tensors.iter().map(|tensor| Settings {
+        lr_scale: tensor.lr_scale,
+        weight_decay: tensor.weight_decay,
+        master: Master::Empty,
+    });
+    let settings: Vec<_> = settings.collect();
+    let arrays: Vec<_> = sample.arrays().collect();
+    create_live(path, &sample.header, &arrays, settings.into_iter())
+}
+
+impl LiveWritten {
+    /// After `steps` steps, which leave their number in every byte.
+    fn new(steps: u64, synced: bool) -> LiveWritten {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("live");
+        let (mut live, mut copies) = create(&path).unwrap();
+        for step in 8..8 + steps {
+            live.begin().unwrap();
+            for part in copies[1].iter_mut().flatten() {
+                part.fill(step as u8);
+            }
+            let settings = |tensor| Settings {
+                lr_scale: step as f64,
+                weight_decay: 0.5,
+                master: [Master::Empty, Master::Set][tensor],
+            };
+            live.commit(step, (0..2).map(settings));
+            copies.swap(0, 1);
+        }
+        if synced {
+            let planes = copies[0].iter().flatten();
+            live.sync(planes.map(|part| &part[..])).unwrap();
+        }
+        drop((live, copies));
+        LiveWritten {
+            bytes: fs::read(&path).unwrap(),
+            folder,
+            path,
+        }
+    }
+
+    fn data(&self) -> usize {
+        8 + u64::from_le_bytes(self.bytes[..8].try_into().unwrap()) as usize
+    }
+}
+
+#[test]
+fn a_live_file_is_a_valid_safetensors_file_that_says_what_is_current() {
+    for steps in [0, 1, 2] {
+        let file = LiveWritten::new(steps, true);
+        let tensors = SafeTensors::deserialize(&file.bytes).unwrap();
+        let commit = tensors.tensor("sonew.live/commit").unwrap();
+        assert_eq!(
+            (commit.dtype(), commit.shape()),
+            (safetensors::Dtype::U64, &[8][..])
+        );
+        let word = u64::from_le_bytes(commit.data()[..8].try_into().unwrap());
+        // As the format description has it.
+        let value = word & ((1 << 48) - 1);
+        assert_eq!((value >> 1, value & 1), (7 + steps, steps % 2));
+        let name = ["fc1.weight/momentum", "fc1.weight/momentum.b"][(value & 1) as usize];
+        let momentum = tensors.tensor(name).unwrap();
+        assert_eq!(momentum.shape(), [2, 3]);
+        if steps > 0 {
+            assert!(momentum
+                .data()
+                .iter()
+                .all(|&byte| u64::from(byte) == 7 + steps));
+        }
+        let settings = ["sonew.live/settings", "sonew.live/settings.b"][(value & 1) as usize];
+        let settings = tensors.tensor(settings).unwrap();
+        assert_eq!(settings.shape(), [2, 3]);
+        assert_eq!(
+            tensors.tensor("sonew.live/checksums").unwrap().shape(),
+            [4 + 3]
+        );
+        let (length, metadata) = SafeTensors::read_metadata(&file.bytes).unwrap();
+        let strings = metadata.metadata().as_ref().unwrap();
+        assert_eq!(strings["sonew.format"], "3");
+        for (name, info) in metadata.tensors() {
+            let aligned = (8 + length + info.data_offsets.0) % 64 == 0;
+            assert!(aligned || name.starts_with("sonew.padding/"), "{name}");
+        }
+    }
+}
+
+/// What the file says when it is opened, but for its bytes.
+fn look(path: &Path) -> Result<(Header, Vec<Vec<u8>>)> {
+    let checkpoint = Checkpoint::open(path)?;
+    let mut planes = Vec::new();
+    for array in checkpoint.arrays() {
+        let mut bytes = vec![0; array.bytes as usize];
+        read_bytes(&checkpoint, array.tensor, array.plane, &mut bytes)?;
+        planes.push(bytes);
+    }
+    Ok((checkpoint.header().clone(), planes))
+}
+
+#[test]
+fn a_flip_of_any_bit_of_a_synced_live_file_is_refused_or_harmless() {
+    for steps in [1, 2] {
+        let file = LiveWritten::new(steps, true);
+        let whole = look(&file.path).unwrap();
+        let on_disk = File::options().write(true).open(&file.path).unwrap();
+        let (mut harmless, mut refused) = (0, 0);
+        for position in 0..file.bytes.len() {
+            for bit in 0..8 {
+                let flipped = file.bytes[position] ^ (1 << bit);
+                on_disk.write_all_at(&[flipped], position as u64).unwrap();
+                match look(&file.path) {
+                    Ok(found) => {
+                        assert!(position >= file.data());
+                        assert!(found == whole, "byte {position}, bit {bit}");
+                        harmless += 1;
+                    }
+                    Err(_) => refused += 1,
+                }
+            }
+            let original = &file.bytes[position..=position];
+            on_disk.write_all_at(original, position as u64).unwrap();
+        }
+        assert!(harmless > 1000 && refused > 1000);
+    }
+}
+
+#[test]
+fn a_live_file_of_any_other_length_is_refused_before_it_is_mapped() {
+    let file = LiveWritten::new(1, false);
+    for length in 0..file.bytes.len() {
+        fs::remove_file(&file.path).unwrap();
+        fs::write(&file.path, &file.bytes[..length]).unwrap();
+        let refused = Checkpoint::open_live(&file.path);
+        assert!(
+            matches!(
+                refused,
+                Err(Error::NotACheckpoint { .. } | Error::FileLength { .. })
+            ),
+            "{length}"
+        );
+        // And is not made longer.
+        assert_eq!(fs::metadata(&file.path).unwrap().len(), length as u64);
+    }
+    fs::write(&file.path, [&file.bytes[..], &[0]].concat()).unwrap();
+    assert!(matches!(
+        Checkpoint::open_live(&file.path),
+        Err(Error::FileLength { .. })
+    ));
+}
+
+/// Opens a live file in which one word of the commit array is another.
+fn with_word(file: &LiveWritten, index: usize, word: u64) -> Result<Checkpoint> {
+    let mut bytes = file.bytes.clone();
+    bytes[file.data() + 8 * index..][..8].copy_from_slice(&word.to_le_bytes());
+    let path = file.folder.path().join("forged");
+    fs::write(&path, bytes).unwrap();
+    Checkpoint::open(&path)
+}
+
+#[test]
+fn a_record_that_nobody_wrote_is_refused() {
+    let is_broken = |result: Result<Checkpoint>| matches!(result, Err(Error::Checksum { part, .. }) if part == "\"sonew.live/commit\"");
+    let file = LiveWritten::new(2, true);
+    let run = super::super::record::run_of_the_machine();
+    // Current, synced, seal.
+    for index in [0, 2, 3] {
+        for word in [0, 1, u64::MAX] {
+            assert!(is_broken(with_word(&file, index, word)), "{index} {word}");
+        }
+    }
+    // In use, all that counts is what is current.
+    let file = LiveWritten::new(2, false);
+    assert!(is_broken(with_word(&file, 0, 0)));
+    assert!(with_word(&file, 3, 0).unwrap().is_unsynced());
+    // Never synced, and of another run of the machine.
+    TEST_RUN.set(Some(run + 1));
+    let result = with_word(&file, 3, 0);
+    TEST_RUN.set(None);
+    assert!(matches!(result, Err(Error::Torn { .. })));
+}
+
+/// A machine that went down leaves, at its best, what was synced.
+#[test]
+fn after_the_machine_went_down_the_last_sync_counts_while_it_is_whole() {
+    let file = LiveWritten::new(0, true);
+    let (mut live, mut copies) = Checkpoint::open_live(&file.path)
+        .unwrap()
+        .into_live()
+        .unwrap();
+    let mut step = |number: u64| {
+        live.begin().unwrap();
+        copies[1].iter_mut().flatten().for_each(|part| part.fill(1));
+        let settings = Settings {
+            lr_scale: 1.0,
+            weight_decay: 0.0,
+            master: Master::Empty,
+        };
+        live.commit(number, [settings; 2].into_iter());
+        copies.swap(0, 1);
+        fs::read(&file.path).unwrap()
+    };
+    let images = [step(8), step(9)];
+    drop(step);
+    drop((live, copies));
+    let path = file.folder.path().join("later");
+    TEST_RUN.set(Some(1));
+    for (image, is_torn) in images.iter().zip([false, true]) {
+        fs::write(&path, image).unwrap();
+        let opens: [fn(&Path) -> Result<Checkpoint>; 2] =
+            [|path| Checkpoint::open(path), Checkpoint::open_live];
+        for open in opens {
+            match open(&path) {
+                Ok(checkpoint) => {
+                    assert!(!is_torn);
+                    assert_eq!(checkpoint.header().step, 7);
+                    checkpoint.verify().unwrap();
+                }
+                Err(error) => assert!(is_torn && matches!(error, Error::Torn { .. }), "{error}"),
+            }
+        }
+        if !is_torn {
+            // It goes on from there.
+            let (mut live, copies) = Checkpoint::open_live(&path).unwrap().into_live().unwrap();
+            live.begin().unwrap();
+            drop((live, copies));
+            assert_eq!(Checkpoint::open(&path).unwrap().header().step, 7);
+        }
+    }
+    TEST_RUN.set(None);
+}
+
+#[test]
+fn headers_of_live_files_that_are_wrong_are_refused() {
+    let file = LiveWritten::new(1, true);
+    let json = std::str::from_utf8(&file.bytes[8..file.data()])
+        .unwrap()
+        .trim_end();
+    #[rustfmt::skip] // one row, one line
+    let table = [
+        (r#""sonew.live/commit""#, r#""sonew.live/other""#, "\"sonew.live/commit\" is missing"),
+        (r#""fc1.weight/momentum.b""#, r#""fc1.weight/momentum.c""#, "momentum.b\" is missing"),
+        (r#""dtype":"U64","shape":[8]"#, r#""dtype":"F64","shape":[8]"#, "has type F64"),
+        (r#""shape":[8]"#, r#""shape":[4,2]"#, "has shape [4, 2]"),
+        (r#""F64","shape":[2,3]"#, r#""F64","shape":[3,2]"#, "has shape [3, 2]"),
+        (r#""sonew.format":"3""#, r#""sonew.format":"2""#, "has no checksum"),
+        (r#""sonew.checksums":"{}""#, r#""sonew.checksums":"{\"fc1.weight/momentum\":\"00000000\"}""#, "has a checksum"),
+    ];
+    for (old, new, says) in table {
+        assert!(json.contains(old), "{old} is not in {json}");
+        let mut bytes = seal(json.replacen(old, new, 1).as_bytes());
+        bytes.extend(&file.bytes[file.data()..]);
+        let path = file.folder.path().join("forged");
+        fs::write(&path, bytes).unwrap();
+        match Checkpoint::open(&path) {
+            Err(Error::NotACheckpoint { reason, .. }) => assert!(reason.contains(says), "{reason}"),
+            other => panic!("{new}: {other:?}"),
+        }
+    }
+    // A checkpoint says that it is none.
+    let mut sample = Sample::small();
+    sample.header.parameters = false;
+    let plain = Written::new(&Sample::of(sample.header));
+    assert!(matches!(
+        Checkpoint::open_live(&plain.path),
+        Err(Error::NotALiveFile { .. })
+    ));
+}
+
+#[test]
+fn settings_that_no_optimizer_has_are_refused() {
+    let file = LiveWritten::new(1, false);
+    // The second copy is current; its settings are behind commit and settings,
+    // which take one line each.
+    let at = file.data() + 64 + 64;
+    for (word, value) in [(0, f64::NAN), (1, -1.0), (2, 7.0), (2, 0.5)] {
+        let mut bytes = file.bytes.clone();
+        bytes[at + 8 * word..][..8].copy_from_slice(&value.to_le_bytes());
+        let path = file.folder.path().join("forged");
+        fs::write(&path, bytes).unwrap();
+        let refused = Checkpoint::open(&path);
+        assert!(
+            matches!(refused, Err(Error::NotACheckpoint { .. })),
+            "{word} {value}"
+        );
+    }
+}
+
+#[test]
+fn a_step_beyond_the_commit_word_is_refused() {
+    let limit = 1 << 47;
+    Live::check_step(limit - 1).unwrap();
+    assert!(matches!(
+        Live::check_step(limit),
+        Err(Error::OutOfRange { .. })
+    ));
+    let file = LiveWritten::new(0, true);
+    let mut sample = Sample::small();
+    sample.header.step = limit;
+    sample.header.parameters = false;
+    let sample = Sample::of(sample.header);
+    let arrays: Vec<_> = sample.arrays().collect();
+    let path = file.folder.path().join("late");
+    let result = create_live(&path, &sample.header, &arrays, std::iter::empty());
+    assert!(matches!(result, Err(Error::OutOfRange { .. })));
+    assert!(!path.exists());
+}
+
+#[test]
+fn commit_words_come_back_and_wrong_ones_do_not() {
+    use super::super::record::{pack, unpack, LARGEST_STEP};
+    for step in [0, 1, 2, 77, 1 << 40, LARGEST_STEP] {
+        for copy in [0, 1] {
+            let word = pack(step, copy);
+            assert_eq!(unpack(word), Some((step, copy)));
+            for bit in 0..64 {
+                assert_eq!(unpack(word ^ (1 << bit)), None, "{step} {copy} {bit}");
+            }
+        }
+    }
+    assert_eq!(unpack(0), None);
+}
+
+#[test]
+fn large_arrays_are_read_by_several_threads() {
+    let mut header = Sample::small().header;
+    header.tensors = vec![saved(TensorSpec::new("w", &[5 << 20]))];
+    header.options.band = 0;
+    header.parameters = false;
+    let sample = Sample::of(header);
+    let file = Written::new(&sample);
+    let checkpoint = Checkpoint::open(&file.path).unwrap();
+    let mut planes = [vec![0f32; 5 << 20], vec![0f32; 5 << 20]];
+    let read = |planes: &mut [Vec<f32>; 2], threads| {
+        let [momentum, diagonal] = planes;
+        let wanted = [("momentum", momentum), ("diagonal", diagonal)].map(|(plane, dst)| Wanted {
+            tensor: 0,
+            plane,
+            dst: bytemuck::cast_slice_mut(dst),
+        });
+        checkpoint.read(wanted.into(), threads)
+    };
+    for threads in [1, 2, 5] {
+        planes.iter_mut().for_each(|plane| plane.fill(0.0));
+        read(&mut planes, threads).unwrap();
+        for (plane, (_, _, values)) in planes.iter().zip(&sample.arrays) {
+            assert!(plane == values, "{threads}");
+        }
+    }
+    let on_disk = File::options().write(true).open(&file.path).unwrap();
+    on_disk
+        .write_all_at(&[1], file.bytes.len() as u64 - 9)
+        .unwrap();
+    assert!(matches!(
+        read(&mut planes, 3),
+        Err(Error::Checksum { part, .. }) if part == "\"w/diagonal\""
+    ));
+}

@@ -1,0 +1,130 @@
+//! State files in Python: the ordinary `safetensors` package reads every array.
+//! `tests/python/environment` installs it; without it, nothing is tested here,
+//! and this is said.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use sonew::dtype::{bf16, f16, Dtype, Elements, ElementsMut};
+use sonew::layout::{TensorSpec, Update};
+use sonew::options::{Options, StepOptions};
+use sonew::Optimizer;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn python() -> Option<PathBuf> {
+    let python = Path::new(ROOT).join("target/python-env/bin/python");
+    if !python.exists() {
+        let _ = writeln!(
+            std::io::stderr(),
+            "NOT TESTED: there is no Python with safetensors, see tests/python/environment"
+        );
+        return None;
+    }
+    Some(python)
+}
+
+/// What the script found in each file.
+fn read_in_python(python: &Path, files: &[PathBuf]) -> Vec<Value> {
+    let output = Command::new(python)
+        .arg(Path::new(ROOT).join("tests/python/read_every_array.py"))
+        .args(files)
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}{errors}");
+    let lines = printed.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn python_reads_every_array_of_every_kind_of_file() {
+    let Some(python) = python() else {
+        return;
+    };
+    let specs = [
+        TensorSpec::new("fc1.weight", &[20, 31]).with_master(),
+        TensorSpec::new("half", &[7]).with_dtypes(Dtype::F16, Dtype::F32, Dtype::F32),
+        TensorSpec::new("few bits", &[5, 3]).with_dtypes(Dtype::Bf16, Dtype::Bf16, Dtype::Bf16),
+        TensorSpec::new("double", &[])
+            .with_dtypes(Dtype::F64, Dtype::F64, Dtype::F64)
+            .with_update(Update::Adam),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let [saved, live, left] = ["saved", "live", "left"].map(|name| folder.path().join(name));
+    let mut optimizer = Optimizer::new(Options::default(), &specs).unwrap();
+    let mut weight = vec![1.0f32; 620];
+    let mut half = vec![f16::ONE; 7];
+    let mut bits = vec![bf16::ONE; 15];
+    let mut double = vec![1.0f64];
+    let grads = (
+        vec![0.1f32; 620],
+        vec![0.2f32; 7],
+        vec![bf16::ONE; 15],
+        vec![0.5f64],
+    );
+    let mut step = |optimizer: &mut Optimizer| {
+        let params = &mut [
+            ElementsMut::new(&mut weight),
+            ElementsMut::new(&mut half),
+            ElementsMut::new(&mut bits),
+            ElementsMut::new(&mut double),
+        ];
+        let grads = [
+            Some(Elements::new(&grads.0)),
+            Some(Elements::new(&grads.1)),
+            Some(Elements::new(&grads.2)),
+            Some(Elements::new(&grads.3)),
+        ];
+        optimizer
+            .step_any(&StepOptions::default(), params, &grads)
+            .unwrap();
+    };
+    step(&mut optimizer);
+    optimizer.make_live(&live).unwrap();
+    step(&mut optimizer);
+    // As a process that is killed leaves it.
+    std::fs::copy(&live, &left).unwrap();
+    step(&mut optimizer);
+    let params = [
+        Elements::new(&weight),
+        Elements::new(&half),
+        Elements::new(&bits),
+        Elements::new(&double),
+    ];
+    optimizer.save(&saved, Some(&params)).unwrap();
+    drop(optimizer);
+
+    let found = read_in_python(&python, &[saved, live, left]);
+    let planes = 4 + 3 + 3 + 2;
+    let expected = [(2, 3, planes + 4), (3, 3, planes), (3, 2, 0)];
+    for (found, (format, step, verified)) in found.iter().zip(expected) {
+        assert_eq!(found["format"], format, "{found}");
+        assert_eq!(found["step"], step, "{found}");
+        assert_eq!(found["verified"], verified, "{found}");
+        assert!(found["arrays"].as_u64().unwrap() > planes);
+    }
+    assert_eq!([&found[1]["synced"], &found[2]["synced"]], [true, false]);
+}
+
+#[test]
+fn python_reads_the_files_of_earlier_versions() {
+    let Some(python) = python() else {
+        return;
+    };
+    let files = std::fs::read_dir(Path::new(ROOT).join("tests/files")).unwrap();
+    let mut files: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 3);
+    for (file, found) in files.iter().zip(read_in_python(&python, &files)) {
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        assert_eq!(name, format!("format-{}", found["format"]));
+        assert_eq!(found["step"], 3);
+        assert!(found["verified"].as_u64().unwrap() >= 7);
+    }
+}
