@@ -7,11 +7,13 @@
 //! behind the one before as it needs, so that memory and arithmetic are always
 //! busy at the same time.
 
+use std::ops::Range;
+
 use super::direction::Direction;
 use super::element::{Bf16, Stored, F32, F64};
-use super::lines::{Cursor, State, Target};
+use super::lines::{Cursor, Place, State, Target, MAX_PLANES};
 use super::sink::{Apply, Sink};
-use super::source::{Correct, Source, TakeIn};
+use super::source::{Denominator, Source, TakeIn};
 use super::vector::{Scalar, Vector, LANES};
 use super::workspace::{Array, Arrays, Shape, Workspace};
 use super::{total, MAX_BAND};
@@ -23,7 +25,7 @@ pub(crate) struct Task<'a> {
     /// Where the state is packed.
     pub at: usize,
     pub take_in: Option<TakeIn>,
-    pub correct: Correct,
+    pub denominator: Denominator,
     pub gamma: f64,
     pub output: Output<'a>,
 }
@@ -51,7 +53,8 @@ pub(crate) struct Squares {
 /// behind before their places are read in other vectors.
 const GAP: usize = 8 * LANES;
 
-/// The functions of an instruction set that [`run`] is inlined into.
+/// The functions of an instruction set that are called from inside the loop or
+/// hold it.
 pub(crate) trait Entries {
     /// See [`run`].
     ///
@@ -63,22 +66,38 @@ pub(crate) trait Entries {
     ) -> Squares;
 
     /// Takes less than a vector, at the end of a line: see [`Source::take`].
+    /// What it returns is written to `reference`.
     ///
     /// # Safety
-    /// As for [`Source::take`].
+    /// As for [`Source::take`]; `reference` is good for a vector.
     unsafe fn take_rest<V: Vector, S: Stored>(
-        source: &mut Source<'_, V, S>,
-        arrays: &Arrays<V::Scalar>,
+        work: &mut Workspace,
+        task: &Task<'_>,
         at: usize,
-        cursor: &Cursor,
-        broken: bool,
+        place: Place,
+        reference: *mut V::Scalar,
+    );
+
+    /// See [`source::mend`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn mend<V: Vector, S: Stored>(
+        planes: &[*mut u8; MAX_PLANES],
+        count: usize,
+        place: Place,
     );
 
     /// Delivers what is not plain: see [`Sink::deliver`].
     ///
     /// # Safety
     /// As for [`Sink::deliver`]; `u` is good for a vector.
-    unsafe fn deliver_rest<V: Vector>(sink: &Sink<'_, V>, u: *const V::Scalar, cursor: &Cursor);
+    unsafe fn deliver_rest<V: Vector>(
+        target: &Target<'_>,
+        apply: Apply,
+        u: *const V::Scalar,
+        place: Place,
+    );
 }
 
 /// Chooses the entry for a block.
@@ -123,21 +142,40 @@ unsafe fn banded<V: Vector, E: Entries, S: Stored>(
 /// # Safety
 /// As there.
 #[inline(always)]
-pub(crate) unsafe fn take_rest<V: Vector, S: Stored>(
-    source: &mut Source<'_, V, S>,
-    arrays: &Arrays<V::Scalar>,
+pub(crate) unsafe fn take_rest<V: Vector, E: Entries, S: Stored>(
+    work: &mut Workspace,
+    task: &Task<'_>,
     at: usize,
-    cursor: &Cursor,
-    broken: bool,
+    place: Place,
+    reference: *mut V::Scalar,
 ) {
+    let shape = work.shape();
+    let arrays = Arrays::<V::Scalar>::new(work);
     // SAFETY: passed on from the caller.
     unsafe {
-        if broken {
-            source.take::<MAX_BAND, true, false>(arrays, at, cursor);
+        let source = Source::<V, S>::new(&task.state, task.denominator, task.take_in.as_ref(), shape);
+        let a = if shape.broken {
+            source.take::<E, MAX_BAND, true, false, true>(&arrays, at, place)
         } else {
-            source.take::<MAX_BAND, false, false>(arrays, at, cursor);
-        }
+            source.take::<E, MAX_BAND, false, false, true>(&arrays, at, place)
+        };
+        a.store(reference);
     }
+}
+
+/// See [`Entries::deliver_rest`].
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(crate) unsafe fn deliver_rest<V: Vector>(
+    target: &Target<'_>,
+    apply: Apply,
+    u: *const V::Scalar,
+    place: Place,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { Sink::<V>::new(target, apply).deliver(V::load(u), place) }
 }
 
 /// The loop. `BAND` is the band, or `MAX_BAND` for any; `BROKEN` says that
@@ -159,84 +197,146 @@ pub(crate) unsafe fn run<
     let shape = work.shape();
     let Shape { front, core, .. } = shape;
     let lines = task.state.lines;
-    let source_len = lines.positions();
+    let mut source_len = lines.positions();
     let source_end = task.at + source_len;
     assert!(source_end <= (front + core + shape.lead).next_multiple_of(LANES));
-    assert!(task.take_in.is_none() || task.state.writable);
-    let measures = matches!(task.output, Output::Measure(_));
-    let mut keep = std::ptr::null_mut();
-    if let Output::Measure(Some(room)) = &mut task.output {
-        let room: &mut [V::Scalar] = bytemuck::cast_slice_mut(room);
-        assert!(room.len() >= core.next_multiple_of(LANES));
-        keep = room.as_mut_ptr();
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match &task.take_in {
+            Some(_) => assert!(task.state.writable),
+            // Nothing is taken in along the way then.
+            None => {
+                pack_stored::<V, E, S>(work, &task.state, task.at, task.denominator);
+                source_len = 0;
+            }
+        }
     }
-    // Where the stages are when the first is at 0, counted backwards.
-    let solving = front + GAP;
-    let ending = solving + GAP;
-    let stop = match task.output {
-        Output::None => source_end,
-        _ => ending + front + core,
+    let (mut keep, mut delivers, mut measures) = (std::ptr::null_mut(), false, false);
+    let mut target_lines = lines;
+    match &mut task.output {
+        Output::None => {}
+        Output::Apply(target, _) => {
+            target_lines = target.lines;
+            assert!(target_lines.positions() >= core);
+            delivers = true;
+        }
+        Output::Measure(room) => {
+            measures = true;
+            if let Some(room) = room {
+                let room: &mut [V::Scalar] = bytemuck::cast_slice_mut(room);
+                assert!(room.len() >= core.next_multiple_of(LANES));
+                keep = room.as_mut_ptr();
+            }
+        }
+    }
+    // When each stage is at work, by the place of the first.
+    let behind = |gap, from, to: usize| gap + from..gap + to.next_multiple_of(LANES);
+    let (solving, ending) = (front + GAP, front + 2 * GAP);
+    let take = task.at..task.at + source_len;
+    let (solve, finish) = if measures || delivers {
+        (behind(solving, 0, front + core), behind(ending, front, front + core))
+    } else {
+        (0..0, 0..0)
     };
     let arrays = Arrays::<V::Scalar>::new(work);
     // SAFETY: positions are below the workspace's extent (checked above, and
     // by `Workspace::begin`); a target is good for its own lines, which are
     // the block's; and the caller has the instructions.
     unsafe {
-        let mut source =
-            Source::<V, S>::new(&task.state, &task.correct, task.take_in.as_ref(), shape);
+        let source = Source::<V, S>::new(&task.state, task.denominator, task.take_in.as_ref(), shape);
         let mut direction = Direction::<V, BAND, BROKEN>::new(shape, task.gamma);
-        let (sink, target_lines) = match &task.output {
-            Output::Apply(target, apply) => (Some(Sink::<V>::new(target, *apply)), target.lines),
-            _ => (None, lines),
+        let sink = match &task.output {
+            Output::Apply(target, apply) => Some(Sink::<V>::new(target, *apply)),
+            _ => None,
         };
-        assert!(sink.is_none() || target_lines.positions() >= core);
         let mut squares = V::no_sums();
+        let mut reference = V::no_sums();
         let mut from = Cursor::new(lines);
         let mut to = Cursor::new(target_lines);
-
-        let mut at = task.at.min(solving);
-        while at < stop {
-            // Wrapping, a stage that has not begun is beyond its end.
-            if at.wrapping_sub(task.at) < source_len {
-                if from.is_whole() {
-                    source.take::<BAND, BROKEN, true>(&arrays, at, &from);
-                } else {
-                    E::take_rest(&mut source, &arrays, at, &from, BROKEN);
-                }
-                from.advance();
+        let mut at = if solve.is_empty() { take.start } else { take.start.min(solve.start) };
+        while at < take.end.max(finish.end) {
+            // From here to `end` nothing changes about what is at work.
+            let (takes, finishes) = (take.contains(&at), finish.contains(&at));
+            let solves = solve.contains(&at);
+            let mut end = [&take, &solve, &finish].map(|stage| change(stage, at));
+            end.sort_unstable();
+            let mut end = end[0];
+            if takes {
+                end = end.min(at + from.run());
             }
-            if at.wrapping_sub(solving) < front + core {
-                direction.solve(&arrays, at - solving);
+            if finishes && delivers {
+                end = end.min(at + to.run());
             }
-            if at >= ending + front {
-                let j = at - ending;
-                let mut u = direction.multiply(&arrays, j);
-                if let Some(sink) = &sink {
-                    if sink.plain && to.is_whole() {
-                        sink.update(u, &to);
+            let (source_place, target_place) = (from.place(), to.place());
+            let start = at;
+            while at < end {
+                if takes {
+                    let place = source_place.further(at - start);
+                    let a = if source_place.is_whole() {
+                        source.take::<E, BAND, BROKEN, true, true>(&arrays, at, place)
                     } else {
                         let mut lanes = [V::Scalar::ZERO; LANES];
-                        u.store(lanes.as_mut_ptr());
-                        E::deliver_rest(sink, lanes.as_ptr(), &to);
-                    }
-                    to.advance();
-                } else {
-                    let left = front + core - j;
-                    if left < LANES {
-                        u = u.first(left, V::Scalar::ZERO);
-                    }
-                    squares = u.add_squares(squares);
-                    if !keep.is_null() {
-                        u.stream(keep.add(j - front));
+                        E::take_rest::<V, S>(work, &task, at, place, lanes.as_mut_ptr());
+                        V::load(lanes.as_ptr())
+                    };
+                    if source.refers() {
+                        reference = a.add_squares(reference);
                     }
                 }
+                if solves {
+                    direction.solve(&arrays, at - solving);
+                }
+                if finishes {
+                    let j = at - ending;
+                    let mut u = direction.multiply(&arrays, j);
+                    if delivers {
+                        let place = target_place.further(at - start);
+                        match (&sink, &task.output) {
+                            (Some(sink), _) if sink.plain && target_place.is_whole() => {
+                                sink.update(u, place)
+                            }
+                            (_, Output::Apply(target, apply)) => {
+                                let mut lanes = [V::Scalar::ZERO; LANES];
+                                u.store(lanes.as_mut_ptr());
+                                E::deliver_rest::<V>(target, *apply, lanes.as_ptr(), place);
+                            }
+                            _ => {}
+                        }
+                    } else {
+                        let left = front + core - j;
+                        if left < LANES {
+                            u = u.first(left, V::Scalar::ZERO);
+                        }
+                        squares = u.add_squares(squares);
+                        if !keep.is_null() {
+                            u.stream(keep.add(j - front));
+                        }
+                    }
+                }
+                at += LANES;
             }
-            at += LANES;
+            if takes {
+                from.advance(at - start);
+            }
+            if finishes {
+                to.advance(at - start);
+            }
         }
         Squares {
             direction: if measures { total::<V>(squares) } else { 0.0 },
-            reference: total::<V>(source.squares),
+            reference: total::<V>(reference),
         }
+    }
+}
+
+/// The next position at which a stage begins or ends.
+fn change(stage: &Range<usize>, at: usize) -> usize {
+    if at < stage.start {
+        stage.start
+    } else if at < stage.end {
+        stage.end
+    } else {
+        usize::MAX
     }
 }
 
@@ -245,20 +345,20 @@ pub(crate) unsafe fn run<
 /// # Safety
 /// The processor has the instructions of `V`.
 #[inline(always)]
-pub(crate) unsafe fn pack<V: Vector>(
+pub(crate) unsafe fn pack<V: Vector, E: Entries>(
     work: &mut Workspace,
     state: &State<'_>,
     at: usize,
-    correct: &Correct,
+    denominator: Denominator,
 ) {
     // SAFETY: passed on from the caller.
     unsafe {
         match state.dtype {
-            Dtype::Bf16 => pack_stored::<V, Bf16>(work, state, at, correct),
+            Dtype::Bf16 => pack_stored::<V, E, Bf16>(work, state, at, denominator),
             Dtype::F64 if size_of::<V::Scalar>() == 8 => {
-                pack_stored::<V, F64>(work, state, at, correct)
+                pack_stored::<V, E, F64>(work, state, at, denominator)
             }
-            _ => pack_stored::<V, F32>(work, state, at, correct),
+            _ => pack_stored::<V, E, F32>(work, state, at, denominator),
         }
     }
 }
@@ -266,11 +366,11 @@ pub(crate) unsafe fn pack<V: Vector>(
 /// # Safety
 /// The processor has the instructions of `V`.
 #[inline(always)]
-unsafe fn pack_stored<V: Vector, S: Stored>(
+unsafe fn pack_stored<V: Vector, E: Entries, S: Stored>(
     work: &mut Workspace,
     state: &State<'_>,
     at: usize,
-    correct: &Correct,
+    denominator: Denominator,
 ) {
     let end = at + state.lines.positions();
     let shape = work.shape();
@@ -280,11 +380,11 @@ unsafe fn pack_stored<V: Vector, S: Stored>(
     // but the state is looked at without a gradient to take in; the caller has
     // the instructions of `V`.
     unsafe {
-        let mut source = Source::<V, S>::new(state, correct, None, shape);
+        let source = Source::<V, S>::new(state, denominator, None, shape);
         let mut cursor = Cursor::new(state.lines);
         for at in (at..end).step_by(LANES) {
-            source.take::<MAX_BAND, false, false>(&arrays, at, &cursor);
-            cursor.advance();
+            source.take::<E, MAX_BAND, false, false, false>(&arrays, at, cursor.place());
+            cursor.advance(LANES);
         }
     }
 }

@@ -64,7 +64,7 @@ impl<V: Vector, const BAND: usize, const BROKEN: bool> Direction<V, BAND, BROKEN
             let reach = arrays.reach.add(j);
             let diagonal = V::load(arrays.diagonal.add(j));
             let mut schur = diagonal;
-            let mut keep = zero.lt(one);
+            let mut keep = one.lt(zero);
 
             for q in 0..band {
                 let row = j + (q + 1) * stride;
@@ -75,7 +75,20 @@ impl<V: Vector, const BAND: usize, const BROKEN: bool> Direction<V, BAND, BROKEN
                     pivot = l[q][t].neg_mul_add(c[q][t], pivot);
                     z = c[q][t].neg_mul_add(solution[t], z);
                 }
-                keep = V::and(keep, gamma.mul(entry).lt(pivot));
+                keep = if band == 1 {
+                    // The pivot is the entry itself, and gamma below 1; should
+                    // it be infinite, psi is zero.
+                    zero.lt(pivot)
+                } else if q == 0 {
+                    gamma.mul(entry).lt(pivot)
+                } else {
+                    V::and(keep, gamma.mul(entry).lt(pivot))
+                };
+                if q + 1 == band {
+                    solution[q] = z.div(pivot);
+                    schur = solution[q].neg_mul_add(z, schur);
+                    break;
+                }
                 let inverse = one.div(pivot);
                 for r in q + 1..band {
                     let x = arrays.bands[r - q - 1].add(row);
@@ -99,12 +112,12 @@ impl<V: Vector, const BAND: usize, const BROKEN: bool> Direction<V, BAND, BROKEN
             schur = V::select(keep, schur, diagonal);
             let mut m = V::load(arrays.momentum.add(j));
             for q in 0..band {
-                let psi = V::select(keep, solution[q], zero);
+                let psi = solution[q].only(keep);
                 psi.store(arrays.psi[q].add(j));
                 m = psi.neg_mul_add(V::load(arrays.momentum.add(j + (q + 1) * stride)), m);
             }
             let usable = V::and(zero.lt(diagonal), diagonal.lt(self.infinity));
-            V::select(usable, m.div(schur), zero).store(arrays.scaled.add(j));
+            m.div(schur).only(usable).store(arrays.scaled.add(j));
         }
     }
 

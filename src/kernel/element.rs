@@ -56,6 +56,9 @@ fn mix(x: u64) -> u64 {
 /// A type of stored elements.
 pub(crate) trait Stored {
     const DTYPE: Dtype;
+    /// Whether numbers are rounded to fewer bits; every NaN becomes the same
+    /// then. Otherwise NaN is stored as it is.
+    const ROUNDS: bool;
 
     /// # Safety
     /// `from` is good for a vector of elements, and the processor has the
@@ -83,6 +86,7 @@ pub(crate) struct F16;
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Stored for F32 {
     const DTYPE: Dtype = Dtype::F32;
+    const ROUNDS: bool = false;
     #[inline(always)]
     unsafe fn load<V: Vector>(from: *const u8) -> V {
         unsafe { V::load_f32(from.cast()) }
@@ -102,6 +106,7 @@ impl Stored for F32 {
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Stored for F64 {
     const DTYPE: Dtype = Dtype::F64;
+    const ROUNDS: bool = false;
     #[inline(always)]
     unsafe fn load<V: Vector>(from: *const u8) -> V {
         unsafe { V::load_f64(from.cast()) }
@@ -116,6 +121,7 @@ impl Stored for F64 {
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Stored for Bf16 {
     const DTYPE: Dtype = Dtype::Bf16;
+    const ROUNDS: bool = true;
     #[inline(always)]
     unsafe fn load<V: Vector>(from: *const u8) -> V {
         unsafe { from_single(from_bf16(Words::load_u16(from.cast()))) }
@@ -123,7 +129,7 @@ impl Stored for Bf16 {
     #[inline(always)]
     unsafe fn store<V: Vector>(x: V, to: *mut u8, index: usize, noise: Option<Noise>) -> V {
         unsafe {
-            let x: V::Single = to_single(x);
+            let x: V::Single = to_single::<V>(x).canonical();
             let words = match noise {
                 None => to_bf16(x),
                 Some(noise) => to_bf16_by_chance(x, noise.bits(index)),
@@ -137,6 +143,7 @@ impl Stored for Bf16 {
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Stored for F16 {
     const DTYPE: Dtype = Dtype::F16;
+    const ROUNDS: bool = true;
     #[inline(always)]
     unsafe fn load<V: Vector>(from: *const u8) -> V {
         unsafe { from_single(from_f16(Words::load_u16(from.cast()))) }

@@ -42,10 +42,33 @@ impl Lines {
     }
 }
 
+/// Where a vector of coordinates is in the tensor's buffers.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    /// Its first element.
+    pub(super) index: usize,
+    /// How many it has.
+    pub(super) count: usize,
+}
+
+impl Place {
+    #[inline(always)]
+    pub(super) fn is_whole(self) -> bool {
+        self.count == LANES
+    }
+
+    #[inline(always)]
+    pub(super) fn further(self, elements: usize) -> Self {
+        Place {
+            index: self.index + elements,
+            ..self
+        }
+    }
+}
+
 /// Walks through lines, a vector at a time.
 pub(super) struct Cursor {
-    /// The vector's first element.
-    pub(super) index: usize,
+    index: usize,
     left: usize,
     line: usize,
     lines: Lines,
@@ -62,27 +85,27 @@ impl Cursor {
         }
     }
 
-    /// Whether all of a vector's elements are there.
+    /// Positions before the next vector that is another kind, whole or a
+    /// part, or does not follow in memory.
     #[inline(always)]
-    pub(super) fn is_whole(&self) -> bool {
-        self.left >= LANES
+    pub(super) fn run(&self) -> usize {
+        (self.left - self.left % LANES).max(LANES)
     }
 
-    /// Elements of the vector; `WHOLE` says that all are there.
     #[inline(always)]
-    pub(super) fn count<const WHOLE: bool>(&self) -> usize {
-        if WHOLE {
-            LANES
-        } else {
-            self.left.min(LANES)
+    pub(super) fn place(&self) -> Place {
+        Place {
+            index: self.index,
+            count: self.left.min(LANES),
         }
     }
 
+    /// So many positions further, inside the run or to its end.
     #[inline(always)]
-    pub(super) fn advance(&mut self) {
-        if self.left > LANES {
-            self.index += LANES;
-            self.left -= LANES;
+    pub(super) fn advance(&mut self, positions: usize) {
+        if self.left > positions {
+            self.index += positions;
+            self.left -= positions;
         } else {
             self.line = self.line.wrapping_add(self.lines.step);
             self.index = self.line;

@@ -24,7 +24,7 @@ pub(crate) use float_mode::FloatMode;
 pub(crate) use isa::Isa;
 pub(crate) use lines::{Lines, NextGradient, Planes, State, Target, MAX_PLANES};
 pub(crate) use sink::Apply;
-pub(crate) use source::{Average, Correct, Denominator, Reference, TakeIn};
+pub(crate) use source::{Average, Denominator, Reference, TakeIn};
 pub(crate) use vector::LANES;
 pub(crate) use workspace::{Shape, Workspace};
 
@@ -40,7 +40,7 @@ pub(crate) struct Kernels {
     pad: fn(&mut Workspace, usize, usize),
     pad_gradient: fn(&mut Workspace, usize, usize),
     set_reach: fn(&mut Workspace, usize, usize, usize, usize),
-    pack: unsafe fn(&mut Workspace, &State<'_>, usize, &Correct),
+    pack: unsafe fn(&mut Workspace, &State<'_>, usize, Denominator),
     pack_gradient: unsafe fn(&mut Workspace, usize, &[u8], Dtype, f64),
     largest_l1: unsafe fn(&mut Workspace, usize, usize) -> f64,
     l1_of_first: fn(&mut Workspace, usize) -> f64,
@@ -93,8 +93,14 @@ impl Kernels {
     }
 
     /// Packs state that lies beside the block's own, at position `at`.
-    pub(crate) fn pack(&self, work: &mut Workspace, state: &State<'_>, at: usize, by: &Correct) {
-        entry!(self.pack(work, state, at, by))
+    pub(crate) fn pack(
+        &self,
+        work: &mut Workspace,
+        state: &State<'_>,
+        at: usize,
+        denominator: Denominator,
+    ) {
+        entry!(self.pack(work, state, at, denominator))
     }
 
     /// Packs `scale * gradient` of a run at position `at`.

@@ -1,7 +1,7 @@
 //! The direction reaches the parameters or the caller, or is measured.
 
 use super::element::{read, read_any, write, write_any, Any, F32};
-use super::lines::{Cursor, Target};
+use super::lines::{Cursor, Place, Target};
 use super::prefetch;
 use super::source::splat;
 use super::vector::{Vector, LANES};
@@ -59,10 +59,10 @@ impl<'a, V: Vector> Sink<'a, V> {
     /// # Safety
     /// As for [`Sink::deliver`].
     #[inline(always)]
-    pub(super) unsafe fn update(&self, u: V, cursor: &Cursor) {
+    pub(super) unsafe fn update(&self, u: V, place: Place) {
         // SAFETY: the caller's promise; any address can be asked for.
         unsafe {
-            let to = self.target.first.cast::<V::Scalar>().add(cursor.index);
+            let to = self.target.first.cast::<V::Scalar>().add(place.index);
             prefetch(to.wrapping_add(self.ahead));
             self.updated(V::load(to), u).store(to);
         }
@@ -82,9 +82,9 @@ impl<'a, V: Vector> Sink<'a, V> {
     /// The target is good for the cursor's elements, and the processor has the
     /// instructions of `V`.
     #[inline(always)]
-    pub(super) unsafe fn deliver(&self, u: V, cursor: &Cursor) {
+    pub(super) unsafe fn deliver(&self, u: V, place: Place) {
         let Target { dtype, noise, .. } = *self.target;
-        let (index, count) = (cursor.index, cursor.count::<false>());
+        let Place { index, count } = place;
         // SAFETY: the caller's promise; any address can be asked for.
         unsafe {
             let to = self.target.first.add(index * dtype.size());
@@ -132,8 +132,13 @@ pub(crate) unsafe fn deliver<V: Vector>(kept: &[u8], target: &Target<'_>, apply:
         for at in (0..target.lines.positions()).step_by(LANES) {
             let from = kept.as_ptr().add(at);
             prefetch(from.wrapping_add(super::lines::AHEAD));
-            sink.deliver(V::load(from), &cursor);
-            cursor.advance();
+            let (u, place) = (V::load(from), cursor.place());
+            if sink.plain && place.is_whole() {
+                sink.update(u, place);
+            } else {
+                sink.deliver(u, place);
+            }
+            cursor.advance(LANES);
         }
     }
 }

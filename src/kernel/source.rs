@@ -7,10 +7,11 @@
 
 use std::marker::PhantomData;
 
-use super::element::{read, write, Stored};
-use super::lines::{Cursor, State};
+use super::block::Entries;
+use super::element::{read, write, Noise, Stored};
+use super::lines::{NextGradient, Place, Planes, State, MAX_PLANES};
 use super::prefetch;
-use super::vector::{Scalar, Vector};
+use super::vector::{Scalar, Vector, LANES};
 use super::workspace::{Arrays, Shape};
 use super::MAX_BAND;
 use crate::layout::plane;
@@ -36,28 +37,18 @@ pub(crate) struct TakeIn {
     pub reference: Option<Reference>,
 }
 
-/// Another method's direction, of which the length is wanted. `correction`
-/// stands for bias corrections.
+/// Another method's direction, of which the length is wanted; of state without
+/// bias correction, as everything here.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Reference {
     /// `g`.
     Sgd,
-    /// `m^`.
+    /// `m`.
     Momentum,
-    /// `m^ / (sqrt(v) + eps)`, with `v` the corrected diagonal.
-    Adam { correction: f64, eps: f64 },
+    /// `m / (sqrt(H_jj) + eps)`.
+    Adam { eps: f64 },
     /// `q / (sqrt(r) + eps)`, with `q = g / |g|`.
     NormalizedRmsprop { eps: f64 },
-}
-
-/// How state becomes what the direction needs.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Correct {
-    /// Multiplies the momentum.
-    pub momentum: f64,
-    /// Multiplies the statistics.
-    pub statistics: f64,
-    pub denominator: Denominator,
 }
 
 /// What divides the momentum where there are no edges.
@@ -70,10 +61,14 @@ pub(crate) enum Denominator {
 }
 
 /// The first stage of a block: see the module. Numbers stand in every lane.
-pub(super) struct Source<'a, V: Vector, S> {
-    state: &'a State<'a>,
+///
+/// Its address stays in the loop: so the compiler knows that no store changes
+/// it.
+pub(super) struct Source<'a, V, S> {
+    planes: Planes,
+    noise: &'a [Noise],
+    next_gradient: NextGradient,
     ahead: usize,
-    updates: bool,
     rms: bool,
     refers: bool,
     reference: Option<Reference>,
@@ -81,8 +76,6 @@ pub(super) struct Source<'a, V: Vector, S> {
     by: Numbers<V>,
     band: usize,
     stride: usize,
-    /// The squares of the reference so far.
-    pub(super) squares: V::Sums,
     _stored: PhantomData<S>,
 }
 
@@ -91,16 +84,13 @@ struct Numbers<V> {
     statistics: [V; 2],
     rms: [V; 2],
     normalize: V,
-    correct_momentum: V,
-    correct_statistics: V,
     /// The damping, or Adam's eps.
     add: V,
-    /// Corrects the diagonal of the reference.
-    reference: V,
     /// Added to the root in the reference.
     eps: V,
     /// The smallest normal number; state below becomes zero.
     least: V,
+    zero: V,
 }
 
 /// A number in every lane.
@@ -121,6 +111,13 @@ unsafe fn both<V: Vector>(by: Average) -> [V; 2] {
     unsafe { [splat(by.keep), splat(by.weight)] }
 }
 
+/// A vector of coordinates while its planes are taken one after the other.
+struct Taken<V> {
+    place: Place,
+    /// The sum of what is stored: NaN if anything is.
+    poison: V,
+}
+
 impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
     /// Without `take_in`, the state is only read.
     ///
@@ -128,167 +125,218 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
     /// The processor has the instructions of `V`.
     #[inline(always)]
     pub(super) unsafe fn new(
-        state: &'a State<'a>,
-        correct: &Correct,
+        state: &State<'a>,
+        denominator: Denominator,
         take_in: Option<&TakeIn>,
         shape: Shape,
     ) -> Self {
         let by = take_in.copied().unwrap_or_default();
-        let (Denominator::Damped(add) | Denominator::Adam(add)) = correct.denominator;
-        let (correction, eps) = match by.reference {
-            Some(Reference::Adam { correction, eps }) => (correction, eps),
-            Some(Reference::NormalizedRmsprop { eps }) => (1.0, eps),
-            _ => (1.0, 0.0),
+        let (Denominator::Damped(add) | Denominator::Adam(add)) = denominator;
+        let eps = match by.reference {
+            Some(Reference::Adam { eps } | Reference::NormalizedRmsprop { eps }) => eps,
+            _ => 0.0,
         };
         // SAFETY: the caller's promise.
         unsafe {
             Source {
-                state,
+                planes: state.planes,
+                noise: state.noise,
+                next_gradient: state.next_gradient,
                 ahead: state.lines.ahead() * S::DTYPE.size(),
-                updates: take_in.is_some(),
                 rms: by.rms.is_some(),
                 refers: by.rms.is_some() || by.reference.is_some(),
                 reference: by.reference,
-                denominator: correct.denominator,
+                denominator,
                 by: Numbers {
                     momentum: both(by.momentum),
                     statistics: both(by.statistics),
                     rms: both(by.rms.unwrap_or_default()),
                     normalize: splat(by.normalize),
-                    correct_momentum: splat(correct.momentum),
-                    correct_statistics: splat(correct.statistics),
                     add: splat(add),
-                    reference: splat(correction),
                     eps: splat(eps),
                     least: splat(S::DTYPE.least_normal()),
+                    zero: splat(0.0),
                 },
                 band: shape.band,
                 stride: shape.stride,
-                squares: V::no_sums(),
                 _stored: PhantomData,
             }
         }
     }
 
-    /// Takes a vector of coordinates, and packs it at position `at`. `BAND` is
-    /// the band, or `MAX_BAND` for any; with `BROKEN`, entries that would lead
-    /// beyond the end of a chain are zero; `WHOLE` vectors are the rule.
+    /// Whether the length of a vector is wanted.
+    #[inline(always)]
+    pub(super) fn refers(&self) -> bool {
+        self.reference.is_some()
+    }
+
+    /// Takes a vector of coordinates, packs it at position `at`, and returns
+    /// the one whose length is wanted (or zeros). `BAND` is the band, or
+    /// `MAX_BAND` for any; with `BROKEN`, entries that would lead beyond the
+    /// end of a chain are zero; `WHOLE` vectors are the rule; without `UPDATES`
+    /// the state stays as it is.
     ///
     /// # Safety
-    /// The state is good for the cursor's elements; the arrays are good for a
+    /// The state is good for the elements at `place`; the arrays are good for a
     /// vector at `at`, that of the gradient also at its neighbours; and the
     /// processor has the instructions of `V`.
     #[inline(always)]
-    pub(super) unsafe fn take<const BAND: usize, const BROKEN: bool, const WHOLE: bool>(
-        &mut self,
+    pub(super) unsafe fn take<
+        E: Entries,
+        const BAND: usize,
+        const BROKEN: bool,
+        const WHOLE: bool,
+        const UPDATES: bool,
+    >(
+        &self,
         arrays: &Arrays<V::Scalar>,
         at: usize,
-        cursor: &Cursor,
-    ) {
+        place: Place,
+    ) -> V {
         let band = if BAND == MAX_BAND { self.band } else { BAND };
+        let poison = self.by.zero;
+        let mut taken = Taken { place, poison };
         // SAFETY: the caller's promise.
         unsafe {
             let mut g = V::load(arrays.gradient.add(at));
             if !WHOLE {
-                g = g.first(cursor.count::<false>(), V::Scalar::ZERO);
+                g = g.first(place.count, V::Scalar::ZERO);
             }
             let [keep, weight] = self.by.statistics;
             let weighted = weight.mul(g);
 
-            let by = self.by.momentum;
-            let m = self.average::<WHOLE>(plane::MOMENTUM, cursor, by[0], by[1], g, None);
-            m.mul(self.by.correct_momentum)
-                .store(arrays.momentum.add(at));
+            let [m_keep, m_weight] = self.by.momentum;
+            let m = plane::MOMENTUM;
+            let m = self.average::<WHOLE, UPDATES>(m, &mut taken, m_keep, m_weight, g, None);
+            m.store(arrays.momentum.add(at));
 
-            let h = self.average::<WHOLE>(plane::DIAGONAL, cursor, keep, weighted, g, None);
+            let h = plane::DIAGONAL;
+            let h = self.average::<WHOLE, UPDATES>(h, &mut taken, keep, weighted, g, None);
             let mut d = match self.denominator {
-                Denominator::Damped(_) => h.mul_add(self.by.correct_statistics, self.by.add),
-                Denominator::Adam(_) => h.mul(self.by.correct_statistics).sqrt().add(self.by.add),
+                Denominator::Adam(_) if band == 0 => h.sqrt().add(self.by.add),
+                _ => h.add(self.by.add),
             };
             if !WHOLE {
-                d = d.first(cursor.count::<false>(), V::Scalar::ONE);
+                d = d.first(place.count, V::Scalar::ONE);
             }
             d.store(arrays.diagonal.add(at));
 
             for k in 1..=band {
                 let other = V::load(arrays.gradient.add(at + k * self.stride));
-                let ended = if BROKEN {
-                    Some(V::load(arrays.reach.add(at)).lt(splat(k as f64)))
+                let goes_on = if BROKEN {
+                    Some(V::load(arrays.reach.add(at)).not_lt(splat(k as f64)))
                 } else {
                     None
                 };
-                let e = self.average::<WHOLE>(plane::band(k), cursor, keep, weighted, other, ended);
-                e.mul(self.by.correct_statistics)
-                    .store(arrays.bands[k - 1].add(at));
+                let e = plane::band(k);
+                let e =
+                    self.average::<WHOLE, UPDATES>(e, &mut taken, keep, weighted, other, goes_on);
+                e.store(arrays.bands[k - 1].add(at));
             }
-            if self.refers {
-                self.refer::<WHOLE>(cursor, g, m, h);
+            let a = if self.refers {
+                self.refer::<WHOLE, UPDATES>(&mut taken, g, m, h)
+            } else {
+                self.by.zero
+            };
+            if UPDATES {
+                prefetch(self.next_gradient.at(place.index));
+                if !S::ROUNDS && V::any(taken.poison.is_nan()) {
+                    let planes = 2 + band + usize::from(self.rms);
+                    E::mend::<V, S>(&self.planes.to, planes, place);
+                }
             }
-            prefetch(self.state.next_gradient.at(cursor.index));
+            a
         }
     }
 
-    /// `x <- keep x + a b`, in a plane; zero where the chain has `ended`.
+    /// `x <- keep x + a b`, in a plane; zero where the chain does not go on.
     ///
     /// # Safety
     /// As for [`Source::take`].
     #[inline(always)]
-    unsafe fn average<const WHOLE: bool>(
+    unsafe fn average<const WHOLE: bool, const UPDATES: bool>(
         &self,
         plane: usize,
-        cursor: &Cursor,
+        taken: &mut Taken<V>,
         keep: V,
         a: V,
         b: V,
-        ended: Option<V::Mask>,
+        goes_on: Option<V::Mask>,
     ) -> V {
-        let size = S::DTYPE.size();
-        let (index, count) = (cursor.index, cursor.count::<WHOLE>());
+        let Place { index, count } = taken.place;
+        let count = if WHOLE { LANES } else { count };
+        let bytes = index * S::DTYPE.size();
         // SAFETY: the caller's promise; any address can be asked for.
         unsafe {
-            let from = self.state.planes.from[plane].add(index * size);
+            let from = self.planes.from[plane].add(bytes);
             prefetch(from.wrapping_add(self.ahead));
             let old: V = read::<V, S>(from, count);
-            if !self.updates {
+            if !UPDATES {
                 return old;
             }
             let mut new = a.mul_add(b, keep.mul(old));
-            if let Some(ended) = ended {
-                new = V::select(ended, splat(0.0), new);
+            if let Some(goes_on) = goes_on {
+                new = new.only(goes_on);
             }
-            let new = new.flush(self.by.least).canonical();
-            let noise = self.state.noise.get(plane).copied();
-            let to = self.state.planes.to[plane].add(index * size);
+            let new = new.flush(self.by.least);
+            taken.poison = taken.poison.add(new);
+            let noise = self.noise.get(plane).copied();
+            let to = self.planes.to[plane].add(bytes);
             write::<V, S>(new, to, index, count, noise)
         }
     }
 
-    /// Takes the reference's squares.
+    /// The vector whose length is wanted.
     ///
     /// # Safety
     /// As for [`Source::take`].
     #[inline(always)]
-    unsafe fn refer<const WHOLE: bool>(&mut self, cursor: &Cursor, g: V, m: V, h: V) {
+    unsafe fn refer<const WHOLE: bool, const UPDATES: bool>(
+        &self,
+        taken: &mut Taken<V>,
+        g: V,
+        m: V,
+        h: V,
+    ) -> V {
         // SAFETY: the caller's promise.
         unsafe {
+            if let Some(Reference::Adam { .. }) = self.reference {
+                return quotient(m, h.sqrt().add(self.by.eps));
+            }
             let q = g.mul(self.by.normalize);
             let mut r = h;
             if self.rms {
                 let [keep, weight] = self.by.rms;
-                let plane = plane::rms(self.band);
-                r = self.average::<WHOLE>(plane, cursor, keep, weight.mul(q), q, None);
+                let rms = plane::rms(self.band);
+                r = self.average::<WHOLE, UPDATES>(rms, taken, keep, weight.mul(q), q, None);
             }
-            let a = match self.reference {
-                None => return,
+            match self.reference {
                 Some(Reference::Sgd) => g,
-                Some(Reference::Momentum) => m.mul(self.by.correct_momentum),
-                Some(Reference::Adam { .. }) => {
-                    let root = h.mul(self.by.reference).sqrt();
-                    quotient(m.mul(self.by.correct_momentum), root.add(self.by.eps))
-                }
+                Some(Reference::Momentum) => m,
                 Some(Reference::NormalizedRmsprop { .. }) => quotient(q, r.sqrt().add(self.by.eps)),
-            };
-            self.squares = a.add_squares(self.squares);
+                _ => self.by.zero,
+            }
+        }
+    }
+}
+
+/// Makes every NaN of a vector of coordinates, in so many planes, the same.
+///
+/// # Safety
+/// The planes are good for the elements at `place`, and the processor has the
+/// instructions of `V`.
+#[inline(always)]
+pub(super) unsafe fn mend<V: Vector, S: Stored>(
+    planes: &[*mut u8; MAX_PLANES],
+    count: usize,
+    place: Place,
+) {
+    for plane in &planes[..count] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let at = plane.add(place.index * S::DTYPE.size());
+            let x = read::<V, S>(at, place.count).canonical();
+            write::<V, S>(x, at, place.index, place.count, None);
         }
     }
 }
@@ -302,7 +350,6 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
 unsafe fn quotient<V: Vector>(a: V, b: V) -> V {
     // SAFETY: passed on from the caller.
     unsafe {
-        let zero: V = splat(0.0);
-        V::select(zero.lt(b), a.div(b), zero)
+        a.div(b).only(splat::<V>(0.0).lt(b))
     }
 }

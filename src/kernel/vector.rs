@@ -93,10 +93,16 @@ pub(crate) trait Register: Copy {
 
     /// `self < b`; false where either is NaN.
     unsafe fn lt(self, b: Self) -> Self::Mask;
+    /// `!(self < b)`; true where either is NaN.
+    unsafe fn not_lt(self, b: Self) -> Self::Mask;
     unsafe fn is_nan(self) -> Self::Mask;
     unsafe fn and(a: Self::Mask, b: Self::Mask) -> Self::Mask;
+    unsafe fn or(a: Self::Mask, b: Self::Mask) -> Self::Mask;
     unsafe fn all(a: Self::Mask) -> bool;
+    unsafe fn any(a: Self::Mask) -> bool;
     unsafe fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
+    /// Zero where the mask is false.
+    unsafe fn only(self, mask: Self::Mask) -> Self;
 
     unsafe fn no_sums() -> Self::Sums;
     /// Adds the square of each lane to its accumulator.
@@ -162,10 +168,15 @@ pub(crate) trait Vector: Copy {
     unsafe fn mul_add(self, b: Self, c: Self) -> Self;
     unsafe fn neg_mul_add(self, b: Self, c: Self) -> Self;
     unsafe fn lt(self, b: Self) -> Self::Mask;
+    /// `!(self < b)`; true where either is NaN.
+    unsafe fn not_lt(self, b: Self) -> Self::Mask;
     unsafe fn is_nan(self) -> Self::Mask;
     unsafe fn and(a: Self::Mask, b: Self::Mask) -> Self::Mask;
     unsafe fn all(a: Self::Mask) -> bool;
+    unsafe fn any(a: Self::Mask) -> bool;
     unsafe fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
+    /// Zero where the mask is false.
+    unsafe fn only(self, mask: Self::Mask) -> Self;
     unsafe fn no_sums() -> Self::Sums;
     unsafe fn add_squares(self, sums: Self::Sums) -> Self::Sums;
     /// Writes the accumulators, [`LANES`] of them.
@@ -182,7 +193,7 @@ pub(crate) trait Vector: Copy {
     #[inline(always)]
     unsafe fn flush(self, least: Self) -> Self {
         // SAFETY: the caller has this instruction set.
-        unsafe { Self::select(self.abs().lt(least), Self::splat(Self::Scalar::ZERO), self) }
+        unsafe { self.only(self.abs().not_lt(least)) }
     }
 
     /// The first `count` lanes, and `fill` in the others.
@@ -332,6 +343,16 @@ impl<R: Register, const N: usize> Vector for Pack<R, N> {
         }
     }
     #[inline(always)]
+    unsafe fn not_lt(self, b: Self) -> Self::Mask {
+        unsafe {
+            let mut mask = [self.0[0].not_lt(b.0[0]); N];
+            for i in 1..N {
+                mask[i] = self.0[i].not_lt(b.0[i]);
+            }
+            mask
+        }
+    }
+    #[inline(always)]
     unsafe fn is_nan(self) -> Self::Mask {
         unsafe {
             let mut mask = [self.0[0].is_nan(); N];
@@ -357,11 +378,26 @@ impl<R: Register, const N: usize> Vector for Pack<R, N> {
         all
     }
     #[inline(always)]
+    unsafe fn any(a: Self::Mask) -> bool {
+        let mut any = a[0];
+        for i in 1..N {
+            any = unsafe { R::or(any, a[i]) };
+        }
+        unsafe { R::any(any) }
+    }
+    #[inline(always)]
     unsafe fn select(mask: Self::Mask, yes: Self, mut no: Self) -> Self {
         for i in 0..N {
             no.0[i] = unsafe { R::select(mask[i], yes.0[i], no.0[i]) };
         }
         no
+    }
+    #[inline(always)]
+    unsafe fn only(mut self, mask: Self::Mask) -> Self {
+        for i in 0..N {
+            self.0[i] = unsafe { self.0[i].only(mask[i]) };
+        }
+        self
     }
     #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {

@@ -1,7 +1,7 @@
 //! What is done to one block.
 
 use crate::kernel::{
-    Apply, Correct, Denominator, Kernels, Output, Shape, Squares, TakeIn, Task, Workspace,
+    Apply, Denominator, Kernels, Output, Shape, Squares, TakeIn, Task, Workspace,
 };
 use crate::layout::{Grid, Rect, Run};
 use crate::parallel::Access;
@@ -13,10 +13,20 @@ pub(super) struct Job<'a> {
     /// Multiplies the gradient.
     pub scale: f64,
     pub take_in: TakeIn,
-    pub correct: Correct,
+    pub denominator: Denominator,
     pub gamma: f64,
+    pub units: Units,
     /// How the direction reaches the target.
     pub apply: Apply,
+}
+
+/// Kernels leave bias correction out. What they compute, times these, is what
+/// it stands for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Units {
+    pub statistics: f64,
+    pub direction: f64,
+    pub reference: f64,
 }
 
 /// What becomes of a block's directions.
@@ -92,14 +102,11 @@ impl Job<'_> {
         let span = self.grid.span(&rect);
         let band = self.grid.band() as isize;
         let front = self.begin(&rect, &rect, work).front;
-        let plain = Correct {
-            denominator: Denominator::Damped(0.0),
-            ..self.correct
-        };
+        let plain = Denominator::Damped(0.0);
         self.pack(
             &rect,
             span.start - band..span.end + band,
-            &plain,
+            plain,
             access,
             work,
         );
@@ -108,9 +115,10 @@ impl Job<'_> {
         let runs = self.grid.runs(&rect);
         let inner = runs.map(|(at, run)| self.kernels.largest_l1(work, front + at, run.len));
         let inner = inner.fold(0.0, f64::max);
-        self.grid.firsts(&rect).fold(inner, |largest, at| {
+        let largest = self.grid.firsts(&rect).fold(inner, |largest, at| {
             largest.max(self.kernels.l1_of_first(work, front + at))
-        })
+        });
+        largest * self.units.statistics
     }
 
     /// Packs what lies around the block's state, and runs its kernel.
@@ -127,15 +135,15 @@ impl Job<'_> {
         let (inner, outer) = (grid.span(state), grid.span(target));
         let shape = self.begin(target, state, work);
         if then.is_some() {
-            let correct = &self.correct;
+            let denominator = self.denominator;
             self.pack(
                 target,
                 outer.start - band..inner.start,
-                correct,
+                denominator,
                 access,
                 work,
             );
-            self.pack(target, inner.end..outer.end + band, correct, access, work);
+            self.pack(target, inner.end..outer.end + band, denominator, access, work);
         }
         if take_in.is_some() {
             let span = inner.start..inner.end + band;
@@ -147,7 +155,7 @@ impl Job<'_> {
             state: parts.state,
             at: shape.front + ahead * shape.stride,
             take_in: take_in.copied(),
-            correct: self.correct,
+            denominator: self.denominator,
             gamma: self.gamma,
             output: match then {
                 None => Output::None,
@@ -155,7 +163,12 @@ impl Job<'_> {
                 Some(Directions::Measured) => Output::Measure(parts.kept),
             },
         };
-        self.kernels.block(work, task)
+        let squares = self.kernels.block(work, task);
+        let unit = &self.units;
+        Squares {
+            direction: squares.direction * unit.direction * unit.direction,
+            reference: squares.reference * unit.reference * unit.reference,
+        }
     }
 
     /// Starts a block in the workspace, in which positions are counted from
@@ -183,7 +196,7 @@ impl Job<'_> {
         &self,
         target: &Rect,
         span: std::ops::Range<isize>,
-        correct: &Correct,
+        denominator: Denominator,
         access: &Access<'_>,
         work: &mut Workspace,
     ) {
@@ -194,7 +207,7 @@ impl Job<'_> {
                 None => self.kernels.pad(work, at, piece.len),
                 Some(run) => {
                     let state = access.state(&rect(run));
-                    self.kernels.pack(work, &state, at, correct);
+                    self.kernels.pack(work, &state, at, denominator);
                 }
             }
         });

@@ -1,6 +1,7 @@
 //! The numbers of one step: powers of the betas, corrections, factors.
 
-use crate::kernel::{Average, Correct, Denominator, Reference, TakeIn};
+use super::block::Units;
+use crate::kernel::{Average, Denominator, Reference, TakeIn};
 use crate::layout::Update;
 use crate::options::{Damping, Graft, Options, Statistics, StepOptions};
 
@@ -73,25 +74,45 @@ impl<'a> Factors<'a> {
             Graft::Sgd => Some(Reference::Sgd),
             Graft::Momentum => Some(Reference::Momentum),
             Graft::Adam => Some(Reference::Adam {
-                correction: if self.options.graft_bias_correction {
-                    self.statistics_correction
-                } else {
-                    1.0
-                },
-                eps,
+                eps: eps / self.graft_correction().sqrt(),
             }),
             Graft::NormalizedRmsprop => Some(Reference::NormalizedRmsprop { eps }),
         }
     }
 
-    /// How a tensor's state becomes what its direction needs.
-    pub(super) fn correct(&self, update: Update, damping: f64) -> Correct {
-        Correct {
-            momentum: self.momentum_correction,
-            statistics: self.statistics_correction,
-            denominator: match update {
-                Update::Sonew => Denominator::Damped(damping),
-                Update::Adam => Denominator::Adam(self.options.graft_eps),
+    /// What corrects the diagonal in the vector that gives the length.
+    fn graft_correction(&self) -> f64 {
+        if self.options.graft_bias_correction {
+            self.statistics_correction
+        } else {
+            1.0
+        }
+    }
+
+    /// What divides the momentum where there are no edges. With `c` for the
+    /// correction, `c H_jj + eps` is `c (H_jj + eps / c)`.
+    pub(super) fn denominator(&self, update: Update, damping: f64) -> Denominator {
+        match update {
+            Update::Sonew => Denominator::Damped(damping / self.statistics_correction),
+            Update::Adam => {
+                Denominator::Adam(self.options.graft_eps / self.statistics_correction.sqrt())
+            }
+        }
+    }
+
+    /// What the kernels' results are multiplied with.
+    pub(super) fn units(&self, update: Update, graft: Graft) -> Units {
+        let (m, h) = (self.momentum_correction, self.statistics_correction);
+        Units {
+            statistics: h,
+            direction: match update {
+                Update::Sonew => m / h,
+                Update::Adam => m / h.sqrt(),
+            },
+            reference: match graft {
+                Graft::Adam => m / self.graft_correction().sqrt(),
+                Graft::Momentum => m,
+                Graft::None | Graft::Sgd | Graft::NormalizedRmsprop => 1.0,
             },
         }
     }

@@ -51,7 +51,7 @@ impl Tensor {
     /// one plane of the arithmetic's type against the state.
     pub(super) fn keeps(&self) -> bool {
         let state = (2 + self.grid.band()) * self.spec.state.size();
-        self.grafted() && 2 * self.spec.arithmetic().size() < state
+        self.grafted() && state > 0
     }
 
     /// Memory for its directions, if it keeps them.
@@ -88,20 +88,24 @@ impl Tensor {
         scale: f64,
         way: Way,
     ) -> Job<'a> {
+        let units = factors.units(self.spec.update, self.graft);
         Job {
             grid: &self.grid,
             kernels: self.kernels,
             scale,
             take_in: factors.take_in(self.graft, known.gradient_length),
-            correct: factors.correct(self.spec.update, factors.damping(known.l1)),
+            denominator: factors.denominator(self.spec.update, factors.damping(known.l1)),
             gamma: factors.gamma(),
             apply: match way {
                 Way::Update { rate, decay } => Apply::Update {
-                    rate: -rate * known.ratio,
+                    rate: -rate * known.ratio * units.direction,
                     decay: -decay,
                 },
-                Way::Write => Apply::Write { scale: known.ratio },
+                Way::Write => Apply::Write {
+                    scale: known.ratio * units.direction,
+                },
             },
+            units,
         }
     }
 

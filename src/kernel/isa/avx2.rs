@@ -76,6 +76,10 @@ impl Register for F32 {
         unsafe { _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, b.0) }
     }
     #[inline(always)]
+    unsafe fn not_lt(self, b: Self) -> __m256 {
+        unsafe { _mm256_cmp_ps::<_CMP_NLT_UQ>(self.0, b.0) }
+    }
+    #[inline(always)]
     unsafe fn is_nan(self) -> __m256 {
         unsafe { _mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, self.0) }
     }
@@ -88,8 +92,20 @@ impl Register for F32 {
         unsafe { _mm256_movemask_ps(a) == 0xff }
     }
     #[inline(always)]
+    unsafe fn any(a: __m256) -> bool {
+        unsafe { _mm256_movemask_ps(a) != 0 }
+    }
+    #[inline(always)]
+    unsafe fn or(a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_or_ps(a, b) }
+    }
+    #[inline(always)]
     unsafe fn select(mask: __m256, yes: Self, no: Self) -> Self {
         F32(unsafe { _mm256_blendv_ps(no.0, yes.0, mask) })
+    }
+    #[inline(always)]
+    unsafe fn only(self, mask: __m256) -> Self {
+        F32(unsafe { _mm256_and_ps(mask, self.0) })
     }
     #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {
@@ -166,6 +182,10 @@ impl Register for F64 {
         unsafe { _mm256_cmp_pd::<_CMP_LT_OQ>(self.0, b.0) }
     }
     #[inline(always)]
+    unsafe fn not_lt(self, b: Self) -> __m256d {
+        unsafe { _mm256_cmp_pd::<_CMP_NLT_UQ>(self.0, b.0) }
+    }
+    #[inline(always)]
     unsafe fn is_nan(self) -> __m256d {
         unsafe { _mm256_cmp_pd::<_CMP_UNORD_Q>(self.0, self.0) }
     }
@@ -178,8 +198,20 @@ impl Register for F64 {
         unsafe { _mm256_movemask_pd(a) == 0xf }
     }
     #[inline(always)]
+    unsafe fn any(a: __m256d) -> bool {
+        unsafe { _mm256_movemask_pd(a) != 0 }
+    }
+    #[inline(always)]
+    unsafe fn or(a: __m256d, b: __m256d) -> __m256d {
+        unsafe { _mm256_or_pd(a, b) }
+    }
+    #[inline(always)]
     unsafe fn select(mask: __m256d, yes: Self, no: Self) -> Self {
         F64(unsafe { _mm256_blendv_pd(no.0, yes.0, mask) })
+    }
+    #[inline(always)]
+    unsafe fn only(self, mask: __m256d) -> Self {
+        F64(unsafe { _mm256_and_pd(mask, self.0) })
     }
     #[inline(always)]
     unsafe fn no_sums() -> __m256d {

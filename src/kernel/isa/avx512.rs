@@ -82,6 +82,10 @@ impl Register for F32 {
         unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, b.0) }
     }
     #[inline(always)]
+    unsafe fn not_lt(self, b: Self) -> Self::Mask {
+        unsafe { _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(self.0, b.0) }
+    }
+    #[inline(always)]
     unsafe fn is_nan(self) -> Self::Mask {
         unsafe { _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0) }
     }
@@ -94,8 +98,20 @@ impl Register for F32 {
         a == !0
     }
     #[inline(always)]
+    unsafe fn any(a: Self::Mask) -> bool {
+        a != 0
+    }
+    #[inline(always)]
+    unsafe fn or(a: Self::Mask, b: Self::Mask) -> Self::Mask {
+        a | b
+    }
+    #[inline(always)]
     unsafe fn select(mask: Self::Mask, yes: Self, no: Self) -> Self {
         F32(unsafe { _mm512_mask_blend_ps(mask, no.0, yes.0) })
+    }
+    #[inline(always)]
+    unsafe fn only(self, mask: Self::Mask) -> Self {
+        F32(unsafe { _mm512_maskz_mov_ps(mask, self.0) })
     }
     #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {
@@ -168,6 +184,10 @@ impl Register for F64 {
         unsafe { _mm512_cmp_pd_mask::<_CMP_LT_OQ>(self.0, b.0) }
     }
     #[inline(always)]
+    unsafe fn not_lt(self, b: Self) -> Self::Mask {
+        unsafe { _mm512_cmp_pd_mask::<_CMP_NLT_UQ>(self.0, b.0) }
+    }
+    #[inline(always)]
     unsafe fn is_nan(self) -> Self::Mask {
         unsafe { _mm512_cmp_pd_mask::<_CMP_UNORD_Q>(self.0, self.0) }
     }
@@ -180,8 +200,20 @@ impl Register for F64 {
         a == !0
     }
     #[inline(always)]
+    unsafe fn any(a: Self::Mask) -> bool {
+        a != 0
+    }
+    #[inline(always)]
+    unsafe fn or(a: Self::Mask, b: Self::Mask) -> Self::Mask {
+        a | b
+    }
+    #[inline(always)]
     unsafe fn select(mask: Self::Mask, yes: Self, no: Self) -> Self {
         F64(unsafe { _mm512_mask_blend_pd(mask, no.0, yes.0) })
+    }
+    #[inline(always)]
+    unsafe fn only(self, mask: Self::Mask) -> Self {
+        F64(unsafe { _mm512_maskz_mov_pd(mask, self.0) })
     }
     #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {

@@ -116,14 +116,11 @@ macro_rules! tables {
         mod $module {
             use super::super::block::Entries;
             use super::super::element::Stored;
-            use super::super::lines::Cursor;
-            use super::super::sink::Sink;
-            use super::super::source::Source;
-            use super::super::workspace::Arrays;
+            use super::super::lines::Place;
             use super::super::vector::Vector;
-            use super::super::{block, damping, gradient, sink};
+            use super::super::{block, damping, gradient, sink, source};
             use super::super::{
-                Apply, Correct, Kernels, Squares, State, Target, Task, Workspace,
+                Apply, Denominator, Kernels, Squares, State, Target, Task, Workspace, MAX_PLANES,
             };
             use super::*;
 
@@ -148,8 +145,17 @@ macro_rules! tables {
 
             tables!(@entry [$($feature)?]
                 gradient_squares(run: &[u8], dtype: Dtype, scale: f64) -> f64 = gradient::gradient_squares);
-            tables!(@entry [$($feature)?]
-                pack(work: &mut Workspace, state: &State<'_>, at: usize, by: &Correct) -> () = block::pack);
+            $(#[$feature])?
+            unsafe fn pack<V: Vector>(
+                work: &mut Workspace,
+                state: &State<'_>,
+                at: usize,
+                denominator: Denominator,
+            ) {
+                // SAFETY: as for the other entries.
+                unsafe { block::pack::<V, Calls>(work, state, at, denominator) }
+            }
+
             tables!(@entry [$($feature)?]
                 pack_gradient(work: &mut Workspace, at: usize, run: &[u8], dtype: Dtype, scale: f64) -> ()
                 = gradient::pack_gradient);
@@ -167,23 +173,33 @@ macro_rules! tables {
                 }
 
                 unsafe fn take_rest<V: Vector, S: Stored>(
-                    source: &mut Source<'_, V, S>,
-                    arrays: &Arrays<V::Scalar>,
+                    work: &mut Workspace,
+                    task: &Task<'_>,
                     at: usize,
-                    cursor: &Cursor,
-                    broken: bool,
+                    place: Place,
+                    reference: *mut V::Scalar,
                 ) {
                     // SAFETY: passed on from the caller.
-                    unsafe { take_rest(source, arrays, at, cursor, broken) }
+                    unsafe { take_rest::<V, S>(work, task, at, place, reference) }
+                }
+
+                unsafe fn mend<V: Vector, S: Stored>(
+                    planes: &[*mut u8; MAX_PLANES],
+                    count: usize,
+                    place: Place,
+                ) {
+                    // SAFETY: passed on from the caller.
+                    unsafe { mend::<V, S>(planes, count, place) }
                 }
 
                 unsafe fn deliver_rest<V: Vector>(
-                    sink: &Sink<'_, V>,
+                    target: &Target<'_>,
+                    apply: Apply,
                     u: *const V::Scalar,
-                    cursor: &Cursor,
+                    place: Place,
                 ) {
                     // SAFETY: passed on from the caller.
-                    unsafe { deliver_rest(sink, u, cursor) }
+                    unsafe { deliver_rest::<V>(target, apply, u, place) }
                 }
             }
 
@@ -197,25 +213,41 @@ macro_rules! tables {
             }
 
             $(#[$feature])?
+            #[cold]
+            #[inline(never)]
             unsafe fn take_rest<V: Vector, S: Stored>(
-                source: &mut Source<'_, V, S>,
-                arrays: &Arrays<V::Scalar>,
+                work: &mut Workspace,
+                task: &Task<'_>,
                 at: usize,
-                cursor: &Cursor,
-                broken: bool,
+                place: Place,
+                reference: *mut V::Scalar,
             ) {
                 // SAFETY: as for the other entries.
-                unsafe { block::take_rest(source, arrays, at, cursor, broken) }
+                unsafe { block::take_rest::<V, Calls, S>(work, task, at, place, reference) }
             }
 
             $(#[$feature])?
-            unsafe fn deliver_rest<V: Vector>(
-                sink: &Sink<'_, V>,
-                u: *const V::Scalar,
-                cursor: &Cursor,
+            #[cold]
+            #[inline(never)]
+            unsafe fn mend<V: Vector, S: Stored>(
+                planes: &[*mut u8; MAX_PLANES],
+                count: usize,
+                place: Place,
             ) {
                 // SAFETY: as for the other entries.
-                unsafe { sink.deliver(V::load(u), cursor) }
+                unsafe { source::mend::<V, S>(planes, count, place) }
+            }
+
+            $(#[$feature])?
+            #[inline(never)]
+            unsafe fn deliver_rest<V: Vector>(
+                target: &Target<'_>,
+                apply: Apply,
+                u: *const V::Scalar,
+                place: Place,
+            ) {
+                // SAFETY: as for the other entries.
+                unsafe { block::deliver_rest::<V>(target, apply, u, place) }
             }
             tables!(@entry [$($feature)?]
                 deliver(kept: &[u8], target: &Target<'_>, apply: Apply) -> () = sink::deliver);

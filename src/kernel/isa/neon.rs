@@ -77,6 +77,10 @@ impl Register for F32 {
         unsafe { vcltq_f32(self.0, b.0) }
     }
     #[inline(always)]
+    unsafe fn not_lt(self, b: Self) -> uint32x4_t {
+        unsafe { vmvnq_u32(vcltq_f32(self.0, b.0)) }
+    }
+    #[inline(always)]
     unsafe fn is_nan(self) -> uint32x4_t {
         unsafe { vmvnq_u32(vceqq_f32(self.0, self.0)) }
     }
@@ -89,8 +93,20 @@ impl Register for F32 {
         unsafe { vminvq_u32(a) != 0 }
     }
     #[inline(always)]
+    unsafe fn any(a: uint32x4_t) -> bool {
+        unsafe { vmaxvq_u32(a) != 0 }
+    }
+    #[inline(always)]
+    unsafe fn or(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t {
+        unsafe { vorrq_u32(a, b) }
+    }
+    #[inline(always)]
     unsafe fn select(mask: uint32x4_t, yes: Self, no: Self) -> Self {
         F32(unsafe { vbslq_f32(mask, yes.0, no.0) })
+    }
+    #[inline(always)]
+    unsafe fn only(self, mask: uint32x4_t) -> Self {
+        F32(unsafe { vreinterpretq_f32_u32(vandq_u32(mask, vreinterpretq_u32_f32(self.0))) })
     }
     #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {
@@ -167,6 +183,10 @@ impl Register for F64 {
         unsafe { vcltq_f64(self.0, b.0) }
     }
     #[inline(always)]
+    unsafe fn not_lt(self, b: Self) -> uint64x2_t {
+        unsafe { vreinterpretq_u64_u32(vmvnq_u32(vreinterpretq_u32_u64(vcltq_f64(self.0, b.0)))) }
+    }
+    #[inline(always)]
     unsafe fn is_nan(self) -> uint64x2_t {
         unsafe {
             let same = vreinterpretq_u32_u64(vceqq_f64(self.0, self.0));
@@ -182,8 +202,20 @@ impl Register for F64 {
         unsafe { vminvq_u32(vreinterpretq_u32_u64(a)) != 0 }
     }
     #[inline(always)]
+    unsafe fn any(a: uint64x2_t) -> bool {
+        unsafe { vmaxvq_u32(vreinterpretq_u32_u64(a)) != 0 }
+    }
+    #[inline(always)]
+    unsafe fn or(a: uint64x2_t, b: uint64x2_t) -> uint64x2_t {
+        unsafe { vorrq_u64(a, b) }
+    }
+    #[inline(always)]
     unsafe fn select(mask: uint64x2_t, yes: Self, no: Self) -> Self {
         F64(unsafe { vbslq_f64(mask, yes.0, no.0) })
+    }
+    #[inline(always)]
+    unsafe fn only(self, mask: uint64x2_t) -> Self {
+        F64(unsafe { vreinterpretq_f64_u64(vandq_u64(mask, vreinterpretq_u64_f64(self.0))) })
     }
     #[inline(always)]
     unsafe fn no_sums() -> float64x2_t {

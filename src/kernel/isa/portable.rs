@@ -116,6 +116,11 @@ macro_rules! float {
                 std::array::from_fn(|i| self.0[i] < b.0[i])
             }
             #[inline(always)]
+            #[allow(clippy::neg_cmp_op_on_partial_ord)] // NaN is not less.
+            unsafe fn not_lt(self, b: Self) -> Self::Mask {
+                std::array::from_fn(|i| !(self.0[i] < b.0[i]))
+            }
+            #[inline(always)]
             unsafe fn is_nan(self) -> Self::Mask {
                 self.0.map($T::is_nan)
             }
@@ -128,9 +133,21 @@ macro_rules! float {
                 a == [true; WIDTH]
             }
             #[inline(always)]
+            unsafe fn any(a: Self::Mask) -> bool {
+                a != [false; WIDTH]
+            }
+            #[inline(always)]
+            unsafe fn or(a: Self::Mask, b: Self::Mask) -> Self::Mask {
+                std::array::from_fn(|i| a[i] | b[i])
+            }
+            #[inline(always)]
             unsafe fn select(mask: Self::Mask, yes: Self, no: Self) -> Self {
                 let choose = |i: usize| if mask[i] { yes.0[i] } else { no.0[i] };
                 Lanes(std::array::from_fn(choose))
+            }
+            #[inline(always)]
+            unsafe fn only(self, mask: Self::Mask) -> Self {
+                lanes!(|x, keep| if keep { x } else { 0.0 }, self.0, mask)
             }
             #[inline(always)]
             unsafe fn no_sums() -> Self::Sums {
