@@ -39,7 +39,7 @@ end
 function main(file, steps)
     net = network()
     # Master weights are the Float32 parameters themselves, kept in the file.
-    rule = SONewRule(eta = 5e-3, master = true)
+    rule = SONewRule(master = true)
     if isfile(file)
         opt = load(file, rule, net; mode = :map_shared)
         println("going on with $file at step $(step_count(opt))")
@@ -55,7 +55,9 @@ function main(file, steps)
                 norm = sqrt(sum(sum(abs2, x) for part in gradient for x in part))
                 @printf("%7d  %10.6f   %10.6f\n", step_count(opt), loss, norm)
             end
-            i < steps && step!(opt, net, gradient)
+            # The learning rate depends on the step alone, so that a run that goes on has
+            # the same.
+            i < steps && step!(opt, net, gradient; eta = 1e-2 / (1 + step_count(opt) / 100))
         end
     finally
         close(opt)

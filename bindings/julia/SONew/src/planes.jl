@@ -93,12 +93,12 @@ function plane_names(opt::Optimizer, tensor)
         index, count = tensor_index(opt, tensor), Ref{Csize_t}(0)
         check(ccall(c().sonew_plane_count, Int32, (Ptr{Cvoid}, Csize_t, Ref{Csize_t}),
                     handle, index - 1, count))
-        return [unsafe_string(view(handle, index, p).plane) for p in 1:Int(count[])]
+        return [unsafe_string(c_view(handle, index, p).plane) for p in 1:Int(count[])]
     end
 end
 
 function plane_at(opt, handle, tensor, plane)
-    v = view(handle, tensor, plane)
+    v = c_view(handle, tensor, plane)
     type = v.dtype == dtype(opt.tensors[tensor].type) ? opt.tensors[tensor].type :
            element_type(v.dtype)
     name = "$(unsafe_string(v.tensor))/$(unsafe_string(v.plane))"
@@ -106,7 +106,7 @@ function plane_at(opt, handle, tensor, plane)
                      opt.generation, name)
 end
 
-function view(handle, tensor, plane)
+function c_view(handle, tensor, plane)
     out = Ref{View}()
     check(ccall(c().sonew_plane_view, Int32,
                 (Ptr{Cvoid}, Csize_t, Csize_t, Ptr{View}, Csize_t),

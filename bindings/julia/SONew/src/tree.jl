@@ -65,13 +65,14 @@ function visit(f, x, g)
 end
 
 # A struct's gradient is a struct of its type, or a named tuple of at least the
-# trainable fields, as Zygote makes it.
+# trainable fields, as Zygote makes it; of a mutable one in a Ref.
 parts_of_struct(x, inner, ::Nothing) = parts(inner, nothing)
 parts_of_struct(x::T, inner, g::T) where {T} = values(trainable(g))
 function parts_of_struct(x, inner::NamedTuple{names}, g::NamedTuple) where {names}
     issubset(names, keys(g)) || other_parts(inner, g)
     return values(NamedTuple{names}(g))
 end
+parts_of_struct(x, inner, g::Base.RefValue) = parts_of_struct(x, inner, g[])
 parts_of_struct(x, inner, g) = other_parts(x, g)
 
 visit_each(f, ::Tuple{}, ::Tuple{}) = nothing
@@ -106,7 +107,7 @@ function collect_arrays!(found, x, name, above)
     return
 end
 
-ismutable_container(x) = !(x isa Union{Tuple,NamedTuple}) && typeof(x).mutable
+ismutable_container(x) = !(x isa Union{Tuple,NamedTuple}) && ismutable(x)
 
 named_parts(x::Union{Tuple,NamedTuple}) = pairs(x)
 named_parts(x::AbstractArray) = (i => x[i] for i in eachindex(x))
