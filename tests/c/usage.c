@@ -132,7 +132,8 @@ static void layouts(void) {
     STRUCT(sonew_load_options);
     FIELD(sonew_load_options, struct_size);
     FIELD(sonew_load_options, rename_count);
-    FIELD(sonew_load_options, common_tensors_only);
+    FIELD(sonew_load_options, mode);
+    FIELD(sonew_load_options, reserved);
     STRUCT(sonew_view);
     FIELD(sonew_view, data);
     FIELD(sonew_view, ndim);
