@@ -1,15 +1,28 @@
 //! Checkpoints of earlier versions of the file format.
 
+use std::path::Path;
+
 use safetensors::SafeTensors;
-use sonew::dtype::ElementsMut;
+use sonew::dtype::{bf16, Dtype, Elements, ElementsMut};
 use sonew::layout::{Chains, TensorSpec, Update};
 use sonew::options::{Graft, Options, Rounding, StepOptions};
-use sonew::{Error, LoadOptions, Optimizer};
+use sonew::{Error, LoadMode, LoadOptions, Optimizer};
 
 /// Written after three steps by the last version that knew float32 only.
 const FORMAT_1: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/tests/files/format-1.safetensors"
+);
+
+/// Written after three steps by the version that began it: a checkpoint, and a
+/// live file.
+const FORMAT_2: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/files/format-2.safetensors"
+);
+const FORMAT_3: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/files/format-3.safetensors"
 );
 
 fn options() -> Options {
@@ -80,5 +93,98 @@ fn format_1_has_the_options_of_its_time() {
         let mut optimizer = Optimizer::new(options, &tensors()).unwrap();
         let refused = optimizer.load(FORMAT_1, &LoadOptions::default(), None);
         assert!(matches!(refused, Err(Error::OptionDiffers { option, .. }) if option == name));
+    }
+}
+
+/// The tensors of the later files: of several types, and with master weights.
+fn typed_tensors() -> Vec<TensorSpec> {
+    let mut tensors = tensors();
+    tensors[0] = tensors[0]
+        .clone()
+        .with_dtypes(Dtype::Bf16, Dtype::F32, Dtype::Bf16);
+    tensors[0].master = true;
+    tensors[1].master = true;
+    tensors
+}
+
+/// Writes the files of this version. Only for a new format: those that exist
+/// are what later versions must read.
+#[test]
+#[ignore]
+fn write_the_files_of_this_version() {
+    let tensors = typed_tensors();
+    let mut optimizer = Optimizer::new(options(), &tensors).unwrap();
+    let (mut weight, mut bias) = (vec![bf16::ONE; 6], vec![0.5f32; 5]);
+    let step = StepOptions::default();
+    let mut take = |optimizer: &mut Optimizer| {
+        let params = &mut [ElementsMut::new(&mut weight), ElementsMut::new(&mut bias)];
+        let grads = [
+            &[0.1, -0.2, 0.3, 0.4, -0.5, 0.6][..],
+            &[1.0, 2.0, -3.0, 0.0, 0.25],
+        ];
+        let grads = grads.map(|grad: &[f32]| Some(Elements::new(grad)));
+        optimizer.step_any(&step, params, &grads).unwrap();
+    };
+    take(&mut optimizer);
+    optimizer.set_lr_scale(1, 0.5).unwrap();
+    take(&mut optimizer);
+    let live = Path::new(FORMAT_3);
+    assert!(!live.exists() && !Path::new(FORMAT_2).exists());
+    optimizer.make_live(live).unwrap();
+    take(&mut optimizer);
+    let params = [Elements::new(&weight), Elements::new(&bias)];
+    optimizer.save(FORMAT_2, Some(&params)).unwrap();
+}
+
+#[test]
+fn formats_2_and_3_are_read_in_every_mode() {
+    let folder = tempfile::tempdir().unwrap();
+    for (format, suffix) in [(FORMAT_2, ""), (FORMAT_3, ".b")] {
+        let bytes = std::fs::read(format).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        for mode in [LoadMode::Read, LoadMode::MapPrivate, LoadMode::MapShared] {
+            // To work on a file changes it.
+            let path = folder.path().join("copy");
+            std::fs::write(&path, &bytes).unwrap();
+            let mut optimizer = Optimizer::new(options(), &typed_tensors()).unwrap();
+            let (mut weight, mut bias) = (vec![bf16::ZERO; 6], vec![0.0f32; 5]);
+            let params = &mut [ElementsMut::new(&mut weight), ElementsMut::new(&mut bias)];
+            let load = LoadOptions {
+                mode,
+                ..LoadOptions::default()
+            };
+            let loaded = optimizer.load(&path, &load, Some(params));
+            if format == FORMAT_2 && mode == LoadMode::MapShared {
+                assert!(matches!(loaded, Err(Error::NotALiveFile { .. })));
+                continue;
+            }
+            loaded.unwrap();
+            assert_eq!(optimizer.step_count(), 3);
+            assert_eq!(optimizer.lr_scale(1).unwrap(), 0.5);
+            for (tensor, spec) in typed_tensors().iter().enumerate() {
+                for (p, plane) in optimizer.planes(tensor).unwrap().iter().enumerate() {
+                    let elements = optimizer.plane(tensor, p).unwrap();
+                    let name = format!("{}/{}{suffix}", spec.name, plane.name);
+                    assert_eq!(
+                        file.tensor(&name).unwrap().data(),
+                        elements.bytes(),
+                        "{name}"
+                    );
+                }
+            }
+            // Parameters are the master weights, rounded.
+            let master = file.tensor(&format!("bias/master{suffix}")).unwrap();
+            assert_eq!(master.data(), bytemuck::cast_slice::<f32, u8>(&bias));
+            let master = file.tensor(&format!("weight/master{suffix}")).unwrap();
+            let master: &[f32] = &bytemuck::pod_collect_to_vec(master.data());
+            let rounded: Vec<_> = master.iter().map(|&x| bf16::from_f32(x)).collect();
+            assert_eq!(weight, rounded);
+            let params = &mut [ElementsMut::new(&mut weight), ElementsMut::new(&mut bias)];
+            let grads = [Some(Elements::new(&[0.1f32; 6])), None];
+            optimizer
+                .step_any(&StepOptions::default(), params, &grads)
+                .unwrap();
+            assert_eq!(optimizer.step_count(), 4);
+        }
     }
 }

@@ -1,47 +1,25 @@
-//! The state file.
+//! The state file: checkpoints, and live files that a process works on.
 //!
-//! A checkpoint is a valid [safetensors] file: the length of the header (8
-//! bytes, little-endian), the header (JSON, padded with spaces), the data.
+//! Both are valid [safetensors] files. What their bytes mean, and what of them
+//! survives which failure, is in `docs/state-files.md`; in short:
 //!
-//! **Arrays.** A state plane is saved under `tensor/plane`, as in
-//! `fc1.weight/momentum`, `fc1.weight/band.1`; a parameter under
-//! `fc1.weight/parameter`. Every one starts at a multiple of 64 bytes of the
-//! file. The format allows no holes, so that the gaps are arrays themselves:
-//! `sonew.padding/0`, of type `U8`. No two names can be equal, whatever the
-//! tensors are called: what follows the last slash is a plane, which no two
-//! arrays of one tensor share, or a number, which no plane is.
+//! - the header's checksum covers all before the data, and has a fixed place;
+//!   its key comes first in the file;
+//! - every array starts at a multiple of 64 bytes of the file. The format allows
+//!   no holes, so that the gaps are arrays themselves: `sonew.padding/0`;
+//! - a state plane is `tensor/plane`, a parameter `tensor/parameter`. No two
+//!   names can be equal, whatever the tensors are called: what follows the last
+//!   slash is a plane, which no two arrays of one tensor share, or a number,
+//!   which no plane is;
+//! - a live file has every plane twice, the second time as `tensor/plane.b`, and
+//!   a small record, [`live`], that says which copy is current. Its JSON is never
+//!   written again.
 //!
-//! **Metadata**, all strings, as the format demands:
-//!
-//! | key                  | value                                              |
-//! |----------------------|----------------------------------------------------|
-//! | `sonew.header_crc32` | checksum of the header, see below                  |
-//! | `sonew.format`       | version of this format: `2`                        |
-//! | `sonew.version`      | version of the library that wrote the file         |
-//! | `sonew.step`         | steps that the state has seen                      |
-//! | `sonew.options`      | JSON: hyperparameters; threads and instruction set are no part of them |
-//! | `sonew.tensors`      | JSON: list of name, dims, chains, update, lr_scale, weight_decay, element types, master |
-//! | `sonew.checksums`    | JSON: array name to checksum, padding left out     |
-//!
-//! The element types are those of `params`, `grads` and `state`, named as the
-//! arrays' own; `master` says whether master weights are kept: `none`, `set`, or
-//! `empty` before the parameters have been copied to them.
-//!
-//! Format 1 has no element types, which are all `F32`, no master weights, and
-//! among the options neither rounding, which is to nearest, nor a seed.
-//!
-//! Other keys are ignored. A change that an older reader must not overlook
-//! (an option, another kind of array) raises the format version.
-//!
-//! **Checksums** are CRC-32 as in zlib, eight lower-case hexadecimal digits.
-//! That of the header covers the length, the JSON and the spaces, with its
-//! own digits taken as zeros. Its key comes first in the file, which puts the
-//! digits at bytes 47 to 54 of every checkpoint. In Python:
-//!
-//! ```text
-//! head = file.read(8); head += file.read(int.from_bytes(head, "little"))
-//! zlib.crc32(head[:47] + b"00000000" + head[55:]) == int(head[47:55], 16)
-//! ```
+//! A change that an older reader must not overlook (an option, another kind of
+//! array) raises the format version. Format 1 has no element types, which are
+//! all `F32`, no master weights, and among the options neither rounding, which
+//! is to nearest, nor a seed; format 2 is what checkpoints have, format 3 what
+//! live files have. Unknown metadata are ignored.
 //!
 //! [safetensors]: https://github.com/huggingface/safetensors
 

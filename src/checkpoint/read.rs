@@ -385,6 +385,9 @@ fn read_pieces(file: &SourceFile, pieces: &mut [Piece<'_>], threads: usize) -> R
     let left = Mutex::new(pieces.iter_mut());
     let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || std::iter::from_fn(next).try_for_each(|piece| piece.read(file));
+    if threads == 1 {
+        return work();
+    }
     std::thread::scope(|scope| {
         let start = |_| {
             // The name tells the library's own panics from the host's. Where

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use super::super::files::test_double;
+use super::super::files::{test_double, NewFile};
 use super::*;
 
 /// Names of the files in the folder of `path`.
@@ -85,6 +85,66 @@ fn what_a_killed_save_left_is_replaced() {
     let temporary = file.path.with_file_name("state.safetensors.sonew-tmp");
     fs::write(&temporary, "half a file").unwrap();
     another().write(&file.path).unwrap();
+    assert_eq!(names_beside(&file.path), ["state.safetensors"]);
+}
+
+#[test]
+fn what_a_killed_save_left_is_removed_by_an_open() {
+    let file = Written::new(&Sample::small());
+    let temporary = file.path.with_file_name("state.safetensors.sonew-tmp");
+    fs::write(&temporary, "half a file").unwrap();
+    Checkpoint::open(&file.path).unwrap();
+    assert_eq!(names_beside(&file.path), ["state.safetensors"]);
+}
+
+#[test]
+fn two_saves_to_one_path_are_kept_apart() {
+    let file = Written::new(&Sample::small());
+    let first = NewFile::create(&file.path).unwrap();
+    let temporary = file.path.with_file_name("state.safetensors.sonew-tmp");
+    assert!(matches!(
+        another().write(&file.path),
+        Err(Error::FileLocked { path }) if path == temporary
+    ));
+    // Nor does an open take it for one that was left.
+    Checkpoint::open(&file.path).unwrap();
+    assert!(temporary.exists());
+    drop(first);
+    another().write(&file.path).unwrap();
+    assert_eq!(names_beside(&file.path), ["state.safetensors"]);
+}
+
+#[test]
+fn of_many_savers_each_saves_or_is_refused() {
+    let file = Written::new(&Sample::small());
+    let samples = (0..4).map(|step| {
+        let mut sample = Sample::small();
+        sample.header.step = step;
+        sample
+            .arrays
+            .iter_mut()
+            .for_each(|(_, _, v)| v.fill(step as f32));
+        sample
+    });
+    let samples: Vec<Sample> = samples.collect();
+    let saved = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for sample in &samples {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    match sample.write(&file.path) {
+                        Ok(()) => drop(saved.fetch_add(1, std::sync::atomic::Ordering::Relaxed)),
+                        Err(error) => assert!(matches!(error, Error::FileLocked { .. }), "{error}"),
+                    }
+                    let checkpoint = Checkpoint::open(&file.path).unwrap();
+                    checkpoint.verify().unwrap();
+                }
+            });
+        }
+    });
+    assert!(saved.into_inner() >= 50);
+    let checkpoint = Checkpoint::open(&file.path).unwrap();
+    samples[checkpoint.header().step as usize].assert_reads_back(&checkpoint);
     assert_eq!(names_beside(&file.path), ["state.safetensors"]);
 }
 

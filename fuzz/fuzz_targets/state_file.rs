@@ -1,0 +1,91 @@
+//! Bytes that somebody calls a state file: opened, read, verified, loaded and
+//! mapped. Nothing of it may crash, hang, or allocate more than the file has.
+//!
+//! A header is accepted only with its checksum, which no mutation hits; so it
+//! is put right here before the file is opened, in nine of ten inputs.
+
+#![no_main]
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use libfuzzer_sys::fuzz_target;
+use sonew::checkpoint::Checkpoint;
+use sonew::options::Options;
+use sonew::{LoadMode, LoadOptions, Optimizer};
+
+/// Where the digits of the header's checksum are.
+const DIGITS: std::ops::Range<usize> = 47..55;
+
+fuzz_target!(|input: &[u8]| {
+    let mut bytes = input.to_vec();
+    if input.last().is_none_or(|last| last % 10 != 0) {
+        put_right(&mut bytes);
+    }
+    look(&bytes);
+});
+
+/// Makes the checksum hold, and the length of the header one that the file has.
+fn put_right(bytes: &mut [u8]) {
+    let Some((length, rest)) = bytes.split_first_chunk_mut::<8>() else {
+        return;
+    };
+    let mut end = u64::from_le_bytes(*length);
+    if end > rest.len() as u64 {
+        end = rest.len() as u64;
+        *length = end.to_le_bytes();
+    }
+    let end = 8 + end as usize;
+    if end >= DIGITS.end {
+        bytes[DIGITS].copy_from_slice(b"00000000");
+        let crc = crc32fast::hash(&bytes[..end]);
+        bytes[DIGITS].copy_from_slice(format!("{crc:08x}").as_bytes());
+    }
+}
+
+fn look(bytes: &[u8]) {
+    let path = path();
+    fs::write(path, bytes).expect("a file can be written");
+    let Ok(checkpoint) = Checkpoint::open(path) else {
+        return;
+    };
+    for array in checkpoint.arrays() {
+        assert!(array.offset + array.bytes <= bytes.len() as u64);
+        let _ = checkpoint.check(array.tensor, array.plane);
+    }
+    let _ = checkpoint.verify();
+    let header = checkpoint.header().clone();
+    drop(checkpoint);
+    // What a file says of its tensors is no larger than the file.
+    let specs: Vec<_> = header.tensors.iter().map(|t| t.spec.clone()).collect();
+    let options = Options {
+        threads: 1,
+        ..header.options
+    };
+    for mode in [LoadMode::Read, LoadMode::MapPrivate, LoadMode::MapShared] {
+        let mut optimizer = Optimizer::new(options.clone(), &specs).expect("a valid header");
+        let load = LoadOptions {
+            mode,
+            ..LoadOptions::default()
+        };
+        if optimizer.load(path, &load, None).is_ok() {
+            for tensor in 0..specs.len() {
+                for plane in 0..optimizer.planes(tensor).expect("a tensor").len() {
+                    let plane = optimizer.plane(tensor, plane).expect("a plane");
+                    std::hint::black_box(plane.bytes().iter().map(|&b| u64::from(b)).sum::<u64>());
+                }
+            }
+        }
+    }
+}
+
+/// A file of this process, in memory where the system has such a place.
+fn path() -> &'static PathBuf {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let memory = PathBuf::from("/dev/shm");
+        let folder = if memory.is_dir() { memory } else { std::env::temp_dir() };
+        folder.join(format!("sonew-fuzz-{}", std::process::id()))
+    })
+}
