@@ -1406,6 +1406,22 @@ const char *sonew_version(void);
  */
 uint32_t sonew_version_number(void);
 
+/**
+ * Where a field of one of this header's structs lies in the library in use:
+ * its offset from the struct's start, in *offset, and its size, in *size, both
+ * in bytes. structure is the struct's name, as in "sonew_tensor", and field the
+ * field's; field may be NULL, which means the struct as a whole.
+ *
+ * For callers whose compiler does not read this header, so that a declaration
+ * that differs is an error and not a crash.
+ *
+ * Errors: SONEW_INVALID_STRING, SONEW_UNKNOWN_NAME. Since 0.1.
+ */
+sonew_status sonew_struct_field(const char *structure,
+                                const char *field,
+                                size_t *offset,
+                                size_t *size);
+
 #ifdef __cplusplus
 }
 #endif

@@ -98,6 +98,7 @@ mod plan;
 mod registry;
 mod status;
 pub(crate) mod step;
+mod struct_layout;
 pub(crate) mod tensor;
 mod tensor_settings;
 mod typed;

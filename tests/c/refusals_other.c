@@ -142,6 +142,23 @@ static sonew_status state_is_its_own(void) {
 }
 static sonew_status state_null(void) { return sonew_set_state(optimizer, 1, NULL, 6); }
 
+static sonew_status layout_of(const char *structure, const char *field) {
+    size_t offset = 5, size = 5;
+    sonew_status status = sonew_struct_field(structure, field, &offset, &size);
+    CHECK(offset == 5 && size == 5);
+    return status;
+}
+static sonew_status layout_of_none(void) { return layout_of("sonew_tensors", NULL); }
+static sonew_status layout_of_no_field(void) { return layout_of("sonew_tensor", "len"); }
+static sonew_status layout_of_null(void) { return layout_of(NULL, "name"); }
+static sonew_status layout_not_utf8(void) { return layout_of("sonew_tensor", "\xc0"); }
+static sonew_status layout_to_null(void) {
+    size_t offset = 5;
+    sonew_status status = sonew_struct_field("sonew_view", NULL, &offset, NULL);
+    CHECK(offset == 5);
+    return status;
+}
+
 #define BAD_HANDLE "no live handle: it was freed, never created, or is of another kind"
 
 const refusal other_refusals[] = {
@@ -167,6 +184,13 @@ const refusal other_refusals[] = {
             "tensor \"b\" has no state plane named \"rms\""),
     REFUSAL(view_of_none, SONEW_UNKNOWN_PLANE, "tensor \"a\" has no state plane 3, it has 3"),
     REFUSAL(view_too_small, SONEW_STRUCT_SIZE, "the size of view is 16, expected 112"),
+    REFUSAL(layout_of_none, SONEW_UNKNOWN_NAME,
+            "the library has no struct named \"sonew_tensors\""),
+    REFUSAL(layout_of_no_field, SONEW_UNKNOWN_NAME,
+            "sonew_tensor has no field named \"len\""),
+    REFUSAL(layout_of_null, SONEW_NULL_POINTER, "structure is null"),
+    REFUSAL(layout_not_utf8, SONEW_INVALID_STRING, "field is not valid UTF-8"),
+    REFUSAL(layout_to_null, SONEW_NULL_POINTER, "size is null"),
     REFUSAL(view_null, SONEW_NULL_POINTER, "view is null"),
     REFUSAL(state_too_short, SONEW_PLANE_COUNT,
             "tensor \"b\": 2 state planes were passed, expected 3"),

@@ -2,6 +2,8 @@
  * as C++11. argv[1] is a folder to write to. */
 #include "check.h"
 
+#include <stddef.h>
+
 #define COUNT 2
 #define WEIGHT 12
 #define BIAS 3
@@ -97,6 +99,49 @@ static void versions(void) {
     CHECK(strcmp(sonew_status_name(SONEW_OK), "SONEW_OK") == 0);
     CHECK(strcmp(sonew_status_name(12345), "unknown status") == 0);
     CHECK(strcmp(sonew_status_name(-1), "unknown status") == 0);
+}
+
+static void field(const char *structure, const char *name, size_t expected_offset,
+                  size_t expected_size) {
+    size_t offset = 1234, size = 1234;
+    OK(sonew_struct_field(structure, name, &offset, &size));
+    CHECK(offset == expected_offset && size == expected_size);
+}
+
+#define STRUCT(type) field(#type, NULL, 0, sizeof(type))
+#define FIELD(type, name) field(#type, #name, offsetof(type, name), sizeof(((type *)0)->name))
+
+/* The first, a middle and the last field of every struct, as this compiler
+ * lays them out. */
+static void layouts(void) {
+    STRUCT(sonew_options);
+    FIELD(sonew_options, struct_size);
+    FIELD(sonew_options, seed);
+    FIELD(sonew_options, reserved);
+    STRUCT(sonew_tensor);
+    FIELD(sonew_tensor, name);
+    FIELD(sonew_tensor, dims);
+    FIELD(sonew_tensor, reserved);
+    STRUCT(sonew_step_options);
+    FIELD(sonew_step_options, struct_size);
+    FIELD(sonew_step_options, clip_norm);
+    FIELD(sonew_step_options, reserved);
+    STRUCT(sonew_rename);
+    FIELD(sonew_rename, from);
+    FIELD(sonew_rename, to);
+    STRUCT(sonew_load_options);
+    FIELD(sonew_load_options, struct_size);
+    FIELD(sonew_load_options, rename_count);
+    FIELD(sonew_load_options, mode);
+    FIELD(sonew_load_options, reserved);
+    STRUCT(sonew_view);
+    FIELD(sonew_view, data);
+    FIELD(sonew_view, ndim);
+    FIELD(sonew_view, reserved);
+    STRUCT(sonew_buffers);
+    FIELD(sonew_buffers, struct_size);
+    FIELD(sonew_buffers, planes);
+    FIELD(sonew_buffers, weight_decay);
 }
 
 static void information(sonew_optimizer *optimizer) {
@@ -425,6 +470,7 @@ int main(int argc, char **argv) {
     CHECK(argc == 2);
     CHECK(strcmp(sonew_last_error(), "") == 0);
     versions();
+    layouts();
     defaults();
     fill_all();
     sonew_optimizer *optimizer = create(2);

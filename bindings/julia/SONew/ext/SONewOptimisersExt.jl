@@ -1,0 +1,66 @@
+# SONew as a rule of Optimisers.jl. Loaded by Julia 1.9 and newer where both packages
+# are.
+
+module SONewOptimisersExt
+
+import Optimisers
+import SONew
+using SONew: SONewRule
+
+# A rule there is of a type that this package cannot name without Optimisers.jl.
+struct OptimisersRule <: Optimisers.AbstractRule
+    rule::SONewRule
+
+    function OptimisersRule(rule::SONewRule)
+        rule.master && throw(ArgumentError(
+            "master weights need a step of SONew's own: Optimisers.jl writes the parameters"))
+        rule.clip_norm == 0 || throw(ArgumentError(
+            "clip_norm is the length of all gradients together, and Optimisers.jl takes one " *
+            "array at a time: use its ClipNorm, or a step of SONew's own"))
+        return new(rule)
+    end
+end
+
+SONew.optimisers_rule(rule::SONewRule) = OptimisersRule(rule)
+Optimisers.setup(rule::SONewRule, model) = Optimisers.setup(OptimisersRule(rule), model)
+
+# The state: plain arrays and the step count, which can be copied and saved.
+function Optimisers.init(o::OptimisersRule, x::AbstractArray)
+    plan = SONew.plan_for(o.rule, eltype(x), size(x))
+    return (planes = Tuple(SONew.zero_planes(plan)), step = 0)
+end
+
+# Updates the planes in place; Optimisers.jl subtracts what is returned from x.
+function Optimisers.apply!(o::OptimisersRule, state, x::AbstractArray{T}, dx) where {T}
+    plan = SONew.plan_for(o.rule, T, size(x))
+    step = state.step + 1
+    change = Array{T}(undef, size(x))
+    SONew.direction!(change, plan, state.planes, dense(dx, plan.info.grad_type), step)
+    eta, decay = T(o.rule.eta), T(o.rule.weight_decay)
+    change .= decay == 0 ? eta .* change : eta .* (change .+ decay .* x)
+    return (planes = state.planes, step = step), change
+end
+
+# A gradient can come lazy, as from another rule of a chain, or as any kind of array.
+dense(dx, ::Type{G}) where {G} = dense(Base.materialize(dx), G)
+dense(dx::Array{G}, ::Type{G}) where {G} = dx
+dense(dx::AbstractArray, ::Type{G}) where {G} = Array{G}(dx)
+
+Optimisers.init(rule::SONewRule, x::AbstractArray) = Optimisers.init(OptimisersRule(rule), x)
+Optimisers.apply!(rule::SONewRule, state, x::AbstractArray, dx) =
+    Optimisers.apply!(OptimisersRule(rule), state, x, dx)
+
+# As there, hyperparameters of other rules are passed over. Those that the state depends
+# on stay.
+const ADJUSTABLE = (:eta, :weight_decay, :grad_scale, :statistics_weight, :non_finite,
+                    :beta1, :beta2, :eps, :gamma, :graft_eps)
+
+Optimisers.adjust(o::OptimisersRule, eta::Real) = OptimisersRule(SONewRule(o.rule; eta = eta))
+function Optimisers.adjust(o::OptimisersRule; hyperparameters...)
+    known = [name => value for (name, value) in hyperparameters if name in ADJUSTABLE]
+    return OptimisersRule(SONewRule(o.rule; known...))
+end
+
+Base.show(io::IO, o::OptimisersRule) = print(io, o.rule)
+
+end

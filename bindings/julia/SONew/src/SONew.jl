@@ -1,0 +1,48 @@
+"""
+SONew, the Sparsified Online Newton method (arXiv 2311.10085): a second-order
+optimizer that costs about as much time and memory as Adam. This package calls
+the C library `libsonew`, whose manual is `include/sonew.h`.
+
+    using SONew
+    model = (W = randn(Float32, 784, 100), b = zeros(Float32, 100))
+    opt = setup(SONewRule(eta = 1e-3), model)
+    for batch in batches
+        grads = gradients(model, batch)      # (W = ..., b = ...)
+        step!(opt, model, grads)             # updates the arrays of model
+    end
+    save(opt, "step-1000.safetensors", model)
+    close(opt)
+
+The library is found by the environment variable `SONEW_LIBRARY`, beside the
+package, or on the system's library path; see [`LibraryError`](@ref).
+"""
+module SONew
+
+import Libdl
+import Random
+
+export SONewRule, SONewError, setup, step!, update!, adjust!
+export save, load, load!, make_live!, sync, verify, save_begin, save_finish
+export plane, planes, plane_names, tensor_names, step_count
+
+include("bfloat16.jl")
+include("errors.jl")
+include("structs.jl")
+include("library.jl")
+include("rule.jl")
+include("memory.jl")
+include("tree.jl")
+include("optimizer.jl")
+include("step.jl")
+include("planes.jl")
+include("files.jl")
+include("info.jl")
+include("plan.jl")
+
+function __init__()
+    LIBRARY[] = open_library()
+    DEFAULTS[] = library_defaults()
+    empty!(PLANS)
+end
+
+end

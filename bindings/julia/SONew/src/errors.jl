@@ -1,0 +1,48 @@
+"""
+    SONewError
+
+What a call throws that the library refuses, or that this package refuses in its
+name. Nothing was changed then: no parameter, no state, no file, no step count.
+
+- `status`: the name of the status, such as `:SONEW_OUT_OF_RANGE`;
+- `code`: its number, which is fixed for ever;
+- `message`: which argument, which tensor, which value.
+
+`:SONEW_NON_FINITE_GRADIENT` is no mistake: with loss scaling, lower the scale and
+go on.
+"""
+struct SONewError <: Exception
+    status::Symbol
+    code::Int32
+    message::String
+end
+
+Base.showerror(io::IO, e::SONewError) =
+    print(io, "SONewError: ", e.message, " (", e.status, ")")
+
+# The statuses that this package itself gives.
+const BAD_HANDLE = (:SONEW_BAD_HANDLE, Int32(101))
+const NO_TENSORS = (:SONEW_NO_TENSORS, Int32(200))
+const TOO_MANY_DIMENSIONS = (:SONEW_TOO_MANY_DIMENSIONS, Int32(203))
+const TENSOR_COUNT = (:SONEW_TENSOR_COUNT, Int32(206))
+const WRONG_LENGTH = (:SONEW_WRONG_LENGTH, Int32(207))
+const PLANE_COUNT = (:SONEW_PLANE_COUNT, Int32(208))
+const UNKNOWN_TENSOR = (:SONEW_UNKNOWN_TENSOR, Int32(209))
+const WRONG_DTYPE = (:SONEW_WRONG_DTYPE, Int32(214))
+const NOT_CONTIGUOUS = (:SONEW_MISALIGNED, Int32(220))
+const OVERLAP = (:SONEW_OVERLAP, Int32(221))
+
+refuse(status, message...) = throw(SONewError(status..., string(message...)))
+
+"""
+    LibraryError
+
+The library `libsonew` was not found, or the one that was found is none that this
+package can use: of another version, or built with other structs. The message
+says where it was looked for and what to do.
+"""
+struct LibraryError <: Exception
+    message::String
+end
+
+Base.showerror(io::IO, e::LibraryError) = print(io, "SONew.LibraryError: ", e.message)

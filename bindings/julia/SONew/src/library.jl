@@ -1,0 +1,154 @@
+# Finding and opening the library, and making sure that it is the one that this
+# package was written for.
+
+# The version of the header that structs.jl follows.
+const HEADER_VERSION = v"0.1.0"
+
+const FUNCTIONS = (
+    :sonew_version, :sonew_version_number, :sonew_struct_field, :sonew_status_name,
+    :sonew_last_error, :sonew_options_init, :sonew_step_options_init,
+    :sonew_load_options_init, :sonew_buffers_init, :sonew_create, :sonew_free,
+    :sonew_step_any, :sonew_reset_master, :sonew_save_any, :sonew_load_any,
+    :sonew_make_live, :sonew_sync, :sonew_save_begin, :sonew_save_finish, :sonew_verify,
+    :sonew_set_lr_scale, :sonew_lr_scale, :sonew_set_weight_decay, :sonew_weight_decay,
+    :sonew_step_count, :sonew_gradient_norm, :sonew_state_bytes, :sonew_memory_bytes,
+    :sonew_threads, :sonew_instruction_set, :sonew_plane_count, :sonew_find_plane,
+    :sonew_plane_view, :sonew_plan_create, :sonew_plan_free, :sonew_plan_plane_count,
+    :sonew_plan_plane_name, :sonew_plan_plane_dtype, :sonew_plan_step,
+)
+
+struct Library
+    path::String
+    functions::NamedTuple{FUNCTIONS,NTuple{length(FUNCTIONS),Ptr{Cvoid}}}
+end
+
+const LIBRARY = Ref{Library}()
+
+# The address of a function, as in c().sonew_version.
+c() = LIBRARY[].functions
+
+const PACKAGE = dirname(@__DIR__)
+
+# Beside the package: in it, in its folder lib, and where cargo puts it in the
+# repository that the package is part of.
+besides() = joinpath.((PACKAGE, joinpath(PACKAGE, "lib"),
+                       normpath(joinpath(PACKAGE, "..", "..", "..", "target", "release"))),
+                      "libsonew." * Libdl.dlext)
+
+function find_library()
+    path = get(ENV, "SONEW_LIBRARY", "")
+    isempty(path) || return path
+    for path in besides()
+        isfile(path) && return path
+    end
+    path = Libdl.find_library(["libsonew", "libsonew.so.0.1"])
+    isempty(path) || return path
+    throw(LibraryError("""
+        libsonew was not found. It was looked for
+
+          - in the environment variable SONEW_LIBRARY, which is not set,
+          - beside the package:
+              $(join(besides(), "\n      "))
+          - on the system's library path.
+
+        Build it with `cargo build --release` in the repository of libsonew (it needs
+        Rust 1.89 or newer); then set SONEW_LIBRARY to its target/release/libsonew.$(Libdl.dlext),
+        or copy that to one of these places."""))
+end
+
+"""
+    SONew.open_library(path = ...)
+
+Opens the library at `path`, or the one that is found, checks its version and the
+layout of its structs, and returns it without using it. Throws
+[`LibraryError`](@ref).
+"""
+function open_library(path::AbstractString = find_library())
+    handle = try
+        Libdl.dlopen(path)
+    catch e
+        hint = haskey(ENV, "SONEW_LIBRARY") ? " (SONEW_LIBRARY names it)" : ""
+        throw(LibraryError("$path$hint cannot be opened as a library: $(sprint(showerror, e))"))
+    end
+    try
+        check_version(handle, path)
+        functions = map(name -> function_in(handle, path, name), FUNCTIONS)
+        library = Library(path, NamedTuple{FUNCTIONS}(functions))
+        foreach(s -> check_struct(library, s...), STRUCTS)
+        return library
+    catch
+        Libdl.dlclose(handle)
+        rethrow()
+    end
+end
+
+function function_in(handle, path, name)
+    pointer = Libdl.dlsym(handle, name; throw_error = false)
+    pointer === nothing || return pointer
+    throw(LibraryError("$path has no function $name: it is not libsonew, or another version " *
+                       "of it than $HEADER_VERSION"))
+end
+
+function check_version(handle, path)
+    pointer = function_in(handle, path, :sonew_version_number)
+    found = ccall(pointer, UInt32, ())
+    found = VersionNumber(found ÷ 1_000_000, found ÷ 1000 % 1000, found % 1000)
+    wanted = HEADER_VERSION
+    fits = found.major == wanted.major &&
+           (found.major == 0 ? found.minor == wanted.minor : found >= wanted)
+    fits && return
+    throw(LibraryError("$path is libsonew $found, and this package is for $wanted; " *
+                       "use the package that comes with the library"))
+end
+
+# Compares a struct with the library's. Fields called reserved may be something
+# else in a later version, which then takes 0 for its default.
+function check_struct(library, type, name, may_be_shorter)
+    found = place(library, name, C_NULL).size
+    expected = sizeof(type)
+    if !(found == expected || may_be_shorter && found > expected)
+        mismatch(library, "$name has $found bytes, and here $expected")
+    end
+    for (i, field) in enumerate(fieldnames(type))
+        field === :reserved && continue
+        found = place(library, name, string(field))
+        expected = (offset = Int(fieldoffset(type, i)), size = sizeof(fieldtype(type, i)))
+        found == expected ||
+            mismatch(library, "$name.$field has $(found.size) bytes at $(found.offset), " *
+                              "and here $(expected.size) at $(expected.offset)")
+    end
+end
+
+function place(library, name, field)
+    offset, size = Ref{Csize_t}(0), Ref{Csize_t}(0)
+    status = ccall(library.functions.sonew_struct_field, Int32,
+                   (Cstring, Ptr{UInt8}, Ref{Csize_t}, Ref{Csize_t}),
+                   name, field, offset, size)
+    status == 0 || mismatch(library, "it does not know $name" *
+                                     (field == C_NULL ? "" : ".$field"))
+    return (offset = Int(offset[]), size = Int(size[]))
+end
+
+mismatch(library, what) =
+    throw(LibraryError("$(library.path) does not fit this package, though its version does: $what"))
+
+# Throws what a status that is not SONEW_OK says. Right after the call: the message
+# is that of this thread's last call.
+check(status::Int32) = status == 0 ? nothing : throw_status(status)
+
+@noinline function throw_status(status)
+    name = unsafe_string(ccall(c().sonew_status_name, Ptr{UInt8}, (Int32,), status))
+    message = unsafe_string(ccall(c().sonew_last_error, Ptr{UInt8}, ()))
+    throw(SONewError(Symbol(name), status, message))
+end
+
+# A struct as its init function fills it in.
+function initialised(f::Ptr{Cvoid}, ::Type{T}) where {T}
+    out = Ref{T}()
+    check(ccall(f, Int32, (Ptr{T}, Csize_t), out, sizeof(T)))
+    return out[]
+end
+
+# One struct with some fields changed.
+changed(s::T; fields...) where {T} =
+    T(map(name -> get(fields, name, getfield(s, name)), fieldnames(T))...)

@@ -1,0 +1,187 @@
+# The optimizer: a handle of the library, and what must be known of its arrays.
+
+struct TensorInfo
+    name::String
+    size::Vector{Int}
+    type::DataType
+    grad_type::DataType
+end
+
+"""
+    SONew.Optimizer
+
+An optimizer, made by [`setup`](@ref) or [`load`](@ref). It holds the state of a
+list of arrays, but not the arrays. It is freed when it is no longer used, or at
+once by `close(opt)`; after that it is refused with `:SONEW_BAD_HANDLE`.
+
+It may be used by several tasks and threads: one waits for the other. Ctrl-C during
+a call is thrown after it, so that a step is taken or not.
+"""
+mutable struct Optimizer
+    handle::Ptr{Cvoid}
+    rule::SONewRule
+    tensors::Vector{TensorInfo}
+    # Of every array of the model: the number of its tensor, or 0 if it is left out.
+    places::Vector{Int}
+    params::Vector{Ptr{Cvoid}}
+    grads::Vector{Ptr{Cvoid}}
+    lock::ReentrantLock
+    # Grows whenever views of the state end.
+    generation::Int
+end
+
+"""
+    setup(rule, model; settings = (name, array) -> NamedTuple())
+
+Creates an optimizer for the arrays of `model`: an array, or a tuple, named tuple,
+`Dict`, array or struct of such, to any depth (of a struct all fields, or those that
+[`SONew.trainable`](@ref) says). State is zero at first. `model` is not kept, and has
+to have the same structure, sizes and element types in every call.
+
+Arrays are `Float32`, `Float64`, `Float16` or bfloat16 and contiguous in memory:
+an `Array`, or a view or reshape of one that leaves no gaps. Others are refused,
+and so are arrays that share memory, which are one parameter: leave one of the two
+out. What is no array (numbers, functions, strings) is passed over.
+
+Each array is a tensor whose name is the way to it, as in `"layers.1.W"` (`"array"`
+for a single one); files find it by that. `settings` is called with every name and
+array, and gives back a named tuple of those hyperparameters that this array has
+otherwise (`chains`, `update`, `state_dtype`, `grad_dtype`, `master`); or `nothing`,
+which leaves the array out:
+
+    setup(SONewRule(chains = :row_major), model;
+          settings = (name, x) -> ndims(x) == 1 ? (update = :adam,) : NamedTuple())
+
+Throws [`SONewError`](@ref) for what the library refuses.
+"""
+function setup(rule::SONewRule, model; settings = (name, array) -> NamedTuple())
+    tensors, rules, places = TensorInfo[], SONewRule[], Int[]
+    arrays = named_arrays(model)
+    for (name, array) in arrays
+        own = settings(name, array)
+        if own === nothing
+            push!(places, 0)
+            continue
+        end
+        tensor_rule = with_settings(rule, own, name)
+        check_array(name, array)
+        push!(tensors, TensorInfo(name, collect(Int, size(array)), eltype(array),
+                                  something(tensor_rule.grad_dtype, eltype(array))))
+        push!(rules, tensor_rule)
+        push!(places, length(tensors))
+    end
+    isempty(tensors) && refuse(NO_TENSORS, "the model has no array to train: it is ",
+                               outline(model))
+    check_apart(tensors, [x for (place, (_, x)) in zip(places, arrays) if place != 0])
+    list = [tensor(t.name, Tuple(t.size), t.type, r) for (t, r) in zip(tensors, rules)]
+    n = length(list)
+    opt = Optimizer(C_NULL, rule, tensors, places, fill(C_NULL, n), fill(C_NULL, n),
+                    ReentrantLock(), 0)
+    # A finalizer may not wait for the lock; nobody else uses the handle then.
+    finalizer(o -> release(o, :sonew_free), opt)
+    GC.@preserve tensors create!(opt, c().sonew_create, list)
+    return opt
+end
+
+const PER_TENSOR = (:chains, :update, :state_dtype, :grad_dtype, :master)
+
+function with_settings(rule, own, name)
+    own isa Union{NamedTuple,Tuple{}} || throw(ArgumentError(
+        "settings(\"$name\", ...) is $(repr(own)), which is neither a named tuple nor nothing"))
+    own isa Tuple{} && return rule
+    for key in keys(own)
+        key in PER_TENSOR || throw(ArgumentError(
+            "settings(\"$name\", ...) has $key, which is no setting of a tensor; " *
+            "those are $(join(PER_TENSOR, ", "))"))
+    end
+    return SONewRule(rule; own...)
+end
+
+function check_array(name, x)
+    check_kind(name, eltype(x), ndims(x))
+    address(x, () -> "array \"$name\"")
+end
+
+function check_kind(name, type, ndims)
+    dtype(type) == 0 && refuse(
+        WRONG_DTYPE, "array \"", name, "\" has elements of type ", type, "; the library ",
+        "takes Float32, Float64, Float16 and bfloat16 (settings can leave an array out)")
+    ndims <= MAX_DIMS || refuse(
+        TOO_MANY_DIMENSIONS, "array \"", name, "\" has ", ndims, " dimensions, at most ",
+        MAX_DIMS, " are allowed")
+end
+
+# Refuses arrays that share memory. The library does, too, but in the first step.
+function check_apart(tensors, arrays)
+    GC.@preserve arrays begin
+        starts = [UInt(address(x, () -> t.name)) for (t, x) in zip(tensors, arrays)]
+    end
+    order = sortperm(starts)
+    for (a, b) in zip(order, order[2:end])
+        starts[a] + sizeof(eltype(arrays[a])) * length(arrays[a]) <= starts[b] && continue
+        refuse(OVERLAP, "arrays \"", tensors[a].name, "\" and \"", tensors[b].name,
+               "\" share memory; they are one parameter, whose gradient is the sum of both: ",
+               "leave one of them out by settings")
+    end
+end
+
+# Creates what the owner is to own. An owner that has its finalizer already loses no
+# handle to a Ctrl-C in between.
+create!(owner, f, list) = disable_sigint() do
+    handle = Ref{Ptr{Cvoid}}(C_NULL)
+    check(ccall(f, Int32, (Ref{Options}, Ptr{Tensor}, Csize_t, Ptr{Ptr{Cvoid}}),
+                options(owner.rule), list, length(list), handle))
+    owner.handle = handle[]
+end
+
+# Runs f(handle) when no other task does, and with Ctrl-C put off until it is done.
+function protected(f, owner)
+    disable_sigint() do
+        lock(owner.lock)
+        try
+            owner.handle == C_NULL && closed(owner)
+            return f(owner.handle)
+        finally
+            unlock(owner.lock)
+        end
+    end
+end
+
+@noinline closed(owner) =
+    refuse(BAD_HANDLE, "the ", lowercase(string(nameof(typeof(owner)))), " was closed")
+
+# Frees a handle. If it is in use, which the lock prevents, it stays.
+function release(owner, f)
+    owner.handle == C_NULL && return
+    status = ccall(getfield(c(), f), Int32, (Ptr{Cvoid},), owner.handle)
+    status == BUSY || (owner.handle = C_NULL)
+    return status
+end
+
+const BUSY = Int32(102)
+
+"""
+    close(opt)
+
+Frees the optimizer, its state and its threads; of a live file, brings the last step
+to disk first. Views of the state end. Closing twice does nothing.
+"""
+function Base.close(opt::Optimizer)
+    opt.handle == C_NULL && return
+    protected(opt) do _
+        opt.generation += 1
+        check(release(opt, :sonew_free))
+    end
+    return
+end
+
+Base.isopen(opt::Optimizer) = opt.handle != C_NULL
+Base.deepcopy_internal(::Optimizer, ::IdDict) = throw(ArgumentError(
+    "an optimizer cannot be copied: save it, and load the file into another one"))
+
+function Base.show(io::IO, opt::Optimizer)
+    n = length(opt.tensors)
+    elements = sum(prod(t.size) for t in opt.tensors)
+    print(io, "SONew.Optimizer(", opt.rule, ", ", n, n == 1 ? " array" : " arrays", ", ",
+          elements, " parameters, ", isopen(opt) ? "step $(step_count(opt))" : "closed", ")")
+end

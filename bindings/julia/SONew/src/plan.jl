@@ -1,0 +1,119 @@
+# The stateless step, for callers that keep the state in arrays of their own.
+
+"""
+    SONew.Plan(rule, x)
+    SONew.Plan(rule, eltype, size)
+
+What does not change between steps of one array like `x`. The state is the caller's:
+[`SONew.zero_planes`](@ref) makes it, [`SONew.direction!`](@ref) updates it. Gives the
+same bits as an optimizer. Freed like one; tasks and threads may share it.
+"""
+mutable struct Plan
+    handle::Ptr{Cvoid}
+    rule::SONewRule
+    info::TensorInfo
+    plane_names::Vector{String}
+    plane_types::Vector{DataType}
+    lock::ReentrantLock
+end
+
+Plan(rule::SONewRule, x::AbstractArray) = Plan(rule, eltype(x), size(x))
+function Plan(rule::SONewRule, type::DataType, size::Dims)
+    check_kind("array", type, length(size))
+    info = TensorInfo("array", collect(Int, size), type, something(rule.grad_dtype, type))
+    plan = Plan(C_NULL, rule, info, String[], DataType[], ReentrantLock())
+    finalizer(p -> release(p, :sonew_plan_free), plan)
+    list = [tensor(info.name, size, type, rule)]
+    GC.@preserve info create!(plan, c().sonew_plan_create, list)
+    handle = plan.handle
+    count = Ref{Csize_t}()
+    check(ccall(c().sonew_plan_plane_count, Int32, (Ptr{Cvoid}, Csize_t, Ptr{Csize_t}),
+                handle, 0, count))
+    for p in 0:Int(count[])-1
+        name, type = Ref{Ptr{UInt8}}(), Ref{Int32}()
+        check(ccall(c().sonew_plan_plane_name, Int32,
+                    (Ptr{Cvoid}, Csize_t, Csize_t, Ptr{Ptr{UInt8}}), handle, 0, p, name))
+        check(ccall(c().sonew_plan_plane_dtype, Int32,
+                    (Ptr{Cvoid}, Csize_t, Csize_t, Ptr{Int32}), handle, 0, p, type))
+        push!(plan.plane_names, unsafe_string(name[]))
+        push!(plan.plane_types, element_type(type[]))
+    end
+    return plan
+end
+
+function Base.close(plan::Plan)
+    plan.handle == C_NULL || protected(_ -> check(release(plan, :sonew_plan_free)), plan)
+    return
+end
+Base.isopen(plan::Plan) = plan.handle != C_NULL
+Base.deepcopy_internal(::Plan, ::IdDict) = throw(ArgumentError("a plan cannot be copied"))
+
+"""
+    SONew.zero_planes(plan) -> Vector
+
+The state before the first step: one array for each of `plan.plane_names`. With master
+weights the last one must be made a copy of the parameters.
+"""
+zero_planes(plan::Plan) = Any[fill!(Array{T}(undef, plan.info.size...), zero_of(T))
+                              for T in plan.plane_types]
+
+zero_of(::Type{T}) where {T} = zero(T)
+zero_of(::Type{BFloat16}) = reinterpret(BFloat16, 0x0000)
+
+"""
+    SONew.direction!(u, plan, planes, grad, step_number; grad_scale, ...)
+
+Updates the state `planes` from `grad`, and writes the grafted direction to `u`, an
+array like the parameters: to be applied as `x .-= eta .* (u .+ weight_decay .* x)`.
+`step_number` is 1 in the first step. Returns `u`.
+"""
+function direction!(u::AbstractArray, plan::Plan, planes, grad::AbstractArray,
+                    step_number::Integer; grad_scale::Real = plan.rule.grad_scale,
+                    clip_norm::Real = plan.rule.clip_norm,
+                    statistics_weight::Real = plan.rule.statistics_weight,
+                    non_finite::Symbol = plan.rule.non_finite)
+    info = plan.info
+    step = step_options(plan.rule.eta, grad_scale, statistics_weight, clip_norm, non_finite)
+    length(planes) == length(plan.plane_types) || refuse(
+        PLANE_COUNT, "there are ", length(planes), " state planes, expected ",
+        length(plan.plane_types))
+    protected(plan) do handle
+        GC.@preserve u planes grad begin
+            pointers = Ptr{Cvoid}[fitting(p, info, T, "state plane $name of")
+                                  for (p, T, name) in zip(planes, plan.plane_types, plan.plane_names)]
+            GC.@preserve pointers begin
+                buffers = changed(initialised(c().sonew_buffers_init, Buffers);
+                    direction = fitting(u, info, info.type, "the direction of"),
+                    grad = fitting(grad, info, info.grad_type, "the gradient of"),
+                    planes = pointer(pointers), plane_count = length(pointers),
+                    len = length(u))
+                check(ccall(c().sonew_plan_step, Int32,
+                            (Ptr{Cvoid}, Ref{StepOptions}, UInt64, Ref{Buffers}, Csize_t),
+                            handle, step, step_number, buffers, 1))
+            end
+        end
+    end
+    return u
+end
+
+# One plan for all arrays of a kind, for the extension of Optimisers.jl, whose state is
+# plain arrays. Plans are small: no state, and threads only once a step needs them.
+const PLANS = Dict{Tuple{SONewRule,DataType,Dims},Plan}()
+const PLANS_LOCK = ReentrantLock()
+
+function plan_for(rule::SONewRule, type::DataType, size::Dims)
+    # Hyperparameters that a plan does not depend on, or that are not used.
+    key = SONewRule(rule; eta = 0, weight_decay = 0)
+    lock(PLANS_LOCK) do
+        get!(() -> Plan(key, type, size), PLANS, (key, type, size))
+    end
+end
+
+"""
+    SONew.optimisers_rule(rule::SONewRule)
+
+The rule as one of Optimisers.jl, for `Optimisers.setup`, `Flux.setup` and
+`OptimiserChain`. Needs Julia 1.9 and `using Optimisers`. Each array is a step of its
+own there; [`step!`](@ref) takes all arrays at once, and is faster.
+"""
+function optimisers_rule end

@@ -1,0 +1,177 @@
+# Hyperparameters.
+
+"""
+    SONewRule(eta = default; hyperparameters...)
+    SONewRule(rule; hyperparameters...)
+
+The hyperparameters of SONew, a plain struct. What is not given has the library's
+default, or the value that it has in `rule`. Numbers out of range are refused by
+[`setup`](@ref) or [`step!`](@ref).
+
+Of one step; [`adjust!`](@ref) changes them, and [`step!`](@ref) takes them as
+keywords for one step:
+
+- `eta = 0.001`: the learning rate.
+- `grad_scale = 1`: gradients are multiplied by it first (1 / loss scale).
+- `clip_norm = 0`: where the length of all gradients together exceeds it, they are
+  scaled down to it. 0: no clipping.
+- `statistics_weight = 1`: the weight of the step, with `:weighted_sum`.
+- `non_finite = :skip`: `:skip` refuses a step with a NaN or an infinity in a
+  gradient (`:SONEW_NON_FINITE_GRADIENT`), `:unchecked` does not look.
+
+Of an optimizer:
+
+- `band = 1`: number of sub-diagonals, 0 (a diagonal) to 16.
+- `beta1 = 0.9`, `beta2 = 0.99`: decay of the momentum and of the statistics.
+- `eps = 1e-6`: damping; `damping = :absolute` or `:relative` (to the largest
+  entry of the statistics).
+- `gamma = 0.01`: edges are removed where a Schur complement is not above `gamma`
+  times the diagonal entry.
+- `graft = :adam`: the length of the update is that of `:none`, `:sgd`,
+  `:momentum`, `:adam` or `:normalized_rmsprop`; `graft_eps = 1e-8`,
+  `graft_bias_correction = true`.
+- `weight_decay = 0`: decoupled: `p -= eta * (u + weight_decay * p)`.
+- `statistics = :moving_average` or `:weighted_sum`; `bias_correction = true`.
+- `rounding = :nearest` or `:stochastic`, to 16 bits; `seed = 0`.
+- `threads = 0`: the largest number of the library's own threads; 0 is as many as
+  the process may run on. Results do not depend on it.
+- `instruction_set = :auto`, `:portable`, `:avx2`, `:avx512` or `:neon`. Results do
+  not depend on it.
+
+Of a tensor; `setup(...; settings)` gives them to single ones:
+
+- `chains = :column_major`: which coordinates are neighbours, see below.
+- `update = :sonew`, or `:adam`: plain Adam, for biases and norms.
+- `state_dtype = nothing`: the element type of the state: `Float32`, `Float64` or
+  `SONew.BFloat16`; `nothing` is `Float64` for `Float64` arrays, otherwise `Float32`.
+- `grad_dtype = nothing`: that of the gradients; `nothing` is that of the array.
+- `master = false`: keep `Float32` master weights in the state.
+
+# Chains
+
+Chains should run along a unit's inputs; along its outputs the method does much
+worse. Julia keeps the first dimension of an array together in memory.
+
+| `chains`        | one chain is                                   | for weights stored | in C, for the reversed dimensions |
+|:----------------|:-----------------------------------------------|:-------------------|:------------------|
+| `:column_major` | the whole array, as it lies in memory: the first dimension fastest | `W[in, out]`, used as `W' * x` | `SONEW_ROW_MAJOR` |
+| `:row_major`    | the whole array, the last dimension fastest    | `W[out, in]`, used as `W * x` (Flux, Lux) | `SONEW_COLUMN_MAJOR` |
+| `:columns`      | one column, along the first dimension          | `W[in, out]`       | `SONEW_ROWS`      |
+| `:rows`         | one row, along the last dimension              | `W[out, in]`       | `SONEW_COLUMNS`   |
+
+The library, and the files that it writes, count dimensions the other way round,
+slowest first: there an array of size `(3, 4)` has the shape `[4, 3]`. Its memory is
+the same.
+"""
+struct SONewRule
+    eta::Float64
+    band::Int32
+    beta1::Float64
+    beta2::Float64
+    eps::Float64
+    gamma::Float64
+    graft::Symbol
+    weight_decay::Float64
+    chains::Symbol
+    update::Symbol
+    damping::Symbol
+    statistics::Symbol
+    bias_correction::Bool
+    graft_eps::Float64
+    graft_bias_correction::Bool
+    grad_scale::Float64
+    clip_norm::Float64
+    statistics_weight::Float64
+    non_finite::Symbol
+    grad_dtype::Union{Nothing,DataType}
+    state_dtype::Union{Nothing,DataType}
+    master::Bool
+    rounding::Symbol
+    seed::UInt64
+    threads::Int32
+    instruction_set::Symbol
+
+    function SONewRule(values::Vararg{Any,26})
+        rule = new(values...)
+        # So that a misspelt name shows where it is written.
+        number(GRAFT, rule.graft, "graft")
+        number(DAMPING, rule.damping, "damping")
+        number(STATISTICS, rule.statistics, "statistics")
+        number(NON_FINITE, rule.non_finite, "non_finite")
+        number(ROUNDING, rule.rounding, "rounding")
+        number(INSTRUCTION_SET, rule.instruction_set, "instruction_set")
+        number(CHAINS, rule.chains, "chains")
+        number(UPDATE, rule.update, "update")
+        dtype_or_default(rule.grad_dtype, "grad_dtype")
+        dtype_or_default(rule.state_dtype, "state_dtype")
+        return rule
+    end
+end
+
+SONewRule(; hyperparameters...) = SONewRule(DEFAULTS[]; hyperparameters...)
+SONewRule(eta::Real; hyperparameters...) = SONewRule(; eta = eta, hyperparameters...)
+function SONewRule(rule::SONewRule; hyperparameters...)
+    isempty(hyperparameters) && return rule
+    known = fieldnames(SONewRule)
+    for name in keys(hyperparameters)
+        name in known || throw(ArgumentError(
+            "SONewRule has no hyperparameter $name; it has $(join(known, ", "))"))
+    end
+    return SONewRule((get(hyperparameters, name, getfield(rule, name)) for name in known)...)
+end
+
+# What differs from the defaults.
+function Base.show(io::IO, rule::SONewRule)
+    shown = filter(fieldnames(SONewRule)) do name
+        name === :eta || getfield(rule, name) !== getfield(DEFAULTS[], name)
+    end
+    print(io, "SONewRule(")
+    join(io, ("$name = $(repr(getfield(rule, name)))" for name in shown), ", ")
+    print(io, ")")
+end
+
+const DEFAULTS = Ref{SONewRule}()
+
+# The defaults of the library in use.
+function library_defaults()
+    o = initialised(c().sonew_options_init, Options)
+    s = initialised(c().sonew_step_options_init, StepOptions)
+    return SONewRule(
+        s.lr, o.band, o.beta1, o.beta2, o.eps, o.gamma, name(GRAFT, o.graft),
+        o.weight_decay, :column_major, :sonew, name(DAMPING, o.damping),
+        name(STATISTICS, o.statistics), o.bias_correction != 0, o.graft_eps,
+        o.graft_bias_correction != 0, s.grad_scale, s.clip_norm, s.statistics_weight,
+        name(NON_FINITE, s.non_finite), nothing, nothing, false,
+        name(ROUNDING, o.rounding), o.seed, o.threads,
+        name(INSTRUCTION_SET, o.instruction_set))
+end
+
+options(rule::SONewRule) = Options(
+    sizeof(Options), rule.band, rule.threads, rule.beta1, rule.beta2, rule.eps,
+    rule.gamma, rule.graft_eps, rule.weight_decay, rule.seed,
+    number(STATISTICS, rule.statistics, "statistics"),
+    number(DAMPING, rule.damping, "damping"), number(GRAFT, rule.graft, "graft"),
+    rule.bias_correction, rule.graft_bias_correction,
+    number(ROUNDING, rule.rounding, "rounding"),
+    number(INSTRUCTION_SET, rule.instruction_set, "instruction_set"), (0,))
+
+step_options(eta, grad_scale, statistics_weight, clip_norm, non_finite) = StepOptions(
+    sizeof(StepOptions), eta, grad_scale, statistics_weight, clip_norm,
+    number(NON_FINITE, non_finite, "non_finite"), (0,))
+
+dtype_or_default(::Nothing, argument) = Int32(0)
+function dtype_or_default(type::DataType, argument)
+    found = dtype(type)
+    found == 0 && throw(ArgumentError("$argument is $type, which the library does not take"))
+    return found
+end
+
+# An array as the library is told of it; name must be kept while that is used.
+function tensor(name::String, size::Dims, type::DataType, rule::SONewRule)
+    n = length(size)
+    dims = ntuple(i -> Csize_t(i <= n ? size[n+1-i] : 0), MAX_DIMS)
+    return Tensor(pointer(name), n, dims, number(CHAINS, rule.chains, "chains"),
+                  number(UPDATE, rule.update, "update"), dtype(type),
+                  dtype_or_default(rule.grad_dtype, "grad_dtype"),
+                  dtype_or_default(rule.state_dtype, "state_dtype"), rule.master, (0, 0))
+end

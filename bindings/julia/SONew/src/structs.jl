@@ -1,0 +1,136 @@
+# The structs of include/sonew.h, field by field under the same names. When the
+# library is opened, every field is compared with where the library has it.
+
+const MAX_DIMS = 8
+
+struct Options
+    struct_size::Csize_t
+    band::Int32
+    threads::Int32
+    beta1::Float64
+    beta2::Float64
+    eps::Float64
+    gamma::Float64
+    graft_eps::Float64
+    weight_decay::Float64
+    seed::UInt64
+    statistics::Int32
+    damping::Int32
+    graft::Int32
+    bias_correction::Int32
+    graft_bias_correction::Int32
+    rounding::Int32
+    instruction_set::Int32
+    reserved::NTuple{1,Int32}
+end
+
+struct Tensor
+    name::Ptr{UInt8}
+    ndim::Csize_t
+    dims::NTuple{MAX_DIMS,Csize_t}
+    chains::Int32
+    update::Int32
+    dtype::Int32
+    grad_dtype::Int32
+    state_dtype::Int32
+    master::Int32
+    reserved::NTuple{2,Int32}
+end
+
+struct StepOptions
+    struct_size::Csize_t
+    lr::Float64
+    grad_scale::Float64
+    statistics_weight::Float64
+    clip_norm::Float64
+    non_finite::Int32
+    reserved::NTuple{1,Int32}
+end
+
+struct Rename
+    from::Ptr{UInt8}
+    to::Ptr{UInt8}
+end
+
+struct LoadOptions
+    struct_size::Csize_t
+    renames::Ptr{Rename}
+    rename_count::Csize_t
+    override_options::Int32
+    common_tensors_only::Int32
+    mode::Int32
+    reserved::NTuple{1,Int32}
+end
+
+struct View
+    data::Ptr{Cvoid}
+    len::Csize_t
+    tensor::Ptr{UInt8}
+    plane::Ptr{UInt8}
+    ndim::Csize_t
+    dims::NTuple{MAX_DIMS,Csize_t}
+    dtype::Int32
+    reserved::Int32
+end
+
+struct Buffers
+    struct_size::Csize_t
+    params::Ptr{Cvoid}
+    direction::Ptr{Cvoid}
+    grad::Ptr{Cvoid}
+    planes::Ptr{Ptr{Cvoid}}
+    plane_count::Csize_t
+    len::Csize_t
+    lr_scale::Float64
+    weight_decay::Float64
+end
+
+# Each with its name in C, and whether the library accepts an older, shorter one:
+# it does where it is told the size.
+const STRUCTS = (
+    (Options, "sonew_options", true),
+    (Tensor, "sonew_tensor", false),
+    (StepOptions, "sonew_step_options", true),
+    (Rename, "sonew_rename", false),
+    (LoadOptions, "sonew_load_options", true),
+    (View, "sonew_view", true),
+    (Buffers, "sonew_buffers", true),
+)
+
+# The named values of include/sonew.h, under the same names without prefix and in
+# lower case; but chains, which are named as Julia sees arrays (see SONewRule).
+const STATISTICS = (moving_average = 0, weighted_sum = 1)
+const DAMPING = (absolute = 0, relative = 1)
+const GRAFT = (none = 0, sgd = 1, momentum = 2, adam = 3, normalized_rmsprop = 4)
+const ROUNDING = (nearest = 0, stochastic = 1)
+const INSTRUCTION_SET = (auto = 0, portable = 1, avx2 = 2, avx512 = 3, neon = 4)
+const CHAINS = (column_major = 0, row_major = 1, columns = 2, rows = 3)
+const UPDATE = (sonew = 0, adam = 1)
+const NON_FINITE = (skip = 0, unchecked = 1)
+const LOAD_MODE = (read = 0, map_private = 1, map_shared = 2)
+
+function number(values::NamedTuple, name::Symbol, argument)
+    haskey(values, name) && return Int32(values[name])
+    known = join((":$known" for known in keys(values)), ", ")
+    throw(ArgumentError("$argument is :$name, which is none of $known"))
+end
+
+name(values::NamedTuple, number::Integer) = keys(values)[findfirst(==(number), Tuple(values))]
+
+# Element types.
+const F32, F64, BF16, F16 = Int32.((1, 2, 3, 4))
+
+"""
+    SONew.dtype(T)
+
+The number of an element type in the library's `sonew_dtype`; 0 for a type that it
+does not take. To use another package's bfloat16, say so:
+`SONew.dtype(::Type{TheirBFloat16}) = SONew.BF16`.
+"""
+dtype(::Type) = Int32(0)
+dtype(::Type{Float32}) = F32
+dtype(::Type{Float64}) = F64
+dtype(::Type{BFloat16}) = BF16
+dtype(::Type{Float16}) = F16
+
+element_type(dtype::Integer) = (Float32, Float64, BFloat16, Float16)[dtype]

@@ -1,0 +1,115 @@
+# Models: arrays in containers in containers. Everything here goes over the arrays
+# of a model in one order, the one in which setup() numbered them.
+
+"""
+    SONew.trainable(x)
+
+The parts of a struct in which arrays to be trained are looked for, as a named
+tuple: all its fields, unless there is a method for its type. Numbers, strings,
+functions without fields, random number generators and the like have none.
+"""
+@generated function trainable(x)
+    names = fieldnames(x)
+    parts = [:(getfield(x, $(QuoteNode(name)))) for name in names]
+    return :(NamedTuple{$names}(($(parts...),)))
+end
+trainable(::Union{Number,AbstractString,AbstractChar,Symbol,Nothing,Missing,Type,Module,Ptr,
+                  IO,Task,Regex,Random.AbstractRNG,Base.AbstractLock,Array}) = NamedTuple()
+
+const Leaf = AbstractArray{<:Number}
+
+# The gradient's part that belongs to a part of the model. `nothing` for a whole
+# container is `nothing` for all its arrays.
+parts(x::Tuple, ::Nothing) = map(_ -> nothing, x)
+parts(x::Tuple, g::Tuple) = length(g) == length(x) ? g : other_parts(x, g)
+parts(x::NamedTuple{names}, ::Nothing) where {names} = map(_ -> nothing, values(x))
+parts(x::NamedTuple{names}, g::NamedTuple{names}) where {names} = values(g)
+function parts(x::NamedTuple{names}, g::NamedTuple) where {names}
+    issubset(names, keys(g)) && length(g) == length(x) || other_parts(x, g)
+    return values(NamedTuple{names}(g))
+end
+parts(x, g) = other_parts(x, g)
+
+@noinline other_parts(x, g) = throw(ArgumentError(
+    "the gradient has another structure than the model: $(outline(g)) for $(outline(x)); " *
+    "where there is no gradient, pass nothing"))
+
+outline(x::NamedTuple) = "a named tuple with ($(join(keys(x), ", ")))"
+outline(x::Tuple) = "a tuple of $(length(x))"
+outline(x::AbstractDict) = "a dictionary with ($(join(sort(collect(map(string, collect(keys(x))))), ", ")))"
+outline(x::Leaf) = "an array of size $(size(x))"
+outline(x::AbstractArray) = "a list of $(length(x))"
+outline(x) = "a $(nameof(typeof(x)))"
+
+# Calls f(array, gradient) for every array of the model. f is not a closure but an
+# object of its own, so that it can count without a box.
+visit(f, x::Leaf, g) = f(x, g)
+visit(f, x::Tuple, g) = visit_each(f, x, parts(x, g))
+visit(f, x::NamedTuple, g) = visit_each(f, values(x), parts(x, g))
+function visit(f, x::AbstractArray, g)
+    g === nothing || g isa AbstractArray && axes(g) == axes(x) || other_parts(x, g)
+    for i in eachindex(x)
+        visit(f, x[i], g === nothing ? nothing : g[i])
+    end
+end
+function visit(f, x::AbstractDict, g)
+    g === nothing || g isa AbstractDict && keys(g) == keys(x) || other_parts(x, g)
+    for key in sorted_keys(x)
+        visit(f, x[key], g === nothing ? nothing : g[key])
+    end
+end
+function visit(f, x, g)
+    inner = trainable(x)
+    isempty(inner) || visit_each(f, values(inner), parts_of_struct(x, inner, g))
+    return
+end
+
+# A struct's gradient is a struct of its type, or a named tuple of at least the
+# trainable fields, as Zygote makes it; of a mutable one in a Ref.
+parts_of_struct(x, inner, ::Nothing) = parts(inner, nothing)
+parts_of_struct(x::T, inner, g::T) where {T} = values(trainable(g))
+function parts_of_struct(x, inner::NamedTuple{names}, g::NamedTuple) where {names}
+    issubset(names, keys(g)) || other_parts(inner, g)
+    return values(NamedTuple{names}(g))
+end
+parts_of_struct(x, inner, g::Base.RefValue) = parts_of_struct(x, inner, g[])
+parts_of_struct(x, inner, g) = other_parts(x, g)
+
+visit_each(f, ::Tuple{}, ::Tuple{}) = nothing
+function visit_each(f, xs::Tuple, gs::Tuple)
+    visit(f, first(xs), first(gs))
+    visit_each(f, Base.tail(xs), Base.tail(gs))
+end
+
+sorted_keys(x::AbstractDict) = sort!(collect(keys(x)); by = string)
+
+# All arrays of a model with their names: the way to them, joined by dots.
+function named_arrays(x)
+    found = Pair{String,Any}[]
+    collect_arrays!(found, x, "", Any[])
+    return found
+end
+
+function collect_arrays!(found, x, name, above)
+    if x isa Leaf
+        push!(found, (isempty(name) ? "array" : name) => x)
+        return
+    end
+    if ismutable_container(x)
+        any(y -> y === x, above) &&
+            throw(ArgumentError("the model contains itself at \"$name\""))
+        push!(above, x)
+    end
+    for (key, part) in named_parts(x)
+        collect_arrays!(found, part, isempty(name) ? string(key) : "$name.$key", above)
+    end
+    ismutable_container(x) && pop!(above)
+    return
+end
+
+ismutable_container(x) = !(x isa Union{Tuple,NamedTuple}) && ismutable(x)
+
+named_parts(x::Union{Tuple,NamedTuple}) = pairs(x)
+named_parts(x::AbstractArray) = (i => x[i] for i in eachindex(x))
+named_parts(x::AbstractDict) = (key => x[key] for key in sorted_keys(x))
+named_parts(x) = pairs(trainable(x))

@@ -1,0 +1,134 @@
+# Checkpoints and live files.
+
+dir = mktempdir()
+path(name) = joinpath(dir, name)
+rng = MersenneTwister(7)
+start() = (rng = MersenneTwister(8); (W = numbers(rng, Float32, 3, 4), b = numbers(rng, Float32, 5)))
+grads = [(W = numbers(rng, Float32, 3, 4), b = numbers(rng, Float32, 5)) for _ in 1:9]
+same(a, b) = all(map(same_bits, values(a), values(b)))
+function train!(opt, model, steps)
+    for i in steps
+        step!(opt, model, grads[i])
+    end
+end
+rule = SONewRule(eta = 0.1)
+
+# Going on from a file is the same as never having stopped, in each way to open it.
+never = start()
+train!(setup(rule, never), never, 1:9)
+model = start()
+opt = setup(rule, model)
+train!(opt, model, 1:4)
+save(opt, path("a"), model)
+close(opt)
+verify(path("a"))
+for mode in (:read, :map_private)
+    other = map(zero, start())
+    before = read(path("a"))
+    again = load(path("a"), rule, other; mode = mode)
+    @test same(other, model) && step_count(again) == 4
+    train!(again, other, 5:9)
+    @test same(other, never)
+    close(again)
+    @test read(path("a")) == before
+end
+# Into an optimizer that is there, without the parameters.
+other = deepcopy(model)
+opt = setup(rule, map(zero, start()))
+ended = plane(opt, "W", "momentum")
+@test load!(opt, path("a")) === opt && step_count(opt) == 4
+@test argument_error(() -> ended[1], "ended")
+train!(opt, other, 5:9)
+@test same(other, never)
+
+# What is in the file, by a reader that does not know the library.
+file = read_safetensors(path("a"))
+@test file.tensors["W/parameter"].shape == [4, 3]
+@test same_bits(array(file, "W/parameter"), model.W) && same_bits(array(file, "b/parameter"), model.b)
+opt = load(path("a"), rule, deepcopy(model))
+for name in plane_names(opt, "W")
+    @test same_bits(array(file, "W/$name"), copy(plane(opt, "W", name)))
+end
+
+# A live file, with the parameters as master weights.
+live_rule = SONewRule(rule; master = true)
+model = start()
+opt = setup(live_rule, model)
+train!(opt, model, 1:2)
+view_before = plane(opt, "W", "momentum")
+@test make_live!(opt, path("live")) === opt
+@test argument_error(() -> view_before[1], "ended")
+train!(opt, model, 3:5)
+@test refused(() -> load(path("live"), live_rule, start(); mode = :map_shared), :SONEW_FILE_LOCKED)
+sync(opt)
+close(opt)
+verify(path("live"))
+other = map(zero, start())
+opt = load(path("live"), live_rule, other; mode = :map_shared)
+@test same(other, model) && step_count(opt) == 5
+train!(opt, other, 6:9)
+@test same(other, never)
+# Views are of the copy that the last step wrote.
+before = copy(plane(opt, "W", "momentum"))
+train!(opt, other, 1:1)
+@test plane(opt, "W", "momentum") == 0.9f0 .* before .+ (1 - 0.9f0) .* grads[1].W ||
+      plane(opt, "W", "momentum") ≈ 0.9f0 .* before .+ 0.1f0 .* grads[1].W
+# One that is not closed but collected is closed, too.
+opt = nothing
+GC.gc()
+close(load(path("live"), live_rule, start(); mode = :map_shared))
+# A file that was saved is no live one.
+@test refused(() -> load(path("a"), rule, start(); mode = :map_shared), :SONEW_NOT_A_LIVE_FILE)
+@test refused(() -> sync(setup(rule, start())), :SONEW_NOT_LIVE)
+
+# In the background: what is saved is what was there when it began.
+model = start()
+opt = setup(rule, model)
+train!(opt, model, 1:4)
+saving = save_begin(opt, path("background"), model)
+train!(opt, model, 5:9)
+save_finish(saving)
+@test refused(() -> save_finish(saving), :SONEW_BAD_HANDLE, "saving")
+other = map(zero, start())
+again = load(path("background"), rule, other)
+@test step_count(again) == 4
+train!(again, other, 5:9)
+@test same(other, never)
+save_begin(opt, path("forgotten"))
+GC.gc()
+@test step_count(load(path("forgotten"), rule, start(); parameters = false)) == 9
+@test refused(() -> save_finish(save_begin(opt, joinpath(dir, "none", "x"))), :SONEW_IO, "none")
+
+# Differences are refused, or allowed.
+@test refused(() -> load(path("a"), SONewRule(rule; beta1 = 0.5), start()), :SONEW_OPTION_DIFFERS,
+              "beta1")
+@test load(path("a"), SONewRule(rule; beta1 = 0.5), start(); override_options = true) isa SONew.Optimizer
+more = (W = zeros(Float32, 3, 4), b = zeros(Float32, 5), c = ones(Float32, 2))
+@test refused(() -> load(path("a"), rule, more), :SONEW_TENSOR_MISSING, "\"c\"")
+load(path("a"), rule, more; common_tensors_only = true)
+@test same_bits(more.W, array(file, "W/parameter")) && more.c == ones(Float32, 2)
+renamed = (V = zeros(Float32, 3, 4), b = zeros(Float32, 5))
+load(path("a"), rule, renamed; renames = ["W" => "V"])
+@test same_bits(renamed.V, array(file, "W/parameter"))
+@test refused(() -> load(path("a"), rule, (W = zeros(Float32, 4, 3), b = zeros(Float32, 5))),
+              :SONEW_TENSOR_DIFFERS, "W")
+@test refused(() -> load(path("a"), rule, (W = zeros(3, 4), b = zeros(5))), :SONEW_DTYPE_DIFFERS)
+@test argument_error(() -> load(path("a"), rule, start(); mode = :mapped), "mode is :mapped",
+                     ":map_shared")
+@test argument_error(() -> load(path("a"), rule, start(); renames = ["W\0" => "V"]), "NUL")
+@test_throws ArgumentError save(opt, "a\0b")
+@test refused(() -> load(path("none"), rule, start()), :SONEW_IO)
+save(opt, path("state_only"))
+@test refused(() -> load(path("state_only"), rule, start()), :SONEW_PLANE_MISSING)
+
+# A damaged file is named, and changes nothing.
+bytes = read(path("a"))
+bytes[file.tensors["W/diagonal"].place+5] ⊻= 0x10
+write(path("damaged"), bytes)
+@test refused(() -> verify(path("damaged")), :SONEW_CHECKSUM, "W/diagonal")
+model = start()
+opt = setup(rule, model)
+train!(opt, model, 1:1)
+before, state = deepcopy(model), copy(plane(opt, "W", "diagonal"))
+@test refused(() -> load!(opt, path("damaged"), model), :SONEW_CHECKSUM)
+@test same(model, before) && plane(opt, "W", "diagonal") == state && step_count(opt) == 1

@@ -1,0 +1,57 @@
+# The numbers that this package has from include/sonew.h.
+
+header = read(joinpath(REPOSITORY, "include", "sonew.h"), String)
+
+# The values of an enum of the header, by name.
+function enum(type)
+    body = match(Regex("typedef enum \\{((?:(?!typedef).)*?)\\} $type;", "s"), header)[1]
+    return Dict(m[1] => parse(Int, m[2]) for m in eachmatch(r"^\s*SONEW_(\w+) = (\d+),"m, body))
+end
+
+upper(values, prefix = "") =
+    Dict(prefix * uppercase(string(name)) => value for (name, value) in pairs(values))
+
+@test enum("sonew_statistics") == upper(SONew.STATISTICS)
+@test enum("sonew_damping") == upper(SONew.DAMPING)
+@test enum("sonew_graft") == upper(SONew.GRAFT, "GRAFT_")
+@test enum("sonew_rounding") == upper(SONew.ROUNDING)
+@test enum("sonew_isa") == upper(SONew.INSTRUCTION_SET, "ISA_")
+@test enum("sonew_update") == upper(SONew.UPDATE, "UPDATE_")
+@test enum("sonew_non_finite") == upper(SONew.NON_FINITE)
+@test enum("sonew_load_mode") == upper(SONew.LOAD_MODE)
+@test enum("sonew_dtype") == Dict("DTYPE_DEFAULT" => 0, "F32" => SONew.F32, "F64" => SONew.F64,
+                                  "BF16" => SONew.BF16, "F16" => SONew.F16)
+# Reversed dimensions turn rows into columns.
+@test enum("sonew_chains") == Dict("ROW_MAJOR" => SONew.CHAINS.column_major,
+                                   "COLUMN_MAJOR" => SONew.CHAINS.row_major,
+                                   "ROWS" => SONew.CHAINS.columns,
+                                   "COLUMNS" => SONew.CHAINS.rows)
+@test occursin("#define SONEW_MAX_DIMS $(SONew.MAX_DIMS)\n", header)
+
+statuses = enum("sonew_status")
+for (status, number) in (SONew.BAD_HANDLE, SONew.NO_TENSORS, SONew.TOO_MANY_DIMENSIONS,
+                         SONew.TENSOR_COUNT, SONew.WRONG_LENGTH, SONew.PLANE_COUNT,
+                         SONew.UNKNOWN_TENSOR, SONew.WRONG_DTYPE, SONew.NOT_CONTIGUOUS,
+                         SONew.OVERLAP)
+    @test statuses[string(status)[7:end]] == number
+end
+@test statuses["BUSY"] == SONew.BUSY
+
+# Every struct of the header has its fields here, in their order.
+for (type, name, _) in SONew.STRUCTS
+    body = match(Regex("typedef struct \\{((?:(?!typedef).)*?)\\} $name;", "s"), header)[1]
+    code = replace(body, r"/\*.*?\*/"s => "")
+    fields = [Symbol(m[1]) for m in eachmatch(r"(\w+)(?:\[\w+\])?;", code)]
+    @test fields == collect(fieldnames(type))
+end
+
+# One version for the library, its header and this package.
+@test SONew.version() == SONew.HEADER_VERSION
+project_file = read(joinpath(dirname(@__DIR__), "Project.toml"), String)
+@test occursin("version = \"$(SONew.HEADER_VERSION)\"", project_file)
+
+# The package manager of this Julia reads Project.toml, also where it knows no extensions.
+activate = "push!(LOAD_PATH, \"@stdlib\"); using Pkg; Pkg.activate(\"$(dirname(@__DIR__))\"); Pkg.status()"
+activated = other_julia(`-e $activate`)
+activated.success || println(activated.printed)
+@test activated.success && occursin("SONew v$(SONew.HEADER_VERSION)", activated.printed)

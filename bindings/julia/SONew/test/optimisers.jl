@@ -1,0 +1,57 @@
+# The extension of Optimisers.jl: against the package itself where it is installed, else
+# against a stand-in that has its documented functions.
+
+if Base.find_package("Optimisers") === nothing
+    @info "The extension of Optimisers.jl is NOT TESTED against the real package, which is not " *
+          "installed, but against a stand-in with its documented functions"
+    push!(LOAD_PATH, joinpath(@__DIR__, "stand-in"))
+end
+import Optimisers
+isdefined(Base, :get_extension) && Base.get_extension(SONew, :SONewOptimisersExt) !== nothing ||
+    Base.include(@__MODULE__, joinpath(dirname(@__DIR__), "ext", "SONewOptimisersExt.jl"))
+
+# The same trajectory as SONew's own step, up to one more rounding.
+rng = MersenneTwister(2)
+own = (W = randn(rng, 6, 4), b = randn(rng, 6))
+theirs = deepcopy(own)
+rule = SONewRule(eta = 0.1, weight_decay = 0.01, chains = :row_major)
+opt, tree = setup(rule, own), Optimisers.setup(rule, theirs)
+for i in 1:6
+    grads = (W = randn(rng, 6, 4), b = i == 3 ? nothing : randn(rng, 6))
+    i == 5 && (adjust!(opt, 0.2); Optimisers.adjust!(tree, 0.2))
+    # The handle counts steps for all arrays, Optimisers.jl for each.
+    i == 3 && (grads = (W = grads.W, b = zeros(6)))
+    step!(opt, own, grads)
+    Optimisers.update!(tree, theirs, grads)
+end
+@test own.W ≈ theirs.W rtol = 1e-12
+@test own.b ≈ theirs.b rtol = 1e-12
+@test maximum(abs.(own.W)) > 0.1
+
+# The rule alone: init and apply!.
+x, dx = ones(Float32, 3), Float32[1, 2, 3]
+r = SONew.optimisers_rule(SONewRule(eta = 0.5))
+@test r isa Optimisers.AbstractRule
+state = Optimisers.init(r, x)
+@test state.step == 0 && all(iszero, state.planes[1])
+state, change = Optimisers.apply!(r, state, x, dx)
+@test state.step == 1 && x == ones(Float32, 3) && all(change .> 0)
+expected = ones(Float32, 3)
+step!(setup(SONewRule(eta = 0.5), expected), expected, dx)
+@test x .- change ≈ expected
+# What chains and automatic differentiation give: lazy, of another type, of another kind.
+for lazy in (Base.broadcasted(*, 1.0f0, dx), Float64.(dx), view(dx, :), reshape(dx', 3))
+    _, same = Optimisers.apply!(r, Optimisers.init(r, x), x, lazy)
+    @test same == change
+end
+_, same = Optimisers.apply!(SONewRule(eta = 0.5), Optimisers.init(SONewRule(eta = 0.5), x), x, dx)
+@test same == change
+# Copies of the state are independent.
+first_state = deepcopy(state)
+Optimisers.apply!(r, state, x, dx)
+@test first_state.planes != state.planes
+
+@test argument_error(() -> SONew.optimisers_rule(SONewRule(master = true)), "master")
+@test argument_error(() -> SONew.optimisers_rule(SONewRule(clip_norm = 1)), "ClipNorm")
+adjusted = Optimisers.adjust(r; eta = 0.25, beta1 = 0.5, delta = 11)
+@test adjusted.rule == SONewRule(eta = 0.25, beta1 = 0.5)

@@ -1,0 +1,40 @@
+# The stateless step gives the state of an optimizer, and the direction of its update.
+
+using SONew: Plan, zero_planes, direction!
+
+for (T, state) in ((Float32, Float32), (Float64, Float64), (Float32, BFloat16))
+    rng = MersenneTwister(4)
+    x = numbers(rng, T, 7, 5)
+    rule = SONewRule(eta = 0.5, band = 2, state_dtype = state, chains = :row_major)
+    opt, p = setup(rule, x), Plan(rule, x)
+    @test p.plane_names == plane_names(opt, 1)
+    state_planes, u = zero_planes(p), similar(x)
+    for step in 1:4
+        grad, old = numbers(rng, T, 7, 5), copy(x)
+        step!(opt, x, grad)
+        @test direction!(u, p, state_planes, grad, step) === u
+        @test all(same_bits(a, copy(plane(opt, 1, name)))
+                  for (a, name) in zip(state_planes, p.plane_names))
+        # p - lr u, rounded once or twice.
+        @test maximum(abs.(x .- (old .- T(0.5) .* u))) <= 4 * eps(maximum(abs.(old)))
+        @test maximum(abs.(u)) > 0.1
+    end
+end
+
+x = ones(Float32, 3)
+plan = Plan(SONewRule(), x)
+planes = zero_planes(plan)
+before = deepcopy(planes)
+@test refused(() -> direction!(zeros(Float32, 4), plan, planes, x, 1), :SONEW_WRONG_LENGTH)
+@test refused(() -> direction!(zeros(3), plan, planes, x, 1), :SONEW_WRONG_DTYPE)
+@test refused(() -> direction!(zeros(Float32, 3), plan, planes[1:2], x, 1), :SONEW_PLANE_COUNT)
+@test refused(() -> direction!(zeros(Float32, 3), plan, planes, x, 0), :SONEW_OUT_OF_RANGE)
+@test refused(() -> direction!(zeros(Float32, 3), plan, planes, [NaN32, 0, 0], 1),
+              :SONEW_NON_FINITE_GRADIENT)
+@test planes == before
+@test refused(() -> Plan(SONewRule(), [1, 2]), :SONEW_WRONG_DTYPE)
+@test argument_error(() -> deepcopy(plan), "cannot be copied")
+close(plan)
+close(plan)
+@test !isopen(plan)
+@test refused(() -> direction!(zeros(Float32, 3), plan, planes, x, 1), :SONEW_BAD_HANDLE, "plan")

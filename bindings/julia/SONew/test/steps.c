@@ -1,0 +1,72 @@
+/* Steps by the C API alone, for the test that Julia gets the same bits.
+ *
+ * steps INPUT OUTPUT BAND GRAFT DTYPE STATE_DTYPE MASTER ROUNDING
+ *
+ * Two tensors, of 13 x 7 and of 11 numbers. INPUT has their parameters, then for
+ * each step their gradients, until it ends; in the third step the second tensor
+ * takes no part. OUTPUT gets the parameters, then all state planes. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <sonew.h>
+
+#define CHECK(condition)                                                       \
+    do {                                                                       \
+        if (!(condition)) {                                                    \
+            fprintf(stderr, "line %d: %s\n", __LINE__, sonew_last_error());    \
+            return 1;                                                          \
+        }                                                                      \
+    } while (0)
+
+int main(int argc, char **argv) {
+    CHECK(argc == 9);
+    FILE *in = fopen(argv[1], "rb"), *out = fopen(argv[2], "wb");
+    CHECK(in && out);
+    sonew_options options;
+    CHECK(sonew_options_init(&options, sizeof options) == SONEW_OK);
+    options.band = atoi(argv[3]);
+    options.graft = atoi(argv[4]);
+    options.rounding = atoi(argv[8]);
+    options.seed = 5;
+    options.weight_decay = 0.01;
+    int dtype = atoi(argv[5]), state = atoi(argv[6]), master = atoi(argv[7]);
+    sonew_tensor tensors[2] = {
+        {.name = "1", .ndim = 2, .dims = {7, 13}},
+        {.name = "2", .ndim = 1, .dims = {11}},
+    };
+    for (int i = 0; i < 2; i++) {
+        tensors[i].dtype = dtype;
+        tensors[i].state_dtype = state;
+        tensors[i].master = master;
+    }
+    sonew_optimizer *optimizer;
+    CHECK(sonew_create(&options, tensors, 2, &optimizer) == SONEW_OK);
+
+    static double p1[13 * 7], p2[11], g1[13 * 7], g2[11];
+    size_t size = dtype == SONEW_F64 ? 8 : dtype == SONEW_F32 ? 4 : 2;
+    CHECK(fread(p1, size, 13 * 7, in) == 13 * 7 && fread(p2, size, 11, in) == 11);
+    sonew_step_options step;
+    CHECK(sonew_step_options_init(&step, sizeof step) == SONEW_OK);
+    step.lr = 0.03;
+    step.clip_norm = 5;
+    for (int number = 1; fread(g1, size, 13 * 7, in) == 13 * 7; number++) {
+        CHECK(fread(g2, size, 11, in) == 11);
+        void *params[] = {p1, p2};
+        const void *grads[] = {g1, number == 3 ? NULL : g2};
+        CHECK(sonew_step_any(optimizer, &step, params, grads, 2) == SONEW_OK);
+    }
+    fwrite(p1, size, 13 * 7, out);
+    fwrite(p2, size, 11, out);
+    for (size_t tensor = 0; tensor < 2; tensor++) {
+        size_t count;
+        CHECK(sonew_plane_count(optimizer, tensor, &count) == SONEW_OK);
+        for (size_t plane = 0; plane < count; plane++) {
+            sonew_view view;
+            CHECK(sonew_plane_view(optimizer, tensor, plane, &view, sizeof view) == SONEW_OK);
+            size_t bytes = view.dtype == SONEW_F64 ? 8 : view.dtype == SONEW_F32 ? 4 : 2;
+            fwrite(view.data, bytes, view.len, out);
+        }
+    }
+    CHECK(fclose(out) == 0);
+    return sonew_free(optimizer) != SONEW_OK;
+}
