@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::rng;
 use rand::Rng;
@@ -22,8 +22,15 @@ use sonew::{LoadMode, LoadOptions, Optimizer};
 /// In ordinary tests.
 const KILLS: u32 = 100;
 
-/// The longest life of a process, from its start.
-const LIFE: Duration = Duration::from_millis(60);
+/// The most steps that a process is waited for; then it lives a moment more.
+const STEPS: u64 = 40;
+const MOMENT: Duration = Duration::from_millis(3);
+
+/// One in four is killed as early as its start, and while it opens its file.
+const START: Duration = Duration::from_millis(30);
+
+/// A process that does not get this far is taken to hang.
+const TOO_LONG: Duration = Duration::from_secs(120);
 
 fn tensors() -> Vec<TensorSpec> {
     // Enough for two threads. A live file has all parameters as master weights.
@@ -182,15 +189,23 @@ fn trains_until_killed() {
     }
 }
 
-fn kill_one(folder: &Path, life: Duration) {
+/// Starts a process, waits until it has taken so many steps, and this long, and
+/// kills it.
+fn kill_one(files: &Files, steps: u64, then: Duration) {
+    let until = files.noted()[0] + steps;
     let mut child = Command::new(env::current_exe().unwrap())
         .args(["--exact", "--ignored", "--nocapture", "trains_until_killed"])
-        .env("SONEW_KILL_FOLDER", folder)
+        .env("SONEW_KILL_FOLDER", &files.folder)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    std::thread::sleep(life);
+    let started = Instant::now();
+    while files.noted()[0] < until && child.try_wait().unwrap().is_none() {
+        assert!(started.elapsed() < TOO_LONG, "the child hangs");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    std::thread::sleep(then);
     child.kill().unwrap();
     let end = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&end.stderr);
@@ -211,7 +226,7 @@ fn a_process_killed_at_any_moment_leaves_a_completed_step() {
     fs::write(files.notes(), [0; 16]).unwrap();
     let (mut steps, mut saves, mut lost_moments) = (0, 0, 0);
     for round in 0..kills {
-        if round % 10 == 0 {
+        if round % 12 == 0 {
             // Some are killed while they create the file.
             for path in [files.live(), files.saved()] {
                 let _ = fs::remove_file(path);
@@ -219,7 +234,14 @@ fn a_process_killed_at_any_moment_leaves_a_completed_step() {
             fs::write(files.notes(), [0; 16]).unwrap();
             (whole, at_save) = (Training::new(), Training::new());
         }
-        kill_one(folder.path(), LIFE.mul_f64(random.random()));
+        match round % 4 {
+            0 => kill_one(&files, 0, START.mul_f64(random.random())),
+            _ => kill_one(
+                &files,
+                random.random_range(1..=STEPS),
+                MOMENT.mul_f64(random.random()),
+            ),
+        }
         let [stepped, saved] = files.noted();
 
         let mut found = Training::new();

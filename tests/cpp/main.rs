@@ -52,6 +52,10 @@ fn everywhere(name: &str, source: &Path, check: impl Fn(&str)) -> PathBuf {
 fn everything_can_be_used() {
     let source = root("tests/cpp/usage.cpp");
     let program = everywhere("usage", &source, |out| assert_eq!(out, "all used\n"));
+    // On the plain code, too: the core without vector instructions.
+    std::env::set_var("SONEW_INSTRUCTION_SET", "portable");
+    valgrind(&program, &[program.parent().unwrap()]);
+    std::env::remove_var("SONEW_INSTRUCTION_SET");
     valgrind(&program, &[program.parent().unwrap()]);
 }
 

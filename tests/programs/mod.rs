@@ -94,7 +94,8 @@ pub fn compile(compiler: &mut Command, standard: &str, sources: &[&str], folder:
     program
 }
 
-/// Runs a program under Valgrind, if there is one.
+/// Runs a program under Valgrind, if there is one, with the best instruction
+/// set that it emulates.
 pub fn valgrind(program: &Path, arguments: &[&Path]) {
     let leaks = "--errors-for-leak-kinds=definite,possible";
     valgrind_with(&["--leak-check=full", leaks], program, arguments);
