@@ -123,8 +123,14 @@ fn every_c_function_is_covered() {
     let header = fs::read_to_string(root("include/sonew.h")).unwrap();
     let binding = fs::read_to_string(root("bindings/cpp/sonew.hpp")).unwrap();
     // sonew_step() and its like take floats; C++ passes every type to the
-    // others. XLA calls its handler itself.
-    let by_any = ["sonew_step", "sonew_save", "sonew_load"];
+    // others. XLA calls its handler itself, and compilers that read the header
+    // know its structs.
+    let by_any = [
+        "sonew_step",
+        "sonew_save",
+        "sonew_load",
+        "sonew_struct_field",
+    ];
     let declarations = header
         .lines()
         .filter(|line| !line.starts_with([' ', '#', '/']));
