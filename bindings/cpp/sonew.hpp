@@ -858,6 +858,22 @@ class Optimizer {
     return this->plane(index, find_plane(index, plane));
   }
 
+  /// Puts another state in the place of this one, copied: the steps that it has
+  /// seen, and all planes, those of the first tensor first. sonew_set_state().
+  void set_state(std::uint64_t step_count, const ConstBuffers &planes) {
+    std::vector<const void *> pointers;
+    for (std::size_t i = 0; i < tensors_.size(); i++)
+      for (std::size_t p = 0; p < plane_count(i) && pointers.size() < planes.size(); p++) {
+        const ConstBuffer &plane = planes[pointers.size()];
+        const View own = this->plane(i, p);
+        tensors_[i].fits(plane, std::string(own.plane()).c_str(), own.dtype());
+        pointers.push_back(plane.data());
+      }
+    for (std::size_t i = pointers.size(); i < planes.size(); i++)
+      pointers.push_back(planes[i].data());
+    detail::check(sonew_set_state(get(), step_count, pointers.data(), pointers.size()));
+  }
+
   /// The handle, for functions of sonew.h; it stays this object's.
   sonew_optimizer *get() const noexcept { return handle_.get(); }
 

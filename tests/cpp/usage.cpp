@@ -246,6 +246,11 @@ static void plan() {
   }
   CHECK(same == weight);
   CHECK(planes[0][5] == optimizer.plane(0, 0).as<float>()[5]);
+  sonew::Optimizer other({{"w", {3, 4}}});
+  other.set_state(3, planes);
+  CHECK(other.step_count() == 3 && other.plane(0, 2).as<float>()[5] == planes[2][5]);
+  THROWS(SONEW_WRONG_LENGTH, "tensor \"w\": momentum has 3 elements, expected 12",
+         other.set_state(3, {Floats(3), planes[1], planes[2]}));
   buffers.params = {};
   buffers.direction = u;
   CHECK(plan.try_step(4, {buffers}));
