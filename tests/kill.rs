@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::rng;
 use rand::Rng;
-use sonew::checkpoint;
+use sonew::checkpoint::{self, Checkpoint};
 use sonew::layout::{Chains, TensorSpec, Update};
 use sonew::options::{Options, StepOptions};
 use sonew::{LoadMode, LoadOptions, Optimizer};
@@ -71,7 +71,10 @@ impl Training {
             ..LoadOptions::default()
         };
         let params = &mut common::elements_mut(&mut self.params);
-        self.optimizer.load(path, &load, Some(params)).unwrap();
+        // Before the first step there are no master weights yet.
+        let stepped = Checkpoint::open(path).unwrap().header().step > 0;
+        let params = stepped.then_some(&mut params[..]);
+        self.optimizer.load(path, &load, params).unwrap();
     }
 
     fn step(&mut self) {
@@ -252,21 +255,7 @@ fn a_process_killed_at_any_moment_leaves_a_completed_step() {
                 1 => LoadMode::MapPrivate,
                 _ => LoadMode::MapShared,
             };
-            let has_stepped = checkpoint::Checkpoint::open(files.live())
-                .unwrap()
-                .header()
-                .step
-                > 0;
-            if has_stepped {
-                found.load(&files.live(), mode);
-            } else {
-                // There are no parameters yet.
-                let load = LoadOptions {
-                    mode,
-                    ..LoadOptions::default()
-                };
-                found.optimizer.load(files.live(), &load, None).unwrap();
-            }
+            found.load(&files.live(), mode);
         }
         let step = found.optimizer.step_count();
         // A step that has returned is in the file; one more may be.
