@@ -1,6 +1,9 @@
 //! `u = L D L^T m^`, the solution of the LogDet subproblem on a band
 //! (SONew, arXiv 2311.10085, Theorem 3.1 and Algorithm 2), with edge removal.
 
+// Numbers of lines, registers and neighbours say more than iterators over them.
+#![allow(clippy::needless_range_loop)]
+
 use super::source::splat;
 use super::vector::Vector;
 use super::window::Window;

@@ -9,6 +9,9 @@
 //! of `kernel::isa`, which alone do. Nor is any of it in a closure: the
 //! compiler need not inline those.
 
+// Numbers of lines, registers and neighbours say more than iterators over them.
+#![allow(clippy::needless_range_loop)]
+
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
 

@@ -6,6 +6,9 @@
 //! comes a line later. So it is in registers, or in a ring of lines that stays
 //! in the cache, and never a copy of the state.
 
+// Numbers of lines, registers and neighbours say more than iterators over them.
+#![allow(clippy::needless_range_loop)]
+
 use super::vector::{Scalar, Vector, LANES};
 use super::workspace::{Arrays, Ring, Shape};
 use super::MAX_BAND;

@@ -236,8 +236,8 @@ impl<T: Scalar> Arrays<T> {
         let band = work.block.band;
         let mut start = |array| work.array::<T>(array).as_mut_ptr();
         let mut bands = [std::ptr::null_mut(); MAX_BAND];
-        for k in 0..band {
-            bands[k] = start(Array::Band(k + 1));
+        for (k, place) in bands[..band].iter_mut().enumerate() {
+            *place = start(Array::Band(k + 1));
         }
         Arrays {
             gradient: start(Array::Gradient),
