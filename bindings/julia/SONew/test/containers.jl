@@ -52,7 +52,7 @@ step!(opt, flat, grads_flat)
 W, b, W2, x, y = grads_flat
 for grads in ((layers = Any[(W = W, b = b, activation = nothing), nothing, (W = W2,)],
                rng = nothing, rate = nothing, head = Dict(:x => x, :y => y)),
-              Ref((layers = Any[(W = W, b = b), nothing, (W = W2,)], rng = nothing,
+              Ref((layers = Any[(W = W, b = b, activation = nothing), nothing, (W = W2,)], rng = nothing,
                    rate = nothing, head = Dict(:x => x, :y => y))),
               Network(Any[Dense1(W, b, tanh), sin, (W = W2,)], MersenneTwister(1), 0.0,
                       Dict(:x => x, :y => y)))
