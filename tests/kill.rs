@@ -79,6 +79,10 @@ impl Training {
 
     fn step(&mut self) {
         let step = self.optimizer.step_count();
+        // Before the step, so that who is killed between the two does both again.
+        if step % 7 == 4 {
+            self.optimizer.set_lr_scale(1, 1.0 / step as f64).unwrap();
+        }
         let wave = |i: usize| ((i as u64 * 31 + step * 17) % 101) as f32 / 50.0 - 1.0;
         let grads = self.params.iter().enumerate().map(|(tensor, params)| {
             let grad = params.iter().enumerate().map(|(i, p)| p + wave(i));
@@ -93,10 +97,6 @@ impl Training {
         self.optimizer
             .step(&options, params, &common::options(&grads))
             .unwrap();
-        if step % 7 == 3 {
-            let scale = 1.0 / (step + 1) as f64;
-            self.optimizer.set_lr_scale(1, scale).unwrap();
-        }
     }
 
     /// All of it, but for a setting that is made between two steps.
