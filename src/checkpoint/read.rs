@@ -18,7 +18,7 @@ use crate::signals::Blocked;
 
 /// Arrays are read and summed in pieces of this size, which the processor's
 /// cache can hold.
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 1 << 18;
 
 /// What one thread reads at a time.
 const PIECE: usize = 16 << 20;

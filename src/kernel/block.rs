@@ -8,13 +8,14 @@
 
 use std::ops::Range;
 
+use super::case::{Again, Any, Case, Kind, Measured, Straight};
 use super::direction::Direction;
 use super::element::{Bf16, Stored, F32, F64};
 use super::lines::{Cursor, Lines, Place, State, Target, MAX_PLANES};
 use super::sink::{Apply, Sink};
-use super::source::{Denominator, Source, TakeIn, Taken};
+use super::source::{splat, Denominator, Source, TakeIn, Taken};
 use super::vector::{Scalar, Vector, LANES};
-use super::window::{Across, Along, Packed, Window};
+use super::window::{Along, Kept, Packed, Window};
 use super::workspace::{Array, Arrays, Shape, Workspace};
 use super::{total, MAX_BAND};
 use crate::dtype::Dtype;
@@ -24,7 +25,8 @@ pub(crate) struct Task<'a> {
     pub state: State<'a>,
     /// Where the state is among the positions of the workspace.
     pub at: usize,
-    /// From where on the gradient is packed; before, it is whole vectors.
+    /// From where on the gradient is packed; before, it is read where it lies,
+    /// and must be of the arithmetic's type.
     pub packed_from: usize,
     pub take_in: Option<TakeIn>,
     pub denominator: Denominator,
@@ -65,11 +67,23 @@ pub(crate) trait Entries {
     where
         W: Window<V, BAND>;
 
+    /// See [`steady`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn steady<V: Vector, S: Stored, C: Case, W, const BAND: usize, const BROKEN: bool>(
+        pass: &mut Pass<'_, '_, V, S, W, BAND, BROKEN>,
+        work: &mut Workspace,
+        task: &Task<'_>,
+        stretch: &Stretch,
+    ) where
+        W: Window<V, BAND>;
+
     /// Takes less than a vector, at the end of a line: see [`take_rest`].
     ///
     /// # Safety
     /// As there.
-    unsafe fn take_rest<V: Vector, S: Stored>(
+    unsafe fn take_rest<V: Vector, S: Stored, const BAND: usize>(
         work: &mut Workspace,
         task: &Task<'_>,
         at: usize,
@@ -114,7 +128,7 @@ pub(crate) unsafe fn block<V: Vector, E: Entries>(work: &mut Workspace, task: Ta
     }
 }
 
-/// Narrow bands have loops of their own, where anybody looks for speed.
+/// Some bands have loops of their own, where anybody looks for speed.
 ///
 /// # Safety
 /// The processor has the instructions of `V`.
@@ -124,23 +138,34 @@ unsafe fn banded<V: Vector, E: Entries, S: Stored>(
 ) -> Squares {
     const ANY: usize = MAX_BAND;
     let shape = work.shape();
-    let known = match shape.band {
-        band @ (0 | 1 | 4) if V::UNROLLS => band,
-        _ => ANY,
-    };
+    let band = if V::UNROLLS { shape.band } else { ANY };
     // SAFETY: passed on from the caller.
     unsafe {
-        match (known, shape.along(), shape.broken) {
+        match (band, shape.along(), shape.broken) {
             (0, _, _) => E::run::<V, S, Along<V, 0>, 0, false>(work, task),
             (1, true, false) => E::run::<V, S, Along<V, 1>, 1, false>(work, task),
             (1, true, true) => E::run::<V, S, Along<V, 1>, 1, true>(work, task),
-            (1, false, false) => E::run::<V, S, Across<V, 1>, 1, false>(work, task),
-            (4, true, false) => E::run::<V, S, Along<V, 4>, 4, false>(work, task),
-            (4, false, false) => E::run::<V, S, Across<V, 4>, 4, false>(work, task),
-            (_, true, _) => E::run::<V, S, Along<V, ANY>, ANY, true>(work, task),
-            (_, false, _) => E::run::<V, S, Across<V, ANY>, ANY, true>(work, task),
+            (1, false, false) => E::run::<V, S, Kept<V, 1, false>, 1, false>(work, task),
+            (4, true, false) => E::run::<V, S, Kept<V, 4, true>, 4, false>(work, task),
+            (4, false, false) => E::run::<V, S, Kept<V, 4, false>, 4, false>(work, task),
+            (_, true, _) => E::run::<V, S, Kept<V, ANY, true>, ANY, true>(work, task),
+            (_, false, _) => E::run::<V, S, Kept<V, ANY, false>, ANY, true>(work, task),
         }
     }
+}
+
+/// Whether a case is common enough for a loop of its own: where a vector is one
+/// register, so that all that it needs can be in registers; directions are
+/// computed again where state is small (see `Tensor::keeps`), and 16-bit state
+/// is for narrow bands.
+const fn is_common<V: Vector, S: Stored, C: Case>(band: usize, broken: bool) -> bool {
+    let narrow = band <= 1 || band <= 4 && !S::ROUNDS;
+    V::REGISTERS == 1
+        && !broken
+        && match C::TAKES {
+            Some(false) => band == 0 || S::ROUNDS && narrow,
+            _ => narrow,
+        }
 }
 
 /// Takes less than a vector, packs it, and writes down the other two vectors
@@ -149,7 +174,7 @@ unsafe fn banded<V: Vector, E: Entries, S: Stored>(
 /// # Safety
 /// As for [`Source::take`]; `rest` is good for two vectors.
 #[inline(always)]
-pub(crate) unsafe fn take_rest<V: Vector, S: Stored>(
+pub(crate) unsafe fn take_rest<V: Vector, S: Stored, const BAND: usize>(
     work: &mut Workspace,
     task: &Task<'_>,
     at: usize,
@@ -161,14 +186,15 @@ pub(crate) unsafe fn take_rest<V: Vector, S: Stored>(
     // SAFETY: passed on from the caller.
     unsafe {
         let take_in = task.take_in.as_ref();
-        let source = Source::<V, S>::new(
+        let mut source = Source::<V, S>::new(
             &task.state,
             task.denominator,
             take_in,
             task.packed_from,
             shape,
         );
-        let taken = source.take::<MAX_BAND, true, false>(shape.along(), &arrays, at, place);
+        let ends = source.has_ends(at);
+        let taken = source.take::<Any, BAND, false>(shape.along(), ends, &arrays, at, place);
         taken.packed.store(&arrays, at, shape.band);
         taken.reference.store(rest);
         taken.poison.store(rest.add(LANES));
@@ -212,6 +238,7 @@ where
     let take = task.at..task.at + lines.positions();
     assert!(take.end <= (front + core + shape.lead).next_multiple_of(LANES));
     assert!(task.take_in.is_none() || task.state.writable);
+    assert!(task.packed_from <= task.at || task.state.is_plain(size_of::<V::Scalar>()));
     let (mut keep, mut delivers, mut measures) = (std::ptr::null_mut(), false, false);
     let mut target_lines = lines;
     match &mut task.output {
@@ -232,7 +259,8 @@ where
     }
     // When each stage is at work, by the position of the first.
     let lag = W::lag(shape);
-    let (solve, finish) = if measures || delivers {
+    let computes = measures || delivers;
+    let (solve, finish) = if computes {
         let end = lag + (front + core).next_multiple_of(LANES);
         (0..end, lag + front..end)
     } else {
@@ -244,7 +272,7 @@ where
     // the block's; and the caller has the instructions.
     unsafe {
         let take_in = task.take_in.as_ref();
-        let source = Source::<V, S>::new(
+        let mut source = Source::<V, S>::new(
             &task.state,
             task.denominator,
             take_in,
@@ -257,97 +285,301 @@ where
             Output::Apply(target, apply) => Some(Sink::<V>::new(target, *apply)),
             _ => None,
         };
-        let mut squares = V::no_sums();
-        let mut reference = V::no_sums();
-        let mut poison = V::splat(V::Scalar::ZERO);
+        let mut totals = Totals {
+            direction: V::no_sums(),
+            reference: V::no_sums(),
+            poison: splat(0.0),
+        };
+        let mut pass = Pass {
+            source: &mut source,
+            window: &mut window,
+            direction: &mut direction,
+            sink: &sink,
+            totals: &mut totals,
+            arrays: &arrays,
+            lag,
+            end: front + core,
+            keep: keep.wrapping_sub(front),
+            keeps: !keep.is_null(),
+        };
         let mut from = Cursor::new(lines);
         let mut to = Cursor::new(target_lines);
+        if W::ALONG {
+            pass.source.start::<Any>(&arrays, task.at, from.place());
+        }
+        let kind = Kind::of::<V>(&task);
         let mut at = solve.start;
         while at < solve.end {
             // From here to `end` nothing changes about what is at work.
-            let (takes, finishes) = (take.contains(&at), finish.contains(&at));
-            let solves = (measures || delivers) && at >= lag;
+            let mut stretch = Stretch {
+                start: at,
+                end: at,
+                takes: take.contains(&at).then(|| from.place()),
+                solves: computes && at >= lag,
+                finishes: finish.contains(&at).then(|| to.place()),
+            };
+            let ends = pass.source.has_ends(at);
             let mut end = change(&take, at).min(change(&finish, at)).min(solve.end);
             if at < lag {
                 end = end.min(lag);
             }
-            if takes {
+            if !ends {
+                end = end.min(shape.tail);
+            }
+            if stretch.takes.is_some() {
                 end = end.min(at + from.run());
             }
-            if finishes && delivers {
+            if stretch.finishes.is_some() && delivers {
                 end = end.min(at + to.run());
             }
-            let (source_place, target_place) = (from.place(), to.place());
-            let start = at;
-            while at < end {
-                let packed = if !takes {
-                    Packed::load(&arrays, at, shape.band)
-                } else {
-                    let place = source_place.further(at - start);
-                    let taken = if source_place.is_whole() {
-                        source.take::<BAND, BROKEN, true>(W::ALONG, &arrays, at, place)
-                    } else {
-                        let mut rest = [V::Scalar::ZERO; 2 * LANES];
-                        let rest = rest.as_mut_ptr();
-                        E::take_rest::<V, S>(work, &task, at, place, rest);
-                        Taken {
-                            packed: Packed::load(&arrays, at, shape.band),
-                            reference: V::load(rest),
-                            poison: V::load(rest.add(LANES)),
-                        }
-                    };
-                    poison = poison.add(taken.poison);
-                    if source.refers() {
-                        reference = taken.reference.add_squares(reference);
+            stretch.end = end;
+            let whole = |place: Option<Place>| place.is_some_and(Place::is_whole);
+            let steady = whole(stretch.takes)
+                && !ends
+                && stretch.solves
+                && (whole(stretch.finishes) || measures && stretch.finishes.is_some());
+            macro_rules! steady {
+                ($case:ty) => {
+                    if const { is_common::<V, S, $case>(BAND, BROKEN) } {
+                        E::steady::<V, S, $case, W, BAND, BROKEN>(&mut pass, work, &task, &stretch);
+                        at = end;
                     }
-                    taken.packed
                 };
-                window.push(&packed);
-                if solves {
-                    let j = at - lag;
-                    let mut u = direction.next(&mut window, arrays.reach.add(j));
-                    if !finishes {
-                    } else if delivers {
-                        let place = target_place.further(at - start);
-                        match (&sink, &task.output) {
-                            (Some(sink), _) if sink.plain && target_place.is_whole() => {
-                                sink.update(u, place)
-                            }
-                            (_, Output::Apply(target, apply)) => {
-                                let mut lanes = [V::Scalar::ZERO; LANES];
-                                u.store(lanes.as_mut_ptr());
-                                E::deliver_rest::<V>(target, *apply, lanes.as_ptr(), place);
-                            }
-                            _ => {}
-                        }
-                    } else {
-                        let left = front + core - j;
-                        if left < LANES {
-                            u = u.first(left, V::Scalar::ZERO);
-                        }
-                        squares = u.add_squares(squares);
-                        if !keep.is_null() {
-                            u.stream(keep.add(j - front));
-                        }
-                    }
-                }
-                window.advance();
-                at += LANES;
             }
-            if takes {
-                from.advance(at - start);
+            match kind {
+                Some(Kind::Straight) if steady => steady!(Straight),
+                Some(Kind::Measured) if steady => steady!(Measured),
+                Some(Kind::Again) if steady => steady!(Again),
+                _ => {}
             }
-            if finishes {
-                to.advance(at - start);
+            while at < end {
+                at += pass.group::<E, Any, false>(work, &task, &stretch, at, end);
+            }
+            if stretch.takes.is_some() {
+                from.advance(at - stretch.start);
+            }
+            if stretch.finishes.is_some() {
+                to.advance(at - stretch.start);
             }
         }
-        if let (true, Some(by)) = (V::any(poison.is_nan()), take_in) {
+        if let (true, Some(by)) = (V::any(totals.poison.is_nan()), take_in) {
             let planes = 2 + shape.band + usize::from(by.rms.is_some());
             E::mend::<V, S>(&task.state.planes.to, planes, lines);
         }
         Squares {
-            direction: if measures { total::<V>(squares) } else { 0.0 },
-            reference: total::<V>(reference),
+            direction: if measures {
+                total::<V>(totals.direction)
+            } else {
+                0.0
+            },
+            reference: total::<V>(totals.reference),
+        }
+    }
+}
+
+/// The loop over the middle of a block, where all stages are at work and what
+/// they do is known.
+///
+/// # Safety
+/// As for [`run`].
+#[inline(always)]
+pub(crate) unsafe fn steady<V, E, S, C, W, const BAND: usize, const BROKEN: bool>(
+    pass: &mut Pass<'_, '_, V, S, W, BAND, BROKEN>,
+    work: &mut Workspace,
+    task: &Task<'_>,
+    stretch: &Stretch,
+) where
+    V: Vector,
+    E: Entries,
+    S: Stored,
+    C: Case,
+    W: Window<V, BAND>,
+{
+    // Nobody else knows where these are, so that they can be in registers.
+    let (mut source, mut window) = (*pass.source, *pass.window);
+    let (mut direction, mut totals) = (*pass.direction, *pass.totals);
+    let mut here = Pass {
+        source: &mut source,
+        window: &mut window,
+        direction: &mut direction,
+        totals: &mut totals,
+        ..*pass
+    };
+    let mut at = stretch.start;
+    while at < stretch.end {
+        // SAFETY: passed on from the caller.
+        at += unsafe { here.group::<E, C, true>(work, task, stretch, at, stretch.end) };
+    }
+    (*pass.source, *pass.window, *pass.totals) = (source, window, totals);
+}
+
+/// What is at work from one position to another, and where in the tensor.
+pub(crate) struct Stretch {
+    start: usize,
+    end: usize,
+    takes: Option<Place>,
+    solves: bool,
+    finishes: Option<Place>,
+}
+
+/// What a pass adds up.
+#[derive(Clone, Copy)]
+struct Totals<V: Vector> {
+    direction: V::Sums,
+    reference: V::Sums,
+    poison: V,
+}
+
+/// One pass over a block, and its stages.
+pub(crate) struct Pass<'p, 'a, V: Vector, S, W, const BAND: usize, const BROKEN: bool> {
+    source: &'p mut Source<'a, V, S>,
+    window: &'p mut W,
+    direction: &'p mut Direction<V, BAND, BROKEN>,
+    sink: &'p Option<Sink<'a, V>>,
+    totals: &'p mut Totals<V>,
+    arrays: &'p Arrays<V::Scalar>,
+    /// Positions that directions are behind.
+    lag: usize,
+    /// Where the block's coordinates end.
+    end: usize,
+    /// Where directions are kept, if they are; counted from position 0.
+    keep: *mut V::Scalar,
+    keeps: bool,
+}
+
+impl<V, S, W, const BAND: usize, const BROKEN: bool> Pass<'_, '_, V, S, W, BAND, BROKEN>
+where
+    V: Vector,
+    S: Stored,
+    W: Window<V, BAND>,
+{
+    /// Takes the next vectors, up to a group, through all stages; returns the
+    /// positions done. In the `STEADY` middle of a block all are at work.
+    ///
+    /// # Safety
+    /// As for [`run`].
+    #[inline(always)]
+    unsafe fn group<E: Entries, C: Case, const STEADY: bool>(
+        &mut self,
+        work: &mut Workspace,
+        task: &Task<'_>,
+        stretch: &Stretch,
+        at: usize,
+        end: usize,
+    ) -> usize {
+        let vectors = match W::GROUP {
+            1 => 1,
+            most => ((end - at) / LANES).min(self.window.room()).min(most),
+        };
+        // SAFETY: passed on from the caller.
+        unsafe {
+            for i in 0..vectors {
+                let at = at + i * LANES;
+                let packed = self.take::<E, C, STEADY>(work, task, stretch, at);
+                self.window.push(i, &packed);
+            }
+            if STEADY || stretch.solves {
+                for i in 0..vectors {
+                    let j = at - self.lag + i * LANES;
+                    let reach = self.arrays.reach.add(j);
+                    self.direction.solve(self.window, i, reach);
+                }
+                if STEADY || stretch.finishes.is_some() {
+                    for i in 0..vectors {
+                        let u = self.direction.combine(self.window, i);
+                        self.finish::<E, C, STEADY>(task, stretch, at + i * LANES, u);
+                    }
+                }
+            }
+            self.window.advance(vectors);
+        }
+        vectors * LANES
+    }
+
+    /// # Safety
+    /// As for [`run`].
+    #[inline(always)]
+    unsafe fn take<E: Entries, C: Case, const STEADY: bool>(
+        &mut self,
+        work: &mut Workspace,
+        task: &Task<'_>,
+        stretch: &Stretch,
+        at: usize,
+    ) -> Packed<V, BAND> {
+        let band = work.shape().band;
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let Some(place) = stretch.takes else {
+                return Packed::load(self.arrays, at, band);
+            };
+            let place = place.further(at - stretch.start);
+            let taken = if STEADY || place.is_whole() {
+                let ends = !STEADY && self.source.has_ends(at);
+                self.source
+                    .take::<C, BAND, true>(W::ALONG, ends, self.arrays, at, place)
+            } else if V::REGISTERS == 1 {
+                let ends = self.source.has_ends(at);
+                self.source
+                    .take::<C, BAND, false>(W::ALONG, ends, self.arrays, at, place)
+            } else {
+                let mut rest = [V::Scalar::ZERO; 2 * LANES];
+                let rest = rest.as_mut_ptr();
+                E::take_rest::<V, S, BAND>(work, task, at, place, rest);
+                Taken {
+                    packed: Packed::load(self.arrays, at, band),
+                    reference: V::load(rest),
+                    poison: V::load(rest.add(LANES)),
+                }
+            };
+            self.totals.poison = self.totals.poison.add(taken.poison);
+            if self.source.refers::<C>() {
+                let sums = &mut self.totals.reference;
+                *sums = taken.reference.add_squares(*sums);
+            }
+            taken.packed
+        }
+    }
+
+    /// # Safety
+    /// As for [`run`].
+    #[inline(always)]
+    unsafe fn finish<E: Entries, C: Case, const STEADY: bool>(
+        &mut self,
+        task: &Task<'_>,
+        stretch: &Stretch,
+        at: usize,
+        mut u: V,
+    ) {
+        let Some(place) = stretch.finishes else {
+            return;
+        };
+        let applies = C::APPLIES.unwrap_or(matches!(task.output, Output::Apply(..)));
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if applies {
+                let mut place = place.further(at - stretch.start);
+                if STEADY {
+                    place.count = LANES;
+                }
+                match (self.sink, &task.output) {
+                    (Some(sink), _) if sink.is_plain::<C>() => sink.update(u, place),
+                    (_, Output::Apply(target, apply)) => {
+                        let mut lanes = [V::Scalar::ZERO; LANES];
+                        u.store(lanes.as_mut_ptr());
+                        E::deliver_rest::<V>(target, *apply, lanes.as_ptr(), place);
+                    }
+                    _ => {}
+                }
+                return;
+            }
+            let j = at - self.lag;
+            if self.end - j < LANES {
+                u = u.first(self.end - j, V::Scalar::ZERO);
+            }
+            self.totals.direction = u.add_squares(self.totals.direction);
+            if self.keeps {
+                u.stream(self.keep.wrapping_add(j));
+            }
         }
     }
 }
@@ -395,19 +627,41 @@ unsafe fn pack_stored<V: Vector, S: Stored>(
     at: usize,
     denominator: Denominator,
 ) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match work.shape().band {
+            1 => pack_banded::<V, S, 1>(work, state, at, denominator),
+            4 => pack_banded::<V, S, 4>(work, state, at, denominator),
+            _ => pack_banded::<V, S, MAX_BAND>(work, state, at, denominator),
+        }
+    }
+}
+
+/// # Safety
+/// The processor has the instructions of `V`.
+#[inline(always)]
+unsafe fn pack_banded<V: Vector, S: Stored, const BAND: usize>(
+    work: &mut Workspace,
+    state: &State<'_>,
+    at: usize,
+    denominator: Denominator,
+) {
     let end = at + state.lines.positions();
-    let mut shape = work.shape();
-    shape.broken = false;
+    let shape = work.shape();
     assert!(end <= work.array::<V::Scalar>(Array::Momentum).len());
     let arrays = Arrays::<V::Scalar>::new(work);
     // SAFETY: positions are inside the arrays, as checked above, and nothing
     // but the state is looked at without a gradient to take in; the caller has
     // the instructions of `V`.
     unsafe {
-        let source = Source::<V, S>::new(state, denominator, None, 0, shape);
+        let mut source = Source::<V, S>::new(state, denominator, None, 0, shape);
         let mut cursor = Cursor::new(state.lines);
         for at in (at..end).step_by(LANES) {
-            let taken = source.take::<MAX_BAND, false, false>(true, &arrays, at, cursor.place());
+            let place = cursor.place();
+            let taken = match place.is_whole() {
+                true => source.take::<Again, BAND, true>(true, false, &arrays, at, place),
+                false => source.take::<Again, BAND, false>(true, false, &arrays, at, place),
+            };
             taken.packed.store(&arrays, at, shape.band);
             cursor.advance(LANES);
         }

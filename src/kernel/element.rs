@@ -54,7 +54,7 @@ fn mix(x: u64) -> u64 {
 }
 
 /// A type of stored elements.
-pub(crate) trait Stored {
+pub(crate) trait Stored: Copy {
     const DTYPE: Dtype;
     /// Whether numbers are rounded to fewer bits; every NaN becomes the same
     /// then. Otherwise NaN is stored as it is.
@@ -74,12 +74,16 @@ pub(crate) trait Stored {
 }
 
 /// [`Dtype::F32`].
+#[derive(Clone, Copy)]
 pub(crate) struct F32;
 /// [`Dtype::F64`].
+#[derive(Clone, Copy)]
 pub(crate) struct F64;
 /// [`Dtype::Bf16`].
+#[derive(Clone, Copy)]
 pub(crate) struct Bf16;
 /// [`Dtype::F16`].
+#[derive(Clone, Copy)]
 pub(crate) struct F16;
 
 // SAFETY, of every block in the four: passed on from the caller.
@@ -237,6 +241,12 @@ impl Spare {
     }
 }
 
+/// Whether stored elements are of the arithmetic's type.
+#[inline(always)]
+fn is_own<V: Vector, S: Stored>() -> bool {
+    !S::ROUNDS && S::DTYPE.size() == size_of::<V::Scalar>()
+}
+
 /// Reads `count` elements; the other lanes are zero.
 ///
 /// # Safety
@@ -246,6 +256,9 @@ impl Spare {
 pub(crate) unsafe fn read<V: Vector, S: Stored>(from: *const u8, count: usize) -> V {
     // SAFETY: the caller's promise; a part of a vector is read from a copy.
     unsafe {
+        if count < LANES && is_own::<V, S>() {
+            return V::load_first(from.cast(), count);
+        }
         let mut spare = Spare::new();
         S::load(match count {
             LANES => from,
@@ -290,6 +303,10 @@ pub(crate) unsafe fn write<V: Vector, S: Stored>(
 ) -> V {
     // SAFETY: the caller's promise; a part of a vector is copied.
     unsafe {
+        if count < LANES && is_own::<V, S>() {
+            x.store_first(to.cast(), count);
+            return x;
+        }
         let mut spare = Spare::new();
         let place = if count == LANES { to } else { spare.first() };
         let stored = S::store(x, place, index, noise);

@@ -166,6 +166,14 @@ impl<'a> State<'a> {
     }
 }
 
+impl State<'_> {
+    /// Whether the gradient's elements are numbers of this size: of the
+    /// arithmetic's type.
+    pub(super) fn is_plain(&self, size: usize) -> bool {
+        self.gradient.dtype.size() == size
+    }
+}
+
 /// What a step writes besides the state: parameters, or the direction.
 pub(crate) struct Target<'a> {
     pub(super) first: *mut u8,

@@ -5,6 +5,7 @@
 //! element type, so that the rooms above need not be written per type.
 
 mod block;
+mod case;
 mod damping;
 mod direction;
 mod element;

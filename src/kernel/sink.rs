@@ -1,8 +1,9 @@
 //! The direction reaches the parameters or the caller, or is measured.
 
-use super::element::{read, read_any, write, write_any, Any, F32};
+use super::case::Case;
+use super::element::{read, read_any, write, write_any, Any, F32, F64};
 use super::lines::{Cursor, Place, Target};
-use super::source::splat;
+use super::source::{splat, AHEAD};
 use super::vector::{Vector, LANES};
 use crate::dtype::Dtype;
 
@@ -15,11 +16,18 @@ pub(crate) enum Apply {
     Write { scale: f64 },
 }
 
+/// Whether parameters are updated in the type of the arithmetic, and nothing
+/// else is: see [`Sink::update`].
+pub(super) fn is_plain<V: Vector>(target: &Target<'_>, apply: Apply) -> bool {
+    matches!(apply, Apply::Update { .. })
+        && target.master.is_none()
+        && target.dtype.size() == size_of::<V::Scalar>()
+}
+
 /// The last stage of a block. Numbers stand in every lane.
 pub(super) struct Sink<'a, V: Vector> {
     target: &'a Target<'a>,
-    /// Parameters are updated in the type of the arithmetic, and nothing else
-    /// is: see [`Sink::update`].
+    /// See [`is_plain`].
     pub(super) plain: bool,
     updates: bool,
     /// The rate, or the scale.
@@ -40,9 +48,7 @@ impl<'a, V: Vector> Sink<'a, V> {
         unsafe {
             Sink {
                 target,
-                plain: updates
-                    && target.master.is_none()
-                    && target.dtype.size() == size_of::<V::Scalar>(),
+                plain: is_plain::<V>(target, apply),
                 updates,
                 rate: splat(rate),
                 decay: splat(decay),
@@ -50,8 +56,13 @@ impl<'a, V: Vector> Sink<'a, V> {
         }
     }
 
-    /// Delivers the directions of a whole vector of coordinates, where all is
-    /// plain.
+    /// See [`is_plain`](self::is_plain).
+    #[inline(always)]
+    pub(super) fn is_plain<C: Case>(&self) -> bool {
+        C::APPLIES == Some(true) || self.plain
+    }
+
+    /// Delivers the directions of a vector of coordinates, where all is plain.
     ///
     /// # Safety
     /// As for [`Sink::deliver`].
@@ -59,8 +70,16 @@ impl<'a, V: Vector> Sink<'a, V> {
     pub(super) unsafe fn update(&self, u: V, place: Place) {
         // SAFETY: the caller's promise.
         unsafe {
-            let to = self.target.first.cast::<V::Scalar>().add(place.index);
-            self.updated(V::load(to), u).store(to);
+            let Place { index, count } = place;
+            let to = self.target.first.add(index * size_of::<V::Scalar>());
+            V::prefetch(to.wrapping_add(AHEAD));
+            if size_of::<V::Scalar>() == 4 {
+                let p = self.updated(read::<V, F32>(to, count), u);
+                write::<V, F32>(p, to, index, count, None);
+            } else {
+                let p = self.updated(read::<V, F64>(to, count), u);
+                write::<V, F64>(p, to, index, count, None);
+            }
         }
     }
 
@@ -124,7 +143,7 @@ pub(crate) unsafe fn deliver<V: Vector>(kept: &[u8], target: &Target<'_>, apply:
         for at in (0..target.lines.positions()).step_by(LANES) {
             let from = kept.as_ptr().add(at);
             let (u, place) = (V::load(from), cursor.place());
-            if sink.plain && place.is_whole() {
+            if sink.plain {
                 sink.update(u, place);
             } else {
                 sink.deliver(u, place);

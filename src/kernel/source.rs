@@ -7,13 +7,18 @@
 
 use std::marker::PhantomData;
 
-use super::element::{read, read_any, write, Any, Noise, Stored};
+use super::case::Case;
+use super::element::{read, write, Noise, Stored, F32, F64};
 use super::lines::{Cursor, Gradient, Lines, Place, Planes, State, MAX_PLANES};
 use super::vector::{Scalar, Vector, LANES};
 use super::window::Packed;
 use super::workspace::{Arrays, Shape};
 use super::MAX_BAND;
 use crate::layout::plane;
+
+/// How many bytes ahead memory is asked for. Processors do so by themselves,
+/// but stop at every page.
+pub(super) const AHEAD: usize = 2048;
 
 /// An average: `keep` multiplies what is there, `weight` what comes in.
 #[derive(Debug, Clone, Copy, Default)]
@@ -62,6 +67,7 @@ pub(crate) enum Denominator {
 }
 
 /// The first stage of a block: see the module. Numbers stand in every lane.
+#[derive(Clone, Copy)]
 pub(super) struct Source<'a, V, S> {
     planes: Planes,
     noise: &'a [Noise],
@@ -77,11 +83,16 @@ pub(super) struct Source<'a, V, S> {
     denominator: Denominator,
     by: Numbers<V>,
     band: usize,
-    broken: bool,
+    /// The position from which on chains may end.
+    ends_from: usize,
     stride: usize,
-    _stored: PhantomData<S>,
+    /// Where chains run along memory, the gradient of the vector that comes
+    /// next.
+    ahead: V,
+    _stored: PhantomData<fn() -> S>,
 }
 
+#[derive(Clone, Copy)]
 struct Numbers<V> {
     scale: V,
     momentum: [V; 2],
@@ -168,8 +179,9 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
                     zero: splat(0.0),
                 },
                 band: shape.band,
-                broken: shape.broken,
+                ends_from: if shape.broken { 0 } else { shape.tail },
                 stride: shape.stride,
+                ahead: splat(0.0),
                 _stored: PhantomData,
             }
         }
@@ -177,56 +189,85 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
 
     /// Whether the length of a vector is wanted.
     #[inline(always)]
-    pub(super) fn refers(&self) -> bool {
-        self.reference.is_some()
+    pub(super) fn refers<C: Case>(&self) -> bool {
+        C::REFERS.unwrap_or(self.reference.is_some())
+    }
+
+    /// Whether chains may end at this position.
+    #[inline(always)]
+    pub(super) fn has_ends(&self, at: usize) -> bool {
+        at >= self.ends_from
+    }
+
+    /// Gets the gradient of the first vector, where chains run along memory.
+    ///
+    /// # Safety
+    /// As for [`Source::take`].
+    #[inline(always)]
+    pub(super) unsafe fn start<C: Case>(
+        &mut self,
+        arrays: &Arrays<V::Scalar>,
+        at: usize,
+        place: Place,
+    ) {
+        if self.updates::<C>() && place.is_whole() {
+            // SAFETY: passed on from the caller.
+            self.ahead = unsafe { self.gradient(arrays, at, place) };
+        }
+    }
+
+    /// Whether a gradient is taken in.
+    #[inline(always)]
+    fn updates<C: Case>(&self) -> bool {
+        C::TAKES.unwrap_or(self.updates)
     }
 
     /// Takes the vector of coordinates at a position of the workspace. `BAND`
-    /// is the band, or `MAX_BAND` for any; with `BROKEN`, entries that would
-    /// lead beyond the end of a chain are zero; chains run `along` memory or
-    /// across it; `WHOLE` vectors are the rule.
+    /// is the band, or `MAX_BAND` for any; chains run `along` memory
+    /// or across it; where they may have `ends`, entries that would lead beyond
+    /// are zero; `WHOLE` vectors are the rule.
     ///
     /// # Safety
     /// The state is good for the elements at `place`; the arrays are good for a
     /// vector at `at`, that of the gradient also at its neighbours; and the
     /// processor has the instructions of `V`.
     #[inline(always)]
-    pub(super) unsafe fn take<const BAND: usize, const BROKEN: bool, const WHOLE: bool>(
-        &self,
+    pub(super) unsafe fn take<C: Case, const BAND: usize, const WHOLE: bool>(
+        &mut self,
         along: bool,
+        ends: bool,
         arrays: &Arrays<V::Scalar>,
         at: usize,
         place: Place,
     ) -> Taken<V, BAND> {
         let band = if BAND == MAX_BAND { self.band } else { BAND };
-        let broken = if BAND == MAX_BAND {
-            self.broken
-        } else {
-            BROKEN
-        };
         let count = if WHOLE { LANES } else { place.count };
         let place = Place { count, ..place };
         // SAFETY: the caller's promise.
         unsafe {
             let mut packed = Packed::none();
             let (mut g, mut next) = (self.by.zero, self.by.zero);
-            if self.updates {
-                g = self.gradient(arrays, at, place);
-                if !WHOLE {
-                    g = g.first(count, V::Scalar::ZERO);
-                }
+            if self.updates::<C>() {
                 if along && band > 0 {
                     next = self.gradient(arrays, at + LANES, place.further(LANES));
+                }
+                g = match along && band > 0 && WHOLE {
+                    true => self.ahead,
+                    false => self.gradient(arrays, at, place),
+                };
+                self.ahead = next;
+                if !WHOLE {
+                    g = g.first(count, V::Scalar::ZERO);
                 }
             }
             let [keep, weight] = self.by.statistics;
             let weighted = weight.mul(g);
 
             let [m_keep, m_weight] = self.by.momentum;
-            let m = self.average(plane::MOMENTUM, place, m_keep, m_weight, g, None);
+            let m = self.average::<C>(plane::MOMENTUM, place, m_keep, m_weight, g, None);
             packed.momentum = m;
 
-            let h = self.average(plane::DIAGONAL, place, keep, weighted, g, None);
+            let h = self.average::<C>(plane::DIAGONAL, place, keep, weighted, g, None);
             let mut d = match self.denominator {
                 Denominator::Adam(_) if band == 0 => h.sqrt().add(self.by.add),
                 _ => h.add(self.by.add),
@@ -241,22 +282,22 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
                 let mut other = self.by.zero;
                 if along {
                     other = g.shift(next, k);
-                } else if self.updates {
+                } else if self.updates::<C>() {
                     let further = place.further(k * self.step);
                     other = self.gradient(arrays, at + k * self.stride, further);
                 }
-                let goes_on = if broken {
+                let goes_on = if ends {
                     Some(V::load(arrays.reach.add(at)).not_lt(splat(k as f64)))
                 } else {
                     None
                 };
-                let e = self.average(plane::band(k), place, keep, weighted, other, goes_on);
+                let e = self.average::<C>(plane::band(k), place, keep, weighted, other, goes_on);
                 packed.bands[k - 1] = e;
                 poison = poison.add(e);
             }
             let mut reference = self.by.zero;
-            if self.refers {
-                let (a, r) = self.refer(place, g, m, h);
+            if C::REFERS.unwrap_or(self.refers) {
+                let (a, r) = self.refer::<C>(place, g, m, h);
                 reference = a;
                 poison = poison.add(r);
             }
@@ -269,19 +310,24 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
     }
 
     /// The scaled gradient at a position of the workspace, which is `place` in
-    /// the tensor.
+    /// the tensor. What is not packed is of the arithmetic's type.
     ///
     /// # Safety
     /// As for [`Source::take`].
     #[inline(always)]
     unsafe fn gradient(&self, arrays: &Arrays<V::Scalar>, at: usize, place: Place) -> V {
-        let Gradient { first, dtype, .. } = self.gradient;
         // SAFETY: what is not in the workspace is in the state's lines, which
         // the gradient has.
         unsafe {
             if at < self.packed_from {
-                let from = first.add(place.index * dtype.size());
-                read_any::<V>(Any(dtype), from, place.count).mul(self.by.scale)
+                let from = self.gradient.first;
+                let from = from.add(place.index * size_of::<V::Scalar>());
+                V::prefetch(from.wrapping_add(AHEAD));
+                let g: V = match size_of::<V::Scalar>() {
+                    4 => read::<V, F32>(from, place.count),
+                    _ => read::<V, F64>(from, place.count),
+                };
+                g.mul(self.by.scale)
             } else {
                 V::load(arrays.gradient.add(at))
             }
@@ -293,7 +339,7 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
     /// # Safety
     /// As for [`Source::take`].
     #[inline(always)]
-    unsafe fn average(
+    unsafe fn average<C: Case>(
         &self,
         plane: usize,
         place: Place,
@@ -306,8 +352,10 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
         let bytes = index * S::DTYPE.size();
         // SAFETY: the caller's promise.
         unsafe {
-            let old: V = read::<V, S>(self.planes.from[plane].add(bytes), count);
-            if !self.updates {
+            let from = self.planes.from[plane].add(bytes);
+            V::prefetch(from.wrapping_add(AHEAD));
+            let old: V = read::<V, S>(from, count);
+            if !self.updates::<C>() {
                 return old;
             }
             let mut new = a.mul_add(b, keep.mul(old));
@@ -315,7 +363,10 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
                 new = new.only(goes_on);
             }
             let new = new.flush(self.by.least);
-            let noise = self.noise.get(plane).copied();
+            let noise = match C::TAKES {
+                Some(true) => None,
+                _ => self.noise.get(plane).copied(),
+            };
             let to = self.planes.to[plane].add(bytes);
             write::<V, S>(new, to, index, count, noise)
         }
@@ -327,11 +378,11 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
     /// # Safety
     /// As for [`Source::take`].
     #[inline(always)]
-    unsafe fn refer(&self, place: Place, g: V, m: V, h: V) -> (V, V) {
+    unsafe fn refer<C: Case>(&self, place: Place, g: V, m: V, h: V) -> (V, V) {
         let zero = self.by.zero;
         // SAFETY: the caller's promise.
         unsafe {
-            if let Some(Reference::Adam { .. }) = self.reference {
+            if C::REFERS == Some(true) || matches!(self.reference, Some(Reference::Adam { .. })) {
                 return (quotient(m, h.sqrt().add(self.by.eps)), zero);
             }
             let q = g.mul(self.by.normalize);
@@ -339,7 +390,7 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
             if self.rms {
                 let [keep, weight] = self.by.rms;
                 let rms = plane::rms(self.band);
-                r = self.average(rms, place, keep, weight.mul(q), q, None);
+                r = self.average::<C>(rms, place, keep, weight.mul(q), q, None);
             }
             let a = match self.reference {
                 Some(Reference::Sgd) => g,

@@ -84,6 +84,11 @@ pub(crate) trait Register: Copy {
     /// to 64 bytes where the whole vector starts.
     unsafe fn stream(self, to: *mut Self::Scalar);
 
+    /// Asks for memory that will be read, where the instruction set can; it
+    /// need not be there.
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+
     unsafe fn add(self, b: Self) -> Self;
     unsafe fn mul(self, b: Self) -> Self;
     unsafe fn div(self, b: Self) -> Self;
@@ -146,6 +151,41 @@ pub(crate) trait Register: Copy {
         }
     }
 
+    /// The first `count` lanes from memory, and zeros.
+    #[inline(always)]
+    unsafe fn load_first(from: *const Self::Scalar, count: usize) -> Self {
+        let mut lanes = [Self::Scalar::ZERO; LANES];
+        // SAFETY: the array is as long as a register, and the caller has this
+        // instruction set.
+        unsafe {
+            copy_first(from, lanes.as_mut_ptr(), count);
+            Self::load(lanes.as_ptr())
+        }
+    }
+
+    /// Stores the first `count` lanes.
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut Self::Scalar, count: usize) {
+        let mut lanes = [Self::Scalar::ZERO; LANES];
+        // SAFETY: as above.
+        unsafe {
+            self.store(lanes.as_mut_ptr());
+            copy_first(lanes.as_ptr(), to, count);
+        }
+    }
+
+    /// The first `count` lanes, and `fill` in the others.
+    #[inline(always)]
+    unsafe fn first(self, count: usize, fill: Self) -> Self {
+        let mut lanes = [Self::Scalar::ZERO; LANES];
+        // SAFETY: as above.
+        unsafe {
+            fill.store(lanes.as_mut_ptr());
+            self.store_first(lanes.as_mut_ptr(), count);
+            Self::load(lanes.as_ptr())
+        }
+    }
+
     unsafe fn no_sums() -> Self::Sums;
     /// Adds the square of each lane to its accumulator.
     unsafe fn add_squares(self, sums: Self::Sums) -> Self::Sums;
@@ -193,7 +233,10 @@ pub(crate) trait Vector: Copy {
     type Sums: Copy;
     type Single: SingleVector;
     const UNROLLS: bool;
+    /// Registers of a vector.
+    const REGISTERS: usize;
 
+    unsafe fn prefetch(from: *const u8);
     unsafe fn splat(x: Self::Scalar) -> Self;
     unsafe fn load_f32(from: *const f32) -> Self;
     unsafe fn load_f64(from: *const f64) -> Self;
@@ -201,6 +244,10 @@ pub(crate) trait Vector: Copy {
     unsafe fn store_f64(self, to: *mut f64);
     unsafe fn load(from: *const Self::Scalar) -> Self;
     unsafe fn store(self, to: *mut Self::Scalar);
+    /// The first `count` lanes from memory, and zeros.
+    unsafe fn load_first(from: *const Self::Scalar, count: usize) -> Self;
+    /// Stores the first `count` lanes.
+    unsafe fn store_first(self, to: *mut Self::Scalar, count: usize);
     unsafe fn stream(self, to: *mut Self::Scalar);
     unsafe fn add(self, b: Self) -> Self;
     unsafe fn mul(self, b: Self) -> Self;
@@ -241,23 +288,16 @@ pub(crate) trait Vector: Copy {
     }
 
     /// The first `count` lanes, and `fill` in the others.
-    #[inline(always)]
-    unsafe fn first(self, count: usize, fill: Self::Scalar) -> Self {
-        let mut lanes = [fill; LANES];
-        // SAFETY: the array is as long as a vector, and the caller has this
-        // instruction set.
-        unsafe {
-            self.store(lanes.as_mut_ptr());
-            fill_from(&mut lanes, count, fill);
-            Self::load(lanes.as_ptr())
-        }
-    }
+    unsafe fn first(self, count: usize, fill: Self::Scalar) -> Self;
 }
 
+/// # Safety
+/// Both are good for `count` elements.
 #[cold]
 #[inline(never)]
-fn fill_from<T: Copy>(lanes: &mut [T; LANES], count: usize, fill: T) {
-    lanes[count..].fill(fill);
+unsafe fn copy_first<T: Copy>(from: *const T, to: *mut T, count: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { std::ptr::copy_nonoverlapping(from, to, count) }
 }
 
 /// A vector of float32, whose lanes can also be looked at as words.
@@ -316,6 +356,7 @@ impl<R: Register, const N: usize> Vector for Pack<R, N> {
     type Sums = [R::Sums; N];
     type Single = R::Single;
     const UNROLLS: bool = R::UNROLLS;
+    const REGISTERS: usize = N;
 
     each! {
         fn add(self, b);
@@ -327,6 +368,10 @@ impl<R: Register, const N: usize> Vector for Pack<R, N> {
         fn neg_mul_add(self, b, c);
     }
 
+    #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        unsafe { R::prefetch(from) }
+    }
     #[inline(always)]
     unsafe fn splat(x: R::Scalar) -> Self {
         const { assert!(N * R::LANES == LANES) };
@@ -465,6 +510,39 @@ impl<R: Register, const N: usize> Vector for Pack<R, N> {
             };
         }
         pack
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const R::Scalar, count: usize) -> Self {
+        unsafe {
+            if N == 1 {
+                return Pack([R::load_first(from, count); N]);
+            }
+            let mut lanes = [R::Scalar::ZERO; LANES];
+            copy_first(from, lanes.as_mut_ptr(), count);
+            Self::load(lanes.as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut R::Scalar, count: usize) {
+        unsafe {
+            if N == 1 {
+                return self.0[0].store_first(to, count);
+            }
+            let mut lanes = [R::Scalar::ZERO; LANES];
+            self.store(lanes.as_mut_ptr());
+            copy_first(lanes.as_ptr(), to, count);
+        }
+    }
+    #[inline(always)]
+    unsafe fn first(self, count: usize, fill: R::Scalar) -> Self {
+        unsafe {
+            if N == 1 {
+                return Pack([self.0[0].first(count, R::splat(fill)); N]);
+            }
+            let mut lanes = [fill; LANES];
+            self.store_first(lanes.as_mut_ptr(), count);
+            Self::load(lanes.as_ptr())
+        }
     }
     #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {

@@ -3,8 +3,8 @@
 //! Vectors of coordinates come one after the other. Where chains run along
 //! memory, the neighbours of a vector's lanes are other lanes of it and of the
 //! next; where they run across, they are the same lanes of the vector that
-//! comes a line later. So it is in registers, or in a ring of lines that stays
-//! in the cache, and never a copy of the state.
+//! comes a line later. So they are in registers where few are needed, or else in
+//! a few lines that stay in the cache, and never in a copy of the state.
 
 // Numbers of lines, registers and neighbours say more than iterators over them.
 #![allow(clippy::needless_range_loop)]
@@ -80,38 +80,47 @@ impl<V: Vector, const BAND: usize> Packed<V, BAND> {
 /// The last vectors that came. Numbers of coordinates are counted from the one
 /// that came [`lag`](Window::lag) positions before the newest.
 ///
+/// Vectors go through in groups of up to [`GROUP`](Window::GROUP): all of a
+/// group are pushed, then all are solved and kept, then all are combined; `i`
+/// tells them apart.
+///
 /// # Safety
 /// The processor has the instructions of `V`; the band is that of the shape,
-/// and distances are at most the band.
-pub(super) trait Window<V: Vector, const BAND: usize> {
+/// distances are at most the band, and groups end where [`room`](Window::room)
+/// does.
+pub(crate) trait Window<V: Vector, const BAND: usize>: Copy {
     /// Whether chains run along memory.
     const ALONG: bool;
+    /// The most vectors of a group.
+    const GROUP: usize;
 
     /// Positions that a vector is behind when all its neighbours are there.
     fn lag(shape: Shape) -> usize;
 
     unsafe fn new(shape: Shape, ring: Ring<V::Scalar>) -> Self;
+    /// How many vectors the next group may have.
+    fn room(&self) -> usize;
     /// Takes the next vector.
-    unsafe fn push(&mut self, new: &Packed<V, BAND>);
+    unsafe fn push(&mut self, i: usize, new: &Packed<V, BAND>);
     /// The momentum of the `k`-th coordinate further along the chain.
-    unsafe fn momentum(&self, k: usize) -> V;
+    unsafe fn momentum(&self, i: usize, k: usize) -> V;
     /// Its diagonal.
-    unsafe fn diagonal(&self, k: usize) -> V;
+    unsafe fn diagonal(&self, i: usize, k: usize) -> V;
     /// Of its sub-diagonals, the one at `index`.
-    unsafe fn band(&self, index: usize, k: usize) -> V;
+    unsafe fn band(&self, i: usize, index: usize, k: usize) -> V;
     /// Keeps `psi` and `D L^T m` of the coordinates.
-    unsafe fn keep(&mut self, psi: &[V; BAND], scaled: V);
+    unsafe fn keep(&mut self, i: usize, psi: &[V; BAND], scaled: V);
     /// `psi` at distance `k` of the `k`-th coordinate before along the chain.
-    unsafe fn psi(&self, k: usize) -> V;
-    /// Its `D L^T m`.
-    unsafe fn scaled(&self, k: usize) -> V;
-    /// A vector further.
-    unsafe fn advance(&mut self);
+    unsafe fn psi(&self, i: usize, k: usize) -> V;
+    /// Its `D L^T m`; that of the coordinate itself for a `k` of 0.
+    unsafe fn scaled(&self, i: usize, k: usize) -> V;
+    /// A group further.
+    unsafe fn advance(&mut self, vectors: usize);
 }
 
-/// Chains along memory: the last two vectors.
+/// Chains along memory in a narrow band: the last two vectors, in registers.
+#[derive(Clone, Copy)]
 pub(super) struct Along<V, const BAND: usize> {
-    band: usize,
     state: [Packed<V, BAND>; 2],
     psi: [[V; BAND]; 2],
     scaled: [V; 2],
@@ -121,10 +130,11 @@ pub(super) struct Along<V, const BAND: usize> {
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl<V: Vector, const BAND: usize> Window<V, BAND> for Along<V, BAND> {
     const ALONG: bool = true;
+    const GROUP: usize = 1;
 
     #[inline(always)]
-    fn lag(shape: Shape) -> usize {
-        if shape.band == 0 {
+    fn lag(_: Shape) -> usize {
+        if BAND == 0 {
             0
         } else {
             LANES
@@ -133,11 +143,10 @@ impl<V: Vector, const BAND: usize> Window<V, BAND> for Along<V, BAND> {
 
     #[inline(always)]
     unsafe fn new(shape: Shape, _: Ring<V::Scalar>) -> Self {
-        let band = if BAND == MAX_BAND { shape.band } else { BAND };
+        assert_eq!(shape.band, BAND);
         unsafe {
             let zero = V::splat(V::Scalar::ZERO);
             Along {
-                band,
                 state: [Packed::none(); 2],
                 psi: [[zero; BAND]; 2],
                 scaled: [zero; 2],
@@ -145,50 +154,46 @@ impl<V: Vector, const BAND: usize> Window<V, BAND> for Along<V, BAND> {
         }
     }
     #[inline(always)]
-    unsafe fn push(&mut self, new: &Packed<V, BAND>) {
-        let [old, newest] = &mut self.state;
-        old.momentum = newest.momentum;
-        old.diagonal = newest.diagonal;
-        newest.momentum = new.momentum;
-        newest.diagonal = new.diagonal;
-        for k in 0..self.band {
-            old.bands[k] = newest.bands[k];
-            newest.bands[k] = new.bands[k];
-        }
+    fn room(&self) -> usize {
+        1
     }
     #[inline(always)]
-    unsafe fn momentum(&self, k: usize) -> V {
+    unsafe fn push(&mut self, _: usize, new: &Packed<V, BAND>) {
+        self.state = [self.state[1], *new];
+    }
+    #[inline(always)]
+    unsafe fn momentum(&self, _: usize, k: usize) -> V {
         let [old, newest] = &self.state;
-        unsafe { later(old.momentum, newest.momentum, self.band, k) }
+        unsafe { later::<V, BAND>(old.momentum, newest.momentum, k) }
     }
     #[inline(always)]
-    unsafe fn diagonal(&self, k: usize) -> V {
+    unsafe fn diagonal(&self, _: usize, k: usize) -> V {
         let [old, newest] = &self.state;
-        unsafe { later(old.diagonal, newest.diagonal, self.band, k) }
+        unsafe { later::<V, BAND>(old.diagonal, newest.diagonal, k) }
     }
     #[inline(always)]
-    unsafe fn band(&self, index: usize, k: usize) -> V {
+    unsafe fn band(&self, _: usize, index: usize, k: usize) -> V {
         let [old, newest] = &self.state;
-        unsafe { later(old.bands[index], newest.bands[index], self.band, k) }
+        unsafe { later::<V, BAND>(old.bands[index], newest.bands[index], k) }
     }
     #[inline(always)]
-    unsafe fn keep(&mut self, psi: &[V; BAND], scaled: V) {
-        for k in 0..self.band {
-            self.psi[0][k] = self.psi[1][k];
-            self.psi[1][k] = psi[k];
-        }
+    unsafe fn keep(&mut self, _: usize, psi: &[V; BAND], scaled: V) {
+        self.psi = [self.psi[1], *psi];
         self.scaled = [self.scaled[1], scaled];
     }
     #[inline(always)]
-    unsafe fn psi(&self, k: usize) -> V {
+    unsafe fn psi(&self, _: usize, k: usize) -> V {
         unsafe { V::shift(self.psi[0][k - 1], self.psi[1][k - 1], LANES - k) }
     }
     #[inline(always)]
-    unsafe fn scaled(&self, k: usize) -> V {
-        unsafe { V::shift(self.scaled[0], self.scaled[1], LANES - k) }
+    unsafe fn scaled(&self, _: usize, k: usize) -> V {
+        match k {
+            0 => self.scaled[1],
+            _ => unsafe { V::shift(self.scaled[0], self.scaled[1], LANES - k) },
+        }
     }
     #[inline(always)]
-    unsafe fn advance(&mut self) {}
+    unsafe fn advance(&mut self, _: usize) {}
 }
 
 /// The lanes from `k` on. Without a band there is no lag: the newest vector is
@@ -197,10 +202,10 @@ impl<V: Vector, const BAND: usize> Window<V, BAND> for Along<V, BAND> {
 /// # Safety
 /// The processor has the instructions of `V`.
 #[inline(always)]
-unsafe fn later<V: Vector>(old: V, newest: V, band: usize, k: usize) -> V {
+unsafe fn later<V: Vector, const BAND: usize>(old: V, newest: V, k: usize) -> V {
     // SAFETY: passed on from the caller.
     unsafe {
-        match (band, k) {
+        match (BAND, k) {
             (0, _) => newest,
             (_, 0) => old,
             _ => V::shift(old, newest, k),
@@ -208,113 +213,182 @@ unsafe fn later<V: Vector>(old: V, newest: V, band: usize, k: usize) -> V {
     }
 }
 
-/// Chains across memory: `band + 1` lines, the oldest of which is overwritten.
-pub(super) struct Across<V: Vector, const BAND: usize> {
+/// Vectors of a group where lines of them are kept in memory.
+pub(super) const GROUP: usize = 16;
+/// Distance of two planes of them, where chains run along memory.
+pub(super) const ALONG_PLANE: usize = (1 + GROUP) * LANES;
+
+/// Neighbours in memory that stays in the nearest cache. Where chains run along
+/// memory: the last vector and a group, one after the other. Where they run
+/// across: `band + 1` lines, the oldest of which is overwritten.
+#[derive(Clone, Copy)]
+pub(super) struct Kept<V: Vector, const BAND: usize, const ALONG: bool> {
     band: usize,
-    ring: Ring<V::Scalar>,
+    first: *mut V::Scalar,
     width: usize,
-    /// Where the vector is in its line.
+    /// Where the group is in its line.
     at: usize,
-    /// Where the lines start, from the one at hand to the newest.
+    /// Where lines start, from the one at hand to the newest, if chains run
+    /// across memory.
     lines: [usize; MAX_BAND + 1],
-    /// Distance of the lines of two planes.
+    /// Distance of two planes.
     plane: usize,
 }
 
-impl<V: Vector, const BAND: usize> Across<V, BAND> {
-    /// The place of a plane's vector in a line of the ring. Planes are:
-    /// momentum, diagonal, the scaled, sub-diagonals, psi.
+impl<V: Vector, const BAND: usize, const ALONG: bool> Kept<V, BAND, ALONG> {
     #[inline(always)]
-    fn place(&self, plane: usize, line: usize) -> *mut V::Scalar {
-        let offset = plane * self.plane + self.lines[line] + self.at;
-        self.ring.first.wrapping_add(offset)
+    fn bands(&self) -> usize {
+        if BAND == MAX_BAND {
+            self.band
+        } else {
+            BAND
+        }
+    }
+
+    /// A place in a plane. Planes are: momentum, diagonal, the scaled,
+    /// sub-diagonals, psi.
+    #[inline(always)]
+    fn place(&self, plane: usize, offset: usize, i: usize) -> *mut V::Scalar {
+        let distance = match ALONG {
+            true => ALONG_PLANE,
+            false => self.plane,
+        };
+        let offset = plane * distance + offset + self.at + i * LANES;
+        self.first.wrapping_add(offset)
+    }
+
+    /// The offset of the `k`-th coordinates further along their chains; of the
+    /// newest for the band and one.
+    #[inline(always)]
+    fn later(&self, k: usize) -> usize {
+        match ALONG {
+            true => k,
+            false => self.lines[k],
+        }
+    }
+
+    /// The offset of new coordinates.
+    #[inline(always)]
+    fn newest(&self) -> usize {
+        match ALONG {
+            true => LANES,
+            false => self.lines[self.bands()],
+        }
+    }
+
+    /// The offset at which is kept what is known of the `k`-th coordinates
+    /// before: across memory, these were the newest `band + 1 - k` lines ago.
+    #[inline(always)]
+    fn before(&self, k: usize) -> usize {
+        match (ALONG, k) {
+            (true, _) => LANES - k,
+            (false, 0) => self.lines[0],
+            (false, _) => self.lines[self.bands() + 1 - k],
+        }
     }
 
     #[inline(always)]
     fn psi_plane(&self, k: usize) -> usize {
-        2 + self.band + k
+        2 + self.bands() + k
     }
 }
 
 // SAFETY, of every block below: passed on from the caller; the ring was made
 // for the shape.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl<V: Vector, const BAND: usize> Window<V, BAND> for Across<V, BAND> {
-    const ALONG: bool = false;
+impl<V: Vector, const BAND: usize, const ALONG: bool> Window<V, BAND> for Kept<V, BAND, ALONG> {
+    const ALONG: bool = ALONG;
+    const GROUP: usize = GROUP;
 
     #[inline(always)]
     fn lag(shape: Shape) -> usize {
-        shape.band * shape.stride
+        match ALONG {
+            true => LANES,
+            false => shape.band * shape.stride,
+        }
     }
 
     #[inline(always)]
     unsafe fn new(shape: Shape, ring: Ring<V::Scalar>) -> Self {
-        let band = if BAND == MAX_BAND { shape.band } else { BAND };
+        let band = shape.band;
+        assert!(BAND == MAX_BAND || band == BAND);
         let mut lines = [0; MAX_BAND + 1];
-        for (i, line) in lines.iter_mut().enumerate() {
-            *line = i * ring.line;
+        for (k, line) in lines.iter_mut().enumerate() {
+            *line = k * ring.line;
         }
-        Across {
+        Kept {
             band,
-            ring,
+            first: ring.first,
             width: shape.stride,
             at: 0,
             lines,
-            plane: (band + 1) * ring.line,
+            plane: ring.plane,
         }
     }
     #[inline(always)]
-    unsafe fn push(&mut self, new: &Packed<V, BAND>) {
-        let newest = self.band;
+    fn room(&self) -> usize {
+        match ALONG {
+            true => GROUP,
+            false => (self.width - self.at) / LANES,
+        }
+    }
+    #[inline(always)]
+    unsafe fn push(&mut self, i: usize, new: &Packed<V, BAND>) {
         unsafe {
-            new.momentum.store(self.place(0, newest));
-            new.diagonal.store(self.place(1, newest));
-            for k in 0..self.band {
-                new.bands[k].store(self.place(3 + k, newest));
+            new.momentum.store(self.place(0, self.newest(), i));
+            new.diagonal.store(self.place(1, self.newest(), i));
+            for k in 0..self.bands() {
+                new.bands[k].store(self.place(3 + k, self.newest(), i));
             }
         }
     }
     #[inline(always)]
-    unsafe fn momentum(&self, k: usize) -> V {
-        unsafe { V::load(self.place(0, k)) }
+    unsafe fn momentum(&self, i: usize, k: usize) -> V {
+        unsafe { V::load(self.place(0, self.later(k), i)) }
     }
     #[inline(always)]
-    unsafe fn diagonal(&self, k: usize) -> V {
-        unsafe { V::load(self.place(1, k)) }
+    unsafe fn diagonal(&self, i: usize, k: usize) -> V {
+        unsafe { V::load(self.place(1, self.later(k), i)) }
     }
     #[inline(always)]
-    unsafe fn band(&self, index: usize, k: usize) -> V {
-        unsafe { V::load(self.place(3 + index, k)) }
+    unsafe fn band(&self, i: usize, index: usize, k: usize) -> V {
+        unsafe { V::load(self.place(3 + index, self.later(k), i)) }
     }
     #[inline(always)]
-    unsafe fn keep(&mut self, psi: &[V; BAND], scaled: V) {
+    unsafe fn keep(&mut self, i: usize, psi: &[V; BAND], scaled: V) {
         unsafe {
-            scaled.store(self.place(2, 0));
-            for k in 0..self.band {
-                psi[k].store(self.place(self.psi_plane(k + 1), 0));
+            scaled.store(self.place(2, self.before(0), i));
+            for k in 0..self.bands() {
+                psi[k].store(self.place(self.psi_plane(k + 1), self.before(0), i));
             }
         }
     }
-    // What lies `k` lines before the one at hand was the newest `band + 1 - k`
-    // lines ago.
     #[inline(always)]
-    unsafe fn psi(&self, k: usize) -> V {
-        unsafe { V::load(self.place(self.psi_plane(k), self.band + 1 - k)) }
+    unsafe fn psi(&self, i: usize, k: usize) -> V {
+        unsafe { V::load(self.place(self.psi_plane(k), self.before(k), i)) }
     }
     #[inline(always)]
-    unsafe fn scaled(&self, k: usize) -> V {
-        unsafe { V::load(self.place(2, self.band + 1 - k)) }
+    unsafe fn scaled(&self, i: usize, k: usize) -> V {
+        unsafe { V::load(self.place(2, self.before(k), i)) }
     }
     #[inline(always)]
-    unsafe fn advance(&mut self) {
-        self.at += LANES;
+    unsafe fn advance(&mut self, vectors: usize) {
+        if ALONG {
+            for plane in 0..2 * self.bands() + 3 {
+                let last = unsafe { V::load(self.place(plane, 0, vectors)) };
+                unsafe { last.store(self.place(plane, 0, 0)) };
+            }
+            return;
+        }
+        self.at += vectors * LANES;
         if self.at == self.width {
             self.at = 0;
+            // The oldest line becomes the newest.
             let oldest = self.lines[0];
-            for i in 0..self.band {
-                self.lines[i] = self.lines[i + 1];
+            for k in 0..self.bands() {
+                self.lines[k] = self.lines[k + 1];
             }
-            self.lines[self.band] = oldest;
+            self.lines[self.bands()] = oldest;
         }
     }
 }

@@ -15,6 +15,7 @@
 //! ```
 
 use super::vector::{Scalar, LANES};
+use super::window::ALONG_PLANE;
 use super::MAX_BAND;
 use crate::error::Result;
 use crate::memory::{AlignedBytes, LINE};
@@ -58,8 +59,11 @@ pub(crate) struct Shape {
     pub core: usize,
     /// How far behind them packed coordinates reach, neighbours not counted.
     pub lead: usize,
-    /// Whether [`Array::Reach`] says where chains end.
+    /// Whether chains end at any place, as [`Array::Reach`] says.
     pub broken: bool,
+    /// The position from which on, too, coordinates have to look there; what
+    /// does not exist behind them is packed.
+    pub tail: usize,
 }
 
 impl Shape {
@@ -73,6 +77,7 @@ impl Shape {
             core,
             lead,
             broken: false,
+            tail: usize::MAX,
         }
     }
 
@@ -81,18 +86,23 @@ impl Shape {
         self.stride == 1
     }
 
-    /// Elements from one line of a ring to the next: not a multiple of the
+    /// Elements from one line that is kept to the next: not a multiple of the
     /// distance at which lines would drive each other out of the cache.
     fn ring_line(&self) -> usize {
         self.stride + 3 * LANES
     }
 
-    /// Elements of the ring of lines where chains run across memory.
-    fn ring(&self) -> usize {
+    /// Elements of a plane of the lines that are kept.
+    fn ring_plane(&self) -> usize {
         match self.along() {
-            true => 0,
-            false => (self.band + 1) * (2 * self.band + 3) * self.ring_line(),
+            true => ALONG_PLANE,
+            false => (self.band + 1) * self.ring_line(),
         }
+    }
+
+    /// Elements of all planes.
+    fn ring(&self) -> usize {
+        (2 * self.band + 3) * self.ring_plane()
     }
 
     /// Elements that an array needs for this block.
@@ -148,6 +158,7 @@ impl Workspace {
         Ring {
             first: self.ring.as_mut_ptr().cast(),
             line: self.block.ring_line(),
+            plane: self.block.ring_plane(),
         }
     }
 
@@ -213,13 +224,15 @@ impl Workspace {
     }
 }
 
-/// Where the last lines of a block are kept: `band + 1` of momentum, diagonal,
-/// `D L^T m`, and each sub-diagonal and `psi`.
+/// Where the last coordinates of a block are kept: planes of momentum,
+/// diagonal, `D L^T m`, and each sub-diagonal and `psi`.
 #[derive(Clone, Copy)]
 pub(super) struct Ring<T> {
     pub(super) first: *mut T,
-    /// Elements from one line to the next.
+    /// Elements from one line to the next, where chains run across memory.
     pub(super) line: usize,
+    /// Elements from one plane to the next.
+    pub(super) plane: usize,
 }
 
 /// Where the arrays of a workspace start.

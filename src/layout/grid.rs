@@ -48,6 +48,16 @@ pub(crate) struct Piece {
     pub run: Option<Run>,
 }
 
+/// Where chains end among the coordinates of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ends {
+    None,
+    /// Nowhere but at the end of all: who needs neighbours beyond is visited
+    /// here or later (see [`Grid::span`]).
+    From(isize),
+    Anywhere,
+}
+
 /// Which way chains go through the matrix.
 #[derive(Debug, Clone)]
 enum Way {
@@ -364,21 +374,33 @@ impl Grid {
         (len, col.map(|col| Run { row, col, len }))
     }
 
-    /// Whether a chain ends in `span` of a rectangle's columns, or so shortly
+    /// Where chains end in `span` of a rectangle's columns, or so shortly
     /// after it that neighbours are missing.
-    pub(crate) fn has_ends(&self, rect: &Rect, span: &Range<isize>) -> bool {
+    pub(crate) fn ends(&self, rect: &Rect, span: &Range<isize>) -> Ends {
+        if self.band == 0 {
+            return Ends::None;
+        }
         let reached = (span.end + self.band as isize) as usize;
-        self.band > 0
-            && match &self.way {
-                Way::Along { chain } => {
-                    let from = span.start.max(0) as usize + 1;
-                    from.next_multiple_of(*chain) < reached
+        let all = match &self.way {
+            Way::Along { chain } => {
+                let from = span.start.max(0) as usize + 1;
+                match from.next_multiple_of(*chain) {
+                    end if end >= reached => return Ends::None,
+                    end if end < self.cols => return Ends::Anywhere,
+                    end => end,
                 }
-                Way::AcrossBroken => reached > self.rows,
-                Way::AcrossLinked(columns) => self
-                    .last_columns(columns, rect)
-                    .any(|(after, _)| reached > self.rows * (after + 1)),
             }
+            Way::AcrossBroken if reached <= self.rows => return Ends::None,
+            Way::AcrossLinked(columns)
+                if !self
+                    .last_columns(columns, rect)
+                    .any(|(after, _)| reached > self.rows * (after + 1)) =>
+            {
+                return Ends::None
+            }
+            _ => self.rows,
+        };
+        Ends::From(all as isize - self.band as isize)
     }
 
     /// Columns of a rectangle that are among the last that a linked chain

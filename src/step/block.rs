@@ -1,14 +1,16 @@
 //! What is done to one block.
 
+use crate::dtype::Dtype;
 use crate::kernel::{
     Apply, Denominator, Kernels, Output, Shape, Squares, TakeIn, Task, Workspace, LANES,
 };
-use crate::layout::{Grid, Rect, Run};
+use crate::layout::{Ends, Grid, Rect, Run};
 use crate::parallel::Access;
 
 /// One tensor in one step.
 pub(super) struct Job<'a> {
     pub grid: &'a Grid,
+    pub arithmetic: Dtype,
     pub kernels: &'static Kernels,
     /// Multiplies the gradient.
     pub scale: f64,
@@ -153,13 +155,16 @@ impl Job<'_> {
         }
         let mut packed_from = shape.front;
         if take_in.is_some() {
-            // Whole vectors of the gradient are read where they lie; what is
-            // less, or in another place, is packed.
-            let less = match shape.along() {
-                true => (inner.end - inner.start) % LANES as isize,
-                false => 0,
+            // Gradients of the arithmetic's type are read where they lie. What
+            // is in another type or place, or along memory less than a vector,
+            // is packed.
+            let all = inner.end - inner.start;
+            let packed = match (self.converts(access), shape.along()) {
+                (true, _) => all,
+                (false, true) => all % LANES as isize,
+                (false, false) => 0,
             };
-            let span = inner.end - less..inner.end + band;
+            let span = inner.end - packed..inner.end + band;
             packed_from += (span.start - outer.start) as usize * shape.stride;
             self.pack_gradient(target, span, access, work);
         }
@@ -186,6 +191,11 @@ impl Job<'_> {
         }
     }
 
+    /// Whether gradients are of another type than the arithmetic.
+    fn converts(&self, access: &Access<'_>) -> bool {
+        access.gradient_dtype() != self.arithmetic
+    }
+
     /// Starts a block in the workspace, in which positions are counted from
     /// `target`, and state reaches up to the end of `state`.
     fn begin(&self, target: &Rect, state: &Rect, work: &mut Workspace) -> Shape {
@@ -195,10 +205,20 @@ impl Job<'_> {
         let lead = (inner.end - outer.end).max(0) as usize * stride;
         let mut shape = Shape::new(grid.band(), stride, core, lead);
         let span = outer.start - grid.band() as isize..inner.end.max(outer.end);
-        shape.broken = grid.has_ends(target, &span);
+        let mut ends = span.clone();
+        match grid.ends(target, &span) {
+            Ends::None => ends.end = ends.start,
+            Ends::From(first) => {
+                let at = (first.max(span.start) - outer.start) * stride as isize;
+                let at = (shape.front as isize + at) as usize;
+                shape.tail = at - at % LANES;
+                ends.start = first.max(span.start) - (at % LANES) as isize;
+            }
+            Ends::Anywhere => shape.broken = true,
+        }
         self.kernels.begin(work, shape);
-        if shape.broken {
-            grid.reach(target, &span, |at, count, rest, step| {
+        if !ends.is_empty() {
+            grid.reach(target, &ends, |at, count, rest, step| {
                 let at = shape.front.wrapping_add_signed(at);
                 self.kernels.set_reach(work, at, count, rest, step);
             });

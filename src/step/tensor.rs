@@ -91,6 +91,7 @@ impl Tensor {
         let units = factors.units(self.spec.update, self.graft);
         Job {
             grid: &self.grid,
+            arithmetic: self.spec.arithmetic(),
             kernels: self.kernels,
             scale,
             take_in: factors.take_in(self.graft, known.gradient_length, scale),

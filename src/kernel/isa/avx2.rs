@@ -26,6 +26,10 @@ impl Register for F32 {
     const LANES: usize = 8;
     const UNROLLS: bool = true;
 
+    #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
     intrinsics! {
         add(b) = _mm256_add_ps;
         mul(b) = _mm256_mul_ps;

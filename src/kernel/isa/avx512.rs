@@ -26,6 +26,12 @@ static COUNTING: [u32; 32] = {
     lanes
 };
 
+/// The first `count` lanes.
+#[inline(always)]
+fn first(count: usize) -> __mmask16 {
+    ((1u32 << count) - 1) as __mmask16
+}
+
 /// The upper half.
 #[inline(always)]
 unsafe fn high(x: __m512) -> __m256 {
@@ -44,6 +50,10 @@ impl Register for F32 {
     const LANES: usize = 16;
     const UNROLLS: bool = true;
 
+    #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         F32(unsafe { _mm512_set1_ps(x) })
@@ -126,10 +136,30 @@ impl Register for F32 {
     }
     #[inline(always)]
     unsafe fn shift(self, next: Self, k: usize) -> Self {
-        unsafe {
-            let lanes = _mm512_loadu_si512(COUNTING.as_ptr().add(k).cast());
-            F32(_mm512_permutex2var_ps(self.0, lanes, next.0))
+        let (a, b) = unsafe { (_mm512_castps_si512(self.0), _mm512_castps_si512(next.0)) };
+        // `k` is known wherever it matters, and one of these is left.
+        macro_rules! one_of {
+            ($($k:literal)*) => {
+                match k {
+                    0 => a,
+                    $($k => _mm512_alignr_epi32::<$k>(b, a),)*
+                    _ => b,
+                }
+            };
         }
+        F32(unsafe { _mm512_castsi512_ps(one_of!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)) })
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        F32(unsafe { _mm512_maskz_loadu_ps(first(count), from) })
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        unsafe { _mm512_mask_storeu_ps(to, first(count), self.0) }
+    }
+    #[inline(always)]
+    unsafe fn first(self, count: usize, fill: Self) -> Self {
+        F32(unsafe { _mm512_mask_blend_ps(first(count), fill.0, self.0) })
     }
     #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {

@@ -114,7 +114,8 @@ use intrinsics;
 macro_rules! tables {
     ($module:ident, [$($feature:meta)?], $vectors:ident) => {
         mod $module {
-            use super::super::block::Entries;
+            use super::super::block::{Entries, Pass, Stretch};
+            use super::super::case::Case;
             use super::super::element::Stored;
             use super::super::lines::{Lines, Place};
             use super::super::vector::Vector;
@@ -168,7 +169,19 @@ macro_rules! tables {
                     unsafe { run::<V, S, W, BAND, BROKEN>(work, task) }
                 }
 
-                unsafe fn take_rest<V: Vector, S: Stored>(
+                unsafe fn steady<V: Vector, S: Stored, C: Case, W, const BAND: usize, const BROKEN: bool>(
+                    pass: &mut Pass<'_, '_, V, S, W, BAND, BROKEN>,
+                    work: &mut Workspace,
+                    task: &Task<'_>,
+                    stretch: &Stretch,
+                ) where
+                    W: Window<V, BAND>,
+                {
+                    // SAFETY: passed on from the caller.
+                    unsafe { steady::<V, S, C, W, BAND, BROKEN>(pass, work, task, stretch) }
+                }
+
+                unsafe fn take_rest<V: Vector, S: Stored, const BAND: usize>(
                     work: &mut Workspace,
                     task: &Task<'_>,
                     at: usize,
@@ -176,7 +189,7 @@ macro_rules! tables {
                     rest: *mut V::Scalar,
                 ) {
                     // SAFETY: passed on from the caller.
-                    unsafe { take_rest::<V, S>(work, task, at, place, rest) }
+                    unsafe { take_rest::<V, S, BAND>(work, task, at, place, rest) }
                 }
 
                 unsafe fn mend<V: Vector, S: Stored>(
@@ -212,9 +225,23 @@ macro_rules! tables {
             }
 
             $(#[$feature])?
+            #[inline(never)]
+            unsafe fn steady<V: Vector, S: Stored, C: Case, W, const BAND: usize, const BROKEN: bool>(
+                pass: &mut Pass<'_, '_, V, S, W, BAND, BROKEN>,
+                work: &mut Workspace,
+                task: &Task<'_>,
+                stretch: &Stretch,
+            ) where
+                W: Window<V, BAND>,
+            {
+                // SAFETY: as for the other entries.
+                unsafe { block::steady::<V, Calls, S, C, W, BAND, BROKEN>(pass, work, task, stretch) }
+            }
+
+            $(#[$feature])?
             #[cold]
             #[inline(never)]
-            unsafe fn take_rest<V: Vector, S: Stored>(
+            unsafe fn take_rest<V: Vector, S: Stored, const BAND: usize>(
                 work: &mut Workspace,
                 task: &Task<'_>,
                 at: usize,
@@ -222,7 +249,7 @@ macro_rules! tables {
                 rest: *mut V::Scalar,
             ) {
                 // SAFETY: as for the other entries.
-                unsafe { block::take_rest::<V, S>(work, task, at, place, rest) }
+                unsafe { block::take_rest::<V, S, BAND>(work, task, at, place, rest) }
             }
 
             $(#[$feature])?
