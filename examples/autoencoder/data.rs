@@ -6,6 +6,7 @@ use anyhow::Result;
 use ndarray::Array2;
 use rand::{seq::SliceRandom, SeedableRng};
 use rand_pcg::Pcg64;
+use serde::{Deserialize, Serialize};
 
 use crate::{curves, idx};
 
@@ -15,7 +16,8 @@ pub const SIDE: usize = 28;
 pub const PIXELS: usize = SIDE * SIDE;
 
 /// Which of the benchmark's two data sets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Name {
     Curves,
     Mnist,

@@ -4,8 +4,10 @@
 //! ```text
 //! cargo run --release --example autoencoder
 //! cargo run --release --example autoencoder -- --mnist DIR
+//! cargo run --release --example autoencoder -- benchmark
 //! ```
 
+mod benchmark;
 mod curves;
 mod data;
 mod idx;
@@ -18,13 +20,13 @@ mod session;
 mod settings;
 mod train;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use sonew::options::MAX_THREADS;
 
 use data::Images;
@@ -44,8 +46,11 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// Trains the deep autoencoder benchmark with several optimizers and compares
 /// them. Ctrl-C stops it, --resume continues it.
 #[derive(Parser)]
-#[command(name = "autoencoder")]
+#[command(name = "autoencoder", args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// Train on the MNIST images in this folder (IDX files, plain or .gz)
     /// instead of the generated CURVES images
     #[arg(long, value_name = "DIR")]
@@ -87,6 +92,14 @@ struct Arguments {
     resume: bool,
 }
 
+#[derive(Subcommand)]
+enum Command {
+    /// Search every optimizer's setting by the same rule, and rerun the best
+    /// with several seeds (hours). Ctrl-C stops it, the same command continues
+    /// it
+    Benchmark(benchmark::Arguments),
+}
+
 fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".to_owned()),
@@ -105,10 +118,43 @@ fn threads(text: &str) -> Result<usize, String> {
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
+    match &arguments.command {
+        Some(Command::Benchmark(arguments)) => benchmark(arguments),
+        None => compare(&arguments),
+    }
+}
+
+fn benchmark(arguments: &benchmark::Arguments) -> Result<ExitCode> {
+    use_threads(arguments.threads)?;
+    let mut problem = Problem {
+        images: images(arguments.mnist.as_deref(), arguments.batch)?,
+        epochs: arguments.epochs,
+        batch: arguments.batch,
+        seed: 0,
+        threads: arguments.threads,
+    };
+    stop_on_ctrl_c()?;
+    match benchmark::run(arguments, &mut problem) {
+        Err(error) if error.is::<benchmark::Stopped>() => {
+            println!("\nStopped. The same command goes on.");
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+        done => done.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Decides how many threads the network uses.
+fn use_threads(threads: usize) -> Result<()> {
     rayon::ThreadPoolBuilder::new()
-        .num_threads(arguments.threads)
-        .build_global()?;
-    let problem = problem(&arguments)?;
+        .num_threads(threads)
+        .build_global()
+        .context("cannot start threads")
+}
+
+/// Trains with each optimizer at its known setting.
+fn compare(arguments: &Arguments) -> Result<ExitCode> {
+    use_threads(arguments.threads)?;
+    let problem = problem(arguments)?;
     let methods = without_repeats(&arguments.optimizers);
     if !arguments.resume && Session::lies_unfinished(&arguments.out) {
         println!(
@@ -141,28 +187,32 @@ fn main() -> Result<ExitCode> {
             }
         }
     }
-    report(&arguments, &problem, session.finished())?;
+    report(arguments, &problem, session.finished())?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn problem(arguments: &Arguments) -> Result<Problem> {
-    let images = match &arguments.mnist {
-        Some(folder) => Images::mnist(folder)?,
-        None => Images::curves(),
-    };
-    anyhow::ensure!(
-        arguments.batch <= images.len(),
-        "--batch {} is more than the {} images",
-        arguments.batch,
-        images.len()
-    );
     Ok(Problem {
-        images,
+        images: images(arguments.mnist.as_deref(), arguments.batch)?,
         epochs: arguments.epochs,
         batch: arguments.batch,
         seed: arguments.seed,
         threads: arguments.threads,
     })
+}
+
+/// The images to train on, of which there must be a batch.
+fn images(mnist: Option<&Path>, batch: usize) -> Result<Images> {
+    let images = match mnist {
+        Some(folder) => Images::mnist(folder)?,
+        None => Images::curves(),
+    };
+    anyhow::ensure!(
+        batch <= images.len(),
+        "--batch {batch} is more than the {} images",
+        images.len()
+    );
+    Ok(images)
 }
 
 fn without_repeats(methods: &[Method]) -> Vec<Method> {

@@ -20,6 +20,8 @@ const LEFT_OUT: f64 = 0.08;
 /// Colours that stay apart for colour-blind readers (Okabe and Ito).
 fn colour(method: Method) -> RGBColor {
     match method {
+        Method::Sgd => RGBColor(204, 121, 167),
+        Method::Rmsprop => RGBColor(0, 158, 115),
         Method::Adamw => RGBColor(110, 110, 110),
         Method::Diagonal => RGBColor(230, 159, 0),
         Method::Tridiagonal => RGBColor(0, 114, 178),

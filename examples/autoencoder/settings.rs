@@ -5,15 +5,20 @@
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use sonew::dtype::Dtype;
 use sonew::layout::{TensorSpec, Update};
-use sonew::options::Options;
+use sonew::options::{Graft, Options};
 
 use crate::data::Name;
 
 /// An optimizer of the comparison.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
+    /// Stochastic gradient descent with momentum
+    Sgd,
+    /// RMSProp
+    Rmsprop,
     /// Adam with decoupled weight decay on every tensor
     Adamw,
     /// SONew, band 0
@@ -28,6 +33,8 @@ impl Method {
     /// As people write it.
     pub fn title(self) -> &'static str {
         match self {
+            Method::Sgd => "SGD, momentum",
+            Method::Rmsprop => "RMSProp",
             Method::Adamw => "AdamW",
             Method::Diagonal => "diagonal SONew",
             Method::Tridiagonal => "tridiagonal SONew",
@@ -38,6 +45,8 @@ impl Method {
     /// As on the command line, and in file names.
     pub fn key(self) -> &'static str {
         match self {
+            Method::Sgd => "sgd",
+            Method::Rmsprop => "rmsprop",
             Method::Adamw => "adamw",
             Method::Diagonal => "diagonal",
             Method::Tridiagonal => "tridiagonal",
@@ -45,19 +54,24 @@ impl Method {
         }
     }
 
-    fn band(self) -> usize {
+    /// Whether it is one of the SONews, and not a first-order method.
+    pub fn is_sonew(self) -> bool {
         match self {
-            Method::Adamw | Method::Diagonal => 0,
-            Method::Tridiagonal => 1,
-            Method::Band4 => 4,
+            Method::Sgd | Method::Rmsprop | Method::Adamw => false,
+            Method::Diagonal | Method::Tridiagonal | Method::Band4 => true,
         }
     }
 
     /// The library's options for this method; SONew's length is grafted from
     /// Adam.
+    ///
+    /// The library has no SGD and no RMSProp of their own, but contains both.
+    /// RMSProp is Adam without momentum and bias correction. Momentum SGD is
+    /// diagonal SONew whose damping leaves nothing else of the diagonal, with
+    /// the momentum's own length.
     pub fn options(self, setting: &Setting, threads: usize) -> Options {
-        Options {
-            band: self.band(),
+        let options = Options {
+            band: 0,
             beta1: setting.beta1,
             beta2: setting.beta2,
             eps: setting.eps,
@@ -65,17 +79,38 @@ impl Method {
             weight_decay: setting.weight_decay,
             threads,
             ..Options::default()
+        };
+        match self {
+            Method::Sgd => Options {
+                eps: DAMPING_OF_SGD,
+                graft: Graft::Momentum,
+                ..options
+            },
+            Method::Rmsprop => Options {
+                bias_correction: false,
+                graft_eps: setting.eps,
+                ..options
+            },
+            Method::Adamw => Options {
+                graft_eps: setting.eps,
+                ..options
+            },
+            Method::Diagonal => options,
+            Method::Tridiagonal => Options { band: 1, ..options },
+            Method::Band4 => Options { band: 4, ..options },
         }
     }
 
     /// Weights `[out, in]` in row-major chains, which run along each unit's
     /// inputs. Biases take plain Adam: tridiagonal SONew on CURVES then ended
     /// at 49.6 and 50.6 (seeds 1 and 2), with biases as chains at 53.9 and 53.4.
-    pub fn tensors(self, layers: &[usize]) -> Vec<TensorSpec> {
-        let weight_update = match self {
-            Method::Adamw => Update::Adam,
-            _ => Update::Sonew,
+    pub fn tensors(self, layers: &[usize], state: State) -> Vec<TensorSpec> {
+        let (weight_update, bias_update) = match self {
+            Method::Rmsprop | Method::Adamw => (Update::Adam, Update::Adam),
+            Method::Sgd => (Update::Sonew, Update::Sonew),
+            _ => (Update::Sonew, Update::Adam),
         };
+        let dtypes = |tensor: TensorSpec| tensor.with_dtypes(Dtype::F32, Dtype::F32, state.dtype());
         let pairs = layers.windows(2).enumerate();
         pairs
             .flat_map(|(i, sizes)| {
@@ -83,11 +118,33 @@ impl Method {
                 let weight = TensorSpec::new(format!("layer{layer}.weight"), &[sizes[1], sizes[0]]);
                 let bias = TensorSpec::new(format!("layer{layer}.bias"), &sizes[1..]);
                 [
-                    weight.with_update(weight_update),
-                    bias.with_update(Update::Adam),
+                    dtypes(weight.with_update(weight_update)),
+                    dtypes(bias.with_update(bias_update)),
                 ]
             })
             .collect()
+    }
+}
+
+/// Next to this the square of a gradient is nothing in float32, and a gradient
+/// divided by it is still far from the smallest numbers.
+const DAMPING_OF_SGD: f64 = 1e10;
+
+/// What the optimizer's state is stored as; parameters and gradients are
+/// float32.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Float32,
+    Bfloat16,
+}
+
+impl State {
+    fn dtype(self) -> Dtype {
+        match self {
+            State::Float32 => Dtype::F32,
+            State::Bfloat16 => Dtype::Bf16,
+        }
     }
 }
 
@@ -100,12 +157,12 @@ pub fn layers(data: Name) -> &'static [usize] {
 }
 
 /// Hyperparameters. The learning rate is the peak of a schedule.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Setting {
     pub lr: f64,
     pub beta1: f64,
     pub beta2: f64,
-    /// Damping of SONew; plain Adam has its own in the library's options.
+    /// Damping of SONew; for AdamW and RMSProp, what is added to the root.
     pub eps: f64,
     /// Edge removal of SONew.
     pub gamma: f64,
@@ -132,9 +189,11 @@ pub fn setting(data: Name, method: Method) -> Setting {
     };
     match (data, method) {
         //                              lr    beta1  beta2    eps  gamma
-        (Name::Curves, Method::Adamw) => row(2.5e-3, 0.65, 0.93, 0.0, 0.0),
+        (_, Method::Sgd) => row(0.3, 0.9, 0.0, 0.0, 0.0),
+        (_, Method::Rmsprop) => row(1e-3, 0.0, 0.95, 1e-8, 0.0),
+        (Name::Curves, Method::Adamw) => row(2.5e-3, 0.65, 0.93, 1e-8, 0.0),
         (Name::Curves, _) => row(1.2e-2, 0.83, 0.91, 3e-6, 1e-2),
-        (Name::Mnist, Method::Adamw) => row(3e-3, 0.65, 0.93, 0.0, 0.0),
+        (Name::Mnist, Method::Adamw) => row(3e-3, 0.65, 0.93, 1e-8, 0.0),
         (Name::Mnist, _) => row(1.2e-2, 0.83, 0.91, 3e-6, 1e-2),
     }
 }
