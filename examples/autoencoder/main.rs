@@ -20,7 +20,7 @@ mod session;
 mod settings;
 mod train;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -94,10 +94,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Search every optimizer's setting by the same rule, and rerun the best
-    /// with several seeds (hours). Ctrl-C stops it, the same command continues
-    /// it
-    Benchmark(benchmark::Arguments),
+    /// Search every optimizer's setting by the same rule and rerun the best with
+    /// several seeds (an hour or more). What is in the results is not done again
+    Benchmark(benchmark::Search),
+    /// Time whole steps with each optimizer (a minute)
+    Time(benchmark::Time),
+    /// Write the tables and plots of the benchmark's page from its results
+    Page(benchmark::Page),
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -118,25 +121,16 @@ fn threads(text: &str) -> Result<usize, String> {
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    match &arguments.command {
-        Some(Command::Benchmark(arguments)) => benchmark(arguments),
-        None => compare(&arguments),
-    }
-}
-
-fn benchmark(arguments: &benchmark::Arguments) -> Result<ExitCode> {
-    use_threads(arguments.threads)?;
-    let mut problem = Problem {
-        images: images(arguments.mnist.as_deref(), arguments.batch)?,
-        epochs: arguments.epochs,
-        batch: arguments.batch,
-        seed: 0,
-        threads: arguments.threads,
-    };
     stop_on_ctrl_c()?;
-    match benchmark::run(arguments, &mut problem) {
+    let done = match &arguments.command {
+        None => return compare(&arguments),
+        Some(Command::Benchmark(search)) => benchmark::search(search),
+        Some(Command::Time(time)) => benchmark::time(time),
+        Some(Command::Page(page)) => benchmark::page(page),
+    };
+    match done {
         Err(error) if error.is::<benchmark::Stopped>() => {
-            println!("\nStopped. The same command goes on.");
+            println!("\nStopped. The same command goes on with what is not in the results.");
             Ok(ExitCode::from(INTERRUPTED))
         }
         done => done.map(|()| ExitCode::SUCCESS),
@@ -166,7 +160,6 @@ fn compare(arguments: &Arguments) -> Result<ExitCode> {
         true => Session::resume(&arguments.out, &problem, &methods)?,
         false => Session::start(&arguments.out, &problem, &methods)?,
     };
-    stop_on_ctrl_c()?;
 
     println!("{}", problem.images.description);
     println!(
@@ -193,26 +186,12 @@ fn compare(arguments: &Arguments) -> Result<ExitCode> {
 
 fn problem(arguments: &Arguments) -> Result<Problem> {
     Ok(Problem {
-        images: images(arguments.mnist.as_deref(), arguments.batch)?,
+        images: Images::of(arguments.mnist.as_deref(), arguments.batch)?,
         epochs: arguments.epochs,
         batch: arguments.batch,
         seed: arguments.seed,
         threads: arguments.threads,
     })
-}
-
-/// The images to train on, of which there must be a batch.
-fn images(mnist: Option<&Path>, batch: usize) -> Result<Images> {
-    let images = match mnist {
-        Some(folder) => Images::mnist(folder)?,
-        None => Images::curves(),
-    };
-    anyhow::ensure!(
-        batch <= images.len(),
-        "--batch {batch} is more than the {} images",
-        images.len()
-    );
-    Ok(images)
 }
 
 fn without_repeats(methods: &[Method]) -> Vec<Method> {
@@ -276,7 +255,7 @@ fn report(arguments: &Arguments, problem: &Problem, records: &[Record]) -> Resul
     let epoch = problem.steps_per_epoch();
     println!("\n{}", report::table(records, epoch));
     let path = arguments.out.join("loss.svg");
-    plot::draw(&path, &problem.images.description, records, epoch)?;
+    plot::against_steps(&problem.images.description, records, epoch).draw(&path)?;
     println!("plot: {}", path.display());
     Ok(())
 }

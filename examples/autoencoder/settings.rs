@@ -87,6 +87,7 @@ impl Method {
                 ..options
             },
             Method::Rmsprop => Options {
+                beta1: 0.0,
                 bias_correction: false,
                 graft_eps: setting.eps,
                 ..options
@@ -195,5 +196,76 @@ pub fn setting(data: Name, method: Method) -> Setting {
         (Name::Curves, _) => row(1.2e-2, 0.83, 0.91, 3e-6, 1e-2),
         (Name::Mnist, Method::Adamw) => row(3e-3, 0.65, 0.93, 1e-8, 0.0),
         (Name::Mnist, _) => row(1.2e-2, 0.83, 0.91, 3e-6, 1e-2),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, SeedableRng};
+    use rand_pcg::Pcg64;
+    use sonew::options::StepOptions;
+    use sonew::Optimizer;
+
+    /// Steps on random gradients of all sizes with the library, and with a
+    /// formula for the step of one coordinate: gradient and step number, from
+    /// 1, to what is taken off the parameter, per learning rate.
+    fn check(method: Method, mut formula: impl FnMut(usize, f64, i32) -> f64) {
+        const LAYERS: [usize; 2] = [40, 25];
+        const LR: f64 = 0.01;
+        let tensors = method.tensors(&LAYERS, State::Float32);
+        let mut optimizer = Optimizer::new(method.options(&SETTING, 1), &tensors).unwrap();
+        let mut rng = Pcg64::seed_from_u64(5);
+        let (mut weight, mut bias) = (vec![0.0f32; 1000], vec![0.0f32; 25]);
+        let mut expected = vec![0.0f64; 1025];
+        for step in 1..=20 {
+            let mut draw = || rng.random_range(-1.0..1.0f32) * 10f32.powi(rng.random_range(-6..2));
+            let gradient: Vec<f32> = (0..1025).map(|_| draw()).collect();
+            for (i, x) in expected.iter_mut().enumerate() {
+                *x -= LR * formula(i, f64::from(gradient[i]), step);
+            }
+            let (to_weight, to_bias) = gradient.split_at(1000);
+            let options = StepOptions {
+                lr: LR,
+                ..StepOptions::default()
+            };
+            let parameters: &mut [&mut [f32]] = &mut [&mut weight, &mut bias];
+            optimizer
+                .step(&options, parameters, &[Some(to_weight), Some(to_bias)])
+                .unwrap();
+        }
+        for (i, (&x, expected)) in weight.iter().chain(&bias).zip(expected).enumerate() {
+            let off = (f64::from(x) - expected).abs();
+            assert!(off < 1e-5 * expected.abs() + 1e-7, "{i}: {x}, {expected}");
+        }
+    }
+
+    const SETTING: Setting = Setting {
+        lr: 0.0,
+        beta1: 0.8,
+        beta2: 0.9,
+        eps: 1e-4,
+        gamma: 0.0,
+        weight_decay: 0.0,
+    };
+
+    #[test]
+    fn the_librarys_sgd_is_the_textbooks() {
+        let mut momentum = vec![0.0; 1025];
+        check(Method::Sgd, |i, gradient, step| {
+            let beta: f64 = SETTING.beta1;
+            momentum[i] = beta * momentum[i] + (1.0 - beta) * gradient;
+            momentum[i] / (1.0 - beta.powi(step))
+        });
+    }
+
+    #[test]
+    fn the_librarys_rmsprop_is_the_textbooks() {
+        let mut squares = vec![0.0; 1025];
+        check(Method::Rmsprop, |i, gradient, _| {
+            let beta = SETTING.beta2;
+            squares[i] = beta * squares[i] + (1.0 - beta) * gradient * gradient;
+            gradient / (f64::sqrt(squares[i]) + SETTING.eps)
+        });
     }
 }

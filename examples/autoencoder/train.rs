@@ -110,6 +110,13 @@ impl<'a> Run<'a> {
         self.record.losses.len() >= self.problem.steps()
     }
 
+    /// Bytes of the optimizer's state for each parameter.
+    pub fn state_bytes_per_parameter(&self) -> f64 {
+        let tensors = self.network.parameters.slices();
+        let parameters: usize = tensors.iter().map(|tensor| tensor.len()).sum();
+        self.optimizer.state_bytes() as f64 / parameters as f64
+    }
+
     /// Trains on the next batch.
     pub fn step(&mut self) -> Result<()> {
         let step = self.record.losses.len();

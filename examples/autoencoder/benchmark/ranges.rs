@@ -17,11 +17,6 @@ impl Range {
     fn at(self, share: f64) -> f64 {
         self.low * (self.high / self.low).powf(share)
     }
-
-    /// How far along the range a value lies, from 0 to 1.
-    pub fn share(self, value: f64) -> f64 {
-        (value / self.low).ln() / (self.high / self.low).ln()
-    }
 }
 
 /// Where the settings of an optimizer are drawn from; `None` is what it does
@@ -37,12 +32,12 @@ pub struct Ranges {
 /// The same for both data sets.
 pub fn ranges(method: Method) -> Ranges {
     let range = |low, high| Range { low, high };
-    let far_beta1 = Some(range(0.05, 0.6));
-    let far_beta2 = Some(range(0.01, 0.2));
+    let far_beta1 = Some(range(0.1, 0.7));
+    let far_beta2 = Some(range(0.02, 0.3));
     match method {
         Method::Sgd => Ranges {
-            lr: range(1e-2, 1.0),
-            far_beta1,
+            lr: range(2e-2, 0.5),
+            far_beta1: Some(range(0.02, 0.7)),
             far_beta2: None,
             eps: None,
             gamma: None,
@@ -51,21 +46,21 @@ pub fn ranges(method: Method) -> Ranges {
             lr: range(2e-4, 5e-3),
             far_beta1: None,
             far_beta2,
-            eps: Some(range(1e-9, 1e-5)),
+            eps: Some(range(1e-8, 1e-4)),
             gamma: None,
         },
         Method::Adamw => Ranges {
             lr: range(8e-4, 1e-2),
             far_beta1,
             far_beta2,
-            eps: Some(range(1e-9, 1e-5)),
+            eps: Some(range(1e-8, 1e-4)),
             gamma: None,
         },
         Method::Diagonal | Method::Tridiagonal | Method::Band4 => Ranges {
             lr: range(3e-3, 4e-2),
             far_beta1,
             far_beta2,
-            eps: Some(range(1e-7, 1e-4)),
+            eps: Some(range(3e-7, 3e-4)),
             gamma: Some(range(2e-3, 1e-1)),
         },
     }
@@ -109,4 +104,47 @@ fn three_digits(value: f64) -> f64 {
 
 fn four_places(value: f64) -> f64 {
     format!("{value:.4}").parse().expect("a number")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How far along a range a value lies, from 0 to 1.
+    fn share(range: Range, value: f64) -> f64 {
+        (value / range.low).ln() / (range.high / range.low).ln()
+    }
+
+    #[test]
+    fn every_part_of_a_range_is_used_once() {
+        let ranges = ranges(Method::Band4);
+        let settings = ranges.sample(10, 7);
+        let parts = |value: fn(&Setting) -> f64, range: Range| {
+            let part = |s| (10.0 * share(range, value(s))).floor() as usize;
+            let mut parts: Vec<usize> = settings.iter().map(part).collect();
+            parts.sort_unstable();
+            parts
+        };
+        let all: Vec<usize> = (0..10).collect();
+        assert_eq!(parts(|s| s.lr, ranges.lr), all);
+        assert_eq!(parts(|s| 1.0 - s.beta1, ranges.far_beta1.unwrap()), all);
+        assert_eq!(parts(|s| 1.0 - s.beta2, ranges.far_beta2.unwrap()), all);
+        assert_eq!(parts(|s| s.eps, ranges.eps.unwrap()), all);
+        assert_eq!(parts(|s| s.gamma, ranges.gamma.unwrap()), all);
+        assert_eq!(settings, ranges.sample(10, 7));
+        assert_ne!(settings, ranges.sample(10, 8));
+    }
+
+    #[test]
+    fn no_optimizer_has_luckier_draws() {
+        let draws = |method| {
+            let ranges = ranges(method);
+            let settings = ranges.sample(10, 0);
+            let draw = move |s: Setting| (share(ranges.lr, s.lr) * 100.0).round();
+            settings.into_iter().map(draw).collect::<Vec<f64>>()
+        };
+        for method in [Method::Sgd, Method::Rmsprop, Method::Tridiagonal] {
+            assert_eq!(draws(method), draws(Method::Adamw));
+        }
+    }
 }

@@ -12,11 +12,11 @@ use crate::train::{Problem, Run};
 use crate::STOP;
 
 /// Settings that are tried, the same number for each optimizer.
-pub const TRIALS: usize = 10;
-/// How many of them go on to the end of the schedule.
-pub const KEPT: usize = TRIALS / 2;
-/// All trials do the first of so many parts of the schedule.
+pub const TRIALS: usize = 16;
+/// All do the first of so many parts of the schedule, in whole epochs.
 pub const PARTS: usize = 4;
+/// How many of them, the best, go on to its end.
+pub const KEPT: usize = TRIALS / PARTS;
 /// Decides the settings, and the weights and batches of every trial.
 pub const SEARCH_SEED: u64 = 0;
 /// Of the reruns. No setting was chosen for its luck with one of them.
@@ -36,7 +36,7 @@ struct Trial<'a> {
 }
 
 /// Finds the best of an optimizer's settings: all train for the first part of
-/// the schedule, the better half of them to the end.
+/// the schedule, the best quarter of them to the end.
 pub fn search(problem: &Problem, method: Method, results: &mut Results) -> Result<Setting> {
     let settings = ranges(method).sample(TRIALS, SEARCH_SEED);
     let mut trials: Vec<Trial> = settings
@@ -48,7 +48,9 @@ pub fn search(problem: &Problem, method: Method, results: &mut Results) -> Resul
             loss: f64::NAN,
         })
         .collect();
-    for (until, kept) in [(problem.steps() / PARTS, KEPT), (problem.steps(), 1)] {
+    let epoch = problem.steps_per_epoch();
+    let part = problem.epochs.div_ceil(PARTS) * epoch;
+    for (until, kept) in [(part, KEPT), (problem.steps(), 1)] {
         for trial in &mut trials {
             advance(problem, trial, until, results)?;
         }
@@ -163,5 +165,105 @@ fn title(job: &Job) -> String {
     match job.trial {
         Some(trial) => format!("{} {}/{TRIALS}", job.method.key(), trial + 1),
         None => format!("{}{state}, seed {}", job.method.key(), job.seed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Images;
+    use std::fs;
+    use std::path::Path;
+
+    /// Two steps of ten images in each of two epochs.
+    fn small() -> Problem {
+        Problem {
+            images: Images::few(20),
+            epochs: 2,
+            batch: 10,
+            seed: SEARCH_SEED,
+            threads: 1,
+        }
+    }
+
+    fn find_best(path: &Path) -> (Setting, Results) {
+        let mut results = Results::open(path).unwrap();
+        let best = search(&small(), Method::Tridiagonal, &mut results).unwrap();
+        (best, results)
+    }
+
+    #[test]
+    fn the_best_of_the_first_part_go_on_and_the_best_of_them_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let (best, results) = find_best(&folder.path().join("results"));
+        let of = |until| {
+            let outcomes = results.outcomes.iter().filter(move |o| o.until == until);
+            let mut losses: Vec<(f64, Setting)> =
+                outcomes.map(|o| (o.final_loss(2), o.job.setting)).collect();
+            losses.sort_by(|a, b| a.0.total_cmp(&b.0));
+            losses
+        };
+        let (part, whole) = (of(2), of(4));
+        assert_eq!((part.len(), whole.len()), (TRIALS, KEPT));
+        assert_eq!(best, whole[0].1);
+        let went_on = |setting: &Setting| whole.iter().any(|(_, other)| other == setting);
+        for (i, (_, setting)) in part.iter().enumerate() {
+            assert_eq!(went_on(setting), i < KEPT, "place {i}");
+        }
+    }
+
+    #[test]
+    fn a_search_that_was_stopped_goes_on_to_the_same_results() {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = folder.path().join("whole");
+        let (best, _) = find_best(&whole);
+        let text = fs::read_to_string(&whole).unwrap();
+        // Stopped in the first part, after it, and in the last.
+        for lines in [5, TRIALS, TRIALS + 2] {
+            let stopped = folder.path().join("stopped");
+            let kept: String = text.split_inclusive('\n').take(lines).collect();
+            fs::write(&stopped, kept).unwrap();
+            assert_eq!(find_best(&stopped).0, best);
+            assert_eq!(fs::read_to_string(&stopped).unwrap(), text, "{lines} lines");
+        }
+    }
+
+    #[test]
+    fn a_run_that_is_not_finite_any_more_is_the_worst() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut results = Results::open(&folder.path().join("results")).unwrap();
+        let problem = small();
+        let setting = Setting {
+            lr: 1e38,
+            beta1: 0.5,
+            beta2: 0.9,
+            eps: 1e-8,
+            gamma: 0.0,
+            weight_decay: 0.0,
+        };
+        let mut trial = Trial {
+            job: job(&problem, Method::Adamw, State::Float32, Some(0), setting),
+            run: None,
+            loss: f64::NAN,
+        };
+        advance(&problem, &mut trial, 4, &mut results).unwrap();
+        assert_eq!(trial.loss, f64::INFINITY);
+        assert!(results.outcomes[0].losses.len() < 4);
+        // It was read back as it was written.
+        let again = Results::open(&folder.path().join("results")).unwrap();
+        assert_eq!(again.outcomes, results.outcomes);
+    }
+
+    #[test]
+    fn a_rerun_has_a_line_for_every_seed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut results = Results::open(&folder.path().join("results")).unwrap();
+        let setting = ranges(Method::Band4).sample(TRIALS, SEARCH_SEED)[0];
+        let state = State::Bfloat16;
+        rerun(&mut small(), Method::Band4, state, setting, &mut results).unwrap();
+        let seeds: Vec<u64> = results.outcomes.iter().map(|o| o.job.seed).collect();
+        assert_eq!(seeds, SEEDS);
+        let losses = |i: usize| &results.outcomes[i].losses;
+        assert!(losses(0) != losses(1) && losses(1) != losses(2));
     }
 }
