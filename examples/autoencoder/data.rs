@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{ensure, Result};
 use ndarray::Array2;
 use rand::{seq::SliceRandom, SeedableRng};
 use rand_pcg::Pcg64;
+use serde::{Deserialize, Serialize};
 
 use crate::{curves, idx};
 
@@ -15,10 +16,29 @@ pub const SIDE: usize = 28;
 pub const PIXELS: usize = SIDE * SIDE;
 
 /// Which of the benchmark's two data sets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Name {
     Curves,
     Mnist,
+}
+
+impl Name {
+    /// As people write it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Name::Curves => "CURVES",
+            Name::Mnist => "MNIST",
+        }
+    }
+
+    /// As in file names.
+    pub fn key(self) -> &'static str {
+        match self {
+            Name::Curves => "curves",
+            Name::Mnist => "mnist",
+        }
+    }
 }
 
 /// A data set in memory.
@@ -49,6 +69,28 @@ impl Images {
             description: format!("MNIST, {count} images of {}", file.display()),
             pixels,
         })
+    }
+
+    /// The images of a folder with MNIST, or CURVES; at least a batch.
+    pub fn of(mnist: Option<&Path>, batch: usize) -> Result<Self> {
+        let images = match mnist {
+            Some(folder) => Images::mnist(folder)?,
+            None => Images::curves(),
+        };
+        ensure!(
+            batch <= images.len(),
+            "--batch {batch} is more than the {} images",
+            images.len()
+        );
+        Ok(images)
+    }
+
+    /// The first images of CURVES.
+    #[cfg(test)]
+    pub fn few(count: usize) -> Self {
+        let mut images = Images::curves();
+        images.pixels.truncate(count * PIXELS);
+        images
     }
 
     /// Number of images.

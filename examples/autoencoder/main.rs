@@ -4,8 +4,10 @@
 //! ```text
 //! cargo run --release --example autoencoder
 //! cargo run --release --example autoencoder -- --mnist DIR
+//! cargo run --release --example autoencoder -- benchmark
 //! ```
 
+mod benchmark;
 mod curves;
 mod data;
 mod idx;
@@ -24,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use sonew::options::MAX_THREADS;
 
 use data::Images;
@@ -44,8 +46,11 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// Trains the deep autoencoder benchmark with several optimizers and compares
 /// them. Ctrl-C stops it, --resume continues it.
 #[derive(Parser)]
-#[command(name = "autoencoder")]
+#[command(name = "autoencoder", args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// Train on the MNIST images in this folder (IDX files, plain or .gz)
     /// instead of the generated CURVES images
     #[arg(long, value_name = "DIR")]
@@ -87,6 +92,17 @@ struct Arguments {
     resume: bool,
 }
 
+#[derive(Subcommand)]
+enum Command {
+    /// Search every optimizer's setting by the same rule and rerun the best with
+    /// several seeds (an hour or more). What is in the results is not done again
+    Benchmark(benchmark::Search),
+    /// Time whole steps with each optimizer (a minute)
+    Time(benchmark::Time),
+    /// Write the tables and plots of the benchmark's page from its results
+    Page(benchmark::Page),
+}
+
 fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".to_owned()),
@@ -105,10 +121,34 @@ fn threads(text: &str) -> Result<usize, String> {
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
+    stop_on_ctrl_c()?;
+    let done = match &arguments.command {
+        None => return compare(&arguments),
+        Some(Command::Benchmark(search)) => benchmark::search(search),
+        Some(Command::Time(time)) => benchmark::time(time),
+        Some(Command::Page(page)) => benchmark::page(page),
+    };
+    match done {
+        Err(error) if error.is::<benchmark::Stopped>() => {
+            println!("\nStopped. The same command goes on with what is not in the results.");
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+        done => done.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Decides how many threads the network uses.
+fn use_threads(threads: usize) -> Result<()> {
     rayon::ThreadPoolBuilder::new()
-        .num_threads(arguments.threads)
-        .build_global()?;
-    let problem = problem(&arguments)?;
+        .num_threads(threads)
+        .build_global()
+        .context("cannot start threads")
+}
+
+/// Trains with each optimizer at its known setting.
+fn compare(arguments: &Arguments) -> Result<ExitCode> {
+    use_threads(arguments.threads)?;
+    let problem = problem(arguments)?;
     let methods = without_repeats(&arguments.optimizers);
     if !arguments.resume && Session::lies_unfinished(&arguments.out) {
         println!(
@@ -120,7 +160,6 @@ fn main() -> Result<ExitCode> {
         true => Session::resume(&arguments.out, &problem, &methods)?,
         false => Session::start(&arguments.out, &problem, &methods)?,
     };
-    stop_on_ctrl_c()?;
 
     println!("{}", problem.images.description);
     println!(
@@ -141,23 +180,13 @@ fn main() -> Result<ExitCode> {
             }
         }
     }
-    report(&arguments, &problem, session.finished())?;
+    report(arguments, &problem, session.finished())?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn problem(arguments: &Arguments) -> Result<Problem> {
-    let images = match &arguments.mnist {
-        Some(folder) => Images::mnist(folder)?,
-        None => Images::curves(),
-    };
-    anyhow::ensure!(
-        arguments.batch <= images.len(),
-        "--batch {} is more than the {} images",
-        arguments.batch,
-        images.len()
-    );
     Ok(Problem {
-        images,
+        images: Images::of(arguments.mnist.as_deref(), arguments.batch)?,
         epochs: arguments.epochs,
         batch: arguments.batch,
         seed: arguments.seed,
@@ -226,7 +255,7 @@ fn report(arguments: &Arguments, problem: &Problem, records: &[Record]) -> Resul
     let epoch = problem.steps_per_epoch();
     println!("\n{}", report::table(records, epoch));
     let path = arguments.out.join("loss.svg");
-    plot::draw(&path, &problem.images.description, records, epoch)?;
+    plot::against_steps(&problem.images.description, records, epoch).draw(&path)?;
     println!("plot: {}", path.display());
     Ok(())
 }

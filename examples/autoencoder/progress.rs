@@ -10,7 +10,7 @@ const LINES_EVERY: Duration = Duration::from_secs(5);
 
 /// The progress of one optimizer.
 pub struct Progress {
-    title: &'static str,
+    title: String,
     bar: ProgressBar,
     to_terminal: bool,
     loss: f32,
@@ -19,7 +19,7 @@ pub struct Progress {
 
 impl Progress {
     /// Progress of `steps` steps, of which `done` were done in an earlier run.
-    pub fn new(title: &'static str, steps: usize, done: usize) -> Self {
+    pub fn new(title: &str, steps: usize, done: usize) -> Self {
         let to_terminal = stdout().is_terminal();
         let target = match to_terminal {
             true => ProgressDrawTarget::stdout(),
@@ -32,11 +32,11 @@ impl Progress {
         .progress_chars("━╸─");
         let bar = ProgressBar::with_draw_target(Some(steps as u64), target)
             .with_style(style)
-            .with_prefix(title)
+            .with_prefix(title.to_owned())
             .with_position(done as u64);
         bar.reset_eta();
         Progress {
-            title,
+            title: title.to_owned(),
             bar,
             to_terminal,
             loss: f32::NAN,

@@ -13,15 +13,15 @@ pub fn smooth(losses: &[f32], window: usize) -> impl Iterator<Item = (usize, f64
 }
 
 /// Mean loss over the last epoch.
-pub fn final_loss(record: &Record, epoch: usize) -> f64 {
-    let last = smooth(&record.losses, epoch).last();
+pub fn final_loss(losses: &[f32], epoch: usize) -> f64 {
+    let last = smooth(losses, epoch).last();
     last.expect("at least one epoch").1
 }
 
 /// The first step at which the mean loss over an epoch is down to `target`,
 /// AdamW's final loss.
-pub fn steps_to(record: &Record, target: f64, epoch: usize) -> Option<usize> {
-    smooth(&record.losses, epoch)
+pub fn steps_to(losses: &[f32], target: f64, epoch: usize) -> Option<usize> {
+    smooth(losses, epoch)
         .find(|&(_, loss)| loss <= target)
         .map(|(step, _)| step)
 }
@@ -29,7 +29,7 @@ pub fn steps_to(record: &Record, target: f64, epoch: usize) -> Option<usize> {
 /// AdamW's final loss, where it took part.
 pub fn target(records: &[Record], epoch: usize) -> Option<f64> {
     let adamw = records.iter().find(|r| r.method == Method::Adamw)?;
-    Some(final_loss(adamw, epoch))
+    Some(final_loss(&adamw.losses, epoch))
 }
 
 /// An aligned table with one row per optimizer.
@@ -48,7 +48,7 @@ pub fn table(records: &[Record], epoch: usize) -> String {
         let steps = record.losses.len();
         rows.push([
             record.method.title().to_owned(),
-            format!("{:.2}", final_loss(record, epoch)),
+            format!("{:.2}", final_loss(&record.losses, epoch)),
             steps_cell(record, target, epoch),
             format!("{:.2} s", record.optimizer_seconds),
             format!("{:.2} ms", 1e3 * record.optimizer_seconds / steps as f64),
@@ -69,7 +69,7 @@ fn steps_cell(record: &Record, target: Option<f64>, epoch: usize) -> String {
     let step = match target {
         None => return "-".to_owned(),
         Some(_) if record.method == Method::Adamw => Some(all),
-        Some(target) => steps_to(record, target, epoch),
+        Some(target) => steps_to(&record.losses, target, epoch),
     };
     match step {
         None => "not reached".to_owned(),
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn steps_are_counted_from_one() {
-        let falling = record(Method::Band4, &[9.0, 7.0, 5.0, 3.0]);
+        let falling = [9.0, 7.0, 5.0, 3.0];
         assert_eq!(final_loss(&falling, 2), 4.0);
         assert_eq!(steps_to(&falling, 6.0, 2), Some(3));
         assert_eq!(steps_to(&falling, 9.0, 1), Some(1));

@@ -9,7 +9,7 @@ use anyhow::{bail, ensure, Context, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::settings::{layers, setting, Method};
+use crate::settings::{layers, setting, Method, State};
 use crate::train::{Problem, Record, Run};
 
 const FILE: &str = "session.json";
@@ -90,7 +90,8 @@ impl Session {
         if self.saved.finished.iter().any(|r| r.method == method) {
             return Ok(None);
         }
-        let mut run = Run::new(problem, method, setting(problem.images.name, method))?;
+        let setting = setting(problem.images.name, method);
+        let mut run = Run::new(problem, method, setting, State::Float32)?;
         if let Some(running) = &self.saved.running {
             if running.record.method == method {
                 let path = self.folder.join(&running.checkpoint);

@@ -5,15 +5,20 @@
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use sonew::dtype::Dtype;
 use sonew::layout::{TensorSpec, Update};
-use sonew::options::Options;
+use sonew::options::{Graft, Options};
 
 use crate::data::Name;
 
 /// An optimizer of the comparison.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
+    /// Stochastic gradient descent with momentum
+    Sgd,
+    /// RMSProp
+    Rmsprop,
     /// Adam with decoupled weight decay on every tensor
     Adamw,
     /// SONew, band 0
@@ -28,6 +33,8 @@ impl Method {
     /// As people write it.
     pub fn title(self) -> &'static str {
         match self {
+            Method::Sgd => "SGD, momentum",
+            Method::Rmsprop => "RMSProp",
             Method::Adamw => "AdamW",
             Method::Diagonal => "diagonal SONew",
             Method::Tridiagonal => "tridiagonal SONew",
@@ -38,6 +45,8 @@ impl Method {
     /// As on the command line, and in file names.
     pub fn key(self) -> &'static str {
         match self {
+            Method::Sgd => "sgd",
+            Method::Rmsprop => "rmsprop",
             Method::Adamw => "adamw",
             Method::Diagonal => "diagonal",
             Method::Tridiagonal => "tridiagonal",
@@ -45,19 +54,24 @@ impl Method {
         }
     }
 
-    fn band(self) -> usize {
+    /// Whether it is one of the SONews, and not a first-order method.
+    pub fn is_sonew(self) -> bool {
         match self {
-            Method::Adamw | Method::Diagonal => 0,
-            Method::Tridiagonal => 1,
-            Method::Band4 => 4,
+            Method::Sgd | Method::Rmsprop | Method::Adamw => false,
+            Method::Diagonal | Method::Tridiagonal | Method::Band4 => true,
         }
     }
 
     /// The library's options for this method; SONew's length is grafted from
     /// Adam.
+    ///
+    /// The library has no SGD and no RMSProp of their own, but contains both.
+    /// RMSProp is Adam without momentum and bias correction. Momentum SGD is
+    /// diagonal SONew whose damping leaves nothing else of the diagonal, with
+    /// the momentum's own length.
     pub fn options(self, setting: &Setting, threads: usize) -> Options {
-        Options {
-            band: self.band(),
+        let options = Options {
+            band: 0,
             beta1: setting.beta1,
             beta2: setting.beta2,
             eps: setting.eps,
@@ -65,17 +79,39 @@ impl Method {
             weight_decay: setting.weight_decay,
             threads,
             ..Options::default()
+        };
+        match self {
+            Method::Sgd => Options {
+                eps: DAMPING_OF_SGD,
+                graft: Graft::Momentum,
+                ..options
+            },
+            Method::Rmsprop => Options {
+                beta1: 0.0,
+                bias_correction: false,
+                graft_eps: setting.eps,
+                ..options
+            },
+            Method::Adamw => Options {
+                graft_eps: setting.eps,
+                ..options
+            },
+            Method::Diagonal => options,
+            Method::Tridiagonal => Options { band: 1, ..options },
+            Method::Band4 => Options { band: 4, ..options },
         }
     }
 
     /// Weights `[out, in]` in row-major chains, which run along each unit's
     /// inputs. Biases take plain Adam: tridiagonal SONew on CURVES then ended
     /// at 49.6 and 50.6 (seeds 1 and 2), with biases as chains at 53.9 and 53.4.
-    pub fn tensors(self, layers: &[usize]) -> Vec<TensorSpec> {
-        let weight_update = match self {
-            Method::Adamw => Update::Adam,
-            _ => Update::Sonew,
+    pub fn tensors(self, layers: &[usize], state: State) -> Vec<TensorSpec> {
+        let (weight_update, bias_update) = match self {
+            Method::Rmsprop | Method::Adamw => (Update::Adam, Update::Adam),
+            Method::Sgd => (Update::Sonew, Update::Sonew),
+            _ => (Update::Sonew, Update::Adam),
         };
+        let dtypes = |tensor: TensorSpec| tensor.with_dtypes(Dtype::F32, Dtype::F32, state.dtype());
         let pairs = layers.windows(2).enumerate();
         pairs
             .flat_map(|(i, sizes)| {
@@ -83,11 +119,33 @@ impl Method {
                 let weight = TensorSpec::new(format!("layer{layer}.weight"), &[sizes[1], sizes[0]]);
                 let bias = TensorSpec::new(format!("layer{layer}.bias"), &sizes[1..]);
                 [
-                    weight.with_update(weight_update),
-                    bias.with_update(Update::Adam),
+                    dtypes(weight.with_update(weight_update)),
+                    dtypes(bias.with_update(bias_update)),
                 ]
             })
             .collect()
+    }
+}
+
+/// Next to this the square of a gradient is nothing in float32, and a gradient
+/// divided by it is still far from the smallest numbers.
+const DAMPING_OF_SGD: f64 = 1e10;
+
+/// What the optimizer's state is stored as; parameters and gradients are
+/// float32.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Float32,
+    Bfloat16,
+}
+
+impl State {
+    fn dtype(self) -> Dtype {
+        match self {
+            State::Float32 => Dtype::F32,
+            State::Bfloat16 => Dtype::Bf16,
+        }
     }
 }
 
@@ -100,12 +158,12 @@ pub fn layers(data: Name) -> &'static [usize] {
 }
 
 /// Hyperparameters. The learning rate is the peak of a schedule.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Setting {
     pub lr: f64,
     pub beta1: f64,
     pub beta2: f64,
-    /// Damping of SONew; plain Adam has its own in the library's options.
+    /// Damping of SONew; for AdamW and RMSProp, what is added to the root.
     pub eps: f64,
     /// Edge removal of SONew.
     pub gamma: f64,
@@ -132,9 +190,82 @@ pub fn setting(data: Name, method: Method) -> Setting {
     };
     match (data, method) {
         //                              lr    beta1  beta2    eps  gamma
-        (Name::Curves, Method::Adamw) => row(2.5e-3, 0.65, 0.93, 0.0, 0.0),
+        (_, Method::Sgd) => row(0.3, 0.9, 0.0, 0.0, 0.0),
+        (_, Method::Rmsprop) => row(1e-3, 0.0, 0.95, 1e-8, 0.0),
+        (Name::Curves, Method::Adamw) => row(2.5e-3, 0.65, 0.93, 1e-8, 0.0),
         (Name::Curves, _) => row(1.2e-2, 0.83, 0.91, 3e-6, 1e-2),
-        (Name::Mnist, Method::Adamw) => row(3e-3, 0.65, 0.93, 0.0, 0.0),
+        (Name::Mnist, Method::Adamw) => row(3e-3, 0.65, 0.93, 1e-8, 0.0),
         (Name::Mnist, _) => row(1.2e-2, 0.83, 0.91, 3e-6, 1e-2),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, SeedableRng};
+    use rand_pcg::Pcg64;
+    use sonew::options::StepOptions;
+    use sonew::Optimizer;
+
+    /// Steps on random gradients of all sizes with the library, and with a
+    /// formula for the step of one coordinate: gradient and step number, from
+    /// 1, to what is taken off the parameter, per learning rate.
+    fn check(method: Method, mut formula: impl FnMut(usize, f64, i32) -> f64) {
+        const LAYERS: [usize; 2] = [40, 25];
+        const LR: f64 = 0.01;
+        let tensors = method.tensors(&LAYERS, State::Float32);
+        let mut optimizer = Optimizer::new(method.options(&SETTING, 1), &tensors).unwrap();
+        let mut rng = Pcg64::seed_from_u64(5);
+        let (mut weight, mut bias) = (vec![0.0f32; 1000], vec![0.0f32; 25]);
+        let mut expected = vec![0.0f64; 1025];
+        for step in 1..=20 {
+            let mut draw = || rng.random_range(-1.0..1.0f32) * 10f32.powi(rng.random_range(-6..2));
+            let gradient: Vec<f32> = (0..1025).map(|_| draw()).collect();
+            for (i, x) in expected.iter_mut().enumerate() {
+                *x -= LR * formula(i, f64::from(gradient[i]), step);
+            }
+            let (to_weight, to_bias) = gradient.split_at(1000);
+            let options = StepOptions {
+                lr: LR,
+                ..StepOptions::default()
+            };
+            let parameters: &mut [&mut [f32]] = &mut [&mut weight, &mut bias];
+            optimizer
+                .step(&options, parameters, &[Some(to_weight), Some(to_bias)])
+                .unwrap();
+        }
+        for (i, (&x, expected)) in weight.iter().chain(&bias).zip(expected).enumerate() {
+            let off = (f64::from(x) - expected).abs();
+            assert!(off < 1e-5 * expected.abs() + 1e-7, "{i}: {x}, {expected}");
+        }
+    }
+
+    const SETTING: Setting = Setting {
+        lr: 0.0,
+        beta1: 0.8,
+        beta2: 0.9,
+        eps: 1e-4,
+        gamma: 0.0,
+        weight_decay: 0.0,
+    };
+
+    #[test]
+    fn the_librarys_sgd_is_the_textbooks() {
+        let mut momentum = vec![0.0; 1025];
+        check(Method::Sgd, |i, gradient, step| {
+            let beta: f64 = SETTING.beta1;
+            momentum[i] = beta * momentum[i] + (1.0 - beta) * gradient;
+            momentum[i] / (1.0 - beta.powi(step))
+        });
+    }
+
+    #[test]
+    fn the_librarys_rmsprop_is_the_textbooks() {
+        let mut squares = vec![0.0; 1025];
+        check(Method::Rmsprop, |i, gradient, _| {
+            let beta = SETTING.beta2;
+            squares[i] = beta * squares[i] + (1.0 - beta) * gradient * gradient;
+            gradient / (f64::sqrt(squares[i]) + SETTING.eps)
+        });
     }
 }

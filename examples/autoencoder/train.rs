@@ -14,7 +14,7 @@ use sonew::{LoadOptions, Optimizer};
 
 use crate::data::{order, Images, PIXELS};
 use crate::network::Network;
-use crate::settings::{layers, Method, Setting};
+use crate::settings::{layers, Method, Setting, State};
 
 /// Part of the steps over which the learning rate rises.
 const WARM_UP: f64 = 0.05;
@@ -67,7 +67,12 @@ pub struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// A run at its first step.
-    pub fn new(problem: &'a Problem, method: Method, setting: Setting) -> Result<Self> {
+    pub fn new(
+        problem: &'a Problem,
+        method: Method,
+        setting: Setting,
+        state: State,
+    ) -> Result<Self> {
         let layers = layers(problem.images.name);
         let options = method.options(&setting, problem.threads);
         let mut rng = Pcg64::seed_from_u64(problem.seed);
@@ -75,7 +80,7 @@ impl<'a> Run<'a> {
             problem,
             setting,
             network: Network::new(layers, problem.batch, &mut rng),
-            optimizer: Optimizer::new(options, &method.tensors(layers))?,
+            optimizer: Optimizer::new(options, &method.tensors(layers, state))?,
             batch: Array2::zeros((problem.batch, PIXELS)),
             epoch: None,
             order: Vec::new(),
@@ -103,6 +108,13 @@ impl<'a> Run<'a> {
 
     pub fn finished(&self) -> bool {
         self.record.losses.len() >= self.problem.steps()
+    }
+
+    /// Bytes of the optimizer's state for each parameter.
+    pub fn state_bytes_per_parameter(&self) -> f64 {
+        let tensors = self.network.parameters.slices();
+        let parameters: usize = tensors.iter().map(|tensor| tensor.len()).sum();
+        self.optimizer.state_bytes() as f64 / parameters as f64
     }
 
     /// Trains on the next batch.

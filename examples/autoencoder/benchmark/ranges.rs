@@ -1,0 +1,150 @@
+//! The settings that the search tries, and the ranges they come from.
+
+use rand::{seq::SliceRandom, Rng, SeedableRng};
+use rand_pcg::Pcg64;
+
+use crate::settings::{Method, Setting};
+
+/// From where to where, both positive; the logarithm is drawn uniformly.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Range {
+    pub low: f64,
+    pub high: f64,
+}
+
+impl Range {
+    /// The value at a share of the way, from 0 to 1.
+    fn at(self, share: f64) -> f64 {
+        self.low * (self.high / self.low).powf(share)
+    }
+}
+
+/// Where the settings of an optimizer are drawn from; `None` is what it does
+/// not have. The betas are ranges of `1 - beta`.
+pub struct Ranges {
+    pub lr: Range,
+    pub far_beta1: Option<Range>,
+    pub far_beta2: Option<Range>,
+    pub eps: Option<Range>,
+    pub gamma: Option<Range>,
+}
+
+/// The same for both data sets.
+pub fn ranges(method: Method) -> Ranges {
+    let range = |low, high| Range { low, high };
+    let far_beta1 = Some(range(0.1, 0.7));
+    let far_beta2 = Some(range(0.02, 0.3));
+    match method {
+        Method::Sgd => Ranges {
+            lr: range(2e-2, 0.5),
+            far_beta1: Some(range(0.02, 0.7)),
+            far_beta2: None,
+            eps: None,
+            gamma: None,
+        },
+        Method::Rmsprop => Ranges {
+            lr: range(2e-4, 5e-3),
+            far_beta1: None,
+            far_beta2,
+            eps: Some(range(1e-8, 1e-4)),
+            gamma: None,
+        },
+        Method::Adamw => Ranges {
+            lr: range(8e-4, 1e-2),
+            far_beta1,
+            far_beta2,
+            eps: Some(range(1e-8, 1e-4)),
+            gamma: None,
+        },
+        Method::Diagonal | Method::Tridiagonal | Method::Band4 => Ranges {
+            lr: range(3e-3, 4e-2),
+            far_beta1,
+            far_beta2,
+            eps: Some(range(3e-7, 3e-4)),
+            gamma: Some(range(2e-3, 1e-1)),
+        },
+    }
+}
+
+impl Ranges {
+    /// As many settings as asked for: a Latin hypercube. Each range is cut into
+    /// that many parts, and each part is used once, so that few trials leave no
+    /// wide gap. The shares of the way are the same for all ranges: no
+    /// optimizer has luckier draws than another.
+    pub fn sample(&self, trials: usize, seed: u64) -> Vec<Setting> {
+        let mut rng = Pcg64::seed_from_u64(seed);
+        let mut shares = || {
+            let mut parts: Vec<usize> = (0..trials).collect();
+            parts.shuffle(&mut rng);
+            let within = |part| (part as f64 + rng.random::<f64>()) / trials as f64;
+            parts.into_iter().map(within).collect::<Vec<f64>>()
+        };
+        let [lr, beta1, beta2, eps, gamma] = std::array::from_fn(|_| shares());
+        let value = |range: Option<Range>, share| range.map_or(0.0, |r| three_digits(r.at(share)));
+        let beta = |range: Option<Range>, share| match range {
+            Some(range) => four_places(1.0 - range.at(share)),
+            None => 0.0,
+        };
+        let setting = |trial: usize| Setting {
+            lr: value(Some(self.lr), lr[trial]),
+            beta1: beta(self.far_beta1, beta1[trial]),
+            beta2: beta(self.far_beta2, beta2[trial]),
+            eps: value(self.eps, eps[trial]),
+            gamma: value(self.gamma, gamma[trial]),
+            weight_decay: 0.0,
+        };
+        (0..trials).map(setting).collect()
+    }
+}
+
+/// What is written is what was used.
+fn three_digits(value: f64) -> f64 {
+    format!("{value:.2e}").parse().expect("a number")
+}
+
+fn four_places(value: f64) -> f64 {
+    format!("{value:.4}").parse().expect("a number")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How far along a range a value lies, from 0 to 1.
+    fn share(range: Range, value: f64) -> f64 {
+        (value / range.low).ln() / (range.high / range.low).ln()
+    }
+
+    #[test]
+    fn every_part_of_a_range_is_used_once() {
+        let ranges = ranges(Method::Band4);
+        let settings = ranges.sample(10, 7);
+        let parts = |value: fn(&Setting) -> f64, range: Range| {
+            let part = |s| (10.0 * share(range, value(s))).floor() as usize;
+            let mut parts: Vec<usize> = settings.iter().map(part).collect();
+            parts.sort_unstable();
+            parts
+        };
+        let all: Vec<usize> = (0..10).collect();
+        assert_eq!(parts(|s| s.lr, ranges.lr), all);
+        assert_eq!(parts(|s| 1.0 - s.beta1, ranges.far_beta1.unwrap()), all);
+        assert_eq!(parts(|s| 1.0 - s.beta2, ranges.far_beta2.unwrap()), all);
+        assert_eq!(parts(|s| s.eps, ranges.eps.unwrap()), all);
+        assert_eq!(parts(|s| s.gamma, ranges.gamma.unwrap()), all);
+        assert_eq!(settings, ranges.sample(10, 7));
+        assert_ne!(settings, ranges.sample(10, 8));
+    }
+
+    #[test]
+    fn no_optimizer_has_luckier_draws() {
+        let draws = |method| {
+            let ranges = ranges(method);
+            let settings = ranges.sample(10, 0);
+            let draw = move |s: Setting| (share(ranges.lr, s.lr) * 100.0).round();
+            settings.into_iter().map(draw).collect::<Vec<f64>>()
+        };
+        for method in [Method::Sgd, Method::Rmsprop, Method::Tridiagonal] {
+            assert_eq!(draws(method), draws(Method::Adamw));
+        }
+    }
+}
