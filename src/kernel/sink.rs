@@ -3,7 +3,7 @@
 use super::case::Case;
 use super::element::{read, read_any, write, write_any, Any, F32, F64};
 use super::lines::{Cursor, Place, Target};
-use super::source::{splat, AHEAD};
+use super::source::{ahead, splat};
 use super::vector::{Vector, LANES};
 use crate::dtype::Dtype;
 
@@ -30,6 +30,8 @@ pub(super) struct Sink<'a, V: Vector> {
     /// See [`is_plain`].
     pub(super) plain: bool,
     updates: bool,
+    /// See [`ahead`].
+    ask: usize,
     /// The rate, or the scale.
     rate: V,
     decay: V,
@@ -50,6 +52,7 @@ impl<'a, V: Vector> Sink<'a, V> {
                 target,
                 plain: is_plain::<V>(target, apply),
                 updates,
+                ask: ahead(target.lines),
                 rate: splat(rate),
                 decay: splat(decay),
             }
@@ -72,7 +75,7 @@ impl<'a, V: Vector> Sink<'a, V> {
         unsafe {
             let Place { index, count } = place;
             let to = self.target.first.add(index * size_of::<V::Scalar>());
-            V::prefetch(to.wrapping_add(AHEAD));
+            V::prefetch(to.wrapping_add(self.ask * size_of::<V::Scalar>()));
             if size_of::<V::Scalar>() == 4 {
                 let p = self.updated(read::<V, F32>(to, count), u);
                 write::<V, F32>(p, to, index, count, None);

@@ -16,9 +16,15 @@ use super::workspace::{Arrays, Shape};
 use super::MAX_BAND;
 use crate::layout::plane;
 
-/// How many bytes ahead memory is asked for. Processors do so by themselves,
-/// but stop at every page.
-pub(super) const AHEAD: usize = 2048;
+/// How many elements ahead memory is asked for: further along a single line, or
+/// in the next of several. Processors do so by themselves, but stop at the end
+/// of a page and of a line.
+pub(super) fn ahead(lines: Lines) -> usize {
+    match lines.count {
+        1 => 512,
+        _ => lines.step,
+    }
+}
 
 /// An average: `keep` multiplies what is there, `weight` what comes in.
 #[derive(Debug, Clone, Copy, Default)]
@@ -76,6 +82,8 @@ pub(super) struct Source<'a, V, S> {
     packed_from: usize,
     /// Elements from one line to the next.
     step: usize,
+    /// See [`ahead`].
+    ask: usize,
     rms: bool,
     updates: bool,
     refers: bool,
@@ -162,6 +170,7 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
                 gradient: state.gradient,
                 packed_from,
                 step: state.lines.step,
+                ask: ahead(state.lines),
                 rms: by.rms.is_some(),
                 updates: take_in.is_some(),
                 refers: by.rms.is_some() || by.reference.is_some(),
@@ -322,7 +331,7 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
             if at < self.packed_from {
                 let from = self.gradient.first;
                 let from = from.add(place.index * size_of::<V::Scalar>());
-                V::prefetch(from.wrapping_add(AHEAD));
+                V::prefetch(from.wrapping_add(self.ask * size_of::<V::Scalar>()));
                 let g: V = match size_of::<V::Scalar>() {
                     4 => read::<V, F32>(from, place.count),
                     _ => read::<V, F64>(from, place.count),
@@ -353,7 +362,7 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
         // SAFETY: the caller's promise.
         unsafe {
             let from = self.planes.from[plane].add(bytes);
-            V::prefetch(from.wrapping_add(AHEAD));
+            V::prefetch(from.wrapping_add(self.ask * S::DTYPE.size()));
             let old: V = read::<V, S>(from, count);
             if !self.updates::<C>() {
                 return old;
