@@ -336,6 +336,16 @@ typedef enum {
 /**
  * How numbers are rounded to 16 bits. SONEW_F32 and SONEW_F64 always round to
  * nearest.
+ *
+ * Accuracy: with u = 2^-8 for SONEW_BF16 and 2^-11 for SONEW_F16, rounding to
+ * nearest changes a number by at most u of its size, stochastic rounding by
+ * less than 2 u, and on average by nothing. State is rounded once per step, so
+ * that after t steps a plane is off by at most about min(t, 1 / (1 - beta)) u
+ * of the largest number that it has held; a direction by that times the
+ * condition of its preconditioner, about the inverse of the smallest Schur
+ * complement as a part of its diagonal entry. Parameters without master
+ * weights are rounded once per step, too. Gradients are taken as they are, and
+ * arithmetic is float32 or float64.
  */
 typedef enum {
   /**

@@ -140,6 +140,16 @@ pub enum Graft {
 
 /// How numbers are rounded to 16 bits. Float32 and float64 always round to
 /// nearest.
+///
+/// Accuracy: with `u = 2^-8` for bfloat16 and `2^-11` for float16, rounding to
+/// nearest changes a number by at most `u` of its size, stochastic rounding by
+/// less than `2 u`, and on average by nothing. State is rounded once per step,
+/// so that after `t` steps a plane is off by at most about
+/// `min(t, 1 / (1 - beta)) u` of the largest number that it has held; a
+/// direction by that times the condition of its preconditioner, about the
+/// inverse of the smallest Schur complement as a part of its diagonal entry.
+/// Parameters without master weights are rounded once per step, too. Gradients
+/// are taken as they are, and arithmetic is float32 or float64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rounding {

@@ -33,7 +33,7 @@ fn run(plan: Plan, wild: bool) -> Outcome {
 }
 
 /// The same, with the caller's thread in a floating-point mode.
-fn run_in(mode: Option<u32>, mut plan: Plan, wild: bool) -> Outcome {
+fn run_in(mode: Option<u64>, mut plan: Plan, wild: bool) -> Outcome {
     let mut random = Pcg64Mcg::seed_from_u64(7);
     let zeros = |t: &Tensor| vec![0.0f32; t.spec.len()];
     let mut params: Vec<Vec<f32>> = plan.tensors.iter().map(zeros).collect();
@@ -77,30 +77,68 @@ fn run_in(mode: Option<u32>, mut plan: Plan, wild: bool) -> Outcome {
         .collect()
 }
 
-/// Calls `f` with the thread in this mode (MXCSR), which must last.
-fn in_mode<T>(mode: Option<u32>, f: impl FnOnce() -> T) -> T {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(mode) = mode {
-        use std::arch::asm;
-        let (mut saved, mut after) = (0u32, 0u32);
-        // SAFETY: the register is saved first and restored before anything
-        // but `f` runs.
-        unsafe {
-            asm!("stmxcsr [{}]", in(reg) &mut saved, options(nostack));
-            asm!("ldmxcsr [{}]", in(reg) &mode, options(nostack));
-        }
-        let result = f();
-        // SAFETY: as above.
-        unsafe {
-            asm!("stmxcsr [{}]", in(reg) &mut after, options(nostack));
-            asm!("ldmxcsr [{}]", in(reg) &saved, options(nostack));
-        }
-        const FLAGS: u32 = 0x3f; // what has happened, not how to compute
-        assert_eq!(after & !FLAGS, mode & !FLAGS);
-        return result;
+/// Calls `f` with the thread in this mode, which must last.
+fn in_mode<T>(mode: Option<u64>, f: impl FnOnce() -> T) -> T {
+    let Some(mode) = mode else { return f() };
+    let saved = register::read();
+    register::write(mode);
+    let result = f();
+    let after = register::read();
+    register::write(saved);
+    assert_eq!(after & !register::FLAGS, mode & !register::FLAGS);
+    result
+}
+
+/// The register with the floating-point mode, MXCSR.
+#[cfg(target_arch = "x86_64")]
+mod register {
+    use std::arch::asm;
+
+    /// What has happened, not how to compute.
+    pub const FLAGS: u64 = 0x3f;
+    pub const DEFAULT: u64 = 0x1f80;
+    /// As XLA sets it around its handlers.
+    pub const FLUSH: u64 = 0x8040;
+    pub const ROUND_UP: u64 = 0x4000;
+
+    pub fn read() -> u64 {
+        let mut value = 0u32;
+        // SAFETY: stores the register to a local of the right size.
+        unsafe { asm!("stmxcsr [{}]", in(reg) &mut value, options(nostack)) };
+        value.into()
     }
-    assert!(mode.is_none());
-    f()
+
+    pub fn write(value: u64) {
+        let value = value as u32;
+        // SAFETY: nothing but the code under test runs until the old value is
+        // back.
+        unsafe { asm!("ldmxcsr [{}]", in(reg) &value, options(nostack)) };
+    }
+}
+
+/// The register with the floating-point mode, FPCR.
+#[cfg(target_arch = "aarch64")]
+mod register {
+    use std::arch::asm;
+
+    /// What has happened is in a register of its own.
+    pub const FLAGS: u64 = 0;
+    pub const DEFAULT: u64 = 0;
+    pub const FLUSH: u64 = 1 << 24;
+    pub const ROUND_UP: u64 = 1 << 22;
+
+    pub fn read() -> u64 {
+        let value: u64;
+        // SAFETY: reads a register.
+        unsafe { asm!("mrs {}, fpcr", out(reg) value, options(nostack)) };
+        value
+    }
+
+    pub fn write(value: u64) {
+        // SAFETY: nothing but the code under test runs until the old value is
+        // back.
+        unsafe { asm!("msr fpcr, {}", in(reg) value, options(nostack)) };
+    }
 }
 
 /// Tensors of all layouts, each with several blocks.
@@ -200,13 +238,10 @@ fn threads_and_tiles_do_not_change_a_bit() {
     }
 }
 
-/// MXCSR as XLA sets it around its handlers, and then the rounding as well.
-#[cfg(target_arch = "x86_64")]
+/// Subnormals flushed, and then another rounding as well.
 #[test]
 fn the_callers_floating_point_mode_matters_not_and_is_kept() {
-    const DEFAULT: u32 = 0x1f80;
-    const FLUSH: u32 = 0x8040;
-    const ROUND_UP: u32 = 0x4000;
+    use register::{DEFAULT, FLUSH, ROUND_UP};
     for options in cases() {
         let options = Options {
             threads: 2,

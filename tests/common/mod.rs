@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test binary uses some of them
 
 pub mod dense;
+pub mod typed;
 
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
