@@ -10,6 +10,7 @@ use super::guard::call;
 use super::options::{options, sonew_options, SONEW_MAX_BAND};
 use super::registry::Registry;
 use super::status::sonew_status;
+use super::step::Passed;
 use super::tensor::{sonew_tensor, tensors};
 use crate::error::{Error, Result};
 use crate::layout::TensorSpec;
@@ -27,6 +28,8 @@ pub(super) struct Owned {
     /// Strings that views point to.
     pub names: Vec<Names>,
     pub instruction_set: CString,
+    /// The buffers of the step in stages that is under way.
+    pub staged: Option<Passed>,
 }
 
 /// The names of a tensor and of its planes, as C strings.
@@ -153,6 +156,7 @@ unsafe fn create(
     let owned = Owned {
         names: names(&optimizer)?,
         instruction_set: c_string(optimizer.instruction_set())?,
+        staged: None,
         optimizer,
     };
     let handle = OPTIMIZERS.insert(Box::new(owned));

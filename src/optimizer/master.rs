@@ -20,6 +20,7 @@ impl Optimizer {
     /// # Errors
     /// [`Error::Forked`] and [`Error::Io`] where the state is in a live file.
     pub fn reset_master(&mut self) -> Result<()> {
+        self.between_steps()?;
         let set = |(_, state): &(usize, &TensorState)| state.master_set;
         let set = self.state.iter().enumerate().filter(set);
         let set: Vec<usize> = set.map(|(tensor, _)| tensor).collect();

@@ -145,6 +145,19 @@ impl TensorState {
     }
 }
 
+/// The state of all tensors lent for a step with these buffers; see
+/// [`TensorState::buffers`].
+pub(super) fn lend<'a>(
+    state: &'a mut [TensorState],
+    params: &'a mut [ElementsMut<'_>],
+    grads: &[Option<Elements<'a>>],
+) -> (Vec<TensorBuffers<'a>>, Vec<Vec<Elements<'a>>>) {
+    let tensors = state.iter_mut().zip(params).zip(grads);
+    tensors
+        .map(|((state, param), &grad)| state.buffers(Target::Parameters(param.reborrow()), grad))
+        .unzip()
+}
+
 /// Zeros for one array of a tensor; `name` is for the message.
 pub(super) fn zeros(spec: &TensorSpec, name: &str, dtype: Dtype) -> Result<AlignedBytes> {
     let len = spec.len().checked_mul(dtype.size());

@@ -59,7 +59,7 @@ pub struct Plan {
     isa: Isa,
     /// The random bits of tensors that are rounded by chance, in this step.
     noise: Vec<Vec<Noise>>,
-    gradient_norm: Option<f64>,
+    pub(super) gradient_norm: Option<f64>,
     pool: Pool,
     most_threads: usize,
     workspaces: Vec<Workspace>,
@@ -282,7 +282,7 @@ impl Plan {
     }
 
     /// Checks the arguments of a step, and gets everything ready for it.
-    fn run<'a>(
+    pub(super) fn run<'a>(
         &'a mut self,
         step: &StepOptions,
         number: u64,
@@ -330,7 +330,12 @@ impl Plan {
         })
     }
 
-    fn check(&self, step: &StepOptions, number: u64, buffers: &[TensorBuffers<'_>]) -> Result<()> {
+    pub(super) fn check(
+        &self,
+        step: &StepOptions,
+        number: u64,
+        buffers: &[TensorBuffers<'_>],
+    ) -> Result<()> {
         step.validate(self.options.statistics)?;
         if number == 0 {
             return Err(Error::OutOfRange {

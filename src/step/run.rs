@@ -101,6 +101,7 @@ impl<'a> Run<'a> {
 
     /// Takes the numbers of the stage that was reached into what is known.
     fn take_reached(&self, progress: &mut Progress) -> Result<()> {
+        self.check_reached(progress)?;
         match progress.next {
             Next::Statistics if self.looks_at_gradients() => {
                 self.take_gradient_squares(progress)?;
@@ -123,6 +124,26 @@ impl<'a> Run<'a> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Refuses negative numbers: all are squares or sums of sizes. NaN may
+    /// come of gradients that nobody checks.
+    fn check_reached(&self, progress: &Progress) -> Result<()> {
+        let mut tensors = self.tensors.iter().zip(&progress.numbers);
+        let negative = |numbers: &[f64; 2]| numbers.iter().any(|&number| number < 0.0);
+        let Some((tensor, numbers)) = tensors.find(|(_, numbers)| negative(numbers)) else {
+            return Ok(());
+        };
+        let what = match progress.next {
+            Next::Gradient | Next::Statistics => "the squares of the gradient",
+            Next::Measure => "the largest l1",
+            Next::Apply | Next::Done => "the squares of the lengths",
+        };
+        Err(Error::OutOfRange {
+            argument: format!("{what} of tensor \"{}\"", tensor.spec.name),
+            value: numbers[0].min(numbers[1]),
+            allowed: "not negative",
+        })
     }
 
     /// Whether the step begins with the lengths of gradients.
