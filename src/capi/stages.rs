@@ -19,7 +19,7 @@
 //! }
 //! ```
 //!
-//! Which stages there are depends on the options alone, so that all machines
+//! Which stages there are depends on options and tensors alone, so that all machines
 //! stop at the same ones; a step that needs none is done at the first
 //! sonew_stages_next(). Numbers that are given back as they came make the step
 //! that sonew_step() takes, to the bit. Reduced ones make the step of the whole,

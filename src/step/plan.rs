@@ -214,7 +214,9 @@ impl Plan {
         number: u64,
         buffers: &'a mut [TensorBuffers<'_>],
     ) -> Result<Stages<'a>> {
-        self.stages_from(step, number, buffers, &[])
+        let mut stages = self.stages_from(step, number, buffers, &[])?;
+        stages.defer();
+        Ok(stages)
     }
 
     /// The same step for state that is kept twice: read in the one place and
@@ -327,6 +329,7 @@ impl Plan {
             ways,
             lent,
             keeps,
+            defers: false,
         })
     }
 

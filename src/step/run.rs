@@ -26,6 +26,9 @@ pub(super) struct Run<'a> {
     pub(super) lent: Vec<Option<Lent<'a>>>,
     /// Directions may be kept from one sweep to another.
     pub(super) keeps: bool,
+    /// No target is written before the last sweep, for callers who may stop at
+    /// a stage.
+    pub(super) defers: bool,
 }
 
 impl<'a> Run<'a> {
@@ -85,6 +88,13 @@ impl<'a> Run<'a> {
             };
         }
         Ok(())
+    }
+
+    /// Puts the writing of targets off to the last sweep, where there is a stage
+    /// to stop at before.
+    pub(super) fn defer(&mut self) {
+        let waits = |t: &Tensor| t.relative || t.grafted();
+        self.defers = self.tensors.iter().any(waits);
     }
 
     /// The squares of the reference's length, of each tensor: known once its
@@ -239,11 +249,11 @@ impl<'a> Run<'a> {
     /// Statistics of all blocks, together with their directions where nothing
     /// else has to come before.
     fn statistics(&mut self, jobs: &[Job<'_>]) {
-        let (tensors, sums) = (self.tensors, self.sums);
+        let (tensors, sums, defers) = (self.tensors, self.sums, self.defers);
         self.sweep(Sweep::Tiles, |visit| {
             let tensor = &tensors[visit.tensor];
             let block = tensor.blocks.start + visit.block;
-            let then = tensor.fused().filter(|_| !visit.waits);
+            let then = tensor.fused(defers).filter(|_| !visit.waits);
             let job = &jobs[visit.tensor];
             let squares = job.statistics(visit.block, visit.access, visit.work, then);
             sums.set(block, Slot::Reference, squares.reference);
@@ -252,7 +262,7 @@ impl<'a> Run<'a> {
             }
         });
         self.sweep(Sweep::Waiting, |visit| {
-            if let Some(then) = tensors[visit.tensor].fused() {
+            if let Some(then) = tensors[visit.tensor].fused(defers) {
                 directions(tensors, jobs, sums, then, visit);
             }
         });
@@ -286,13 +296,14 @@ impl<'a> Run<'a> {
 
     /// Measures or applies directions where no earlier sweep did.
     fn left(&mut self, then: Directions, jobs: &[Job<'_>]) {
-        let (tensors, sums, keeps) = (self.tensors, self.sums, self.keeps);
-        if !tensors.iter().any(|t| t.is_left(then)) {
+        let (tensors, sums) = (self.tensors, self.sums);
+        let (keeps, defers) = (self.keeps, self.defers);
+        if !tensors.iter().any(|t| t.is_left(then, defers)) {
             return;
         }
         self.sweep(Sweep::Whole, |visit| {
             let tensor = &tensors[visit.tensor];
-            if !tensor.is_left(then) {
+            if !tensor.is_left(then, defers) {
             } else if then == Directions::Applied && keeps && tensor.keeps() {
                 jobs[visit.tensor].apply_kept(visit.block, visit.access);
             } else {

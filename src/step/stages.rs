@@ -136,9 +136,9 @@ impl Plan {
             number,
             progress,
         } = under_way;
-        let stage = self
-            .run(step, *number, buffers, before, true)?
-            .advance(progress)?;
+        let mut run = self.run(step, *number, buffers, before, true)?;
+        run.defer();
+        let stage = run.advance(progress)?;
         if stage.is_none() {
             self.gradient_norm = progress.gradient_norm;
         }
@@ -183,6 +183,11 @@ pub struct Stages<'a> {
 impl<'a> Stages<'a> {
     pub(super) fn new(run: Run<'a>, progress: Progress) -> Self {
         Stages { run, progress }
+    }
+
+    /// No target is written before the last stage.
+    pub(super) fn defer(&mut self) {
+        self.run.defer();
     }
 
     /// Goes on to the next stage that this step has; `None` when all is done.

@@ -110,18 +110,20 @@ impl Tensor {
     }
 
     /// What becomes of its directions in the sweep that takes in gradients: the
-    /// largest l1 has to wait for all statistics.
-    pub(super) fn fused(&self) -> Option<Directions> {
+    /// largest l1 has to wait for all statistics, and a step that defers applies
+    /// nothing yet.
+    pub(super) fn fused(&self, defers: bool) -> Option<Directions> {
         match (self.relative, self.grafted()) {
             (true, _) => None,
             (_, true) => Some(Directions::Measured),
+            _ if defers => None,
             _ => Some(Directions::Applied),
         }
     }
 
     /// Whether its directions are yet to be measured, or applied, after that.
-    pub(super) fn is_left(&self, directions: Directions) -> bool {
+    pub(super) fn is_left(&self, directions: Directions, defers: bool) -> bool {
         let needed = directions == Directions::Applied || self.grafted();
-        needed && self.fused() != Some(directions)
+        needed && self.fused(defers) != Some(directions)
     }
 }
