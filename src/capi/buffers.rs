@@ -7,6 +7,7 @@ use super::arguments::not_null;
 use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::TensorSpec;
+use crate::memory::{reserve, OF_A_STEP};
 use crate::Optimizer;
 
 /// Where elements lie: a buffer that was checked, without what it is to whom.
@@ -126,6 +127,11 @@ impl<'a> Buffer<'a> {
 
 /// The optimizer's own buffers, which a step writes: of a live file both copies.
 pub(super) fn state<'a>(optimizer: &'a Optimizer, list: &mut Vec<Buffer<'a>>) -> Result<()> {
+    let count = |i| Ok(2 * optimizer.planes(i)?.len());
+    let most = (0..optimizer.tensors().len())
+        .map(count)
+        .sum::<Result<_>>()?;
+    reserve(list, most, || OF_A_STEP.to_owned())?;
     for (i, tensor) in optimizer.tensors().iter().enumerate() {
         for (p, plane) in optimizer.planes(i)?.iter().enumerate() {
             let current = optimizer.plane(i, p)?.bytes();

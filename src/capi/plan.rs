@@ -10,7 +10,7 @@ use std::ffi::{c_char, c_void, CString};
 use super::arguments::{not_null, List, Out};
 use super::buffers::{none_overlap, Buffer, Place};
 use super::guard::call;
-use super::optimizer::{ask_for, ask_for_step, c_string};
+use super::optimizer::{ask_for, c_string};
 use super::options::{options, sonew_options};
 use super::registry::Registry;
 use super::status::sonew_status;
@@ -19,6 +19,7 @@ use super::tensor::{dtype_number, sonew_tensor, tensors};
 use super::versioned::{self, Growing, Versioned};
 use crate::error::{Error, Result};
 use crate::layout::{check_count, planes, Plane, TensorSpec};
+use crate::memory::{list, reserve, try_list, OF_A_STEP, OF_TENSORS};
 use crate::step::UnderWay;
 use crate::{Plan, Target, TensorBuffers};
 
@@ -137,12 +138,13 @@ unsafe fn create(
     };
     ask_for(&tensors, options.band)?;
     let plan = Plan::new(&options, &tensors)?;
-    let planes: Vec<_> = tensors.iter().map(|t| planes(&options, t)).collect();
-    let c_strings = |planes: &Vec<Plane>| planes.iter().map(|p| c_string(&p.name)).collect();
+    let planes = list(tensors.iter().map(|t| planes(&options, t)), OF_TENSORS)?;
+    let c_strings =
+        |planes: &Vec<Plane>| try_list(planes.iter().map(|p| c_string(&p.name)), OF_TENSORS);
     let owned = Owned {
         plan,
         tensors,
-        c_planes: planes.iter().map(c_strings).collect::<Result<_>>()?,
+        c_planes: try_list(planes.iter().map(c_strings), OF_TENSORS)?,
         planes,
         staged: None,
     };
@@ -273,7 +275,7 @@ pub unsafe extern "C" fn sonew_plan_step(
         // SAFETY: the header asks for buffers as long as they say.
         with(plan, |owned| unsafe {
             let passed = passed(owned, buffers, count)?;
-            let mut buffers: Vec<_> = passed.iter().map(|tensor| tensor.buffers()).collect();
+            let mut buffers = try_list(passed.iter().map(|tensor| tensor.buffers()), OF_A_STEP)?;
             owned.plan.step(&step, step_number, &mut buffers)
         })
     })
@@ -292,7 +294,6 @@ pub(super) unsafe fn passed(
         return Err(Error::InStages);
     }
     check_count("buffers", count, owned.tensors.len())?;
-    ask_for_step(count)?;
     // SAFETY: the caller's promise.
     unsafe { Passed::check(owned, &entries(buffers, count)?) }
 }
@@ -305,27 +306,25 @@ unsafe fn entries(first: *const sonew_buffers, count: usize) -> Result<Vec<sonew
     not_null(first, || "buffers".to_owned())?;
     // SAFETY: the caller's promise, for the first entry.
     let stride = unsafe { struct_size(first) };
-    (0..count)
-        .map(|i| {
-            let argument = format!("buffers[{i}]");
-            // SAFETY: the entries before this one were read with that stride,
-            // and the caller's promise.
-            let (entry, size) = unsafe {
-                let entry = first.byte_add(i * stride);
-                (entry, struct_size(entry))
-            };
-            if size != stride {
-                return Err(Error::StructSize {
-                    argument: format!("{argument}.struct_size"),
-                    size,
-                    expected: stride,
-                    hint: "all entries of a list have the same",
-                });
-            }
-            // SAFETY: the caller's promise.
-            unsafe { versioned::read(entry, &argument) }
-        })
-        .collect()
+    let entries = (0..count).map(|i| {
+        // SAFETY: the entries before this one were read with that stride,
+        // and the caller's promise.
+        let (entry, size) = unsafe {
+            let entry = first.byte_add(i * stride);
+            (entry, struct_size(entry))
+        };
+        if size != stride {
+            return Err(Error::StructSize {
+                argument: format!("buffers[{i}].struct_size"),
+                size,
+                expected: stride,
+                hint: "all entries of a list have the same",
+            });
+        }
+        // SAFETY: the caller's promise.
+        unsafe { versioned::read(entry, format_args!("buffers[{i}]")) }
+    });
+    try_list(entries, OF_A_STEP)
 }
 
 /// # Safety
@@ -358,42 +357,49 @@ impl Passed {
     /// # Safety
     /// As for [`check`].
     pub(super) unsafe fn check(owned: &Owned, entries: &[sonew_buffers]) -> Result<Vec<Self>> {
-        let mut checked = Vec::with_capacity(entries.len());
-        for (i, entry) in entries.iter().enumerate() {
+        let tensors = entries.iter().zip(&owned.tensors).zip(&owned.planes);
+        let checked = tensors.enumerate().map(|(i, ((entry, tensor), planes))| {
             // SAFETY: the caller's promise.
-            checked.push(unsafe { check(i, entry, &owned.tensors[i], &owned.planes[i]) }?);
-        }
+            unsafe { check(i, entry, tensor, planes) }
+        });
+        let checked = try_list(checked, OF_A_STEP)?;
+        let of_one = |tensor: &Checked<'_>| 2 + tensor.planes.len();
         let mut all = Vec::new();
+        reserve(&mut all, checked.iter().map(of_one).sum(), || {
+            OF_A_STEP.to_owned()
+        })?;
         for tensor in &checked {
             all.push(tensor.target);
             all.extend(tensor.gradient);
             all.extend(&tensor.planes);
         }
         none_overlap(&mut all)?;
-        let pass = |(checked, entry): (&Checked<'_>, &sonew_buffers)| Passed {
-            target: checked.target.place(),
-            is_direction: entry.params.is_null(),
-            gradient: checked.gradient.as_ref().map(Buffer::place),
-            planes: checked.planes.iter().map(Buffer::place).collect(),
-            lr_scale: entry.lr_scale,
-            weight_decay: entry.weight_decay,
+        let pass = |(checked, entry): (&Checked<'_>, &sonew_buffers)| {
+            Ok(Passed {
+                target: checked.target.place(),
+                is_direction: entry.params.is_null(),
+                gradient: checked.gradient.as_ref().map(Buffer::place),
+                planes: list(checked.planes.iter().map(Buffer::place), OF_A_STEP)?,
+                lr_scale: entry.lr_scale,
+                weight_decay: entry.weight_decay,
+            })
         };
-        Ok(checked.iter().zip(entries).map(pass).collect())
+        try_list(checked.iter().zip(entries).map(pass), OF_A_STEP)
     }
 
     /// # Safety
     /// The buffers are as long as they say, and nobody else uses them in `'b`.
-    pub(super) unsafe fn buffers<'b>(&self) -> TensorBuffers<'b> {
+    pub(super) unsafe fn buffers<'b>(&self) -> Result<TensorBuffers<'b>> {
         // SAFETY: no written buffer overlaps another one, and the caller's
         // promise.
         let (target, gradient, planes) = unsafe {
             (
                 self.target.elements_mut(),
                 self.gradient.map(|place| place.elements()),
-                self.planes.iter().map(|p| p.elements_mut()).collect(),
+                list(self.planes.iter().map(|p| p.elements_mut()), OF_A_STEP)?,
             )
         };
-        TensorBuffers {
+        Ok(TensorBuffers {
             target: match self.is_direction {
                 false => Target::Parameters(target),
                 true => Target::Direction(target),
@@ -402,7 +408,7 @@ impl Passed {
             planes,
             lr_scale: self.lr_scale,
             weight_decay: self.weight_decay,
-        }
+        })
     }
 }
 
@@ -454,11 +460,11 @@ unsafe fn check<'a>(
     let gradient = (!entry.grad.is_null()).then(gradient).transpose()?;
     // SAFETY: the caller's promise.
     let given = unsafe {
-        let argument = format!(
+        let argument = format_args!(
             "buffers[{i}].planes, the state of tensor \"{}\",",
             tensor.name
         );
-        List::new(entry.planes, entry.plane_count, &argument)
+        List::new(entry.planes, entry.plane_count, argument)
     }?;
     let planes = given.collect("the list of planes", |p, plane| {
         let name = || format!("buffers[{i}].planes[{p}]");

@@ -35,13 +35,13 @@ use std::ffi::c_void;
 
 use super::arguments::{List, Out};
 use super::guard::call;
-use super::optimizer::{ask_for_step, sonew_optimizer, with};
+use super::optimizer::{sonew_optimizer, with};
 use super::plan::{self, sonew_buffers, sonew_plan};
 use super::status::sonew_status;
 use super::step::{sonew_step_options, step_options, Passed};
 use crate::error::{Error, Result};
 use crate::layout::check_count;
-use crate::memory::reserve;
+use crate::memory::{try_list, OF_A_STEP};
 use crate::Stage;
 
 /// Where a step in stages stands: what its numbers are, two for each tensor. A
@@ -129,11 +129,10 @@ pub unsafe extern "C" fn sonew_stages_begin(
         };
         with(optimizer, |owned| {
             check_count("params", count, owned.optimizer.tensors().len())?;
-            ask_for_step(count)?;
             let passed = Passed::check(&owned.optimizer, &params, &grads)?;
             // SAFETY: no written buffer overlaps another one, and the header
             // asks that nobody else uses them now.
-            let (mut params, grads) = unsafe { passed.elements() };
+            let (mut params, grads) = unsafe { passed.elements() }?;
             owned.optimizer.begin_stages(&step, &mut params, &grads)?;
             owned.staged = Some(passed);
             Ok(())
@@ -168,13 +167,12 @@ pub unsafe extern "C" fn sonew_stages_next(
             // SAFETY: the header asks for so many numbers.
             let numbers = unsafe { Numbers::new(numbers, count, optimizer.tensors().len()) }?;
             let passed = owned.staged.as_ref().ok_or(Error::NoStages)?;
-            ask_for_step(count)?;
             if optimizer.has_reached_stage() {
                 numbers.take(optimizer.stage_numbers());
             }
             // SAFETY: they were checked when the step began, and the header
             // asks that nobody else uses them before it is done.
-            let (mut params, grads) = unsafe { passed.elements() };
+            let (mut params, grads) = unsafe { passed.elements() }?;
             let reached = optimizer.next_stage(&mut params, &grads);
             match reached {
                 Ok(Some(_)) => numbers.give(optimizer.stage_numbers()),
@@ -225,7 +223,7 @@ pub unsafe extern "C" fn sonew_plan_stages_begin(
         // SAFETY: the header asks for buffers as long as they say.
         plan::with(plan, |owned| unsafe {
             let passed = plan::passed(owned, buffers, count)?;
-            let buffers: Vec<_> = passed.iter().map(|tensor| tensor.buffers()).collect();
+            let buffers = try_list(passed.iter().map(|tensor| tensor.buffers()), OF_A_STEP)?;
             let under_way = owned.plan.begin(&step, step_number, &buffers)?;
             owned.staged = Some((under_way, passed));
             Ok(())
@@ -249,15 +247,13 @@ pub unsafe extern "C" fn sonew_plan_stages_next(
             // SAFETY: the header asks for so many numbers.
             let numbers = unsafe { Numbers::new(numbers, count, tensors) }?;
             let (under_way, passed) = owned.staged.as_mut().ok_or(Error::NoStages)?;
-            ask_for_step(count)?;
             if under_way.has_begun() {
                 numbers.take(under_way.numbers());
             }
-            let mut buffers = Vec::new();
-            reserve(&mut buffers, tensors, || "the lists of a step".to_owned())?;
             // SAFETY: they were checked when the step began, and the header
             // asks that nobody else uses them before it is done.
-            buffers.extend(passed.iter().map(|tensor| unsafe { tensor.buffers() }));
+            let buffers = passed.iter().map(|tensor| unsafe { tensor.buffers() });
+            let mut buffers = try_list(buffers, OF_A_STEP)?;
             let reached = owned.plan.advance(under_way, &mut buffers, &[]);
             match reached {
                 Ok(Some(_)) => numbers.give(under_way.numbers()),

@@ -7,12 +7,13 @@ use std::ffi::c_void;
 use super::arguments::{named, unused, List};
 use super::buffers::{none_overlap, state, Buffer, Place};
 use super::guard::call;
-use super::optimizer::{ask_for_step, sonew_optimizer, with};
+use super::optimizer::{sonew_optimizer, with};
 use super::status::sonew_status;
 use super::versioned::{self, Growing, Versioned};
 use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{check_count, TensorSpec};
+use crate::memory::{list, OF_A_STEP};
 use crate::options::{NonFinite, StepOptions};
 use crate::Optimizer;
 
@@ -177,11 +178,10 @@ pub(super) unsafe fn step(
         check_count("params", params.len(), tensors.len())?;
         only_of(only, "the parameter", tensors, |t| t.params)?;
         only_of(only, "the gradient", tensors, |t| t.grads)?;
-        ask_for_step(tensors.len())?;
         let passed = Passed::check(optimizer, &params, &grads)?;
         // SAFETY: no written buffer overlaps another one, and the caller's
         // promise.
-        let (mut params, grads) = unsafe { passed.elements() };
+        let (mut params, grads) = unsafe { passed.elements() }?;
         optimizer.step_any(&step, &mut params, &grads)
     })
 }
@@ -228,26 +228,34 @@ impl Passed {
             (!gradient.is_null()).then(buffer).transpose()
         })?;
         let buffers = written.iter().chain(read.iter().flatten());
-        let mut all: Vec<Buffer<'_>> = buffers.copied().collect();
+        let mut all: Vec<Buffer<'_>> = list(buffers.copied(), OF_A_STEP)?;
         state(optimizer, &mut all)?;
         none_overlap(&mut all)?;
         Ok(Passed {
-            params: written.iter().map(Buffer::place).collect(),
-            grads: read.iter().map(|b| b.as_ref().map(Buffer::place)).collect(),
+            params: list(written.iter().map(Buffer::place), OF_A_STEP)?,
+            grads: list(
+                read.iter().map(|b| b.as_ref().map(Buffer::place)),
+                OF_A_STEP,
+            )?,
         })
     }
 
     /// # Safety
     /// The buffers have their tensors' lengths, and nobody else uses them in
     /// `'b`.
-    pub(super) unsafe fn elements<'b>(&self) -> (Vec<ElementsMut<'b>>, Vec<Option<Elements<'b>>>) {
+    pub(super) unsafe fn elements<'b>(
+        &self,
+    ) -> Result<(Vec<ElementsMut<'b>>, Vec<Option<Elements<'b>>>)> {
         // SAFETY: the caller's promise; what is written overlaps nothing.
         let params = self.params.iter().map(|p| unsafe { p.elements_mut() });
         let elements = |place: &Option<Place>| {
             // SAFETY: as above.
             place.map(|p| unsafe { p.elements() })
         };
-        (params.collect(), self.grads.iter().map(elements).collect())
+        Ok((
+            list(params, OF_A_STEP)?,
+            list(self.grads.iter().map(elements), OF_A_STEP)?,
+        ))
     }
 }
 

@@ -9,6 +9,7 @@ use crate::dtype::{Elements, ElementsMut};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
+use crate::memory::{list, OF_A_STEP};
 use crate::step::fits;
 
 impl Optimizer {
@@ -39,7 +40,7 @@ impl Optimizer {
     pub(super) fn take_masters(&mut self, params: &[ElementsMut<'_>]) -> Result<Vec<usize>> {
         let specs = self.specs.iter().zip(&self.state).enumerate();
         let empty = specs.filter(|(_, (spec, state))| spec.master && !state.master_set);
-        let empty: Vec<usize> = empty.map(|(tensor, _)| tensor).collect();
+        let empty = list(empty.map(|(tensor, _)| tensor), OF_A_STEP)?;
         for &tensor in &empty {
             let spec = &self.specs[tensor];
             let params = params[tensor].elements();

@@ -17,6 +17,7 @@ pub use staged::StagedStep;
 use crate::dtype::{Element, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{self, check_count, Plane, TensorSpec};
+use crate::memory::{list, try_list, OF_A_STEP, OF_TENSORS};
 use crate::options::{not_negative, Options, StepOptions};
 use crate::step::Plan;
 use live::LiveState;
@@ -74,12 +75,12 @@ impl Optimizer {
         // while the plan's share of it may still be granted, and touched.
         let state = tensors
             .iter()
-            .map(|spec| TensorState::zeroed(spec, &options))
-            .collect::<Result<_>>()?;
+            .map(|spec| TensorState::zeroed(spec, &options));
+        let state = try_list(state, OF_TENSORS)?;
         let plan = Plan::new(&options, tensors)?;
         Ok(Optimizer {
             plan,
-            specs: tensors.to_vec(),
+            specs: list(tensors.iter().cloned(), OF_TENSORS)?,
             state,
             step_count: 0,
             fresh: true,
@@ -106,8 +107,8 @@ impl Optimizer {
         grads: &[Option<&[G]>],
     ) -> Result<()> {
         let params = params.iter_mut().map(|p| ElementsMut::new(p));
-        let grads: Vec<_> = grads.iter().map(|g| g.map(Elements::new)).collect();
-        self.step_any(step, &mut params.collect::<Vec<_>>(), &grads)
+        let grads = list(grads.iter().map(|g| g.map(Elements::new)), OF_A_STEP)?;
+        self.step_any(step, &mut list(params, OF_A_STEP)?, &grads)
     }
 
     /// [`step`](Optimizer::step) for buffers whose types are known at run time,
@@ -141,7 +142,7 @@ impl Optimizer {
     ) -> Result<()> {
         let number = self.step_count + 1;
         self.begin_live_step(number)?;
-        let (mut buffers, before) = lend(&mut self.state, params, grads);
+        let (mut buffers, before) = lend(&mut self.state, params, grads)?;
         self.plan.step_from(step, number, &mut buffers, &before)?;
         drop(buffers);
         self.commit_live_step(number, |tensor| grads[tensor].is_some());

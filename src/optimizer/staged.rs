@@ -139,7 +139,7 @@ impl Optimizer {
     ) -> Result<UnderWay> {
         let number = self.step_count + 1;
         self.begin_live_step(number)?;
-        let (buffers, _) = lend(&mut self.state, params, grads);
+        let (buffers, _) = lend(&mut self.state, params, grads)?;
         self.plan.begin(step, number, &buffers)
     }
 
@@ -154,7 +154,7 @@ impl Optimizer {
         // Refuses a child that was forked since.
         self.begin_live_step(number)?;
         let staged = self.staged.as_mut().ok_or(Error::NoStages)?;
-        let (mut buffers, before) = lend(&mut self.state, params, grads);
+        let (mut buffers, before) = lend(&mut self.state, params, grads)?;
         let reached = self
             .plan
             .advance(&mut staged.under_way, &mut buffers, &before);

@@ -22,6 +22,9 @@ pub(super) struct Run<'a> {
     pub(super) sums: &'a Sums,
     pub(super) team: Team<'a>,
     pub(super) ways: Vec<Way>,
+    /// Room for the tensors' parts in a sweep: what is written first is never
+    /// left alone for want of it.
+    pub(super) jobs: Vec<Job<'a>>,
     /// The buffers of tensors that take part.
     pub(super) lent: Vec<Option<Lent<'a>>>,
     /// Directions may be kept from one sweep to another.
@@ -47,8 +50,12 @@ impl<'a> Run<'a> {
             let jobs = self.jobs(progress);
             self.statistics(&jobs);
             progress.next = Next::Measure;
-            if self.tensors.iter().any(|t| t.relative) {
+            let relative = self.tensors.iter().any(|t| t.relative);
+            if relative {
                 self.largest_l1(&jobs, progress);
+            }
+            self.jobs = jobs;
+            if relative {
                 return Ok(Some(Stage::LargestL1));
             }
         }
@@ -58,6 +65,7 @@ impl<'a> Run<'a> {
             if self.tensors.iter().any(Tensor::grafted) {
                 let jobs = self.jobs(progress);
                 self.lengths(&jobs, progress);
+                self.jobs = jobs;
                 return Ok(Some(Stage::Lengths));
             }
         }
@@ -65,6 +73,7 @@ impl<'a> Run<'a> {
             self.take_reached(progress)?;
             let jobs = self.jobs(progress);
             self.apply(&jobs);
+            self.jobs = jobs;
             progress.next = Next::Done;
         }
         Ok(None)
@@ -166,13 +175,17 @@ impl<'a> Run<'a> {
         self.step.non_finite == NonFinite::Skip || self.step.clip_norm.is_some()
     }
 
-    /// The tensors' parts in the step, after what is known so far.
-    fn jobs(&self, progress: &Progress) -> Vec<Job<'a>> {
+    /// The tensors' parts in the step, after what is known so far. The list
+    /// goes back to where it came from.
+    fn jobs(&mut self, progress: &Progress) -> Vec<Job<'a>> {
+        let mut jobs = std::mem::take(&mut self.jobs);
+        jobs.clear();
         let factors = Factors::new(self.options, &self.step, self.number);
         let tensors = self.tensors.iter().zip(&progress.known).zip(&self.ways);
-        tensors
-            .map(|((tensor, known), &way)| tensor.job(&factors, known, progress.scale, way))
-            .collect()
+        jobs.extend(
+            tensors.map(|((tensor, known), &way)| tensor.job(&factors, known, progress.scale, way)),
+        );
+        jobs
     }
 
     /// Takes a stage's numbers into what is known of the tensors concerned.
@@ -214,6 +227,7 @@ impl<'a> Run<'a> {
             let block = tensors[visit.tensor].blocks.start + visit.block;
             sums.set(block, Slot::First, squares);
         });
+        self.jobs = jobs;
         let fold = |t: &Tensor| sums.fold(t.blocks.clone(), Slot::First, |a, b| a + b);
         self.give(progress, |_| true, |t| [fold(t), 0.0]);
     }

@@ -1,11 +1,14 @@
 //! The stages of a step, and what they hand to one another.
 
+use std::iter::repeat_n;
+
 use super::buffers::TensorBuffers;
 use super::plan::Plan;
 use super::run::Run;
 use crate::dtype::Elements;
 use crate::error::Result;
 use crate::kernel::FloatMode;
+use crate::memory::{list, OF_A_STEP};
 use crate::options::StepOptions;
 
 /// A point in a step at which numbers of whole tensors are known that the rest
@@ -58,19 +61,19 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(tensors: usize, scale: f64) -> Self {
+    pub(super) fn new(tensors: usize, scale: f64) -> Result<Self> {
         let known = Known {
             gradient_length: 0.0,
             l1: 0.0,
             ratio: 1.0,
         };
-        Progress {
+        Ok(Progress {
             next: Next::Gradient,
-            numbers: vec![[0.0; 2]; tensors],
-            known: vec![known; tensors],
+            numbers: list(repeat_n([0.0; 2], tensors), OF_A_STEP)?,
+            known: list(repeat_n(known, tensors), OF_A_STEP)?,
             scale,
             gradient_norm: None,
-        }
+        })
     }
 }
 
@@ -117,7 +120,7 @@ impl Plan {
         Ok(UnderWay {
             step: step.clone(),
             number,
-            progress: Progress::new(buffers.len(), step.grad_scale),
+            progress: Progress::new(buffers.len(), step.grad_scale)?,
         })
     }
 

@@ -10,7 +10,7 @@ use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::kernel::{Apply, Isa, Kernels, Noise, Shape};
 use crate::layout::{planes, Grid, Plane, TensorSpec, Update};
-use crate::memory::AlignedBytes;
+use crate::memory::{reserve, AlignedBytes, OF_A_STEP};
 use crate::options::{Damping, Graft, Options};
 
 /// A tensor of a plan.
@@ -71,13 +71,22 @@ impl Tensor {
 
     /// The random bits of its planes and of its target in a step, where any of
     /// its numbers are rounded to 16 bits.
-    pub(super) fn make_noise(&self, noise: &mut Vec<Noise>, index: usize, seed: u64, number: u64) {
+    pub(super) fn make_noise(
+        &self,
+        noise: &mut Vec<Noise>,
+        index: usize,
+        seed: u64,
+        number: u64,
+    ) -> Result<()> {
         let few = |dtype| matches!(dtype, Dtype::Bf16 | Dtype::F16);
         noise.clear();
         if few(self.spec.state) || few(self.spec.params) {
             let plane = |plane| Noise::new(seed, number, index, plane);
-            noise.extend((0..=self.planes.len()).map(plane));
+            let planes = 0..=self.planes.len();
+            reserve(noise, planes.end() + 1, || OF_A_STEP.to_owned())?;
+            noise.extend(planes.map(plane));
         }
+        Ok(())
     }
 
     /// The tensor's part in a step, after what is known of it.

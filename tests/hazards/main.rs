@@ -68,15 +68,27 @@ fn signals_locale_and_output_are_the_hosts() {
     says(&program, &folder, "as it was");
 }
 
-#[test]
-fn allocations_that_fail_are_a_status() {
-    let folder = folder("hazards", "allocations");
+/// A hazard with allocations that fail.
+fn failing(name: &str) -> (PathBuf, PathBuf) {
+    let folder = folder("hazards", name);
     let mut compiler = cc();
     // The compiler must not take malloc for its own.
     compiler.arg("-fno-builtin");
-    let source = "tests/hazards/allocations.c";
-    let program = compile(&mut compiler, "gnu11", &[source], &folder);
+    let source = format!("tests/hazards/{name}.c");
+    let program = compile(&mut compiler, "gnu11", &[&source], &folder);
+    (program, folder)
+}
+
+#[test]
+fn allocations_that_fail_are_a_status() {
+    let (program, folder) = failing("allocations");
     says(&program, &folder, "failures are answers");
+}
+
+#[test]
+fn so_are_those_for_hundreds_of_tensors() {
+    let (program, folder) = failing("many");
+    says(&program, &folder, "every list may fail");
 }
 
 #[test]
