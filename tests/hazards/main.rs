@@ -57,6 +57,12 @@ fn threads_step_at_once_or_are_told_to_wait() {
 }
 
 #[test]
+fn a_save_in_the_background_holds_its_moment() {
+    let (program, folder) = hazard("background");
+    says(&program, &folder, "saves hold their moment");
+}
+
+#[test]
 fn threads_are_created_as_asked_for_and_end() {
     let (program, folder) = hazard("no_threads");
     says(&program, &folder, "threads counted");
