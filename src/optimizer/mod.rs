@@ -190,7 +190,7 @@ impl Optimizer {
     pub fn set_lr_scale(&mut self, tensor: usize, scale: f64) -> Result<()> {
         self.between_steps()?;
         self.state_of(tensor)?;
-        not_negative(&self.of_tensor("lr_scale", tensor), scale)?;
+        not_negative(self.of_tensor("lr_scale", tensor), scale)?;
         self.begin_live()?;
         self.state[tensor].lr_scale = scale;
         self.set_live(tensor, self.state[tensor].settings());
@@ -213,7 +213,7 @@ impl Optimizer {
     pub fn set_weight_decay(&mut self, tensor: usize, decay: f64) -> Result<()> {
         self.between_steps()?;
         self.state_of(tensor)?;
-        not_negative(&self.of_tensor("weight_decay", tensor), decay)?;
+        not_negative(self.of_tensor("weight_decay", tensor), decay)?;
         self.begin_live()?;
         self.state[tensor].weight_decay = decay;
         self.set_live(tensor, self.state[tensor].settings());
