@@ -5,7 +5,7 @@ use std::{env, fs};
 
 /// The sections of the header, in its order: files of src/capi, and src/xla.
 /// The text at the top of each one introduces its section.
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
     "status",
     "options",
     "tensor",
@@ -18,6 +18,7 @@ const SECTIONS: [&str; 13] = [
     "view",
     "typed",
     "plan",
+    "stages",
     "xla",
 ];
 

@@ -111,7 +111,9 @@ extern "C" {
  * and no output was written.
  *
  * Besides the errors that a function lists, it may return SONEW_NULL_POINTER,
- * SONEW_BAD_HANDLE and SONEW_BUSY for its arguments, and SONEW_INTERNAL.
+ * SONEW_BAD_HANDLE and SONEW_BUSY for its arguments, and SONEW_INTERNAL; and
+ * SONEW_IN_STAGES if it steps, saves, loads, syncs or changes a setting while
+ * a step in stages is under way.
  */
 typedef enum {
   /** Done. */
@@ -144,6 +146,15 @@ typedef enum {
   SONEW_UNKNOWN_VALUE = 106,
   /** A number is outside its documented range. */
   SONEW_OUT_OF_RANGE = 107,
+  /** A step in stages is under way: finish it first, or abort it. */
+  SONEW_IN_STAGES = 108,
+  /** No step in stages is under way. */
+  SONEW_NO_STAGES = 109,
+  /**
+   * A step in stages cannot be aborted any more: the state has taken in its
+   * gradients.
+   */
+  SONEW_STATE_WRITTEN = 110,
   /** The list of tensors is empty. */
   SONEW_NO_TENSORS = 200,
   /** A tensor's name is empty or has a control character. */
@@ -1319,6 +1330,138 @@ sonew_status sonew_plan_step(sonew_plan *plan,
                              uint64_t step_number,
                              const sonew_buffers *buffers,
                              size_t count);
+
+/******************************************************************************
+ * Step in stages
+ *
+ * For programs that train one model on several machines (or in several
+ * processes), each with a part of every tensor. Most of a step looks at one
+ * place of a tensor only, but clipping, relative damping and grafting take
+ * numbers of whole tensors, in up to three stages. A step in stages stops at
+ * each: the program reduces the numbers of the parts, and goes on. With MPI:
+ *
+ *    double numbers[2 * COUNT];                     // two for each tensor
+ *    int32_t stage;
+ *    status = sonew_stages_begin(optimizer, &step, params, grads, COUNT);
+ *    while (status == SONEW_OK) {
+ *        status = sonew_stages_next(optimizer, numbers, COUNT, &stage);
+ *        if (status != SONEW_OK || stage == SONEW_DONE)
+ *            break;
+ *        MPI_Allreduce(MPI_IN_PLACE, numbers, 2 * COUNT, MPI_DOUBLE,
+ *                      stage == SONEW_LARGEST_L1 ? MPI_MAX : MPI_SUM, MPI_COMM_WORLD);
+ *    }
+ *
+ * Which stages there are depends on options and tensors alone, so that all machines
+ * stop at the same ones; a step that needs none is done at the first
+ * sonew_stages_next(). Numbers that are given back as they came make the step
+ * that sonew_step() takes, to the bit. Reduced ones make the step of the whole,
+ * to the rounding of their sums, where tensors are cut between chains: between
+ * rows with SONEW_ROWS, between columns with SONEW_COLUMNS.
+ *
+ * While a step in stages is under way, functions that ask something answer as
+ * before it. Those that step, save, load, sync or change a setting are refused
+ * with SONEW_IN_STAGES. The buffers must stay where they are, and unchanged,
+ * until the step is done or aborted. Freeing the handle ends it, too.
+ ******************************************************************************/
+
+/**
+ * Where a step in stages stands: what its numbers are, two for each tensor. A
+ * tensor that takes no part has zeros.
+ */
+typedef enum {
+  /** The step is done; there are no numbers. */
+  SONEW_DONE = 0,
+  /**
+   * The sum of the squares of the gradient (after grad_scale), NaN where
+   * an element is not finite; and 0. To be added up. Nothing has been written
+   * yet. With SONEW_SKIP, with clip_norm, and with
+   * SONEW_GRAFT_NORMALIZED_RMSPROP.
+   */
+  SONEW_GRADIENT_SQUARES = 1,
+  /**
+   * The l1 of SONEW_RELATIVE: the largest sum of sizes in a row of the
+   * statistics; and 0. The largest is to be taken. The state has taken in
+   * the gradients.
+   */
+  SONEW_LARGEST_L1 = 2,
+  /**
+   * The sum of squares of the direction, and that of the vector whose length
+   * it takes. To be added up. The state has taken in the gradients. With
+   * every graft but SONEW_GRAFT_NONE.
+   */
+  SONEW_LENGTHS = 3,
+} sonew_stage;
+
+/**
+ * Begins a step in stages. Arguments are those of sonew_step_any(); the
+ * buffers are used until the step is done. Nothing has been written when this
+ * returns, and no gradient been read.
+ *
+ * Errors: those of sonew_step_any(), but SONEW_NON_FINITE_GRADIENT. Since 0.1.
+ */
+sonew_status sonew_stages_begin(sonew_optimizer *optimizer,
+                                const sonew_step_options *step,
+                                void *const *params,
+                                const void *const *grads,
+                                size_t count);
+
+/**
+ * Takes the step to its next stage, whose number goes to *stage, one of
+ * sonew_stage, and whose numbers go to numbers: two for each of the count
+ * tensors, 2 * count in all. They are given back, reduced, in the same place
+ * with the next call; the first call does not look at what is there. With
+ * SONEW_DONE the step is done: parameters and state are updated, the step count
+ * has grown by one, and numbers are left as they are.
+ *
+ * Errors: SONEW_NO_STAGES, SONEW_TENSOR_COUNT, SONEW_OUT_OF_RANGE (a number is
+ * negative), SONEW_OUT_OF_MEMORY, SONEW_THREADS, SONEW_FORKED: the step stands
+ * where it stood, and the call can be repeated. SONEW_NON_FINITE_GRADIENT: a
+ * sum of squares is NaN, here or on another machine, and the step is over as
+ * if it had not begun. Since 0.1.
+ */
+sonew_status sonew_stages_next(sonew_optimizer *optimizer,
+                               double *numbers,
+                               size_t count,
+                               int32_t *stage);
+
+/**
+ * Gives up the step that is under way: everything is as it was before it. That
+ * is so at any time where the state is in a live file; where it is in memory,
+ * only as long as the state has not taken in the gradients, that is until
+ * SONEW_GRADIENT_SQUARES. After that the step can be finished (its numbers as
+ * they are, if those of other machines do not come), or the optimizer freed,
+ * and its last save loaded into another one.
+ *
+ * Errors: SONEW_NO_STAGES, SONEW_STATE_WRITTEN; in a live file SONEW_FORKED and
+ * SONEW_IO. Since 0.1.
+ */
+sonew_status sonew_stages_abort(sonew_optimizer *optimizer);
+
+/**
+ * As sonew_stages_begin(), for a plan. Arguments are those of sonew_plan_step().
+ *
+ * Errors: those of sonew_plan_step(), but SONEW_NON_FINITE_GRADIENT. Since 0.1.
+ */
+sonew_status sonew_plan_stages_begin(sonew_plan *plan,
+                                     const sonew_step_options *step,
+                                     uint64_t step_number,
+                                     const sonew_buffers *buffers,
+                                     size_t count);
+
+/** As sonew_stages_next(), for a plan. Since 0.1. */
+sonew_status sonew_plan_stages_next(sonew_plan *plan,
+                                    double *numbers,
+                                    size_t count,
+                                    int32_t *stage);
+
+/**
+ * Gives up a plan's step that is under way, at any time. From SONEW_LARGEST_L1
+ * or SONEW_LENGTHS on, the state planes have taken in the gradients, and are
+ * the caller's to put right; params or direction have not been written.
+ *
+ * Errors: SONEW_NO_STAGES. Since 0.1.
+ */
+sonew_status sonew_plan_stages_abort(sonew_plan *plan);
 
 /******************************************************************************
  * XLA custom call

@@ -65,6 +65,22 @@ pub enum Error {
         offset: usize,
     },
 
+    /// A step in stages is under way, and the call needs the optimizer, or the
+    /// plan, between two steps.
+    #[error("a step in stages is under way: finish it first, or abort it")]
+    InStages,
+
+    /// There is no step in stages to go on with, or to abort.
+    #[error("no step in stages is under way")]
+    NoStages,
+
+    /// A step in stages cannot be aborted any more.
+    #[error(
+        "the state has taken in the gradients of this step: it can only be finished, \
+         or the optimizer freed"
+    )]
+    StateWritten,
+
     /// A string argument is not UTF-8.
     #[error("{argument} is not valid UTF-8")]
     InvalidString {

@@ -68,5 +68,5 @@ mod xla;
 pub use kernel::oracle;
 
 pub use error::{Error, Result};
-pub use optimizer::{LoadMode, LoadOptions, Optimizer, Saving};
+pub use optimizer::{LoadMode, LoadOptions, Optimizer, Saving, StagedStep};
 pub use step::{Plan, Stage, Stages, Target, TensorBuffers};

@@ -82,6 +82,38 @@ pub(crate) fn reserve<T>(
         })
 }
 
+/// What an iterator gives, in a list. The memory for it may be refused.
+pub(crate) fn list<T>(items: impl IntoIterator<Item = T>, what: &str) -> Result<Vec<T>> {
+    try_list(items.into_iter().map(Ok), what)
+}
+
+/// [`list`] of what may fail in itself.
+pub(crate) fn try_list<T>(
+    items: impl IntoIterator<Item = Result<T>>,
+    what: &str,
+) -> Result<Vec<T>> {
+    let items = items.into_iter();
+    let mut list = Vec::new();
+    reserve(&mut list, items.size_hint().0, || what.to_owned())?;
+    for item in items {
+        if list.len() == list.capacity() {
+            // Not exactly one: a list of unknown length doubles.
+            list.try_reserve(1).map_err(|_| Error::OutOfMemory {
+                what: what.to_owned(),
+                bytes: (list.len() as u128 + 1) * size_of::<T>() as u128,
+            })?;
+        }
+        list.push(item?);
+    }
+    Ok(list)
+}
+
+/// What a step lists of its tensors, in the error about its memory.
+pub(crate) const OF_A_STEP: &str = "the lists of a step";
+
+/// What is listed of tensors for good, in the error about its memory.
+pub(crate) const OF_TENSORS: &str = "the list of tensors";
+
 /// Lists of so few bytes are not asked for beforehand.
 const FEW: usize = 32 << 10;
 
@@ -104,7 +136,7 @@ pub(crate) fn ask(bytes: usize, what: impl FnOnce() -> String) -> Result<()> {
 pub(crate) fn ask_for_tensors(names: impl Iterator<Item = usize>, planes: usize) -> Result<()> {
     let tensor = |name: usize| 1024 + planes * (384 + 12 * name);
     let bytes = names.map(tensor).fold(0, usize::saturating_add);
-    ask(bytes, || "the list of tensors".to_owned())
+    ask(bytes, || OF_TENSORS.to_owned())
 }
 
 impl std::ops::Deref for AlignedBytes {

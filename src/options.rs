@@ -4,6 +4,8 @@
 //! The arithmetic may be float32, so that a number which does not fit into it
 //! is refused as well.
 
+use std::fmt::Display;
+
 use crate::error::{Error, Result};
 
 /// The widest band that the kernels support.
@@ -289,12 +291,12 @@ impl StepOptions {
 }
 
 /// Refuses `value` unless `allowed` holds.
-fn in_range(argument: &str, value: f64, holds: bool, allowed: &'static str) -> Result<()> {
+fn in_range(argument: impl Display, value: f64, holds: bool, allowed: &'static str) -> Result<()> {
     if holds {
         return Ok(());
     }
     Err(Error::OutOfRange {
-        argument: argument.to_owned(),
+        argument: argument.to_string(),
         value,
         allowed,
     })
@@ -314,9 +316,9 @@ fn positive(argument: &str, value: f64) -> Result<()> {
 
 /// Refuses a value that is negative, infinite or NaN, here or in the
 /// arithmetic.
-pub(crate) fn not_negative(argument: &str, value: f64) -> Result<()> {
+pub(crate) fn not_negative(argument: impl Display, value: f64) -> Result<()> {
     in_range(
-        argument,
+        &argument,
         value,
         value.is_finite() && value >= 0.0,
         "finite and not negative",
@@ -325,7 +327,7 @@ pub(crate) fn not_negative(argument: &str, value: f64) -> Result<()> {
 }
 
 /// Refuses a value that float32 arithmetic cannot hold.
-fn fits(argument: &str, value: f64, holds: bool) -> Result<()> {
+fn fits(argument: impl Display, value: f64, holds: bool) -> Result<()> {
     let holds = holds && (value as f32).is_finite();
     in_range(argument, value, holds, "within the range of float32")
 }

@@ -114,6 +114,15 @@ fn refused_calls_say_why_and_change_nothing() {
 }
 
 #[test]
+fn steps_in_stages() {
+    let folder = folder("stages");
+    let program = compile(&mut cc(), "c99", &["tests/c/stages.c"], &folder);
+    let printed = run(Command::new(&program).arg(&folder));
+    assert_eq!(printed, "stages make a step\n");
+    valgrind(&program, &[&folder]);
+}
+
+#[test]
 fn one_optimizer_in_two_threads() {
     let folder = folder("threads");
     let program = compile(&mut cc(), "c99", &["tests/c/threads.c"], &folder);

@@ -422,6 +422,17 @@ enum class NonFinite : std::int32_t {
   unchecked = SONEW_UNCHECKED,
 };
 
+/// Where a step in stages stands, and what its numbers are: sonew_stage.
+enum class Stage : std::int32_t {
+  done = SONEW_DONE,
+  /// Sums of squares: to be added up. Nothing has been written yet.
+  gradient_squares = SONEW_GRADIENT_SQUARES,
+  /// The largest is to be taken. The state has taken in the gradients.
+  largest_l1 = SONEW_LARGEST_L1,
+  /// Sums of squares: to be added up. The state has taken in the gradients.
+  lengths = SONEW_LENGTHS,
+};
+
 /// How a file is opened: sonew_load_mode.
 enum class LoadMode : std::int32_t {
   /// Into memory, every checksum verified.
@@ -692,6 +703,79 @@ class Saving {
   detail::Handle<sonew_saving, sonew_save_finish> handle_;
 };
 
+/// A step that stops where numbers of whole tensors are known, for programs
+/// whose tensors are spread over several machines; from Optimizer::stages() or
+/// Plan::stages().
+///
+///     auto stages = optimizer.stages({weight, bias}, {weight_grad, bias_grad});
+///     for (sonew::Stage stage; (stage = stages.next()) != sonew::Stage::done;)
+///       all_reduce(stages.numbers(), stage == sonew::Stage::largest_l1 ? MPI_MAX : MPI_SUM);
+///
+/// The buffers must stay where they are until the step is done, or this object
+/// is destroyed, which aborts it, if that is possible: see abort().
+class Stages {
+ public:
+  Stages(Stages &&other) noexcept
+      : optimizer_(std::exchange(other.optimizer_, nullptr)),
+        plan_(std::exchange(other.plan_, nullptr)),
+        numbers_(std::move(other.numbers_)) {}
+  Stages &operator=(Stages &&) = delete;
+  ~Stages() {
+    if (is_open()) abort_status();
+  }
+
+  /// Takes the step to its next stage, with the numbers as they are now.
+  /// sonew_stages_next(). Throws non_finite_gradient if a sum of squares is NaN:
+  /// the step is over as if it had not begun.
+  Stage next() {
+    check_open();
+    std::int32_t stage = SONEW_DONE;
+    const std::size_t count = numbers_.size() / 2;
+    const sonew_status status =
+        plan_ ? sonew_plan_stages_next(plan_, numbers_.data(), count, &stage)
+              : sonew_stages_next(optimizer_, numbers_.data(), count, &stage);
+    if (status == SONEW_NON_FINITE_GRADIENT || (status == SONEW_OK && stage == SONEW_DONE)) close();
+    detail::check(status);
+    return static_cast<Stage>(stage);
+  }
+
+  /// The numbers of the stage that was reached, two for each tensor, to be
+  /// reduced in place.
+  Span<double> numbers() noexcept { return numbers_; }
+
+  /// Gives up the step. Throws SONEW_STATE_WRITTEN where the state of an
+  /// optimizer has taken in the gradients and is not in a live file: the step
+  /// can only be finished, or the optimizer destroyed. sonew_stages_abort().
+  void abort() {
+    check_open();
+    detail::check(abort_status());
+    close();
+  }
+
+ private:
+  friend class Optimizer;
+  friend class Plan;
+  Stages(sonew_optimizer *optimizer, sonew_plan *plan, std::size_t tensors)
+      : optimizer_(optimizer), plan_(plan), numbers_(2 * tensors) {}
+
+  // After the end, another step may be under way there.
+  bool is_open() const noexcept { return optimizer_ || plan_; }
+  void close() noexcept {
+    optimizer_ = nullptr;
+    plan_ = nullptr;
+  }
+  void check_open() const {
+    if (!is_open()) throw error(SONEW_NO_STAGES, "the step in stages is over");
+  }
+  sonew_status abort_status() noexcept {
+    return plan_ ? sonew_plan_stages_abort(plan_) : sonew_stages_abort(optimizer_);
+  }
+
+  sonew_optimizer *optimizer_;
+  sonew_plan *plan_;
+  std::vector<double> numbers_;
+};
+
 /// An optimizer that owns the state of a list of tensors: sonew_optimizer.
 /// Parameters and gradients stay the caller's.
 class Optimizer {
@@ -721,6 +805,16 @@ class Optimizer {
     const sonew_status status = step_status(params, grads, options);
     if (status != SONEW_NON_FINITE_GRADIENT) detail::check(status);
     return status == SONEW_OK;
+  }
+
+  /// Begins a step in stages. sonew_stages_begin().
+  [[nodiscard]] Stages stages(const Buffers &params, const ConstBuffers &grads,
+                              const StepOptions &options = {}) {
+    const sonew_step_options c = detail::to_c(options);
+    const auto p = detail::parameters(tensors_, params);
+    const auto g = detail::gradients(tensors_, grads);
+    detail::check(sonew_stages_begin(get(), &c, p.data(), g.data(), p.size()));
+    return Stages(get(), nullptr, p.size());
   }
 
   /// Saves the state, and the parameters if they are given, in the place of
@@ -963,12 +1057,30 @@ class Plan {
     return status == SONEW_OK;
   }
 
+  /// Begins a step in stages. sonew_plan_stages_begin().
+  [[nodiscard]] Stages stages(std::uint64_t number, const std::vector<TensorBuffers> &buffers,
+                              const StepOptions &options = {}) {
+    detail::check(call(buffers, options, [&](const auto &c, const auto &list) {
+      return sonew_plan_stages_begin(get(), &c, number, list.data(), list.size());
+    }));
+    return Stages(nullptr, get(), tensors_.size());
+  }
+
   /// The handle, for functions of sonew.h; it stays this object's.
   sonew_plan *get() const noexcept { return handle_.get(); }
 
  private:
   sonew_status step_status(std::uint64_t number, const std::vector<TensorBuffers> &buffers,
                            const StepOptions &options) {
+    return call(buffers, options, [&](const auto &c, const auto &list) {
+      return sonew_plan_step(get(), &c, number, list.data(), list.size());
+    });
+  }
+
+  /// Calls a function with buffers that were compared with their tensors.
+  template <class F>
+  sonew_status call(const std::vector<TensorBuffers> &buffers, const StepOptions &options,
+                    F function) {
     const sonew_step_options c = detail::to_c(options);
     detail::check_count("buffers", buffers.size(), tensors_.size());
     std::vector<std::vector<void *>> planes(buffers.size());
@@ -996,7 +1108,7 @@ class Plan {
       to.weight_decay = from.weight_decay;
       list.push_back(to);
     }
-    return sonew_plan_step(get(), &c, number, list.data(), list.size());
+    return function(c, list);
   }
 
   std::vector<detail::Expected> tensors_;

@@ -2,6 +2,7 @@
 //! null is refused here; no pointer but those to buffers needs an alignment.
 
 use std::ffi::{c_char, CStr};
+use std::fmt::Display;
 use std::mem::size_of;
 use std::path::PathBuf;
 
@@ -44,9 +45,13 @@ pub(super) struct List<T> {
 impl<T: Copy> List<T> {
     /// # Safety
     /// `first` is null, or valid for reads of `count` values.
-    pub(super) unsafe fn new(first: *const T, count: usize, argument: &str) -> Result<Self> {
+    pub(super) unsafe fn new(
+        first: *const T,
+        count: usize,
+        argument: impl Display,
+    ) -> Result<Self> {
         if count > 0 {
-            not_null(first, || argument.to_owned())?;
+            not_null(first, || argument.to_string())?;
         }
         Ok(List { first, count })
     }

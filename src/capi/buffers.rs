@@ -7,7 +7,37 @@ use super::arguments::not_null;
 use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::TensorSpec;
+use crate::memory::{reserve, OF_A_STEP};
 use crate::Optimizer;
+
+/// Where elements lie: a buffer that was checked, without what it is to whom.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    dtype: Dtype,
+    first: *mut c_void,
+    bytes: usize,
+}
+
+// SAFETY: an address. Who reads or writes there promises to be the only one.
+unsafe impl Send for Place {}
+
+impl Place {
+    /// # Safety
+    /// The elements are there, nothing writes them in `'b`.
+    pub(crate) unsafe fn elements<'b>(&self) -> Elements<'b> {
+        // SAFETY: not null, and the caller's promise.
+        let bytes = unsafe { std::slice::from_raw_parts(self.first.cast(), self.bytes) };
+        Elements::from_bytes(self.dtype, bytes)
+    }
+
+    /// # Safety
+    /// The elements are there, nothing else reads or writes them in `'b`.
+    pub(crate) unsafe fn elements_mut<'b>(&self) -> ElementsMut<'b> {
+        // SAFETY: not null, and the caller's promise.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(self.first.cast(), self.bytes) };
+        ElementsMut::from_bytes(self.dtype, bytes)
+    }
+}
 
 /// A buffer of one tensor's elements.
 #[derive(Clone, Copy)]
@@ -15,8 +45,7 @@ pub(crate) struct Buffer<'a> {
     tensor: &'a TensorSpec,
     /// What it is to the tensor: "the gradient".
     what: &'a str,
-    dtype: Dtype,
-    first: *mut c_void,
+    place: Place,
     written: bool,
 }
 
@@ -44,7 +73,8 @@ impl<'a> Buffer<'a> {
             });
         }
         // No buffer lies across the end of the address space.
-        if address.checked_add(tensor.len() * dtype.size()).is_none() {
+        let bytes = tensor.len() * dtype.size();
+        if address.checked_add(bytes).is_none() {
             return Err(Error::SizeOverflow {
                 tensor: tensor.name.clone(),
                 dims: tensor.dims.clone(),
@@ -53,8 +83,11 @@ impl<'a> Buffer<'a> {
         Ok(Buffer {
             tensor,
             what,
-            dtype,
-            first: first.cast_mut(),
+            place: Place {
+                dtype,
+                first: first.cast_mut(),
+                bytes,
+            },
             written: false,
         })
     }
@@ -74,34 +107,17 @@ impl<'a> Buffer<'a> {
         })
     }
 
-    /// # Safety
-    /// The buffer has the tensor's number of elements, nothing writes them in
-    /// `'b`.
-    pub(crate) unsafe fn elements<'b>(&self) -> Elements<'b> {
-        // SAFETY: not null, and the caller's promise.
-        let bytes = unsafe { std::slice::from_raw_parts(self.first.cast(), self.bytes()) };
-        Elements::from_bytes(self.dtype, bytes)
-    }
-
-    /// # Safety
-    /// The buffer has the tensor's number of elements, nothing else reads or
-    /// writes them in `'b`.
-    pub(crate) unsafe fn elements_mut<'b>(&self) -> ElementsMut<'b> {
-        // SAFETY: not null, and the caller's promise.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(self.first.cast(), self.bytes()) };
-        ElementsMut::from_bytes(self.dtype, bytes)
-    }
-
-    fn bytes(&self) -> usize {
-        self.tensor.len() * self.dtype.size()
+    /// Where it lies.
+    pub(crate) fn place(&self) -> Place {
+        self.place
     }
 
     fn start(&self) -> usize {
-        self.first.addr()
+        self.place.first.addr()
     }
 
     fn end(&self) -> usize {
-        self.start() + self.bytes()
+        self.start() + self.place.bytes
     }
 
     fn name(&self) -> String {
@@ -111,6 +127,11 @@ impl<'a> Buffer<'a> {
 
 /// The optimizer's own buffers, which a step writes: of a live file both copies.
 pub(super) fn state<'a>(optimizer: &'a Optimizer, list: &mut Vec<Buffer<'a>>) -> Result<()> {
+    let count = |i| Ok(2 * optimizer.planes(i)?.len());
+    let most = (0..optimizer.tensors().len())
+        .map(count)
+        .sum::<Result<_>>()?;
+    reserve(list, most, || OF_A_STEP.to_owned())?;
     for (i, tensor) in optimizer.tensors().iter().enumerate() {
         for (p, plane) in optimizer.planes(i)?.iter().enumerate() {
             let current = optimizer.plane(i, p)?.bytes();
@@ -173,8 +194,11 @@ mod tests {
             .map(|(tensor, &(offset, _, written))| Buffer {
                 tensor,
                 what: "it",
-                dtype: Dtype::F32,
-                first: std::ptr::without_provenance_mut(MEMORY + offset * 4),
+                place: Place {
+                    dtype: Dtype::F32,
+                    first: std::ptr::without_provenance_mut(MEMORY + offset * 4),
+                    bytes: tensor.len() * 4,
+                },
                 written,
             })
             .collect();

@@ -217,7 +217,7 @@ pub(super) unsafe fn saved<R>(
             let tensor = &tensors[i];
             let buffer = Buffer::read(tensor, "the parameter", tensor.params, param, name)?;
             // SAFETY: the caller's promise.
-            Ok(unsafe { buffer.elements() })
+            Ok(unsafe { buffer.place().elements() })
         })?;
         save(optimizer, Some(&params))
     })
@@ -308,7 +308,7 @@ pub(super) unsafe fn load(
         state(optimizer, &mut all)?;
         none_overlap(&mut all)?;
         // SAFETY: no two buffers overlap, and the caller's promise.
-        let elements = |b: &Buffer<'_>| unsafe { b.elements_mut() };
+        let elements = |b: &Buffer<'_>| unsafe { b.place().elements_mut() };
         let mut params: Vec<_> = written.iter().map(elements).collect();
         optimizer.load(path, &load, Some(&mut params))
     })

@@ -96,6 +96,7 @@ mod optimizer;
 pub(crate) mod options;
 mod plan;
 mod registry;
+mod stages;
 mod status;
 pub(crate) mod step;
 mod struct_layout;

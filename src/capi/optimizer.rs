@@ -10,10 +10,11 @@ use super::guard::call;
 use super::options::{options, sonew_options, SONEW_MAX_BAND};
 use super::registry::Registry;
 use super::status::sonew_status;
+use super::step::Passed;
 use super::tensor::{sonew_tensor, tensors};
 use crate::error::{Error, Result};
 use crate::layout::TensorSpec;
-use crate::memory::{ask, ask_for_tensors};
+use crate::memory::{ask_for_tensors, try_list, OF_TENSORS};
 use crate::Optimizer;
 
 /// An optimizer. Created by sonew_create(), freed by sonew_free().
@@ -27,6 +28,8 @@ pub(super) struct Owned {
     /// Strings that views point to.
     pub names: Vec<Names>,
     pub instruction_set: CString,
+    /// The buffers of the step in stages that is under way.
+    pub staged: Option<Passed>,
 }
 
 /// The names of a tensor and of its planes, as C strings.
@@ -76,12 +79,10 @@ fn names(optimizer: &Optimizer) -> Result<Vec<Names>> {
         let planes = optimizer.planes(i)?.iter();
         Ok(Names {
             tensor: c_string(&tensor.name)?,
-            planes: planes
-                .map(|plane| c_string(&plane.name))
-                .collect::<Result<_>>()?,
+            planes: try_list(planes.map(|plane| c_string(&plane.name)), OF_TENSORS)?,
         })
     };
-    tensors.map(of_one).collect()
+    try_list(tensors.map(of_one), OF_TENSORS)
 }
 
 /// Refuses where there is no memory for the lists that a call makes of the
@@ -90,15 +91,6 @@ pub(super) fn ask_for(tensors: &[TensorSpec], band: usize) -> Result<()> {
     // Momentum, diagonal, rms, master, and parameters in a file.
     let planes = band.min(SONEW_MAX_BAND) + 5;
     ask_for_tensors(tensors.iter().map(|tensor| tensor.name.len()), planes)
-}
-
-/// Refuses where there is no memory for what a step lists of so many tensors:
-/// pointers, lengths, what it knows of each. Nothing in it grows with their
-/// sizes.
-pub(super) fn ask_for_step(tensors: usize) -> Result<()> {
-    ask(tensors.saturating_mul(2048), || {
-        "the lists of a step".to_owned()
-    })
 }
 
 /// [`ask_for`] the tensors of an optimizer.
@@ -153,6 +145,7 @@ unsafe fn create(
     let owned = Owned {
         names: names(&optimizer)?,
         instruction_set: c_string(optimizer.instruction_set())?,
+        staged: None,
         optimizer,
     };
     let handle = OPTIMIZERS.insert(Box::new(owned));

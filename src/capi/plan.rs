@@ -8,9 +8,9 @@
 use std::ffi::{c_char, c_void, CString};
 
 use super::arguments::{not_null, List, Out};
-use super::buffers::{none_overlap, Buffer};
+use super::buffers::{none_overlap, Buffer, Place};
 use super::guard::call;
-use super::optimizer::{ask_for, ask_for_step, c_string};
+use super::optimizer::{ask_for, c_string};
 use super::options::{options, sonew_options};
 use super::registry::Registry;
 use super::status::sonew_status;
@@ -19,7 +19,8 @@ use super::tensor::{dtype_number, sonew_tensor, tensors};
 use super::versioned::{self, Growing, Versioned};
 use crate::error::{Error, Result};
 use crate::layout::{check_count, planes, Plane, TensorSpec};
-use crate::options::StepOptions;
+use crate::memory::{list, reserve, try_list, OF_A_STEP, OF_TENSORS};
+use crate::step::UnderWay;
 use crate::{Plan, Target, TensorBuffers};
 
 /// A plan. Created by sonew_plan_create(), freed by sonew_plan_free().
@@ -28,15 +29,25 @@ pub struct sonew_plan {
 }
 
 /// What stands behind a handle.
-struct Owned {
-    plan: Plan,
+pub(super) struct Owned {
+    pub plan: Plan,
     tensors: Vec<TensorSpec>,
     /// Every tensor's planes.
     planes: Vec<Vec<Plane>>,
     c_planes: Vec<Vec<CString>>,
+    /// The step in stages that is under way, and its buffers.
+    pub staged: Option<(UnderWay, Vec<Passed>)>,
 }
 
 static PLANS: Registry<Owned> = Registry::new();
+
+/// Uses a plan.
+pub(super) fn with<R>(
+    plan: *const sonew_plan,
+    body: impl FnOnce(&mut Owned) -> Result<R>,
+) -> Result<R> {
+    PLANS.with(plan.addr(), "plan", body)
+}
 
 /// The buffers of one tensor for one step. Fill it in with
 /// sonew_buffers_init(). Every buffer has len elements, in the tensor's order,
@@ -127,13 +138,15 @@ unsafe fn create(
     };
     ask_for(&tensors, options.band)?;
     let plan = Plan::new(&options, &tensors)?;
-    let planes: Vec<_> = tensors.iter().map(|t| planes(&options, t)).collect();
-    let c_strings = |planes: &Vec<Plane>| planes.iter().map(|p| c_string(&p.name)).collect();
+    let planes = list(tensors.iter().map(|t| planes(&options, t)), OF_TENSORS)?;
+    let c_strings =
+        |planes: &Vec<Plane>| try_list(planes.iter().map(|p| c_string(&p.name)), OF_TENSORS);
     let owned = Owned {
         plan,
         tensors,
-        c_planes: planes.iter().map(c_strings).collect::<Result<_>>()?,
+        c_planes: try_list(planes.iter().map(c_strings), OF_TENSORS)?,
         planes,
+        staged: None,
     };
     let handle = PLANS.insert(Box::new(owned));
     out.write(std::ptr::without_provenance_mut(handle));
@@ -162,9 +175,7 @@ pub unsafe extern "C" fn sonew_plan_plane_count(
     call(|| {
         // SAFETY: the header asks for a place for the result.
         let out = unsafe { Out::new(count, "count") }?;
-        out.write(PLANS.with(plan.addr(), "plan", |owned| {
-            Ok(planes_of(owned, tensor)?.len())
-        })?);
+        out.write(with(plan, |owned| Ok(planes_of(owned, tensor)?.len()))?);
         Ok(())
     })
 }
@@ -183,7 +194,7 @@ pub unsafe extern "C" fn sonew_plan_plane_name(
     call(|| {
         // SAFETY: the header asks for a place for the result.
         let out = unsafe { Out::new(name, "name") }?;
-        out.write(PLANS.with(plan.addr(), "plan", |owned| {
+        out.write(with(plan, |owned| {
             Ok(plane_of(owned, tensor, plane)?.as_ptr())
         })?);
         Ok(())
@@ -203,7 +214,7 @@ pub unsafe extern "C" fn sonew_plan_plane_dtype(
     call(|| {
         // SAFETY: the header asks for a place for the result.
         let out = unsafe { Out::new(dtype, "dtype") }?;
-        out.write(PLANS.with(plan.addr(), "plan", |owned| {
+        out.write(with(plan, |owned| {
             plane_of(owned, tensor, plane)?;
             Ok(dtype_number(owned.planes[tensor][plane].dtype))
         })?);
@@ -262,13 +273,29 @@ pub unsafe extern "C" fn sonew_plan_step(
         // SAFETY: the header asks for pointers that hold what they say.
         let step = unsafe { step_options(step) }?;
         // SAFETY: the header asks for buffers as long as they say.
-        PLANS.with(plan.addr(), "plan", |owned| unsafe {
-            check_count("buffers", count, owned.tensors.len())?;
-            ask_for_step(count)?;
-            let entries = entries(buffers, count)?;
-            take_step(owned, &step, step_number, &entries)
+        with(plan, |owned| unsafe {
+            let passed = passed(owned, buffers, count)?;
+            let mut buffers = try_list(passed.iter().map(|tensor| tensor.buffers()), OF_A_STEP)?;
+            owned.plan.step(&step, step_number, &mut buffers)
         })
     })
+}
+
+/// The checked buffers of a step that may begin now.
+///
+/// # Safety
+/// As for [`entries`], and for [`check`] each.
+pub(super) unsafe fn passed(
+    owned: &Owned,
+    buffers: *const sonew_buffers,
+    count: usize,
+) -> Result<Vec<Passed>> {
+    if owned.staged.is_some() {
+        return Err(Error::InStages);
+    }
+    check_count("buffers", count, owned.tensors.len())?;
+    // SAFETY: the caller's promise.
+    unsafe { Passed::check(owned, &entries(buffers, count)?) }
 }
 
 /// A list whose entries are as large as the caller knows them to be.
@@ -279,27 +306,25 @@ unsafe fn entries(first: *const sonew_buffers, count: usize) -> Result<Vec<sonew
     not_null(first, || "buffers".to_owned())?;
     // SAFETY: the caller's promise, for the first entry.
     let stride = unsafe { struct_size(first) };
-    (0..count)
-        .map(|i| {
-            let argument = format!("buffers[{i}]");
-            // SAFETY: the entries before this one were read with that stride,
-            // and the caller's promise.
-            let (entry, size) = unsafe {
-                let entry = first.byte_add(i * stride);
-                (entry, struct_size(entry))
-            };
-            if size != stride {
-                return Err(Error::StructSize {
-                    argument: format!("{argument}.struct_size"),
-                    size,
-                    expected: stride,
-                    hint: "all entries of a list have the same",
-                });
-            }
-            // SAFETY: the caller's promise.
-            unsafe { versioned::read(entry, &argument) }
-        })
-        .collect()
+    let entries = (0..count).map(|i| {
+        // SAFETY: the entries before this one were read with that stride,
+        // and the caller's promise.
+        let (entry, size) = unsafe {
+            let entry = first.byte_add(i * stride);
+            (entry, struct_size(entry))
+        };
+        if size != stride {
+            return Err(Error::StructSize {
+                argument: format!("buffers[{i}].struct_size"),
+                size,
+                expected: stride,
+                hint: "all entries of a list have the same",
+            });
+        }
+        // SAFETY: the caller's promise.
+        unsafe { versioned::read(entry, format_args!("buffers[{i}]")) }
+    });
+    try_list(entries, OF_A_STEP)
 }
 
 /// # Safety
@@ -316,51 +341,75 @@ struct Checked<'a> {
     planes: Vec<Buffer<'a>>,
 }
 
-/// # Safety
-/// Buffers that are not null are as long as they say, and nobody else uses
-/// them meanwhile.
-unsafe fn take_step(
-    owned: &mut Owned,
-    step: &StepOptions,
-    number: u64,
-    entries: &[sonew_buffers],
-) -> Result<()> {
-    let mut checked = Vec::with_capacity(entries.len());
-    for (i, entry) in entries.iter().enumerate() {
-        // SAFETY: the caller's promise.
-        checked.push(unsafe { check(i, entry, &owned.tensors[i], &owned.planes[i]) }?);
-    }
-    let mut all = Vec::new();
-    for tensor in &checked {
-        all.push(tensor.target);
-        all.extend(tensor.gradient);
-        all.extend(&tensor.planes);
-    }
-    none_overlap(&mut all)?;
+/// The buffers of a step, checked, of one tensor.
+pub(super) struct Passed {
+    target: Place,
+    is_direction: bool,
+    gradient: Option<Place>,
+    planes: Vec<Place>,
+    lr_scale: f64,
+    weight_decay: f64,
+}
 
-    let lend = |(checked, entry): (&Checked<'_>, &sonew_buffers)| {
+impl Passed {
+    /// Checks the buffers of all tensors.
+    ///
+    /// # Safety
+    /// As for [`check`].
+    pub(super) unsafe fn check(owned: &Owned, entries: &[sonew_buffers]) -> Result<Vec<Self>> {
+        let tensors = entries.iter().zip(&owned.tensors).zip(&owned.planes);
+        let checked = tensors.enumerate().map(|(i, ((entry, tensor), planes))| {
+            // SAFETY: the caller's promise.
+            unsafe { check(i, entry, tensor, planes) }
+        });
+        let checked = try_list(checked, OF_A_STEP)?;
+        let of_one = |tensor: &Checked<'_>| 2 + tensor.planes.len();
+        let mut all = Vec::new();
+        reserve(&mut all, checked.iter().map(of_one).sum(), || {
+            OF_A_STEP.to_owned()
+        })?;
+        for tensor in &checked {
+            all.push(tensor.target);
+            all.extend(tensor.gradient);
+            all.extend(&tensor.planes);
+        }
+        none_overlap(&mut all)?;
+        let pass = |(checked, entry): (&Checked<'_>, &sonew_buffers)| {
+            Ok(Passed {
+                target: checked.target.place(),
+                is_direction: entry.params.is_null(),
+                gradient: checked.gradient.as_ref().map(Buffer::place),
+                planes: list(checked.planes.iter().map(Buffer::place), OF_A_STEP)?,
+                lr_scale: entry.lr_scale,
+                weight_decay: entry.weight_decay,
+            })
+        };
+        try_list(checked.iter().zip(entries).map(pass), OF_A_STEP)
+    }
+
+    /// # Safety
+    /// The buffers are as long as they say, and nobody else uses them in `'b`.
+    pub(super) unsafe fn buffers<'b>(&self) -> Result<TensorBuffers<'b>> {
         // SAFETY: no written buffer overlaps another one, and the caller's
         // promise.
         let (target, gradient, planes) = unsafe {
             (
-                checked.target.elements_mut(),
-                checked.gradient.map(|b| b.elements()),
-                checked.planes.iter().map(|b| b.elements_mut()).collect(),
+                self.target.elements_mut(),
+                self.gradient.map(|place| place.elements()),
+                list(self.planes.iter().map(|p| p.elements_mut()), OF_A_STEP)?,
             )
         };
-        TensorBuffers {
-            target: match entry.params.is_null() {
+        Ok(TensorBuffers {
+            target: match self.is_direction {
                 false => Target::Parameters(target),
                 true => Target::Direction(target),
             },
             gradient,
             planes,
-            lr_scale: entry.lr_scale,
-            weight_decay: entry.weight_decay,
-        }
-    };
-    let mut buffers: Vec<_> = checked.iter().zip(entries).map(lend).collect();
-    owned.plan.step(step, number, &mut buffers)
+            lr_scale: self.lr_scale,
+            weight_decay: self.weight_decay,
+        })
+    }
 }
 
 /// # Safety
@@ -411,11 +460,11 @@ unsafe fn check<'a>(
     let gradient = (!entry.grad.is_null()).then(gradient).transpose()?;
     // SAFETY: the caller's promise.
     let given = unsafe {
-        let argument = format!(
+        let argument = format_args!(
             "buffers[{i}].planes, the state of tensor \"{}\",",
             tensor.name
         );
-        List::new(entry.planes, entry.plane_count, &argument)
+        List::new(entry.planes, entry.plane_count, argument)
     }?;
     let planes = given.collect("the list of planes", |p, plane| {
         let name = || format!("buffers[{i}].planes[{p}]");

@@ -12,7 +12,9 @@ use crate::error::Error;
 /// and no output was written.
 ///
 /// Besides the errors that a function lists, it may return SONEW_NULL_POINTER,
-/// SONEW_BAD_HANDLE and SONEW_BUSY for its arguments, and SONEW_INTERNAL.
+/// SONEW_BAD_HANDLE and SONEW_BUSY for its arguments, and SONEW_INTERNAL; and
+/// SONEW_IN_STAGES if it steps, saves, loads, syncs or changes a setting while
+/// a step in stages is under way.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum sonew_status {
@@ -41,6 +43,13 @@ pub enum sonew_status {
     SONEW_UNKNOWN_VALUE = 106,
     /// A number is outside its documented range.
     SONEW_OUT_OF_RANGE = 107,
+    /// A step in stages is under way: finish it first, or abort it.
+    SONEW_IN_STAGES = 108,
+    /// No step in stages is under way.
+    SONEW_NO_STAGES = 109,
+    /// A step in stages cannot be aborted any more: the state has taken in its
+    /// gradients.
+    SONEW_STATE_WRITTEN = 110,
 
     /// The list of tensors is empty.
     SONEW_NO_TENSORS = 200,
@@ -161,6 +170,9 @@ impl From<&Error> for sonew_status {
             Error::InvalidString { .. } => SONEW_INVALID_STRING,
             Error::UnknownValue { .. } => SONEW_UNKNOWN_VALUE,
             Error::OutOfRange { .. } => SONEW_OUT_OF_RANGE,
+            Error::InStages => SONEW_IN_STAGES,
+            Error::NoStages => SONEW_NO_STAGES,
+            Error::StateWritten => SONEW_STATE_WRITTEN,
             Error::NoTensors => SONEW_NO_TENSORS,
             Error::TensorName { .. } => SONEW_TENSOR_NAME,
             Error::DuplicateName { .. } => SONEW_DUPLICATE_NAME,
@@ -221,6 +233,9 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_INVALID_STRING, c"SONEW_INVALID_STRING"),
     (SONEW_UNKNOWN_VALUE, c"SONEW_UNKNOWN_VALUE"),
     (SONEW_OUT_OF_RANGE, c"SONEW_OUT_OF_RANGE"),
+    (SONEW_IN_STAGES, c"SONEW_IN_STAGES"),
+    (SONEW_NO_STAGES, c"SONEW_NO_STAGES"),
+    (SONEW_STATE_WRITTEN, c"SONEW_STATE_WRITTEN"),
     (SONEW_NO_TENSORS, c"SONEW_NO_TENSORS"),
     (SONEW_TENSOR_NAME, c"SONEW_TENSOR_NAME"),
     (SONEW_DUPLICATE_NAME, c"SONEW_DUPLICATE_NAME"),

@@ -5,14 +5,15 @@
 use std::ffi::c_void;
 
 use super::arguments::{named, unused, List};
-use super::buffers::{none_overlap, state, Buffer};
+use super::buffers::{none_overlap, state, Buffer, Place};
 use super::guard::call;
-use super::optimizer::{ask_for_step, sonew_optimizer, with};
+use super::optimizer::{sonew_optimizer, with};
 use super::status::sonew_status;
 use super::versioned::{self, Growing, Versioned};
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{check_count, TensorSpec};
+use crate::memory::{list, OF_A_STEP};
 use crate::options::{NonFinite, StepOptions};
 use crate::Optimizer;
 
@@ -177,9 +178,11 @@ pub(super) unsafe fn step(
         check_count("params", params.len(), tensors.len())?;
         only_of(only, "the parameter", tensors, |t| t.params)?;
         only_of(only, "the gradient", tensors, |t| t.grads)?;
-        ask_for_step(tensors.len())?;
-        // SAFETY: the caller's promise.
-        unsafe { take_step(optimizer, &step, &params, &grads) }
+        let passed = Passed::check(optimizer, &params, &grads)?;
+        // SAFETY: no written buffer overlaps another one, and the caller's
+        // promise.
+        let (mut params, grads) = unsafe { passed.elements() }?;
+        optimizer.step_any(&step, &mut params, &grads)
     })
 }
 
@@ -204,41 +207,56 @@ pub(super) fn only_of(
     }
 }
 
-/// # Safety
-/// Buffers that are not null have their tensors' lengths, and nobody else uses
-/// them meanwhile.
-unsafe fn take_step(
-    optimizer: &mut Optimizer,
-    step: &StepOptions,
-    params: &List<*mut c_void>,
-    grads: &List<*const c_void>,
-) -> Result<()> {
-    let tensors = optimizer.tensors();
-    let written = written_params(params, tensors)?;
-    let read = grads.collect("the list of gradients", |i, gradient| {
-        let name = || format!("grads[{i}]");
-        let tensor = &tensors[i];
-        let buffer = || Buffer::read(tensor, "the gradient", tensor.grads, gradient, name);
-        (!gradient.is_null()).then(buffer).transpose()
-    })?;
-    let mut all: Vec<Buffer<'_>> = written
-        .iter()
-        .chain(read.iter().flatten())
-        .copied()
-        .collect();
-    state(optimizer, &mut all)?;
-    none_overlap(&mut all)?;
+/// The buffers of a step, checked: parameters and gradients of all tensors.
+pub(super) struct Passed {
+    params: Vec<Place>,
+    grads: Vec<Option<Place>>,
+}
 
-    // SAFETY: no written buffer overlaps another one, and the caller's
-    // promise.
-    let params = written.iter().map(|b| unsafe { b.elements_mut() });
-    let elements = |buffer: &Option<Buffer<'_>>| {
-        // SAFETY: as above.
-        buffer.map(|b| unsafe { b.elements() })
-    };
-    let mut params: Vec<_> = params.collect();
-    let grads: Vec<_> = read.iter().map(elements).collect();
-    optimizer.step_any(step, &mut params, &grads)
+impl Passed {
+    pub(super) fn check(
+        optimizer: &Optimizer,
+        params: &List<*mut c_void>,
+        grads: &List<*const c_void>,
+    ) -> Result<Self> {
+        let tensors = optimizer.tensors();
+        let written = written_params(params, tensors)?;
+        let read = grads.collect("the list of gradients", |i, gradient| {
+            let name = || format!("grads[{i}]");
+            let tensor = &tensors[i];
+            let buffer = || Buffer::read(tensor, "the gradient", tensor.grads, gradient, name);
+            (!gradient.is_null()).then(buffer).transpose()
+        })?;
+        let buffers = written.iter().chain(read.iter().flatten());
+        let mut all: Vec<Buffer<'_>> = list(buffers.copied(), OF_A_STEP)?;
+        state(optimizer, &mut all)?;
+        none_overlap(&mut all)?;
+        Ok(Passed {
+            params: list(written.iter().map(Buffer::place), OF_A_STEP)?,
+            grads: list(
+                read.iter().map(|b| b.as_ref().map(Buffer::place)),
+                OF_A_STEP,
+            )?,
+        })
+    }
+
+    /// # Safety
+    /// The buffers have their tensors' lengths, and nobody else uses them in
+    /// `'b`.
+    pub(super) unsafe fn elements<'b>(
+        &self,
+    ) -> Result<(Vec<ElementsMut<'b>>, Vec<Option<Elements<'b>>>)> {
+        // SAFETY: the caller's promise; what is written overlaps nothing.
+        let params = self.params.iter().map(|p| unsafe { p.elements_mut() });
+        let elements = |place: &Option<Place>| {
+            // SAFETY: as above.
+            place.map(|p| unsafe { p.elements() })
+        };
+        Ok((
+            list(params, OF_A_STEP)?,
+            list(self.grads.iter().map(elements), OF_A_STEP)?,
+        ))
+    }
 }
 
 /// Parameters that a call writes, one for each tensor.

@@ -1,5 +1,6 @@
 //! Structs that may grow: the caller says how large it knows them to be.
 
+use std::fmt::Display;
 use std::mem::size_of;
 use std::ptr;
 
@@ -53,7 +54,7 @@ pub(super) unsafe fn write<T: Growing>(
 ) -> Result<()> {
     check_size::<T>(
         size,
-        &format!("the size of {argument}"),
+        format_args!("the size of {argument}"),
         "pass sizeof the struct",
     )?;
     let fits = size.min(size_of::<T>());
@@ -72,12 +73,12 @@ pub(super) unsafe fn write<T: Growing>(
 /// # Safety
 /// `input` is null, or valid for reads of as many bytes as its first field
 /// says.
-pub(super) unsafe fn read<T: Versioned>(input: *const T, argument: &str) -> Result<T> {
-    not_null(input, || argument.to_owned())?;
+pub(super) unsafe fn read<T: Versioned>(input: *const T, argument: impl Display) -> Result<T> {
+    not_null(input, || argument.to_string())?;
     let input = input.cast::<u8>();
     // SAFETY: the caller's promise.
     let size = unsafe { input.cast::<usize>().read_unaligned() };
-    check_size::<T>(size, &format!("{argument}.struct_size"), T::HINT)?;
+    check_size::<T>(size, format_args!("{argument}.struct_size"), T::HINT)?;
     let mut value = T::with_defaults(size);
     let known = size.min(size_of::<T>());
     // SAFETY: `known` is within both, and any bytes make a `T`.
@@ -85,19 +86,19 @@ pub(super) unsafe fn read<T: Versioned>(input: *const T, argument: &str) -> Resu
     for offset in known..size {
         // SAFETY: the caller's promise.
         if unsafe { input.add(offset).read() } != 0 {
-            let argument = argument.to_owned();
+            let argument = argument.to_string();
             return Err(Error::UnknownField { argument, offset });
         }
     }
     Ok(value)
 }
 
-fn check_size<T: Growing>(size: usize, argument: &str, hint: &'static str) -> Result<()> {
+fn check_size<T: Growing>(size: usize, argument: impl Display, hint: &'static str) -> Result<()> {
     if T::SIZES.contains(&size) || (size_of::<T>()..=LARGEST).contains(&size) {
         return Ok(());
     }
     Err(Error::StructSize {
-        argument: argument.to_owned(),
+        argument: argument.to_string(),
         size,
         expected: size_of::<T>(),
         hint,

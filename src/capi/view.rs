@@ -195,7 +195,7 @@ unsafe fn given_planes<'b>(
     let mut planes = vec![Vec::new(); tensors.len()];
     for ((i, ..), buffer) in places.iter().zip(&buffers) {
         // SAFETY: the caller's promise; none of them is the optimizer's own.
-        planes[*i].push(unsafe { buffer.elements() });
+        planes[*i].push(unsafe { buffer.place().elements() });
     }
     Ok(planes)
 }

@@ -151,8 +151,11 @@ impl Header {
             ..
         } in &self.tensors
         {
-            not_negative(&format!("lr_scale of \"{}\"", spec.name), *lr_scale)?;
-            not_negative(&format!("weight_decay of \"{}\"", spec.name), *weight_decay)?;
+            not_negative(format_args!("lr_scale of \"{}\"", spec.name), *lr_scale)?;
+            not_negative(
+                format_args!("weight_decay of \"{}\"", spec.name),
+                *weight_decay,
+            )?;
         }
         Ok(())
     }

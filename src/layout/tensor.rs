@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
+use crate::memory::OF_TENSORS;
 use crate::options::{Graft, Options};
 
 /// The largest number of dimensions of a tensor.
@@ -204,7 +205,13 @@ pub(crate) fn validate(tensors: &[TensorSpec]) -> Result<()> {
     if tensors.is_empty() {
         return Err(Error::NoTensors);
     }
-    let mut names = HashSet::with_capacity(tensors.len());
+    let mut names = HashSet::new();
+    names
+        .try_reserve(tensors.len())
+        .map_err(|_| Error::OutOfMemory {
+            what: OF_TENSORS.to_owned(),
+            bytes: tensors.len() as u128 * size_of::<&str>() as u128,
+        })?;
     for (index, tensor) in tensors.iter().enumerate() {
         let name = tensor.name.as_str();
         if name.is_empty() || name.chars().any(char::is_control) {

@@ -39,6 +39,7 @@ impl Optimizer {
         path: impl AsRef<Path>,
         params: Option<&[Elements<'_>]>,
     ) -> Result<Saving> {
+        self.between_steps()?;
         let path = path.as_ref();
         let mut saving = Saving {
             thread: None,

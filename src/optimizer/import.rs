@@ -18,6 +18,7 @@ impl Optimizer {
     /// Nothing has changed then. [`Error::TensorCount`], [`Error::PlaneCount`],
     /// [`Error::WrongDtype`] and [`Error::WrongLength`]; [`Error::OutOfMemory`].
     pub fn set_state(&mut self, step_count: u64, planes: &[Vec<Elements<'_>>]) -> Result<()> {
+        self.between_steps()?;
         self.check_count("planes", planes.len())?;
         for ((spec, state), planes) in self.specs.iter().zip(&self.state).zip(planes) {
             if planes.len() != state.planes.len() {

@@ -50,6 +50,7 @@ impl Optimizer {
     /// path is a live file in use; [`Error::Forked`]; [`Error::OutOfRange`] for
     /// a step count of 2^47 or more; [`Error::HeaderLength`].
     pub fn make_live(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        self.between_steps()?;
         let path = path.as_ref();
         if self.is_live_at(path)? {
             return self.sync();
@@ -70,6 +71,7 @@ impl Optimizer {
     /// [`Error::NotLive`]; [`Error::Forked`]; [`Error::Io`]: the file is as
     /// good as before, but perhaps not on the disk.
     pub fn sync(&self) -> Result<()> {
+        self.between_steps()?;
         let live = self.live.as_ref().ok_or(Refusal::NotLive)?;
         let states = live.tensors.iter().map(|&tensor| &self.state[tensor]);
         let planes = states.flat_map(|state| state.elements.iter().map(|bytes| &bytes[..]));
@@ -172,6 +174,8 @@ impl Optimizer {
 
 impl Drop for Optimizer {
     fn drop(&mut self) {
+        // In memory the state of a step half-way goes with it.
+        let _ = self.abort_stages();
         self.close_live();
     }
 }

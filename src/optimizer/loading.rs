@@ -60,6 +60,7 @@ impl Optimizer {
         load: &LoadOptions,
         params: Option<&mut [ElementsMut<'_>]>,
     ) -> Result<()> {
+        self.between_steps()?;
         if let Some(params) = &params {
             self.check_params(params.iter().map(|p| p.elements()))?;
         }

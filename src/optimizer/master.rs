@@ -9,6 +9,7 @@ use crate::dtype::{Elements, ElementsMut};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
+use crate::memory::{list, OF_A_STEP};
 use crate::step::fits;
 
 impl Optimizer {
@@ -20,6 +21,7 @@ impl Optimizer {
     /// # Errors
     /// [`Error::Forked`] and [`Error::Io`] where the state is in a live file.
     pub fn reset_master(&mut self) -> Result<()> {
+        self.between_steps()?;
         let set = |(_, state): &(usize, &TensorState)| state.master_set;
         let set = self.state.iter().enumerate().filter(set);
         let set: Vec<usize> = set.map(|(tensor, _)| tensor).collect();
@@ -38,7 +40,7 @@ impl Optimizer {
     pub(super) fn take_masters(&mut self, params: &[ElementsMut<'_>]) -> Result<Vec<usize>> {
         let specs = self.specs.iter().zip(&self.state).enumerate();
         let empty = specs.filter(|(_, (spec, state))| spec.master && !state.master_set);
-        let empty: Vec<usize> = empty.map(|(tensor, _)| tensor).collect();
+        let empty = list(empty.map(|(tensor, _)| tensor), OF_A_STEP)?;
         for &tensor in &empty {
             let spec = &self.specs[tensor];
             let params = params[tensor].elements();

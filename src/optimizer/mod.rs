@@ -7,18 +7,22 @@ mod load;
 mod loading;
 mod master;
 mod saving;
+mod staged;
 mod state;
 
 pub use background::Saving;
 pub use load::{LoadMode, LoadOptions};
+pub use staged::StagedStep;
 
 use crate::dtype::{Element, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{self, check_count, Plane, TensorSpec};
+use crate::memory::{list, try_list, OF_A_STEP, OF_TENSORS};
 use crate::options::{not_negative, Options, StepOptions};
-use crate::step::{Plan, Target, TensorBuffers};
+use crate::step::Plan;
 use live::LiveState;
-use state::TensorState;
+use staged::Staged;
+use state::{lend, TensorState};
 
 /// SONew over a list of parameter tensors.
 ///
@@ -53,6 +57,8 @@ pub struct Optimizer {
     fresh: bool,
     /// The live file that the state is in, if it is in one.
     live: Option<LiveState>,
+    /// The step in stages that is under way, if one is.
+    staged: Option<Staged>,
 }
 
 impl Optimizer {
@@ -69,16 +75,17 @@ impl Optimizer {
         // while the plan's share of it may still be granted, and touched.
         let state = tensors
             .iter()
-            .map(|spec| TensorState::zeroed(spec, &options))
-            .collect::<Result<_>>()?;
+            .map(|spec| TensorState::zeroed(spec, &options));
+        let state = try_list(state, OF_TENSORS)?;
         let plan = Plan::new(&options, tensors)?;
         Ok(Optimizer {
             plan,
-            specs: tensors.to_vec(),
+            specs: list(tensors.iter().cloned(), OF_TENSORS)?,
             state,
             step_count: 0,
             fresh: true,
             live: None,
+            staged: None,
         })
     }
 
@@ -100,8 +107,8 @@ impl Optimizer {
         grads: &[Option<&[G]>],
     ) -> Result<()> {
         let params = params.iter_mut().map(|p| ElementsMut::new(p));
-        let grads: Vec<_> = grads.iter().map(|g| g.map(Elements::new)).collect();
-        self.step_any(step, &mut params.collect::<Vec<_>>(), &grads)
+        let grads = list(grads.iter().map(|g| g.map(Elements::new)), OF_A_STEP)?;
+        self.step_any(step, &mut list(params, OF_A_STEP)?, &grads)
     }
 
     /// [`step`](Optimizer::step) for buffers whose types are known at run time,
@@ -115,15 +122,14 @@ impl Optimizer {
         params: &mut [ElementsMut<'_>],
         grads: &[Option<Elements<'_>>],
     ) -> Result<()> {
+        self.between_steps()?;
         self.check_count("params", params.len())?;
         self.check_count("grads", grads.len())?;
         self.fresh = false;
         let taken = self.take_masters(params)?;
         let stepped = self.plan_step(step, params, grads);
         if stepped.is_err() {
-            for tensor in taken {
-                self.forget_master(tensor);
-            }
+            self.forget_masters(taken);
         }
         stepped
     }
@@ -136,13 +142,7 @@ impl Optimizer {
     ) -> Result<()> {
         let number = self.step_count + 1;
         self.begin_live_step(number)?;
-        let mut buffers: Vec<TensorBuffers<'_>> = Vec::with_capacity(grads.len());
-        let mut before = Vec::with_capacity(grads.len());
-        for ((state, param), grad) in self.state.iter_mut().zip(params).zip(grads) {
-            let (written, read) = state.buffers(Target::Parameters(param.reborrow()), *grad);
-            buffers.push(written);
-            before.push(read);
-        }
+        let (mut buffers, before) = lend(&mut self.state, params, grads)?;
         self.plan.step_from(step, number, &mut buffers, &before)?;
         drop(buffers);
         self.commit_live_step(number, |tensor| grads[tensor].is_some());
@@ -188,8 +188,9 @@ impl Optimizer {
     /// [`Error::UnknownTensor`], [`Error::OutOfRange`]; [`Error::Forked`] and
     /// [`Error::Io`] where the state is in a live file.
     pub fn set_lr_scale(&mut self, tensor: usize, scale: f64) -> Result<()> {
+        self.between_steps()?;
         self.state_of(tensor)?;
-        not_negative(&self.of_tensor("lr_scale", tensor), scale)?;
+        not_negative(self.of_tensor("lr_scale", tensor), scale)?;
         self.begin_live()?;
         self.state[tensor].lr_scale = scale;
         self.set_live(tensor, self.state[tensor].settings());
@@ -210,8 +211,9 @@ impl Optimizer {
     /// [`Error::UnknownTensor`], [`Error::OutOfRange`]; [`Error::Forked`] and
     /// [`Error::Io`] where the state is in a live file.
     pub fn set_weight_decay(&mut self, tensor: usize, decay: f64) -> Result<()> {
+        self.between_steps()?;
         self.state_of(tensor)?;
-        not_negative(&self.of_tensor("weight_decay", tensor), decay)?;
+        not_negative(self.of_tensor("weight_decay", tensor), decay)?;
         self.begin_live()?;
         self.state[tensor].weight_decay = decay;
         self.set_live(tensor, self.state[tensor].settings());

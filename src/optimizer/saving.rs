@@ -29,6 +29,7 @@ impl Optimizer {
     /// the last operation failed, which makes the new name durable: then the
     /// new file stands there).
     pub fn save(&self, path: impl AsRef<Path>, params: Option<&[Elements<'_>]>) -> Result<()> {
+        self.between_steps()?;
         self.check_saved(params)?;
         if self.is_live_at(path.as_ref())? {
             return self.sync_instead(params);

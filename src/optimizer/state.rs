@@ -6,7 +6,7 @@ use crate::checkpoint::{Master, Part, Settings};
 use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{planes, Plane, TensorSpec};
-use crate::memory::AlignedBytes;
+use crate::memory::{list, reserve, try_list, AlignedBytes, OF_A_STEP, OF_TENSORS};
 use crate::options::Options;
 use crate::step::{Target, TensorBuffers};
 
@@ -59,8 +59,8 @@ impl TensorState {
         let planes = planes(options, spec);
         let elements = planes
             .iter()
-            .map(|plane| zeros(spec, &plane.name, plane.dtype).map(Storage::Memory))
-            .collect::<Result<_>>()?;
+            .map(|plane| zeros(spec, &plane.name, plane.dtype).map(Storage::Memory));
+        let elements = try_list(elements, OF_TENSORS)?;
         Ok(TensorState {
             planes,
             elements,
@@ -109,24 +109,24 @@ impl TensorState {
         &'a mut self,
         target: Target<'a>,
         gradient: Option<Elements<'a>>,
-    ) -> (TensorBuffers<'a>, Vec<Elements<'a>>) {
+    ) -> Result<(TensorBuffers<'a>, Vec<Elements<'a>>)> {
         let (written, read): (_, &[Storage]) = match self.other.is_empty() {
             true => (&mut self.elements, &[]),
             false => (&mut self.other, &self.elements),
         };
         let before = self.planes.iter().zip(read);
         let before = before.map(|(plane, bytes)| Elements::from_bytes(plane.dtype, bytes));
+        let before = list(before, OF_A_STEP)?;
         let planes = self.planes.iter().zip(written);
+        let planes = planes.map(|(plane, bytes)| ElementsMut::from_bytes(plane.dtype, bytes));
         let buffers = TensorBuffers {
             target,
             gradient,
-            planes: planes
-                .map(|(plane, bytes)| ElementsMut::from_bytes(plane.dtype, bytes))
-                .collect(),
+            planes: list(planes, OF_A_STEP)?,
             lr_scale: self.lr_scale,
             weight_decay: self.weight_decay,
         };
-        (buffers, before.collect())
+        Ok((buffers, before))
     }
 
     /// Makes the other copy what this one is.
@@ -143,6 +143,24 @@ impl TensorState {
     pub(super) fn swap(&mut self) {
         std::mem::swap(&mut self.elements, &mut self.other);
     }
+}
+
+/// The state of all tensors lent for a step with these buffers; see
+/// [`TensorState::buffers`].
+pub(super) fn lend<'a>(
+    state: &'a mut [TensorState],
+    params: &'a mut [ElementsMut<'_>],
+    grads: &[Option<Elements<'a>>],
+) -> Result<(Vec<TensorBuffers<'a>>, Vec<Vec<Elements<'a>>>)> {
+    let (mut buffers, mut before) = (Vec::new(), Vec::new());
+    reserve(&mut buffers, state.len(), || OF_A_STEP.to_owned())?;
+    reserve(&mut before, state.len(), || OF_A_STEP.to_owned())?;
+    for ((state, param), &grad) in state.iter_mut().zip(params).zip(grads) {
+        let (written, read) = state.buffers(Target::Parameters(param.reborrow()), grad)?;
+        buffers.push(written);
+        before.push(read);
+    }
+    Ok((buffers, before))
 }
 
 /// Zeros for one array of a tensor; `name` is for the message.

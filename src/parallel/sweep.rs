@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::access::{Access, Lent};
 use super::pool::Pool;
+use crate::error::Result;
 use crate::kernel::{fence, FloatMode, Workspace};
 use crate::layout::{Grid, Rect};
+use crate::memory::{list, OF_TENSORS};
 
 /// The tiles of all tensors: what threads take, one at a time. Not a list but
 /// a way to count, so that it needs no memory that grows with the tensors.
@@ -26,17 +28,20 @@ struct Tile {
 }
 
 impl Tiles {
-    pub(crate) fn new<'a>(grids: impl Iterator<Item = &'a Grid> + Clone, longest: usize) -> Self {
+    pub(crate) fn new<'a>(
+        grids: impl Iterator<Item = &'a Grid> + Clone,
+        longest: usize,
+    ) -> Result<Self> {
         let mut end = 0;
         let ends = grids.clone().map(|grid| {
             end += grid.tiles(longest);
             end
         });
-        Tiles {
+        Ok(Tiles {
             longest,
-            ends: ends.collect(),
+            ends: list(ends, OF_TENSORS)?,
             any_waits: grids.into_iter().any(|grid| grid.any_waits(longest)),
-        }
+        })
     }
 
     fn get(&self, i: usize, grids: &[&Grid]) -> Option<Tile> {

@@ -123,11 +123,12 @@ pub(super) fn check(
     for (plane, elements) in planes.iter().zip(&buffers.planes) {
         fits(tensor, &plane.name, elements.elements(), plane.dtype)?;
     }
-    let of = |what| format!("{what} of tensor \"{}\"", tensor.name);
-    not_negative(&of("lr_scale"), buffers.lr_scale)?;
-    not_negative(&of("weight_decay"), buffers.weight_decay)?;
+    let not_negative =
+        |what, value| not_negative(format_args!("{what} of tensor \"{}\"", tensor.name), value);
+    not_negative("lr_scale", buffers.lr_scale)?;
+    not_negative("weight_decay", buffers.weight_decay)?;
     let rate = lr * buffers.lr_scale;
-    not_negative(&of("lr times lr_scale"), rate)?;
+    not_negative("lr times lr_scale", rate)?;
     let decay = rate * buffers.weight_decay;
-    not_negative(&of("lr times lr_scale times weight_decay"), decay)
+    not_negative("lr times lr_scale times weight_decay", decay)
 }

@@ -28,4 +28,5 @@ mod tensor;
 pub(crate) use buffers::fits;
 pub use buffers::{Target, TensorBuffers};
 pub use plan::Plan;
+pub(crate) use stages::UnderWay;
 pub use stages::{Stage, Stages};

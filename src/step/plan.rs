@@ -12,7 +12,7 @@ use crate::dtype::{Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::kernel::{Isa, Noise, Workspace};
 use crate::layout::{check_count, validate, TensorSpec};
-use crate::memory::AlignedBytes;
+use crate::memory::{list, reserve, try_list, AlignedBytes, OF_A_STEP, OF_TENSORS};
 use crate::options::{Options, Rounding, StepOptions};
 use crate::parallel::{Buffers, Lent, Pool, Team, Tiles};
 
@@ -59,7 +59,7 @@ pub struct Plan {
     isa: Isa,
     /// The random bits of tensors that are rounded by chance, in this step.
     noise: Vec<Vec<Noise>>,
-    gradient_norm: Option<f64>,
+    pub(super) gradient_norm: Option<f64>,
     pool: Pool,
     most_threads: usize,
     workspaces: Vec<Workspace>,
@@ -91,14 +91,12 @@ impl Plan {
         options.validate()?;
         validate(tensors)?;
         let mut blocks = 0;
-        let tensors: Vec<Tensor> = tensors
-            .iter()
-            .map(|spec| {
-                let tensor = Tensor::new(spec, options, isa, blocks);
-                blocks = tensor.blocks.end;
-                tensor
-            })
-            .collect();
+        let tensors = tensors.iter().map(|spec| {
+            let tensor = Tensor::new(spec, options, isa, blocks);
+            blocks = tensor.blocks.end;
+            tensor
+        });
+        let tensors = list(tensors, OF_TENSORS)?;
         let sums = Sums::new(blocks)?;
         let pool = Pool::new(options.threads);
         let parameters = tensors
@@ -108,19 +106,16 @@ impl Plan {
         let workers = workers(&pool, parameters);
         let fair = blocks / (workers * TILES_PER_THREAD);
         let longest = tile.unwrap_or(fair.clamp(TILE.start, TILE.end));
-        let tiles = Tiles::new(tensors.iter().map(|t| &t.grid), longest);
-        let shapes: Vec<_> = tensors.iter().map(Tensor::shape).collect();
+        let tiles = Tiles::new(tensors.iter().map(|t| &t.grid), longest)?;
+        let shapes = list(tensors.iter().map(Tensor::shape), OF_TENSORS)?;
         let workspaces = (0..workers)
             .map(|_| Workspace::new(&shapes))
             .collect::<Result<_>>()?;
         Ok(Plan {
             options: options.clone(),
-            directions: tensors
-                .iter()
-                .map(Tensor::directions)
-                .collect::<Result<_>>()?,
+            directions: try_list(tensors.iter().map(Tensor::directions), OF_TENSORS)?,
             tiles,
-            noise: vec![Vec::new(); tensors.len()],
+            noise: list(tensors.iter().map(|_| Vec::new()), OF_TENSORS)?,
             tensors,
             isa,
             gradient_norm: None,
@@ -214,7 +209,9 @@ impl Plan {
         number: u64,
         buffers: &'a mut [TensorBuffers<'_>],
     ) -> Result<Stages<'a>> {
-        self.stages_from(step, number, buffers, &[])
+        let mut stages = self.stages_from(step, number, buffers, &[])?;
+        stages.defer();
+        Ok(stages)
     }
 
     /// The same step for state that is kept twice: read in the one place and
@@ -228,7 +225,7 @@ impl Plan {
         buffers: &'a mut [TensorBuffers<'_>],
         before: &'a [Vec<Elements<'a>>],
     ) -> Result<Stages<'a>> {
-        let progress = Progress::new(self.tensors.len(), step.grad_scale);
+        let progress = Progress::new(self.tensors.len(), step.grad_scale)?;
         let run = self.run(step, number, buffers, before, true)?;
         Ok(Stages::new(run, progress))
     }
@@ -244,7 +241,7 @@ impl Plan {
         buffers: &'a mut [TensorBuffers<'_>],
         reached: &[(Stage, Vec<[f64; 2]>)],
     ) -> Result<Stages<'a>> {
-        let mut progress = Progress::new(self.tensors.len(), step.grad_scale);
+        let mut progress = Progress::new(self.tensors.len(), step.grad_scale)?;
         let run = self.run(step, number, buffers, &[], false)?;
         run.replay(&mut progress, reached)?;
         Ok(Stages::new(run, progress))
@@ -282,7 +279,7 @@ impl Plan {
     }
 
     /// Checks the arguments of a step, and gets everything ready for it.
-    fn run<'a>(
+    pub(super) fn run<'a>(
         &'a mut self,
         step: &StepOptions,
         number: u64,
@@ -300,17 +297,20 @@ impl Plan {
         if self.options.rounding == Rounding::Stochastic {
             let tensors = self.tensors.iter().zip(&mut self.noise).enumerate();
             for (index, (tensor, noise)) in tensors {
-                tensor.make_noise(noise, index, self.options.seed, number);
+                tensor.make_noise(noise, index, self.options.seed, number)?;
             }
         }
-        let ways = buffers.iter().map(|b| b.way(step.lr)).collect();
-        let mut lent: Vec<Option<Lent<'_>>> = Vec::with_capacity(buffers.len());
+        let ways = list(buffers.iter().map(|b| b.way(step.lr)), OF_A_STEP)?;
+        let mut jobs = Vec::new();
+        reserve(&mut jobs, buffers.len(), || OF_A_STEP.to_owned())?;
+        let mut lent: Vec<Option<Lent<'_>>> = Vec::new();
+        reserve(&mut lent, buffers.len(), || OF_A_STEP.to_owned())?;
         let owned = self.directions.iter_mut().zip(&self.noise);
         let mut before = before.iter();
         for ((tensor, buffers), (kept, noise)) in self.tensors.iter().zip(buffers).zip(owned) {
             let before = before.next().map_or(&[][..], Vec::as_slice);
             let kept = kept.as_deref_mut().filter(|_| keeps);
-            lent.push(lend(tensor, buffers, before, kept, noise));
+            lent.push(lend(tensor, buffers, before, kept, noise)?);
         }
         Ok(Run {
             options: &self.options,
@@ -318,19 +318,26 @@ impl Plan {
             number,
             tensors: &self.tensors,
             tiles: &self.tiles,
-            grids: self.tensors.iter().map(|t| &t.grid).collect(),
+            grids: list(self.tensors.iter().map(|t| &t.grid), OF_A_STEP)?,
             sums: &self.sums,
             team: Team {
                 pool: &self.pool,
                 workspaces: &mut self.workspaces[..workers],
             },
             ways,
+            jobs,
             lent,
             keeps,
+            defers: false,
         })
     }
 
-    fn check(&self, step: &StepOptions, number: u64, buffers: &[TensorBuffers<'_>]) -> Result<()> {
+    pub(super) fn check(
+        &self,
+        step: &StepOptions,
+        number: u64,
+        buffers: &[TensorBuffers<'_>],
+    ) -> Result<()> {
         step.validate(self.options.statistics)?;
         if number == 0 {
             return Err(Error::OutOfRange {
@@ -358,13 +365,12 @@ fn lend<'a>(
     before: &'a [Elements<'a>],
     kept: Option<&'a mut [u8]>,
     noise: &'a [Noise],
-) -> Option<Lent<'a>> {
-    let gradient = buffers.gradient?;
-    let mut planes: Vec<_> = buffers
-        .planes
-        .iter_mut()
-        .map(ElementsMut::reborrow)
-        .collect();
+) -> Result<Option<Lent<'a>>> {
+    let Some(gradient) = buffers.gradient else {
+        return Ok(None);
+    };
+    let planes = buffers.planes.iter_mut().map(ElementsMut::reborrow);
+    let mut planes = list(planes, OF_A_STEP)?;
     let master = if tensor.spec.master {
         planes.pop()
     } else {
@@ -383,7 +389,8 @@ fn lend<'a>(
         kept,
         noise,
     };
-    Some(Lent::new(lent, tensor.grid.shape(), tensor.grid.all_kept()))
+    let lent = Lent::new(lent, tensor.grid.shape(), tensor.grid.all_kept());
+    Ok(Some(lent))
 }
 
 #[cfg(test)]

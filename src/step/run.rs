@@ -22,10 +22,16 @@ pub(super) struct Run<'a> {
     pub(super) sums: &'a Sums,
     pub(super) team: Team<'a>,
     pub(super) ways: Vec<Way>,
+    /// Room for the tensors' parts in a sweep: what is written first is never
+    /// left alone for want of it.
+    pub(super) jobs: Vec<Job<'a>>,
     /// The buffers of tensors that take part.
     pub(super) lent: Vec<Option<Lent<'a>>>,
     /// Directions may be kept from one sweep to another.
     pub(super) keeps: bool,
+    /// No target is written before the last sweep, for callers who may stop at
+    /// a stage.
+    pub(super) defers: bool,
 }
 
 impl<'a> Run<'a> {
@@ -44,8 +50,12 @@ impl<'a> Run<'a> {
             let jobs = self.jobs(progress);
             self.statistics(&jobs);
             progress.next = Next::Measure;
-            if self.tensors.iter().any(|t| t.relative) {
+            let relative = self.tensors.iter().any(|t| t.relative);
+            if relative {
                 self.largest_l1(&jobs, progress);
+            }
+            self.jobs = jobs;
+            if relative {
                 return Ok(Some(Stage::LargestL1));
             }
         }
@@ -55,6 +65,7 @@ impl<'a> Run<'a> {
             if self.tensors.iter().any(Tensor::grafted) {
                 let jobs = self.jobs(progress);
                 self.lengths(&jobs, progress);
+                self.jobs = jobs;
                 return Ok(Some(Stage::Lengths));
             }
         }
@@ -62,6 +73,7 @@ impl<'a> Run<'a> {
             self.take_reached(progress)?;
             let jobs = self.jobs(progress);
             self.apply(&jobs);
+            self.jobs = jobs;
             progress.next = Next::Done;
         }
         Ok(None)
@@ -87,6 +99,13 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Puts the writing of targets off to the last sweep, where there is a stage
+    /// to stop at before.
+    pub(super) fn defer(&mut self) {
+        let waits = |t: &Tensor| t.relative || t.grafted();
+        self.defers = self.tensors.iter().any(waits);
+    }
+
     /// The squares of the reference's length, of each tensor: known once its
     /// statistics are.
     pub(super) fn references(&self) -> Vec<f64> {
@@ -101,6 +120,7 @@ impl<'a> Run<'a> {
 
     /// Takes the numbers of the stage that was reached into what is known.
     fn take_reached(&self, progress: &mut Progress) -> Result<()> {
+        self.check_reached(progress)?;
         match progress.next {
             Next::Statistics if self.looks_at_gradients() => {
                 self.take_gradient_squares(progress)?;
@@ -125,6 +145,26 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Refuses negative numbers: all are squares or sums of sizes. NaN may
+    /// come of gradients that nobody checks.
+    fn check_reached(&self, progress: &Progress) -> Result<()> {
+        let mut tensors = self.tensors.iter().zip(&progress.numbers);
+        let negative = |numbers: &[f64; 2]| numbers.iter().any(|&number| number < 0.0);
+        let Some((tensor, numbers)) = tensors.find(|(_, numbers)| negative(numbers)) else {
+            return Ok(());
+        };
+        let what = match progress.next {
+            Next::Gradient | Next::Statistics => "the squares of the gradient",
+            Next::Measure => "the largest l1",
+            Next::Apply | Next::Done => "the squares of the lengths",
+        };
+        Err(Error::OutOfRange {
+            argument: format!("{what} of tensor \"{}\"", tensor.spec.name),
+            value: numbers[0].min(numbers[1]),
+            allowed: "not negative",
+        })
+    }
+
     /// Whether the step begins with the lengths of gradients.
     fn looks_at_gradients(&self) -> bool {
         self.refuses() || self.options.graft == Graft::NormalizedRmsprop
@@ -135,13 +175,17 @@ impl<'a> Run<'a> {
         self.step.non_finite == NonFinite::Skip || self.step.clip_norm.is_some()
     }
 
-    /// The tensors' parts in the step, after what is known so far.
-    fn jobs(&self, progress: &Progress) -> Vec<Job<'a>> {
+    /// The tensors' parts in the step, after what is known so far. The list
+    /// goes back to where it came from.
+    fn jobs(&mut self, progress: &Progress) -> Vec<Job<'a>> {
+        let mut jobs = std::mem::take(&mut self.jobs);
+        jobs.clear();
         let factors = Factors::new(self.options, &self.step, self.number);
         let tensors = self.tensors.iter().zip(&progress.known).zip(&self.ways);
-        tensors
-            .map(|((tensor, known), &way)| tensor.job(&factors, known, progress.scale, way))
-            .collect()
+        jobs.extend(
+            tensors.map(|((tensor, known), &way)| tensor.job(&factors, known, progress.scale, way)),
+        );
+        jobs
     }
 
     /// Takes a stage's numbers into what is known of the tensors concerned.
@@ -183,6 +227,7 @@ impl<'a> Run<'a> {
             let block = tensors[visit.tensor].blocks.start + visit.block;
             sums.set(block, Slot::First, squares);
         });
+        self.jobs = jobs;
         let fold = |t: &Tensor| sums.fold(t.blocks.clone(), Slot::First, |a, b| a + b);
         self.give(progress, |_| true, |t| [fold(t), 0.0]);
     }
@@ -218,11 +263,11 @@ impl<'a> Run<'a> {
     /// Statistics of all blocks, together with their directions where nothing
     /// else has to come before.
     fn statistics(&mut self, jobs: &[Job<'_>]) {
-        let (tensors, sums) = (self.tensors, self.sums);
+        let (tensors, sums, defers) = (self.tensors, self.sums, self.defers);
         self.sweep(Sweep::Tiles, |visit| {
             let tensor = &tensors[visit.tensor];
             let block = tensor.blocks.start + visit.block;
-            let then = tensor.fused().filter(|_| !visit.waits);
+            let then = tensor.fused(defers).filter(|_| !visit.waits);
             let job = &jobs[visit.tensor];
             let squares = job.statistics(visit.block, visit.access, visit.work, then);
             sums.set(block, Slot::Reference, squares.reference);
@@ -231,7 +276,7 @@ impl<'a> Run<'a> {
             }
         });
         self.sweep(Sweep::Waiting, |visit| {
-            if let Some(then) = tensors[visit.tensor].fused() {
+            if let Some(then) = tensors[visit.tensor].fused(defers) {
                 directions(tensors, jobs, sums, then, visit);
             }
         });
@@ -265,13 +310,14 @@ impl<'a> Run<'a> {
 
     /// Measures or applies directions where no earlier sweep did.
     fn left(&mut self, then: Directions, jobs: &[Job<'_>]) {
-        let (tensors, sums, keeps) = (self.tensors, self.sums, self.keeps);
-        if !tensors.iter().any(|t| t.is_left(then)) {
+        let (tensors, sums) = (self.tensors, self.sums);
+        let (keeps, defers) = (self.keeps, self.defers);
+        if !tensors.iter().any(|t| t.is_left(then, defers)) {
             return;
         }
         self.sweep(Sweep::Whole, |visit| {
             let tensor = &tensors[visit.tensor];
-            if !tensor.is_left(then) {
+            if !tensor.is_left(then, defers) {
             } else if then == Directions::Applied && keeps && tensor.keeps() {
                 jobs[visit.tensor].apply_kept(visit.block, visit.access);
             } else {

@@ -1,8 +1,15 @@
 //! The stages of a step, and what they hand to one another.
 
+use std::iter::repeat_n;
+
+use super::buffers::TensorBuffers;
+use super::plan::Plan;
 use super::run::Run;
+use crate::dtype::Elements;
 use crate::error::Result;
 use crate::kernel::FloatMode;
+use crate::memory::{list, OF_A_STEP};
+use crate::options::StepOptions;
 
 /// A point in a step at which numbers of whole tensors are known that the rest
 /// of the step needs. Each has two numbers for every tensor.
@@ -54,19 +61,91 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(tensors: usize, scale: f64) -> Self {
+    pub(super) fn new(tensors: usize, scale: f64) -> Result<Self> {
         let known = Known {
             gradient_length: 0.0,
             l1: 0.0,
             ratio: 1.0,
         };
-        Progress {
+        Ok(Progress {
             next: Next::Gradient,
-            numbers: vec![[0.0; 2]; tensors],
-            known: vec![known; tensors],
+            numbers: list(repeat_n([0.0; 2], tensors), OF_A_STEP)?,
+            known: list(repeat_n(known, tensors), OF_A_STEP)?,
             scale,
             gradient_norm: None,
+        })
+    }
+}
+
+/// A step of which every stage is a call of its own, apart from the plan and
+/// the buffers, which each call gets anew.
+pub(crate) struct UnderWay {
+    step: StepOptions,
+    number: u64,
+    progress: Progress,
+}
+
+impl UnderWay {
+    /// The step's number.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The numbers of the stage that was reached, two for each tensor.
+    pub(crate) fn numbers(&mut self) -> &mut [[f64; 2]] {
+        &mut self.progress.numbers
+    }
+
+    /// Whether a stage has been reached yet.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.progress.next != Next::Gradient
+    }
+
+    /// Whether the state has taken in the gradients.
+    pub(crate) fn has_written(&self) -> bool {
+        matches!(self.progress.next, Next::Measure | Next::Apply | Next::Done)
+    }
+}
+
+impl Plan {
+    /// Begins such a step: checks everything but the gradients, and writes
+    /// nothing.
+    pub(crate) fn begin(
+        &self,
+        step: &StepOptions,
+        number: u64,
+        buffers: &[TensorBuffers<'_>],
+    ) -> Result<UnderWay> {
+        self.check(step, number, buffers)?;
+        Ok(UnderWay {
+            step: step.clone(),
+            number,
+            progress: Progress::new(buffers.len(), step.grad_scale)?,
+        })
+    }
+
+    /// Takes it to its next stage; `None` when all is done. The buffers are
+    /// those that it began with, and no other step comes in between: sums of
+    /// blocks, and directions, are kept in the plan.
+    pub(crate) fn advance(
+        &mut self,
+        under_way: &mut UnderWay,
+        buffers: &mut [TensorBuffers<'_>],
+        before: &[Vec<Elements<'_>>],
+    ) -> Result<Option<Stage>> {
+        let _mode = FloatMode::set_default();
+        let UnderWay {
+            step,
+            number,
+            progress,
+        } = under_way;
+        let mut run = self.run(step, *number, buffers, before, true)?;
+        run.defer();
+        let stage = run.advance(progress)?;
+        if stage.is_none() {
+            self.gradient_norm = progress.gradient_norm;
         }
+        Ok(stage)
     }
 }
 
@@ -109,13 +188,20 @@ impl<'a> Stages<'a> {
         Stages { run, progress }
     }
 
+    /// No target is written before the last stage.
+    pub(super) fn defer(&mut self) {
+        self.run.defer();
+    }
+
     /// Goes on to the next stage that this step has; `None` when all is done.
     ///
     /// # Errors
     /// [`Error::NonFiniteGradient`](crate::Error::NonFiniteGradient) after
     /// [`Stage::GradientSquares`], as for
     /// [`Plan::step`](crate::Plan::step): nothing has been
-    /// written, and the step is over. Dropped after that but before the end,
+    /// written, and the step is over. [`Error::OutOfRange`](crate::Error) for a
+    /// negative number in place of a reduced one; the step is where it was.
+    /// Dropped after that but before the end,
     /// a step leaves state that has taken in the gradient, and parameters that
     /// have not moved.
     #[allow(clippy::should_implement_trait)] // It can fail.

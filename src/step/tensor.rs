@@ -10,7 +10,7 @@ use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::kernel::{Apply, Isa, Kernels, Noise, Shape};
 use crate::layout::{planes, Grid, Plane, TensorSpec, Update};
-use crate::memory::AlignedBytes;
+use crate::memory::{reserve, AlignedBytes, OF_A_STEP};
 use crate::options::{Damping, Graft, Options};
 
 /// A tensor of a plan.
@@ -71,13 +71,22 @@ impl Tensor {
 
     /// The random bits of its planes and of its target in a step, where any of
     /// its numbers are rounded to 16 bits.
-    pub(super) fn make_noise(&self, noise: &mut Vec<Noise>, index: usize, seed: u64, number: u64) {
+    pub(super) fn make_noise(
+        &self,
+        noise: &mut Vec<Noise>,
+        index: usize,
+        seed: u64,
+        number: u64,
+    ) -> Result<()> {
         let few = |dtype| matches!(dtype, Dtype::Bf16 | Dtype::F16);
         noise.clear();
         if few(self.spec.state) || few(self.spec.params) {
             let plane = |plane| Noise::new(seed, number, index, plane);
-            noise.extend((0..=self.planes.len()).map(plane));
+            let planes = 0..=self.planes.len();
+            reserve(noise, planes.end() + 1, || OF_A_STEP.to_owned())?;
+            noise.extend(planes.map(plane));
         }
+        Ok(())
     }
 
     /// The tensor's part in a step, after what is known of it.
@@ -111,18 +120,20 @@ impl Tensor {
     }
 
     /// What becomes of its directions in the sweep that takes in gradients: the
-    /// largest l1 has to wait for all statistics.
-    pub(super) fn fused(&self) -> Option<Directions> {
+    /// largest l1 has to wait for all statistics, and a step that defers applies
+    /// nothing yet.
+    pub(super) fn fused(&self, defers: bool) -> Option<Directions> {
         match (self.relative, self.grafted()) {
             (true, _) => None,
             (_, true) => Some(Directions::Measured),
+            _ if defers => None,
             _ => Some(Directions::Applied),
         }
     }
 
     /// Whether its directions are yet to be measured, or applied, after that.
-    pub(super) fn is_left(&self, directions: Directions) -> bool {
+    pub(super) fn is_left(&self, directions: Directions, defers: bool) -> bool {
         let needed = directions == Directions::Applied || self.grafted();
-        needed && self.fused() != Some(directions)
+        needed && self.fused(defers) != Some(directions)
     }
 }

@@ -7,7 +7,10 @@ use std::process::Command;
 #[path = "../programs/mod.rs"]
 mod programs;
 
-use programs::{cc, compile, exists, folder, not_tested, root, run, soname, valgrind, WARNINGS};
+use programs::{
+    cc, compile, exists, folder, not_tested, root, run, soname, valgrind, valgrind_portable,
+    WARNINGS,
+};
 
 const COMPILERS: [&str; 2] = ["g++", "clang++"];
 
@@ -52,10 +55,7 @@ fn everywhere(name: &str, source: &Path, check: impl Fn(&str)) -> PathBuf {
 fn everything_can_be_used() {
     let source = root("tests/cpp/usage.cpp");
     let program = everywhere("usage", &source, |out| assert_eq!(out, "all used\n"));
-    // On the plain code, too: the core without vector instructions.
-    std::env::set_var("SONEW_INSTRUCTION_SET", "portable");
-    valgrind(&program, &[program.parent().unwrap()]);
-    std::env::remove_var("SONEW_INSTRUCTION_SET");
+    valgrind_portable(&program, &[program.parent().unwrap()]);
     valgrind(&program, &[program.parent().unwrap()]);
 }
 

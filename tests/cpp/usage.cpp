@@ -259,6 +259,62 @@ static void plan() {
   CHECK(moved.plane_count(0) == 3);
 }
 
+// A step in stages is a step, where the numbers come back as they are.
+static void stages(const std::string &folder) {
+  Floats weight = numbers(12, 1), same = weight, own = weight;
+  const Floats grad = numbers(12, 0.2f);
+  sonew::Options relative;
+  relative.damping = sonew::Damping::relative;
+  relative.eps = 1e-3;
+  sonew::Optimizer optimizer({{"w", {3, 4}}}, relative), staged({{"w", {3, 4}}}, relative);
+  sonew::Plan plan({{"w", {3, 4}}}, relative);
+  std::vector<Floats> planes(3, Floats(12));
+  sonew::TensorBuffers buffers;
+  buffers.params = own;
+  buffers.grad = grad;
+  buffers.planes = planes;
+  optimizer.step(weight, grad);
+  std::vector<sonew::Stage> reached;
+  auto steps = staged.stages(same, grad);
+  auto plan_steps = plan.stages(1, {buffers});
+  for (sonew::Stage stage; (stage = steps.next()) != sonew::Stage::done;) {
+    reached.push_back(stage);
+    CHECK(plan_steps.next() == stage && plan_steps.numbers()[0] == steps.numbers()[0]);
+    CHECK(steps.numbers().size() == 2 && steps.numbers()[0] > 0);
+  }
+  CHECK(plan_steps.next() == sonew::Stage::done);
+  CHECK(reached == std::vector<sonew::Stage>{sonew::Stage::gradient_squares,
+                                             sonew::Stage::largest_l1, sonew::Stage::lengths});
+  CHECK(same == weight && own == weight && staged.step_count() == 1);
+  // What is over does not end another one.
+  {
+    const auto over = std::move(steps);
+    CHECK(plan.stages(2, {buffers}).next() == sonew::Stage::gradient_squares);
+  }
+  auto second = staged.stages(same, grad);
+  { const auto moved = std::move(second); }
+  // Dropped, it leaves everything; given up too late, it says so.
+  CHECK(same == weight);
+  auto third = staged.stages(same, grad);
+  third.next();
+  third.abort();
+  THROWS(SONEW_NO_STAGES, "is over", third.next());
+  auto fourth = staged.stages(same, grad);
+  THROWS(SONEW_IN_STAGES, "finish it first", staged.save(folder + "/never"));
+  THROWS(SONEW_IN_STAGES, "finish it first", (void)staged.stages(same, grad));
+  fourth.next();
+  fourth.numbers()[0] = NAN;
+  THROWS(SONEW_NON_FINITE_GRADIENT, "tensor \"w\"", fourth.next());
+  THROWS(SONEW_NO_STAGES, "is over", fourth.abort());
+  auto fifth = staged.stages(same, grad);
+  fifth.next();
+  fifth.next();
+  fifth.numbers()[0] = -1;
+  THROWS(SONEW_OUT_OF_RANGE, "the largest l1 of tensor \"w\" is -1", fifth.next());
+  THROWS(SONEW_STATE_WRITTEN, "can only be finished", fifth.abort());
+  CHECK(same == weight && staged.step_count() == 1);
+}
+
 // One object in two threads: one of them waits for its turn.
 static void busy() {
   sonew::Optimizer shared({{"w", {100000}}});
@@ -285,6 +341,7 @@ int main(int, char **argv) {
   steps_and_files(argv[1]);
   types();
   plan();
+  stages(argv[1]);
   busy();
   CHECK(sonew::version_number() == SONEW_VERSION_NUMBER && sonew::version().size() >= 5);
   std::puts("all used");

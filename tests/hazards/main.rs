@@ -57,6 +57,12 @@ fn threads_step_at_once_or_are_told_to_wait() {
 }
 
 #[test]
+fn a_save_in_the_background_holds_its_moment() {
+    let (program, folder) = hazard("background");
+    says(&program, &folder, "saves hold their moment");
+}
+
+#[test]
 fn threads_are_created_as_asked_for_and_end() {
     let (program, folder) = hazard("no_threads");
     says(&program, &folder, "threads counted");
@@ -68,15 +74,27 @@ fn signals_locale_and_output_are_the_hosts() {
     says(&program, &folder, "as it was");
 }
 
-#[test]
-fn allocations_that_fail_are_a_status() {
-    let folder = folder("hazards", "allocations");
+/// A hazard with allocations that fail.
+fn failing(name: &str) -> (PathBuf, PathBuf) {
+    let folder = folder("hazards", name);
     let mut compiler = cc();
     // The compiler must not take malloc for its own.
     compiler.arg("-fno-builtin");
-    let source = "tests/hazards/allocations.c";
-    let program = compile(&mut compiler, "gnu11", &[source], &folder);
+    let source = format!("tests/hazards/{name}.c");
+    let program = compile(&mut compiler, "gnu11", &[&source], &folder);
+    (program, folder)
+}
+
+#[test]
+fn allocations_that_fail_are_a_status() {
+    let (program, folder) = failing("allocations");
     says(&program, &folder, "failures are answers");
+}
+
+#[test]
+fn so_are_those_for_hundreds_of_tensors() {
+    let (program, folder) = failing("many");
+    says(&program, &folder, "every list may fail");
 }
 
 #[test]

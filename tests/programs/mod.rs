@@ -97,11 +97,31 @@ pub fn compile(compiler: &mut Command, standard: &str, sources: &[&str], folder:
 /// Runs a program under Valgrind, if there is one, with the best instruction
 /// set that it emulates.
 pub fn valgrind(program: &Path, arguments: &[&Path]) {
-    let leaks = "--errors-for-leak-kinds=definite,possible";
-    valgrind_with(&["--leak-check=full", leaks], program, arguments);
+    valgrind_with(&LEAKS, program, arguments);
 }
 
+/// The same on the plain code: the core without vector instructions.
+pub fn valgrind_portable(program: &Path, arguments: &[&Path]) {
+    let environment = [("SONEW_INSTRUCTION_SET", "portable")];
+    run_valgrind(&environment, &LEAKS, program, arguments);
+}
+
+const LEAKS: [&str; 2] = [
+    "--leak-check=full",
+    "--errors-for-leak-kinds=definite,possible",
+];
+
 pub fn valgrind_with(options: &[&str], program: &Path, arguments: &[&Path]) {
+    run_valgrind(&[], options, program, arguments);
+}
+
+/// The environment is the program's alone: tests that run beside it keep theirs.
+fn run_valgrind(
+    environment: &[(&str, &str)],
+    options: &[&str],
+    program: &Path,
+    arguments: &[&Path],
+) {
     if !exists("valgrind") {
         not_tested(&format!(
             "there is no valgrind to run {} with",
@@ -110,6 +130,7 @@ pub fn valgrind_with(options: &[&str], program: &Path, arguments: &[&Path]) {
         return;
     }
     run(Command::new("valgrind")
+        .envs(environment.iter().copied())
         .args(["--quiet", "--error-exitcode=9"])
         .arg(format!(
             "--suppressions={}",

@@ -1,0 +1,215 @@
+//! A step in stages: what happens to the state between the calls.
+
+use super::state::lend;
+use super::Optimizer;
+use crate::dtype::{Elements, ElementsMut};
+use crate::error::{Error, Result};
+use crate::options::StepOptions;
+use crate::step::{Stage, UnderWay};
+
+/// A step under way.
+pub(super) struct Staged {
+    under_way: UnderWay,
+    /// Tensors whose master weights were taken for it.
+    masters: Vec<usize>,
+}
+
+/// A step that stops where numbers of whole tensors are known, for programs
+/// whose tensors are parts of larger ones, spread over several machines. From
+/// [`Optimizer::stages`].
+///
+/// Dropped before its end, it is aborted: nothing has changed then, as long as
+/// the state has not taken in the gradients. From [`Stage::LargestL1`] or
+/// [`Stage::Lengths`] on it has, unless it is in a live file; an optimizer whose
+/// step is dropped there refuses, with [`Error::InStages`], whatever needs a
+/// state between two steps.
+pub struct StagedStep<'a, 'b> {
+    optimizer: &'a mut Optimizer,
+    params: &'a mut [ElementsMut<'b>],
+    grads: &'a [Option<Elements<'b>>],
+}
+
+impl StagedStep<'_, '_> {
+    /// Goes on to the next stage that this step has; `None` when all is done.
+    ///
+    /// # Errors
+    /// [`Error::NonFiniteGradient`] after [`Stage::GradientSquares`]: nothing
+    /// has changed, and the step is over. The step is where it was after
+    /// [`Error::OutOfRange`], for a negative number in place of a reduced one;
+    /// [`Error::Threads`]; [`Error::Forked`]. [`Error::NoStages`] after the end.
+    #[allow(clippy::should_implement_trait)] // It can fail.
+    pub fn next(&mut self) -> Result<Option<Stage>> {
+        self.optimizer.next_stage(self.params, self.grads)
+    }
+
+    /// The numbers of the stage that was reached, two for each tensor; reduced
+    /// ones may be put in their place. Tensors that take no part have zeros.
+    /// Empty after the end.
+    pub fn numbers(&mut self) -> &mut [[f64; 2]] {
+        self.optimizer.stage_numbers()
+    }
+}
+
+impl Drop for StagedStep<'_, '_> {
+    fn drop(&mut self) {
+        // That it is over, or cannot be aborted, the optimizer knows.
+        let _ = self.optimizer.abort_stages();
+    }
+}
+
+impl Optimizer {
+    /// The same step as [`step_any`](Optimizer::step_any), in stages: between
+    /// them the caller may reduce the [`numbers`](StagedStep::numbers) of
+    /// tensors over several machines. Those that the options do not need are
+    /// left out.
+    ///
+    /// ```
+    /// # use sonew::dtype::{Elements, ElementsMut};
+    /// # use sonew::{layout::TensorSpec, options::{Options, StepOptions}, Optimizer, Stage};
+    /// # let mut optimizer = Optimizer::new(Options::default(), &[TensorSpec::new("w", &[3])])?;
+    /// # let mut w = [1.0f32, 2.0, 3.0];
+    /// # let mut params = [ElementsMut::new(&mut w)];
+    /// # let grads = [Some(Elements::new(&[0.1f32, 0.0, -0.1]))];
+    /// # fn sum_over_machines(_: &mut [[f64; 2]]) {}
+    /// # fn largest_over_machines(_: &mut [[f64; 2]]) {}
+    /// let mut stages = optimizer.stages(&StepOptions::default(), &mut params, &grads)?;
+    /// while let Some(stage) = stages.next()? {
+    ///     match stage {
+    ///         Stage::LargestL1 => largest_over_machines(stages.numbers()),
+    ///         _ => sum_over_machines(stages.numbers()),
+    ///     }
+    /// }
+    /// # Ok::<(), sonew::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`step_any`](Optimizer::step_any) but for gradients that are
+    /// not finite; nothing is under way then.
+    pub fn stages<'a, 'b>(
+        &'a mut self,
+        step: &StepOptions,
+        params: &'a mut [ElementsMut<'b>],
+        grads: &'a [Option<Elements<'b>>],
+    ) -> Result<StagedStep<'a, 'b>> {
+        self.begin_stages(step, params, grads)?;
+        Ok(StagedStep {
+            optimizer: self,
+            params,
+            grads,
+        })
+    }
+
+    /// Refuses while a step in stages is under way.
+    pub(super) fn between_steps(&self) -> Result<()> {
+        match self.staged {
+            None => Ok(()),
+            Some(_) => Err(Error::InStages),
+        }
+    }
+
+    /// Begins a step, whose stages then get the same buffers.
+    pub(crate) fn begin_stages(
+        &mut self,
+        step: &StepOptions,
+        params: &mut [ElementsMut<'_>],
+        grads: &[Option<Elements<'_>>],
+    ) -> Result<()> {
+        self.between_steps()?;
+        self.check_count("params", params.len())?;
+        self.check_count("grads", grads.len())?;
+        self.fresh = false;
+        let masters = self.take_masters(params)?;
+        match self.begin_under_way(step, params, grads) {
+            Ok(under_way) => {
+                self.staged = Some(Staged { under_way, masters });
+                Ok(())
+            }
+            Err(error) => {
+                self.forget_masters(masters);
+                Err(error)
+            }
+        }
+    }
+
+    fn begin_under_way(
+        &mut self,
+        step: &StepOptions,
+        params: &mut [ElementsMut<'_>],
+        grads: &[Option<Elements<'_>>],
+    ) -> Result<UnderWay> {
+        let number = self.step_count + 1;
+        self.begin_live_step(number)?;
+        let (buffers, _) = lend(&mut self.state, params, grads)?;
+        self.plan.begin(step, number, &buffers)
+    }
+
+    /// Goes on with the step in stages.
+    pub(crate) fn next_stage(
+        &mut self,
+        params: &mut [ElementsMut<'_>],
+        grads: &[Option<Elements<'_>>],
+    ) -> Result<Option<Stage>> {
+        let staged = self.staged.as_ref().ok_or(Error::NoStages)?;
+        let number = staged.under_way.number();
+        // Refuses a child that was forked since.
+        self.begin_live_step(number)?;
+        let staged = self.staged.as_mut().ok_or(Error::NoStages)?;
+        let (mut buffers, before) = lend(&mut self.state, params, grads)?;
+        let reached = self
+            .plan
+            .advance(&mut staged.under_way, &mut buffers, &before);
+        drop(buffers);
+        match reached {
+            Ok(None) => {
+                self.staged = None;
+                self.commit_live_step(number, |tensor| grads[tensor].is_some());
+                self.step_count = number;
+            }
+            Err(Error::NonFiniteGradient { .. }) => self.end_stages(),
+            _ => {}
+        }
+        reached
+    }
+
+    /// The numbers of the stage that was reached; none without one.
+    pub(crate) fn stage_numbers(&mut self) -> &mut [[f64; 2]] {
+        match &mut self.staged {
+            Some(staged) => staged.under_way.numbers(),
+            None => &mut [],
+        }
+    }
+
+    /// Whether a step in stages is under way, and has reached one.
+    pub(crate) fn has_reached_stage(&self) -> bool {
+        let staged = self.staged.as_ref();
+        staged.is_some_and(|staged| staged.under_way.has_begun())
+    }
+
+    /// Gives a step in stages up, which leaves everything as it was before it.
+    pub(crate) fn abort_stages(&mut self) -> Result<()> {
+        let staged = self.staged.as_ref().ok_or(Error::NoStages)?;
+        let written = staged.under_way.has_written();
+        if written && self.live.is_none() {
+            return Err(Error::StateWritten);
+        }
+        self.begin_live()?;
+        if written {
+            // It was the other copy that took in the gradients.
+            self.state.iter_mut().for_each(|state| state.same = false);
+        }
+        self.end_stages();
+        Ok(())
+    }
+
+    fn end_stages(&mut self) {
+        if let Some(staged) = self.staged.take() {
+            self.forget_masters(staged.masters);
+        }
+    }
+
+    pub(super) fn forget_masters(&mut self, taken: Vec<usize>) {
+        taken
+            .into_iter()
+            .for_each(|tensor| self.forget_master(tensor));
+    }
+}
