@@ -1,6 +1,9 @@
 //! The reference documentation, `docs/c-api.md` and `docs/cpp-api.md`: what the
-//! two headers say, as pages to be read without them. Made here, committed, and
-//! held to the headers.
+//! two headers say, as pages to be read without them; and `docs/julia-api.md`,
+//! what Julia's docstrings say. Made here, committed, and held to them. (That
+//! of JAX is made in Python: bindings/jax/tests/test_api_page.py.)
+
+mod julia;
 
 use std::fs;
 use std::path::Path;
@@ -222,7 +225,7 @@ fn up_to_date(page: &str, made: &str) {
     }
     assert!(
         fs::read_to_string(path).unwrap_or_default() == made,
-        "{page} is not what the header says; to update it, run\n    \
+        "{page} is not what the source says; to update it, run\n    \
          SONEW_UPDATE_REFERENCE=1 cargo test --test reference"
     );
 }

@@ -1,0 +1,78 @@
+//! What the pages in `docs/` name is there: files, tests, and what links lead to.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// What stands in backquotes.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// In every table of the guarantees: the files of the second column exist, and
+/// have the tests of the third.
+#[test]
+fn every_test_of_a_guarantee_is_there() {
+    let page = read(&root().join("docs/guarantees.md"));
+    let mut tests = 0;
+    for row in page.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let ["", _, files, names, ""] = cells[..] else {
+            panic!("not three columns: {row}");
+        };
+        if names == "test" {
+            continue; // the head of a table
+        }
+        assert!(code(files).next().is_some(), "no file: {row}");
+        let sources: String = code(files).map(|file| read(&root().join(file))).collect();
+        for name in code(names) {
+            let is_there = ["fn", "def"].map(|word| sources.contains(&format!("{word} {name}(")));
+            assert!(is_there.contains(&true), "{files}: no test {name}");
+            tests += 1;
+        }
+    }
+    assert!(tests > 80, "{tests}");
+}
+
+/// Links from a page to a file in this repository lead somewhere.
+#[test]
+fn links_lead_somewhere() {
+    let mut pages: Vec<PathBuf> = fs::read_dir(root().join("docs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|x| x == "md"))
+        .collect();
+    let others = [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "benches/README.md",
+        "bindings/jax/README.md",
+        "bindings/julia/SONew/README.md",
+    ];
+    pages.extend(others.map(|page| root().join(page)));
+    let mut links = 0;
+    for page in pages {
+        for (target, _) in read(&page)
+            .split("](")
+            .skip(1)
+            .filter_map(|x| x.split_once(')'))
+        {
+            if target.contains("://") || target.starts_with('#') {
+                continue;
+            }
+            let file = target.split('#').next().unwrap();
+            let path = page.parent().unwrap().join(file);
+            assert!(path.exists(), "{}: no {target}", page.display());
+            links += 1;
+        }
+    }
+    assert!(links > 30, "{links}");
+}
