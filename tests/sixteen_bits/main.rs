@@ -155,8 +155,8 @@ fn follow(tensor: TensorSpec, options: Options) -> [f64; 2] {
     let start = to_f64(&normal(&mut rng, tensor.len()));
     let mut params = Numbers::new(tensor.params, &start);
     let start = params.to_f64();
-    let mut optimizer = Optimizer::new(options.clone(), &[tensor.clone()]).unwrap();
-    let mut oracle = Oracle::new(&options, &[tensor.clone()]);
+    let mut optimizer = Optimizer::new(options.clone(), std::slice::from_ref(&tensor)).unwrap();
+    let mut oracle = Oracle::new(&options, std::slice::from_ref(&tensor));
     let mut exact = vec![start.clone()];
     let zeros = vec![Ball::exact(0.0); tensor.len()];
     let step = StepOptions {
