@@ -398,11 +398,13 @@ pub(crate) unsafe fn steady<V, E, S, C, W, const BAND: usize, const BROKEN: bool
     // Nobody else knows where these are, so that they can be in registers.
     let (mut source, mut window) = (*pass.source, *pass.window);
     let (mut direction, mut totals) = (*pass.direction, *pass.totals);
+    let sink = *pass.sink;
     let mut here = Pass {
         source: &mut source,
         window: &mut window,
         direction: &mut direction,
         totals: &mut totals,
+        sink: &sink,
         ..*pass
     };
     let mut at = stretch.start;
@@ -562,7 +564,8 @@ where
                     place.count = LANES;
                 }
                 match (self.sink, &task.output) {
-                    (Some(sink), _) if sink.is_plain::<C>() => sink.update(u, place),
+                    (Some(sink), _) if sink.is_plain::<C>() => sink.update(W::ALONG, u, place),
+                    _ if C::APPLIES.is_some() => {}
                     (_, Output::Apply(target, apply)) => {
                         let mut lanes = [V::Scalar::ZERO; LANES];
                         u.store(lanes.as_mut_ptr());

@@ -25,13 +25,12 @@ pub(super) fn is_plain<V: Vector>(target: &Target<'_>, apply: Apply) -> bool {
 }
 
 /// The last stage of a block. Numbers stand in every lane.
+#[derive(Clone, Copy)]
 pub(super) struct Sink<'a, V: Vector> {
     target: &'a Target<'a>,
     /// See [`is_plain`].
     pub(super) plain: bool,
     updates: bool,
-    /// See [`ahead`].
-    ask: usize,
     /// The rate, or the scale.
     rate: V,
     decay: V,
@@ -52,7 +51,6 @@ impl<'a, V: Vector> Sink<'a, V> {
                 target,
                 plain: is_plain::<V>(target, apply),
                 updates,
-                ask: ahead(target.lines),
                 rate: splat(rate),
                 decay: splat(decay),
             }
@@ -70,12 +68,13 @@ impl<'a, V: Vector> Sink<'a, V> {
     /// # Safety
     /// As for [`Sink::deliver`].
     #[inline(always)]
-    pub(super) unsafe fn update(&self, u: V, place: Place) {
+    pub(super) unsafe fn update(&self, along: bool, u: V, place: Place) {
         // SAFETY: the caller's promise.
         unsafe {
             let Place { index, count } = place;
             let to = self.target.first.add(index * size_of::<V::Scalar>());
-            V::prefetch(to.wrapping_add(self.ask * size_of::<V::Scalar>()));
+            let ask = ahead(along, self.target.lines.step) * size_of::<V::Scalar>();
+            V::prefetch(to.wrapping_add(ask));
             if size_of::<V::Scalar>() == 4 {
                 let p = self.updated(read::<V, F32>(to, count), u);
                 write::<V, F32>(p, to, index, count, None);
@@ -147,7 +146,7 @@ pub(crate) unsafe fn deliver<V: Vector>(kept: &[u8], target: &Target<'_>, apply:
             let from = kept.as_ptr().add(at);
             let (u, place) = (V::load(from), cursor.place());
             if sink.plain {
-                sink.update(u, place);
+                sink.update(target.lines.count == 1, u, place);
             } else {
                 sink.deliver(u, place);
             }

@@ -17,12 +17,13 @@ use super::MAX_BAND;
 use crate::layout::plane;
 
 /// How many elements ahead memory is asked for: further along a single line, or
-/// in the next of several. Processors do so by themselves, but stop at the end
-/// of a page and of a line.
-pub(super) fn ahead(lines: Lines) -> usize {
-    match lines.count {
-        1 => 512,
-        _ => lines.step,
+/// in the next of several, `step` away. Processors do so by themselves, but stop
+/// at the end of a page and of a line.
+#[inline(always)]
+pub(super) fn ahead(along: bool, step: usize) -> usize {
+    match along {
+        true => 512,
+        false => step,
     }
 }
 
@@ -82,8 +83,6 @@ pub(super) struct Source<'a, V, S> {
     packed_from: usize,
     /// Elements from one line to the next.
     step: usize,
-    /// See [`ahead`].
-    ask: usize,
     rms: bool,
     updates: bool,
     refers: bool,
@@ -170,7 +169,6 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
                 gradient: state.gradient,
                 packed_from,
                 step: state.lines.step,
-                ask: ahead(state.lines),
                 rms: by.rms.is_some(),
                 updates: take_in.is_some(),
                 refers: by.rms.is_some() || by.reference.is_some(),
@@ -221,7 +219,7 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
     ) {
         if self.updates::<C>() && place.is_whole() {
             // SAFETY: passed on from the caller.
-            self.ahead = unsafe { self.gradient(arrays, at, place) };
+            self.ahead = unsafe { self.gradient(true, arrays, at, place) };
         }
     }
 
@@ -258,11 +256,11 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
             let (mut g, mut next) = (self.by.zero, self.by.zero);
             if self.updates::<C>() {
                 if along && band > 0 {
-                    next = self.gradient(arrays, at + LANES, place.further(LANES));
+                    next = self.gradient(along, arrays, at + LANES, place.further(LANES));
                 }
                 g = match along && band > 0 && WHOLE {
                     true => self.ahead,
-                    false => self.gradient(arrays, at, place),
+                    false => self.gradient(along, arrays, at, place),
                 };
                 self.ahead = next;
                 if !WHOLE {
@@ -273,10 +271,10 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
             let weighted = weight.mul(g);
 
             let [m_keep, m_weight] = self.by.momentum;
-            let m = self.average::<C>(plane::MOMENTUM, place, m_keep, m_weight, g, None);
+            let m = self.average::<C>(along, plane::MOMENTUM, place, m_keep, m_weight, g, None);
             packed.momentum = m;
 
-            let h = self.average::<C>(plane::DIAGONAL, place, keep, weighted, g, None);
+            let h = self.average::<C>(along, plane::DIAGONAL, place, keep, weighted, g, None);
             let mut d = match self.denominator {
                 Denominator::Adam(_) if band == 0 => h.sqrt().add(self.by.add),
                 _ => h.add(self.by.add),
@@ -293,20 +291,21 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
                     other = g.shift(next, k);
                 } else if self.updates::<C>() {
                     let further = place.further(k * self.step);
-                    other = self.gradient(arrays, at + k * self.stride, further);
+                    other = self.gradient(along, arrays, at + k * self.stride, further);
                 }
                 let goes_on = if ends {
                     Some(V::load(arrays.reach.add(at)).not_lt(splat(k as f64)))
                 } else {
                     None
                 };
-                let e = self.average::<C>(plane::band(k), place, keep, weighted, other, goes_on);
+                let e =
+                    self.average::<C>(along, plane::band(k), place, keep, weighted, other, goes_on);
                 packed.bands[k - 1] = e;
                 poison = poison.add(e);
             }
             let mut reference = self.by.zero;
             if C::REFERS.unwrap_or(self.refers) {
-                let (a, r) = self.refer::<C>(place, g, m, h);
+                let (a, r) = self.refer::<C>(along, place, g, m, h);
                 reference = a;
                 poison = poison.add(r);
             }
@@ -324,14 +323,21 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
     /// # Safety
     /// As for [`Source::take`].
     #[inline(always)]
-    unsafe fn gradient(&self, arrays: &Arrays<V::Scalar>, at: usize, place: Place) -> V {
+    unsafe fn gradient(
+        &self,
+        along: bool,
+        arrays: &Arrays<V::Scalar>,
+        at: usize,
+        place: Place,
+    ) -> V {
         // SAFETY: what is not in the workspace is in the state's lines, which
         // the gradient has.
         unsafe {
             if at < self.packed_from {
                 let from = self.gradient.first;
                 let from = from.add(place.index * size_of::<V::Scalar>());
-                V::prefetch(from.wrapping_add(self.ask * size_of::<V::Scalar>()));
+                let ask = ahead(along, self.step) * size_of::<V::Scalar>();
+                V::prefetch(from.wrapping_add(ask));
                 let g: V = match size_of::<V::Scalar>() {
                     4 => read::<V, F32>(from, place.count),
                     _ => read::<V, F64>(from, place.count),
@@ -350,6 +356,7 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
     #[inline(always)]
     unsafe fn average<C: Case>(
         &self,
+        along: bool,
         plane: usize,
         place: Place,
         keep: V,
@@ -362,7 +369,7 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
         // SAFETY: the caller's promise.
         unsafe {
             let from = self.planes.from[plane].add(bytes);
-            V::prefetch(from.wrapping_add(self.ask * S::DTYPE.size()));
+            V::prefetch(from.wrapping_add(ahead(along, self.step) * S::DTYPE.size()));
             let old: V = read::<V, S>(from, count);
             if !self.updates::<C>() {
                 return old;
@@ -387,7 +394,7 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
     /// # Safety
     /// As for [`Source::take`].
     #[inline(always)]
-    unsafe fn refer<C: Case>(&self, place: Place, g: V, m: V, h: V) -> (V, V) {
+    unsafe fn refer<C: Case>(&self, along: bool, place: Place, g: V, m: V, h: V) -> (V, V) {
         let zero = self.by.zero;
         // SAFETY: the caller's promise.
         unsafe {
@@ -399,7 +406,7 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
             if self.rms {
                 let [keep, weight] = self.by.rms;
                 let rms = plane::rms(self.band);
-                r = self.average::<C>(rms, place, keep, weight.mul(q), q, None);
+                r = self.average::<C>(along, rms, place, keep, weight.mul(q), q, None);
             }
             let a = match self.reference {
                 Some(Reference::Sgd) => g,
