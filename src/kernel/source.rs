@@ -271,10 +271,10 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
             let weighted = weight.mul(g);
 
             let [m_keep, m_weight] = self.by.momentum;
-            let m = self.average::<C>(along, plane::MOMENTUM, place, m_keep, m_weight, g, None);
+            let m = self.average::<C>(along, plane::MOMENTUM, place, [m_keep, m_weight], g, None);
             packed.momentum = m;
 
-            let h = self.average::<C>(along, plane::DIAGONAL, place, keep, weighted, g, None);
+            let h = self.average::<C>(along, plane::DIAGONAL, place, [keep, weighted], g, None);
             let mut d = match self.denominator {
                 Denominator::Adam(_) if band == 0 => h.sqrt().add(self.by.add),
                 _ => h.add(self.by.add),
@@ -298,8 +298,14 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
                 } else {
                     None
                 };
-                let e =
-                    self.average::<C>(along, plane::band(k), place, keep, weighted, other, goes_on);
+                let e = self.average::<C>(
+                    along,
+                    plane::band(k),
+                    place,
+                    [keep, weighted],
+                    other,
+                    goes_on,
+                );
                 packed.bands[k - 1] = e;
                 poison = poison.add(e);
             }
@@ -359,8 +365,7 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
         along: bool,
         plane: usize,
         place: Place,
-        keep: V,
-        a: V,
+        [keep, a]: [V; 2],
         b: V,
         goes_on: Option<V::Mask>,
     ) -> V {
@@ -406,7 +411,7 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
             if self.rms {
                 let [keep, weight] = self.by.rms;
                 let rms = plane::rms(self.band);
-                r = self.average::<C>(along, rms, place, keep, weight.mul(q), q, None);
+                r = self.average::<C>(along, rms, place, [keep, weight.mul(q)], q, None);
             }
             let a = match self.reference {
                 Some(Reference::Sgd) => g,
