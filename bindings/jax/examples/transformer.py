@@ -31,11 +31,17 @@ EVERY = 10
 WEIGHT_DECAY = 0.1
 
 SETTINGS = {
-    "AdamW": {"rate": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8},
-    "SONew, diagonal": {"rate": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "gamma": 1e-2},
-    "SONew, tridiagonal": {"rate": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "gamma": 1e-2},
-    "SONew, band 4": {"rate": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "gamma": 1e-2},
-}
+    "AdamW": {"rate": 6.6e-3, "beta1": 0.6721, "beta2": 0.9026, "eps": 1.07e-7},
+    "SONew, diagonal": {
+        "rate": 6.6e-3, "beta1": 0.6721, "beta2": 0.9026, "eps": 4.48e-7, "gamma": 0.0296
+    },
+    "SONew, tridiagonal": {
+        "rate": 9.92e-3, "beta1": 0.723, "beta2": 0.9241, "eps": 3.53e-7, "gamma": 0.0133
+    },
+    "SONew, band 4": {
+        "rate": 1.49e-2, "beta1": 0.8582, "beta2": 0.9812, "eps": 7.91e-7, "gamma": 0.0122
+    },
+}  # fmt: skip
 BANDS = {"SONew, diagonal": 0, "SONew, tridiagonal": 1, "SONew, band 4": 4}
 
 
