@@ -327,6 +327,7 @@ static void busy() {
         count++;
       } catch (const sonew::error &error) {
         CHECK(error.status() == SONEW_BUSY);
+        std::this_thread::yield();
       }
   };
   std::thread other(work, std::ref(counts[0]));

@@ -131,7 +131,9 @@ fn run_valgrind(
     }
     run(Command::new("valgrind")
         .envs(environment.iter().copied())
-        .args(["--quiet", "--error-exitcode=9"])
+        // Fair, so that no thread that tries again and again keeps the other
+        // from finishing.
+        .args(["--quiet", "--error-exitcode=9", "--fair-sched=yes"])
         .arg(format!(
             "--suppressions={}",
             root("tests/c/valgrind.supp").display()
