@@ -275,8 +275,7 @@ pub unsafe extern "C" fn sonew_plan_step(
         // SAFETY: the header asks for buffers as long as they say.
         with(plan, |owned| unsafe {
             let passed = passed(owned, buffers, count)?;
-            let mut buffers = try_list(passed.iter().map(|tensor| tensor.buffers()), OF_A_STEP)?;
-            owned.plan.step(&step, step_number, &mut buffers)
+            owned.plan.step(&step, step_number, &mut lent(&passed)?)
         })
     })
 }
@@ -296,6 +295,16 @@ pub(super) unsafe fn passed(
     check_count("buffers", count, owned.tensors.len())?;
     // SAFETY: the caller's promise.
     unsafe { Passed::check(owned, &entries(buffers, count)?) }
+}
+
+/// The buffers of all tensors, for a step.
+///
+/// # Safety
+/// As for [`Passed::buffers`], of each.
+pub(super) unsafe fn lent(passed: &[Passed]) -> Result<Vec<TensorBuffers<'_>>> {
+    // SAFETY: the caller's promise.
+    let buffers = passed.iter().map(|tensor| unsafe { tensor.buffers() });
+    try_list(buffers, OF_A_STEP)
 }
 
 /// A list whose entries are as large as the caller knows them to be.

@@ -33,15 +33,14 @@
 
 use std::ffi::c_void;
 
-use super::arguments::{List, Out};
+use super::arguments::Out;
 use super::guard::call;
 use super::optimizer::{sonew_optimizer, with};
 use super::plan::{self, sonew_buffers, sonew_plan};
 use super::status::sonew_status;
-use super::step::{sonew_step_options, step_options, Passed};
+use super::step::{arguments, sonew_step_options, step_options, Passed};
 use crate::error::{Error, Result};
 use crate::layout::check_count;
-use crate::memory::{try_list, OF_A_STEP};
 use crate::Stage;
 
 /// Where a step in stages stands: what its numbers are, two for each tensor. A
@@ -120,13 +119,7 @@ pub unsafe extern "C" fn sonew_stages_begin(
 ) -> sonew_status {
     call(|| {
         // SAFETY: the header asks for pointers that hold what they say.
-        let (step, params, grads) = unsafe {
-            (
-                step_options(step)?,
-                List::new(params, count, "params")?,
-                List::new(grads, count, "grads")?,
-            )
-        };
+        let (step, params, grads) = unsafe { arguments(step, params, grads, count) }?;
         with(optimizer, |owned| {
             check_count("params", count, owned.optimizer.tensors().len())?;
             let passed = Passed::check(&owned.optimizer, &params, &grads)?;
@@ -223,8 +216,9 @@ pub unsafe extern "C" fn sonew_plan_stages_begin(
         // SAFETY: the header asks for buffers as long as they say.
         plan::with(plan, |owned| unsafe {
             let passed = plan::passed(owned, buffers, count)?;
-            let buffers = try_list(passed.iter().map(|tensor| tensor.buffers()), OF_A_STEP)?;
-            let under_way = owned.plan.begin(&step, step_number, &buffers)?;
+            let under_way = owned
+                .plan
+                .begin(&step, step_number, &plan::lent(&passed)?)?;
             owned.staged = Some((under_way, passed));
             Ok(())
         })
@@ -252,8 +246,7 @@ pub unsafe extern "C" fn sonew_plan_stages_next(
             }
             // SAFETY: they were checked when the step began, and the header
             // asks that nobody else uses them before it is done.
-            let buffers = passed.iter().map(|tensor| unsafe { tensor.buffers() });
-            let mut buffers = try_list(buffers, OF_A_STEP)?;
+            let mut buffers = unsafe { plan::lent(passed) }?;
             let reached = owned.plan.advance(under_way, &mut buffers, &[]);
             match reached {
                 Ok(Some(_)) => numbers.give(under_way.numbers()),

@@ -165,13 +165,7 @@ pub(super) unsafe fn step(
     only: Option<Dtype>,
 ) -> Result<()> {
     // SAFETY: the caller's promise.
-    let (step, params, grads) = unsafe {
-        (
-            step_options(options)?,
-            List::new(params, count, "params")?,
-            List::new(grads, count, "grads")?,
-        )
-    };
+    let (step, params, grads) = unsafe { arguments(options, params, grads, count) }?;
     with(optimizer, |owned| {
         let optimizer = &mut owned.optimizer;
         let tensors = optimizer.tensors();
@@ -184,6 +178,26 @@ pub(super) unsafe fn step(
         let (mut params, grads) = unsafe { passed.elements() }?;
         optimizer.step_any(&step, &mut params, &grads)
     })
+}
+
+/// The arguments of a step: options, parameters, gradients.
+///
+/// # Safety
+/// As for [`sonew_step`].
+pub(super) unsafe fn arguments(
+    options: *const sonew_step_options,
+    params: *const *mut c_void,
+    grads: *const *const c_void,
+    count: usize,
+) -> Result<(StepOptions, List<*mut c_void>, List<*const c_void>)> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        Ok((
+            step_options(options)?,
+            List::new(params, count, "params")?,
+            List::new(grads, count, "grads")?,
+        ))
+    }
 }
 
 /// Refuses tensors whose buffers are not of this type.

@@ -305,7 +305,7 @@ where
         let mut from = Cursor::new(lines);
         let mut to = Cursor::new(target_lines);
         if W::ALONG {
-            pass.source.start::<Any>(&arrays, task.at, from.place());
+            pass.source.start(&arrays, task.at, from.place());
         }
         let kind = Kind::of::<V>(&task);
         let mut at = solve.start;

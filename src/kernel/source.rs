@@ -211,13 +211,8 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
     /// # Safety
     /// As for [`Source::take`].
     #[inline(always)]
-    pub(super) unsafe fn start<C: Case>(
-        &mut self,
-        arrays: &Arrays<V::Scalar>,
-        at: usize,
-        place: Place,
-    ) {
-        if self.updates::<C>() && place.is_whole() {
+    pub(super) unsafe fn start(&mut self, arrays: &Arrays<V::Scalar>, at: usize, place: Place) {
+        if self.updates && place.is_whole() {
             // SAFETY: passed on from the caller.
             self.ahead = unsafe { self.gradient(true, arrays, at, place) };
         }

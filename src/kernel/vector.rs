@@ -337,6 +337,12 @@ macro_rules! each {
     )*};
 }
 
+/// How many of a pack's first `count` lanes are in its `i`-th register.
+#[inline(always)]
+fn part<R: Register>(count: usize, i: usize) -> usize {
+    count.saturating_sub(i * R::LANES).min(R::LANES)
+}
+
 /// The `i`-th of two packs' registers.
 #[inline(always)]
 fn one_of<R: Copy, const N: usize>(first: &[R; N], second: &[R; N], i: usize) -> R {
@@ -514,35 +520,30 @@ impl<R: Register, const N: usize> Vector for Pack<R, N> {
     #[inline(always)]
     unsafe fn load_first(from: *const R::Scalar, count: usize) -> Self {
         unsafe {
-            if N == 1 {
-                return Pack([R::load_first(from, count); N]);
+            let mut pack = Self::splat(R::Scalar::ZERO);
+            for i in 0..N {
+                let from = from.wrapping_add(i * R::LANES);
+                pack.0[i] = R::load_first(from, part::<R>(count, i));
             }
-            let mut lanes = [R::Scalar::ZERO; LANES];
-            copy_first(from, lanes.as_mut_ptr(), count);
-            Self::load(lanes.as_ptr())
+            pack
         }
     }
     #[inline(always)]
     unsafe fn store_first(self, to: *mut R::Scalar, count: usize) {
-        unsafe {
-            if N == 1 {
-                return self.0[0].store_first(to, count);
-            }
-            let mut lanes = [R::Scalar::ZERO; LANES];
-            self.store(lanes.as_mut_ptr());
-            copy_first(lanes.as_ptr(), to, count);
+        for i in 0..N {
+            let to = to.wrapping_add(i * R::LANES);
+            unsafe { self.0[i].store_first(to, part::<R>(count, i)) }
         }
     }
     #[inline(always)]
-    unsafe fn first(self, count: usize, fill: R::Scalar) -> Self {
+    unsafe fn first(mut self, count: usize, fill: R::Scalar) -> Self {
         unsafe {
-            if N == 1 {
-                return Pack([self.0[0].first(count, R::splat(fill)); N]);
+            let fill = R::splat(fill);
+            for i in 0..N {
+                self.0[i] = self.0[i].first(part::<R>(count, i), fill);
             }
-            let mut lanes = [fill; LANES];
-            self.store_first(lanes.as_mut_ptr(), count);
-            Self::load(lanes.as_ptr())
         }
+        self
     }
     #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {

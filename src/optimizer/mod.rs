@@ -122,16 +122,31 @@ impl Optimizer {
         params: &mut [ElementsMut<'_>],
         grads: &[Option<Elements<'_>>],
     ) -> Result<()> {
+        let step = |optimizer: &mut Self, params: &mut _| optimizer.plan_step(step, params, grads);
+        self.begin(params, grads, step).map(drop)
+    }
+
+    /// Begins a step: what comes next, if it is not refused, finds everything
+    /// in its place. Returns the tensors whose master weights were taken for it,
+    /// too.
+    fn begin<'a, R>(
+        &mut self,
+        params: &mut [ElementsMut<'a>],
+        grads: &[Option<Elements<'_>>],
+        next: impl FnOnce(&mut Self, &mut [ElementsMut<'a>]) -> Result<R>,
+    ) -> Result<(R, Vec<usize>)> {
         self.between_steps()?;
         self.check_count("params", params.len())?;
         self.check_count("grads", grads.len())?;
         self.fresh = false;
-        let taken = self.take_masters(params)?;
-        let stepped = self.plan_step(step, params, grads);
-        if stepped.is_err() {
-            self.forget_masters(taken);
+        let masters = self.take_masters(params)?;
+        match next(self, params) {
+            Ok(done) => Ok((done, masters)),
+            Err(error) => {
+                self.forget_masters(masters);
+                Err(error)
+            }
         }
-        stepped
     }
 
     fn plan_step(

@@ -114,21 +114,11 @@ impl Optimizer {
         params: &mut [ElementsMut<'_>],
         grads: &[Option<Elements<'_>>],
     ) -> Result<()> {
-        self.between_steps()?;
-        self.check_count("params", params.len())?;
-        self.check_count("grads", grads.len())?;
-        self.fresh = false;
-        let masters = self.take_masters(params)?;
-        match self.begin_under_way(step, params, grads) {
-            Ok(under_way) => {
-                self.staged = Some(Staged { under_way, masters });
-                Ok(())
-            }
-            Err(error) => {
-                self.forget_masters(masters);
-                Err(error)
-            }
-        }
+        let (under_way, masters) = self.begin(params, grads, |optimizer, params| {
+            optimizer.begin_under_way(step, params, grads)
+        })?;
+        self.staged = Some(Staged { under_way, masters });
+        Ok(())
     }
 
     fn begin_under_way(
