@@ -108,6 +108,23 @@ pub(crate) fn try_list<T>(
     Ok(list)
 }
 
+/// An empty list with the memory of one that is not needed any more. What a step
+/// lists is kept that way for the next one, whose lists differ in nothing but how
+/// long they borrow: then, and only then, the memory is the same.
+pub(crate) fn again<A, B>(mut list: Vec<A>) -> Vec<B> {
+    list.clear();
+    let none = list.into_iter().map(|_| unreachable!("it is empty"));
+    none.collect()
+}
+
+/// Makes a list what an iterator gives. The memory for it may be refused.
+pub(crate) fn fill<T>(list: &mut Vec<T>, items: impl ExactSizeIterator<Item = T>) -> Result<()> {
+    list.clear();
+    reserve(list, items.len(), || OF_A_STEP.to_owned())?;
+    list.extend(items);
+    Ok(())
+}
+
 /// What a step lists of its tensors, in the error about its memory.
 pub(crate) const OF_A_STEP: &str = "the lists of a step";
 

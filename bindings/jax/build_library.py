@@ -1,5 +1,5 @@
 """Puts libsonew.so into the wheel: the one that SONEW_LIBRARY names, or one
-that cargo builds from the repository around this folder."""
+that cargo builds from the repository around this folder; and the licences."""
 
 import os
 import shutil
@@ -14,8 +14,12 @@ LIBRARY = "libsonew.so"
 
 class BuildLibrary(BuildHookInterface):
     def initialize(self, version, build_data):
-        library = given() or built(Path(self.root).parent.parent)
-        build_data["force_include"][str(library)] = f"sonew_jax/{LIBRARY}"
+        repository = Path(self.root).parent.parent
+        library = given() or built(repository)
+        include = build_data["force_include"]
+        include[str(library)] = f"sonew_jax/{LIBRARY}"
+        for licence in repository.glob("LICENSE-*"):
+            include[str(licence)] = f"sonew_jax/{licence.name}"
         # The library needs no particular Python, but this platform.
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False

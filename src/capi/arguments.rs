@@ -83,13 +83,19 @@ impl<T: Copy> List<T> {
         }
         let mut list = Vec::new();
         list.try_reserve_exact(self.count).map_err(|_| too_many())?;
-        for i in 0..self.count {
-            // SAFETY: `new` was promised so many values, and only their
-            // alignment is left open.
-            let value = unsafe { self.first.add(i).read_unaligned() };
+        for (i, value) in self.iter().enumerate() {
             list.push(convert(i, value)?);
         }
         Ok(list)
+    }
+
+    /// The values.
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = T> + '_ {
+        (0..self.count).map(|i| {
+            // SAFETY: `new` was promised so many values, and only their
+            // alignment is left open.
+            unsafe { self.first.add(i).read_unaligned() }
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use super::guard::call;
 use super::options::{options, sonew_options, SONEW_MAX_BAND};
 use super::registry::Registry;
 use super::status::sonew_status;
-use super::step::Passed;
+use super::step::{Lists, Passed};
 use super::tensor::{sonew_tensor, tensors};
 use crate::error::{Error, Result};
 use crate::layout::TensorSpec;
@@ -30,6 +30,16 @@ pub(super) struct Owned {
     pub instruction_set: CString,
     /// The buffers of the step in stages that is under way.
     pub staged: Option<Passed>,
+    pub lists: Lists,
+}
+
+impl Owned {
+    /// No step in stages is under way any more.
+    pub(super) fn end_stages(&mut self) {
+        if let Some(passed) = self.staged.take() {
+            self.lists.keep(passed);
+        }
+    }
 }
 
 /// The names of a tensor and of its planes, as C strings.
@@ -146,6 +156,7 @@ unsafe fn create(
         names: names(&optimizer)?,
         instruction_set: c_string(optimizer.instruction_set())?,
         staged: None,
+        lists: Lists::default(),
         optimizer,
     };
     let handle = OPTIMIZERS.insert(Box::new(owned));

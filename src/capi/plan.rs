@@ -6,6 +6,7 @@
 //! its state, and both give the same bits.
 
 use std::ffi::{c_char, c_void, CString};
+use std::mem::take;
 
 use super::arguments::{not_null, List, Out};
 use super::buffers::{none_overlap, Buffer, Place};
@@ -17,10 +18,11 @@ use super::status::sonew_status;
 use super::step::{sonew_step_options, step_options};
 use super::tensor::{dtype_number, sonew_tensor, tensors};
 use super::versioned::{self, Growing, Versioned};
+use crate::dtype::ElementsMut;
 use crate::error::{Error, Result};
 use crate::layout::{check_count, planes, Plane, TensorSpec};
-use crate::memory::{list, reserve, try_list, OF_A_STEP, OF_TENSORS};
-use crate::step::UnderWay;
+use crate::memory::{again, list, reserve, try_list, OF_A_STEP, OF_TENSORS};
+use crate::step::{SpareLists, UnderWay};
 use crate::{Plan, Target, TensorBuffers};
 
 /// A plan. Created by sonew_plan_create(), freed by sonew_plan_free().
@@ -37,6 +39,16 @@ pub(super) struct Owned {
     c_planes: Vec<Vec<CString>>,
     /// The step in stages that is under way, and its buffers.
     pub staged: Option<(UnderWay, Vec<Passed>)>,
+    pub lists: Lists,
+}
+
+impl Owned {
+    /// No step in stages is under way any more.
+    pub(super) fn end_stages(&mut self) {
+        if let Some((_, passed)) = self.staged.take() {
+            self.lists.keep(passed);
+        }
+    }
 }
 
 static PLANS: Registry<Owned> = Registry::new();
@@ -147,6 +159,7 @@ unsafe fn create(
         c_planes: try_list(planes.iter().map(c_strings), OF_TENSORS)?,
         planes,
         staged: None,
+        lists: Lists::default(),
     };
     let handle = PLANS.insert(Box::new(owned));
     out.write(std::ptr::without_provenance_mut(handle));
@@ -275,7 +288,11 @@ pub unsafe extern "C" fn sonew_plan_step(
         // SAFETY: the header asks for buffers as long as they say.
         with(plan, |owned| unsafe {
             let passed = passed(owned, buffers, count)?;
-            owned.plan.step(&step, step_number, &mut lent(&passed)?)
+            let mut buffers = owned.lists.lend(&passed)?;
+            let stepped = owned.plan.step(&step, step_number, &mut buffers);
+            owned.lists.take_back(buffers);
+            owned.lists.keep(passed);
+            stepped
         })
     })
 }
@@ -283,9 +300,10 @@ pub unsafe extern "C" fn sonew_plan_step(
 /// The checked buffers of a step that may begin now.
 ///
 /// # Safety
-/// As for [`entries`], and for [`check`] each.
+/// `buffers` is null, or begins a list of `count` entries that hold what they
+/// say.
 pub(super) unsafe fn passed(
-    owned: &Owned,
+    owned: &mut Owned,
     buffers: *const sonew_buffers,
     count: usize,
 ) -> Result<Vec<Passed>> {
@@ -293,47 +311,104 @@ pub(super) unsafe fn passed(
         return Err(Error::InStages);
     }
     check_count("buffers", count, owned.tensors.len())?;
+    not_null(buffers, || "buffers".to_owned())?;
+    let (tensors, planes) = (&owned.tensors, &owned.planes);
     // SAFETY: the caller's promise.
-    unsafe { Passed::check(owned, &entries(buffers, count)?) }
+    unsafe { owned.lists.check(buffers, tensors, planes) }
 }
 
-/// The buffers of all tensors, for a step.
-///
-/// # Safety
-/// As for [`Passed::buffers`], of each.
-pub(super) unsafe fn lent(passed: &[Passed]) -> Result<Vec<TensorBuffers<'_>>> {
-    // SAFETY: the caller's promise.
-    let buffers = passed.iter().map(|tensor| unsafe { tensor.buffers() });
-    try_list(buffers, OF_A_STEP)
+/// The lists of a step, empty: their memory is kept for the next one.
+#[derive(Default)]
+pub(super) struct Lists {
+    /// With the lists of their planes.
+    passed: Vec<Passed>,
+    all: Vec<Buffer<'static>>,
+    buffers: SpareLists,
 }
 
-/// A list whose entries are as large as the caller knows them to be.
-///
-/// # Safety
-/// `first` is null, or begins a list of `count` entries.
-unsafe fn entries(first: *const sonew_buffers, count: usize) -> Result<Vec<sonew_buffers>> {
-    not_null(first, || "buffers".to_owned())?;
-    // SAFETY: the caller's promise, for the first entry.
-    let stride = unsafe { struct_size(first) };
-    let entries = (0..count).map(|i| {
-        // SAFETY: the entries before this one were read with that stride,
-        // and the caller's promise.
-        let (entry, size) = unsafe {
-            let entry = first.byte_add(i * stride);
-            (entry, struct_size(entry))
-        };
-        if size != stride {
-            return Err(Error::StructSize {
-                argument: format!("buffers[{i}].struct_size"),
-                size,
-                expected: stride,
-                hint: "all entries of a list have the same",
-            });
+impl Lists {
+    /// Checks the buffers of all tensors.
+    ///
+    /// # Safety
+    /// `first` begins a list of an entry for each tensor, which hold what they
+    /// say.
+    unsafe fn check(
+        &mut self,
+        first: *const sonew_buffers,
+        tensors: &[TensorSpec],
+        planes: &[Vec<Plane>],
+    ) -> Result<Vec<Passed>> {
+        let mut passed = take(&mut self.passed);
+        let mut all = again(take(&mut self.all));
+        let what = || OF_A_STEP.to_owned();
+        let most = planes.iter().map(|planes| 2 + planes.len()).sum();
+        reserve(&mut all, most, what)?;
+        reserve(&mut passed, tensors.len(), what)?;
+        passed.resize_with(tensors.len(), Passed::default);
+        // SAFETY: the caller's promise, for the first entry.
+        let stride = unsafe { struct_size(first) };
+        let entries = tensors.iter().zip(planes).zip(&mut passed).enumerate();
+        for (i, ((tensor, planes), passed)) in entries {
+            // SAFETY: the entries before this one were read with that stride,
+            // and the caller's promise.
+            unsafe {
+                let entry = entry(first, i, stride)?;
+                passed.check(i, &entry, tensor, planes, &mut all)?;
+            }
         }
-        // SAFETY: the caller's promise.
-        unsafe { versioned::read(entry, format_args!("buffers[{i}]")) }
-    });
-    try_list(entries, OF_A_STEP)
+        none_overlap(&mut all)?;
+        self.all = again(all);
+        Ok(passed)
+    }
+
+    /// Buffers that were checked, for a step.
+    ///
+    /// # Safety
+    /// The buffers are as long as they say, and nobody else uses them in `'b`.
+    pub(super) unsafe fn lend<'b>(&mut self, passed: &[Passed]) -> Result<Vec<TensorBuffers<'b>>> {
+        let mut buffers = self.buffers.buffers(passed.len())?;
+        for tensor in passed {
+            // SAFETY: no written buffer overlaps another one, and the caller's
+            // promise.
+            let planes = tensor.planes.iter().map(|p| unsafe { p.elements_mut() });
+            let planes = self.buffers.planes(planes)?;
+            // SAFETY: as above.
+            buffers.extend(unsafe { tensor.buffers(planes) });
+        }
+        Ok(buffers)
+    }
+
+    /// Takes back what was lent.
+    pub(super) fn take_back(&mut self, buffers: Vec<TensorBuffers<'_>>) {
+        self.buffers.keep(buffers);
+    }
+
+    /// Keeps the memory of buffers that are not needed any more.
+    pub(super) fn keep(&mut self, passed: Vec<Passed>) {
+        self.passed = passed;
+    }
+}
+
+/// One entry of a list whose entries are as large as the caller knows them to be.
+///
+/// # Safety
+/// It is there.
+unsafe fn entry(first: *const sonew_buffers, i: usize, stride: usize) -> Result<sonew_buffers> {
+    // SAFETY: the caller's promise.
+    let (entry, size) = unsafe {
+        let entry = first.byte_add(i * stride);
+        (entry, struct_size(entry))
+    };
+    if size != stride {
+        return Err(Error::StructSize {
+            argument: format!("buffers[{i}].struct_size"),
+            size,
+            expected: stride,
+            hint: "all entries of a list have the same",
+        });
+    }
+    // SAFETY: the caller's promise.
+    unsafe { versioned::read(entry, format_args!("buffers[{i}]")) }
 }
 
 /// # Safety
@@ -343,16 +418,10 @@ unsafe fn struct_size(entry: *const sonew_buffers) -> usize {
     unsafe { entry.cast::<usize>().read_unaligned() }
 }
 
-/// The checked buffers of a tensor.
-struct Checked<'a> {
-    target: Buffer<'a>,
-    gradient: Option<Buffer<'a>>,
-    planes: Vec<Buffer<'a>>,
-}
-
 /// The buffers of a step, checked, of one tensor.
+#[derive(Default)]
 pub(super) struct Passed {
-    target: Place,
+    target: Option<Place>,
     is_direction: bool,
     gradient: Option<Place>,
     planes: Vec<Place>,
@@ -361,54 +430,78 @@ pub(super) struct Passed {
 }
 
 impl Passed {
-    /// Checks the buffers of all tensors.
+    /// Becomes what an entry says, and adds all its buffers to a list that has
+    /// room for them.
     ///
     /// # Safety
-    /// As for [`check`].
-    pub(super) unsafe fn check(owned: &Owned, entries: &[sonew_buffers]) -> Result<Vec<Self>> {
-        let tensors = entries.iter().zip(&owned.tensors).zip(&owned.planes);
-        let checked = tensors.enumerate().map(|(i, ((entry, tensor), planes))| {
-            // SAFETY: the caller's promise.
-            unsafe { check(i, entry, tensor, planes) }
-        });
-        let checked = try_list(checked, OF_A_STEP)?;
-        let of_one = |tensor: &Checked<'_>| 2 + tensor.planes.len();
-        let mut all = Vec::new();
-        reserve(&mut all, checked.iter().map(of_one).sum(), || {
-            OF_A_STEP.to_owned()
-        })?;
-        for tensor in &checked {
-            all.push(tensor.target);
-            all.extend(tensor.gradient);
-            all.extend(&tensor.planes);
+    /// The planes of the entry are null, or as many pointers as it says.
+    unsafe fn check<'a>(
+        &mut self,
+        i: usize,
+        entry: &sonew_buffers,
+        tensor: &'a TensorSpec,
+        planes: &'a [Plane],
+        all: &mut Vec<Buffer<'a>>,
+    ) -> Result<()> {
+        if entry.len != tensor.len() {
+            return Err(Error::WrongLength {
+                tensor: tensor.name.clone(),
+                argument: format!("buffers[{i}]"),
+                length: entry.len,
+                expected: tensor.len(),
+            });
         }
-        none_overlap(&mut all)?;
-        let pass = |(checked, entry): (&Checked<'_>, &sonew_buffers)| {
-            Ok(Passed {
-                target: checked.target.place(),
-                is_direction: entry.params.is_null(),
-                gradient: checked.gradient.as_ref().map(Buffer::place),
-                planes: list(checked.planes.iter().map(Buffer::place), OF_A_STEP)?,
-                lr_scale: entry.lr_scale,
-                weight_decay: entry.weight_decay,
-            })
-        };
-        try_list(checked.iter().zip(entries).map(pass), OF_A_STEP)
+        if entry.plane_count != planes.len() {
+            return Err(Error::PlaneCount {
+                tensor: tensor.name.clone(),
+                count: entry.plane_count,
+                expected: planes.len(),
+            });
+        }
+        let target = target(i, entry, tensor)?;
+        let name = || format!("buffers[{i}].grad");
+        let gradient = || Buffer::read(tensor, "the gradient", tensor.grads, entry.grad, name);
+        let gradient = (!entry.grad.is_null()).then(gradient).transpose()?;
+        // SAFETY: the caller's promise.
+        let given = unsafe {
+            let argument = format_args!(
+                "buffers[{i}].planes, the state of tensor \"{}\",",
+                tensor.name
+            );
+            List::new(entry.planes, entry.plane_count, argument)
+        }?;
+        all.push(target);
+        all.extend(gradient);
+        self.planes.clear();
+        reserve(&mut self.planes, planes.len(), || OF_A_STEP.to_owned())?;
+        for (p, (plane, pointer)) in planes.iter().zip(given.iter()).enumerate() {
+            let name = || format!("buffers[{i}].planes[{p}]");
+            let buffer = Buffer::write(tensor, &plane.name, plane.dtype, pointer, name)?;
+            all.push(buffer);
+            self.planes.push(buffer.place());
+        }
+        self.target = Some(target.place());
+        self.is_direction = entry.params.is_null();
+        self.gradient = gradient.map(|buffer| buffer.place());
+        self.lr_scale = entry.lr_scale;
+        self.weight_decay = entry.weight_decay;
+        Ok(())
     }
 
+    /// `None` before anything was checked.
+    ///
     /// # Safety
     /// The buffers are as long as they say, and nobody else uses them in `'b`.
-    pub(super) unsafe fn buffers<'b>(&self) -> Result<TensorBuffers<'b>> {
+    unsafe fn buffers<'b>(&self, planes: Vec<ElementsMut<'b>>) -> Option<TensorBuffers<'b>> {
         // SAFETY: no written buffer overlaps another one, and the caller's
         // promise.
-        let (target, gradient, planes) = unsafe {
+        let (target, gradient) = unsafe {
             (
-                self.target.elements_mut(),
+                self.target?.elements_mut(),
                 self.gradient.map(|place| place.elements()),
-                list(self.planes.iter().map(|p| p.elements_mut()), OF_A_STEP)?,
             )
         };
-        Ok(TensorBuffers {
+        Some(TensorBuffers {
             target: match self.is_direction {
                 false => Target::Parameters(target),
                 true => Target::Direction(target),
@@ -421,67 +514,16 @@ impl Passed {
     }
 }
 
-/// # Safety
-/// `planes` is null, or has as many pointers as it says.
-unsafe fn check<'a>(
-    i: usize,
-    entry: &sonew_buffers,
-    tensor: &'a TensorSpec,
-    planes: &'a [Plane],
-) -> Result<Checked<'a>> {
-    if entry.len != tensor.len() {
-        return Err(Error::WrongLength {
-            tensor: tensor.name.clone(),
-            argument: format!("buffers[{i}]"),
-            length: entry.len,
-            expected: tensor.len(),
-        });
-    }
-    if entry.plane_count != planes.len() {
-        return Err(Error::PlaneCount {
-            tensor: tensor.name.clone(),
-            count: entry.plane_count,
-            expected: planes.len(),
-        });
-    }
-    let of = |field: &'static str| move || format!("buffers[{i}].{field}");
-    let target = match (entry.params.is_null(), entry.direction.is_null()) {
+/// What an entry has the step write besides the state.
+fn target<'a>(i: usize, entry: &sonew_buffers, tensor: &'a TensorSpec) -> Result<Buffer<'a>> {
+    let (what, field, pointer) = match (entry.params.is_null(), entry.direction.is_null()) {
         (false, false) => {
             let tensor = tensor.name.clone();
             return Err(Error::AmbiguousTarget { tensor });
         }
-        (true, false) => Buffer::write(
-            tensor,
-            "the direction",
-            tensor.params,
-            entry.direction,
-            of("direction"),
-        )?,
-        _ => Buffer::write(
-            tensor,
-            "the parameter",
-            tensor.params,
-            entry.params,
-            of("params"),
-        )?,
+        (true, false) => ("the direction", "direction", entry.direction),
+        _ => ("the parameter", "params", entry.params),
     };
-    let gradient = || Buffer::read(tensor, "the gradient", tensor.grads, entry.grad, of("grad"));
-    let gradient = (!entry.grad.is_null()).then(gradient).transpose()?;
-    // SAFETY: the caller's promise.
-    let given = unsafe {
-        let argument = format_args!(
-            "buffers[{i}].planes, the state of tensor \"{}\",",
-            tensor.name
-        );
-        List::new(entry.planes, entry.plane_count, argument)
-    }?;
-    let planes = given.collect("the list of planes", |p, plane| {
-        let name = || format!("buffers[{i}].planes[{p}]");
-        Buffer::write(tensor, &planes[p].name, planes[p].dtype, plane, name)
-    })?;
-    Ok(Checked {
-        target,
-        gradient,
-        planes,
-    })
+    let name = || format!("buffers[{i}].{field}");
+    Buffer::write(tensor, what, tensor.params, pointer, name)
 }

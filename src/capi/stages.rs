@@ -38,7 +38,7 @@ use super::guard::call;
 use super::optimizer::{sonew_optimizer, with};
 use super::plan::{self, sonew_buffers, sonew_plan};
 use super::status::sonew_status;
-use super::step::{arguments, sonew_step_options, step_options, Passed};
+use super::step::{arguments, sonew_step_options, step_options};
 use crate::error::{Error, Result};
 use crate::layout::check_count;
 use crate::Stage;
@@ -122,11 +122,15 @@ pub unsafe extern "C" fn sonew_stages_begin(
         let (step, params, grads) = unsafe { arguments(step, params, grads, count) }?;
         with(optimizer, |owned| {
             check_count("params", count, owned.optimizer.tensors().len())?;
-            let passed = Passed::check(&owned.optimizer, &params, &grads)?;
+            let (optimizer, lists) = (&mut owned.optimizer, &mut owned.lists);
+            let passed = lists.check(optimizer, &params, &grads)?;
             // SAFETY: no written buffer overlaps another one, and the header
             // asks that nobody else uses them now.
-            let (mut params, grads) = unsafe { passed.elements() }?;
-            owned.optimizer.begin_stages(&step, &mut params, &grads)?;
+            unsafe {
+                lists.lend(&passed, |params, grads| {
+                    optimizer.begin_stages(&step, params, grads)
+                })
+            }?;
             owned.staged = Some(passed);
             Ok(())
         })
@@ -165,11 +169,14 @@ pub unsafe extern "C" fn sonew_stages_next(
             }
             // SAFETY: they were checked when the step began, and the header
             // asks that nobody else uses them before it is done.
-            let (mut params, grads) = unsafe { passed.elements() }?;
-            let reached = optimizer.next_stage(&mut params, &grads);
+            let reached = unsafe {
+                owned
+                    .lists
+                    .lend(passed, |params, grads| optimizer.next_stage(params, grads))
+            };
             match reached {
                 Ok(Some(_)) => numbers.give(optimizer.stage_numbers()),
-                Ok(None) | Err(Error::NonFiniteGradient { .. }) => owned.staged = None,
+                Ok(None) | Err(Error::NonFiniteGradient { .. }) => owned.end_stages(),
                 Err(_) => {}
             }
             reached
@@ -193,7 +200,7 @@ pub extern "C" fn sonew_stages_abort(optimizer: *mut sonew_optimizer) -> sonew_s
     call(|| {
         with(optimizer, |owned| {
             owned.optimizer.abort_stages()?;
-            owned.staged = None;
+            owned.end_stages();
             Ok(())
         })
     })
@@ -216,10 +223,10 @@ pub unsafe extern "C" fn sonew_plan_stages_begin(
         // SAFETY: the header asks for buffers as long as they say.
         plan::with(plan, |owned| unsafe {
             let passed = plan::passed(owned, buffers, count)?;
-            let under_way = owned
-                .plan
-                .begin(&step, step_number, &plan::lent(&passed)?)?;
-            owned.staged = Some((under_way, passed));
+            let buffers = owned.lists.lend(&passed)?;
+            let begun = owned.plan.begin(&step, step_number, &buffers);
+            owned.lists.take_back(buffers);
+            owned.staged = Some((begun?, passed));
             Ok(())
         })
     })
@@ -246,11 +253,12 @@ pub unsafe extern "C" fn sonew_plan_stages_next(
             }
             // SAFETY: they were checked when the step began, and the header
             // asks that nobody else uses them before it is done.
-            let mut buffers = unsafe { plan::lent(passed) }?;
+            let mut buffers = unsafe { owned.lists.lend(passed) }?;
             let reached = owned.plan.advance(under_way, &mut buffers, &[]);
+            owned.lists.take_back(buffers);
             match reached {
                 Ok(Some(_)) => numbers.give(under_way.numbers()),
-                Ok(None) | Err(Error::NonFiniteGradient { .. }) => owned.staged = None,
+                Ok(None) | Err(Error::NonFiniteGradient { .. }) => owned.end_stages(),
                 Err(_) => {}
             }
             reached
@@ -269,7 +277,9 @@ pub unsafe extern "C" fn sonew_plan_stages_next(
 pub extern "C" fn sonew_plan_stages_abort(plan: *mut sonew_plan) -> sonew_status {
     call(|| {
         plan::with(plan, |owned| {
-            owned.staged.take().map(drop).ok_or(Error::NoStages)
+            owned.staged.as_ref().ok_or(Error::NoStages)?;
+            owned.end_stages();
+            Ok(())
         })
     })
 }

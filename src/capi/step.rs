@@ -3,6 +3,7 @@
 //! What belongs to one step travels with it.
 
 use std::ffi::c_void;
+use std::mem::take;
 
 use super::arguments::{named, unused, List};
 use super::buffers::{none_overlap, state, Buffer, Place};
@@ -13,7 +14,7 @@ use super::versioned::{self, Growing, Versioned};
 use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{check_count, TensorSpec};
-use crate::memory::{list, OF_A_STEP};
+use crate::memory::{again, fill, reserve, OF_A_STEP};
 use crate::options::{NonFinite, StepOptions};
 use crate::Optimizer;
 
@@ -167,16 +168,21 @@ pub(super) unsafe fn step(
     // SAFETY: the caller's promise.
     let (step, params, grads) = unsafe { arguments(options, params, grads, count) }?;
     with(optimizer, |owned| {
-        let optimizer = &mut owned.optimizer;
+        let (optimizer, lists) = (&mut owned.optimizer, &mut owned.lists);
         let tensors = optimizer.tensors();
         check_count("params", params.len(), tensors.len())?;
         only_of(only, "the parameter", tensors, |t| t.params)?;
         only_of(only, "the gradient", tensors, |t| t.grads)?;
-        let passed = Passed::check(optimizer, &params, &grads)?;
+        let passed = lists.check(optimizer, &params, &grads)?;
         // SAFETY: no written buffer overlaps another one, and the caller's
         // promise.
-        let (mut params, grads) = unsafe { passed.elements() }?;
-        optimizer.step_any(&step, &mut params, &grads)
+        let stepped = unsafe {
+            lists.lend(&passed, |params, grads| {
+                optimizer.step_any(&step, params, grads)
+            })
+        };
+        lists.keep(passed);
+        stepped
     })
 }
 
@@ -222,54 +228,83 @@ pub(super) fn only_of(
 }
 
 /// The buffers of a step, checked: parameters and gradients of all tensors.
+#[derive(Default)]
 pub(super) struct Passed {
     params: Vec<Place>,
     grads: Vec<Option<Place>>,
 }
 
-impl Passed {
+/// The lists of a step, empty: their memory is kept for the next one.
+#[derive(Default)]
+pub(super) struct Lists {
+    passed: Passed,
+    all: Vec<Buffer<'static>>,
+    params: Vec<ElementsMut<'static>>,
+    grads: Vec<Option<Elements<'static>>>,
+}
+
+impl Lists {
+    /// Checks the buffers of a step.
     pub(super) fn check(
+        &mut self,
         optimizer: &Optimizer,
         params: &List<*mut c_void>,
         grads: &List<*const c_void>,
-    ) -> Result<Self> {
+    ) -> Result<Passed> {
         let tensors = optimizer.tensors();
-        let written = written_params(params, tensors)?;
-        let read = grads.collect("the list of gradients", |i, gradient| {
+        let mut passed = take(&mut self.passed);
+        let mut all = again(take(&mut self.all));
+        passed.params.clear();
+        passed.grads.clear();
+        let what = || OF_A_STEP.to_owned();
+        reserve(&mut passed.params, tensors.len(), what)?;
+        reserve(&mut passed.grads, tensors.len(), what)?;
+        reserve(&mut all, 2 * tensors.len(), what)?;
+        for (i, (tensor, param)) in tensors.iter().zip(params.iter()).enumerate() {
+            let buffer = written_param(i, tensor, param)?;
+            all.push(buffer);
+            passed.params.push(buffer.place());
+        }
+        for (i, (tensor, grad)) in tensors.iter().zip(grads.iter()).enumerate() {
             let name = || format!("grads[{i}]");
-            let tensor = &tensors[i];
-            let buffer = || Buffer::read(tensor, "the gradient", tensor.grads, gradient, name);
-            (!gradient.is_null()).then(buffer).transpose()
-        })?;
-        let buffers = written.iter().chain(read.iter().flatten());
-        let mut all: Vec<Buffer<'_>> = list(buffers.copied(), OF_A_STEP)?;
+            let buffer = || Buffer::read(tensor, "the gradient", tensor.grads, grad, name);
+            let buffer = (!grad.is_null()).then(buffer).transpose()?;
+            all.extend(buffer);
+            passed.grads.push(buffer.map(|buffer| buffer.place()));
+        }
         state(optimizer, &mut all)?;
         none_overlap(&mut all)?;
-        Ok(Passed {
-            params: list(written.iter().map(Buffer::place), OF_A_STEP)?,
-            grads: list(
-                read.iter().map(|b| b.as_ref().map(Buffer::place)),
-                OF_A_STEP,
-            )?,
-        })
+        self.all = again(all);
+        Ok(passed)
     }
 
+    /// Uses buffers that were checked.
+    ///
     /// # Safety
     /// The buffers have their tensors' lengths, and nobody else uses them in
     /// `'b`.
-    pub(super) unsafe fn elements<'b>(
-        &self,
-    ) -> Result<(Vec<ElementsMut<'b>>, Vec<Option<Elements<'b>>>)> {
+    pub(super) unsafe fn lend<'b, R>(
+        &mut self,
+        passed: &Passed,
+        body: impl FnOnce(&mut [ElementsMut<'b>], &[Option<Elements<'b>>]) -> Result<R>,
+    ) -> Result<R> {
+        let mut params = again(take(&mut self.params));
+        let mut grads = again(take(&mut self.grads));
         // SAFETY: the caller's promise; what is written overlaps nothing.
-        let params = self.params.iter().map(|p| unsafe { p.elements_mut() });
-        let elements = |place: &Option<Place>| {
-            // SAFETY: as above.
-            place.map(|p| unsafe { p.elements() })
-        };
-        Ok((
-            list(params, OF_A_STEP)?,
-            list(self.grads.iter().map(elements), OF_A_STEP)?,
-        ))
+        let written = |place: &Place| unsafe { place.elements_mut() };
+        // SAFETY: the caller's promise.
+        let read = |place: &Option<Place>| place.map(|place| unsafe { place.elements() });
+        fill(&mut params, passed.params.iter().map(written))?;
+        fill(&mut grads, passed.grads.iter().map(read))?;
+        let outcome = body(&mut params, &grads);
+        self.params = again(params);
+        self.grads = again(grads);
+        outcome
+    }
+
+    /// Keeps the memory of buffers that are not needed any more.
+    pub(super) fn keep(&mut self, passed: Passed) {
+        self.passed = passed;
     }
 }
 
@@ -279,7 +314,11 @@ pub(super) fn written_params<'a>(
     tensors: &'a [TensorSpec],
 ) -> Result<Vec<Buffer<'a>>> {
     params.collect("the list of parameters", |i, param| {
-        let name = || format!("params[{i}]");
-        Buffer::write(&tensors[i], "the parameter", tensors[i].params, param, name)
+        written_param(i, &tensors[i], param)
     })
+}
+
+fn written_param(i: usize, tensor: &TensorSpec, param: *mut c_void) -> Result<Buffer<'_>> {
+    let name = || format!("params[{i}]");
+    Buffer::write(tensor, "the parameter", tensor.params, param, name)
 }

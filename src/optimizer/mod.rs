@@ -10,6 +10,8 @@ mod saving;
 mod staged;
 mod state;
 
+use std::mem::take;
+
 pub use background::Saving;
 pub use load::{LoadMode, LoadOptions};
 pub use staged::StagedStep;
@@ -17,12 +19,12 @@ pub use staged::StagedStep;
 use crate::dtype::{Element, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{self, check_count, Plane, TensorSpec};
-use crate::memory::{list, try_list, OF_A_STEP, OF_TENSORS};
+use crate::memory::{again, fill, list, try_list, OF_TENSORS};
 use crate::options::{not_negative, Options, StepOptions};
 use crate::step::Plan;
 use live::LiveState;
 use staged::Staged;
-use state::{lend, TensorState};
+use state::{Lists, TensorState};
 
 /// SONew over a list of parameter tensors.
 ///
@@ -59,6 +61,16 @@ pub struct Optimizer {
     live: Option<LiveState>,
     /// The step in stages that is under way, if one is.
     staged: Option<Staged>,
+    lists: Lists,
+    /// The lists of a step on buffers of one type.
+    typed: TypedLists,
+}
+
+/// Lists of buffers, empty: their memory is kept for the next step.
+#[derive(Default)]
+struct TypedLists {
+    params: Vec<ElementsMut<'static>>,
+    grads: Vec<Option<Elements<'static>>>,
 }
 
 impl Optimizer {
@@ -86,6 +98,8 @@ impl Optimizer {
             fresh: true,
             live: None,
             staged: None,
+            lists: Lists::default(),
+            typed: TypedLists::default(),
         })
     }
 
@@ -106,9 +120,17 @@ impl Optimizer {
         params: &mut [&mut [P]],
         grads: &[Option<&[G]>],
     ) -> Result<()> {
-        let params = params.iter_mut().map(|p| ElementsMut::new(p));
-        let grads = list(grads.iter().map(|g| g.map(Elements::new)), OF_A_STEP)?;
-        self.step_any(step, &mut list(params, OF_A_STEP)?, &grads)
+        let mut of_params = again(take(&mut self.typed.params));
+        let mut of_grads = again(take(&mut self.typed.grads));
+        fill(
+            &mut of_params,
+            params.iter_mut().map(|p| ElementsMut::new(p)),
+        )?;
+        fill(&mut of_grads, grads.iter().map(|g| g.map(Elements::new)))?;
+        let stepped = self.step_any(step, &mut of_params, &of_grads);
+        self.typed.params = again(of_params);
+        self.typed.grads = again(of_grads);
+        stepped
     }
 
     /// [`step`](Optimizer::step) for buffers whose types are known at run time,
@@ -157,9 +179,12 @@ impl Optimizer {
     ) -> Result<()> {
         let number = self.step_count + 1;
         self.begin_live_step(number)?;
-        let (mut buffers, before) = lend(&mut self.state, params, grads)?;
-        self.plan.step_from(step, number, &mut buffers, &before)?;
-        drop(buffers);
+        let mut lent = self.lists.lend(&mut self.state, params, grads)?;
+        let stepped = self
+            .plan
+            .step_from(step, number, &mut lent.buffers, &lent.before);
+        self.lists.keep(lent);
+        stepped?;
         self.commit_live_step(number, |tensor| grads[tensor].is_some());
         self.step_count = number;
         Ok(())

@@ -1,6 +1,5 @@
 //! A step in stages: what happens to the state between the calls.
 
-use super::state::lend;
 use super::Optimizer;
 use crate::dtype::{Elements, ElementsMut};
 use crate::error::{Error, Result};
@@ -129,8 +128,10 @@ impl Optimizer {
     ) -> Result<UnderWay> {
         let number = self.step_count + 1;
         self.begin_live_step(number)?;
-        let (buffers, _) = lend(&mut self.state, params, grads)?;
-        self.plan.begin(step, number, &buffers)
+        let lent = self.lists.lend(&mut self.state, params, grads)?;
+        let begun = self.plan.begin(step, number, &lent.buffers);
+        self.lists.keep(lent);
+        begun
     }
 
     /// Goes on with the step in stages.
@@ -144,11 +145,12 @@ impl Optimizer {
         // Refuses a child that was forked since.
         self.begin_live_step(number)?;
         let staged = self.staged.as_mut().ok_or(Error::NoStages)?;
-        let (mut buffers, before) = lend(&mut self.state, params, grads)?;
+        let mut lent = self.lists.lend(&mut self.state, params, grads)?;
+        let under_way = &mut staged.under_way;
         let reached = self
             .plan
-            .advance(&mut staged.under_way, &mut buffers, &before);
-        drop(buffers);
+            .advance(under_way, &mut lent.buffers, &lent.before);
+        self.lists.keep(lent);
         match reached {
             Ok(None) => {
                 self.staged = None;

@@ -1,14 +1,15 @@
 //! The state of one tensor, in memory or in a mapped file.
 
+use std::mem::take;
 use std::ops::{Deref, DerefMut};
 
 use crate::checkpoint::{Master, Part, Settings};
 use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{planes, Plane, TensorSpec};
-use crate::memory::{list, reserve, try_list, AlignedBytes, OF_A_STEP, OF_TENSORS};
+use crate::memory::{again, fill, reserve, try_list, AlignedBytes, OF_A_STEP, OF_TENSORS};
 use crate::options::Options;
-use crate::step::{Target, TensorBuffers};
+use crate::step::{SpareLists, Target, TensorBuffers};
 
 /// Where the elements of a plane are.
 pub(super) enum Storage {
@@ -103,30 +104,31 @@ impl TensorState {
         }
     }
 
-    /// The state lent for a step, and the planes as they are before it where
-    /// they are not updated in place.
-    pub(super) fn buffers<'a>(
+    /// The state lent for a step; and, put into their list, the planes as they
+    /// are before it where they are not updated in place.
+    fn buffers<'a>(
         &'a mut self,
+        lists: &mut SpareLists,
+        before: &mut Vec<Elements<'a>>,
         target: Target<'a>,
         gradient: Option<Elements<'a>>,
-    ) -> Result<(TensorBuffers<'a>, Vec<Elements<'a>>)> {
+    ) -> Result<TensorBuffers<'a>> {
         let (written, read): (_, &[Storage]) = match self.other.is_empty() {
             true => (&mut self.elements, &[]),
             false => (&mut self.other, &self.elements),
         };
-        let before = self.planes.iter().zip(read);
-        let before = before.map(|(plane, bytes)| Elements::from_bytes(plane.dtype, bytes));
-        let before = list(before, OF_A_STEP)?;
+        let planes = self.planes.iter().zip(read);
+        let planes = planes.map(|(plane, bytes)| Elements::from_bytes(plane.dtype, bytes));
+        fill(before, planes)?;
         let planes = self.planes.iter().zip(written);
         let planes = planes.map(|(plane, bytes)| ElementsMut::from_bytes(plane.dtype, bytes));
-        let buffers = TensorBuffers {
+        Ok(TensorBuffers {
             target,
             gradient,
-            planes: list(planes, OF_A_STEP)?,
+            planes: lists.planes(planes)?,
             lr_scale: self.lr_scale,
             weight_decay: self.weight_decay,
-        };
-        Ok((buffers, before))
+        })
     }
 
     /// Makes the other copy what this one is.
@@ -145,22 +147,46 @@ impl TensorState {
     }
 }
 
-/// The state of all tensors lent for a step with these buffers; see
-/// [`TensorState::buffers`].
-pub(super) fn lend<'a>(
-    state: &'a mut [TensorState],
-    params: &'a mut [ElementsMut<'_>],
-    grads: &[Option<Elements<'a>>],
-) -> Result<(Vec<TensorBuffers<'a>>, Vec<Vec<Elements<'a>>>)> {
-    let (mut buffers, mut before) = (Vec::new(), Vec::new());
-    reserve(&mut buffers, state.len(), || OF_A_STEP.to_owned())?;
-    reserve(&mut before, state.len(), || OF_A_STEP.to_owned())?;
-    for ((state, param), &grad) in state.iter_mut().zip(params).zip(grads) {
-        let (written, read) = state.buffers(Target::Parameters(param.reborrow()), grad)?;
-        buffers.push(written);
-        before.push(read);
+/// The lists of a step, empty: their memory is kept for the next one.
+#[derive(Default)]
+pub(super) struct Lists {
+    buffers: SpareLists,
+    before: Vec<Vec<Elements<'static>>>,
+}
+
+impl Lists {
+    /// The state of all tensors lent for a step with these buffers; see
+    /// [`TensorState::buffers`].
+    pub(super) fn lend<'a>(
+        &mut self,
+        state: &'a mut [TensorState],
+        params: &'a mut [ElementsMut<'_>],
+        grads: &[Option<Elements<'a>>],
+    ) -> Result<Lent<'a>> {
+        let mut buffers = self.buffers.buffers(state.len())?;
+        let before = take(&mut self.before).into_iter().map(again);
+        let mut before: Vec<_> = before.collect();
+        reserve(&mut before, state.len(), || OF_A_STEP.to_owned())?;
+        before.resize_with(state.len(), Vec::new);
+        let tensors = state.iter_mut().zip(params).zip(grads).zip(&mut before);
+        for (((state, param), &grad), before) in tensors {
+            let target = Target::Parameters(param.reborrow());
+            buffers.push(state.buffers(&mut self.buffers, before, target, grad)?);
+        }
+        Ok(Lent { buffers, before })
     }
-    Ok((buffers, before))
+
+    /// Takes back what was lent.
+    pub(super) fn keep(&mut self, lent: Lent<'_>) {
+        self.buffers.keep(lent.buffers);
+        self.before = lent.before.into_iter().map(again).collect();
+    }
+}
+
+/// State that is lent for a step.
+pub(super) struct Lent<'a> {
+    pub(super) buffers: Vec<TensorBuffers<'a>>,
+    pub(super) before: Vec<Vec<Elements<'a>>>,
 }
 
 /// Zeros for one array of a tensor; `name` is for the message.

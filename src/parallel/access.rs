@@ -53,14 +53,15 @@ pub(crate) struct Lent<'a> {
 }
 
 /// The buffers of a tensor.
-pub(crate) struct Buffers<'a> {
+pub(crate) struct Buffers<'a, 'b> {
     pub gradient: Elements<'a>,
-    /// Momentum, diagonal, sub-diagonals, normalized RMSProp.
-    pub planes: Vec<ElementsMut<'a>>,
-    /// Where these and the master are read, if not where they are written.
+    /// Momentum, diagonal, sub-diagonals, normalized RMSProp, master.
+    pub planes: &'a mut [ElementsMut<'b>],
+    /// Where these are read, if not where they are written.
     pub before: Option<&'a [Elements<'a>]>,
     pub target: ElementsMut<'a>,
-    pub master: Option<ElementsMut<'a>>,
+    /// Whether the last of the planes is the master.
+    pub master: bool,
     /// Where directions are kept between two sweeps, if they are.
     pub kept: Option<&'a mut [u8]>,
     /// For each plane, and then the target, where its roundings are left to
@@ -74,27 +75,25 @@ impl<'a> Lent<'a> {
     ///
     /// # Panics
     /// If a buffer does not hold one element for each place of the matrix.
-    pub(crate) fn new(buffers: Buffers<'a>, (rows, cols): (usize, usize), kept: usize) -> Self {
+    pub(crate) fn new(buffers: Buffers<'a, '_>, (rows, cols): (usize, usize), kept: usize) -> Self {
         let len = rows * cols;
         let share = |buffer: ElementsMut<'a>| {
             assert_eq!(buffer.len(), len);
             Shared::new(buffer.into_bytes())
         };
         assert_eq!(buffers.gradient.len(), len);
+        let written = buffers.planes.len() - usize::from(buffers.master);
+        let (state_planes, master) = buffers.planes.split_at_mut(written);
         let mut planes = [None; MAX_PLANES];
-        let state = buffers.planes[0].dtype();
-        for (shared, plane) in planes.iter_mut().zip(buffers.planes) {
+        let state = state_planes[0].dtype();
+        for (shared, plane) in planes.iter_mut().zip(state_planes) {
             assert_eq!(plane.dtype(), state);
-            *shared = Some(share(plane));
+            *shared = Some(share(plane.reborrow()));
         }
-        let written = planes.iter().flatten().count();
         let mut before = [None; MAX_PLANES];
         let mut master_before = None;
         if let Some(planes) = buffers.before {
-            assert_eq!(
-                planes.len(),
-                written + usize::from(buffers.master.is_some())
-            );
+            assert_eq!(planes.len(), written + usize::from(buffers.master));
             assert!(planes.iter().all(|p| p.len() == len));
             let (planes, master) = planes.split_at(written);
             for (place, plane) in before.iter_mut().zip(planes) {
@@ -111,7 +110,7 @@ impl<'a> Lent<'a> {
             state,
             params: buffers.target.dtype(),
             target: share(buffers.target),
-            master: buffers.master.map(share),
+            master: master.first_mut().map(|plane| share(plane.reborrow())),
             kept: buffers.kept.map(|room| {
                 assert!(room.len().is_multiple_of(kept));
                 let size = room.len() / kept;

@@ -44,10 +44,11 @@ impl Tiles {
         })
     }
 
-    fn get(&self, i: usize, grids: &[&Grid]) -> Option<Tile> {
+    fn get<'a>(&self, i: usize, grid: impl Fn(usize) -> &'a Grid) -> Option<Tile> {
         let tensor = self.ends.partition_point(|&end| end <= i);
-        let grid = grids.get(tensor)?;
-        let first = self.ends[tensor] - grid.tiles(self.longest);
+        let end = self.ends.get(tensor)?;
+        let grid = grid(tensor);
+        let first = end - grid.tiles(self.longest);
         Some(Tile {
             tensor,
             blocks: grid.tile(i - first, self.longest),
@@ -84,14 +85,14 @@ pub(crate) struct Team<'a> {
 }
 
 impl Team<'_> {
-    /// Visits the blocks of every tile whose tensor takes part (has buffers).
-    /// Which thread visits which tile is left to chance; within a tile, blocks
+    /// Visits the blocks of every tile whose tensor takes part (has buffers);
+    /// `grid` is that of a tensor. Which thread visits which tile is left to chance; within a tile, blocks
     /// come in order.
-    pub(crate) fn sweep(
+    pub(crate) fn sweep<'a>(
         &mut self,
         sweep: Sweep,
         tiles: &Tiles,
-        grids: &[&Grid],
+        grid: impl Fn(usize) -> &'a Grid + Sync,
         tensors: &mut [Option<Lent<'_>>],
         visit: &(impl Fn(Visit<'_, '_>) + Sync),
     ) {
@@ -102,9 +103,9 @@ impl Team<'_> {
         let next = AtomicUsize::new(0);
         self.pool.run(self.workspaces, &|work: &mut Workspace| {
             let _mode = FloatMode::set_default();
-            while let Some(tile) = tiles.get(next.fetch_add(1, Ordering::Relaxed), grids) {
+            while let Some(tile) = tiles.get(next.fetch_add(1, Ordering::Relaxed), &grid) {
                 if let Some(lent) = &tensors[tile.tensor] {
-                    visit_tile(sweep, &tile, grids[tile.tensor], lent, work, visit);
+                    visit_tile(sweep, &tile, grid(tile.tensor), lent, work, visit);
                 }
             }
             fence();

@@ -1,8 +1,11 @@
 //! What the caller lends for a step, and the checks before it.
 
+use std::mem::take;
+
 use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{Plane, TensorSpec};
+use crate::memory::{again, fill, reserve, OF_A_STEP};
 use crate::options::not_negative;
 
 /// The buffers of one tensor for one step. Each has the tensor's number of
@@ -22,6 +25,42 @@ pub struct TensorBuffers<'a> {
     pub lr_scale: f64,
     /// Decoupled weight decay, finite and not negative.
     pub weight_decay: f64,
+}
+
+/// Lists of buffers, empty: between steps their owner keeps their memory, so that
+/// the next one asks for none.
+#[derive(Default)]
+pub(crate) struct SpareLists {
+    buffers: Vec<TensorBuffers<'static>>,
+    /// The last is for the first tensor.
+    planes: Vec<Vec<ElementsMut<'static>>>,
+}
+
+impl SpareLists {
+    /// An empty list with room for so many tensors' buffers.
+    pub(crate) fn buffers<'a>(&mut self, tensors: usize) -> Result<Vec<TensorBuffers<'a>>> {
+        let mut buffers = again(take(&mut self.buffers));
+        reserve(&mut buffers, tensors, || OF_A_STEP.to_owned())?;
+        Ok(buffers)
+    }
+
+    /// The list of the next tensor's planes.
+    pub(crate) fn planes<'a>(
+        &mut self,
+        planes: impl ExactSizeIterator<Item = ElementsMut<'a>>,
+    ) -> Result<Vec<ElementsMut<'a>>> {
+        let mut list = again(self.planes.pop().unwrap_or_default());
+        fill(&mut list, planes)?;
+        Ok(list)
+    }
+
+    /// Keeps the memory of lists that are not needed any more.
+    pub(crate) fn keep(&mut self, mut buffers: Vec<TensorBuffers<'_>>) {
+        for buffers in buffers.drain(..).rev() {
+            self.planes.push(again(buffers.planes));
+        }
+        self.buffers = again(buffers);
+    }
 }
 
 /// What a step writes for a tensor.

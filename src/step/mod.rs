@@ -25,7 +25,7 @@ mod stages;
 mod sums;
 mod tensor;
 
-pub(crate) use buffers::fits;
+pub(crate) use buffers::{fits, SpareLists};
 pub use buffers::{Target, TensorBuffers};
 pub use plan::Plan;
 pub(crate) use stages::UnderWay;

@@ -1,18 +1,19 @@
 //! A plan: everything about a step that does not change between steps.
 
+use std::mem::take;
 use std::ops::Range;
 
 use super::buffers::{check, Target, TensorBuffers};
 use super::instruction_set;
-use super::run::Run;
+use super::run::{Lists, Run};
 use super::stages::{Progress, Stage, Stages};
 use super::sums::Sums;
 use super::tensor::Tensor;
-use crate::dtype::{Elements, ElementsMut};
+use crate::dtype::Elements;
 use crate::error::{Error, Result};
 use crate::kernel::{Isa, Noise, Workspace};
 use crate::layout::{check_count, validate, TensorSpec};
-use crate::memory::{list, reserve, try_list, AlignedBytes, OF_A_STEP, OF_TENSORS};
+use crate::memory::{again, fill, list, reserve, try_list, AlignedBytes, OF_A_STEP, OF_TENSORS};
 use crate::options::{Options, Rounding, StepOptions};
 use crate::parallel::{Buffers, Lent, Pool, Team, Tiles};
 
@@ -64,6 +65,7 @@ pub struct Plan {
     most_threads: usize,
     workspaces: Vec<Workspace>,
     sums: Sums,
+    pub(super) lists: Lists,
 }
 
 impl Plan {
@@ -123,6 +125,7 @@ impl Plan {
             most_threads: usize::MAX,
             workspaces,
             sums,
+            lists: Lists::default(),
         })
     }
 
@@ -193,7 +196,9 @@ impl Plan {
     ) -> Result<()> {
         let mut stages = self.stages_from(step, number, buffers, before)?;
         while stages.next()?.is_some() {}
-        self.gradient_norm = stages.gradient_norm();
+        let mut progress = stages.into_progress();
+        self.gradient_norm = progress.gradient_norm;
+        progress.give_back(&mut self.lists);
         Ok(())
     }
 
@@ -225,7 +230,8 @@ impl Plan {
         buffers: &'a mut [TensorBuffers<'_>],
         before: &'a [Vec<Elements<'a>>],
     ) -> Result<Stages<'a>> {
-        let progress = Progress::new(self.tensors.len(), step.grad_scale)?;
+        let tensors = self.tensors.len();
+        let progress = Progress::new(tensors, step.grad_scale, &mut self.lists)?;
         let run = self.run(step, number, buffers, before, true)?;
         Ok(Stages::new(run, progress))
     }
@@ -241,7 +247,8 @@ impl Plan {
         buffers: &'a mut [TensorBuffers<'_>],
         reached: &[(Stage, Vec<[f64; 2]>)],
     ) -> Result<Stages<'a>> {
-        let mut progress = Progress::new(self.tensors.len(), step.grad_scale)?;
+        let tensors = self.tensors.len();
+        let mut progress = Progress::new(tensors, step.grad_scale, &mut self.lists)?;
         let run = self.run(step, number, buffers, &[], false)?;
         run.replay(&mut progress, reached)?;
         Ok(Stages::new(run, progress))
@@ -300,17 +307,18 @@ impl Plan {
                 tensor.make_noise(noise, index, self.options.seed, number)?;
             }
         }
-        let ways = list(buffers.iter().map(|b| b.way(step.lr)), OF_A_STEP)?;
-        let mut jobs = Vec::new();
+        let lists = &mut self.lists;
+        fill(&mut lists.ways, buffers.iter().map(|b| b.way(step.lr)))?;
+        let mut jobs = again(take(&mut lists.jobs));
         reserve(&mut jobs, buffers.len(), || OF_A_STEP.to_owned())?;
-        let mut lent: Vec<Option<Lent<'_>>> = Vec::new();
+        let mut lent: Vec<Option<Lent<'_>>> = again(take(&mut lists.lent));
         reserve(&mut lent, buffers.len(), || OF_A_STEP.to_owned())?;
         let owned = self.directions.iter_mut().zip(&self.noise);
         let mut before = before.iter();
         for ((tensor, buffers), (kept, noise)) in self.tensors.iter().zip(buffers).zip(owned) {
             let before = before.next().map_or(&[][..], Vec::as_slice);
             let kept = kept.as_deref_mut().filter(|_| keeps);
-            lent.push(lend(tensor, buffers, before, kept, noise)?);
+            lent.push(lend(tensor, buffers, before, kept, noise));
         }
         Ok(Run {
             options: &self.options,
@@ -318,13 +326,13 @@ impl Plan {
             number,
             tensors: &self.tensors,
             tiles: &self.tiles,
-            grids: list(self.tensors.iter().map(|t| &t.grid), OF_A_STEP)?,
             sums: &self.sums,
             team: Team {
                 pool: &self.pool,
                 workspaces: &mut self.workspaces[..workers],
             },
-            ways,
+            ways: take(&mut lists.ways),
+            lists,
             jobs,
             lent,
             keeps,
@@ -365,32 +373,23 @@ fn lend<'a>(
     before: &'a [Elements<'a>],
     kept: Option<&'a mut [u8]>,
     noise: &'a [Noise],
-) -> Result<Option<Lent<'a>>> {
-    let Some(gradient) = buffers.gradient else {
-        return Ok(None);
-    };
-    let planes = buffers.planes.iter_mut().map(ElementsMut::reborrow);
-    let mut planes = list(planes, OF_A_STEP)?;
-    let master = if tensor.spec.master {
-        planes.pop()
-    } else {
-        None
-    };
+) -> Option<Lent<'a>> {
+    let gradient = buffers.gradient?;
     let target = match &mut buffers.target {
         Target::Parameters(p) => p,
         Target::Direction(u) => u,
     };
     let lent = Buffers {
         gradient,
-        planes,
+        planes: &mut buffers.planes,
         before: (!before.is_empty()).then_some(before),
         target: target.reborrow(),
-        master,
+        master: tensor.spec.master,
         kept,
         noise,
     };
-    let lent = Lent::new(lent, tensor.grid.shape(), tensor.grid.all_kept());
-    Ok(Some(lent))
+    let (shape, kept) = (tensor.grid.shape(), tensor.grid.all_kept());
+    Some(Lent::new(lent, shape, kept))
 }
 
 #[cfg(test)]

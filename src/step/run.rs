@@ -1,5 +1,7 @@
 //! One step under way: which sweep does what.
 
+use std::mem::take;
+
 use super::block::{Directions, Job};
 use super::buffers::Way;
 use super::factors::Factors;
@@ -7,9 +9,21 @@ use super::stages::{Known, Next, Progress, Stage};
 use super::sums::{Slot, Sums};
 use super::tensor::Tensor;
 use crate::error::{Error, Result};
-use crate::layout::{check_count, Grid};
+use crate::layout::check_count;
+use crate::memory::again;
 use crate::options::{Graft, NonFinite, Options, StepOptions};
 use crate::parallel::{Lent, Sweep, Team, Tiles, Visit};
+
+/// Lists of tensors that a step needs, empty: between steps a plan keeps their
+/// memory, so that the next one asks for none.
+#[derive(Default)]
+pub(super) struct Lists {
+    pub(super) ways: Vec<Way>,
+    pub(super) jobs: Vec<Job<'static>>,
+    pub(super) lent: Vec<Option<Lent<'static>>>,
+    pub(super) numbers: Vec<[f64; 2]>,
+    pub(super) known: Vec<Known>,
+}
 
 /// One step under way.
 pub(super) struct Run<'a> {
@@ -18,9 +32,10 @@ pub(super) struct Run<'a> {
     pub(super) number: u64,
     pub(super) tensors: &'a [Tensor],
     pub(super) tiles: &'a Tiles,
-    pub(super) grids: Vec<&'a Grid>,
     pub(super) sums: &'a Sums,
     pub(super) team: Team<'a>,
+    /// Where the lists go when all is done.
+    pub(super) lists: &'a mut Lists,
     pub(super) ways: Vec<Way>,
     /// Room for the tensors' parts in a sweep: what is written first is never
     /// left alone for want of it.
@@ -75,8 +90,16 @@ impl<'a> Run<'a> {
             self.apply(&jobs);
             self.jobs = jobs;
             progress.next = Next::Done;
+            self.give_back();
         }
         Ok(None)
+    }
+
+    /// Nothing more is done with the lists.
+    fn give_back(&mut self) {
+        self.lists.ways = again(take(&mut self.ways));
+        self.lists.jobs = again(take(&mut self.jobs));
+        self.lists.lent = again(take(&mut self.lent));
     }
 
     /// Puts a step where others have taken it: through these stages, in their
@@ -178,7 +201,7 @@ impl<'a> Run<'a> {
     /// The tensors' parts in the step, after what is known so far. The list
     /// goes back to where it came from.
     fn jobs(&mut self, progress: &Progress) -> Vec<Job<'a>> {
-        let mut jobs = std::mem::take(&mut self.jobs);
+        let mut jobs = take(&mut self.jobs);
         jobs.clear();
         let factors = Factors::new(self.options, &self.step, self.number);
         let tensors = self.tensors.iter().zip(&progress.known).zip(&self.ways);
@@ -328,8 +351,10 @@ impl<'a> Run<'a> {
 
     /// Visits the blocks of all tensors that take part.
     fn sweep(&mut self, sweep: Sweep, visit: impl Fn(Visit<'_, '_>) + Sync) {
+        let tensors = self.tensors;
+        let grid = |tensor: usize| &tensors[tensor].grid;
         self.team
-            .sweep(sweep, self.tiles, &self.grids, &mut self.lent, &visit);
+            .sweep(sweep, self.tiles, grid, &mut self.lent, &visit);
     }
 }
 

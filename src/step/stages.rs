@@ -1,14 +1,15 @@
 //! The stages of a step, and what they hand to one another.
 
 use std::iter::repeat_n;
+use std::mem::take;
 
 use super::buffers::TensorBuffers;
 use super::plan::Plan;
-use super::run::Run;
+use super::run::{Lists, Run};
 use crate::dtype::Elements;
 use crate::error::Result;
 use crate::kernel::FloatMode;
-use crate::memory::{list, OF_A_STEP};
+use crate::memory::fill;
 use crate::options::StepOptions;
 
 /// A point in a step at which numbers of whole tensors are known that the rest
@@ -61,19 +62,27 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(tensors: usize, scale: f64) -> Result<Self> {
+    pub(super) fn new(tensors: usize, scale: f64, lists: &mut Lists) -> Result<Self> {
         let known = Known {
             gradient_length: 0.0,
             l1: 0.0,
             ratio: 1.0,
         };
+        fill(&mut lists.numbers, repeat_n([0.0; 2], tensors))?;
+        fill(&mut lists.known, repeat_n(known, tensors))?;
         Ok(Progress {
             next: Next::Gradient,
-            numbers: list(repeat_n([0.0; 2], tensors), OF_A_STEP)?,
-            known: list(repeat_n(known, tensors), OF_A_STEP)?,
+            numbers: take(&mut lists.numbers),
+            known: take(&mut lists.known),
             scale,
             gradient_norm: None,
         })
+    }
+
+    /// Nothing more is done with its lists.
+    pub(super) fn give_back(&mut self, lists: &mut Lists) {
+        lists.numbers = take(&mut self.numbers);
+        lists.known = take(&mut self.known);
     }
 }
 
@@ -111,7 +120,7 @@ impl Plan {
     /// Begins such a step: checks everything but the gradients, and writes
     /// nothing.
     pub(crate) fn begin(
-        &self,
+        &mut self,
         step: &StepOptions,
         number: u64,
         buffers: &[TensorBuffers<'_>],
@@ -120,7 +129,7 @@ impl Plan {
         Ok(UnderWay {
             step: step.clone(),
             number,
-            progress: Progress::new(buffers.len(), step.grad_scale)?,
+            progress: Progress::new(buffers.len(), step.grad_scale, &mut self.lists)?,
         })
     }
 
@@ -144,6 +153,7 @@ impl Plan {
         let stage = run.advance(progress)?;
         if stage.is_none() {
             self.gradient_norm = progress.gradient_norm;
+            progress.give_back(&mut self.lists);
         }
         Ok(stage)
     }
@@ -186,6 +196,11 @@ pub struct Stages<'a> {
 impl<'a> Stages<'a> {
     pub(super) fn new(run: Run<'a>, progress: Progress) -> Self {
         Stages { run, progress }
+    }
+
+    /// How far it is, for whoever goes no further.
+    pub(super) fn into_progress(self) -> Progress {
+        self.progress
     }
 
     /// No target is written before the last stage.

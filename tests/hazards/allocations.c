@@ -183,8 +183,8 @@ static void all_calls(size_t count, size_t len, size_t name) {
 }
 
 /* Bytes that steps ask for, after the first one: the most of any. */
-static long taken_by_step(size_t len) {
-    struct model m = describe(3, len, 4);
+static long taken_by_step(size_t tensors, size_t len) {
+    struct model m = describe(tensors, len, 4);
     OK(create(&m));
     OK(step(&m));
     long taken = 0;
@@ -210,9 +210,11 @@ int main(int argc, char **argv) {
     only_first = 1;
     all_calls(3000, 5, 20);
     all_calls(40, 5, 5000);
-    long small = taken_by_step(100000), big = taken_by_step(3000000);
-    if (small != big || small > 16 << 10) {
-        fprintf(stderr, "a step takes %ld bytes, one of a larger model %ld\n", small, big);
+    long small = taken_by_step(3, 100000);
+    long big = taken_by_step(3, 3000000), many = taken_by_step(3000, 1000);
+    if (small != big || small != many || small > 16 << 10) {
+        fprintf(stderr, "a step takes %ld bytes, of larger tensors %ld, of more %ld\n", small,
+                big, many);
         return 1;
     }
     puts("failures are answers");
