@@ -343,7 +343,8 @@ impl Lists {
         let what = || OF_A_STEP.to_owned();
         let most = planes.iter().map(|planes| 2 + planes.len()).sum();
         reserve(&mut all, most, what)?;
-        reserve(&mut passed, tensors.len(), what)?;
+        let missing = tensors.len().saturating_sub(passed.len());
+        reserve(&mut passed, missing, what)?;
         passed.resize_with(tensors.len(), Passed::default);
         // SAFETY: the caller's promise, for the first entry.
         let stride = unsafe { struct_size(first) };

@@ -166,7 +166,8 @@ impl Lists {
         let mut buffers = self.buffers.buffers(state.len())?;
         let before = take(&mut self.before).into_iter().map(again);
         let mut before: Vec<_> = before.collect();
-        reserve(&mut before, state.len(), || OF_A_STEP.to_owned())?;
+        let missing = state.len().saturating_sub(before.len());
+        reserve(&mut before, missing, || OF_A_STEP.to_owned())?;
         before.resize_with(state.len(), Vec::new);
         let tensors = state.iter_mut().zip(params).zip(grads).zip(&mut before);
         for (((state, param), &grad), before) in tensors {

@@ -196,7 +196,7 @@ impl Plan {
     ) -> Result<()> {
         let mut stages = self.stages_from(step, number, buffers, before)?;
         while stages.next()?.is_some() {}
-        let mut progress = stages.into_progress();
+        let mut progress = stages.end();
         self.gradient_norm = progress.gradient_norm;
         progress.give_back(&mut self.lists);
         Ok(())

@@ -90,16 +90,15 @@ impl<'a> Run<'a> {
             self.apply(&jobs);
             self.jobs = jobs;
             progress.next = Next::Done;
-            self.give_back();
         }
         Ok(None)
     }
 
-    /// Nothing more is done with the lists.
-    fn give_back(&mut self) {
-        self.lists.ways = again(take(&mut self.ways));
-        self.lists.jobs = again(take(&mut self.jobs));
-        self.lists.lent = again(take(&mut self.lent));
+    /// Gives the lists back.
+    pub(super) fn end(self) {
+        self.lists.ways = again(self.ways);
+        self.lists.jobs = again(self.jobs);
+        self.lists.lent = again(self.lent);
     }
 
     /// Puts a step where others have taken it: through these stages, in their

@@ -150,7 +150,9 @@ impl Plan {
         } = under_way;
         let mut run = self.run(step, *number, buffers, before, true)?;
         run.defer();
-        let stage = run.advance(progress)?;
+        let stage = run.advance(progress);
+        run.end();
+        let stage = stage?;
         if stage.is_none() {
             self.gradient_norm = progress.gradient_norm;
             progress.give_back(&mut self.lists);
@@ -198,8 +200,9 @@ impl<'a> Stages<'a> {
         Stages { run, progress }
     }
 
-    /// How far it is, for whoever goes no further.
-    pub(super) fn into_progress(self) -> Progress {
+    /// Gives the lists back, and says how far it came.
+    pub(super) fn end(self) -> Progress {
+        self.run.end();
         self.progress
     }
 

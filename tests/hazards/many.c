@@ -10,7 +10,7 @@
 
 #include "../c/check.h"
 
-enum { COUNT = 300, LEN = 5, PLANES = 4, ANY = 1, LIST = COUNT * sizeof(int) };
+enum { COUNT = 400, LEN = 5, PLANES = 4, ANY = 1, LIST = COUNT * sizeof(int) };
 
 static char names[COUNT][16], live[4096];
 static sonew_tensor tensors[COUNT];
@@ -135,11 +135,18 @@ int main(int argc, char **argv) {
     OK(create_plan());
     CHECK(each("step", ANY, step, NULL) > COUNT);
     CHECK(each("plan_step", ANY, plan_step, NULL) > COUNT);
+    /* The lists of a step are kept for the next one. */
+    CHECK(each("step", ANY, step, NULL) == 0);
+    CHECK(each("plan_step", ANY, plan_step, NULL) == 0);
+    destroy();
+    destroy_plan();
+    OK(create());
+    OK(create_plan());
     CHECK(each("stages_begin", ANY, begin, NULL) > COUNT);
     CHECK(each("plan_stages_begin", ANY, plan_begin, NULL) > COUNT);
     for (int i = 0; i < 4; i++) {
-        CHECK(each("stages_next", ANY, next, NULL) > COUNT);
-        CHECK(each("plan_stages_next", ANY, plan_next, NULL) > COUNT);
+        CHECK((each("stages_next", ANY, next, NULL) > 0) == (i == 0));
+        CHECK((each("plan_stages_next", ANY, plan_next, NULL) > 0) == (i == 0));
     }
     CHECK(stage == SONEW_DONE);
     OK(sonew_make_live(optimizer, live));
