@@ -39,8 +39,12 @@ pub(crate) struct SpareLists {
 impl SpareLists {
     /// An empty list with room for so many tensors' buffers.
     pub(crate) fn buffers<'a>(&mut self, tensors: usize) -> Result<Vec<TensorBuffers<'a>>> {
+        let what = || OF_A_STEP.to_owned();
         let mut buffers = again(take(&mut self.buffers));
-        reserve(&mut buffers, tensors, || OF_A_STEP.to_owned())?;
+        reserve(&mut buffers, tensors, what)?;
+        // For the lists that come back.
+        let missing = tensors.saturating_sub(self.planes.len());
+        reserve(&mut self.planes, missing, what)?;
         Ok(buffers)
     }
 
