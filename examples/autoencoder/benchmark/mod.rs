@@ -146,3 +146,50 @@ fn write_page(page: &Path, results: &Path, plots: &Path) -> Result<()> {
     figures::draw(plots, Name::Curves, &curves)?;
     figures::draw(plots, Name::Mnist, &mnist)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::setting;
+    use summary::ROWS;
+
+    fn documents() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
+    }
+
+    /// `-- page` changes nothing: it was called after the last results came.
+    #[test]
+    fn the_page_shows_the_results() {
+        let results = documents().join("benchmark");
+        let folder = tempfile::tempdir().unwrap();
+        let page = folder.path().join("benchmark.md");
+        fs::copy(documents().join("benchmark.md"), &page).unwrap();
+        write_page(&page, &results, folder.path()).unwrap();
+        let mut files = vec![(documents().join("benchmark.md"), page)];
+        for name in [
+            "curves-steps",
+            "curves-seconds",
+            "mnist-steps",
+            "mnist-seconds",
+        ] {
+            let plot = |folder: &Path| folder.join(format!("{name}.svg"));
+            files.push((plot(&results), plot(folder.path())));
+        }
+        for (old, new) in files {
+            let text = |path: &Path| fs::read_to_string(path).unwrap();
+            assert!(text(&old) == text(&new), "{}: run `page`", old.display());
+        }
+    }
+
+    #[test]
+    fn the_settings_are_those_that_the_search_found() {
+        let results = Results::open(&documents().join("benchmark/results.jsonl")).unwrap();
+        for data in [Name::Curves, Name::Mnist] {
+            let summary = Summary::new(&results, data).unwrap();
+            for (method, state) in ROWS {
+                let found = summary.row(method, state).setting;
+                assert_eq!(setting(data, method), found, "{data:?}, {}", method.key());
+            }
+        }
+    }
+}

@@ -29,39 +29,41 @@ pub struct Ranges {
     pub gamma: Option<Range>,
 }
 
-/// The same for both data sets.
+/// The same for both data sets. Learning rates, and what SONew and Adam damp
+/// with, are as many decades for each optimizer, around what was found by hand
+/// before (AdamW 2.5e-3, SONew 1.2e-2).
 pub fn ranges(method: Method) -> Ranges {
     let range = |low, high| Range { low, high };
-    let far_beta1 = Some(range(0.1, 0.7));
-    let far_beta2 = Some(range(0.02, 0.3));
+    let far_beta1 = Some(range(0.1, 0.5));
+    let far_beta2 = Some(range(0.02, 0.2));
     match method {
         Method::Sgd => Ranges {
-            lr: range(2e-2, 0.5),
-            far_beta1: Some(range(0.02, 0.7)),
+            lr: range(5e-3, 0.15),
+            far_beta1: Some(range(0.02, 0.5)),
             far_beta2: None,
             eps: None,
             gamma: None,
         },
         Method::Rmsprop => Ranges {
-            lr: range(2e-4, 5e-3),
+            lr: range(3e-4, 3e-3),
             far_beta1: None,
             far_beta2,
-            eps: Some(range(1e-8, 1e-4)),
+            eps: Some(range(1e-8, 1e-5)),
             gamma: None,
         },
         Method::Adamw => Ranges {
-            lr: range(8e-4, 1e-2),
+            lr: range(1e-3, 1e-2),
             far_beta1,
             far_beta2,
-            eps: Some(range(1e-8, 1e-4)),
+            eps: Some(range(1e-8, 1e-5)),
             gamma: None,
         },
         Method::Diagonal | Method::Tridiagonal | Method::Band4 => Ranges {
-            lr: range(3e-3, 4e-2),
+            lr: range(5e-3, 5e-2),
             far_beta1,
             far_beta2,
-            eps: Some(range(3e-7, 3e-4)),
-            gamma: Some(range(2e-3, 1e-1)),
+            eps: Some(range(1e-7, 1e-4)),
+            gamma: Some(range(3e-3, 3e-2)),
         },
     }
 }
@@ -140,11 +142,14 @@ mod tests {
         let draws = |method| {
             let ranges = ranges(method);
             let settings = ranges.sample(10, 0);
-            let draw = move |s: Setting| (share(ranges.lr, s.lr) * 100.0).round();
+            let draw = move |s: Setting| share(ranges.lr, s.lr);
             settings.into_iter().map(draw).collect::<Vec<f64>>()
         };
+        // Rates are rounded to three digits.
+        let near = |(a, b): (f64, f64)| (a - b).abs() < 0.005;
         for method in [Method::Sgd, Method::Rmsprop, Method::Tridiagonal] {
-            assert_eq!(draws(method), draws(Method::Adamw));
+            let mut pairs = draws(method).into_iter().zip(draws(Method::Adamw));
+            assert!(pairs.all(near), "{}", method.key());
         }
     }
 }
