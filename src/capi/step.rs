@@ -14,7 +14,8 @@ use super::versioned::{self, Growing, Versioned};
 use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{check_count, TensorSpec};
-use crate::memory::{again, fill, reserve, OF_A_STEP};
+use crate::memory::{again, reserve, OF_A_STEP};
+use crate::optimizer::StepLists;
 use crate::options::{NonFinite, StepOptions};
 use crate::Optimizer;
 
@@ -239,8 +240,7 @@ pub(super) struct Passed {
 pub(super) struct Lists {
     passed: Passed,
     all: Vec<Buffer<'static>>,
-    params: Vec<ElementsMut<'static>>,
-    grads: Vec<Option<Elements<'static>>>,
+    elements: StepLists,
 }
 
 impl Lists {
@@ -288,18 +288,13 @@ impl Lists {
         passed: &Passed,
         body: impl FnOnce(&mut [ElementsMut<'b>], &[Option<Elements<'b>>]) -> Result<R>,
     ) -> Result<R> {
-        let mut params = again(take(&mut self.params));
-        let mut grads = again(take(&mut self.grads));
         // SAFETY: the caller's promise; what is written overlaps nothing.
         let written = |place: &Place| unsafe { place.elements_mut() };
         // SAFETY: the caller's promise.
         let read = |place: &Option<Place>| place.map(|place| unsafe { place.elements() });
-        fill(&mut params, passed.params.iter().map(written))?;
-        fill(&mut grads, passed.grads.iter().map(read))?;
-        let outcome = body(&mut params, &grads);
-        self.params = again(params);
-        self.grads = again(grads);
-        outcome
+        let params = passed.params.iter().map(written);
+        let grads = passed.grads.iter().map(read);
+        self.elements.with(params, grads, body)
     }
 
     /// Keeps the memory of buffers that are not needed any more.

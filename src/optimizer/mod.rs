@@ -2,6 +2,7 @@
 
 mod background;
 mod import;
+mod lists;
 mod live;
 mod load;
 mod loading;
@@ -13,13 +14,14 @@ mod state;
 use std::mem::take;
 
 pub use background::Saving;
+pub(crate) use lists::StepLists;
 pub use load::{LoadMode, LoadOptions};
 pub use staged::StagedStep;
 
 use crate::dtype::{Element, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{self, check_count, Plane, TensorSpec};
-use crate::memory::{again, fill, list, try_list, OF_TENSORS};
+use crate::memory::{list, try_list, OF_TENSORS};
 use crate::options::{not_negative, Options, StepOptions};
 use crate::step::Plan;
 use live::LiveState;
@@ -63,14 +65,7 @@ pub struct Optimizer {
     staged: Option<Staged>,
     lists: Lists,
     /// The lists of a step on buffers of one type.
-    typed: TypedLists,
-}
-
-/// Lists of buffers, empty: their memory is kept for the next step.
-#[derive(Default)]
-struct TypedLists {
-    params: Vec<ElementsMut<'static>>,
-    grads: Vec<Option<Elements<'static>>>,
+    typed: StepLists,
 }
 
 impl Optimizer {
@@ -99,7 +94,7 @@ impl Optimizer {
             live: None,
             staged: None,
             lists: Lists::default(),
-            typed: TypedLists::default(),
+            typed: StepLists::default(),
         })
     }
 
@@ -120,16 +115,13 @@ impl Optimizer {
         params: &mut [&mut [P]],
         grads: &[Option<&[G]>],
     ) -> Result<()> {
-        let mut of_params = again(take(&mut self.typed.params));
-        let mut of_grads = again(take(&mut self.typed.grads));
-        fill(
-            &mut of_params,
-            params.iter_mut().map(|p| ElementsMut::new(p)),
-        )?;
-        fill(&mut of_grads, grads.iter().map(|g| g.map(Elements::new)))?;
-        let stepped = self.step_any(step, &mut of_params, &of_grads);
-        self.typed.params = again(of_params);
-        self.typed.grads = again(of_grads);
+        let params = params.iter_mut().map(|p| ElementsMut::new(p));
+        let grads = grads.iter().map(|g| g.map(Elements::new));
+        let mut lists = take(&mut self.typed);
+        let stepped = lists.with(params, grads, |params, grads| {
+            self.step_any(step, params, grads)
+        });
+        self.typed = lists;
         stepped
     }
 
