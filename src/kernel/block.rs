@@ -12,11 +12,12 @@ use super::case::{Again, Any, Case, Kind, Measured, Straight};
 use super::direction::Direction;
 use super::element::{Bf16, Stored, F32, F64};
 use super::lines::{Cursor, Lines, Place, State, Target, MAX_PLANES};
+use super::pass::{Pass, Stretch, Totals};
 use super::sink::{Apply, Sink};
-use super::source::{splat, Denominator, Source, TakeIn, Taken};
-use super::vector::{Scalar, Vector, LANES};
-use super::window::{Along, Kept, Packed, Window};
-use super::workspace::{Array, Arrays, Shape, Workspace};
+use super::source::{splat, Denominator, Source, TakeIn};
+use super::vector::{Vector, LANES};
+use super::window::{Alone, Kept, Window};
+use super::workspace::{Arrays, Shape, Workspace};
 use super::{total, MAX_BAND};
 use crate::dtype::Dtype;
 
@@ -67,7 +68,7 @@ pub(crate) trait Entries {
     where
         W: Window<V, BAND>;
 
-    /// See [`steady`].
+    /// See [`steady`](super::pass::steady).
     ///
     /// # Safety
     /// As there.
@@ -142,14 +143,18 @@ unsafe fn banded<V: Vector, E: Entries, S: Stored>(
     // SAFETY: passed on from the caller.
     unsafe {
         match (band, shape.along(), shape.broken) {
-            (0, _, _) => E::run::<V, S, Along<V, 0>, 0, false>(work, task),
-            (1, true, false) => E::run::<V, S, Along<V, 1>, 1, false>(work, task),
-            (1, true, true) => E::run::<V, S, Along<V, 1>, 1, true>(work, task),
-            (1, false, false) => E::run::<V, S, Kept<V, 1, false>, 1, false>(work, task),
-            (4, true, false) => E::run::<V, S, Kept<V, 4, true>, 4, false>(work, task),
-            (4, false, false) => E::run::<V, S, Kept<V, 4, false>, 4, false>(work, task),
-            (_, true, _) => E::run::<V, S, Kept<V, ANY, true>, ANY, true>(work, task),
-            (_, false, _) => E::run::<V, S, Kept<V, ANY, false>, ANY, true>(work, task),
+            (0, _, _) => E::run::<V, S, Alone<V>, 0, false>(work, task),
+            (1, true, false) => E::run::<V, S, Kept<V, 1, true>, 1, false>(work, task),
+            (1, true, true) => E::run::<V, S, Kept<V, 1, true>, 1, true>(work, task),
+            (1, false, false) => {
+                E::run::<V::Wide, S, Kept<V::Wide, 1, false>, 1, false>(work, task)
+            }
+            (4, true, false) => E::run::<V::Wide, S, Kept<V::Wide, 4, true>, 4, false>(work, task),
+            (4, false, false) => {
+                E::run::<V::Wide, S, Kept<V::Wide, 4, false>, 4, false>(work, task)
+            }
+            (_, true, _) => E::run::<V::Wide, S, Kept<V::Wide, ANY, true>, ANY, true>(work, task),
+            (_, false, _) => E::run::<V::Wide, S, Kept<V::Wide, ANY, false>, ANY, true>(work, task),
         }
     }
 }
@@ -193,11 +198,11 @@ pub(crate) unsafe fn take_rest<V: Vector, S: Stored, const BAND: usize>(
             task.packed_from,
             shape,
         );
-        let ends = source.has_ends(at);
-        let taken = source.take::<Any, BAND, false>(shape.along(), ends, &arrays, at, place);
+        let (along, ends) = (shape.along(), source.has_ends(at));
+        let taken = source.take::<Any, BAND, false>(along, ends, &arrays, at, place, None);
         taken.packed.store(&arrays, at, shape.band);
         taken.reference.store(rest);
-        taken.poison.store(rest.add(LANES));
+        taken.poison.store(rest.add(V::LANES));
     }
 }
 
@@ -261,7 +266,7 @@ where
     let lag = W::lag(shape);
     let computes = measures || delivers;
     let (solve, finish) = if computes {
-        let end = lag + (front + core).next_multiple_of(LANES);
+        let end = lag + (front + core).next_multiple_of(V::LANES);
         (0..end, lag + front..end)
     } else {
         (take.clone(), 0..0)
@@ -297,13 +302,14 @@ where
             sink: &sink,
             totals: &mut totals,
             arrays: &arrays,
+            streams: None,
             lag,
             end: front + core,
             keep: keep.wrapping_sub(front),
             keeps: !keep.is_null(),
         };
-        let mut from = Cursor::new(lines);
-        let mut to = Cursor::new(target_lines);
+        let mut from = Cursor::new::<V>(lines);
+        let mut to = Cursor::new::<V>(target_lines);
         if W::ALONG {
             pass.source.start(&arrays, task.at, from.place());
         }
@@ -328,16 +334,39 @@ where
             }
             if stretch.takes.is_some() {
                 end = end.min(at + from.run());
+                if take_in.is_some() {
+                    end = end.min(pass.source.changes(W::ALONG, at));
+                }
             }
-            if stretch.finishes.is_some() && delivers {
-                end = end.min(at + to.run());
-            }
-            stretch.end = end;
-            let whole = |place: Option<Place>| place.is_some_and(Place::is_whole);
-            let steady = whole(stretch.takes)
+            // Directions are whole vectors up to here.
+            let whole = match stretch.finishes {
+                Some(place) if delivers => {
+                    end = end.min(at + to.run());
+                    place.is_whole::<V>()
+                }
+                Some(_) => {
+                    let last = lag + (front + core) / V::LANES * V::LANES;
+                    if at < last {
+                        end = end.min(last);
+                    }
+                    at < last
+                }
+                None => false,
+            };
+            // The steady middle goes from one multiple to another.
+            let aligned = at % LANES == 0 && end - at >= LANES;
+            stretch.end = match aligned {
+                true => end - end % LANES,
+                false => end.min((at + 1).next_multiple_of(LANES)),
+            };
+            let end = stretch.end;
+            let takes = stretch.takes.is_some_and(Place::is_whole::<V>);
+            let steady = takes
+                && aligned
                 && !ends
                 && stretch.solves
-                && (whole(stretch.finishes) || measures && stretch.finishes.is_some());
+                && whole
+                && pass.source.streams_to(W::ALONG, at, end);
             macro_rules! steady {
                 ($case:ty) => {
                     if const { is_common::<V, S, $case>(BAND, BROKEN) } {
@@ -352,11 +381,15 @@ where
                 Some(Kind::Again) if steady => steady!(Again),
                 _ => {}
             }
+            let skipped = at > stretch.start;
             while at < end {
-                at += pass.group::<E, Any, false>(work, &task, &stretch, at, end);
+                at += pass.group::<E, Any, false>(work, &task, &stretch, at, end, true);
             }
             if stretch.takes.is_some() {
                 from.advance(at - stretch.start);
+                if skipped && W::ALONG && take.contains(&at) {
+                    pass.source.start(&arrays, at, from.place());
+                }
             }
             if stretch.finishes.is_some() {
                 to.advance(at - stretch.start);
@@ -377,216 +410,6 @@ where
     }
 }
 
-/// The loop over the middle of a block, where all stages are at work and what
-/// they do is known.
-///
-/// # Safety
-/// As for [`run`].
-#[inline(always)]
-pub(crate) unsafe fn steady<V, E, S, C, W, const BAND: usize, const BROKEN: bool>(
-    pass: &mut Pass<'_, '_, V, S, W, BAND, BROKEN>,
-    work: &mut Workspace,
-    task: &Task<'_>,
-    stretch: &Stretch,
-) where
-    V: Vector,
-    E: Entries,
-    S: Stored,
-    C: Case,
-    W: Window<V, BAND>,
-{
-    // Nobody else knows where these are, so that they can be in registers.
-    let (mut source, mut window) = (*pass.source, *pass.window);
-    let (mut direction, mut totals) = (*pass.direction, *pass.totals);
-    let sink = *pass.sink;
-    let mut here = Pass {
-        source: &mut source,
-        window: &mut window,
-        direction: &mut direction,
-        totals: &mut totals,
-        sink: &sink,
-        ..*pass
-    };
-    let mut at = stretch.start;
-    while at < stretch.end {
-        // SAFETY: passed on from the caller.
-        at += unsafe { here.group::<E, C, true>(work, task, stretch, at, stretch.end) };
-    }
-    (*pass.source, *pass.window, *pass.totals) = (source, window, totals);
-}
-
-/// What is at work from one position to another, and where in the tensor.
-pub(crate) struct Stretch {
-    start: usize,
-    end: usize,
-    takes: Option<Place>,
-    solves: bool,
-    finishes: Option<Place>,
-}
-
-/// What a pass adds up.
-#[derive(Clone, Copy)]
-struct Totals<V: Vector> {
-    direction: V::Sums,
-    reference: V::Sums,
-    poison: V,
-}
-
-/// One pass over a block, and its stages.
-pub(crate) struct Pass<'p, 'a, V: Vector, S, W, const BAND: usize, const BROKEN: bool> {
-    source: &'p mut Source<'a, V, S>,
-    window: &'p mut W,
-    direction: &'p mut Direction<V, BAND, BROKEN>,
-    sink: &'p Option<Sink<'a, V>>,
-    totals: &'p mut Totals<V>,
-    arrays: &'p Arrays<V::Scalar>,
-    /// Positions that directions are behind.
-    lag: usize,
-    /// Where the block's coordinates end.
-    end: usize,
-    /// Where directions are kept, if they are; counted from position 0.
-    keep: *mut V::Scalar,
-    keeps: bool,
-}
-
-impl<V, S, W, const BAND: usize, const BROKEN: bool> Pass<'_, '_, V, S, W, BAND, BROKEN>
-where
-    V: Vector,
-    S: Stored,
-    W: Window<V, BAND>,
-{
-    /// Takes the next vectors, up to a group, through all stages; returns the
-    /// positions done. In the `STEADY` middle of a block all are at work.
-    ///
-    /// # Safety
-    /// As for [`run`].
-    #[inline(always)]
-    unsafe fn group<E: Entries, C: Case, const STEADY: bool>(
-        &mut self,
-        work: &mut Workspace,
-        task: &Task<'_>,
-        stretch: &Stretch,
-        at: usize,
-        end: usize,
-    ) -> usize {
-        let vectors = match W::GROUP {
-            1 => 1,
-            most => ((end - at) / LANES).min(self.window.room()).min(most),
-        };
-        // SAFETY: passed on from the caller.
-        unsafe {
-            for i in 0..vectors {
-                let at = at + i * LANES;
-                let packed = self.take::<E, C, STEADY>(work, task, stretch, at);
-                self.window.push(i, &packed);
-            }
-            if STEADY || stretch.solves {
-                for i in 0..vectors {
-                    let j = at - self.lag + i * LANES;
-                    let reach = self.arrays.reach.add(j);
-                    self.direction.solve(self.window, i, reach);
-                }
-                if STEADY || stretch.finishes.is_some() {
-                    for i in 0..vectors {
-                        let u = self.direction.combine(self.window, i);
-                        self.finish::<E, C, STEADY>(task, stretch, at + i * LANES, u);
-                    }
-                }
-            }
-            self.window.advance(vectors);
-        }
-        vectors * LANES
-    }
-
-    /// # Safety
-    /// As for [`run`].
-    #[inline(always)]
-    unsafe fn take<E: Entries, C: Case, const STEADY: bool>(
-        &mut self,
-        work: &mut Workspace,
-        task: &Task<'_>,
-        stretch: &Stretch,
-        at: usize,
-    ) -> Packed<V, BAND> {
-        let band = work.shape().band;
-        // SAFETY: passed on from the caller.
-        unsafe {
-            let Some(place) = stretch.takes else {
-                return Packed::load(self.arrays, at, band);
-            };
-            let place = place.further(at - stretch.start);
-            let taken = if STEADY || place.is_whole() {
-                let ends = !STEADY && self.source.has_ends(at);
-                self.source
-                    .take::<C, BAND, true>(W::ALONG, ends, self.arrays, at, place)
-            } else if V::REGISTERS == 1 {
-                let ends = self.source.has_ends(at);
-                self.source
-                    .take::<C, BAND, false>(W::ALONG, ends, self.arrays, at, place)
-            } else {
-                let mut rest = [V::Scalar::ZERO; 2 * LANES];
-                let rest = rest.as_mut_ptr();
-                E::take_rest::<V, S, BAND>(work, task, at, place, rest);
-                Taken {
-                    packed: Packed::load(self.arrays, at, band),
-                    reference: V::load(rest),
-                    poison: V::load(rest.add(LANES)),
-                }
-            };
-            self.totals.poison = self.totals.poison.add(taken.poison);
-            if self.source.refers::<C>() {
-                let sums = &mut self.totals.reference;
-                *sums = taken.reference.add_squares(*sums);
-            }
-            taken.packed
-        }
-    }
-
-    /// # Safety
-    /// As for [`run`].
-    #[inline(always)]
-    unsafe fn finish<E: Entries, C: Case, const STEADY: bool>(
-        &mut self,
-        task: &Task<'_>,
-        stretch: &Stretch,
-        at: usize,
-        mut u: V,
-    ) {
-        let Some(place) = stretch.finishes else {
-            return;
-        };
-        let applies = C::APPLIES.unwrap_or(matches!(task.output, Output::Apply(..)));
-        // SAFETY: passed on from the caller.
-        unsafe {
-            if applies {
-                let mut place = place.further(at - stretch.start);
-                if STEADY {
-                    place.count = LANES;
-                }
-                match (self.sink, &task.output) {
-                    (Some(sink), _) if sink.is_plain::<C>() => sink.update(W::ALONG, u, place),
-                    _ if C::APPLIES.is_some() => {}
-                    (_, Output::Apply(target, apply)) => {
-                        let mut lanes = [V::Scalar::ZERO; LANES];
-                        u.store(lanes.as_mut_ptr());
-                        E::deliver_rest::<V>(target, *apply, lanes.as_ptr(), place);
-                    }
-                    _ => {}
-                }
-                return;
-            }
-            let j = at - self.lag;
-            if self.end - j < LANES {
-                u = u.first(self.end - j, V::Scalar::ZERO);
-            }
-            self.totals.direction = u.add_squares(self.totals.direction);
-            if self.keeps {
-                u.stream(self.keep.wrapping_add(j));
-            }
-        }
-    }
-}
-
 /// The next position at which a stage begins or ends.
 fn change(stage: &Range<usize>, at: usize) -> usize {
     if at < stage.start {
@@ -595,78 +418,5 @@ fn change(stage: &Range<usize>, at: usize) -> usize {
         stage.end
     } else {
         usize::MAX
-    }
-}
-
-/// Packs state that lies beside the block's own, at position `at`.
-///
-/// # Safety
-/// The processor has the instructions of `V`.
-#[inline(always)]
-pub(crate) unsafe fn pack<V: Vector>(
-    work: &mut Workspace,
-    state: &State<'_>,
-    at: usize,
-    denominator: Denominator,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        match state.dtype {
-            Dtype::Bf16 => pack_stored::<V, Bf16>(work, state, at, denominator),
-            Dtype::F64 if size_of::<V::Scalar>() == 8 => {
-                pack_stored::<V, F64>(work, state, at, denominator)
-            }
-            _ => pack_stored::<V, F32>(work, state, at, denominator),
-        }
-    }
-}
-
-/// # Safety
-/// The processor has the instructions of `V`.
-#[inline(always)]
-unsafe fn pack_stored<V: Vector, S: Stored>(
-    work: &mut Workspace,
-    state: &State<'_>,
-    at: usize,
-    denominator: Denominator,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        match work.shape().band {
-            1 => pack_banded::<V, S, 1>(work, state, at, denominator),
-            4 => pack_banded::<V, S, 4>(work, state, at, denominator),
-            _ => pack_banded::<V, S, MAX_BAND>(work, state, at, denominator),
-        }
-    }
-}
-
-/// # Safety
-/// The processor has the instructions of `V`.
-#[inline(always)]
-unsafe fn pack_banded<V: Vector, S: Stored, const BAND: usize>(
-    work: &mut Workspace,
-    state: &State<'_>,
-    at: usize,
-    denominator: Denominator,
-) {
-    let end = at + state.lines.positions();
-    let shape = work.shape();
-    assert!(end <= work.array::<V::Scalar>(Array::Momentum).len());
-    let arrays = Arrays::<V::Scalar>::new(work);
-    // SAFETY: positions are inside the arrays, as checked above, and nothing
-    // but the state is looked at without a gradient to take in; the caller has
-    // the instructions of `V`.
-    unsafe {
-        let mut source = Source::<V, S>::new(state, denominator, None, 0, shape);
-        let mut cursor = Cursor::new(state.lines);
-        for at in (at..end).step_by(LANES) {
-            let place = cursor.place();
-            let taken = match place.is_whole() {
-                true => source.take::<Again, BAND, true>(true, false, &arrays, at, place),
-                false => source.take::<Again, BAND, false>(true, false, &arrays, at, place),
-            };
-            taken.packed.store(&arrays, at, shape.band);
-            cursor.advance(LANES);
-        }
     }
 }

@@ -12,7 +12,7 @@ use super::workspace::{Array, Workspace};
 #[inline(always)]
 pub(crate) unsafe fn largest_l1<V: Vector>(work: &mut Workspace, at: usize, count: usize) -> f64 {
     let shape = work.shape();
-    let room = count.next_multiple_of(LANES);
+    let room = count.next_multiple_of(V::LANES);
     let diagonal = work.array::<V::Scalar>(Array::Diagonal)[at..at + room].as_ptr();
     // Without a sub-diagonal this is read and not used.
     let before = if shape.band > 0 {
@@ -31,11 +31,11 @@ pub(crate) unsafe fn largest_l1<V: Vector>(work: &mut Workspace, at: usize, coun
             if shape.band > 0 {
                 t = t.add(V::load(before.add(i)).abs());
             }
-            if count - i < LANES {
+            if count - i < V::LANES {
                 t = t.first(count - i, V::Scalar::ZERO);
             }
             largest = V::select(largest.lt(t), t, largest);
-            i += LANES;
+            i += V::LANES;
         }
         largest.store(lanes.as_mut_ptr());
     }

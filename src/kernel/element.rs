@@ -2,7 +2,8 @@
 
 use std::mem::MaybeUninit;
 
-use super::vector::{SingleVector, Vector, Words, LANES};
+use super::sixteen::Sixteen;
+use super::vector::{Vector, Words, LANES};
 use crate::dtype::Dtype;
 
 /// Where stochastic rounding takes its random bits from: the same for the same
@@ -128,19 +129,11 @@ impl Stored for Bf16 {
     const ROUNDS: bool = true;
     #[inline(always)]
     unsafe fn load<V: Vector>(from: *const u8) -> V {
-        unsafe { from_single(from_bf16(Words::load_u16(from.cast()))) }
+        unsafe { load_sixteen::<V, Self>(from) }
     }
     #[inline(always)]
     unsafe fn store<V: Vector>(x: V, to: *mut u8, index: usize, noise: Option<Noise>) -> V {
-        unsafe {
-            let x: V::Single = to_single::<V>(x).canonical();
-            let words = match noise {
-                None => to_bf16(x),
-                Some(noise) => to_bf16_by_chance(x, noise.bits(index)),
-            };
-            words.store_u16(to.cast());
-            from_single(from_bf16(words))
-        }
+        unsafe { store_sixteen::<V, Self>(x, to, index, noise) }
     }
 }
 
@@ -150,19 +143,59 @@ impl Stored for F16 {
     const ROUNDS: bool = true;
     #[inline(always)]
     unsafe fn load<V: Vector>(from: *const u8) -> V {
-        unsafe { from_single(from_f16(Words::load_u16(from.cast()))) }
+        unsafe { load_sixteen::<V, Self>(from) }
     }
     #[inline(always)]
     unsafe fn store<V: Vector>(x: V, to: *mut u8, index: usize, noise: Option<Noise>) -> V {
-        unsafe {
-            let x: V::Single = to_single(x);
-            let words = match noise {
-                None => to_f16(x),
-                Some(noise) => to_f16_by_chance(x, noise.bits(index)),
-            };
-            words.store_u16(to.cast());
-            from_single(from_f16(words))
+        unsafe { store_sixteen::<V, Self>(x, to, index, noise) }
+    }
+}
+
+/// Numbers of 16 bits become float32 in as many vectors as that takes.
+///
+/// # Safety
+/// As for [`Stored::load`].
+#[inline(always)]
+unsafe fn load_sixteen<V: Vector, T: Sixteen>(from: *const u8) -> V {
+    let from: *const u16 = from.cast();
+    let mut lanes = [0f32; LANES];
+    // SAFETY: the caller's promise; the array has room for a vector.
+    unsafe {
+        for i in (0..V::LANES).step_by(V::Single::LANES) {
+            let x: V::Single = T::read(Words::load_u16(from.add(i)));
+            x.store_f32(lanes.as_mut_ptr().add(i));
         }
+        V::load_f32(lanes.as_ptr())
+    }
+}
+
+/// By way of float32, too.
+///
+/// # Safety
+/// As for [`Stored::store`].
+#[inline(always)]
+unsafe fn store_sixteen<V: Vector, T: Sixteen>(
+    x: V,
+    to: *mut u8,
+    index: usize,
+    noise: Option<Noise>,
+) -> V {
+    let to: *mut u16 = to.cast();
+    let mut lanes = [0f32; LANES];
+    // SAFETY: the caller's promise; the array has room for a vector.
+    unsafe {
+        x.store_f32(lanes.as_mut_ptr());
+        for i in (0..V::LANES).step_by(V::Single::LANES) {
+            let x = V::Single::load_f32(lanes.as_ptr().add(i));
+            let words = match noise {
+                None => T::round(x),
+                Some(noise) => T::round_by_chance(x, noise.bits(index + i)),
+            };
+            words.store_u16(to.add(i));
+            let x: V::Single = T::read(words);
+            x.store_f32(lanes.as_mut_ptr().add(i));
+        }
+        V::load_f32(lanes.as_ptr())
     }
 }
 
@@ -250,19 +283,19 @@ fn is_own<V: Vector, S: Stored>() -> bool {
 /// Reads `count` elements; the other lanes are zero.
 ///
 /// # Safety
-/// `from` is good for `count <= LANES` elements, and the processor has the
+/// `from` is good for `count <= V::LANES` elements, and the processor has the
 /// instructions of `V`.
 #[inline(always)]
 pub(crate) unsafe fn read<V: Vector, S: Stored>(from: *const u8, count: usize) -> V {
     // SAFETY: the caller's promise; a part of a vector is read from a copy.
     unsafe {
-        if count < LANES && is_own::<V, S>() {
+        if count < V::LANES && is_own::<V, S>() {
             return V::load_first(from.cast(), count);
         }
         let mut spare = Spare::new();
-        S::load(match count {
-            LANES => from,
-            _ => spare.take(from, count * S::DTYPE.size()),
+        S::load(match count == V::LANES {
+            true => from,
+            false => spare.take(from, count * S::DTYPE.size()),
         })
     }
 }
@@ -276,9 +309,9 @@ pub(crate) unsafe fn read_any<V: Vector>(any: Any, from: *const u8, count: usize
     // SAFETY: as for `read`.
     unsafe {
         let mut spare = Spare::new();
-        any.load(match count {
-            LANES => from,
-            _ => spare.take(from, count * any.0.size()),
+        any.load(match count == V::LANES {
+            true => from,
+            false => spare.take(from, count * any.0.size()),
         })
     }
 }
@@ -291,7 +324,7 @@ pub(crate) unsafe fn read_any<V: Vector>(any: Any, from: *const u8, count: usize
 /// of float32. `index` is the first element's in its plane.
 ///
 /// # Safety
-/// `to` is good for `count <= LANES` elements, and the processor has the
+/// `to` is good for `count <= V::LANES` elements, and the processor has the
 /// instructions of `V`.
 #[inline(always)]
 pub(crate) unsafe fn write<V: Vector, S: Stored>(
@@ -303,14 +336,14 @@ pub(crate) unsafe fn write<V: Vector, S: Stored>(
 ) -> V {
     // SAFETY: the caller's promise; a part of a vector is copied.
     unsafe {
-        if count < LANES && is_own::<V, S>() {
+        if count < V::LANES && is_own::<V, S>() {
             x.store_first(to.cast(), count);
             return x;
         }
         let mut spare = Spare::new();
-        let place = if count == LANES { to } else { spare.first() };
+        let place = if count == V::LANES { to } else { spare.first() };
         let stored = S::store(x, place, index, noise);
-        if count < LANES {
+        if count < V::LANES {
             spare.give(to, count * S::DTYPE.size());
         }
         stored
@@ -333,135 +366,10 @@ pub(crate) unsafe fn write_any<V: Vector>(
     // SAFETY: as for `write`.
     unsafe {
         let mut spare = Spare::new();
-        let place = if count == LANES { to } else { spare.first() };
+        let place = if count == V::LANES { to } else { spare.first() };
         any.store(x, place, index, noise);
-        if count < LANES {
+        if count < V::LANES {
             spare.give(to, count * any.0.size());
         }
-    }
-}
-
-/// # Safety
-/// The processor has the instructions of `V`.
-#[inline(always)]
-unsafe fn from_single<V: Vector>(x: V::Single) -> V {
-    let mut lanes = [0f32; LANES];
-    // SAFETY: the array is as long as a vector.
-    unsafe {
-        x.store_f32(lanes.as_mut_ptr());
-        V::load_f32(lanes.as_ptr())
-    }
-}
-
-/// # Safety
-/// The processor has the instructions of `V`.
-#[inline(always)]
-unsafe fn to_single<V: Vector>(x: V) -> V::Single {
-    let mut lanes = [0f32; LANES];
-    // SAFETY: the array is as long as a vector.
-    unsafe {
-        x.store_f32(lanes.as_mut_ptr());
-        V::Single::load_f32(lanes.as_ptr())
-    }
-}
-
-// SAFETY, of every block below: the caller has the instructions of `S`.
-// Conversions work on the bits, so that they do the same everywhere: some
-// processors' own flush subnormals.
-
-#[inline(always)]
-#[allow(clippy::undocumented_unsafe_blocks)]
-unsafe fn from_bf16<S: SingleVector>(x: S::Words) -> S {
-    unsafe { S::from_words(x.shl::<16>()) }
-}
-
-/// To nearest even. NaN must be canonical: it stays one.
-#[inline(always)]
-#[allow(clippy::undocumented_unsafe_blocks)]
-unsafe fn to_bf16<S: SingleVector>(x: S) -> S::Words {
-    unsafe {
-        let x = x.to_words();
-        let odd = x.shr::<16>().and(S::Words::splat(1));
-        x.add(odd).add(S::Words::splat(0x7fff)).shr::<16>()
-    }
-}
-
-/// The part that is cut off decides with which probability the magnitude grows.
-#[inline(always)]
-#[allow(clippy::undocumented_unsafe_blocks)]
-unsafe fn to_bf16_by_chance<S: SingleVector>(x: S, bits: S::Words) -> S::Words {
-    unsafe {
-        let chance = bits.and(S::Words::splat(0xffff));
-        x.to_words().add(chance).shr::<16>()
-    }
-}
-
-const SIGN: u32 = 0x8000_0000;
-/// Bits of a float32's fraction that a float16 has not.
-const CUT: u32 = 0x1fff;
-/// The smallest normal float16.
-const SMALLEST_F16: f32 = 6.103_515_6e-5;
-
-#[inline(always)]
-#[allow(clippy::undocumented_unsafe_blocks)]
-unsafe fn from_f16<S: SingleVector>(x: S::Words) -> S {
-    unsafe {
-        // The fraction and exponent in place, and the exponent's bias mended
-        // by a multiplication, which is exact for subnormal numbers, too.
-        let magnitude = x.and(S::Words::splat(0x7fff)).shl::<13>();
-        let rebias = S::splat(f32::from_bits((127 + 112) << 23));
-        let finite = S::from_words(magnitude).mul(rebias);
-        let special = S::from_words(magnitude.or(S::Words::splat(0x7f80_0000)));
-        let value = S::select(finite.lt(S::splat(65536.0)), finite, special);
-        let sign = x.and(S::Words::splat(0x8000)).shl::<16>();
-        S::from_words(value.to_words().or(sign))
-    }
-}
-
-/// To nearest even.
-#[inline(always)]
-#[allow(clippy::undocumented_unsafe_blocks)]
-unsafe fn to_f16<S: SingleVector>(x: S) -> S::Words {
-    unsafe {
-        let magnitude = x.abs();
-        let bits = magnitude.to_words();
-        let odd = bits.shr::<13>().and(S::Words::splat(1));
-        let rounded = bits.add(odd).add(S::Words::splat(CUT / 2));
-        let normal = rounded
-            .shr::<13>()
-            .add(S::Words::splat((112u32 << 10).wrapping_neg()));
-        // Adding 1/2 leaves the subnormal's fraction in the lowest bits,
-        // rounded.
-        let half = S::splat(0.5);
-        let minus_half = S::Words::splat(0.5f32.to_bits().wrapping_neg());
-        let subnormal = magnitude.add(half).to_words().add(minus_half);
-        // Words are selected as if they were numbers: only bits are moved.
-        let (subnormal, normal) = (S::from_words(subnormal), S::from_words(normal));
-        let [infinity, nan] = [0x7c00, 0x7e00].map(f32::from_bits);
-        let h = S::select(magnitude.lt(S::splat(SMALLEST_F16)), subnormal, normal);
-        let h = S::select(magnitude.lt(S::splat(65536.0)), h, S::splat(infinity));
-        let h = S::select(x.is_nan(), S::splat(nan), h).to_words();
-        h.or(x.to_words().and(S::Words::splat(SIGN)).shr::<16>())
-    }
-}
-
-/// Cuts off the fraction, after adding a random one, so that what is left is
-/// a float16. Among the subnormals the place of the cut is fixed, which an
-/// added constant brings about.
-#[inline(always)]
-#[allow(clippy::undocumented_unsafe_blocks)]
-unsafe fn to_f16_by_chance<S: SingleVector>(x: S, bits: S::Words) -> S::Words {
-    unsafe {
-        let magnitude = x.abs();
-        let is_small = magnitude.lt(S::splat(SMALLEST_F16));
-        let zero = S::splat(0.0);
-        let fixed = S::select(is_small, S::splat(SMALLEST_F16), zero);
-        let chance = bits.and(S::Words::splat(CUT));
-        let cut = magnitude.add(fixed).to_words().add(chance);
-        let cut = S::from_words(cut.and(S::Words::splat(!CUT)));
-        let unfixed = S::select(is_small, S::splat(-SMALLEST_F16), zero);
-        let value = cut.add(unfixed).to_words();
-        let sign = x.to_words().and(S::Words::splat(SIGN));
-        to_f16(S::from_words(value.or(sign)))
     }
 }

@@ -3,7 +3,7 @@
 use super::element::{read_any, Any};
 use super::source::splat;
 use super::total;
-use super::vector::{Vector, LANES};
+use super::vector::Vector;
 use super::workspace::{Array, Workspace};
 use crate::dtype::Dtype;
 
@@ -25,10 +25,10 @@ pub(crate) unsafe fn gradient_squares<V: Vector>(run: &[u8], dtype: Dtype, scale
         let mut at = 0;
         while at < len {
             let from = run.as_ptr().add(at * dtype.size());
-            let g = read_any::<V>(Any(dtype), from, LANES.min(len - at)).mul(scale);
+            let g = read_any::<V>(Any(dtype), from, V::LANES.min(len - at)).mul(scale);
             finite = V::and(finite, g.mul(g).lt(infinity));
-            sums = g.add_squares(sums);
-            at += LANES;
+            g.add_squares(&mut sums, at);
+            at += V::LANES;
         }
         if V::all(finite) {
             total::<V>(sums)
@@ -51,7 +51,7 @@ pub(crate) unsafe fn pack_gradient<V: Vector>(
     scale: f64,
 ) {
     let len = run.len() / dtype.size();
-    let room = len.next_multiple_of(LANES);
+    let room = len.next_multiple_of(V::LANES);
     let to = work.array::<V::Scalar>(Array::Gradient)[at..at + room].as_mut_ptr();
     // SAFETY: the run has as many elements as are read, the array room for
     // whole vectors of them, and the caller has the instructions of `V`.
@@ -60,9 +60,9 @@ pub(crate) unsafe fn pack_gradient<V: Vector>(
         let mut i = 0;
         while i < len {
             let from = run.as_ptr().add(i * dtype.size());
-            let g = read_any::<V>(Any(dtype), from, LANES.min(len - i));
+            let g = read_any::<V>(Any(dtype), from, V::LANES.min(len - i));
             g.mul(scale).store(to.add(i));
-            i += LANES;
+            i += V::LANES;
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::element::Noise;
-use super::vector::LANES;
+use super::vector::{Vector, LANES};
 use super::MAX_BAND;
 use crate::dtype::Dtype;
 
@@ -21,9 +21,15 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// Positions of the workspace that they take: each line whole vectors.
+    /// Positions of the workspace that they take.
     pub(crate) fn positions(&self) -> usize {
-        self.count * self.width.next_multiple_of(LANES)
+        self.count * self.pitch()
+    }
+
+    /// Positions from one line to the next: whole vectors, whatever their
+    /// lanes.
+    fn pitch(&self) -> usize {
+        self.width.next_multiple_of(LANES)
     }
 }
 
@@ -34,12 +40,15 @@ pub(super) struct Place {
     pub(super) index: usize,
     /// How many it has.
     pub(super) count: usize,
+    /// Memory is asked for ahead of it: not where the vector before has asked
+    /// for all that a line of the cache holds.
+    pub(super) asks: bool,
 }
 
 impl Place {
     #[inline(always)]
-    pub(super) fn is_whole(self) -> bool {
-        self.count == LANES
+    pub(super) fn is_whole<V: Vector>(self) -> bool {
+        self.count == V::LANES
     }
 
     #[inline(always)]
@@ -51,50 +60,58 @@ impl Place {
     }
 }
 
-/// Walks through lines, a vector at a time.
+/// Walks through lines, a vector of so many lanes at a time. A line's last
+/// vectors may be a part of one, and empty.
 pub(super) struct Cursor {
-    index: usize,
-    left: usize,
-    line: usize,
+    lanes: usize,
     lines: Lines,
+    /// Where the line starts.
+    line: usize,
+    /// Positions of the line that were passed.
+    passed: usize,
 }
 
 impl Cursor {
     #[inline(always)]
-    pub(super) fn new(lines: Lines) -> Self {
+    pub(super) fn new<V: Vector>(lines: Lines) -> Self {
         Cursor {
-            index: lines.first,
-            left: lines.width,
-            line: lines.first,
+            lanes: V::LANES,
             lines,
+            line: lines.first,
+            passed: 0,
         }
+    }
+
+    /// Elements of the line that are left.
+    #[inline(always)]
+    fn left(&self) -> usize {
+        self.lines.width.saturating_sub(self.passed)
     }
 
     /// Positions before the next vector that is another kind, whole or a
     /// part, or does not follow in memory.
     #[inline(always)]
     pub(super) fn run(&self) -> usize {
-        (self.left - self.left % LANES).max(LANES)
+        let left = self.left();
+        (left - left % self.lanes).max(self.lanes)
     }
 
     #[inline(always)]
     pub(super) fn place(&self) -> Place {
         Place {
-            index: self.index,
-            count: self.left.min(LANES),
+            index: self.line.wrapping_add(self.passed),
+            count: self.left().min(self.lanes),
+            asks: true,
         }
     }
 
     /// So many positions further, inside the run or to its end.
     #[inline(always)]
     pub(super) fn advance(&mut self, positions: usize) {
-        if self.left > positions {
-            self.index += positions;
-            self.left -= positions;
-        } else {
+        self.passed += positions;
+        if self.passed >= self.lines.pitch() {
+            self.passed = 0;
             self.line = self.line.wrapping_add(self.lines.step);
-            self.index = self.line;
-            self.left = self.lines.width;
         }
     }
 }

@@ -71,16 +71,45 @@ impl<'a, V: Vector> Sink<'a, V> {
     pub(super) unsafe fn update(&self, along: bool, u: V, place: Place) {
         // SAFETY: the caller's promise.
         unsafe {
-            let Place { index, count } = place;
+            let Place { index, count, asks } = place;
             let to = self.target.first.add(index * size_of::<V::Scalar>());
-            let ask = ahead(along, self.target.lines.step) * size_of::<V::Scalar>();
-            V::prefetch(to.wrapping_add(ask));
+            if asks {
+                let ask = ahead(along, self.target.lines.step) * size_of::<V::Scalar>();
+                V::prefetch(to.wrapping_add(ask));
+            }
             if size_of::<V::Scalar>() == 4 {
                 let p = self.updated(read::<V, F32>(to, count), u);
                 write::<V, F32>(p, to, index, count, None);
             } else {
                 let p = self.updated(read::<V, F64>(to, count), u);
                 write::<V, F64>(p, to, index, count, None);
+            }
+        }
+    }
+
+    /// Delivers whole vectors of directions, one after the other from `u` on.
+    ///
+    /// # Safety
+    /// As for [`Sink::deliver`]; `u` is good for as many.
+    #[inline(always)]
+    unsafe fn update_run(&self, along: bool, u: *const V::Scalar, run: usize, place: Place) {
+        let mut i = 0;
+        while i < run {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let mut place = Place {
+                    count: V::LANES,
+                    asks: true,
+                    ..place.further(i)
+                };
+                self.update(along, V::load(u.add(i)), place);
+                i += V::LANES;
+                if V::LANES < LANES && i < run {
+                    place = place.further(V::LANES);
+                    place.asks = false;
+                    self.update(along, V::load(u.add(i)), place);
+                    i += V::LANES;
+                }
             }
         }
     }
@@ -101,7 +130,7 @@ impl<'a, V: Vector> Sink<'a, V> {
     #[inline(always)]
     pub(super) unsafe fn deliver(&self, u: V, place: Place) {
         let Target { dtype, noise, .. } = *self.target;
-        let Place { index, count } = place;
+        let Place { index, count, .. } = place;
         // SAFETY: the caller's promise.
         unsafe {
             let to = self.target.first.add(index * dtype.size());
@@ -141,16 +170,23 @@ pub(crate) unsafe fn deliver<V: Vector>(kept: &[u8], target: &Target<'_>, apply:
     // kept; the caller has the instructions of `V`.
     unsafe {
         let sink = Sink::<V>::new(target, apply);
-        let mut cursor = Cursor::new(target.lines);
-        for at in (0..target.lines.positions()).step_by(LANES) {
-            let from = kept.as_ptr().add(at);
-            let (u, place) = (V::load(from), cursor.place());
-            if sink.plain {
-                sink.update(target.lines.count == 1, u, place);
+        let along = target.lines.count == 1;
+        let mut cursor = Cursor::new::<V>(target.lines);
+        let mut from = kept.as_ptr();
+        let end = from.add(target.lines.positions());
+        while from < end {
+            let place = cursor.place();
+            let mut run = V::LANES;
+            if sink.plain && place.is_whole::<V>() {
+                run = cursor.run();
+                sink.update_run(along, from, run, place);
+            } else if sink.plain {
+                sink.update(along, V::load(from), place);
             } else {
-                sink.deliver(u, place);
+                sink.deliver(V::load(from), place);
             }
-            cursor.advance(LANES);
+            from = from.add(run);
+            cursor.advance(run);
         }
     }
 }

@@ -5,12 +5,16 @@
 //! is stored is the truth: all that follows is computed from the state as it
 //! was rounded.
 
+mod streams;
+
 use std::marker::PhantomData;
+
+pub(super) use streams::Streams;
 
 use super::case::Case;
 use super::element::{read, write, Noise, Stored, F32, F64};
 use super::lines::{Cursor, Gradient, Lines, Place, Planes, State, MAX_PLANES};
-use super::vector::{Scalar, Vector, LANES};
+use super::vector::{Scalar, Vector};
 use super::window::Packed;
 use super::workspace::{Arrays, Shape};
 use super::MAX_BAND;
@@ -212,7 +216,7 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
     /// As for [`Source::take`].
     #[inline(always)]
     pub(super) unsafe fn start(&mut self, arrays: &Arrays<V::Scalar>, at: usize, place: Place) {
-        if self.updates && place.is_whole() {
+        if self.updates && place.is_whole::<V>() {
             // SAFETY: passed on from the caller.
             self.ahead = unsafe { self.gradient(true, arrays, at, place) };
         }
@@ -227,7 +231,8 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
     /// Takes the vector of coordinates at a position of the workspace. `BAND`
     /// is the band, or `MAX_BAND` for any; chains run `along` memory
     /// or across it; where they may have `ends`, entries that would lead beyond
-    /// are zero; `WHOLE` vectors are the rule.
+    /// are zero; `WHOLE` vectors are the rule. Where it is known where gradients
+    /// lie, the vector is so much `further` in their streams.
     ///
     /// # Safety
     /// The state is good for the elements at `place`; the arrays are good for a
@@ -241,25 +246,30 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
         arrays: &Arrays<V::Scalar>,
         at: usize,
         place: Place,
+        streams: Option<(&Streams<V, BAND>, usize)>,
     ) -> Taken<V, BAND> {
         let band = if BAND == MAX_BAND { self.band } else { BAND };
-        let count = if WHOLE { LANES } else { place.count };
+        let count = if WHOLE { V::LANES } else { place.count };
         let place = Place { count, ..place };
         // SAFETY: the caller's promise.
         unsafe {
             let mut packed = Packed::none();
             let (mut g, mut next) = (self.by.zero, self.by.zero);
-            if self.updates::<C>() {
-                if along && band > 0 {
-                    next = self.gradient(along, arrays, at + LANES, place.further(LANES));
-                }
-                g = match along && band > 0 && WHOLE {
-                    true => self.ahead,
-                    false => self.gradient(along, arrays, at, place),
-                };
-                self.ahead = next;
-                if !WHOLE {
-                    g = g.first(count, V::Scalar::ZERO);
+            match streams {
+                _ if !self.updates::<C>() => {}
+                Some((streams, further)) => g = streams.own(further, place.asks),
+                None => {
+                    if along && band > 0 {
+                        next = self.gradient(along, arrays, at + V::LANES, place.further(V::LANES));
+                    }
+                    g = match along && band > 0 && WHOLE {
+                        true => self.ahead,
+                        false => self.gradient(along, arrays, at, place),
+                    };
+                    self.ahead = next;
+                    if !WHOLE {
+                        g = g.first(count, V::Scalar::ZERO);
+                    }
                 }
             }
             let [keep, weight] = self.by.statistics;
@@ -281,13 +291,15 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
             let mut poison = m.add(h);
 
             for k in 1..=band {
-                let mut other = self.by.zero;
-                if along {
-                    other = g.shift(next, k);
-                } else if self.updates::<C>() {
-                    let further = place.further(k * self.step);
-                    other = self.gradient(along, arrays, at + k * self.stride, further);
-                }
+                let other = match streams {
+                    _ if !self.updates::<C>() => self.by.zero,
+                    Some((streams, further)) => streams.other(further, k),
+                    None if along => g.shift(next, k),
+                    None => {
+                        let further = place.further(k * self.step);
+                        self.gradient(along, arrays, at + k * self.stride, further)
+                    }
+                };
                 let goes_on = if ends {
                     Some(V::load(arrays.reach.add(at)).not_lt(splat(k as f64)))
                 } else {
@@ -308,7 +320,9 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
             if C::REFERS.unwrap_or(self.refers) {
                 let (a, r) = self.refer::<C>(along, place, g, m, h);
                 reference = a;
-                poison = poison.add(r);
+                if let Some(r) = r {
+                    poison = poison.add(r);
+                }
             }
             Taken {
                 packed,
@@ -337,8 +351,10 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
             if at < self.packed_from {
                 let from = self.gradient.first;
                 let from = from.add(place.index * size_of::<V::Scalar>());
-                let ask = ahead(along, self.step) * size_of::<V::Scalar>();
-                V::prefetch(from.wrapping_add(ask));
+                if place.asks {
+                    let ask = ahead(along, self.step) * size_of::<V::Scalar>();
+                    V::prefetch(from.wrapping_add(ask));
+                }
                 let g: V = match size_of::<V::Scalar>() {
                     4 => read::<V, F32>(from, place.count),
                     _ => read::<V, F64>(from, place.count),
@@ -364,12 +380,14 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
         b: V,
         goes_on: Option<V::Mask>,
     ) -> V {
-        let Place { index, count } = place;
+        let Place { index, count, asks } = place;
         let bytes = index * S::DTYPE.size();
         // SAFETY: the caller's promise.
         unsafe {
             let from = self.planes.from[plane].add(bytes);
-            V::prefetch(from.wrapping_add(ahead(along, self.step) * S::DTYPE.size()));
+            if asks {
+                V::prefetch(from.wrapping_add(ahead(along, self.step) * S::DTYPE.size()));
+            }
             let old: V = read::<V, S>(from, count);
             if !self.updates::<C>() {
                 return old;
@@ -388,31 +406,32 @@ impl<'a, V: Vector, S: Stored> Source<'a, V, S> {
         }
     }
 
-    /// The vector whose length is wanted, and the plane of normalized RMSProp
-    /// (or zeros).
+    /// The vector whose length is wanted, and the plane of normalized RMSProp.
     ///
     /// # Safety
     /// As for [`Source::take`].
     #[inline(always)]
-    unsafe fn refer<C: Case>(&self, along: bool, place: Place, g: V, m: V, h: V) -> (V, V) {
-        let zero = self.by.zero;
+    unsafe fn refer<C: Case>(&self, along: bool, place: Place, g: V, m: V, h: V) -> (V, Option<V>) {
         // SAFETY: the caller's promise.
         unsafe {
             if C::REFERS == Some(true) || matches!(self.reference, Some(Reference::Adam { .. })) {
-                return (quotient(m, h.sqrt().add(self.by.eps)), zero);
+                return (quotient(m, h.sqrt().add(self.by.eps)), None);
             }
             let q = g.mul(self.by.normalize);
-            let mut r = zero;
+            let mut r = None;
             if self.rms {
                 let [keep, weight] = self.by.rms;
                 let rms = plane::rms(self.band);
-                r = self.average::<C>(along, rms, place, [keep, weight.mul(q)], q, None);
+                let by = [keep, weight.mul(q)];
+                r = Some(self.average::<C>(along, rms, place, by, q, None));
             }
-            let a = match self.reference {
-                Some(Reference::Sgd) => g,
-                Some(Reference::Momentum) => m,
-                Some(Reference::NormalizedRmsprop { .. }) => quotient(q, r.sqrt().add(self.by.eps)),
-                _ => zero,
+            let a = match (self.reference, r) {
+                (Some(Reference::Sgd), _) => g,
+                (Some(Reference::Momentum), _) => m,
+                (Some(Reference::NormalizedRmsprop { .. }), Some(r)) => {
+                    quotient(q, r.sqrt().add(self.by.eps))
+                }
+                _ => self.by.zero,
             };
             (a, r)
         }
@@ -431,16 +450,16 @@ pub(super) unsafe fn mend<V: Vector, S: Stored>(
     lines: Lines,
 ) {
     for plane in &planes[..count] {
-        let mut cursor = Cursor::new(lines);
-        for _ in (0..lines.positions()).step_by(LANES) {
-            let Place { index, count } = cursor.place();
+        let mut cursor = Cursor::new::<V>(lines);
+        for _ in (0..lines.positions()).step_by(V::LANES) {
+            let Place { index, count, .. } = cursor.place();
             // SAFETY: the caller's promise.
             unsafe {
                 let at = plane.add(index * S::DTYPE.size());
                 let x = read::<V, S>(at, count).canonical();
                 write::<V, S>(x, at, index, count, None);
             }
-            cursor.advance(LANES);
+            cursor.advance(V::LANES);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The few vector operations that the kernels are written over.
 //!
-//! A vector has [`LANES`] lanes, whatever the type of a lane and the
-//! instruction set: a [`Pack`] of as many registers as that takes. So the
-//! order of every sum, and with it every bit of every result, is the same
-//! everywhere. An instruction set says what one [`Register`] can do.
+//! A vector is a [`Pack`] of one register or more, whatever suits the
+//! instruction set, which says what one [`Register`] can do. Sums are taken
+//! over [`LANES`] lanes, whatever a vector has: coordinates that are so far
+//! apart are added up one after the other. So the order of every sum, and with
+//! it every bit of every result, is the same everywhere.
 //!
 //! No method carries a target feature; all are inlined into the entry points
 //! of `kernel::isa`, which alone do. Nor is any of it in a closure: the
@@ -12,7 +13,8 @@
 // Numbers of lines, registers and neighbours say more than iterators over them.
 #![allow(clippy::needless_range_loop)]
 
-/// Lanes of a vector.
+/// Lanes over which sums are taken: those of a vector, or of two. Memory that
+/// vectors are packed in is laid out in as many elements.
 pub(crate) const LANES: usize = 16;
 
 /// A floating-point type that kernels compute in.
@@ -69,6 +71,8 @@ pub(crate) trait Register: Copy {
     type Sums: Copy;
     /// The same instruction set's vector of float32.
     type Single: SingleVector;
+    /// Its vector of the most lanes.
+    type Wide: Vector<Scalar = Self::Scalar>;
     /// Lanes of the register.
     const LANES: usize;
     /// Whether narrow bands are worth kernels of their own. Not where nobody
@@ -205,6 +209,7 @@ pub(crate) trait SingleRegister: Register<Scalar = f32> {
 /// # Safety
 /// As for [`Register`].
 pub(crate) trait WordRegister: Copy {
+    const LANES: usize;
     unsafe fn splat(x: u32) -> Self;
     unsafe fn load(from: *const u32) -> Self;
     /// Loads 16-bit words, extended with zeros.
@@ -221,7 +226,7 @@ pub(crate) trait WordRegister: Copy {
     unsafe fn shr<const N: u32>(self) -> Self;
 }
 
-/// As many registers as make [`LANES`] lanes.
+/// Registers one after the other.
 #[derive(Clone, Copy)]
 pub(crate) struct Pack<R, const N: usize>([R; N]);
 
@@ -231,10 +236,16 @@ pub(crate) trait Vector: Copy {
     type Scalar: Scalar;
     type Mask: Copy;
     type Sums: Copy;
+    /// The same instruction set's vector of float32, of as many lanes or a part
+    /// of them.
     type Single: SingleVector;
+    /// Its vector of [`LANES`] lanes.
+    type Wide: Vector<Scalar = Self::Scalar>;
     const UNROLLS: bool;
     /// Registers of a vector.
     const REGISTERS: usize;
+    /// Its lanes: [`LANES`], or half as many.
+    const LANES: usize;
 
     unsafe fn prefetch(from: *const u8);
     unsafe fn splat(x: Self::Scalar) -> Self;
@@ -266,10 +277,13 @@ pub(crate) trait Vector: Copy {
     unsafe fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
     /// Zero where the mask is false.
     unsafe fn only(self, mask: Self::Mask) -> Self;
-    /// The lanes from `k` on, up to [`LANES`], of this and then the next vector.
+    /// The lanes from `k` on of this and then the next vector; `k` is at most
+    /// the number of lanes.
     unsafe fn shift(self, next: Self, k: usize) -> Self;
     unsafe fn no_sums() -> Self::Sums;
-    unsafe fn add_squares(self, sums: Self::Sums) -> Self::Sums;
+    /// Adds the square of each lane to its accumulator; the vector's first lane
+    /// is the `at`-th of all.
+    unsafe fn add_squares(self, sums: &mut Self::Sums, at: usize);
     /// Writes the accumulators, [`LANES`] of them.
     unsafe fn store_sums(sums: Self::Sums, to: *mut f64);
 
@@ -307,7 +321,7 @@ pub(crate) trait SingleVector: Vector<Scalar = f32> {
     unsafe fn from_words(words: Self::Words) -> Self;
 }
 
-/// A vector of [`LANES`] words; see [`WordRegister`].
+/// A vector of words; see [`WordRegister`].
 pub(crate) trait Words: Copy {
     unsafe fn splat(x: u32) -> Self;
     /// `0, 1, 2 ..`.
@@ -359,10 +373,13 @@ fn one_of<R: Copy, const N: usize>(first: &[R; N], second: &[R; N], i: usize) ->
 impl<R: Register, const N: usize> Vector for Pack<R, N> {
     type Scalar = R::Scalar;
     type Mask = [R::Mask; N];
-    type Sums = [R::Sums; N];
+    /// Of two vectors, where one has half of all lanes.
+    type Sums = [[R::Sums; N]; 2];
     type Single = R::Single;
+    type Wide = R::Wide;
     const UNROLLS: bool = R::UNROLLS;
     const REGISTERS: usize = N;
+    const LANES: usize = N * R::LANES;
 
     each! {
         fn add(self, b);
@@ -380,7 +397,7 @@ impl<R: Register, const N: usize> Vector for Pack<R, N> {
     }
     #[inline(always)]
     unsafe fn splat(x: R::Scalar) -> Self {
-        const { assert!(N * R::LANES == LANES) };
+        const { assert!(Self::LANES == LANES || 2 * Self::LANES == LANES) };
         Pack([unsafe { R::splat(x) }; N])
     }
     #[inline(always)]
@@ -547,19 +564,24 @@ impl<R: Register, const N: usize> Vector for Pack<R, N> {
     }
     #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {
-        [unsafe { R::no_sums() }; N]
+        [[unsafe { R::no_sums() }; N]; 2]
     }
     #[inline(always)]
-    unsafe fn add_squares(self, mut sums: Self::Sums) -> Self::Sums {
+    unsafe fn add_squares(self, sums: &mut Self::Sums, at: usize) {
+        let half = match Self::LANES {
+            LANES => &mut sums[0],
+            lanes => &mut sums[at / lanes % 2],
+        };
         for i in 0..N {
-            sums[i] = unsafe { self.0[i].add_squares(sums[i]) };
+            half[i] = unsafe { self.0[i].add_squares(half[i]) };
         }
-        sums
     }
     #[inline(always)]
     unsafe fn store_sums(sums: Self::Sums, to: *mut f64) {
-        for (i, sums) in sums.into_iter().enumerate() {
-            unsafe { R::store_sums(sums, to.add(i * R::LANES)) }
+        for (i, sums) in sums.into_iter().flatten().enumerate() {
+            if i * R::LANES < LANES {
+                unsafe { R::store_sums(sums, to.add(i * R::LANES)) }
+            }
         }
     }
 }
@@ -613,7 +635,7 @@ impl<W: WordRegister, const N: usize> Words for Pack<W, N> {
         unsafe {
             let mut words = Self::splat(0);
             for i in 0..N {
-                words.0[i] = W::load(COUNTING.as_ptr().add(i * (LANES / N)));
+                words.0[i] = W::load(COUNTING.as_ptr().add(i * W::LANES));
             }
             words
         }
@@ -623,7 +645,7 @@ impl<W: WordRegister, const N: usize> Words for Pack<W, N> {
         unsafe {
             let mut words = Self::splat(0);
             for i in 0..N {
-                words.0[i] = W::load_u16(from.add(i * (LANES / N)));
+                words.0[i] = W::load_u16(from.add(i * W::LANES));
             }
             words
         }
@@ -631,7 +653,7 @@ impl<W: WordRegister, const N: usize> Words for Pack<W, N> {
     #[inline(always)]
     unsafe fn store_u16(self, to: *mut u16) {
         for i in 0..N {
-            unsafe { self.0[i].store_u16(to.add(i * (LANES / N))) }
+            unsafe { self.0[i].store_u16(to.add(i * W::LANES)) }
         }
     }
     #[inline(always)]

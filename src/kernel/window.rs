@@ -3,8 +3,10 @@
 //! Vectors of coordinates come one after the other. Where chains run along
 //! memory, the neighbours of a vector's lanes are other lanes of it and of the
 //! next; where they run across, they are the same lanes of the vector that
-//! comes a line later. So they are in registers where few are needed, or else in
-//! a few lines that stay in the cache, and never in a copy of the state.
+//! comes a line later. So they are in a few lines that stay in the nearest
+//! cache, and never in a copy of the state. In these lines, a group of vectors
+//! goes through one stage after the other: the divisions of many are under way
+//! at once, where a vector that went through all stages alone would wait.
 
 // Numbers of lines, registers and neighbours say more than iterators over them.
 #![allow(clippy::needless_range_loop)]
@@ -118,38 +120,30 @@ pub(crate) trait Window<V: Vector, const BAND: usize>: Copy {
     unsafe fn advance(&mut self, vectors: usize);
 }
 
-/// Chains along memory in a narrow band: the last two vectors, in registers.
+/// Coordinates without neighbours: the newest vector, in registers.
 #[derive(Clone, Copy)]
-pub(super) struct Along<V, const BAND: usize> {
-    state: [Packed<V, BAND>; 2],
-    psi: [[V; BAND]; 2],
-    scaled: [V; 2],
+pub(super) struct Alone<V> {
+    state: Packed<V, 0>,
+    scaled: V,
 }
 
 // SAFETY, of every block below: passed on from the caller.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl<V: Vector, const BAND: usize> Window<V, BAND> for Along<V, BAND> {
+impl<V: Vector> Window<V, 0> for Alone<V> {
     const ALONG: bool = true;
     const GROUP: usize = 1;
 
     #[inline(always)]
     fn lag(_: Shape) -> usize {
-        if BAND == 0 {
-            0
-        } else {
-            LANES
-        }
+        0
     }
-
     #[inline(always)]
     unsafe fn new(shape: Shape, _: Ring<V::Scalar>) -> Self {
-        assert_eq!(shape.band, BAND);
+        assert_eq!(shape.band, 0);
         unsafe {
-            let zero = V::splat(V::Scalar::ZERO);
-            Along {
-                state: [Packed::none(); 2],
-                psi: [[zero; BAND]; 2],
-                scaled: [zero; 2],
+            Alone {
+                state: Packed::none(),
+                scaled: V::splat(V::Scalar::ZERO),
             }
         }
     }
@@ -158,59 +152,35 @@ impl<V: Vector, const BAND: usize> Window<V, BAND> for Along<V, BAND> {
         1
     }
     #[inline(always)]
-    unsafe fn push(&mut self, _: usize, new: &Packed<V, BAND>) {
-        self.state = [self.state[1], *new];
+    unsafe fn push(&mut self, _: usize, new: &Packed<V, 0>) {
+        self.state = *new;
     }
     #[inline(always)]
-    unsafe fn momentum(&self, _: usize, k: usize) -> V {
-        let [old, newest] = &self.state;
-        unsafe { later::<V, BAND>(old.momentum, newest.momentum, k) }
+    unsafe fn momentum(&self, _: usize, _: usize) -> V {
+        self.state.momentum
     }
     #[inline(always)]
-    unsafe fn diagonal(&self, _: usize, k: usize) -> V {
-        let [old, newest] = &self.state;
-        unsafe { later::<V, BAND>(old.diagonal, newest.diagonal, k) }
+    unsafe fn diagonal(&self, _: usize, _: usize) -> V {
+        self.state.diagonal
     }
     #[inline(always)]
-    unsafe fn band(&self, _: usize, index: usize, k: usize) -> V {
-        let [old, newest] = &self.state;
-        unsafe { later::<V, BAND>(old.bands[index], newest.bands[index], k) }
+    unsafe fn band(&self, _: usize, index: usize, _: usize) -> V {
+        self.state.bands[index]
     }
     #[inline(always)]
-    unsafe fn keep(&mut self, _: usize, psi: &[V; BAND], scaled: V) {
-        self.psi = [self.psi[1], *psi];
-        self.scaled = [self.scaled[1], scaled];
+    unsafe fn keep(&mut self, _: usize, _: &[V; 0], scaled: V) {
+        self.scaled = scaled;
     }
     #[inline(always)]
     unsafe fn psi(&self, _: usize, k: usize) -> V {
-        unsafe { V::shift(self.psi[0][k - 1], self.psi[1][k - 1], LANES - k) }
+        unreachable!("there is no neighbour {k}")
     }
     #[inline(always)]
-    unsafe fn scaled(&self, _: usize, k: usize) -> V {
-        match k {
-            0 => self.scaled[1],
-            _ => unsafe { V::shift(self.scaled[0], self.scaled[1], LANES - k) },
-        }
+    unsafe fn scaled(&self, _: usize, _: usize) -> V {
+        self.scaled
     }
     #[inline(always)]
     unsafe fn advance(&mut self, _: usize) {}
-}
-
-/// The lanes from `k` on. Without a band there is no lag: the newest vector is
-/// the one at hand.
-///
-/// # Safety
-/// The processor has the instructions of `V`.
-#[inline(always)]
-unsafe fn later<V: Vector, const BAND: usize>(old: V, newest: V, k: usize) -> V {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        match (BAND, k) {
-            (0, _) => newest,
-            (_, 0) => old,
-            _ => V::shift(old, newest, k),
-        }
-    }
 }
 
 /// Vectors of a group where lines of them are kept in memory.
@@ -219,7 +189,7 @@ pub(super) const GROUP: usize = 16;
 pub(super) const ALONG_PLANE: usize = (1 + GROUP) * LANES;
 
 /// Neighbours in memory that stays in the nearest cache. Where chains run along
-/// memory: the last vector and a group, one after the other. Where they run
+/// memory: the last coordinates and a group, one after the other. Where they run
 /// across: `band + 1` lines, the oldest of which is overwritten.
 #[derive(Clone, Copy)]
 pub(super) struct Kept<V: Vector, const BAND: usize, const ALONG: bool> {
@@ -253,7 +223,7 @@ impl<V: Vector, const BAND: usize, const ALONG: bool> Kept<V, BAND, ALONG> {
             true => ALONG_PLANE,
             false => self.plane,
         };
-        let offset = plane * distance + offset + self.at + i * LANES;
+        let offset = plane * distance + offset + self.at + i * V::LANES;
         self.first.wrapping_add(offset)
     }
 
@@ -329,7 +299,7 @@ impl<V: Vector, const BAND: usize, const ALONG: bool> Window<V, BAND> for Kept<V
     fn room(&self) -> usize {
         match ALONG {
             true => GROUP,
-            false => (self.width - self.at) / LANES,
+            false => (self.width - self.at) / V::LANES,
         }
     }
     #[inline(always)]
@@ -375,12 +345,14 @@ impl<V: Vector, const BAND: usize, const ALONG: bool> Window<V, BAND> for Kept<V
     unsafe fn advance(&mut self, vectors: usize) {
         if ALONG {
             for plane in 0..2 * self.bands() + 3 {
-                let last = unsafe { V::load(self.place(plane, 0, vectors)) };
-                unsafe { last.store(self.place(plane, 0, 0)) };
+                for i in 0..LANES / V::LANES {
+                    let last = unsafe { V::load(self.place(plane, 0, vectors + i)) };
+                    unsafe { last.store(self.place(plane, 0, i)) };
+                }
             }
             return;
         }
-        self.at += vectors * LANES;
+        self.at += vectors * V::LANES;
         if self.at == self.width {
             self.at = 0;
             // The oldest line becomes the newest.

@@ -1,4 +1,6 @@
-//! AVX2 with FMA: a vector of float32 is two registers.
+//! AVX2 with FMA: a vector of float32 is one register, of half the lanes over
+//! which sums are taken. With two, all that a loop needs would not find room in
+//! sixteen registers.
 
 use std::arch::x86_64::*;
 
@@ -12,8 +14,23 @@ pub(crate) struct F64(__m256d);
 #[derive(Clone, Copy)]
 pub(crate) struct U32(__m256i);
 
-pub(crate) type F32x16 = Pack<F32, 2>;
-pub(crate) type F64x16 = Pack<F64, 4>;
+pub(crate) type Singles = Pack<F32, 1>;
+pub(crate) type Doubles = Pack<F64, 2>;
+
+/// All bits of the first `count` of eight words.
+#[inline(always)]
+unsafe fn first_words(count: usize) -> __m256i {
+    static BITS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+    // SAFETY: from `8 - count` on there are eight; the caller has AVX2.
+    unsafe { _mm256_loadu_si256(BITS.as_ptr().add(8 - count.min(8)).cast()) }
+}
+
+/// All bits of the first `count` of four double words.
+#[inline(always)]
+unsafe fn first_doubles(count: usize) -> __m256i {
+    // SAFETY: the caller has AVX2.
+    unsafe { _mm256_cvtepi32_epi64(_mm256_castsi256_si128(first_words(count))) }
+}
 
 // SAFETY, for every block below: the caller has AVX2 and FMA, and pointers are
 // good for the lanes named.
@@ -22,7 +39,8 @@ impl Register for F32 {
     type Scalar = f32;
     type Mask = __m256;
     type Sums = [__m256d; 2];
-    type Single = F32x16;
+    type Single = Singles;
+    type Wide = Pack<F32, 2>;
     const LANES: usize = 8;
     const UNROLLS: bool = true;
 
@@ -130,6 +148,19 @@ impl Register for F32 {
         }
     }
     #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        F32(unsafe { _mm256_maskload_ps(from, first_words(count)) })
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        unsafe { _mm256_maskstore_ps(to, first_words(count), self.0) }
+    }
+    #[inline(always)]
+    unsafe fn first(self, count: usize, fill: Self) -> Self {
+        let first = unsafe { _mm256_castsi256_ps(first_words(count)) };
+        F32(unsafe { _mm256_blendv_ps(fill.0, self.0, first) })
+    }
+    #[inline(always)]
     unsafe fn no_sums() -> Self::Sums {
         [unsafe { _mm256_setzero_pd() }; 2]
     }
@@ -158,7 +189,8 @@ impl Register for F64 {
     type Scalar = f64;
     type Mask = __m256d;
     type Sums = __m256d;
-    type Single = F32x16;
+    type Single = Singles;
+    type Wide = Pack<F64, 4>;
     const LANES: usize = 4;
     const UNROLLS: bool = false;
 
@@ -236,6 +268,19 @@ impl Register for F64 {
         F64(unsafe { _mm256_and_pd(mask, self.0) })
     }
     #[inline(always)]
+    unsafe fn load_first(from: *const f64, count: usize) -> Self {
+        F64(unsafe { _mm256_maskload_pd(from, first_doubles(count)) })
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f64, count: usize) {
+        unsafe { _mm256_maskstore_pd(to, first_doubles(count), self.0) }
+    }
+    #[inline(always)]
+    unsafe fn first(self, count: usize, fill: Self) -> Self {
+        let first = unsafe { _mm256_castsi256_pd(first_doubles(count)) };
+        F64(unsafe { _mm256_blendv_pd(fill.0, self.0, first) })
+    }
+    #[inline(always)]
     unsafe fn no_sums() -> __m256d {
         unsafe { _mm256_setzero_pd() }
     }
@@ -264,6 +309,7 @@ impl SingleRegister for F32 {
 
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl WordRegister for U32 {
+    const LANES: usize = 8;
     intrinsics! {
         add(b) = _mm256_add_epi32;
         mul(b) = _mm256_mullo_epi32;

@@ -12,8 +12,8 @@ pub(crate) struct F64(__m512d);
 #[derive(Clone, Copy)]
 pub(crate) struct U32(__m512i);
 
-pub(crate) type F32x16 = Pack<F32, 1>;
-pub(crate) type F64x16 = Pack<F64, 2>;
+pub(crate) type Singles = Pack<F32, 1>;
+pub(crate) type Doubles = Pack<F64, 2>;
 
 /// Lanes of two registers, one after the other.
 static COUNTING: [u32; 32] = {
@@ -46,7 +46,8 @@ impl Register for F32 {
     type Scalar = f32;
     type Mask = __mmask16;
     type Sums = [__m512d; 2];
-    type Single = F32x16;
+    type Single = Singles;
+    type Wide = Singles;
     const LANES: usize = 16;
     const UNROLLS: bool = true;
 
@@ -190,7 +191,8 @@ impl Register for F64 {
     type Scalar = f64;
     type Mask = __mmask8;
     type Sums = __m512d;
-    type Single = F32x16;
+    type Single = Singles;
+    type Wide = Doubles;
     const LANES: usize = 8;
     const UNROLLS: bool = false;
 
@@ -300,6 +302,7 @@ impl SingleRegister for F32 {
 
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl WordRegister for U32 {
+    const LANES: usize = 16;
     #[inline(always)]
     unsafe fn splat(x: u32) -> Self {
         U32(unsafe { _mm512_set1_epi32(x as i32) })

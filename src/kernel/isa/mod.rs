@@ -114,20 +114,21 @@ use intrinsics;
 macro_rules! tables {
     ($module:ident, [$($feature:meta)?], $vectors:ident) => {
         mod $module {
-            use super::super::block::{Entries, Pass, Stretch};
+            use super::super::block::Entries;
             use super::super::case::Case;
             use super::super::element::Stored;
             use super::super::lines::{Lines, Place};
+            use super::super::pass::{Pass, Stretch};
             use super::super::vector::Vector;
             use super::super::window::Window;
-            use super::super::{block, damping, gradient, sink, source};
+            use super::super::{block, damping, gradient, halo, pass as passes, sink, source};
             use super::super::{
                 Apply, Denominator, Kernels, Squares, State, Target, Task, Workspace, MAX_PLANES,
             };
             use super::*;
 
             pub(super) static TABLES: [Kernels; 2] =
-                [table::<$vectors::F32x16>(), table::<$vectors::F64x16>()];
+                [table::<$vectors::Singles>(), table::<$vectors::Doubles>()];
 
             const fn table<V: Vector>() -> Kernels {
                 Kernels {
@@ -149,7 +150,7 @@ macro_rules! tables {
                 gradient_squares(run: &[u8], dtype: Dtype, scale: f64) -> f64 = gradient::gradient_squares);
             tables!(@entry [$($feature)?]
                 pack(work: &mut Workspace, state: &State<'_>, at: usize, denominator: Denominator) -> ()
-                = block::pack);
+                = halo::pack);
             tables!(@entry [$($feature)?]
                 pack_gradient(work: &mut Workspace, at: usize, run: &[u8], dtype: Dtype, scale: f64) -> ()
                 = gradient::pack_gradient);
@@ -235,7 +236,7 @@ macro_rules! tables {
                 W: Window<V, BAND>,
             {
                 // SAFETY: as for the other entries.
-                unsafe { block::steady::<V, Calls, S, C, W, BAND, BROKEN>(pass, work, task, stretch) }
+                unsafe { passes::steady::<V, Calls, S, C, W, BAND, BROKEN>(pass, work, task, stretch) }
             }
 
             $(#[$feature])?

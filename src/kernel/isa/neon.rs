@@ -12,8 +12,8 @@ pub(crate) struct F64(float64x2_t);
 #[derive(Clone, Copy)]
 pub(crate) struct U32(uint32x4_t);
 
-pub(crate) type F32x16 = Pack<F32, 4>;
-pub(crate) type F64x16 = Pack<F64, 8>;
+pub(crate) type Singles = Pack<F32, 4>;
+pub(crate) type Doubles = Pack<F64, 8>;
 
 // SAFETY, for every block below: the caller has NEON, and pointers are good
 // for the lanes named.
@@ -22,7 +22,8 @@ impl Register for F32 {
     type Scalar = f32;
     type Mask = uint32x4_t;
     type Sums = [float64x2_t; 2];
-    type Single = F32x16;
+    type Single = Singles;
+    type Wide = Singles;
     const LANES: usize = 4;
     const UNROLLS: bool = true;
 
@@ -145,7 +146,8 @@ impl Register for F64 {
     type Scalar = f64;
     type Mask = uint64x2_t;
     type Sums = float64x2_t;
-    type Single = F32x16;
+    type Single = Singles;
+    type Wide = Doubles;
     const LANES: usize = 2;
     const UNROLLS: bool = false;
 
@@ -257,6 +259,7 @@ impl SingleRegister for F32 {
 
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl WordRegister for U32 {
+    const LANES: usize = 4;
     intrinsics! {
         add(b) = vaddq_u32;
         mul(b) = vmulq_u32;

@@ -10,8 +10,8 @@ const WIDTH: usize = 4;
 #[derive(Clone, Copy)]
 pub(crate) struct Lanes<T>([T; WIDTH]);
 
-pub(crate) type F32x16 = Pack<Lanes<f32>, 4>;
-pub(crate) type F64x16 = Pack<Lanes<f64>, 4>;
+pub(crate) type Singles = Pack<Lanes<f32>, 4>;
+pub(crate) type Doubles = Pack<Lanes<f64>, 4>;
 
 /// Applies a function to the lanes of its operands.
 macro_rules! lanes {
@@ -44,14 +44,15 @@ fn fused_f64(a: [f64; WIDTH], b: [f64; WIDTH], c: [f64; WIDTH]) -> [f64; WIDTH] 
 
 /// Both floating-point types; `$square` is `x * x + sum` in float64.
 macro_rules! float {
-    ($T:ident, $fused:ident, $square:expr) => {
+    ($T:ident, $Wide:ident, $fused:ident, $square:expr) => {
         // SAFETY, for every block below: pointers are good for the lanes named.
         #[allow(clippy::undocumented_unsafe_blocks, clippy::unnecessary_cast)]
         impl Register for Lanes<$T> {
             type Scalar = $T;
             type Mask = [bool; WIDTH];
             type Sums = [f64; WIDTH];
-            type Single = F32x16;
+            type Single = Singles;
+            type Wide = $Wide;
             const LANES: usize = WIDTH;
             const UNROLLS: bool = false;
 
@@ -166,8 +167,9 @@ macro_rules! float {
 }
 
 // The square of a float32 is exact in float64: fused or not is the same.
-float!(f32, fused_f32, |x: f64, sum: f64| x * x + sum);
-float!(f64, fused_f64, |x: f64, sum: f64| x.mul_add(x, sum));
+float!(f32, Singles, fused_f32, |x: f64, sum: f64| x * x + sum);
+float!(f64, Doubles, fused_f64, |x: f64, sum: f64| x
+    .mul_add(x, sum));
 
 impl SingleRegister for Lanes<f32> {
     type Words = Lanes<u32>;
@@ -184,6 +186,8 @@ impl SingleRegister for Lanes<f32> {
 // SAFETY, for every block below: pointers are good for the lanes named.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl WordRegister for Lanes<u32> {
+    const LANES: usize = WIDTH;
+
     #[inline(always)]
     unsafe fn splat(x: u32) -> Self {
         Lanes([x; WIDTH])
