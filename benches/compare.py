@@ -32,11 +32,11 @@ class Row:
     def bytes(self):
         """Bytes for each parameter: it is read and written, the gradient read;
         each state plane read and written; with grafting the direction written
-        and read back, or the state read once more where that is less; with the
+        and read back, or without neighbours the state read once more; with the
         check the gradient read once more."""
         planes = self.band + 2 + (self.graft == "normalized rmsprop")
         planes *= 4 if self.state == "float32" else 2
-        again = min(8, planes) if self.graft != "none" else 0
+        again = 0 if self.graft == "none" else 8 if self.band else planes
         return 12 + 2 * planes + again + 4 * self.check
 
 

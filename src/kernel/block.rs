@@ -161,14 +161,14 @@ unsafe fn banded<V: Vector, E: Entries, S: Stored>(
 
 /// Whether a case is common enough for a loop of its own: where a vector is one
 /// register, so that all that it needs can be in registers, or two and the band
-/// narrow; directions are computed again where state is small (see
+/// narrow; directions are computed again where there are no neighbours (see
 /// `Tensor::keeps`), and 16-bit state is for narrow bands.
 const fn is_common<V: Vector, S: Stored, C: Case>(band: usize, broken: bool) -> bool {
     let narrow = band <= 1 || band <= 4 && !S::ROUNDS && V::REGISTERS == 1;
     V::REGISTERS <= 2
         && !broken
         && match C::TAKES {
-            Some(false) => band == 0 || S::ROUNDS && narrow,
+            Some(false) => band == 0,
             _ => narrow,
         }
 }

@@ -46,12 +46,11 @@ impl Tensor {
         self.graft != Graft::None
     }
 
-    /// Whether directions are kept in between. They are computed again where
-    /// that moves no more bytes than to write them down and read them back:
-    /// one plane of the arithmetic's type against the state.
+    /// Whether directions are kept in between. Without neighbours they are
+    /// computed again: that moves no more bytes than to write them down and
+    /// read them back, and takes one division.
     pub(super) fn keeps(&self) -> bool {
-        let state = (2 + self.grid.band()) * self.spec.state.size();
-        self.grafted() && 2 * self.spec.arithmetic().size() < state
+        self.grafted() && self.grid.band() > 0
     }
 
     /// Memory for its directions, if it keeps them.
