@@ -35,6 +35,40 @@ pub(crate) struct Task<'a> {
     pub output: Output<'a>,
 }
 
+impl<'a> Task<'a> {
+    /// Its first stage.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `V`.
+    #[inline(always)]
+    pub(super) unsafe fn source<V: Vector, S: Stored>(&self, shape: Shape) -> Source<'a, V, S> {
+        let take_in = self.take_in.as_ref();
+        // SAFETY: passed on from the caller.
+        unsafe {
+            Source::new(
+                &self.state,
+                self.denominator,
+                take_in,
+                self.packed_from,
+                shape,
+            )
+        }
+    }
+
+    /// Its last stage, where directions reach a target.
+    ///
+    /// # Safety
+    /// As for [`Task::source`].
+    #[inline(always)]
+    pub(super) unsafe fn sink<V: Vector>(&self) -> Option<Sink<'_, V>> {
+        match &self.output {
+            // SAFETY: passed on from the caller.
+            Output::Apply(target, apply) => Some(unsafe { Sink::new(target, *apply) }),
+            _ => None,
+        }
+    }
+}
+
 /// What becomes of the directions.
 pub(crate) enum Output<'a> {
     /// None are computed.
@@ -190,14 +224,7 @@ pub(crate) unsafe fn take_rest<V: Vector, S: Stored, const BAND: usize>(
     let arrays = Arrays::<V::Scalar>::new(work);
     // SAFETY: passed on from the caller.
     unsafe {
-        let take_in = task.take_in.as_ref();
-        let mut source = Source::<V, S>::new(
-            &task.state,
-            task.denominator,
-            take_in,
-            task.packed_from,
-            shape,
-        );
+        let mut source = task.source::<V, S>(shape);
         let (along, ends) = (shape.along(), source.has_ends(at));
         let taken = source.take::<Any, BAND, false>(along, ends, &arrays, at, place, None);
         taken.packed.store(&arrays, at, shape.band);
@@ -277,19 +304,10 @@ where
     // the block's; and the caller has the instructions.
     unsafe {
         let take_in = task.take_in.as_ref();
-        let mut source = Source::<V, S>::new(
-            &task.state,
-            task.denominator,
-            take_in,
-            task.packed_from,
-            shape,
-        );
+        let mut source = task.source::<V, S>(shape);
         let mut window = W::new(shape, work.ring());
         let mut direction = Direction::<V, BAND, BROKEN>::new(shape, task.gamma);
-        let sink = match &task.output {
-            Output::Apply(target, apply) => Some(Sink::<V>::new(target, *apply)),
-            _ => None,
-        };
+        let sink = task.sink::<V>();
         let mut totals = Totals {
             direction: V::no_sums(),
             reference: V::no_sums(),

@@ -45,14 +45,9 @@ pub(crate) unsafe fn steady<V, E, S, C, W, const BAND: usize, const BROKEN: bool
     // SAFETY: passed on from the caller.
     unsafe {
         let shape = work.shape();
-        let take_in = task.take_in.as_ref();
-        let by = task.denominator;
-        let mut source = Source::<V, S>::new(&task.state, by, take_in, task.packed_from, shape);
+        let mut source = task.source::<V, S>(shape);
         let mut direction = Direction::<V, BAND, BROKEN>::new(shape, task.gamma);
-        let sink = match &task.output {
-            Output::Apply(target, apply) => Some(Sink::<V>::new(target, *apply)),
-            _ => None,
-        };
+        let sink = task.sink();
         let streams = source.streams(W::ALONG, pass.arrays, stretch.start, takes);
         let (mut window, mut totals) = (*pass.window, *pass.totals);
         let mut here = Pass {

@@ -7,7 +7,7 @@
 //! not exist (before the first coordinate of a chain, after the last) is packed
 //! as a coordinate with unit diagonal and no edges, which changes no bit of its
 //! neighbours. The block's own coordinates have their positions here, too, but
-//! stay in registers, apart from incomplete vectors.
+//! only the last of them are kept, in a ring, and incomplete vectors.
 //!
 //! ```text
 //!   0        front                     front + core

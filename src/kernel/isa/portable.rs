@@ -167,9 +167,8 @@ macro_rules! float {
 }
 
 // The square of a float32 is exact in float64: fused or not is the same.
-float!(f32, Singles, fused_f32, |x: f64, sum: f64| x * x + sum);
-float!(f64, Doubles, fused_f64, |x: f64, sum: f64| x
-    .mul_add(x, sum));
+float!(f32, Singles, fused_f32, |x: f64, sum| x * x + sum);
+float!(f64, Doubles, fused_f64, |x, sum| f64::mul_add(x, x, sum));
 
 impl SingleRegister for Lanes<f32> {
     type Words = Lanes<u32>;
