@@ -1,10 +1,10 @@
-//! Writes the C header, and gives the shared library its soname.
+//! Generates the C header, and sets the soname of the shared library.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// The sections of the header, in its order: files of src/capi, and src/xla.
-/// The text at the top of each one introduces its section.
+/// The sections of the header, in order: files of src/capi, and src/xla. The
+/// documentation at the top of each file introduces its section.
 const SECTIONS: [&str; 14] = [
     "status",
     "options",
@@ -38,7 +38,7 @@ fn variable(name: &str) -> String {
     env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"))
 }
 
-/// Programs that are linked with the library look for it under this name.
+/// Sets the soname: the name by which linked programs look for the library.
 fn set_soname(out: &Path) {
     // Before 1.0, minor versions are incompatible with each other.
     let soname = match variable("CARGO_PKG_VERSION_MAJOR").as_str() {
@@ -46,13 +46,13 @@ fn set_soname(out: &Path) {
         major => format!("libsonew.so.{major}"),
     };
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,{soname}");
-    // Once loaded, it stays until the process ends: threads of the host have
-    // destructors of thread-locals in it, which would hold it anyway, at times
-    // that nobody chooses. So dlclose() never pulls code away under a thread.
+    // With nodelete, dlclose() does not unload the library. Threads of the host
+    // may have destructors of thread-locals in it, and its code must not be
+    // removed while one of them may still run.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
-    // A link of that name beside the library lets programs run without
-    // installing it. OUT_DIR is target/<profile>/build/<package>/out; where it
-    // is elsewhere, there is only no link.
+    // A symbolic link with that name beside the library lets programs run
+    // without installing it. OUT_DIR is normally
+    // target/<profile>/build/<package>/out; elsewhere no link is made.
     #[cfg(unix)]
     if let Some(profile) = out.ancestors().nth(3) {
         let _ = std::os::unix::fs::symlink("libsonew.so", profile.join(soname));
@@ -97,7 +97,7 @@ fn version() -> String {
     macros
 }
 
-/// What stands at the top of a file, its code indented instead of fenced.
+/// The documentation at the top of a file, with code indented instead of fenced.
 fn documentation(file: &Path) -> String {
     let text = fs::read_to_string(file).expect("sections are files");
     let mut code = false;
@@ -134,7 +134,7 @@ fn declarations(file: &Path) -> String {
     one_line_comments(&String::from_utf8(text).expect("cbindgen writes text"))
 }
 
-/// Comments that have one line of text take one line.
+/// Puts comments with one line of text on a single line.
 fn one_line_comments(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let mut shorter = String::new();

@@ -16,7 +16,7 @@ from pathlib import Path
 
 @dataclass
 class Row:
-    """A step of libsonew, and what it may cost."""
+    """A step of libsonew, and its goal."""
 
     name: str
     band: int = 1
@@ -26,14 +26,13 @@ class Row:
     state: str = "float32"
     # Largest ratio to AdamW, by model.
     goals: dict = field(default_factory=dict)
-    # Or a bound from the ratio of another row: its name, a factor, a surcharge.
+    # Or a bound relative to another row's ratio: its name, a factor, an addend.
     bound: tuple = None
 
     def bytes(self):
         """Bytes for each parameter: it is read and written, the gradient read;
         each state plane read and written; with grafting the direction written
-        and read back, or without neighbours the state read once more; with the
-        check the gradient read once more."""
+        and read back; with the check the gradient read once more."""
         planes = self.band + 2 + (self.graft == "normalized rmsprop")
         planes *= 4 if self.state == "float32" else 2
         again = 0 if self.graft == "none" else 8 if self.band else planes
@@ -63,7 +62,7 @@ class Case:
     # Steps of a sample; rounds, in full and with --quick.
     steps: int
     rounds: tuple
-    # Microseconds that a step may take, instead of ratios.
+    # Or a bound in microseconds, instead of ratios.
     limit: float = None
 
 
@@ -92,8 +91,8 @@ CASES = [
     ),
 ]
 
-# Workers of one library wait for more work by spinning, for some milliseconds,
-# in the way of the next one's.
+# The worker threads of a library spin for some milliseconds while they wait for
+# more work, and would slow down those of the next library.
 PAUSE = 0.01
 
 
@@ -111,7 +110,7 @@ def sample(contestant, steps):
 
 
 class Samples:
-    """What was measured of one contestant."""
+    """The measurements of one contestant."""
 
     def __init__(self, contestant, len):
         self.contestant, self.len = contestant, len
@@ -165,7 +164,7 @@ def lines(case, streams, base, rows):
 
 
 def goal(row, case, measured):
-    """As printed, and whether it was met: "?" if it lies within the noise."""
+    """The goal as printed, and whether it was met: "?" if it is within the noise."""
     samples = measured[row.name]
     if case.limit:
         return f"{case.limit:.0f} us", verdict(samples.seconds, case.limit * 1e-6)
@@ -251,7 +250,7 @@ def arguments():
 
 def main():
     args = arguments()
-    # As many cores as threads: JAX takes one thread for each core it may use.
+    # As many cores as threads, because JAX uses one thread per core.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     import torch
 

@@ -40,7 +40,7 @@ class Model:
 
 
 class FusedAdamW:
-    """The yardstick: what `optimizer.step()` costs a PyTorch program."""
+    """The yardstick: `optimizer.step()` as a PyTorch program calls it."""
 
     name = "PyTorch fused AdamW"
     bytes = 7 * FLOAT

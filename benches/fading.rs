@@ -1,5 +1,5 @@
-//! A step while everything fades to zero: the gradient of a small tensor, which
-//! stays in the cache, becomes zero for 100,000 steps, and each thousand of them
+//! Times steps while the state fades to zero: the gradient of a small tensor,
+//! which stays in the cache, is zero for 100,000 steps, and each thousand of them
 //! is timed. `cargo bench --bench fading`.
 
 use std::time::Instant;
@@ -14,11 +14,11 @@ use sonew::Optimizer;
 const LEN: usize = 4096;
 const STEPS: usize = 100_000;
 const PART: usize = 1000;
-/// Of a part, the fastest so many steps count: the others may have been
-/// interrupted.
+/// Only the fastest steps of a part count, this many of them, because the others
+/// may have been interrupted.
 const UNDISTURBED: usize = 100;
 
-/// Nanoseconds per step, in each part of so many steps on one gradient.
+/// Nanoseconds per step with one gradient, for each part of this many steps.
 fn parts(
     optimizer: &mut Optimizer,
     params: &mut [f32],

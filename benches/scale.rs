@@ -1,5 +1,5 @@
-//! What a parameter costs in models of a million to a billion parameters, with
-//! parameters, gradients and state in bfloat16, and the memory that it takes:
+//! Time and memory per parameter in models of a million to a billion parameters,
+//! with parameters, gradients and state in bfloat16:
 //! `cargo bench --bench scale`, or `cargo bench --bench scale -- 1e8` for models
 //! up to that size.
 
@@ -14,10 +14,10 @@ use sonew::Optimizer;
 
 const SIZES: [usize; 4] = [1_000_000, 10_000_000, 100_000_000, 1_000_000_000];
 
-/// So many parameters are updated in all, in models of each size.
+/// Number of parameter updates that are timed for each model size.
 const UPDATES: usize = 2_000_000_000;
 
-/// Numbers between -1 and 1; the pages are touched by all threads.
+/// Numbers between -1 and 1, written by all threads.
 fn numbers(len: usize) -> Vec<bf16> {
     let number = |i: usize| {
         let bits = (i as u32).wrapping_mul(0x9e37_79b9) >> 8;
@@ -26,7 +26,7 @@ fn numbers(len: usize) -> Vec<bf16> {
     (0..len).into_par_iter().map(number).collect()
 }
 
-/// The most memory that the process has had so far, in GiB.
+/// The peak memory of the process so far, in GiB.
 fn peak() -> Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -58,7 +58,7 @@ fn main() -> Result<()> {
             ..StepOptions::default()
         };
         let mut times = Vec::new();
-        // The first step gets the state's pages.
+        // In the first step the system provides the state's pages.
         for _ in 0..=(UPDATES / len).clamp(3, 100) {
             let start = Instant::now();
             optimizer.step(&step, &mut [&mut params], &[Some(&grads)])?;

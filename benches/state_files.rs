@@ -1,4 +1,4 @@
-//! What state files cost, beside what the same bytes cost without them.
+//! Times of state files, compared with plain reads and writes of the same bytes.
 //!
 //! `cargo bench --bench state_files -- --help`
 
@@ -58,7 +58,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Tensors of 4 million parameters, with so many bytes of state in all.
+/// Tensors of 4 million parameters, with this many bytes of state in all.
 fn tensors(bytes: f64) -> Vec<TensorSpec> {
     let count = (bytes / (STATE << 22) as f64).ceil() as usize;
     let spec = |i| TensorSpec::new(format!("layer{i}.weight"), &[2048, 2048]);
@@ -103,7 +103,8 @@ fn save_and_load(arguments: &Arguments) -> Result<()> {
     let bytes = fs::read(&path)?;
     let mut times: [Vec<f64>; 4] = Default::default();
     for round in 0..arguments.rounds {
-        // In turn the first: a disk may slow down after a gigabyte.
+        // They take turns at being first, because a disk may slow down after a
+        // gigabyte.
         for first in [round % 2 == 0, round % 2 == 1] {
             match first {
                 true => times[0].push(seconds(|| write(&plain, &bytes))?),
@@ -145,7 +146,7 @@ fn save_and_load(arguments: &Arguments) -> Result<()> {
     Ok(fs::remove_file(plain)?)
 }
 
-/// Nothing but the bytes, in order, and on the disk.
+/// Writes the bytes in order, and syncs them to disk.
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = File::create(path)?;
     for chunk in bytes.chunks(1 << 20) {
@@ -154,7 +155,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(file.sync_all()?)
 }
 
-/// Nothing but the bytes, into memory.
+/// Reads the bytes into memory.
 fn read(path: &Path, length: usize) -> Result<()> {
     let mut bytes = vec![0; length];
     File::open(path)?.read_exact(&mut bytes)?;
@@ -162,7 +163,7 @@ fn read(path: &Path, length: usize) -> Result<()> {
     Ok(())
 }
 
-/// A step, so that the state is not zero.
+/// Takes a step, so that the state is not zero.
 fn fill(optimizer: &mut Optimizer, tensors: &[TensorSpec]) -> Result<()> {
     let mut params: Vec<_> = tensors.iter().map(|t| vec![0.0f32; t.len()]).collect();
     let grads = gradients(tensors);
@@ -196,7 +197,7 @@ fn step(arguments: &Arguments) -> Result<()> {
     for round in 0..5 * arguments.rounds {
         let first = seconds(|| one_step(&mut memory, &mut params, &grads))?;
         let second = seconds(|| one_step(&mut live, &mut params, &grads))?;
-        // Both copies of the file are warm after two steps.
+        // After two steps both copies of the file are in the page cache.
         if round >= 4 {
             in_memory.push(first);
             on_file.push(second);

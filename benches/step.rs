@@ -1,6 +1,6 @@
-//! The cost of one step, for every row of the table that the library is judged
-//! by: `cargo bench`, or `cargo bench -- 67M` for what matches. How to read the
-//! numbers is in `benches/README.md`.
+//! The time of one step, for the same rows as `benches/compare`: `cargo bench`, or
+//! `cargo bench -- 67M` for those that match. `benches/README.md` says how to read
+//! the numbers.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -124,8 +124,8 @@ fn models() -> [(&'static str, Vec<TensorSpec>); 3] {
     ]
 }
 
-/// Gradients differ from step to step, as in training: step `t` reads the same
-/// random numbers from another place on, a cache line further for each step.
+/// Gradients differ from step to step, as in training: each step reads the same
+/// random numbers from an offset that is one cache line larger.
 const GRADIENTS: usize = 8;
 const LINE: usize = 64 / size_of::<f32>();
 
@@ -180,7 +180,7 @@ fn steps(c: &mut Criterion) {
     for (model, tensors) in models() {
         let parameters: usize = tensors.iter().map(TensorSpec::len).sum();
         let mut group = group(c, model);
-        // Made by the first row that runs: a filter may leave out all of them.
+        // Created by the first row that runs, because a filter may exclude all.
         let mut numbers = None;
         for row in &ROWS {
             let chains = |t: &TensorSpec| t.clone().with_chains(row.chains);
@@ -198,7 +198,7 @@ fn steps(c: &mut Criterion) {
     }
 }
 
-/// State of a tensor whose gradient has been zero for long.
+/// State of a tensor whose gradient has been zero for many steps.
 struct Faded {
     plan: Plan,
     params: Vec<f32>,
@@ -208,11 +208,11 @@ struct Faded {
 
 impl Faded {
     const LEN: usize = 4 << 20;
-    /// So late that nothing is bias-corrected any more.
+    /// So large that bias correction has no effect.
     const NUMBER: u64 = 1_000_000;
-    /// The averages lose a thousandth of a percent at each step, so that they
-    /// stay in their range while they are measured, and cross its lower end
-    /// all the time.
+    /// The averages decay by a thousandth of a percent in each step, so that they
+    /// stay in their range during the measurement, and some numbers cross its
+    /// lower end in every step.
     const DECAY: f64 = 0.99999;
 
     /// Momentum and band of any sign, the diagonal positive; magnitudes are
@@ -268,9 +268,9 @@ impl Faded {
     }
 }
 
-/// A gradient that stays zero: the state fades from ordinary numbers through
-/// those whose products are subnormal, and those that are subnormal themselves,
-/// to zero. All four must take the same time.
+/// With a gradient that stays zero, the state fades from ordinary numbers to
+/// numbers whose products are subnormal, to subnormal numbers, and to zero. Steps
+/// on all four must take the same time.
 fn zero_gradient(c: &mut Criterion) {
     let mut group = group(c, "zero gradient");
     group.throughput(Throughput::Bytes((TRIDIAGONAL.bytes() * Faded::LEN) as u64));

@@ -1,5 +1,5 @@
-//! Looks at a checkpoint or a live file: what it is of, what is in it, and
-//! whether its checksums hold.
+//! Shows the options, tensors and arrays of a checkpoint or a live file, and
+//! whether its checksums match.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -193,7 +193,7 @@ fn bytes(count: u64) -> String {
     }
 }
 
-/// Columns under their titles, as wide as they need to be.
+/// Prints aligned columns under their titles.
 fn print_table(titles: &[&str], rows: &[Vec<String>]) {
     let columns = rows.first().map_or(titles.len(), Vec::len);
     let title = |column: usize| titles.get(column).copied().unwrap_or_default();

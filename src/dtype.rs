@@ -3,69 +3,16 @@
 use std::fmt;
 
 pub use half::{bf16, f16};
-
-/// The type of one element of a buffer.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-pub enum Dtype {
-    /// IEEE 754 binary32: `f32`.
-    F32,
-    /// IEEE 754 binary64: `f64`.
-    F64,
-    /// The upper half of a binary32: [`struct@bf16`].
-    #[serde(rename = "BF16")]
-    Bf16,
-    /// IEEE 754 binary16: [`struct@f16`].
-    F16,
-}
-
-impl Dtype {
-    /// All of them.
-    pub(crate) const ALL: [Dtype; 4] = [Dtype::F32, Dtype::F64, Dtype::Bf16, Dtype::F16];
-
-    /// Size of one element in bytes; also its alignment.
-    pub const fn size(self) -> usize {
-        match self {
-            Dtype::F64 => 8,
-            Dtype::F32 => 4,
-            Dtype::Bf16 | Dtype::F16 => 2,
-        }
-    }
-
-    /// The name that safetensors files use: `F32`, `F64`, `BF16` or `F16`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Dtype::F32 => "F32",
-            Dtype::F64 => "F64",
-            Dtype::Bf16 => "BF16",
-            Dtype::F16 => "F16",
-        }
-    }
-
-    /// The smallest normal number: state below it becomes zero.
-    pub(crate) const fn least_normal(self) -> f64 {
-        match self {
-            Dtype::F64 => f64::MIN_POSITIVE,
-            _ => f32::MIN_POSITIVE as f64,
-        }
-    }
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+pub use sonew_kernel::Dtype;
 
 mod sealed {
     pub trait Plain: bytemuck::Pod {}
 }
 
-/// A type that buffers can have: `f32`, `f64`, [`struct@bf16`] or
-/// [`struct@f16`].
+/// A type that the elements of a buffer can have: `f32`, `f64`,
+/// [`struct@bf16`] or [`struct@f16`].
 pub trait Element: sealed::Plain + Default + PartialOrd + fmt::Debug + Send + Sync {
-    /// Its name at run time.
+    /// The corresponding value of [`Dtype`].
     const DTYPE: Dtype;
 }
 
@@ -94,16 +41,16 @@ pub enum Elements<'a> {
 }
 
 impl<'a> Elements<'a> {
-    /// A buffer whose type is known now.
+    /// Wraps a buffer whose type is known at compile time.
     pub fn new<T: Element>(values: &'a [T]) -> Self {
         Elements::from_bytes(T::DTYPE, bytemuck::cast_slice(values))
     }
 
-    /// The bytes of a buffer that is aligned to its elements and holds whole
-    /// ones.
+    /// Interprets bytes as elements of this type.
     ///
     /// # Panics
-    /// If it is not, or does not.
+    /// If the bytes are not aligned to the elements, or do not hold a whole
+    /// number of them.
     pub(crate) fn from_bytes(dtype: Dtype, bytes: &'a [u8]) -> Self {
         match dtype {
             Dtype::F32 => Elements::F32(bytemuck::cast_slice(bytes)),
@@ -128,12 +75,12 @@ impl<'a> Elements<'a> {
         self.bytes().len() / self.dtype().size()
     }
 
-    /// Whether there are none.
+    /// Whether there are no elements.
     pub fn is_empty(self) -> bool {
         self.bytes().is_empty()
     }
 
-    /// The elements as they lie in memory.
+    /// The bytes of the elements.
     pub fn bytes(self) -> &'a [u8] {
         match self {
             Elements::F32(values) => bytemuck::cast_slice(values),
@@ -155,7 +102,7 @@ impl<'a, T: Element> From<&'a [T]> for Elements<'a> {
     }
 }
 
-/// A buffer to be written, whose element type is known at run time.
+/// A mutably borrowed buffer whose element type is known at run time.
 #[derive(Debug, PartialEq)]
 pub enum ElementsMut<'a> {
     /// `f32`.
@@ -169,7 +116,7 @@ pub enum ElementsMut<'a> {
 }
 
 impl<'a> ElementsMut<'a> {
-    /// A buffer whose type is known now.
+    /// Wraps a buffer whose type is known at compile time.
     pub fn new<T: Element>(values: &'a mut [T]) -> Self {
         ElementsMut::from_bytes(T::DTYPE, bytemuck::cast_slice_mut(values))
     }
@@ -184,7 +131,7 @@ impl<'a> ElementsMut<'a> {
         }
     }
 
-    /// The same buffer, to be read.
+    /// The same buffer, for reading.
     pub fn elements(&self) -> Elements<'_> {
         match self {
             ElementsMut::F32(values) => Elements::F32(values),
@@ -209,12 +156,12 @@ impl<'a> ElementsMut<'a> {
         self.elements().len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.elements().is_empty()
     }
 
-    /// The elements as they lie in memory.
+    /// The bytes of the elements.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         match self {
             ElementsMut::F32(values) => bytemuck::cast_slice_mut(values),

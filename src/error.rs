@@ -34,7 +34,7 @@ pub enum Error {
     },
 
     /// A handle of the C API is not live.
-    #[error("{argument} is no live handle: it was freed, never created, or is of another kind")]
+    #[error("{argument} is not a live handle: it was freed, never created, or is of another kind")]
     BadHandle {
         /// The argument.
         argument: &'static str,
@@ -49,12 +49,12 @@ pub enum Error {
         size: usize,
         /// The size in this version of the library.
         expected: usize,
-        /// What sets it right.
+        /// How to set it right.
         hint: &'static str,
     },
 
-    /// A struct of the C API comes from a newer header and uses what this
-    /// version does not know.
+    /// A struct of the C API comes from a newer header and uses a field that
+    /// this version does not know.
     #[error(
         "{argument} has a field that this version does not know, at byte {offset}: it must be zero"
     )]
@@ -70,13 +70,13 @@ pub enum Error {
     #[error("a step in stages is under way: finish it first, or abort it")]
     InStages,
 
-    /// There is no step in stages to go on with, or to abort.
+    /// There is no step in stages to continue, or to abort.
     #[error("no step in stages is under way")]
     NoStages,
 
     /// A step in stages cannot be aborted any more.
     #[error(
-        "the state has taken in the gradients of this step: it can only be finished, \
+        "the state has been updated with the gradients of this step: it can only be finished, \
          or the optimizer freed"
     )]
     StateWritten,
@@ -155,9 +155,9 @@ pub enum Error {
         dims: Vec<usize>,
     },
 
-    /// A tensor asks for float16 state, which has not the range for squared
+    /// A tensor asks for float16 state, whose range is too small for squared
     /// gradients.
-    #[error("tensor \"{tensor}\": the state cannot be F16, which has not the range for squared gradients; BF16 has")]
+    #[error("tensor \"{tensor}\": the state cannot be F16, whose range is too small for squared gradients; use BF16")]
     StateDtype {
         /// The tensor.
         tensor: String,
@@ -171,7 +171,7 @@ pub enum Error {
         tensor: String,
     },
 
-    /// A call passed another number of tensors than the optimizer or plan has.
+    /// A call passes another number of tensors than the optimizer or plan has.
     #[error("{argument} has {count} tensors, expected {expected}")]
     TensorCount {
         /// The argument's name.
@@ -191,7 +191,7 @@ pub enum Error {
         argument: String,
         /// What the caller passed.
         length: usize,
-        /// What the tensor's dimensions ask for.
+        /// What the tensor's dimensions require.
         expected: usize,
     },
 
@@ -208,15 +208,15 @@ pub enum Error {
         expected: Dtype,
     },
 
-    /// A stateless step got another number of state planes than the options
-    /// ask for.
+    /// A stateless step was passed another number of state planes than the
+    /// options require.
     #[error("tensor \"{tensor}\": {count} state planes were passed, expected {expected}")]
     PlaneCount {
         /// The tensor.
         tensor: String,
         /// What the caller passed.
         count: usize,
-        /// What the options ask for.
+        /// What the options require.
         expected: usize,
     },
 
@@ -240,18 +240,18 @@ pub enum Error {
         count: usize,
     },
 
-    /// Nothing has this name.
+    /// There is no tensor, plane, struct or field with this name.
     #[error("{owner} has no {kind} named \"{name}\"")]
     UnknownName {
         /// Where it was looked for.
         owner: String,
-        /// What was looked for.
+        /// Its kind, as in "tensor".
         kind: &'static str,
         /// The name.
         name: String,
     },
 
-    /// Both parameters and a place for the direction were passed.
+    /// Both parameters and a buffer for the direction were passed.
     #[error("tensor \"{tensor}\": params and direction are both given, a step writes one of them")]
     AmbiguousTarget {
         /// The tensor.
@@ -289,14 +289,14 @@ pub enum Error {
         bytes: u128,
     },
 
-    /// The instruction set that was asked for is not there.
+    /// The instruction set that was asked for is not available.
     #[error("{argument} is \"{name}\": this processor and this build have {available}")]
     InstructionSet {
         /// Who asked: the option or the environment variable.
         argument: &'static str,
         /// What was asked for.
         name: String,
-        /// The names of those that there are.
+        /// The names of those that are available.
         available: String,
     },
 
@@ -358,8 +358,8 @@ pub enum Error {
         supported: u64,
     },
 
-    /// A checksum does not hold: the file was damaged after it was written.
-    #[error("\"{}\" is damaged: the checksum of {part} does not hold", path.display())]
+    /// A checksum does not match: the file was damaged after it was written.
+    #[error("\"{}\" is damaged: the checksum of {part} does not match", path.display())]
     Checksum {
         /// The file.
         path: PathBuf,
@@ -375,8 +375,8 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// A process that was forked tries to use its parent's live file, or to
-    /// finish its save.
+    /// A forked process tries to use a live file of its parent, or to finish its
+    /// parent's save.
     #[error("\"{}\" belongs to the process that this one was forked from", path.display())]
     Forked {
         /// The file.
@@ -387,35 +387,35 @@ pub enum Error {
     #[error("the optimizer's state is not in a live file")]
     NotLive,
 
-    /// The file is a checkpoint, and no live file.
-    #[error("\"{}\" is no live file: load it in another mode, and make it one", path.display())]
+    /// The file is a checkpoint, but not a live file.
+    #[error("\"{}\" is not a live file: load it in another mode, and make it one", path.display())]
     NotALiveFile {
         /// The file.
         path: PathBuf,
     },
 
-    /// The machine went down while a live file was being written, and the file
-    /// is not as it was when it was last synced.
+    /// The machine crashed or lost power while a live file was in use, and the
+    /// file is not as it was at its last sync.
     #[error(
-        "\"{}\" was being written when the machine went down, and may be torn between two steps: \
-         go back to the last save", path.display()
+        "\"{}\" was being written when the machine went down, and may mix two steps: \
+         load the last save instead", path.display()
     )]
     Torn {
         /// The file.
         path: PathBuf,
     },
 
-    /// A live file was not synced after its last step: there are no checksums
-    /// to verify it by.
-    #[error("\"{}\" was not synced after its last step: it has no checksums of it", path.display())]
+    /// A live file was not synced after its last step, so that it has no
+    /// checksums to verify.
+    #[error("\"{}\" was not synced after its last step: it has no checksums of that step", path.display())]
     Unsynced {
         /// The file.
         path: PathBuf,
     },
 
-    /// A load option that changes what is loaded, for a live file, which is
-    /// taken as it is.
-    #[error("{option} cannot go with a shared mapping, which takes the file as it is")]
+    /// A load option that changes what is loaded was set for a shared mapping,
+    /// which uses the file as it is.
+    #[error("{option} cannot be combined with a shared mapping, which uses the file as it is")]
     SharedOption {
         /// The option.
         option: &'static str,
@@ -433,7 +433,7 @@ pub enum Error {
         limit: u64,
     },
 
-    /// A tensor stands on one side only: in the file, or in the optimizer.
+    /// A tensor is in the file but not in the optimizer, or the other way round.
     #[error("tensor \"{tensor}\" is in the {present} but not in the {missing}")]
     TensorMissing {
         /// The tensor.
@@ -444,7 +444,7 @@ pub enum Error {
         missing: &'static str,
     },
 
-    /// A tensor has other dimensions, chains or another update in the file.
+    /// A tensor has other dimensions or chains, or another update, in the file.
     #[error("tensor \"{tensor}\": {what} is {file} in the file, {optimizer} in the optimizer")]
     TensorDiffers {
         /// The tensor.
@@ -493,7 +493,7 @@ pub enum Error {
         plane: String,
     },
 
-    /// A rename names a tensor that the file does not have, or one twice.
+    /// A rename has a name that no tensor has, or two renames conflict.
     #[error("cannot rename \"{from}\" to \"{to}\": {reason}")]
     Rename {
         /// Name in the file.
@@ -504,7 +504,8 @@ pub enum Error {
         reason: &'static str,
     },
 
-    /// An attribute of an XLA custom call is missing or is something else.
+    /// An attribute of an XLA custom call is missing or has a wrong type or
+    /// value.
     #[error("attribute \"{name}\" {problem}")]
     Attribute {
         /// The attribute.
@@ -521,7 +522,7 @@ pub enum Error {
         what: &'static str,
         /// How many it has.
         count: usize,
-        /// How many its attributes and tensors ask for.
+        /// How many its attributes and tensors require.
         expected: usize,
     },
 
@@ -544,7 +545,8 @@ pub enum Error {
     },
 }
 
-/// A number for people: very large and very small ones in powers of ten.
+/// Formats a number for messages: very large and very small ones in powers of
+/// ten.
 fn number(value: f64) -> String {
     let size = value.abs();
     if size.is_finite() && size > 0.0 && !(1e-6..1e16).contains(&size) {

@@ -2,10 +2,11 @@
 //!
 //! SONew (Devvrit et al., NeurIPS 2023, [arXiv 2311.10085]) preconditions the
 //! momentum of each parameter tensor with a banded approximation of the full
-//! Adagrad matrix, at a cost of `O(n)` time and memory. This crate is the step
-//! itself: a training program hands over raw parameter and gradient buffers,
-//! [`Optimizer`] keeps the second-order state and updates the parameters in
-//! place. `libsonew.so` is the same behind a C API; see `include/sonew.h`.
+//! Adagrad matrix, at a cost of `O(n)` time and memory. This crate implements
+//! the optimizer step: a training program passes raw parameter and gradient
+//! buffers, and [`Optimizer`] keeps the second-order state and updates the
+//! parameters in place. `libsonew.so` offers the same through a C API; see
+//! `include/sonew.h`.
 //!
 //! ```
 //! use sonew::layout::{TensorSpec, Update};
@@ -30,23 +31,24 @@
 //! [`TensorSpec::with_dtypes`](layout::TensorSpec::with_dtypes); several types
 //! in one step go through [`Optimizer::step_any`], as [`dtype::Elements`].
 //!
-//! # What holds
+//! # Guarantees
 //! - **A refused call changes nothing.** Every argument is checked before the
 //!   first byte is written; each [`Error`] names the argument, the tensor and
 //!   the value.
 //! - **The same bits everywhere.** Results do not depend on the number of
 //!   threads, the instruction set, or the floating-point mode of the caller; a
 //!   run that is saved, loaded and continued ends like one that never stopped.
-//! - **A good guest.** The threads are the optimizer's own and end with it;
-//!   nothing is printed; the caller's floating-point mode is as it was.
+//! - **No side effects on the host process.** The only threads are the
+//!   optimizer's own, which end with it; nothing is printed; the caller's
+//!   floating-point mode is restored.
 //!
-//! # The rooms
-//! Dependencies point downwards: `capi` (every exported function) →
-//! [`Optimizer`] → `step` ([`Plan`]) → `parallel` (threads, tiles) → `kernel`
-//! (the arithmetic, one loop for all instruction sets); beside them `xla`
-//! (the custom call of XLA programs),
-//! `checkpoint` (the file), [`layout`] (chains, blocks), [`options`] and the
-//! [`Error`].
+//! # The modules
+//! Each depends only on those after it: `capi` (every exported function) ->
+//! [`Optimizer`] -> `step` ([`Plan`]) -> `parallel` (threads, tiles) -> the
+//! crate `sonew-kernel` (the arithmetic, each loop once for all instruction
+//! sets); besides these there are
+//! `xla` (the custom call of XLA programs), `checkpoint` (state files),
+//! [`layout`] (chains, blocks), [`options`] and [`Error`].
 //!
 //! [arXiv 2311.10085]: https://arxiv.org/abs/2311.10085
 
@@ -54,18 +56,16 @@ mod capi;
 pub mod checkpoint;
 pub mod dtype;
 mod error;
-mod kernel;
 pub mod layout;
 mod memory;
 mod optimizer;
 pub mod options;
+#[doc(hidden)]
+pub mod oracle;
 mod parallel;
 mod signals;
 mod step;
 mod xla;
-
-#[doc(hidden)]
-pub use kernel::oracle;
 
 pub use error::{Error, Result};
 pub use optimizer::{LoadMode, LoadOptions, Optimizer, Saving, StagedStep};

@@ -1,4 +1,5 @@
-//! Zeroed memory at cache-line boundaries, from allocations that may fail.
+//! Memory allocation that returns an error instead of aborting, and zeroed
+//! buffers that are aligned to cache lines.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,7 +7,7 @@ use memmap2::{MmapMut, MmapOptions};
 
 use crate::error::{Error, Result};
 
-/// One cache line; gives its slice the alignment.
+/// One cache line; a slice of these is aligned to cache lines.
 #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
 #[repr(C, align(64))]
 pub(crate) struct Line([u8; LINE]);
@@ -14,18 +15,18 @@ pub(crate) struct Line([u8; LINE]);
 /// Bytes of a cache line, and the alignment of every buffer.
 pub(crate) const LINE: usize = 64;
 
-/// From this size on a buffer is mapped by itself, on huge pages where the
-/// system has them: a step runs through all of it, and would otherwise look up
-/// one page for every 4 KiB of each plane.
+/// Buffers of this size or more get a mapping of their own, on huge pages if the
+/// system has them. A step reads every plane completely, and with pages of 4 KiB
+/// it would need many more address translations.
 const MAPPED: usize = 4 << 20;
 
-/// Mapped buffers start at different places of a page, and of the pages around:
-/// a step goes through several at once, and caches (and their predictors) tell
-/// addresses apart by some of their bits only. The planes of a tensor of 2^26
-/// numbers would otherwise drive each other out, at half the speed.
+/// Mapped buffers start at different offsets from a page boundary. A step reads
+/// several buffers at once, and caches select a set by some bits of the address
+/// only. If the planes of a tensor of 2^26 numbers started at the same offset,
+/// they would evict each other's lines, and the step would take twice as long.
 const STAGGER: usize = 3 * 4096 + 5 * LINE;
-/// So many places.
-const PLACES: usize = 32;
+/// Number of different offsets, all multiples of [`STAGGER`].
+const OFFSETS: usize = 32;
 
 /// A buffer that starts at a multiple of 64 bytes.
 pub(crate) enum AlignedBytes {
@@ -44,11 +45,11 @@ impl AlignedBytes {
                 .map(|lines| AlignedBytes::Allocated { lines, len })
         } else {
             static NEXT: AtomicUsize = AtomicUsize::new(0);
-            let start = NEXT.fetch_add(1, Ordering::Relaxed) % PLACES * STAGGER;
+            let start = NEXT.fetch_add(1, Ordering::Relaxed) % OFFSETS * STAGGER;
             let bytes = len.checked_add(start);
             let map = bytes.and_then(|len| MmapOptions::new().len(len).map_anon().ok());
             map.map(|map| {
-                // Advice only: where it is not taken, pages are small.
+                // This is only a hint; without huge pages the buffer still works.
                 #[cfg(target_os = "linux")]
                 let _ = map.advise(memmap2::Advice::HugePage);
                 AlignedBytes::Mapped { map, start }
@@ -69,7 +70,7 @@ pub(crate) fn zeroed_list(len: usize, what: impl FnOnce() -> String) -> Result<V
     Ok(list)
 }
 
-/// Makes room for `more` entries of a list.
+/// Allocates memory for `more` entries of a list.
 pub(crate) fn reserve<T>(
     list: &mut Vec<T>,
     more: usize,
@@ -82,12 +83,12 @@ pub(crate) fn reserve<T>(
         })
 }
 
-/// What an iterator gives, in a list. The memory for it may be refused.
+/// Collects an iterator into a list. Running out of memory is an error.
 pub(crate) fn list<T>(items: impl IntoIterator<Item = T>, what: &str) -> Result<Vec<T>> {
     try_list(items.into_iter().map(Ok), what)
 }
 
-/// [`list`] of what may fail in itself.
+/// Like [`list`], for items that may be errors.
 pub(crate) fn try_list<T>(
     items: impl IntoIterator<Item = Result<T>>,
     what: &str,
@@ -97,7 +98,7 @@ pub(crate) fn try_list<T>(
     reserve(&mut list, items.size_hint().0, || what.to_owned())?;
     for item in items {
         if list.len() == list.capacity() {
-            // Not exactly one: a list of unknown length doubles.
+            // This reserves more than one entry when needed: capacity doubles.
             list.try_reserve(1).map_err(|_| Error::OutOfMemory {
                 what: what.to_owned(),
                 bytes: (list.len() as u128 + 1) * size_of::<T>() as u128,
@@ -108,16 +109,17 @@ pub(crate) fn try_list<T>(
     Ok(list)
 }
 
-/// An empty list with the memory of one that is not needed any more. What a step
-/// lists is kept that way for the next one, whose lists differ in nothing but how
-/// long they borrow: then, and only then, the memory is the same.
+/// Turns a list that is not needed any more into an empty one that keeps its
+/// allocation. Between steps, lists of borrowed buffers are kept in this way. The
+/// allocation is reused only if `A` and `B` have the same size and alignment;
+/// they differ only in lifetimes.
 pub(crate) fn again<A, B>(mut list: Vec<A>) -> Vec<B> {
     list.clear();
     let none = list.into_iter().map(|_| unreachable!("it is empty"));
     none.collect()
 }
 
-/// Makes a list what an iterator gives. The memory for it may be refused.
+/// Replaces the contents of a list. Running out of memory is an error.
 pub(crate) fn fill<T>(list: &mut Vec<T>, items: impl ExactSizeIterator<Item = T>) -> Result<()> {
     list.clear();
     reserve(list, items.len(), || OF_A_STEP.to_owned())?;
@@ -125,31 +127,31 @@ pub(crate) fn fill<T>(list: &mut Vec<T>, items: impl ExactSizeIterator<Item = T>
     Ok(())
 }
 
-/// What a step lists of its tensors, in the error about its memory.
+/// Names the lists of a step in the error for lack of memory.
 pub(crate) const OF_A_STEP: &str = "the lists of a step";
 
-/// What is listed of tensors for good, in the error about its memory.
+/// Names permanent lists of tensors in the error for lack of memory.
 pub(crate) const OF_TENSORS: &str = "the list of tensors";
 
-/// Lists of so few bytes are not asked for beforehand.
+/// Below this number of bytes [`ask`] does not check.
 const FEW: usize = 32 << 10;
 
-/// Refuses where so much memory is not to be had, and keeps none of it. For
-/// what is made of many small pieces, or by code that cannot be refused
-/// memory: that comes after, and takes no more than this in all.
+/// Checks that this much memory is available, by allocating and freeing it. For
+/// use before code that makes many small allocations, or aborts if one fails,
+/// and that allocates at most this much in all.
 pub(crate) fn ask(bytes: usize, what: impl FnOnce() -> String) -> Result<()> {
     if bytes < FEW {
         return Ok(());
     }
     let mut block: Vec<u8> = Vec::new();
     reserve(&mut block, bytes, what)?;
-    // Without this, compilers leave out what is not used.
+    // Prevents the compiler from removing the unused allocation.
     std::hint::black_box(block.as_ptr());
     Ok(())
 }
 
-/// As [`ask`], for lists of tensors with names of these lengths, of their
-/// planes, and for what a file says of both.
+/// Like [`ask`], for the lists of tensors and planes and the header of a file,
+/// for tensors with names of these lengths.
 pub(crate) fn ask_for_tensors(names: impl Iterator<Item = usize>, planes: usize) -> Result<()> {
     let tensor = |name: usize| 1024 + planes * (384 + 12 * name);
     let bytes = names.map(tensor).fold(0, usize::saturating_add);

@@ -1,17 +1,18 @@
 //! Hyperparameters: of the optimizer, and of one step.
 //!
 //! Every number is checked against its documented range; nothing is clamped.
-//! The arithmetic may be float32, so that a number which does not fit into it
-//! is refused as well.
+//! Numbers that do not fit into float32 are refused as well, because the
+//! arithmetic may be float32.
 
 use std::fmt::Display;
 
 use crate::error::{Error, Result};
 
-/// The widest band that the kernels support.
-pub const MAX_BAND: usize = 16;
+/// The widest band.
+pub const MAX_BAND: usize = sonew_kernel::MAX_BAND;
 
-/// What an optimizer is created with; constant over its life.
+/// The options that an optimizer is created with. They do not change over its
+/// life.
 ///
 /// The method, for one chain of coordinates, gradient `g`, step `t` from 1
 /// (SONew, arXiv 2311.10085):
@@ -30,34 +31,37 @@ pub struct Options {
     /// Number of sub-diagonals, 0 to [`MAX_BAND`]: 0 is diagonal, 1
     /// tridiagonal. Default 1.
     pub band: usize,
-    /// Decay of the momentum, in `[0, 1)`. Default 0.9.
+    /// Decay rate of the momentum, in `[0, 1)`. Default 0.9.
     pub beta1: f64,
-    /// Decay of the diagonal, the sub-diagonals and the plane of normalized
+    /// Decay rate of the diagonal, the sub-diagonals and the plane of normalized
     /// RMSProp, in `[0, 1)`. Default 0.99.
     pub beta2: f64,
-    /// Damping, finite and not negative; see [`Damping`]. Default 1e-6.
+    /// Amount of damping, finite and not negative; see [`Damping`]. Default
+    /// 1e-6.
     pub eps: f64,
-    /// Edge removal, in `[0, 1)`: a coordinate whose Schur complement, or one
-    /// of whose pivots, is not above `gamma` times the diagonal entry is
-    /// preconditioned by its diagonal alone (paper, Algorithm 3, applied per
-    /// coordinate). At 0 rounding can decide: where statistics are singular and
-    /// damping is negligible, a direction may overflow. Default 1e-2.
+    /// Threshold of edge removal, in `[0, 1)`: a coordinate whose Schur
+    /// complement, or one of whose pivots, is not above `gamma` times the
+    /// diagonal entry is preconditioned by its diagonal alone (paper, Algorithm
+    /// 3, applied per coordinate). With `gamma` 0, where statistics are singular
+    /// and damping is negligible, those quantities are only rounding errors, and
+    /// a direction may overflow. Default 1e-2.
     pub gamma: f64,
-    /// How gradients enter the statistics. Default moving average.
+    /// How gradients enter the statistics. Default: an exponential moving
+    /// average.
     pub statistics: Statistics,
     /// Whether `eps` is absolute or relative. Default absolute.
     pub damping: Damping,
-    /// Divide the momentum by `1 - beta1^t`, and a moving average of
-    /// statistics by `1 - beta2^t`. Default true.
+    /// Divide the momentum by `1 - beta1^t`, and the statistics by `1 - beta2^t`
+    /// if they are an exponential moving average. Default true.
     pub bias_correction: bool,
-    /// Whose length the update takes. Default Adam.
+    /// The method whose norm the update takes. Default Adam.
     pub graft: Graft,
-    /// Added to the square root in the Adam and RMSProp lengths and in the
-    /// plain Adam update; finite and not negative. Default 1e-8.
+    /// Added to the square root in the grafts of Adam and normalized RMSProp,
+    /// and in the plain Adam update; finite and not negative. Default 1e-8.
     pub graft_eps: f64,
-    /// Whether the diagonal in the Adam length is bias-corrected (as in the
-    /// authors' JAX code) or not (as in their PyTorch code). Without
-    /// `bias_correction` it never is. Default true.
+    /// Whether the diagonal in the Adam graft is bias-corrected (as in the
+    /// authors' JAX code) or not (as in their PyTorch code). Has no effect
+    /// without `bias_correction`. Default true.
     pub graft_bias_correction: bool,
     /// Decoupled weight decay that every tensor starts with, finite and not
     /// negative; [`Optimizer::set_weight_decay`](crate::Optimizer::set_weight_decay)
@@ -68,9 +72,10 @@ pub struct Options {
     pub rounding: Rounding,
     /// Seed of stochastic rounding. Default 0.
     pub seed: u64,
-    /// The largest number of threads that a step uses, the calling one
-    /// included; 0 means as many as the process may run on. At 1 no thread is
-    /// ever created. Results do not depend on it. Default 0.
+    /// The largest number of threads that a step uses, the calling thread
+    /// included. 0 means one for each processor that the process may run on; 1
+    /// means that no step creates a thread. Results do not depend on it. Default
+    /// 0.
     pub threads: usize,
     /// The instruction set that steps use. Results do not depend on it.
     /// Default the best there is.
@@ -104,7 +109,7 @@ impl Default for Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Statistics {
-    /// `H <- beta2 H + (1 - beta2) g g^T`.
+    /// `H <- beta2 H + (1 - beta2) g g^T`, an exponential moving average.
     MovingAverage,
     /// The paper's online-convex form `H <- H + w_t g g^T`, with `w_t` from
     /// [`StepOptions::statistics_weight`]; never bias-corrected.
@@ -117,17 +122,17 @@ pub enum Statistics {
 pub enum Damping {
     /// `eps`.
     Absolute,
-    /// `max(eps l1, 1e-24)`, with `l1` the largest `H_jj + |H_j,j-1|` of the
+    /// `max(eps l1, 1e-24)`, where `l1` is the largest `H_jj + |H_j,j-1|` of the
     /// bias-corrected statistics over the whole tensor
     /// (`H_jj + |H_j+1,j|` for the first coordinate of a chain).
     Relative,
 }
 
-/// The method whose length, per tensor, the update takes.
+/// Grafting: in each tensor the update takes the norm of another method's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Graft {
-    /// The length of the SONew direction itself.
+    /// No grafting: the norm is that of the SONew direction itself.
     None,
     /// `|g|`.
     Sgd,
@@ -144,22 +149,23 @@ pub enum Graft {
 /// nearest.
 ///
 /// Accuracy: with `u = 2^-8` for bfloat16 and `2^-11` for float16, rounding to
-/// nearest changes a number by at most `u` of its size, stochastic rounding by
-/// less than `2 u`, and on average by nothing. State is rounded once per step,
-/// so that after `t` steps a plane is off by at most about
-/// `min(t, 1 / (1 - beta)) u` of the largest number that it has held; a
-/// direction by that times the condition of its preconditioner, about the
-/// inverse of the smallest Schur complement as a part of its diagonal entry.
-/// Parameters without master weights are rounded once per step, too. Gradients
-/// are taken as they are, and arithmetic is float32 or float64.
+/// nearest has a relative error of at most `u`; stochastic rounding has one of
+/// less than `2 u`, and of zero on average. State is rounded once per step, so
+/// that after `t` steps the error of a plane is at most about
+/// `min(t, 1 / (1 - beta)) u` times the largest number that it has held. The
+/// error of a direction is that times the condition number of the
+/// preconditioner, which is about the inverse of the smallest ratio of a Schur
+/// complement to its diagonal entry. Parameters without master weights are
+/// rounded once per step, too. Gradients are not rounded, and arithmetic is
+/// float32 or float64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rounding {
-    /// To nearest, ties to even. An average whose changes are below half a unit
-    /// in the last place stalls.
+    /// To nearest, ties to even. An exponential moving average stops changing
+    /// where its changes are less than half a unit in the last place.
     Nearest,
-    /// Up or down with probabilities that make the expected value exact.
-    /// Reproducible: the random bits are a function of seed, step, tensor,
+    /// Up or down at random, with probabilities that make the expected value
+    /// exact. Reproducible: the random bits are a function of seed, step, tensor,
     /// plane and index.
     Stochastic,
 }
@@ -168,8 +174,8 @@ pub enum Rounding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstructionSet {
     /// The one that the environment variable `SONEW_INSTRUCTION_SET` names
-    /// (`portable`, `avx2`, `avx512` or `neon`); where it is not set, or
-    /// `auto`, the best that the processor has.
+    /// (`portable`, `avx2`, `avx512` or `neon`); if it is not set, or is `auto`,
+    /// the best that the processor has.
     Auto,
     /// Plain code, on every processor.
     Portable,
@@ -224,7 +230,7 @@ impl Options {
 /// The largest thread count that can be asked for.
 pub const MAX_THREADS: usize = 1024;
 
-/// What belongs to one step.
+/// The options of one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepOptions {
     /// Learning rate, finite and not negative. Default 1e-3.
@@ -232,14 +238,14 @@ pub struct StepOptions {
     /// Every gradient is multiplied by this first (loss scaling, averaging);
     /// finite and positive. Default 1.
     pub grad_scale: f64,
-    /// `w_t` of the weighted sum, finite and not negative. With the moving
-    /// average it must stay 1. Default 1.
+    /// `w_t` of the weighted sum, finite and not negative. Must be 1 with an
+    /// exponential moving average. Default 1.
     pub statistics_weight: f64,
-    /// Where the length of all gradients together, `sqrt(sum |grad_scale g|^2)`
-    /// over all tensors of the step, exceeds this, all gradients are
-    /// multiplied by `clip_norm / length`. Finite and positive. A step that
-    /// clips looks at every gradient, and refuses those that are not finite
-    /// even if `non_finite` does not ask for it. Default `None`: no clipping.
+    /// Clipping: if the gradient norm, `sqrt(sum |grad_scale g|^2)` over all
+    /// tensors of the step, exceeds this, all gradients are multiplied by
+    /// `clip_norm / norm`. Finite and positive. A step that clips reads every
+    /// gradient first, and refuses those that are not finite whatever
+    /// `non_finite` says. Default `None`: no clipping.
     pub clip_norm: Option<f64>,
     /// What to do about gradients that are not finite. Default skip.
     pub non_finite: NonFinite,
@@ -261,11 +267,12 @@ impl Default for StepOptions {
 /// whose square overflows (after [`StepOptions::grad_scale`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NonFinite {
-    /// Look at every gradient first; if one is not finite, change nothing and
+    /// Check every gradient first. If one is not finite, change nothing and
     /// return [`Error::NonFiniteGradient`].
     Skip,
-    /// Do not look, unless [`StepOptions::clip_norm`] does. Coordinates whose statistics stop being finite no longer
-    /// move; the rest of such a tensor may be spoilt.
+    /// Do not check, unless [`StepOptions::clip_norm`] does. Coordinates whose
+    /// statistics become infinite or NaN no longer change; the other parameters
+    /// of such a tensor may become useless.
     Unchecked,
 }
 
@@ -306,16 +313,14 @@ fn unit(argument: &str, value: f64) -> Result<()> {
     in_range(argument, value, (0.0..1.0).contains(&value), "in [0, 1)")
 }
 
-/// Refuses a value that is not positive, infinite or NaN, here or in the
-/// arithmetic.
+/// Refuses a value that is not positive and finite, in float64 or in float32.
 fn positive(argument: &str, value: f64) -> Result<()> {
     let holds = value.is_finite() && value > 0.0;
     in_range(argument, value, holds, "finite and positive")?;
     fits(argument, value, value as f32 > 0.0)
 }
 
-/// Refuses a value that is negative, infinite or NaN, here or in the
-/// arithmetic.
+/// Refuses a value that is negative, infinite or NaN, in float64 or in float32.
 pub(crate) fn not_negative(argument: impl Display, value: f64) -> Result<()> {
     in_range(
         &argument,
@@ -326,7 +331,7 @@ pub(crate) fn not_negative(argument: impl Display, value: f64) -> Result<()> {
     fits(argument, value, true)
 }
 
-/// Refuses a value that float32 arithmetic cannot hold.
+/// Refuses a value that does not fit into float32, or for which `holds` is false.
 fn fits(argument: impl Display, value: f64, holds: bool) -> Result<()> {
     let holds = holds && (value as f32).is_finite();
     in_range(argument, value, holds, "within the range of float32")

@@ -1,4 +1,4 @@
-//! Signals are the host's: its handlers run on its own threads.
+//! Keeps the host's signal handlers from running on the library's threads.
 
 #[cfg(unix)]
 pub(crate) use unix::Blocked;
@@ -7,8 +7,9 @@ pub(crate) use unix::Blocked;
 mod unix {
     use std::mem::MaybeUninit;
 
-    /// Left to the library's threads: what a thread causes itself, so that the
-    /// host's crash handler still sees it, and the signal of sampling profilers.
+    /// Signals that the library's threads do take: those that a thread causes
+    /// itself, so that the host's crash handler still gets them, and the signal
+    /// of sampling profilers.
     const NOT_BLOCKED: [libc::c_int; 7] = [
         libc::SIGSEGV,
         libc::SIGBUS,
@@ -19,8 +20,8 @@ mod unix {
         libc::SIGPROF,
     ];
 
-    /// While it lives, the calling thread takes no signals but those above: for
-    /// the time in which it starts others, which have its mask.
+    /// While this lives, the calling thread takes no signals but those above. It
+    /// exists while threads are started, because they inherit the signal mask.
     pub(crate) struct Blocked {
         before: libc::sigset_t,
     }
@@ -29,8 +30,8 @@ mod unix {
         pub(crate) fn now() -> Option<Self> {
             let mut all = MaybeUninit::uninit();
             let mut before = MaybeUninit::uninit();
-            // SAFETY: `sigfillset` makes a set of the first one, and where
-            // `pthread_sigmask` succeeds it makes one of the second.
+            // SAFETY: `sigfillset` initializes the first set, and
+            // `pthread_sigmask` the second one if it succeeds.
             unsafe {
                 libc::sigfillset(all.as_mut_ptr());
                 for signal in NOT_BLOCKED {
@@ -47,7 +48,7 @@ mod unix {
 
     impl Drop for Blocked {
         fn drop(&mut self) {
-            // SAFETY: the set is the one that this thread had.
+            // SAFETY: the set is the mask that this thread had before.
             unsafe {
                 libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut());
             }

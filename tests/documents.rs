@@ -1,4 +1,4 @@
-//! What the pages in `docs/` name is there: files, tests, and what links lead to.
+//! The files, tests and link targets that the pages in `docs/` name exist.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// What stands in backquotes.
+/// The texts in backquotes.
 fn code(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// In every table of the guarantees: the files of the second column exist, and
-/// have the tests of the third.
+/// In every table of the guarantees, the files of the second column exist and
+/// contain the tests of the third.
 #[test]
 fn every_test_of_a_guarantee_is_there() {
     let page = read(&root().join("docs/guarantees.md"));
@@ -41,7 +41,7 @@ fn every_test_of_a_guarantee_is_there() {
     assert!(tests > 80, "{tests}");
 }
 
-/// Links from a page to a file in this repository lead somewhere.
+/// The files exist that links of a page point to.
 #[test]
 fn links_lead_somewhere() {
     let mut pages: Vec<PathBuf> = fs::read_dir(root().join("docs"))

@@ -1,5 +1,5 @@
-//! A gradient that stays zero: the state fades to zero, exactly, and is never
-//! subnormal on its way there, for which processors are slow.
+//! If a gradient stays zero, the state fades to exactly zero, and is never
+//! subnormal on the way, because processors are slow with subnormal numbers.
 
 mod common;
 
@@ -12,7 +12,7 @@ use sonew::Optimizer;
 
 const STEPS: usize = 100_000;
 
-/// The least magnitude of stored state but zero: the smallest normal number.
+/// The smallest magnitude of stored state except zero: the smallest normal number.
 fn least(dtype: Dtype) -> f64 {
     match dtype {
         F64 => f64::MIN_POSITIVE,
@@ -20,10 +20,11 @@ fn least(dtype: Dtype) -> f64 {
     }
 }
 
-/// By when a number of at most 1 that decays by a hundredth in each step is
-/// below that: what is left after `t` steps is `0.99^t`. In bfloat16, neighbours
-/// of which are at least 2^-8 apart, each step takes at least that much of it;
-/// stochastic rounding does on average, twice as many steps being allowed.
+/// The number of steps after which a number of at most 1 that decays by a hundredth
+/// in each step is below that: after `t` steps it is `0.99^t`. In bfloat16, whose
+/// numbers have a relative distance of at least 2^-8, each change is at least that
+/// large; with stochastic rounding only on average, so twice as many steps are
+/// allowed.
 fn gone(dtype: Dtype, rounding: Rounding) -> usize {
     let left: f64 = match dtype {
         Bf16 => 1.0 - 2f64.powi(-8),
@@ -107,6 +108,6 @@ fn to_nearest() {
 }
 
 #[test]
-fn by_chance() {
+fn stochastically() {
     fades(Rounding::Stochastic, Graft::None);
 }

@@ -1,5 +1,5 @@
-//! A process that trains on a live file, and saves all the time, is killed at
-//! random moments.
+//! Kills a process, which trains on a live file and saves all the time, at random
+//! moments.
 //!
 //! `SONEW_KILLS=1000 cargo test --release --test kill` is the long form.
 
@@ -19,7 +19,7 @@ use sonew::layout::{Chains, TensorSpec, Update};
 use sonew::options::{Options, StepOptions};
 use sonew::{LoadMode, LoadOptions, Optimizer};
 
-/// In ordinary tests.
+/// The number of kills in ordinary tests.
 const KILLS: u32 = 100;
 
 /// The most steps that a process is waited for; then it lives a moment more.
@@ -99,7 +99,7 @@ impl Training {
             .unwrap();
     }
 
-    /// All of it, but for a setting that is made between two steps.
+    /// The whole state, except a setting that is made between two steps.
     fn bits(&self) -> Vec<Vec<u8>> {
         let mut bits: Vec<_> = self
             .params

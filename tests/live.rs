@@ -1,4 +1,4 @@
-//! State that lives in a file, or is mapped from one.
+//! State in a live file, or mapped privately from a file.
 
 mod common;
 
@@ -61,7 +61,7 @@ struct Training {
     params: Vec<Vec<f32>>,
 }
 
-/// All that training is.
+/// The complete state of a training run.
 #[derive(Debug, PartialEq)]
 struct Seen {
     step: u64,
@@ -136,7 +136,7 @@ impl Training {
         }
     }
 
-    /// A new optimizer that goes on from a file, with these parameters.
+    /// A new optimizer that continues from a file, with these parameters.
     fn resume(&self, path: &Path, mode: LoadMode) -> Result<Training> {
         let mut next = Training {
             optimizer: Optimizer::new(self.optimizer.options().clone(), self.optimizer.tensors())?,

@@ -1,5 +1,5 @@
-//! Float32 master weights: a copy of the parameters at first, the truth from
-//! then on, and part of the checkpoint.
+//! Float32 master weights: they are copied from the parameters at first, determine
+//! the parameters from then on, and are part of the checkpoint.
 
 mod common;
 

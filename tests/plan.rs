@@ -1,4 +1,4 @@
-//! The stateless step is the optimizer's step, on buffers of the caller's.
+//! The stateless step, on the caller's buffers, gives the same as the optimizer's.
 
 mod common;
 

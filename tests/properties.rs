@@ -1,6 +1,6 @@
-//! What must hold for any statistics, of the oracle's preconditioner and of
-//! the library's, which is read out column by column: with a unit vector for
-//! momentum the direction is a column of `X`.
+//! Properties of the preconditioner for any statistics, of the oracle's and of the
+//! library's. The latter is computed column by column: if the momentum is a unit
+//! vector, the direction is a column of `X`.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! The online-convex form of the method keeps its promise: on a convex problem
-//! that comes one example at a time, the regret against the best fixed point in
+//! The regret of the method's online-convex form: on a convex problem whose
+//! examples come one at a time, the regret against the best fixed point in
 //! hindsight grows no faster than the square root of the number of examples.
 //!
 //! The problem is logistic regression on features that correlate with their
@@ -158,8 +158,8 @@ fn regret_grows_no_faster_than_the_square_root() {
     }
 }
 
-/// That it can be seen if it is not so: with weights that soon vanish, the step
-/// keeps its size, never settles, and loses the same on every example.
+/// Checks that the test can fail: with weights that soon vanish, the step keeps its
+/// size, never settles, and loses the same on every example.
 #[test]
 fn a_step_that_does_not_shrink_has_regret_without_bound() {
     for band in [0, 1, 4] {
@@ -169,8 +169,7 @@ fn a_step_that_does_not_shrink_has_regret_without_bound() {
     }
 }
 
-/// Second-order information is worth something here: neighbouring features
-/// correlate, and a band knows it.
+/// The band helps here, because neighbouring features are correlated.
 #[test]
 fn a_band_has_less_regret_than_a_diagonal() {
     let [diagonal, tridiagonal] = [0, 1].map(|band| *mean_regrets(band, theorem).last().unwrap());

@@ -1,5 +1,6 @@
-//! A step in stages is the step of one call, stops where whole tensors' numbers
-//! are known, and makes the step of the whole where each machine has a part.
+//! A step in stages gives the same as a step in one call, stops at the documented
+//! stages, and with reduced numbers gives the step of whole tensors of which each
+//! machine has a part.
 
 mod common;
 
@@ -62,7 +63,7 @@ fn expected(options: &Options, step: &StepOptions) -> Vec<Stage> {
     [
         (looks, Stage::GradientSquares),
         (relative, Stage::LargestL1),
-        (grafted, Stage::Lengths),
+        (grafted, Stage::Norms),
     ]
     .into_iter()
     .filter_map(|(is, stage)| is.then_some(stage))
@@ -116,7 +117,7 @@ fn step(
         .unwrap();
 }
 
-/// A step in stages with nobody else's numbers; which stages there were.
+/// Takes a step in stages without reducing; returns the stages that it had.
 fn staged(
     optimizer: &mut Optimizer,
     step: &StepOptions,
@@ -329,7 +330,7 @@ fn in_a_live_file_a_step_can_be_dropped_at_any_time() {
             let same = everything(&never.0, &never.1) == everything(&dropping.0, &dropping.1);
             assert!(same, "{stages} {number}");
         }
-        // Freed in the middle, too, it goes on from the last step.
+        // If it is freed in the middle, too, the file is at the last step.
         drop_after(stages, &mut dropping.0, &mut dropping.1);
         let params = dropping.1;
         drop(dropping.0);
@@ -357,7 +358,7 @@ fn numbers_that_make_no_sense_are_refused_and_can_be_put_right() {
         let messages = [
             "squares of the gradient",
             "largest l1",
-            "squares of the lengths",
+            "squares of the norms",
         ];
         for message in messages {
             stages.next().unwrap().unwrap();

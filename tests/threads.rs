@@ -1,5 +1,5 @@
-//! The same bits for any number of threads, and after saving, loading into a
-//! fresh optimizer, and continuing.
+//! Results have the same bits for any number of threads, and after saving, loading
+//! into a new optimizer, and continuing.
 
 mod common;
 

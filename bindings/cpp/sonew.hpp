@@ -1,8 +1,8 @@
 // sonew.hpp - SONew, the Sparsified Online Newton method, for C++17
 //
-// One header over sonew.h; link with libsonew. What a call computes, and every
-// option, is described there; this adds what C cannot say: objects that free
-// themselves, exceptions, and buffers that know their length and type.
+// This header wraps sonew.h; link with libsonew. sonew.h describes what a call
+// computes, and every option. This header adds objects that free themselves,
+// exceptions, and buffers that know their length and type.
 //
 //    sonew::Optimizer optimizer({{"fc1.weight", {1000, 784}}, {"fc1.bias", {1000}}});
 //    sonew::StepOptions step;
@@ -13,14 +13,14 @@
 //    }
 //    optimizer.save("step-1000.safetensors", {weight, bias});
 //
-// - Anything that goes wrong throws sonew::error, whose what() names the
-//   argument, the tensor and the value. Such a call has changed nothing.
-// - Buffers are whatever has contiguous elements (std::vector, std::array,
-//   std::span, arrays, a single number), of float, double, or a 16-bit type.
-//   They are passed by reference and never copied; their lengths and types
+// - Every error throws sonew::error, whose what() names the argument, the
+//   tensor and the value. A call that throws has changed nothing.
+// - A buffer is any object with contiguous elements (std::vector, std::array,
+//   std::span, an array, a single number), of float, double, or a 16-bit type.
+//   Buffers are passed by reference and never copied; their lengths and types
 //   are compared with those of the tensors.
-// - Optimizers, plans and saves can be moved and not copied. One that was moved
-//   from can only be destroyed or assigned to; what else is done with it throws
+// - Optimizers, plans and saves can be moved but not copied. An object that was
+//   moved from can only be destroyed or assigned to; any other use throws
 //   SONEW_NULL_POINTER.
 // - Different objects may be used by different threads at once. Of two threads
 //   that use one object, the second gets an error with SONEW_BUSY.
@@ -76,8 +76,8 @@ class error : public std::runtime_error {
 };
 
 /// A gradient has a NaN, an infinity, or a number whose square overflows, and
-/// the step was skipped: SONEW_NON_FINITE_GRADIENT. Not a mistake of the
-/// caller: with loss scaling, lower the scale and go on.
+/// the step was skipped: SONEW_NON_FINITE_GRADIENT. This is not a mistake of the
+/// caller: with loss scaling, lower the scale and continue.
 class non_finite_gradient : public error {
  public:
   explicit non_finite_gradient(const std::string &message)
@@ -92,7 +92,7 @@ inline void check(sonew_status status) {
   throw error(status, sonew_last_error());
 }
 
-/// A string for C, which would see it end at a NUL.
+/// A string for C. Refuses one that contains a NUL, where C would see its end.
 inline const char *c_string(const std::string &text, const char *argument) {
   if (text.find('\0') != std::string::npos)
     throw error(SONEW_INVALID_STRING, std::string(argument) + " has a NUL in it");
@@ -123,7 +123,7 @@ inline const sonew_step_options &step_options() {
 
 /// The type of a buffer's elements.
 enum class Dtype : std::int32_t {
-  /// What the field says is its default.
+  /// The default of the field.
   by_default = SONEW_DTYPE_DEFAULT,
   /// float
   f32 = SONEW_F32,
@@ -147,27 +147,27 @@ inline const char *name(Dtype dtype) noexcept {
   return "the default";
 }
 
-/// A bfloat16 as its bits, for programs that have no type of their own.
+/// The bits of a bfloat16, for programs that have no bfloat16 type of their own.
 struct bf16 {
   std::uint16_t bits;
 };
 
-/// An IEEE 754 binary16 as its bits.
+/// The bits of an IEEE 754 binary16.
 struct f16 {
   std::uint16_t bits;
 };
 
-/// Which element type a C++ type is. To pass buffers of another 16-bit type,
-/// say which it is:
+/// The element type that a C++ type stands for. To pass buffers of another
+/// 16-bit type, specialize this template for it:
 ///
 ///     template <> struct sonew::dtype_of<Eigen::bfloat16> : sonew::is<sonew::Dtype::bf16> {};
 ///
-/// Known are float, double, sonew::bf16, sonew::f16, and std::bfloat16_t and
-/// std::float16_t where the compiler has them.
+/// It is defined for float, double, sonew::bf16, sonew::f16, and for
+/// std::bfloat16_t and std::float16_t if the compiler has them.
 template <class T>
 struct dtype_of {};
 
-/// What a dtype_of derives from.
+/// The base class of a specialization of dtype_of.
 template <Dtype D>
 struct is {
   static constexpr Dtype value = D;
@@ -201,7 +201,7 @@ template <class T>
 constexpr Dtype element() {
   constexpr Dtype dtype = dtype_of<std::remove_cv_t<T>>::value;
   static_assert(sizeof(T) == size_of(dtype) && std::is_trivially_copyable<T>::value,
-                "dtype_of is specialised for a type of another size");
+                "dtype_of is specialized for a type of another size");
   return dtype;
 }
 
@@ -211,7 +211,7 @@ template <class T>
 struct is_element<T, std::void_t<decltype(dtype_of<std::remove_cv_t<T>>::value)>>
     : std::true_type {};
 
-/// What a container's data() points to.
+/// The type that a container's data() points to.
 template <class C>
 using element_of = std::remove_pointer_t<decltype(std::data(std::declval<C &>()))>;
 
@@ -227,7 +227,7 @@ template <class C>
 struct is_writable<C, std::enable_if_t<is_readable<C>::value>>
     : std::bool_constant<!std::is_const<element_of<C>>::value> {};
 
-/// Whether a B can be made of each element of R.
+/// Whether a B can be constructed from each element of R.
 template <class R, class B, class = void>
 struct is_range : std::false_type {};
 template <class R, class B>
@@ -236,8 +236,8 @@ struct is_range<R, B, std::void_t<decltype(*std::begin(std::declval<R &>()))>>
 
 }  // namespace detail
 
-/// Contiguous elements of somebody else, as std::span in C++20, from and to
-/// which it converts.
+/// A reference to contiguous elements, like std::span of C++20. Converts from
+/// and to std::span.
 template <class T>
 class Span {
  public:
@@ -267,16 +267,16 @@ class Span {
 }  // namespace sonew
 
 #ifdef __cpp_lib_span
-// A std::span may be made of one that is about to go.
+// A std::span may be constructed from a temporary Span, which owns nothing.
 template <class T>
 inline constexpr bool std::ranges::enable_borrowed_range<sonew::Span<T>> = true;
 #endif
 
 namespace sonew {
 
-/// Elements that a call may write: made of a container, a span, an array or a
-/// single number, or of a pointer and a length. Refers to them and does not
-/// own them. nullptr is none.
+/// Elements that a call may write: constructed from a container, a span, an
+/// array or a single number, or from a pointer and a length. It refers to the
+/// elements and does not own them. nullptr means no buffer.
 class Buffer {
  public:
   constexpr Buffer() noexcept = default;
@@ -302,7 +302,7 @@ class Buffer {
   Dtype dtype_ = Dtype::by_default;
 };
 
-/// Elements that a call only reads. nullptr is none.
+/// Elements that a call only reads. nullptr means no buffer.
 class ConstBuffer {
  public:
   constexpr ConstBuffer() noexcept = default;
@@ -331,7 +331,7 @@ class ConstBuffer {
 
 /// One buffer for each tensor, in the order of the tensors: a list in braces,
 /// `{weight, bias}`; a container of buffers, or of containers; or, for a single
-/// tensor, what a buffer is made of.
+/// tensor, anything that a buffer can be constructed from.
 template <class B>
 class List {
  public:
@@ -378,7 +378,7 @@ enum class Damping : std::int32_t {
   relative = SONEW_RELATIVE,
 };
 
-/// The method whose length the update takes: sonew_graft.
+/// The method whose norm the update takes: sonew_graft.
 enum class Graft : std::int32_t {
   none = SONEW_GRAFT_NONE,
   sgd = SONEW_GRAFT_SGD,
@@ -410,7 +410,7 @@ enum class Chains : std::int32_t {
   columns = SONEW_COLUMNS,
 };
 
-/// Which update a tensor takes: sonew_update.
+/// How a tensor is updated: sonew_update.
 enum class Update : std::int32_t {
   sonew = SONEW_UPDATE_SONEW,
   adam = SONEW_UPDATE_ADAM,
@@ -422,28 +422,30 @@ enum class NonFinite : std::int32_t {
   unchecked = SONEW_UNCHECKED,
 };
 
-/// Where a step in stages stands, and what its numbers are: sonew_stage.
+/// The point that a step in stages has reached, and what its numbers are:
+/// sonew_stage.
 enum class Stage : std::int32_t {
   done = SONEW_DONE,
-  /// Sums of squares: to be added up. Nothing has been written yet.
+  /// Sums of squares: reduce with a sum. Nothing has been written yet.
   gradient_squares = SONEW_GRADIENT_SQUARES,
-  /// The largest is to be taken. The state has taken in the gradients.
+  /// Reduce with a maximum. The state has been updated with the gradients.
   largest_l1 = SONEW_LARGEST_L1,
-  /// Sums of squares: to be added up. The state has taken in the gradients.
-  lengths = SONEW_LENGTHS,
+  /// Squared norms: reduce with a sum. The state has been updated with the
+  /// gradients.
+  norms = SONEW_NORMS,
 };
 
 /// How a file is opened: sonew_load_mode.
 enum class LoadMode : std::int32_t {
-  /// Into memory, every checksum verified.
+  /// Read into memory, with every checksum verified.
   read = SONEW_READ,
-  /// Mapped copy-on-write: in constant time, the file is never changed.
+  /// Mapped copy-on-write, in constant time; the file is never changed.
   map_private = SONEW_MAP_PRIVATE,
-  /// The state lives in the file: a live file.
+  /// The state stays in the file, which must be a live file.
   map_shared = SONEW_MAP_SHARED,
 };
 
-/// How an optimizer works; the fields, their ranges and their defaults are
+/// The options of an optimizer. The fields, their ranges and their defaults are
 /// those of sonew_options.
 struct Options {
   std::int32_t band = detail::options().band;
@@ -476,15 +478,15 @@ struct Tensor {
   Dtype dtype = Dtype::by_default;
   /// The type of the gradients; by default that of the parameters.
   Dtype grad_dtype = Dtype::by_default;
-  /// The type of the state; by default float64 where the parameters are,
+  /// The type of the state; by default float64 if the parameters are float64,
   /// otherwise float32.
   Dtype state_dtype = Dtype::by_default;
   /// Keep float32 master weights in the state.
   bool master = false;
 };
 
-/// How one step is taken; the fields, their ranges and their defaults are those
-/// of sonew_step_options.
+/// The options of one step. The fields, their ranges and their defaults are
+/// those of sonew_step_options.
 struct StepOptions {
   double lr = detail::step_options().lr;
   double grad_scale = detail::step_options().grad_scale;
@@ -493,10 +495,10 @@ struct StepOptions {
   NonFinite non_finite = static_cast<NonFinite>(detail::step_options().non_finite);
 };
 
-/// What a load may overlook, and how; the fields are those of
-/// sonew_load_options. By default nothing is overlooked.
+/// Which differences between file and optimizer a load accepts, by default none,
+/// and how the file is opened. The fields are those of sonew_load_options.
 struct LoadOptions {
-  /// Tensors that have another name: in the file, and in the optimizer.
+  /// Tensors whose names differ: (name in the file, name in the optimizer).
   std::vector<std::pair<std::string, std::string>> renames = {};
   bool override_options = false;
   bool common_tensors_only = false;
@@ -539,7 +541,7 @@ inline sonew_step_options to_c(const StepOptions &o) {
 inline sonew_tensor to_c(const Tensor &t) {
   sonew_tensor c = {};
   c.name = c_string(t.name, "a tensor's name");
-  c.ndim = t.dims.size();  // Too many are refused by this number.
+  c.ndim = t.dims.size();  // The library refuses a number that is too large.
   for (std::size_t i = 0; i < c.ndim && i < SONEW_MAX_DIMS; i++) c.dims[i] = t.dims[i];
   c.chains = static_cast<std::int32_t>(t.chains);
   c.update = static_cast<std::int32_t>(t.update);
@@ -557,13 +559,13 @@ inline std::vector<sonew_tensor> to_c(const std::vector<Tensor> &tensors) {
   return c;
 }
 
-/// What buffers of a tensor are compared with.
+/// The length and the types that buffers of a tensor must have.
 struct Expected {
   std::string name;
   std::size_t size = 1;
   Dtype dtype, grad_dtype;
 
-  /// Of a tensor that the library has accepted.
+  /// For a tensor that the library has accepted.
   explicit Expected(const Tensor &t)
       : name(t.name),
         dtype(t.dtype == Dtype::by_default ? Dtype::f32 : t.dtype),
@@ -593,7 +595,7 @@ inline void check_count(const char *argument, std::size_t count, std::size_t exp
                                         " tensors, expected " + std::to_string(expected));
 }
 
-/// Pointers to parameters, compared with their tensors.
+/// Pointers to parameters that were compared with their tensors.
 template <class B>
 std::vector<void *> parameters(const std::vector<Expected> &tensors, const List<B> &params) {
   check_count("params", params.size(), tensors.size());
@@ -618,7 +620,7 @@ inline std::vector<const void *> gradients(const std::vector<Expected> &tensors,
   return pointers;
 }
 
-/// A handle that is freed once.
+/// A handle that is freed exactly once.
 template <class T, sonew_status (*Free)(T *)>
 class Handle {
  public:
@@ -643,7 +645,7 @@ class Handle {
   T *handle_ = nullptr;
 };
 
-/// What a function writes to its last argument.
+/// Calls a function and returns what it writes to its last argument.
 template <class T, class F, class... A>
 T query(F function, A... arguments) {
   T value{};
@@ -656,8 +658,9 @@ T query(F function, A... arguments) {
 // ---------------------------------------------------------------------------
 // Optimizer
 
-/// A state plane where it lies, not copied: sonew_view. It lives until the next
-/// call that steps, loads into or destroys the optimizer: ask again after each.
+/// A view of a state plane, not a copy: sonew_view. It is valid until the next
+/// call that steps, loads into or destroys the optimizer: request a new one
+/// then.
 class View {
  public:
   explicit View(const sonew_view &view) noexcept : view_(view) {}
@@ -690,11 +693,12 @@ class View {
   sonew_view view_;
 };
 
-/// A save in the background: sonew_save_begin(). Its destructor waits for it,
-/// and is silent about what came of it; finish() is not.
+/// A save in the background: sonew_save_begin(). Its destructor waits for the
+/// save to end and ignores errors; finish() reports them.
 class Saving {
  public:
-  /// Waits until the save has ended. Throws what went wrong. Once only.
+  /// Waits until the save has ended. Throws an error if it failed. May be called
+  /// only once.
   void finish() { detail::check(sonew_save_finish(handle_.release())); }
 
  private:
@@ -703,16 +707,16 @@ class Saving {
   detail::Handle<sonew_saving, sonew_save_finish> handle_;
 };
 
-/// A step that stops where numbers of whole tensors are known, for programs
-/// whose tensors are spread over several machines; from Optimizer::stages() or
-/// Plan::stages().
+/// A step that stops where sums or maxima over whole tensors are needed, for
+/// programs whose tensors are spread over several machines. Created by
+/// Optimizer::stages() or Plan::stages().
 ///
 ///     auto stages = optimizer.stages({weight, bias}, {weight_grad, bias_grad});
 ///     for (sonew::Stage stage; (stage = stages.next()) != sonew::Stage::done;)
 ///       all_reduce(stages.numbers(), stage == sonew::Stage::largest_l1 ? MPI_MAX : MPI_SUM);
 ///
-/// The buffers must stay where they are until the step is done, or this object
-/// is destroyed, which aborts it, if that is possible: see abort().
+/// The buffers must stay in place until the step is done or this object is
+/// destroyed. Destroying it aborts the step if that is possible: see abort().
 class Stages {
  public:
   Stages(Stages &&other) noexcept
@@ -724,9 +728,9 @@ class Stages {
     if (is_open()) abort_status();
   }
 
-  /// Takes the step to its next stage, with the numbers as they are now.
+  /// Continues the step to its next stage, with the numbers as they are now.
   /// sonew_stages_next(). Throws non_finite_gradient if a sum of squares is NaN:
-  /// the step is over as if it had not begun.
+  /// the step has ended and nothing has changed.
   Stage next() {
     check_open();
     std::int32_t stage = SONEW_DONE;
@@ -739,13 +743,13 @@ class Stages {
     return static_cast<Stage>(stage);
   }
 
-  /// The numbers of the stage that was reached, two for each tensor, to be
-  /// reduced in place.
+  /// The numbers of the stage that was reached, two for each tensor. Reduce them
+  /// in place.
   Span<double> numbers() noexcept { return numbers_; }
 
-  /// Gives up the step. Throws SONEW_STATE_WRITTEN where the state of an
-  /// optimizer has taken in the gradients and is not in a live file: the step
-  /// can only be finished, or the optimizer destroyed. sonew_stages_abort().
+  /// Aborts the step. Throws SONEW_STATE_WRITTEN if the state of an optimizer
+  /// has been updated with the gradients and is not in a live file: the step can
+  /// then only be finished, or the optimizer destroyed. sonew_stages_abort().
   void abort() {
     check_open();
     detail::check(abort_status());
@@ -758,7 +762,7 @@ class Stages {
   Stages(sonew_optimizer *optimizer, sonew_plan *plan, std::size_t tensors)
       : optimizer_(optimizer), plan_(plan), numbers_(2 * tensors) {}
 
-  // After the end, another step may be under way there.
+  // False after the end: the optimizer may then have another step under way.
   bool is_open() const noexcept { return optimizer_ || plan_; }
   void close() noexcept {
     optimizer_ = nullptr;
@@ -777,10 +781,10 @@ class Stages {
 };
 
 /// An optimizer that owns the state of a list of tensors: sonew_optimizer.
-/// Parameters and gradients stay the caller's.
+/// Parameters and gradients stay in the caller's buffers.
 class Optimizer {
  public:
-  /// With state that is zero. sonew_create().
+  /// Creates an optimizer with all state zero. sonew_create().
   explicit Optimizer(const std::vector<Tensor> &tensors, const Options &options = {})
       : tensors_(detail::expected(tensors)) {
     const sonew_options c = detail::to_c(options);
@@ -789,17 +793,18 @@ class Optimizer {
   }
 
   /// Takes one step: parameters and state are updated from the gradients, and
-  /// the step count grows by one. Both lists have one buffer for each tensor;
-  /// a gradient may be nullptr: that tensor takes no part. sonew_step_any().
+  /// the step count grows by one. Both lists have one buffer for each tensor; a
+  /// gradient may be nullptr: that tensor then takes no part in the step.
+  /// sonew_step_any().
   ///
-  /// Throws non_finite_gradient if the step was skipped because of one, and
-  /// error for everything else.
+  /// Throws non_finite_gradient if the step was skipped because of a gradient
+  /// that is not finite, and error for everything else.
   void step(const Buffers &params, const ConstBuffers &grads, const StepOptions &options = {}) {
     detail::check(step_status(params, grads, options));
   }
 
-  /// As step(), but for a gradient that is not finite returns false: the step
-  /// was skipped.
+  /// As step(), but returns false if the step was skipped because of a gradient
+  /// that is not finite.
   [[nodiscard]] bool try_step(const Buffers &params, const ConstBuffers &grads,
                               const StepOptions &options = {}) {
     const sonew_status status = step_status(params, grads, options);
@@ -817,15 +822,15 @@ class Optimizer {
     return Stages(get(), nullptr, p.size());
   }
 
-  /// Saves the state, and the parameters if they are given, in the place of
-  /// path when the new file is on disk and not before. sonew_save_any().
+  /// Saves the state, and the parameters if they are given. A file at path is
+  /// replaced only when the new one is on disk. sonew_save_any().
   void save(const std::string &path, const ConstBuffers &params = {}) const {
     const auto pointers = optional(params);
     detail::check(sonew_save_any(get(), detail::c_string(path, "path"), pointers.data(),
                                  pointers.size()));
   }
 
-  /// Begins a save in the background; the optimizer may go on at once.
+  /// Begins a save in the background; the optimizer can be used at once.
   /// sonew_save_begin().
   [[nodiscard]] Saving save_begin(const std::string &path, const ConstBuffers &params = {}) const {
     const auto pointers = optional(params);
@@ -835,7 +840,7 @@ class Optimizer {
     return saving;
   }
 
-  /// Loads what was saved, and the parameters if buffers for them are given.
+  /// Loads a file, and the parameters if buffers for them are given.
   /// sonew_load_any().
   void load(const std::string &path, const Buffers &params = {}, const LoadOptions &options = {}) {
     std::vector<sonew_rename> renames;
@@ -857,14 +862,14 @@ class Optimizer {
     detail::check(sonew_make_live(get(), detail::c_string(path, "path")));
   }
 
-  /// Brings a live file's last step to disk. sonew_sync().
+  /// Writes a live file's last step to disk. sonew_sync().
   void sync() const { detail::check(sonew_sync(get())); }
 
-  /// Forgets the master weights: the next step takes them anew from the
-  /// parameters. sonew_reset_master().
+  /// Discards the master weights, so that the next step copies them from the
+  /// parameters again. sonew_reset_master().
   void reset_master() { detail::check(sonew_reset_master(get())); }
 
-  /// The index of the tensor of this name. Indices count from 0, in the order
+  /// The index of the tensor with this name. Indices count from 0, in the order
   /// of the tensors.
   std::size_t find_tensor(const std::string &name) const {
     std::size_t tensor = 0;
@@ -872,17 +877,17 @@ class Optimizer {
     return tensor;
   }
 
-  /// What the learning rate of a tensor is multiplied with; 1 at first.
+  /// The factor on the learning rate of a tensor; 1 at first.
   double lr_scale(std::size_t tensor) const {
     return detail::query<double>(sonew_lr_scale, get(), tensor);
   }
-  /// Changes what the learning rate of a tensor is multiplied with; finite and
-  /// not negative.
+  /// Changes the factor on the learning rate of a tensor; finite and not
+  /// negative.
   void set_lr_scale(std::size_t tensor, double scale) {
     detail::check(sonew_set_lr_scale(get(), tensor, scale));
   }
 
-  /// The decoupled weight decay of a tensor; that of the options at first.
+  /// The decoupled weight decay of a tensor; at first that of the options.
   double weight_decay(std::size_t tensor) const {
     return detail::query<double>(sonew_weight_decay, get(), tensor);
   }
@@ -896,8 +901,8 @@ class Optimizer {
     return detail::query<std::uint64_t>(sonew_step_count, get());
   }
 
-  /// The length of all gradients together in the last step; NaN where it was
-  /// not needed. sonew_gradient_norm().
+  /// The gradient norm of the last step, over all tensors; NaN if the step did
+  /// not compute it. sonew_gradient_norm().
   double gradient_norm() const {
     return detail::query<double>(sonew_gradient_norm, get());
   }
@@ -907,12 +912,12 @@ class Optimizer {
     return detail::query<std::size_t>(sonew_tensor_count, get());
   }
 
-  /// Bytes of state.
+  /// Size of the state in bytes.
   std::size_t state_bytes() const {
     return detail::query<std::size_t>(sonew_state_bytes, get());
   }
 
-  /// Bytes that the library holds in all for this optimizer.
+  /// Bytes of memory that the library holds for this optimizer in all.
   std::size_t memory_bytes() const {
     return detail::query<std::size_t>(sonew_memory_bytes, get());
   }
@@ -932,7 +937,7 @@ class Optimizer {
     return detail::query<std::size_t>(sonew_plane_count, get(), tensor);
   }
 
-  /// The index of a tensor's state plane of this name: "momentum", "diagonal",
+  /// The index of a tensor's state plane with this name: "momentum", "diagonal",
   /// "band.1" and so on, "rms", "master".
   std::size_t find_plane(std::size_t tensor, const std::string &name) const {
     std::size_t plane = 0;
@@ -946,14 +951,14 @@ class Optimizer {
     detail::check(sonew_plane_view(get(), tensor, plane, &view, sizeof view));
     return View(view);
   }
-  /// A view of a state plane, by names.
+  /// A view of a state plane, found by names.
   View plane(const std::string &tensor, const std::string &plane) const {
     const std::size_t index = find_tensor(tensor);
     return this->plane(index, find_plane(index, plane));
   }
 
-  /// Puts another state in the place of this one, copied: the steps that it has
-  /// seen, and all planes, those of the first tensor first. sonew_set_state().
+  /// Replaces the state by a copy of the caller's: its step count, and all
+  /// planes, those of the first tensor first. sonew_set_state().
   void set_state(std::uint64_t step_count, const ConstBuffers &planes) {
     std::vector<const void *> pointers;
     for (std::size_t i = 0; i < tensors_.size(); i++)
@@ -968,7 +973,7 @@ class Optimizer {
     detail::check(sonew_set_state(get(), step_count, pointers.data(), pointers.size()));
   }
 
-  /// The handle, for functions of sonew.h; it stays this object's.
+  /// The handle, for functions of sonew.h; this object still owns it.
   sonew_optimizer *get() const noexcept { return handle_.get(); }
 
  private:
@@ -980,7 +985,7 @@ class Optimizer {
     return sonew_step_any(get(), &c, p.data(), g.data(), p.size());
   }
 
-  /// Pointers, or none at all.
+  /// Pointers to buffers, or no list at all.
   template <class B>
   std::vector<void *> optional(const List<B> &params) const {
     if (params.empty()) return {};
@@ -991,7 +996,7 @@ class Optimizer {
   detail::Handle<sonew_optimizer, sonew_free> handle_;
 };
 
-/// Checks a file from end to end: its header, its sizes, every checksum.
+/// Checks a whole file: its header, its sizes, and every checksum.
 /// sonew_verify().
 inline void verify(const std::string &path) {
   detail::check(sonew_verify(detail::c_string(path, "path")));
@@ -1000,24 +1005,24 @@ inline void verify(const std::string &path) {
 // ---------------------------------------------------------------------------
 // Stateless step
 
-/// The buffers of one tensor for one stateless step: sonew_buffers. Either
-/// params, which are updated, or direction, into which the direction is
-/// written. Without grad the tensor takes no part.
+/// The buffers of one tensor for one stateless step: sonew_buffers. Set either
+/// params, which are updated, or direction, into which the direction is written.
+/// Without grad the tensor takes no part in the step.
 struct TensorBuffers {
   Buffer params = {};
   Buffer direction = {};
   ConstBuffer grad = {};
-  /// The state planes, in the order of Plan::plane_name(): all zero before the
-  /// first step, but for "master", which is then a copy of the parameters.
+  /// The state planes, in the order of Plan::plane_name(). Before the first step
+  /// "master" is a copy of the parameters, and all others are zero.
   Buffers planes = {};
   double lr_scale = 1;
   double weight_decay = 0;
 };
 
-/// A step over buffers that are all the caller's: sonew_plan.
+/// A step over buffers that all belong to the caller: sonew_plan.
 class Plan {
  public:
-  /// sonew_plan_create().
+  /// Creates a plan. sonew_plan_create().
   explicit Plan(const std::vector<Tensor> &tensors, const Options &options = {})
       : tensors_(detail::expected(tensors)) {
     const sonew_options c = detail::to_c(options);
@@ -1041,15 +1046,15 @@ class Plan {
         detail::query<std::int32_t>(sonew_plan_plane_dtype, get(), tensor, plane));
   }
 
-  /// Takes one step. number is 1 for the first, and decides the bias
-  /// correction. buffers has one entry for each tensor. sonew_plan_step().
+  /// Takes one step. number is the t of the bias correction, 1 for the first
+  /// step. buffers has one entry for each tensor. sonew_plan_step().
   void step(std::uint64_t number, const std::vector<TensorBuffers> &buffers,
             const StepOptions &options = {}) {
     detail::check(step_status(number, buffers, options));
   }
 
-  /// As step(), but for a gradient that is not finite returns false: the step
-  /// was skipped.
+  /// As step(), but returns false if the step was skipped because of a gradient
+  /// that is not finite.
   [[nodiscard]] bool try_step(std::uint64_t number, const std::vector<TensorBuffers> &buffers,
                               const StepOptions &options = {}) {
     const sonew_status status = step_status(number, buffers, options);
@@ -1066,7 +1071,7 @@ class Plan {
     return Stages(nullptr, get(), tensors_.size());
   }
 
-  /// The handle, for functions of sonew.h; it stays this object's.
+  /// The handle, for functions of sonew.h; this object still owns it.
   sonew_plan *get() const noexcept { return handle_.get(); }
 
  private:
@@ -1077,7 +1082,7 @@ class Plan {
     });
   }
 
-  /// Calls a function with buffers that were compared with their tensors.
+  /// Compares buffers with their tensors and calls a function with them.
   template <class F>
   sonew_status call(const std::vector<TensorBuffers> &buffers, const StepOptions &options,
                     F function) {

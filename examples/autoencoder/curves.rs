@@ -83,9 +83,9 @@ fn draw_line(from: Point, to: Point, image: &mut [u8]) {
 fn distance(point: Point, a: Point, b: Point) -> f32 {
     let along = [b[0] - a[0], b[1] - a[1]];
     let to = [point[0] - a[0], point[1] - a[1]];
-    let length = along[0] * along[0] + along[1] * along[1];
-    let t = match length > 0.0 {
-        true => ((to[0] * along[0] + to[1] * along[1]) / length).clamp(0.0, 1.0),
+    let squared_norm = along[0] * along[0] + along[1] * along[1];
+    let t = match squared_norm > 0.0 {
+        true => ((to[0] * along[0] + to[1] * along[1]) / squared_norm).clamp(0.0, 1.0),
         false => 0.0,
     };
     (to[0] - t * along[0]).hypot(to[1] - t * along[1])

@@ -24,7 +24,7 @@ pub enum Name {
 }
 
 impl Name {
-    /// As people write it.
+    /// The name for tables and plots.
     pub fn title(self) -> &'static str {
         match self {
             Name::Curves => "CURVES",
@@ -32,7 +32,7 @@ impl Name {
         }
     }
 
-    /// As in file names.
+    /// The name in file names.
     pub fn key(self) -> &'static str {
         match self {
             Name::Curves => "curves",

@@ -37,7 +37,7 @@ use train::{Problem, Record, Run};
 
 /// Time between two checkpoints.
 const SAVE_EVERY: Duration = Duration::from_secs(15);
-/// What a program returns that Ctrl-C ended.
+/// Exit code of a program that was ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
 /// Set by Ctrl-C.
@@ -130,7 +130,7 @@ fn main() -> Result<ExitCode> {
     };
     match done {
         Err(error) if error.is::<benchmark::Stopped>() => {
-            println!("\nStopped. The same command goes on with what is not in the results.");
+            println!("\nStopped. The same command continues with what is not in the results.");
             Ok(ExitCode::from(INTERRUPTED))
         }
         done => done.map(|()| ExitCode::SUCCESS),
@@ -174,7 +174,7 @@ fn compare(arguments: &Arguments) -> Result<ExitCode> {
             match train(run, &problem, &mut session)? {
                 Some(record) => session.finish(record)?,
                 None => {
-                    println!("\nStopped and saved. To go on:\n  {}", resume_command());
+                    println!("\nStopped and saved. To continue:\n  {}", resume_command());
                     return Ok(ExitCode::from(INTERRUPTED));
                 }
             }

@@ -12,8 +12,8 @@ use rayon::prelude::*;
 
 use crate::math::{sigmoid, tanh};
 
-/// What a tanh layer's weights are scaled by at the start, to make up for how
-/// much it flattens.
+/// Factor of a tanh layer's initial weights, which compensates for the saturation
+/// of tanh.
 const GAIN: f32 = 5.0 / 3.0;
 /// Rows of a batch that one thread takes at a time in element-wise work.
 const ROWS_AT_ONCE: usize = 32;
@@ -72,7 +72,7 @@ impl Parameters {
 pub struct Network {
     pub parameters: Parameters,
     pub gradient: Parameters,
-    /// What each layer hands to the next, `[batch, units]`.
+    /// The output of each layer, `[batch, units]`.
     outputs: Vec<Array2<f32>>,
     /// The derivative of the loss by each layer's input to its non-linearity.
     deltas: Vec<Array2<f32>>,
@@ -167,8 +167,8 @@ impl Network {
     }
 }
 
-/// `c = a b`, with the rows of `c` dealt out to the threads. Every element is
-/// the same sum in the same order however many there are.
+/// `c = a b`, with the rows of `c` distributed over the threads. Every element is
+/// the same sum in the same order for any number of threads.
 fn multiply(a: ArrayView2<f32>, b: ArrayView2<f32>, c: &mut Array2<f32>) {
     let rows = a.nrows().div_ceil(rayon::current_num_threads());
     let mut parts: Vec<_> = a

@@ -13,14 +13,14 @@ const SIZE: (u32, u32) = (960, 600);
 const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(50, 50, 50);
 const GRID: RGBColor = RGBColor(228, 228, 228);
-/// Part of the steps whose losses may lie above the plot: they fall steeply
-/// and would flatten all that comes later.
+/// The first part of the steps, whose losses may be above the plot: they fall so
+/// steeply that later differences would be invisible.
 const LEFT_OUT: f64 = 0.08;
 
 /// A plot of loss curves, with AdamW's final loss as a line across.
 pub struct Plot {
     pub title: String,
-    /// What the curves run along.
+    /// The label of the horizontal axis.
     pub along: &'static str,
     pub curves: Vec<Curve>,
     /// AdamW's final loss.
@@ -32,11 +32,11 @@ pub struct Curve {
     pub method: Method,
     /// From left to right, never empty.
     pub points: Vec<(f64, f64)>,
-    /// Where it passes the target, and what is written there.
+    /// Where it reaches the target, and the label there.
     pub mark: Option<(f64, String)>,
 }
 
-/// Colours that stay apart for colour-blind readers (Okabe and Ito).
+/// Colours that colour-blind readers can distinguish (Okabe and Ito).
 fn colour(method: Method) -> RGBColor {
     match method {
         Method::Sgd => RGBColor(204, 121, 167),
@@ -73,7 +73,7 @@ pub fn against_steps(data: &str, records: &[Record], epoch: usize) -> Plot {
 }
 
 impl Plot {
-    /// Draws it into a file.
+    /// Writes the plot to a file.
     pub fn draw(&self, path: &Path) -> Result<()> {
         let failed = |error| anyhow!("cannot draw {}: {error}", path.display());
         self.draw_svg(path)

@@ -1,4 +1,4 @@
-//! How far a run is: a bar on a terminal, a line now and then elsewhere.
+//! Shows the progress of a run: a bar on a terminal, otherwise a line now and then.
 
 use std::io::{stdout, IsTerminal};
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ impl Progress {
         }
     }
 
-    /// One step is done, with this loss before it.
+    /// Notes that one step is done, with this loss before it.
     pub fn step(&mut self, loss: f32) {
         self.loss = loss;
         self.bar.set_message(format!("loss {loss:7.2}"));
@@ -55,7 +55,7 @@ impl Progress {
         }
     }
 
-    /// The run is at its end, or stopped; the last line stays on screen.
+    /// Ends the display when the run is done or stopped; the last line remains.
     pub fn end(&self, how: &str) {
         match self.to_terminal {
             true => self.bar.abandon(),

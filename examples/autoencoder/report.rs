@@ -1,10 +1,10 @@
-//! The result for people: a table.
+//! The table of results.
 
 use crate::settings::Method;
 use crate::train::Record;
 
-/// Mean loss over the last `window` steps, at each step that has so many.
-/// With one epoch as the window every image counts once.
+/// Mean loss over the last `window` steps, at each step that has so many before it.
+/// If the window is an epoch, every image counts once.
 pub fn smooth(losses: &[f32], window: usize) -> impl Iterator<Item = (usize, f64)> + '_ {
     losses.windows(window).enumerate().map(move |(i, losses)| {
         let sum: f64 = losses.iter().copied().map(f64::from).sum();
@@ -26,7 +26,7 @@ pub fn steps_to(losses: &[f32], target: f64, epoch: usize) -> Option<usize> {
         .map(|(step, _)| step)
 }
 
-/// AdamW's final loss, where it took part.
+/// AdamW's final loss, if AdamW was run.
 pub fn target(records: &[Record], epoch: usize) -> Option<f64> {
     let adamw = records.iter().find(|r| r.method == Method::Adamw)?;
     Some(final_loss(&adamw.losses, epoch))
@@ -63,7 +63,7 @@ pub fn table(records: &[Record], epoch: usize) -> String {
     format!("{}\n{legend}\n", align(&rows))
 }
 
-/// How long it took to get where AdamW got with all its steps.
+/// The number of steps until AdamW's final loss was reached.
 fn steps_cell(record: &Record, target: Option<f64>, epoch: usize) -> String {
     let all = record.losses.len();
     let step = match target {

@@ -1,5 +1,5 @@
-//! The comparison as files: which optimizers are done, which one is running,
-//! and where its checkpoint lies, so that it can be stopped and resumed.
+//! Keeps a comparison in files, so that it can be stopped and resumed: which
+//! optimizers are done, which one is running, and where its checkpoint is.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,16 +30,15 @@ struct Running {
     checkpoint: String,
 }
 
-/// A comparison that keeps itself in a folder.
+/// A comparison that is kept in a folder.
 pub struct Session {
     folder: PathBuf,
     saved: Saved,
 }
 
 impl Session {
-    /// A comparison from the beginning. The folder is created now, so that one
-    /// that cannot be is found before the training and not after it; nothing is
-    /// written to it yet.
+    /// Starts a new comparison. The folder is created now, so that a failure is
+    /// noticed before the training and not after it; nothing is written to it yet.
     pub fn start(folder: &Path, problem: &Problem, methods: &[Method]) -> Result<Self> {
         fs::create_dir_all(folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
@@ -84,7 +83,7 @@ impl Session {
         &self.saved.finished
     }
 
-    /// The run of one optimizer, where it was left or new; `None` where it is
+    /// The run of one optimizer, new or where it was stopped; `None` if it is
     /// done.
     pub fn run<'a>(&self, problem: &'a Problem, method: Method) -> Result<Option<Run<'a>>> {
         if self.saved.finished.iter().any(|r| r.method == method) {
@@ -117,7 +116,7 @@ impl Session {
         }))
     }
 
-    /// Notes that a run is done; its checkpoint goes.
+    /// Notes that a run is done and removes its checkpoint.
     pub fn finish(&mut self, record: Record) -> Result<()> {
         self.saved.finished.push(record);
         self.replace(None)
@@ -272,7 +271,7 @@ mod tests {
         assert_eq!(run.record().losses.len(), 8);
         assert_eq!(run.record().losses, whole.record().losses);
 
-        // A finished run leaves its losses, and no checkpoint.
+        // A finished run has its losses, but no checkpoint.
         session.finish(run.into_record()).unwrap();
         let session = Session::resume(folder.path(), &problem, &METHODS).unwrap();
         assert!(session.run(&problem, method).unwrap().is_none());

@@ -1,7 +1,6 @@
 //! The optimizers that are compared, and the settings of each.
 //!
-//! How the settings were found is said at [`setting`], the only place that has
-//! them.
+//! [`setting`] has the settings and says how they were found.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -30,7 +29,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// As people write it.
+    /// The name for tables and plots.
     pub fn title(self) -> &'static str {
         match self {
             Method::Sgd => "SGD, momentum",
@@ -42,7 +41,7 @@ impl Method {
         }
     }
 
-    /// As on the command line, and in file names.
+    /// The name on the command line and in file names.
     pub fn key(self) -> &'static str {
         match self {
             Method::Sgd => "sgd",
@@ -54,7 +53,7 @@ impl Method {
         }
     }
 
-    /// Whether it is one of the SONews, and not a first-order method.
+    /// Whether it is a SONew, and not a first-order method.
     pub fn is_sonew(self) -> bool {
         match self {
             Method::Sgd | Method::Rmsprop | Method::Adamw => false,
@@ -62,13 +61,12 @@ impl Method {
         }
     }
 
-    /// The library's options for this method; SONew's length is grafted from
-    /// Adam.
+    /// The library's options for this method; SONew has the Adam graft.
     ///
-    /// The library has no SGD and no RMSProp of their own, but contains both.
-    /// RMSProp is Adam without momentum and bias correction. Momentum SGD is
-    /// diagonal SONew whose damping leaves nothing else of the diagonal, with
-    /// the momentum's own length.
+    /// SGD and RMSProp are special cases of the library's methods. RMSProp is
+    /// Adam without momentum and bias correction. Momentum SGD is diagonal SONew
+    /// with a damping so large that the diagonal has no effect, grafted to the
+    /// norm of the momentum.
     pub fn options(self, setting: &Setting, threads: usize) -> Options {
         let options = Options {
             band: 0,
@@ -127,8 +125,8 @@ impl Method {
     }
 }
 
-/// Next to this the square of a gradient is nothing in float32, and a gradient
-/// divided by it is still far from the smallest numbers.
+/// So large that adding the square of a gradient does not change it in float32,
+/// and so small that a gradient divided by it does not underflow.
 const DAMPING_OF_SGD: f64 = 1e10;
 
 /// What the optimizer's state is stored as; parameters and gradients are
@@ -206,9 +204,9 @@ mod tests {
     use sonew::options::StepOptions;
     use sonew::Optimizer;
 
-    /// Steps on random gradients of all sizes with the library, and with a
-    /// formula for the step of one coordinate: gradient and step number, from
-    /// 1, to what is taken off the parameter, per learning rate.
+    /// Compares steps of the library on random gradients of all sizes with a
+    /// formula for one coordinate: it maps gradient and step number, from 1, to
+    /// what is subtracted from the parameter, divided by the learning rate.
     fn check(method: Method, mut formula: impl FnMut(usize, f64, i32) -> f64) {
         const LAYERS: [usize; 2] = [40, 25];
         const LR: f64 = 0.01;

@@ -30,7 +30,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Images beyond the last full batch of an epoch sit that epoch out.
+    /// Images after the last full batch of an epoch are not used in that epoch.
     pub fn steps_per_epoch(&self) -> usize {
         self.images.len() / self.batch
     }
@@ -40,7 +40,7 @@ impl Problem {
     }
 }
 
-/// What is kept of a run, finished or not.
+/// The record of a run, finished or not.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     pub method: Method,

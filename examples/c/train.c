@@ -1,5 +1,5 @@
 /* A small network from scratch, with a checkpoint: 2 -> 32 -> 32 -> 1, tanh,
- * learns a surface. Then a second run goes on from the checkpoint in the middle
+ * learns a surface. Then a second run continues from the checkpoint in the middle
  * and ends with the same bits as the first, which never stopped.
  *
  *    ./train [checkpoint.safetensors]

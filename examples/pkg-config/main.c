@@ -1,4 +1,4 @@
-/* Steps, saves, and goes on from there. argv[1] is the file. */
+/* Takes steps, saves, and continues from the file. argv[1] is the file. */
 #include <sonew.h>
 #include <stdio.h>
 

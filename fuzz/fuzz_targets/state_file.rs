@@ -1,8 +1,8 @@
-//! Bytes that somebody calls a state file: opened, read, verified, loaded and
-//! mapped. Nothing of it may crash, hang, or allocate more than the file has.
+//! Opens, reads, verifies, loads and maps arbitrary bytes as a state file. Nothing
+//! may crash, hang, or allocate more memory than the file's size.
 //!
-//! A header is accepted only with its checksum, which no mutation hits; so it
-//! is put right here before the file is opened, in nine of ten inputs.
+//! A header is accepted only with the right checksum, which no mutation produces;
+//! so in nine of ten inputs it is corrected here before the file is opened.
 
 #![no_main]
 
@@ -26,7 +26,7 @@ fuzz_target!(|input: &[u8]| {
     look(&bytes);
 });
 
-/// Makes the checksum hold, and the length of the header one that the file has.
+/// Corrects the checksum, and makes the length of the header fit into the file.
 fn put_right(bytes: &mut [u8]) {
     let Some((length, rest)) = bytes.split_first_chunk_mut::<8>() else {
         return;
@@ -57,7 +57,7 @@ fn look(bytes: &[u8]) {
     let _ = checkpoint.verify();
     let header = checkpoint.header().clone();
     drop(checkpoint);
-    // What a file says of its tensors is no larger than the file.
+    // The description of the tensors cannot be larger than the file.
     let specs: Vec<_> = header.tensors.iter().map(|t| t.spec.clone()).collect();
     let options = Options {
         threads: 1,
@@ -80,7 +80,7 @@ fn look(bytes: &[u8]) {
     }
 }
 
-/// A file of this process, in memory where the system has such a place.
+/// The path of this process's file, in memory if the system has such a folder.
 fn path() -> &'static PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {

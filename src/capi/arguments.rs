@@ -1,5 +1,5 @@
-//! Reading what C passes, and writing what it gets back. A pointer that is
-//! null is refused here; no pointer but those to buffers needs an alignment.
+//! Reads the arguments that C passes and writes its results. Null pointers are
+//! refused here. Only pointers to buffers need an alignment.
 
 use std::ffi::{c_char, CStr};
 use std::fmt::Display;
@@ -18,7 +18,7 @@ pub(crate) fn not_null<T>(pointer: *const T, argument: impl FnOnce() -> String) 
     Ok(())
 }
 
-/// Where a result goes, which is written on success only.
+/// A pointer to the caller's result, which is written on success only.
 pub(super) struct Out<T>(*mut T);
 
 impl<T> Out<T> {
@@ -30,13 +30,13 @@ impl<T> Out<T> {
     }
 
     pub(super) fn write(self, value: T) {
-        // SAFETY: `new` was promised that the pointer is valid, and `self`
-        // goes.
+        // SAFETY: `new` was promised that the pointer is valid for one write,
+        // and this consumes `self`.
         unsafe { self.0.write_unaligned(value) }
     }
 }
 
-/// A list of the caller's.
+/// A list that the caller owns.
 pub(super) struct List<T> {
     first: *const T,
     count: usize,
@@ -60,14 +60,14 @@ impl<T: Copy> List<T> {
         self.count
     }
 
-    /// Whether there is a list at all: not for a null pointer, which needs a
-    /// count of 0.
+    /// Whether the caller passed a list. A null pointer, which needs a count of
+    /// 0, means no list.
     pub(super) fn is_given(&self) -> bool {
         !self.first.is_null()
     }
 
-    /// What `convert` makes of every value and its position. The memory for
-    /// it, sized by the caller, may be refused.
+    /// Converts every value, given its position. Running out of memory is an
+    /// error, because the caller chooses the size of the list.
     pub(super) fn collect<R>(
         &self,
         what: &str,
@@ -77,7 +77,7 @@ impl<T: Copy> List<T> {
             what: what.to_owned(),
             bytes: self.count as u128 * size_of::<T>().max(size_of::<R>()) as u128,
         };
-        // More than this no list in memory can have.
+        // No list in memory can have more entries than this.
         if self.count > isize::MAX as usize / size_of::<T>() {
             return Err(too_many());
         }
@@ -92,14 +92,13 @@ impl<T: Copy> List<T> {
     /// The values.
     pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = T> + '_ {
         (0..self.count).map(|i| {
-            // SAFETY: `new` was promised so many values, and only their
-            // alignment is left open.
+            // SAFETY: `new` was promised `count` values, perhaps unaligned.
             unsafe { self.first.add(i).read_unaligned() }
         })
     }
 }
 
-/// A string of the caller's.
+/// The bytes of a string that the caller owns.
 ///
 /// # Safety
 /// `text` is null, or ends with a NUL.
@@ -145,7 +144,7 @@ pub(super) unsafe fn path(path: *const c_char) -> Result<PathBuf> {
     }
 }
 
-/// The meaning of a number that stands for a named value.
+/// The value that the number of a C enumeration stands for.
 pub(crate) fn named<T: Copy>(
     value: i32,
     argument: impl FnOnce() -> String,
@@ -160,7 +159,7 @@ pub(crate) fn named<T: Copy>(
         })
 }
 
-/// The number that stands for a named value: [`named`] the other way round.
+/// The number of a value in its C enumeration: the inverse of [`named`].
 pub(super) fn number<T: Copy + PartialEq>(meaning: T, values: &[(i32, T)]) -> i32 {
     let known = values.iter().find(|(_, value)| *value == meaning);
     known.expect("every value has a number").0
@@ -171,7 +170,7 @@ pub(super) fn flag(value: i32, argument: &str) -> Result<bool> {
     named(value, || argument.to_owned(), &[(0, false), (1, true)])
 }
 
-/// A count that C passes as a signed number, so that a negative one shows.
+/// A count that C passes as a signed number, so that a negative one is noticed.
 pub(super) fn count(value: i32, argument: &str) -> Result<usize> {
     usize::try_from(value).map_err(|_| Error::OutOfRange {
         argument: argument.to_owned(),

@@ -1,5 +1,5 @@
-//! Buffers of a call, checked before the first is touched: none null or
-//! misaligned, and none that is written in the place of another.
+//! Checks the buffers of a call before any of them is accessed: none may be null
+//! or misaligned, and none that is written may overlap another one.
 
 use std::ffi::c_void;
 
@@ -10,20 +10,22 @@ use crate::layout::TensorSpec;
 use crate::memory::{reserve, OF_A_STEP};
 use crate::Optimizer;
 
-/// Where elements lie: a buffer that was checked, without what it is to whom.
+/// The address, size and element type of a checked buffer, without its tensor
+/// and its purpose.
 #[derive(Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct RawBuffer {
     dtype: Dtype,
     first: *mut c_void,
     bytes: usize,
 }
 
-// SAFETY: an address. Who reads or writes there promises to be the only one.
-unsafe impl Send for Place {}
+// SAFETY: only an address. The methods that dereference it make their caller
+// promise exclusive access.
+unsafe impl Send for RawBuffer {}
 
-impl Place {
+impl RawBuffer {
     /// # Safety
-    /// The elements are there, nothing writes them in `'b`.
+    /// The elements are valid for reads, and nothing writes them during `'b`.
     pub(crate) unsafe fn elements<'b>(&self) -> Elements<'b> {
         // SAFETY: not null, and the caller's promise.
         let bytes = unsafe { std::slice::from_raw_parts(self.first.cast(), self.bytes) };
@@ -31,7 +33,8 @@ impl Place {
     }
 
     /// # Safety
-    /// The elements are there, nothing else reads or writes them in `'b`.
+    /// The elements are valid for writes, and nothing else reads or writes them
+    /// during `'b`.
     pub(crate) unsafe fn elements_mut<'b>(&self) -> ElementsMut<'b> {
         // SAFETY: not null, and the caller's promise.
         let bytes = unsafe { std::slice::from_raw_parts_mut(self.first.cast(), self.bytes) };
@@ -39,19 +42,18 @@ impl Place {
     }
 }
 
-/// A buffer of one tensor's elements.
+/// A buffer that holds one value for each element of a tensor.
 #[derive(Clone, Copy)]
 pub(crate) struct Buffer<'a> {
     tensor: &'a TensorSpec,
-    /// What it is to the tensor: "the gradient".
+    /// Its purpose, for messages, as in "the gradient".
     what: &'a str,
-    place: Place,
+    raw: RawBuffer,
     written: bool,
 }
 
 impl<'a> Buffer<'a> {
-    /// A buffer that the call only reads. `argument` is how the header spells
-    /// it.
+    /// A buffer that the call only reads. `argument` is its name in the header.
     pub(crate) fn read(
         tensor: &'a TensorSpec,
         what: &'a str,
@@ -72,7 +74,7 @@ impl<'a> Buffer<'a> {
                 alignment,
             });
         }
-        // No buffer lies across the end of the address space.
+        // A buffer cannot extend past the end of the address space.
         let bytes = tensor.len() * dtype.size();
         if address.checked_add(bytes).is_none() {
             return Err(Error::SizeOverflow {
@@ -83,7 +85,7 @@ impl<'a> Buffer<'a> {
         Ok(Buffer {
             tensor,
             what,
-            place: Place {
+            raw: RawBuffer {
                 dtype,
                 first: first.cast_mut(),
                 bytes,
@@ -107,17 +109,17 @@ impl<'a> Buffer<'a> {
         })
     }
 
-    /// Where it lies.
-    pub(crate) fn place(&self) -> Place {
-        self.place
+    /// Its address, size and element type.
+    pub(crate) fn raw(&self) -> RawBuffer {
+        self.raw
     }
 
     fn start(&self) -> usize {
-        self.place.first.addr()
+        self.raw.first.addr()
     }
 
     fn end(&self) -> usize {
-        self.start() + self.place.bytes
+        self.start() + self.raw.bytes
     }
 
     fn name(&self) -> String {
@@ -125,7 +127,8 @@ impl<'a> Buffer<'a> {
     }
 }
 
-/// The optimizer's own buffers, which a step writes: of a live file both copies.
+/// Adds the optimizer's own buffers, which a step writes, to `list`: both copies
+/// if the state is in a live file.
 pub(super) fn state<'a>(optimizer: &'a Optimizer, list: &mut Vec<Buffer<'a>>) -> Result<()> {
     let count = |i| Ok(2 * optimizer.planes(i)?.len());
     let most = (0..optimizer.tensors().len())
@@ -184,7 +187,7 @@ mod tests {
 
     const MEMORY: usize = 0x10000;
 
-    /// Buffers at these offsets, of these lengths, in elements.
+    /// Buffers given as offset, length (both in elements), and whether written.
     fn overlap(layout: &[(usize, usize, bool)]) -> Result<()> {
         let spec = |&(_, len, _): &_| TensorSpec::new("x", &[len]);
         let specs: Vec<_> = layout.iter().map(spec).collect();
@@ -194,7 +197,7 @@ mod tests {
             .map(|(tensor, &(offset, _, written))| Buffer {
                 tensor,
                 what: "it",
-                place: Place {
+                raw: RawBuffer {
                     dtype: Dtype::F32,
                     first: std::ptr::without_provenance_mut(MEMORY + offset * 4),
                     bytes: tensor.len() * 4,

@@ -1,10 +1,10 @@
 //! Save and load
 //!
-//! A checkpoint is a safetensors file: state planes by name
-//! ("fc1.weight/momentum"), parameters if wanted ("fc1.weight/parameter"),
-//! options and step count in the metadata, and checksums of all of these.
-//! Training that goes on from a checkpoint gives the same bits as training
-//! that never stopped.
+//! A checkpoint is a safetensors file. It holds the state planes by name
+//! ("fc1.weight/momentum"), the parameters if they were passed
+//! ("fc1.weight/parameter"), options and step count in the metadata, and
+//! checksums of all of these. Training that continues from a checkpoint gives
+//! the same bits as training that never stopped.
 
 use std::ffi::{c_char, c_void};
 
@@ -21,7 +21,7 @@ use crate::layout::check_count;
 use crate::optimizer::{LoadMode, LoadOptions};
 use crate::Optimizer;
 
-/// A tensor that has another name in the file.
+/// A tensor whose name in the file differs from its name in the optimizer.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct sonew_rename {
@@ -31,22 +31,22 @@ pub struct sonew_rename {
     pub to: *const c_char,
 }
 
-/// How sonew_load() opens a file, and where the state is from then on.
+/// How sonew_load() opens a file, and where the state is kept afterwards.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum sonew_load_mode {
     /// The file is read into memory, and every checksum is verified.
     SONEW_READ = 0,
-    /// The file is mapped copy-on-write, in constant time however large it is:
-    /// a page is read when it is first needed and copied when it is first
-    /// written, and the file is never changed. Its header and sizes are checked,
-    /// its data are not; parameters that are loaded are read, and verified.
-    /// Nobody may write to the file, or make it shorter, as long as it is
-    /// mapped; it may be replaced, as by sonew_save(), and removed.
+    /// The file is mapped copy-on-write, which takes constant time for any
+    /// size. A page is read when it is first needed and copied when it is first
+    /// written; the file is never changed. Its header and sizes are checked, but
+    /// not the checksums of the state; parameters that are loaded are read and
+    /// verified. While the file is mapped, no program may write to it or truncate
+    /// it; it may be removed, or replaced by a new file, as sonew_save() does.
     SONEW_MAP_PRIVATE = 1,
-    /// The state lives in the file, which sonew_make_live() made. It is locked
-    /// until the optimizer leaves it. Options and tensors must be the
-    /// optimizer's.
+    /// The state stays in the file, which sonew_make_live() made. The file is
+    /// locked until the optimizer is freed or loads another file. Its options
+    /// and tensors must be the optimizer's.
     SONEW_MAP_SHARED = 2,
 }
 
@@ -58,8 +58,9 @@ const LOAD_MODES: [(i32, LoadMode); 3] = [
     (SONEW_MAP_SHARED as i32, LoadMode::MapShared),
 ];
 
-/// What a load may overlook, and how. Fill it in with sonew_load_options_init();
-/// the defaults overlook nothing.
+/// Which differences between file and optimizer a load accepts, and how the file
+/// is opened. Fill it in with sonew_load_options_init(); by default no
+/// difference is accepted.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct sonew_load_options {
@@ -72,18 +73,18 @@ pub struct sonew_load_options {
     pub rename_count: usize,
     /// 1: keep the optimizer's options, and its learning-rate scale and weight
     /// decay of every tensor, where the file has others. Its band may then be
-    /// smaller than the file's, and its tensors may take another update, as
-    /// long as the file has every plane they need. Master weights may be on
-    /// one side alone: those that the file lacks are taken from the parameters
-    /// by the next step. Default 0.
+    /// smaller than the file's, and its tensors may have another
+    /// sonew_tensor.update, as long as the file has every plane that they need.
+    /// Master weights may be missing from the file, in which case the next step
+    /// copies them from the parameters, or be in the file only. Default 0.
     pub override_options: i32,
-    /// 1: load the tensors that both sides have, at least one, and leave the
-    /// others of the optimizer as they are. Default 0.
+    /// 1: load the tensors that are in both the file and the optimizer, at least
+    /// one, and leave the optimizer's other tensors as they are. Default 0.
     pub common_tensors_only: i32,
-    /// One of sonew_load_mode. None of the above goes with SONEW_MAP_SHARED.
-    /// Default SONEW_READ.
+    /// One of sonew_load_mode. SONEW_MAP_SHARED cannot be combined with any of
+    /// the fields above. Default SONEW_READ.
     pub mode: i32,
-    /// 0.
+    /// Must be 0.
     pub reserved: [i32; 1],
 }
 
@@ -135,22 +136,22 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
     })
 }
 
-/// Saves state, options, step count, and each tensor's learning-rate scale
-/// and weight decay to a file. With params (one buffer for each tensor, as in
-/// sonew_step(); only read) the parameters, too; to save the state alone, pass
-/// NULL and a count of 0. Parameters must be float; for others there is
-/// sonew_save_any().
+/// Saves the state, the options, the step count, and each tensor's learning-rate
+/// scale and weight decay to a file. params (one buffer for each tensor, as in
+/// sonew_step(); only read) saves the parameters, too; to save the state alone,
+/// pass NULL and a count of 0. Parameters must be float; for other types there
+/// is sonew_save_any().
 ///
-/// The file is written beside path, named like it with ".sonew-tmp" added,
-/// brought to disk, and then put in the place of path: when a save fails or
-/// the process dies, what was there before is still there. (Unless all that
-/// failed was to bring the new name to disk: then the new file is there.) What
-/// a killed process leaves under that name the next save or load of path
-/// removes. A second save to the same path at the same time is refused. path
-/// may be the file that the state is mapped from privately.
+/// The new file is first written under the name path with ".sonew-tmp" added,
+/// then flushed to disk, then renamed to path. If a save fails or the process
+/// dies, the previous file is still there. (Exception: if only the last
+/// operation fails, which makes the new name durable, the new file is there.)
+/// A temporary file that a killed process leaves behind is removed by the next
+/// save or load of path. A second save to the same path at the same time is
+/// refused. path may be the file that the state is mapped from privately.
 ///
-/// Where path is the live file that the state is in, this is sonew_sync(). Such
-/// a file has no parameters but those that master weights hold: if params are
+/// If path is the live file that holds the state, this does what sonew_sync()
+/// does. A live file holds no parameters except as master weights: if params are
 /// given, every tensor must have master weights.
 ///
 /// Errors: SONEW_TENSOR_COUNT, SONEW_WRONG_DTYPE, SONEW_MISALIGNED,
@@ -163,7 +164,7 @@ pub unsafe extern "C" fn sonew_save(
     params: *const *mut f32,
     count: usize,
 ) -> sonew_status {
-    // SAFETY: the header asks for a string, and for so many pointers.
+    // SAFETY: the header asks for a string, and for `count` pointers.
     call(|| unsafe { save(optimizer, path, params.cast(), count, Some(FLOAT)) })
 }
 
@@ -193,7 +194,7 @@ pub(super) unsafe fn save(
     }
 }
 
-/// Lends an optimizer and the parameters that are to be saved.
+/// Calls `body` with the optimizer and the checked parameters to be saved.
 ///
 /// # Safety
 /// As for [`sonew_save`].
@@ -217,7 +218,7 @@ pub(super) unsafe fn saved<R>(
             let tensor = &tensors[i];
             let buffer = Buffer::read(tensor, "the parameter", tensor.params, param, name)?;
             // SAFETY: the caller's promise.
-            Ok(unsafe { buffer.place().elements() })
+            Ok(unsafe { buffer.raw().elements() })
         })?;
         save(optimizer, Some(&params))
     })
@@ -235,23 +236,24 @@ pub unsafe extern "C" fn sonew_load_options_init(
     call(|| unsafe { versioned::init(options, size, "options") })
 }
 
-/// Loads what sonew_save() wrote into an optimizer that was created with the
-/// same options (threads aside) and the same tensors, in any order. options
-/// may be NULL; with it, differences can be allowed. With params (one buffer
-/// for each tensor, as in sonew_step(); written) the parameters are loaded,
-/// too, and the file must have them; to load the state alone, pass NULL and a
-/// count of 0. Parameters must be float; for others there is sonew_load_any().
+/// Loads a file that sonew_save() wrote into an optimizer that was created with
+/// the same options (except threads and instruction_set) and the same tensors,
+/// in any order. options may be NULL, which means the defaults; with it,
+/// differences can be allowed. params (one buffer for each tensor, as in
+/// sonew_step(); written) loads the parameters, too, and the file must have
+/// them; to load the state alone, pass NULL and a count of 0. Parameters must be
+/// float; for other types there is sonew_load_any().
 ///
 /// Nothing is converted: state planes, and parameters that are loaded, must
-/// have the types in the file that they have in the optimizer. Only where the
-/// file has no parameters but master weights of a tensor, its parameters are
-/// these, rounded to nearest, as after every step.
+/// have the same types in the file as in the optimizer. One exception: if the
+/// file has master weights of a tensor but no parameters, the parameters become
+/// the master weights rounded to nearest, as after every step.
 ///
-/// options.mode says how the file is opened and where the state is from then
-/// on. In any mode, everything that is read is read before anything is changed;
-/// with SONEW_READ that takes memory for the state a second time. Views of the
-/// state end. A live file that the state was in before is closed, as by
-/// sonew_free().
+/// options.mode says how the file is opened and where the state is kept
+/// afterwards. In every mode all reading is done before anything is changed;
+/// with SONEW_READ the state is therefore in memory twice for a moment. Views of
+/// the state become invalid. If the state was in a live file before, that file
+/// is closed, as by sonew_free().
 ///
 /// Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
 /// SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_WRONG_DTYPE,
@@ -308,7 +310,7 @@ pub(super) unsafe fn load(
         state(optimizer, &mut all)?;
         none_overlap(&mut all)?;
         // SAFETY: no two buffers overlap, and the caller's promise.
-        let elements = |b: &Buffer<'_>| unsafe { b.place().elements_mut() };
+        let elements = |b: &Buffer<'_>| unsafe { b.raw().elements_mut() };
         let mut params: Vec<_> = written.iter().map(elements).collect();
         optimizer.load(path, &load, Some(&mut params))
     })

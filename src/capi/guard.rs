@@ -1,6 +1,6 @@
-//! What every exported function does around its body: the caller's
-//! floating-point mode is put aside, no panic leaves it, and an error becomes a
-//! status and a message.
+//! Wraps the body of every exported function: saves and restores the caller's
+//! floating-point mode, catches panics, and turns an error into a status and a
+//! message.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -10,8 +10,9 @@ use std::sync::Mutex;
 
 use super::last_error;
 use super::status::sonew_status;
+use sonew_kernel::FloatMode;
+
 use crate::error::{Error, Result};
-use crate::kernel::FloatMode;
 
 /// Runs the body of an exported function.
 pub(super) fn call(body: impl FnOnce() -> Result<()>) -> sonew_status {
@@ -24,20 +25,20 @@ pub(super) fn call(body: impl FnOnce() -> Result<()>) -> sonew_status {
     }
 }
 
-/// The outcome of a body; a panic is an error, too.
+/// Runs a body and turns a panic into an error.
 pub(crate) fn caught(body: impl FnOnce() -> Result<()>) -> Result<()> {
-    // Not for the step alone: the numbers in a file are read and written with
-    // arithmetic, too.
+    // Every function needs this, not only the step: parsing and printing the
+    // numbers in a file is arithmetic, too.
     let _mode = FloatMode::set_default();
     keep_panics_silent();
     INSIDE.set(true);
-    // What a panic may leave half-done is a handle, which its registry then
-    // refuses from there on.
+    // A panic can leave only the handle in an inconsistent state, and the
+    // registry refuses that handle from then on.
     let outcome = panic::catch_unwind(AssertUnwindSafe(body));
     INSIDE.set(false);
     outcome.unwrap_or_else(|payload| {
         Err(Error::Internal {
-            message: format!("{}{}", text(&*payload), place()),
+            message: format!("{}{}", text(&*payload), take_location()),
         })
     })
 }
@@ -48,12 +49,13 @@ thread_local! {
 }
 
 /// Where the last panic was.
-static PLACE: Mutex<String> = Mutex::new(String::new());
+static LOCATION: Mutex<String> = Mutex::new(String::new());
 
 /// Rust prints a panic before it can be caught, unless a hook does otherwise.
-/// This one is silent about the library's own panics, whose text the caller
-/// gets as a message, and passes every other one on. (In a shared library
-/// there is no other: the hook belongs to the library's own copy of std.)
+/// This hook prints nothing for the library's own panics, whose text the caller
+/// gets as a message, and passes all others to the previous hook. (In a shared
+/// library there are no others: the hook belongs to the library's own copy of
+/// std.)
 fn keep_panics_silent() {
     static INSTALLED: AtomicBool = AtomicBool::new(false);
     if std::thread::panicking() || INSTALLED.swap(true, Ordering::Relaxed) {
@@ -62,14 +64,14 @@ fn keep_panics_silent() {
     let others = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         if is_ours() {
-            note_place(info);
+            note_location(info);
         } else {
             others(info);
         }
     }));
 }
 
-/// Whether this thread is in a call, or one of an optimizer's own.
+/// Whether this thread is in a call, or is one that an optimizer started.
 fn is_ours() -> bool {
     let worker = || {
         let thread = std::thread::current();
@@ -78,16 +80,17 @@ fn is_ours() -> bool {
     INSIDE.get() || worker()
 }
 
-fn note_place(info: &PanicHookInfo<'_>) {
-    let place = info.location().map(|at| format!(" ({at})"));
-    // Never waits: another panic at the same time tells enough.
-    if let Ok(mut last) = PLACE.try_lock() {
-        *last = place.unwrap_or_default();
+fn note_location(info: &PanicHookInfo<'_>) {
+    let location = info.location().map(|at| format!(" ({at})"));
+    // Does not wait for the lock: if two threads panic at once, one location is
+    // enough.
+    if let Ok(mut last) = LOCATION.try_lock() {
+        *last = location.unwrap_or_default();
     }
 }
 
-fn place() -> String {
-    PLACE
+fn take_location() -> String {
+    LOCATION
         .try_lock()
         .map(|mut last| std::mem::take(&mut *last))
         .unwrap_or_default()
@@ -125,7 +128,7 @@ mod tests {
         assert_eq!(call(|| Ok(())), sonew_status::SONEW_OK);
     }
 
-    /// Run by the next test, in a process of its own.
+    /// The next test runs this one in a separate process.
     #[test]
     #[ignore]
     fn panics_in_a_call_and_in_a_worker() {

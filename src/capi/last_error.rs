@@ -1,4 +1,4 @@
-//! The message of each thread's last failure.
+//! The message of each thread's last failed call.
 
 use std::cell::UnsafeCell;
 use std::ffi::c_char;
@@ -8,19 +8,19 @@ use std::fmt::{self, Display, Write};
 const SIZE: usize = 1024;
 
 thread_local! {
-    // Constant and without a destructor: a destructor would keep the library
-    // loaded after dlclose, until the thread ends.
+    // Has a constant initial value and no destructor: a destructor would keep
+    // the library loaded after dlclose, until the thread ends.
     static MESSAGE: UnsafeCell<[u8; SIZE]> = const { UnsafeCell::new([0; SIZE]) };
 }
 
-/// Keeps a message for this thread.
+/// Stores a message for this thread.
 pub(super) fn set(message: &dyn Display) {
     MESSAGE.with(|buffer| {
-        // SAFETY: only this thread reaches the buffer, and nothing that is
-        // called while the reference lives comes back here.
+        // SAFETY: only this thread can access the buffer, and nothing that is
+        // called while the reference lives calls this function again.
         let buffer = unsafe { &mut *buffer.get() };
         let mut text = Text { buffer, len: 0 };
-        // The only error is that the text is full.
+        // The only possible error is that the buffer is full.
         let _ = write!(text, "{message}");
         text.buffer[text.len] = 0;
     });
@@ -31,7 +31,7 @@ pub(super) fn get() -> *const c_char {
     MESSAGE.with(|buffer| buffer.get().cast_const().cast())
 }
 
-/// Takes text until it is full, leaving room for a NUL.
+/// Writes text to a buffer until it is full, leaving room for a NUL.
 struct Text<'a> {
     buffer: &'a mut [u8; SIZE],
     len: usize,

@@ -1,25 +1,27 @@
 //! Live files, and saving in the background
 //!
-//! A live file holds the state itself: the optimizer works straight on it, and
-//! it may be larger than memory. It holds the state twice; each step reads one
-//! copy and writes the other, and one store at its end makes that the current
-//! one. Views of the state must be asked for again after each step.
+//! A live file holds the optimizer's state while it works: steps read and write
+//! the file through a shared mapping, and it may be larger than memory. It holds
+//! the state twice. Each step reads one copy and writes the other, and a single
+//! store at the end of the step makes the written copy the current one. Views of
+//! the state must therefore be requested again after each step.
 //!
-//! A process that dies in any moment, SIGKILL included, leaves a file that
-//! opens at a completed step, the last one or the one before. With master
-//! weights in every tensor that is a whole checkpoint.
+//! A process that dies at any moment, SIGKILL included, leaves a file that
+//! opens at a completed step, the last one or the one before. If every tensor
+//! has master weights, that file is a whole checkpoint.
 //!
-//! A machine that goes down is another matter. What survives a power failure:
+//! A power failure, or a crash of the machine, can destroy more. What survives
+//! it:
 //!
 //! - of a saved file, everything, as soon as sonew_save() or
 //!   sonew_save_finish() has returned; before that, the file that it replaces.
-//!   This is the same whether the state is in memory, mapped privately or in a
-//!   live file: the last save always survives;
-//! - of a live file, what sonew_sync() or sonew_free() brought to disk, as long
-//!   as at most one step was taken after it. Later, the file may be lost: it
-//!   then opens with SONEW_TORN, never with state that no step left. To be
-//!   safe, save to another path from time to time;
-//! - of state that is mapped privately or in memory, nothing that was not saved.
+//!   This holds whether the state is in memory, mapped privately or in a live
+//!   file: the last completed save always survives;
+//! - of a live file, the step that sonew_sync() or sonew_free() wrote to disk,
+//!   as long as at most one step was taken since. After more steps the file may
+//!   be lost: it then opens with SONEW_TORN, and never with a state that mixes
+//!   two steps. To be safe, save to another path from time to time;
+//! - of state that is in memory or mapped privately, only what was saved.
 
 use std::ffi::{c_char, c_void};
 
@@ -31,31 +33,32 @@ use super::registry::Registry;
 use super::status::sonew_status;
 use crate::optimizer::Saving;
 
-/// A save under way. Begun by sonew_save_begin(), ended by sonew_save_finish().
+/// A save that runs in the background. Begun by sonew_save_begin(), ended by
+/// sonew_save_finish().
 pub struct sonew_saving {
     _opaque: [u8; 0],
 }
 
 static SAVINGS: Registry<Saving> = Registry::new();
 
-/// Moves the optimizer's state into a new live file, and works on it from then
-/// on, until it is freed or loads another file. To go on with that file later,
-/// create an optimizer with the same options and tensors, and load the file
-/// with SONEW_MAP_SHARED.
+/// Moves the optimizer's state into a new live file. The optimizer then works on
+/// that file until it is freed or loads another file. To continue with the file
+/// later, create an optimizer with the same options and tensors, and load the
+/// file with SONEW_MAP_SHARED.
 ///
-/// The file takes the place of what stands under path, as a saved one does.
-/// All its space, twice that of the state, is allocated now, so that a full
-/// disk is a status. (Where a file system allocates at every write, as btrfs
-/// does for files with snapshots, it still may run out later, and the process
-/// gets a SIGBUS: live files belong on ext4, xfs or tmpfs.) It is locked as
-/// long as the optimizer works on it: another process, and another optimizer,
-/// gets SONEW_FILE_LOCKED. A forked child must not use it: all but
-/// sonew_free() and looking is refused there. It shares the lock until it
-/// ends or calls sonew_free().
+/// The new file replaces the one at path, as a saved file does. All its space,
+/// twice that of the state, is allocated now, so that a full disk is reported as
+/// a status. (A file system that allocates at every write, as btrfs does for
+/// files with snapshots, may still run out of space later, and the process then
+/// gets a SIGBUS: keep live files on ext4, xfs or tmpfs.) The file is locked
+/// while the optimizer works on it: another process, or another optimizer, gets
+/// SONEW_FILE_LOCKED. A forked child must not use it: everything is refused
+/// there except sonew_free() and functions that only read. The child shares the
+/// lock until it ends or calls sonew_free().
 ///
-/// Learning-rate scales and weight decay are in the file as soon as they are
-/// set. Where path is the live file that the state is in, this is sonew_sync().
-/// Views of the state end.
+/// Learning-rate scales and weight decay are written to the file when they are
+/// set. If path is the live file that already holds the state, this does what
+/// sonew_sync() does. Views of the state become invalid.
 ///
 /// Errors: SONEW_FILE_LOCKED, SONEW_FORKED, SONEW_OUT_OF_RANGE (a step count of
 /// 2^47 or more), SONEW_HEADER_LENGTH, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
@@ -74,26 +77,26 @@ pub unsafe extern "C" fn sonew_make_live(
     })
 }
 
-/// Brings a live file's last step to disk, with checksums of its state, and
+/// Writes a live file's last step to disk, with checksums of its state, and
 /// returns when that is done. sonew_free() does the same.
 ///
-/// Errors: SONEW_NOT_LIVE; SONEW_FORKED; SONEW_IO: the state is what it was,
-/// but may not be on the disk. Since 0.1.
+/// Errors: SONEW_NOT_LIVE; SONEW_FORKED; SONEW_IO: the state is unchanged, but
+/// may not be on disk. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_sync(optimizer: *const sonew_optimizer) -> sonew_status {
     call(|| with(optimizer, |owned| owned.optimizer.sync()))
 }
 
-/// Begins a save in the background: takes a copy of what sonew_save_any() would
-/// save, and returns while a thread of its own writes it. The optimizer may
-/// step, change and be freed in the meantime, the parameters may change. Puts a
-/// handle into *saving, for sonew_save_finish().
+/// Begins a save in the background: copies what sonew_save_any() would save, and
+/// returns while a new thread writes the copy to the file. Meanwhile the
+/// optimizer may step, be changed or be freed, and the parameters may change.
+/// Writes a handle for sonew_save_finish() to *saving.
 ///
-/// The copy takes as much memory again as the state and the parameters, until
-/// it is written. The thread is created also where options.threads is 1.
+/// Until the copy is written, it takes as much memory as the state and the
+/// parameters. The thread is created even if options.threads is 1.
 ///
 /// params and count are as in sonew_save_any(): one buffer for each tensor, of
-/// its type; or NULL and 0, for the state alone.
+/// its type; or NULL and 0 for the state alone.
 ///
 /// Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
 /// SONEW_OUT_OF_MEMORY, SONEW_THREADS, and for a live file those of
@@ -107,8 +110,8 @@ pub unsafe extern "C" fn sonew_save_begin(
     saving: *mut *mut sonew_saving,
 ) -> sonew_status {
     call(|| {
-        // SAFETY: the header asks for a string, for so many pointers, and for a
-        // place for the result.
+        // SAFETY: the header asks for a string, for `count` pointers, and for a
+        // pointer to the result.
         let (out, path, params) = unsafe {
             (
                 Out::new(saving, "saving")?,
@@ -128,9 +131,10 @@ pub unsafe extern "C" fn sonew_save_begin(
     })
 }
 
-/// Waits until a save has ended, and its thread with it, and returns what came
-/// of it. The handle ends whatever that is, but for SONEW_BUSY. Every save must
-/// be finished: it holds memory until then. NULL is allowed and does nothing.
+/// Waits for a background save and its thread to end, and returns the status of
+/// the save. Whatever that is, the handle is then invalid, except after
+/// SONEW_BUSY. Every save must be finished with this function: it holds memory
+/// until then. NULL is allowed and does nothing.
 ///
 /// Errors: those of sonew_save(); SONEW_FORKED in a child of the process that
 /// began it. Since 0.1.
@@ -142,13 +146,13 @@ pub extern "C" fn sonew_save_finish(saving: *mut sonew_saving) -> sonew_status {
     call(|| SAVINGS.remove(saving.addr(), "saving")?.finish())
 }
 
-/// Checks a file from end to end: its header, its sizes, every checksum.
-/// Changes nothing.
+/// Checks a whole file: its header, its sizes and every checksum. Changes
+/// nothing.
 ///
 /// Errors: SONEW_NOT_A_CHECKPOINT, SONEW_FILE_LENGTH, SONEW_FORMAT_VERSION,
-/// SONEW_CHECKSUM, SONEW_IO; for a live file SONEW_UNSYNCED where its process
-/// died before it was synced: it can be loaded, but has no checksums of its
-/// last step; SONEW_TORN, SONEW_FILE_LOCKED. Since 0.1.
+/// SONEW_CHECKSUM, SONEW_IO. For a live file also SONEW_TORN, SONEW_FILE_LOCKED,
+/// and SONEW_UNSYNCED if the process died before it synced the file: such a file
+/// can be loaded, but has no checksums of its last step. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_verify(path: *const c_char) -> sonew_status {
     call(|| {

@@ -7,7 +7,7 @@
 //! program computes gradients; this library keeps the second-order state and
 //! updates the parameters in place.
 //!
-//! The whole of it, for a network of one layer:
+//! A complete example, for a network of one layer:
 //!
 //! ```c
 //! sonew_options options;
@@ -49,8 +49,8 @@
 //! m^ = m / (1 - beta1^t)
 //! H^ = H / (1 - beta2^t) + eps I                          damping
 //! u  = X m^                                               direction
-//! u <- u |a| / |u|                                        grafting: the
-//!                                       length of another method's a
+//! u <- u |a| / |u|                                        grafting: u takes
+//!                                       the norm of another method's a
 //! p <- p - lr (u + weight_decay p)
 //! ```
 //!
@@ -60,29 +60,31 @@
 //! What can be relied on:
 //!
 //! - A call that does not return SONEW_OK has changed nothing and written no
-//!   output: not a parameter, not a state, not a file, not the step count.
-//!   sonew_last_error() tells why. Nothing is clamped, guessed or copied
-//!   silently.
+//!   output: no parameter, no state, no file, no step count.
+//!   sonew_last_error() says why it failed. Nothing is clamped, guessed or
+//!   copied silently.
 //! - The same inputs give the same bits, for any number of threads, with every
 //!   instruction set, whatever floating-point mode the caller has set.
 //! - A pointer may be NULL only where its function says so; NULL, misaligned
-//!   and overlapping buffers are refused. What the library cannot see is
-//!   whether a buffer is as long as its tensor.
+//!   and overlapping buffers are refused. The library cannot check whether a
+//!   buffer is as long as its tensor.
 //! - Different handles may be used by different threads at once. One handle is
-//!   for one thread at a time: a second one gets SONEW_BUSY.
-//! - A handle is not an address. One that was freed is refused, for ever.
-//! - Nothing is printed, no handlers are installed, and no threads are used
-//!   but the optimizer's own, which end when it is freed.
+//!   for one thread at a time: a second thread gets SONEW_BUSY.
+//! - A handle is a number that is never used again, not an address. A freed
+//!   handle is always refused.
+//! - Nothing is printed, no signal handlers are installed, and no threads are
+//!   used but the optimizer's own, which end when it is freed.
 //!
-//! Conventions. Strings are UTF-8 and end with a NUL; those that are passed in
-//! are copied. A struct that has an init function may grow in later versions;
-//! its init function, with sizeof of the caller's struct, keeps old programs
-//! working with new libraries and the other way round. Zero means false, 1
-//! true, and nothing else is accepted. Fields called reserved must be 0. The
-//! arithmetic is float32, or float64 for tensors with float64 parameters or
-//! state: a number that does not fit into float32 is out of range.
+//! Conventions. Strings are UTF-8 and end with a NUL; strings that are passed in
+//! are copied. A struct that has an init function may get more fields in later
+//! versions; calling its init function with sizeof of the caller's struct lets
+//! old programs work with new libraries, and new programs with old libraries.
+//! For truth values 0 means false and 1 means true, and nothing else is
+//! accepted. Fields called reserved must be 0. The arithmetic is float32, or
+//! float64 for tensors with float64 parameters or state; because it may be
+//! float32, a number that does not fit into float32 is out of range.
 
-// What follows is named as in C, and documented for the header.
+// The items below have C names, and their documentation is for the header.
 #![allow(non_camel_case_types)]
 
 pub(crate) mod arguments;

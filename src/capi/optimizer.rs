@@ -1,7 +1,7 @@
 //! Optimizer
 //!
-//! A handle that owns the state of a list of tensors. Parameters and gradients
-//! stay the caller's.
+//! An optimizer is a handle that owns the state of a list of tensors. Parameters
+//! and gradients stay in the caller's buffers.
 
 use std::ffi::CString;
 
@@ -10,7 +10,7 @@ use super::guard::call;
 use super::options::{options, sonew_options, SONEW_MAX_BAND};
 use super::registry::Registry;
 use super::status::sonew_status;
-use super::step::{Lists, Passed};
+use super::step::{SpareStepArguments, StepArguments};
 use super::tensor::{sonew_tensor, tensors};
 use crate::error::{Error, Result};
 use crate::layout::TensorSpec;
@@ -22,22 +22,22 @@ pub struct sonew_optimizer {
     _opaque: [u8; 0],
 }
 
-/// What stands behind a handle.
+/// The value that a handle stands for.
 pub(super) struct Owned {
     pub optimizer: Optimizer,
-    /// Strings that views point to.
+    /// The names that views point to, as C strings.
     pub names: Vec<Names>,
     pub instruction_set: CString,
-    /// The buffers of the step in stages that is under way.
-    pub staged: Option<Passed>,
-    pub lists: Lists,
+    /// The buffers of the step in stages that is under way, if one is.
+    pub staged: Option<StepArguments>,
+    pub spare: SpareStepArguments,
 }
 
 impl Owned {
-    /// No step in stages is under way any more.
+    /// Notes that no step in stages is under way any more.
     pub(super) fn end_stages(&mut self) {
         if let Some(passed) = self.staged.take() {
-            self.lists.keep(passed);
+            self.spare.keep(passed);
         }
     }
 }
@@ -50,7 +50,7 @@ pub(super) struct Names {
 
 static OPTIMIZERS: Registry<Owned> = Registry::new();
 
-/// Uses an optimizer.
+/// Calls `body` with the optimizer of a handle.
 pub(super) fn with<R>(
     optimizer: *const sonew_optimizer,
     body: impl FnOnce(&mut Owned) -> Result<R>,
@@ -76,7 +76,7 @@ pub(super) unsafe fn query<T>(
     })
 }
 
-/// A string for C. Names and options have no NUL.
+/// A string for C. Names and options cannot contain a NUL.
 pub(super) fn c_string(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::Internal {
         message: format!("{text:?} has a NUL"),
@@ -95,8 +95,8 @@ fn names(optimizer: &Optimizer) -> Result<Vec<Names>> {
     try_list(tensors.map(of_one), OF_TENSORS)
 }
 
-/// Refuses where there is no memory for the lists that a call makes of the
-/// tensors.
+/// Returns an error if there is no memory for the lists of tensors and planes
+/// that a call makes.
 pub(super) fn ask_for(tensors: &[TensorSpec], band: usize) -> Result<()> {
     // Momentum, diagonal, rms, master, and parameters in a file.
     let planes = band.min(SONEW_MAX_BAND) + 5;
@@ -108,15 +108,15 @@ pub(super) fn ask_for_own(optimizer: &Optimizer) -> Result<()> {
     ask_for(optimizer.tensors(), optimizer.options().band)
 }
 
-/// Creates an optimizer for count tensors, with state that is zero, and puts
-/// it into *optimizer. options may be NULL, which means the defaults. Nothing
-/// that is passed needs to stay.
+/// Creates an optimizer for count tensors, with all state zero, and writes its
+/// handle to *optimizer. options may be NULL, which means the defaults. What is
+/// passed is copied and may be freed after the call.
 ///
-/// Memory: sonew_memory_bytes() afterwards. For each parameter band + 2 numbers
-/// of state, of the tensor's state_dtype, one more with
-/// SONEW_GRAFT_NORMALIZED_RMSPROP, and 4 bytes with master weights; a number
-/// with any graft, for the direction; and a little for each thread. No thread
-/// is created before a step needs one.
+/// Memory (sonew_memory_bytes() returns the total): for each parameter, band + 2
+/// numbers of state in the tensor's state_dtype, one more with
+/// SONEW_GRAFT_NORMALIZED_RMSPROP, and 4 bytes with master weights; with any
+/// graft, one more number for the direction; and some scratch memory for each
+/// thread. No thread is created before a step needs one.
 ///
 /// Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
 /// SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING, SONEW_NO_TENSORS,
@@ -156,7 +156,7 @@ unsafe fn create(
         names: names(&optimizer)?,
         instruction_set: c_string(optimizer.instruction_set())?,
         staged: None,
-        lists: Lists::default(),
+        spare: SpareStepArguments::default(),
         optimizer,
     };
     let handle = OPTIMIZERS.insert(Box::new(owned));
@@ -165,11 +165,10 @@ unsafe fn create(
 }
 
 /// Frees an optimizer, its state and its threads. NULL is allowed and does
-/// nothing. Views of the state end. A live file is brought to disk, as by
-/// sonew_sync(), and unlocked; to know whether that worked, call sonew_sync()
-/// before. A handle that was freed before is refused
-/// with SONEW_BAD_HANDLE, and one in use by another thread with SONEW_BUSY:
-/// that one is not freed. Since 0.1.
+/// nothing. Views of the state become invalid. A live file is written to disk,
+/// as by sonew_sync(), and unlocked; to know whether that worked, call
+/// sonew_sync() first. A handle that was freed before gets SONEW_BAD_HANDLE. One
+/// that another thread is using gets SONEW_BUSY and is not freed. Since 0.1.
 #[no_mangle]
 pub extern "C" fn sonew_free(optimizer: *mut sonew_optimizer) -> sonew_status {
     if optimizer.is_null() {

@@ -1,6 +1,7 @@
 //! Options
 //!
-//! What an optimizer is created with, and keeps over its life.
+//! The options that an optimizer is created with. They do not change over its
+//! life.
 
 use super::arguments::{count, flag, named, number, unused};
 use super::guard::call;
@@ -17,7 +18,7 @@ const _: () = assert!(SONEW_MAX_BAND == MAX_BAND);
 /// How gradients enter the diagonal and the sub-diagonals H.
 #[repr(C)]
 pub enum sonew_statistics {
-    /// H <- beta2 H + (1 - beta2) g g^T
+    /// H <- beta2 H + (1 - beta2) g g^T, an exponential moving average.
     SONEW_MOVING_AVERAGE = 0,
     /// H <- H + w g g^T with w = sonew_step_options.statistics_weight: the
     /// paper's online-convex form. H is then never bias-corrected.
@@ -29,19 +30,19 @@ pub enum sonew_statistics {
 pub enum sonew_damping {
     /// eps
     SONEW_ABSOLUTE = 0,
-    /// max(eps l1, 1e-24), with l1 the largest H[j][j] + |H[j][j-1]| of the
+    /// max(eps l1, 1e-24), where l1 is the largest H[j][j] + |H[j][j-1]| of the
     /// bias-corrected H over the whole tensor; for the first coordinate of a
-    /// chain H[j][j] + |H[j+1][j]|. Damping that does not depend on the scale
-    /// of the loss.
+    /// chain it is H[j][j] + |H[j+1][j]|. This damping does not depend on the
+    /// scale of the loss.
     SONEW_RELATIVE = 1,
 }
 
-/// The method a whose length the update takes, tensor by tensor:
-/// u <- u |a| / |u|. A learning rate that is good for it is then good for
-/// SONew.
+/// Grafting: in each tensor the update u takes the norm of another method's
+/// update a, u <- u |a| / |u|. A learning rate that suits the other method then
+/// suits SONew, too.
 #[repr(C)]
 pub enum sonew_graft {
-    /// None: u keeps its own length.
+    /// No grafting: u keeps its own norm.
     SONEW_GRAFT_NONE = 0,
     /// a = g
     SONEW_GRAFT_SGD = 1,
@@ -50,7 +51,7 @@ pub enum sonew_graft {
     /// a = m^ / (sqrt(v) + graft_eps), with v the diagonal without damping.
     SONEW_GRAFT_ADAM = 3,
     /// a = q / (sqrt(r) + graft_eps), with q = g / |g| and
-    /// r <- beta2 r + (1 - beta2) q^2. Keeps one more state plane, "rms".
+    /// r <- beta2 r + (1 - beta2) q^2. r is one more state plane, "rms".
     SONEW_GRAFT_NORMALIZED_RMSPROP = 4,
 }
 
@@ -58,21 +59,21 @@ pub enum sonew_graft {
 /// nearest.
 ///
 /// Accuracy: with u = 2^-8 for SONEW_BF16 and 2^-11 for SONEW_F16, rounding to
-/// nearest changes a number by at most u of its size, stochastic rounding by
-/// less than 2 u, and on average by nothing. State is rounded once per step, so
-/// that after t steps a plane is off by at most about min(t, 1 / (1 - beta)) u
-/// of the largest number that it has held; a direction by that times the
-/// condition of its preconditioner, about the inverse of the smallest Schur
-/// complement as a part of its diagonal entry. Parameters without master
-/// weights are rounded once per step, too. Gradients are taken as they are, and
-/// arithmetic is float32 or float64.
+/// nearest has a relative error of at most u; stochastic rounding has one of
+/// less than 2 u, and of zero on average. State is rounded once per step, so
+/// that after t steps the error of a plane is at most about
+/// min(t, 1 / (1 - beta)) u times the largest number that it has held. The error
+/// of a direction is that times the condition number of the preconditioner,
+/// which is about the inverse of the smallest ratio of a Schur complement to
+/// its diagonal entry. Parameters without master weights are rounded once per
+/// step, too. Gradients are not rounded, and arithmetic is float32 or float64.
 #[repr(C)]
 pub enum sonew_rounding {
-    /// To nearest, ties to even. An average stalls where its changes are less
-    /// than half a unit in the last place.
+    /// To nearest, ties to even. An exponential moving average stops changing
+    /// where its changes are less than half a unit in the last place.
     SONEW_NEAREST = 0,
-    /// Up or down, with probabilities that make the expected value exact.
-    /// Reproducible: the random bits are a function of seed, step, tensor,
+    /// Up or down at random, with probabilities that make the expected value
+    /// exact. Reproducible: the random bits are a function of seed, step, tensor,
     /// plane and index.
     SONEW_STOCHASTIC = 1,
 }
@@ -81,8 +82,8 @@ pub enum sonew_rounding {
 #[repr(C)]
 pub enum sonew_isa {
     /// The one that the environment variable SONEW_INSTRUCTION_SET names
-    /// (portable, avx2, avx512 or neon); where it is not set, or auto, the
-    /// best that the processor has.
+    /// (portable, avx2, avx512 or neon); if it is not set, or is auto, the best
+    /// that the processor has.
     SONEW_ISA_AUTO = 0,
     /// Plain code, on every processor.
     SONEW_ISA_PORTABLE = 1,
@@ -94,39 +95,40 @@ pub enum sonew_isa {
     SONEW_ISA_NEON = 4,
 }
 
-/// How an optimizer works. Fill it in with sonew_options_init(), then change
-/// what is to be different.
+/// The options of an optimizer. Fill them in with sonew_options_init(), then
+/// change those that should differ from the defaults.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct sonew_options {
     /// Set by sonew_options_init().
     pub struct_size: usize,
     /// Number of sub-diagonals, 0 to SONEW_MAX_BAND: 0 is a diagonal, 1 a
-    /// tridiagonal matrix. State takes band + 2 numbers for each parameter.
+    /// tridiagonal matrix. The state has band + 2 numbers for each parameter.
     /// Default 1.
     pub band: i32,
-    /// The largest number of threads that a step uses, the calling one
-    /// included, up to 1024. 0 is as many as the process may run on; 1 means
-    /// that no thread is ever created. Results do not depend on it. Default 0.
+    /// The largest number of threads that a step uses, the calling thread
+    /// included, up to 1024. 0 means one for each processor that the process may
+    /// run on; 1 means that no step creates a thread. Results do not depend on
+    /// it. Default 0.
     pub threads: i32,
-    /// Decay of the momentum, at least 0 and less than 1. Default 0.9.
+    /// Decay rate of the momentum, at least 0 and less than 1. Default 0.9.
     pub beta1: f64,
-    /// Decay of the diagonal, the sub-diagonals and the plane "rms", at least
-    /// 0 and less than 1. Default 0.99.
+    /// Decay rate of the diagonal, the sub-diagonals and the plane "rms", at
+    /// least 0 and less than 1. Default 0.99.
     pub beta2: f64,
-    /// Damping, finite and not negative; see damping. Default 1e-6.
+    /// Amount of damping, finite and not negative; see damping. Default 1e-6.
     pub eps: f64,
-    /// Edge removal, at least 0 and less than 1: a coordinate whose Schur
-    /// complement, or one of whose pivots, is not above gamma times the
-    /// diagonal entry is preconditioned by its diagonal alone. At 0 rounding
-    /// can decide: where statistics are singular and damping is negligible, a
-    /// direction may overflow. Default 0.01.
+    /// Threshold of edge removal, at least 0 and less than 1: a coordinate whose
+    /// Schur complement, or one of whose pivots, is not above gamma times the
+    /// diagonal entry is preconditioned by its diagonal alone. With gamma 0,
+    /// where statistics are singular and damping is negligible, those quantities
+    /// are only rounding errors, and a direction may overflow. Default 0.01.
     pub gamma: f64,
-    /// Added to the square root in the lengths of Adam and normalized RMSProp,
+    /// Added to the square root in the grafts of Adam and normalized RMSProp,
     /// and in the plain Adam update; finite and not negative. Default 1e-8.
     pub graft_eps: f64,
     /// Decoupled weight decay that every tensor starts with, finite and not
-    /// negative; sonew_set_weight_decay() changes it for one. Default 0.
+    /// negative; sonew_set_weight_decay() changes it for one tensor. Default 0.
     pub weight_decay: f64,
     /// Seed of stochastic rounding. Default 0.
     pub seed: u64,
@@ -136,17 +138,18 @@ pub struct sonew_options {
     pub damping: i32,
     /// One of sonew_graft. Default SONEW_GRAFT_ADAM.
     pub graft: i32,
-    /// 1: divide the momentum by 1 - beta1^t and a moving average of
-    /// statistics by 1 - beta2^t, t the step count. 0: do not. Default 1.
+    /// 1: bias correction, with t the step count: divide the momentum by
+    /// 1 - beta1^t, and the statistics by 1 - beta2^t if they are an exponential
+    /// moving average. 0: none. Default 1.
     pub bias_correction: i32,
-    /// 1: correct the diagonal in the length of Adam, too. 0: do not. Without
-    /// bias_correction it never is. Default 1.
+    /// 1: bias-correct the diagonal in the Adam graft, too. 0: do not. Has no
+    /// effect if bias_correction is 0. Default 1.
     pub graft_bias_correction: i32,
-    /// One of sonew_rounding, for 16-bit state, and 16-bit parameters without
-    /// master weights. Default SONEW_NEAREST.
+    /// One of sonew_rounding, for 16-bit state, and for 16-bit parameters
+    /// without master weights. Default SONEW_NEAREST.
     pub rounding: i32,
-    /// One of sonew_isa: what steps use. Results do not depend on it. Default
-    /// SONEW_ISA_AUTO.
+    /// One of sonew_isa: the instruction set that steps use. Results do not
+    /// depend on it. Default SONEW_ISA_AUTO.
     pub instruction_set: i32,
     /// Must be 0.
     pub reserved: [i32; 1],
@@ -265,8 +268,8 @@ pub(crate) unsafe fn options(pointer: *const sonew_options) -> Result<Options> {
     })
 }
 
-/// Fills in the defaults. Pass sizeof *options for size: so the library knows
-/// which fields the caller has, and the two may be of different versions.
+/// Fills in the defaults. Pass sizeof *options for size, from which the library
+/// knows which fields the caller has: the two may be of different versions.
 ///
 /// Errors: SONEW_STRUCT_SIZE. Since 0.1.
 #[no_mangle]

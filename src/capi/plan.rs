@@ -1,15 +1,15 @@
 //! Stateless step
 //!
 //! For programs that keep parameters and state in arrays of their own. A plan
-//! holds what does not change between steps; parameters, gradient and all
-//! state planes are passed to each step. The optimizer above is a plan with
-//! its state, and both give the same bits.
+//! holds what does not change between steps; parameters, gradients and all
+//! state planes are passed to each step. The optimizer above is a plan together
+//! with its state, and both give the same bits.
 
 use std::ffi::{c_char, c_void, CString};
 use std::mem::take;
 
 use super::arguments::{not_null, List, Out};
-use super::buffers::{none_overlap, Buffer, Place};
+use super::buffers::{none_overlap, Buffer, RawBuffer};
 use super::guard::call;
 use super::optimizer::{ask_for, c_string};
 use super::options::{options, sonew_options};
@@ -30,30 +30,30 @@ pub struct sonew_plan {
     _opaque: [u8; 0],
 }
 
-/// What stands behind a handle.
+/// The value that a handle stands for.
 pub(super) struct Owned {
     pub plan: Plan,
     tensors: Vec<TensorSpec>,
-    /// Every tensor's planes.
+    /// The state planes of every tensor.
     planes: Vec<Vec<Plane>>,
     c_planes: Vec<Vec<CString>>,
-    /// The step in stages that is under way, and its buffers.
-    pub staged: Option<(UnderWay, Vec<Passed>)>,
-    pub lists: Lists,
+    /// The step in stages that is under way, if one is, and its buffers.
+    pub staged: Option<(UnderWay, Vec<TensorArguments>)>,
+    pub spare: SparePlanArguments,
 }
 
 impl Owned {
-    /// No step in stages is under way any more.
+    /// Notes that no step in stages is under way any more.
     pub(super) fn end_stages(&mut self) {
         if let Some((_, passed)) = self.staged.take() {
-            self.lists.keep(passed);
+            self.spare.keep(passed);
         }
     }
 }
 
 static PLANS: Registry<Owned> = Registry::new();
 
-/// Uses a plan.
+/// Calls `body` with the plan of a handle.
 pub(super) fn with<R>(
     plan: *const sonew_plan,
     body: impl FnOnce(&mut Owned) -> Result<R>,
@@ -63,7 +63,7 @@ pub(super) fn with<R>(
 
 /// The buffers of one tensor for one step. Fill it in with
 /// sonew_buffers_init(). Every buffer has len elements, in the tensor's order,
-/// of the types that sonew_tensor says.
+/// of the types that its sonew_tensor declares.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct sonew_buffers {
@@ -72,26 +72,26 @@ pub struct sonew_buffers {
     /// Parameters, updated in place: p <- p - lr (u + weight_decay p). NULL if
     /// direction is given.
     pub params: *mut c_void,
-    /// Where the grafted direction u is to be written, in the type of params,
-    /// or NULL if params is given. Learning rate and weight decay are then the
-    /// caller's to apply, and "master" stays as it is.
+    /// Receives the grafted direction u, in the type of params; NULL if params
+    /// is given. The caller then applies learning rate and weight decay, and the
+    /// plane "master" is not changed.
     pub direction: *mut c_void,
-    /// The gradient. NULL: the tensor takes no part in the step, and nothing
-    /// of it is written.
+    /// The gradient. NULL: the tensor takes no part in the step, and none of its
+    /// buffers is written.
     pub grad: *const c_void,
     /// Pointers to the state planes, in the order of sonew_plan_plane_name().
-    /// All zero before the first step, but for "master": that is then a copy
-    /// of the parameters, which the caller makes.
+    /// Before the first step the caller sets "master" to a copy of the
+    /// parameters, and all other planes to zero.
     pub planes: *const *mut c_void,
-    /// How many there are: sonew_plan_plane_count().
+    /// The number of planes: sonew_plan_plane_count().
     pub plane_count: usize,
-    /// Number of elements of the tensor, to be checked.
+    /// The number of elements of each buffer; must be that of the tensor.
     pub len: usize,
-    /// The learning rate is multiplied with it; finite and not negative.
+    /// The learning rate is multiplied by this; finite and not negative.
     /// Default 1.
     pub lr_scale: f64,
-    /// Decoupled weight decay, finite and not negative. Default 0; that of the
-    /// options is the handle's and is not used here.
+    /// Decoupled weight decay, finite and not negative. Default 0. The
+    /// weight_decay of sonew_options is not used here.
     pub weight_decay: f64,
 }
 
@@ -119,8 +119,8 @@ unsafe impl Versioned for sonew_buffers {
     }
 }
 
-/// Creates a plan for steps over count tensors, in *plan. Arguments and
-/// statuses are those of sonew_create(). Since 0.1.
+/// Creates a plan for steps over count tensors and writes its handle to *plan.
+/// Arguments and statuses are those of sonew_create(). Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_plan_create(
     options: *const sonew_options,
@@ -159,7 +159,7 @@ unsafe fn create(
         c_planes: try_list(planes.iter().map(c_strings), OF_TENSORS)?,
         planes,
         staged: None,
-        lists: Lists::default(),
+        spare: SparePlanArguments::default(),
     };
     let handle = PLANS.insert(Box::new(owned));
     out.write(std::ptr::without_provenance_mut(handle));
@@ -176,7 +176,7 @@ pub extern "C" fn sonew_plan_free(plan: *mut sonew_plan) -> sonew_status {
     call(|| PLANS.remove(plan.addr(), "plan").map(drop))
 }
 
-/// The number of state planes that a tensor needs, in *count.
+/// Writes the number of state planes that a tensor needs to *count.
 ///
 /// Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
 #[no_mangle]
@@ -186,15 +186,15 @@ pub unsafe extern "C" fn sonew_plan_plane_count(
     count: *mut usize,
 ) -> sonew_status {
     call(|| {
-        // SAFETY: the header asks for a place for the result.
+        // SAFETY: the header asks for a pointer to the result.
         let out = unsafe { Out::new(count, "count") }?;
         out.write(with(plan, |owned| Ok(planes_of(owned, tensor)?.len()))?);
         Ok(())
     })
 }
 
-/// The name of a state plane that a tensor needs, in *name. The string lives
-/// as long as the plan.
+/// Writes the name of a state plane that a tensor needs to *name. The string
+/// lives as long as the plan.
 ///
 /// Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE. Since 0.1.
 #[no_mangle]
@@ -205,7 +205,7 @@ pub unsafe extern "C" fn sonew_plan_plane_name(
     name: *mut *const c_char,
 ) -> sonew_status {
     call(|| {
-        // SAFETY: the header asks for a place for the result.
+        // SAFETY: the header asks for a pointer to the result.
         let out = unsafe { Out::new(name, "name") }?;
         out.write(with(plan, |owned| {
             Ok(plane_of(owned, tensor, plane)?.as_ptr())
@@ -214,7 +214,8 @@ pub unsafe extern "C" fn sonew_plan_plane_name(
     })
 }
 
-/// The type of a state plane that a tensor needs, one of sonew_dtype, in *dtype.
+/// Writes the type of a state plane that a tensor needs, one of sonew_dtype, to
+/// *dtype.
 ///
 /// Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE. Since 0.1.
 #[no_mangle]
@@ -225,7 +226,7 @@ pub unsafe extern "C" fn sonew_plan_plane_dtype(
     dtype: *mut i32,
 ) -> sonew_status {
     call(|| {
-        // SAFETY: the header asks for a place for the result.
+        // SAFETY: the header asks for a pointer to the result.
         let out = unsafe { Out::new(dtype, "dtype") }?;
         out.write(with(plan, |owned| {
             plane_of(owned, tensor, plane)?;
@@ -252,8 +253,8 @@ fn planes_of(owned: &Owned, tensor: usize) -> Result<&[CString]> {
     })
 }
 
-/// Fills in the defaults of one entry: no buffer at all, and factors that
-/// change nothing. Pass sizeof *buffers for size.
+/// Fills in the defaults of one entry: all pointers NULL, lr_scale 1 and
+/// weight_decay 0. Pass sizeof *buffers for size.
 ///
 /// Errors: SONEW_STRUCT_SIZE. Since 0.1.
 #[no_mangle]
@@ -266,11 +267,11 @@ pub unsafe extern "C" fn sonew_buffers_init(
 }
 
 /// Takes one step. buffers has one entry for each tensor, count in all. step
-/// may be NULL, which means the defaults. step_number is 1 for the first step,
-/// and decides the bias correction; the caller counts.
+/// may be NULL, which means the defaults. step_number is the t of the bias
+/// correction, 1 for the first step; the caller counts it.
 ///
-/// What is written (params, direction, planes) may overlap nothing else of the
-/// call. Gradients may overlap each other.
+/// Buffers that are written (params, direction, planes) may not overlap any
+/// other buffer of the call. Gradients may overlap each other.
 ///
 /// Errors: those of sonew_step(), SONEW_WRONG_LENGTH, SONEW_PLANE_COUNT,
 /// SONEW_STRUCT_SIZE, SONEW_AMBIGUOUS_TARGET. Since 0.1.
@@ -287,26 +288,25 @@ pub unsafe extern "C" fn sonew_plan_step(
         let step = unsafe { step_options(step) }?;
         // SAFETY: the header asks for buffers as long as they say.
         with(plan, |owned| unsafe {
-            let passed = passed(owned, buffers, count)?;
-            let mut buffers = owned.lists.lend(&passed)?;
+            let passed = checked_arguments(owned, buffers, count)?;
+            let mut buffers = owned.spare.lend(&passed)?;
             let stepped = owned.plan.step(&step, step_number, &mut buffers);
-            owned.lists.take_back(buffers);
-            owned.lists.keep(passed);
+            owned.spare.take_back(buffers);
+            owned.spare.keep(passed);
             stepped
         })
     })
 }
 
-/// The checked buffers of a step that may begin now.
+/// Checks the buffers of a step, and that no step in stages is under way.
 ///
 /// # Safety
-/// `buffers` is null, or begins a list of `count` entries that hold what they
-/// say.
-pub(super) unsafe fn passed(
+/// `buffers` is null, or points to `count` entries whose pointers are valid.
+pub(super) unsafe fn checked_arguments(
     owned: &mut Owned,
     buffers: *const sonew_buffers,
     count: usize,
-) -> Result<Vec<Passed>> {
+) -> Result<Vec<TensorArguments>> {
     if owned.staged.is_some() {
         return Err(Error::InStages);
     }
@@ -314,30 +314,31 @@ pub(super) unsafe fn passed(
     not_null(buffers, || "buffers".to_owned())?;
     let (tensors, planes) = (&owned.tensors, &owned.planes);
     // SAFETY: the caller's promise.
-    unsafe { owned.lists.check(buffers, tensors, planes) }
+    unsafe { owned.spare.check(buffers, tensors, planes) }
 }
 
-/// The lists of a step, empty: their memory is kept for the next one.
+/// Lists that are empty between steps and keep their allocations, so that a step
+/// allocates nothing.
 #[derive(Default)]
-pub(super) struct Lists {
-    /// With the lists of their planes.
-    passed: Vec<Passed>,
+pub(super) struct SparePlanArguments {
+    /// Not emptied, because each entry holds the allocation of its list of
+    /// planes.
+    passed: Vec<TensorArguments>,
     all: Vec<Buffer<'static>>,
     buffers: SpareLists,
 }
 
-impl Lists {
+impl SparePlanArguments {
     /// Checks the buffers of all tensors.
     ///
     /// # Safety
-    /// `first` begins a list of an entry for each tensor, which hold what they
-    /// say.
+    /// `first` points to one entry for each tensor, whose pointers are valid.
     unsafe fn check(
         &mut self,
         first: *const sonew_buffers,
         tensors: &[TensorSpec],
         planes: &[Vec<Plane>],
-    ) -> Result<Vec<Passed>> {
+    ) -> Result<Vec<TensorArguments>> {
         let mut passed = take(&mut self.passed);
         let mut all = again(take(&mut self.all));
         let what = || OF_A_STEP.to_owned();
@@ -345,13 +346,13 @@ impl Lists {
         reserve(&mut all, most, what)?;
         let missing = tensors.len().saturating_sub(passed.len());
         reserve(&mut passed, missing, what)?;
-        passed.resize_with(tensors.len(), Passed::default);
+        passed.resize_with(tensors.len(), TensorArguments::default);
         // SAFETY: the caller's promise, for the first entry.
         let stride = unsafe { struct_size(first) };
         let entries = tensors.iter().zip(planes).zip(&mut passed).enumerate();
         for (i, ((tensor, planes), passed)) in entries {
-            // SAFETY: the entries before this one were read with that stride,
-            // and the caller's promise.
+            // SAFETY: the caller's promise; the entries before this one have
+            // been checked to be `stride` bytes apart.
             unsafe {
                 let entry = entry(first, i, stride)?;
                 passed.check(i, &entry, tensor, planes, &mut all)?;
@@ -362,15 +363,19 @@ impl Lists {
         Ok(passed)
     }
 
-    /// Buffers that were checked, for a step.
+    /// Borrows buffers that were checked, for a step.
     ///
     /// # Safety
-    /// The buffers are as long as they say, and nobody else uses them in `'b`.
-    pub(super) unsafe fn lend<'b>(&mut self, passed: &[Passed]) -> Result<Vec<TensorBuffers<'b>>> {
+    /// The buffers have their tensors' lengths, and nobody else uses them during
+    /// `'b`.
+    pub(super) unsafe fn lend<'b>(
+        &mut self,
+        passed: &[TensorArguments],
+    ) -> Result<Vec<TensorBuffers<'b>>> {
         let mut buffers = self.buffers.buffers(passed.len())?;
         for tensor in passed {
-            // SAFETY: no written buffer overlaps another one, and the caller's
-            // promise.
+            // SAFETY: the caller's promise, and no written buffer overlaps
+            // another one.
             let planes = tensor.planes.iter().map(|p| unsafe { p.elements_mut() });
             let planes = self.buffers.planes(planes)?;
             // SAFETY: as above.
@@ -379,21 +384,22 @@ impl Lists {
         Ok(buffers)
     }
 
-    /// Takes back what was lent.
+    /// Ends the borrow of [`lend`](Self::lend) and keeps the allocations.
     pub(super) fn take_back(&mut self, buffers: Vec<TensorBuffers<'_>>) {
         self.buffers.keep(buffers);
     }
 
-    /// Keeps the memory of buffers that are not needed any more.
-    pub(super) fn keep(&mut self, passed: Vec<Passed>) {
+    /// Keeps the allocations of arguments that are not needed any more.
+    pub(super) fn keep(&mut self, passed: Vec<TensorArguments>) {
         self.passed = passed;
     }
 }
 
-/// One entry of a list whose entries are as large as the caller knows them to be.
+/// Entry `i` of a list whose entries have the size that the caller's version of
+/// the struct has.
 ///
 /// # Safety
-/// It is there.
+/// The list has such an entry.
 unsafe fn entry(first: *const sonew_buffers, i: usize, stride: usize) -> Result<sonew_buffers> {
     // SAFETY: the caller's promise.
     let (entry, size) = unsafe {
@@ -419,23 +425,23 @@ unsafe fn struct_size(entry: *const sonew_buffers) -> usize {
     unsafe { entry.cast::<usize>().read_unaligned() }
 }
 
-/// The buffers of a step, checked, of one tensor.
+/// The checked arguments of a step for one tensor.
 #[derive(Default)]
-pub(super) struct Passed {
-    target: Option<Place>,
+pub(super) struct TensorArguments {
+    target: Option<RawBuffer>,
     is_direction: bool,
-    gradient: Option<Place>,
-    planes: Vec<Place>,
+    gradient: Option<RawBuffer>,
+    planes: Vec<RawBuffer>,
     lr_scale: f64,
     weight_decay: f64,
 }
 
-impl Passed {
-    /// Becomes what an entry says, and adds all its buffers to a list that has
-    /// room for them.
+impl TensorArguments {
+    /// Checks an entry and stores what it says. Adds its buffers to `all`, which
+    /// has room for them.
     ///
     /// # Safety
-    /// The planes of the entry are null, or as many pointers as it says.
+    /// The planes of the entry are null, or `plane_count` pointers.
     unsafe fn check<'a>(
         &mut self,
         i: usize,
@@ -479,11 +485,11 @@ impl Passed {
             let name = || format!("buffers[{i}].planes[{p}]");
             let buffer = Buffer::write(tensor, &plane.name, plane.dtype, pointer, name)?;
             all.push(buffer);
-            self.planes.push(buffer.place());
+            self.planes.push(buffer.raw());
         }
-        self.target = Some(target.place());
+        self.target = Some(target.raw());
         self.is_direction = entry.params.is_null();
-        self.gradient = gradient.map(|buffer| buffer.place());
+        self.gradient = gradient.map(|buffer| buffer.raw());
         self.lr_scale = entry.lr_scale;
         self.weight_decay = entry.weight_decay;
         Ok(())
@@ -492,14 +498,15 @@ impl Passed {
     /// `None` before anything was checked.
     ///
     /// # Safety
-    /// The buffers are as long as they say, and nobody else uses them in `'b`.
+    /// The buffers have their tensors' lengths, and nobody else uses them during
+    /// `'b`.
     unsafe fn buffers<'b>(&self, planes: Vec<ElementsMut<'b>>) -> Option<TensorBuffers<'b>> {
-        // SAFETY: no written buffer overlaps another one, and the caller's
-        // promise.
+        // SAFETY: the caller's promise, and no written buffer overlaps another
+        // one.
         let (target, gradient) = unsafe {
             (
                 self.target?.elements_mut(),
-                self.gradient.map(|place| place.elements()),
+                self.gradient.map(|raw| raw.elements()),
             )
         };
         Some(TensorBuffers {
@@ -515,7 +522,8 @@ impl Passed {
     }
 }
 
-/// What an entry has the step write besides the state.
+/// The parameters or the direction: the buffer that a step writes besides the
+/// state planes.
 fn target<'a>(i: usize, entry: &sonew_buffers, tensor: &'a TensorSpec) -> Result<Buffer<'a>> {
     let (what, field, pointer) = match (entry.params.is_null(), entry.direction.is_null()) {
         (false, false) => {

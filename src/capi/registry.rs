@@ -1,11 +1,11 @@
 //! The live handles of one kind.
 //!
-//! What C holds is a number, not an address: a handle that was freed, freed
-//! twice, made up, or of another kind is found out without touching memory
-//! that is no longer there. A number is never used again.
+//! A handle is a number, not an address. So a handle that was freed, invented,
+//! or is of another kind is recognized without accessing freed memory. A number
+//! is never used again.
 //!
-//! Nothing here waits, so that a child forked in the middle cannot hang: one
-//! atomic word says which handle a slot holds and who may touch it.
+//! No operation waits, so that a child that is forked during one cannot hang:
+//! one atomic word says which handle a slot holds and who may access its value.
 
 use std::cell::UnsafeCell;
 use std::ptr;
@@ -13,12 +13,13 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use crate::error::{Error, Result};
 
-/// Handles of one kind. Slots are used again, and never given back.
+/// Handles of one kind. Slots are reused, and never freed.
 pub(super) struct Registry<T> {
     buckets: [AtomicPtr<Slot<T>>; BUCKETS],
 }
 
-/// Handles are found by their number in short lists.
+/// Number of lists of slots. A handle's number selects the list, so that each is
+/// short.
 const BUCKETS: usize = 256;
 
 struct Slot<T> {
@@ -28,26 +29,26 @@ struct Slot<T> {
     next: *mut Slot<T>,
 }
 
-/// Nothing is there.
+/// The slot holds no value.
 const FREE: usize = 0;
-/// The value may be taken into use.
+/// The slot holds a value that no thread is using.
 const LIVE: usize = 1;
-/// One thread has the value to itself.
+/// One thread has exclusive access to the value.
 const IN_USE: usize = 2;
-/// A panic may have left the value half-done: all that is left is to free it.
+/// A panic may have left the value inconsistent: it can only be freed.
 const BROKEN: usize = 3;
 /// Bits of a state.
 const STATE: u32 = 2;
 
-/// The last byte of every handle; small integers and aligned addresses have
-/// another.
+/// The lowest byte of every handle. Small integers and aligned addresses have
+/// another one, so they are not taken for handles.
 const TAG: usize = 0x5e;
 
 /// The last number given to a handle of any kind.
 static LAST: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: a value is reached by one thread at a time, which may be any: that
-// which has put its slot's word to IN_USE.
+// SAFETY: only the thread that has set a slot's word to IN_USE accesses its
+// value, so one thread does at a time.
 unsafe impl<T: Send> Sync for Registry<T> {}
 
 impl<T> Registry<T> {
@@ -57,7 +58,7 @@ impl<T> Registry<T> {
         }
     }
 
-    /// Takes a value in and returns its handle, which is not 0.
+    /// Adds a value and returns its handle, which is not 0.
     pub(super) fn insert(&self, value: Box<T>) -> usize {
         let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
         let bucket = &self.buckets[number % BUCKETS];
@@ -72,8 +73,9 @@ impl<T> Registry<T> {
         number << 8 | TAG
     }
 
-    /// Uses a value. Refuses a handle that is not live, and one that another
-    /// thread is using. After a panic in `body` the handle is broken.
+    /// Calls `body` with the value of a handle. Refuses a handle that is not
+    /// live, and one that another thread is using. After a panic in `body` the
+    /// handle is broken.
     pub(super) fn with<R>(
         &self,
         handle: usize,
@@ -90,7 +92,7 @@ impl<T> Registry<T> {
         result
     }
 
-    /// Ends a handle and returns its value.
+    /// Removes a handle and returns its value.
     pub(super) fn remove(&self, handle: usize, argument: &'static str) -> Result<Box<T>> {
         let (slot, number) = self.take(handle, argument, true)?;
         // SAFETY: the word says that the value is this thread's.
@@ -99,7 +101,7 @@ impl<T> Registry<T> {
         Ok(value.expect("a live slot has a value"))
     }
 
-    /// Puts the slot of a handle in use.
+    /// Finds the slot of a handle and marks it as in use by this thread.
     fn take(
         &self,
         handle: usize,
@@ -133,7 +135,7 @@ impl<T> Registry<T> {
                 message: format!("an earlier call broke {argument}, it can only be freed"),
             }),
             Err(now) if now == word | IN_USE => Err(Error::Busy { argument }),
-            // Freed in this very moment.
+            // Another thread has freed it since its slot was found.
             Err(_) => Err(unknown()),
         }
     }
@@ -152,19 +154,19 @@ impl<T> Slot<T> {
     }
 }
 
-/// The slots of a bucket.
+/// The slots of one list.
 fn slots<T>(bucket: &AtomicPtr<Slot<T>>) -> impl Iterator<Item = &Slot<T>> {
     let mut next = bucket.load(Ordering::Acquire);
     std::iter::from_fn(move || {
-        // SAFETY: slots are complete before they are in a list, and stay for
-        // ever.
+        // SAFETY: a slot is initialized before it is in a list, and is never
+        // freed.
         let slot = unsafe { next.as_ref() }?;
         next = slot.next;
         Some(slot)
     })
 }
 
-/// Adds a slot to a bucket.
+/// Adds a slot to a list.
 fn push<T>(bucket: &AtomicPtr<Slot<T>>, word: usize) -> &Slot<T> {
     let slot = Box::into_raw(Box::new(Slot {
         word: AtomicUsize::new(word),
@@ -173,7 +175,8 @@ fn push<T>(bucket: &AtomicPtr<Slot<T>>, word: usize) -> &Slot<T> {
     }));
     let mut first = bucket.load(Ordering::Relaxed);
     loop {
-        // SAFETY: the slot is not in the list yet, so only this thread has it.
+        // SAFETY: the slot is not in the list yet, so only this thread can access
+        // it.
         unsafe { (*slot).next = first };
         match bucket.compare_exchange_weak(first, slot, Ordering::Release, Ordering::Relaxed) {
             // SAFETY: it was just allocated, and is never freed.
@@ -183,7 +186,7 @@ fn push<T>(bucket: &AtomicPtr<Slot<T>>, word: usize) -> &Slot<T> {
     }
 }
 
-/// The time in which one thread has a value to itself.
+/// Exclusive access of one thread to a value, until [`end`](Lease::end).
 struct Lease<'a, T> {
     slot: &'a Slot<T>,
     number: usize,
@@ -198,7 +201,7 @@ impl<T> Lease<'_, T> {
 }
 
 impl<T> Drop for Lease<'_, T> {
-    /// Comes up in a panic only.
+    /// Runs only if the body panics.
     fn drop(&mut self) {
         let word = self.number << STATE | BROKEN;
         self.slot.word.store(word, Ordering::Release);
@@ -230,7 +233,7 @@ mod tests {
         for (n, &handle) in (0..).zip(&handles) {
             assert_eq!(*registry.remove(handle, "number").unwrap(), n);
         }
-        // Slots are used again, handles are not.
+        // Slots are reused, handle numbers are not.
         let again: Vec<_> = (0..1000).map(|n| registry.insert(Box::new(n))).collect();
         for &handle in &handles {
             assert!(is_bad(read(&registry, handle)));
@@ -280,8 +283,8 @@ mod tests {
         assert!(is_bad(read(&registry, handle)));
     }
 
-    /// Threads add, count up and remove; each count is whole only if no two
-    /// threads were ever in one value.
+    /// Threads add, count up and remove; a count is correct only if no two
+    /// threads ever used its value at the same time.
     #[test]
     fn threads_never_share_a_value() {
         let registry = Numbers::new();

@@ -1,10 +1,11 @@
 //! Step in stages
 //!
 //! For programs that train one model on several machines (or in several
-//! processes), each with a part of every tensor. Most of a step looks at one
-//! place of a tensor only, but clipping, relative damping and grafting take
-//! numbers of whole tensors, in up to three stages. A step in stages stops at
-//! each: the program reduces the numbers of the parts, and goes on. With MPI:
+//! processes), each of which holds a part of every tensor. Most of a step needs
+//! only neighbouring elements, but clipping, relative damping and grafting need
+//! sums or maxima over whole tensors, in up to three stages. A step in stages
+//! stops at each of them: the program reduces the numbers of all parts and
+//! continues the step. With MPI:
 //!
 //! ```c
 //! double numbers[2 * COUNT];                     // two for each tensor
@@ -19,17 +20,18 @@
 //! }
 //! ```
 //!
-//! Which stages there are depends on options and tensors alone, so that all machines
-//! stop at the same ones; a step that needs none is done at the first
-//! sonew_stages_next(). Numbers that are given back as they came make the step
-//! that sonew_step() takes, to the bit. Reduced ones make the step of the whole,
-//! to the rounding of their sums, where tensors are cut between chains: between
-//! rows with SONEW_ROWS, between columns with SONEW_COLUMNS.
+//! Which stages there are depends only on options and tensors, so that all
+//! machines stop at the same ones; a step that needs none is done at the first
+//! sonew_stages_next(). If the numbers are given back unchanged, the step gives
+//! the same bits as sonew_step(). If they are reduced, it gives the step of the
+//! whole tensors, up to the rounding of the sums, provided that tensors are cut
+//! between chains: between rows with SONEW_ROWS, between columns with
+//! SONEW_COLUMNS.
 //!
-//! While a step in stages is under way, functions that ask something answer as
-//! before it. Those that step, save, load, sync or change a setting are refused
-//! with SONEW_IN_STAGES. The buffers must stay where they are, and unchanged,
-//! until the step is done or aborted. Freeing the handle ends it, too.
+//! While a step in stages is under way, functions that only read answer as they
+//! did before it. Functions that step, save, load, sync or change a setting are
+//! refused with SONEW_IN_STAGES. The buffers must stay in place and unchanged
+//! until the step is done or aborted. Freeing the handle ends the step, too.
 
 use std::ffi::c_void;
 
@@ -43,25 +45,25 @@ use crate::error::{Error, Result};
 use crate::layout::check_count;
 use crate::Stage;
 
-/// Where a step in stages stands: what its numbers are, two for each tensor. A
-/// tensor that takes no part has zeros.
+/// The point that a step in stages has reached, and what its numbers are: two
+/// for each tensor, both zero for a tensor that takes no part in the step.
 #[repr(C)]
 pub enum sonew_stage {
     /// The step is done; there are no numbers.
     SONEW_DONE = 0,
-    /// The sum of the squares of the gradient (after grad_scale), NaN where
-    /// an element is not finite; and 0. To be added up. Nothing has been written
-    /// yet. With SONEW_SKIP, with clip_norm, and with
+    /// Numbers: the sum of squares of the gradient after grad_scale, NaN if an
+    /// element is not finite; and 0. Reduce with a sum. Nothing has been written
+    /// yet. This stage exists with SONEW_SKIP, with clip_norm, and with
     /// SONEW_GRAFT_NORMALIZED_RMSPROP.
     SONEW_GRADIENT_SQUARES = 1,
-    /// The l1 of SONEW_RELATIVE: the largest sum of sizes in a row of the
-    /// statistics; and 0. The largest is to be taken. The state has taken in
-    /// the gradients.
+    /// Numbers: the l1 of SONEW_RELATIVE, and 0. Reduce with a maximum. The
+    /// state has been updated with the gradients. This stage exists with
+    /// SONEW_RELATIVE.
     SONEW_LARGEST_L1 = 2,
-    /// The sum of squares of the direction, and that of the vector whose length
-    /// it takes. To be added up. The state has taken in the gradients. With
-    /// every graft but SONEW_GRAFT_NONE.
-    SONEW_LENGTHS = 3,
+    /// Numbers: the squared norm of the direction u, and that of the graft's
+    /// vector a. Reduce with a sum. The state has been updated with the
+    /// gradients. This stage exists with every graft but SONEW_GRAFT_NONE.
+    SONEW_NORMS = 3,
 }
 
 /// The number of a stage.
@@ -70,12 +72,12 @@ fn number_of(stage: Option<Stage>) -> i32 {
         None => sonew_stage::SONEW_DONE,
         Some(Stage::GradientSquares) => sonew_stage::SONEW_GRADIENT_SQUARES,
         Some(Stage::LargestL1) => sonew_stage::SONEW_LARGEST_L1,
-        Some(Stage::Lengths) => sonew_stage::SONEW_LENGTHS,
+        Some(Stage::Norms) => sonew_stage::SONEW_NORMS,
     };
     stage as i32
 }
 
-/// Numbers of tensors that the caller gets, reduces, and gives back.
+/// The caller's buffer for the numbers of a stage, two for each tensor.
 struct Numbers(*mut f64);
 
 impl Numbers {
@@ -87,15 +89,15 @@ impl Numbers {
         Ok(Numbers(first))
     }
 
-    /// Takes what is there.
+    /// Reads the numbers that the caller has reduced.
     fn take(&self, numbers: &mut [[f64; 2]]) {
         for (i, number) in numbers.as_flattened_mut().iter_mut().enumerate() {
-            // SAFETY: `new` was promised so many, and refused other counts.
+            // SAFETY: `new` was promised this many numbers.
             *number = unsafe { self.0.add(i).read_unaligned() };
         }
     }
 
-    /// Writes what there is to be reduced.
+    /// Writes the numbers that the caller is to reduce.
     fn give(&self, numbers: &[[f64; 2]]) {
         for (i, &number) in numbers.as_flattened().iter().enumerate() {
             // SAFETY: as above.
@@ -105,8 +107,8 @@ impl Numbers {
 }
 
 /// Begins a step in stages. Arguments are those of sonew_step_any(); the
-/// buffers are used until the step is done. Nothing has been written when this
-/// returns, and no gradient been read.
+/// buffers are used until the step is done. This call itself reads no gradient
+/// and writes nothing.
 ///
 /// Errors: those of sonew_step_any(), but SONEW_NON_FINITE_GRADIENT. Since 0.1.
 #[no_mangle]
@@ -122,12 +124,12 @@ pub unsafe extern "C" fn sonew_stages_begin(
         let (step, params, grads) = unsafe { arguments(step, params, grads, count) }?;
         with(optimizer, |owned| {
             check_count("params", count, owned.optimizer.tensors().len())?;
-            let (optimizer, lists) = (&mut owned.optimizer, &mut owned.lists);
-            let passed = lists.check(optimizer, &params, &grads)?;
+            let (optimizer, spare) = (&mut owned.optimizer, &mut owned.spare);
+            let passed = spare.check(optimizer, &params, &grads)?;
             // SAFETY: no written buffer overlaps another one, and the header
-            // asks that nobody else uses them now.
+            // forbids any other use of them now.
             unsafe {
-                lists.lend(&passed, |params, grads| {
+                spare.lend(&passed, |params, grads| {
                     optimizer.begin_stages(&step, params, grads)
                 })
             }?;
@@ -137,18 +139,18 @@ pub unsafe extern "C" fn sonew_stages_begin(
     })
 }
 
-/// Takes the step to its next stage, whose number goes to *stage, one of
-/// sonew_stage, and whose numbers go to numbers: two for each of the count
-/// tensors, 2 * count in all. They are given back, reduced, in the same place
-/// with the next call; the first call does not look at what is there. With
-/// SONEW_DONE the step is done: parameters and state are updated, the step count
-/// has grown by one, and numbers are left as they are.
+/// Continues the step to its next stage. Writes that stage, one of sonew_stage,
+/// to *stage, and its numbers to numbers: two for each of the count tensors,
+/// 2 * count in all. The caller reduces them in this buffer and passes it to the
+/// next call; the first call does not read it. With SONEW_DONE the step is done:
+/// parameters and state are updated, the step count has grown by one, and
+/// numbers are left as they are.
 ///
 /// Errors: SONEW_NO_STAGES, SONEW_TENSOR_COUNT, SONEW_OUT_OF_RANGE (a number is
-/// negative), SONEW_OUT_OF_MEMORY, SONEW_THREADS, SONEW_FORKED: the step stands
-/// where it stood, and the call can be repeated. SONEW_NON_FINITE_GRADIENT: a
-/// sum of squares is NaN, here or on another machine, and the step is over as
-/// if it had not begun. Since 0.1.
+/// negative), SONEW_OUT_OF_MEMORY, SONEW_THREADS, SONEW_FORKED: the step is at
+/// the same stage as before, and the call can be repeated.
+/// SONEW_NON_FINITE_GRADIENT: a sum of squares is NaN, here or on another
+/// machine; the step has ended and nothing has changed. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_stages_next(
     optimizer: *mut sonew_optimizer,
@@ -157,21 +159,21 @@ pub unsafe extern "C" fn sonew_stages_next(
     stage: *mut i32,
 ) -> sonew_status {
     call(|| {
-        // SAFETY: the header asks for a place for the result.
+        // SAFETY: the header asks for a pointer to the result.
         let out = unsafe { Out::new(stage, "stage") }?;
         let reached = with(optimizer, |owned| {
             let optimizer = &mut owned.optimizer;
-            // SAFETY: the header asks for so many numbers.
+            // SAFETY: the header asks for `2 * count` numbers.
             let numbers = unsafe { Numbers::new(numbers, count, optimizer.tensors().len()) }?;
             let passed = owned.staged.as_ref().ok_or(Error::NoStages)?;
             if optimizer.has_reached_stage() {
                 numbers.take(optimizer.stage_numbers());
             }
-            // SAFETY: they were checked when the step began, and the header
-            // asks that nobody else uses them before it is done.
+            // SAFETY: the buffers were checked when the step began, and the
+            // header forbids any other use of them before it is done.
             let reached = unsafe {
                 owned
-                    .lists
+                    .spare
                     .lend(passed, |params, grads| optimizer.next_stage(params, grads))
             };
             match reached {
@@ -186,12 +188,13 @@ pub unsafe extern "C" fn sonew_stages_next(
     })
 }
 
-/// Gives up the step that is under way: everything is as it was before it. That
-/// is so at any time where the state is in a live file; where it is in memory,
-/// only as long as the state has not taken in the gradients, that is until
-/// SONEW_GRADIENT_SQUARES. After that the step can be finished (its numbers as
-/// they are, if those of other machines do not come), or the optimizer freed,
-/// and its last save loaded into another one.
+/// Aborts the step that is under way, so that everything is as it was before it.
+/// If the state is in a live file, this is possible at any stage. If it is in
+/// memory, it is possible only before the first stage and at
+/// SONEW_GRADIENT_SQUARES, because the step has updated the state when it
+/// reaches a later stage. Then either finish the step (with this part's own
+/// numbers, if the other machines cannot be reached), or free the optimizer and
+/// load its last save into another one.
 ///
 /// Errors: SONEW_NO_STAGES, SONEW_STATE_WRITTEN; in a live file SONEW_FORKED and
 /// SONEW_IO. Since 0.1.
@@ -222,10 +225,10 @@ pub unsafe extern "C" fn sonew_plan_stages_begin(
         let step = unsafe { step_options(step) }?;
         // SAFETY: the header asks for buffers as long as they say.
         plan::with(plan, |owned| unsafe {
-            let passed = plan::passed(owned, buffers, count)?;
-            let buffers = owned.lists.lend(&passed)?;
+            let passed = plan::checked_arguments(owned, buffers, count)?;
+            let buffers = owned.spare.lend(&passed)?;
             let begun = owned.plan.begin(&step, step_number, &buffers);
-            owned.lists.take_back(buffers);
+            owned.spare.take_back(buffers);
             owned.staged = Some((begun?, passed));
             Ok(())
         })
@@ -241,21 +244,21 @@ pub unsafe extern "C" fn sonew_plan_stages_next(
     stage: *mut i32,
 ) -> sonew_status {
     call(|| {
-        // SAFETY: the header asks for a place for the result.
+        // SAFETY: the header asks for a pointer to the result.
         let out = unsafe { Out::new(stage, "stage") }?;
         let reached = plan::with(plan, |owned| {
             let tensors = owned.plan.tensors().len();
-            // SAFETY: the header asks for so many numbers.
+            // SAFETY: the header asks for `2 * count` numbers.
             let numbers = unsafe { Numbers::new(numbers, count, tensors) }?;
             let (under_way, passed) = owned.staged.as_mut().ok_or(Error::NoStages)?;
             if under_way.has_begun() {
                 numbers.take(under_way.numbers());
             }
-            // SAFETY: they were checked when the step began, and the header
-            // asks that nobody else uses them before it is done.
-            let mut buffers = unsafe { owned.lists.lend(passed) }?;
+            // SAFETY: the buffers were checked when the step began, and the
+            // header forbids any other use of them before it is done.
+            let mut buffers = unsafe { owned.spare.lend(passed) }?;
             let reached = owned.plan.advance(under_way, &mut buffers, &[]);
-            owned.lists.take_back(buffers);
+            owned.spare.take_back(buffers);
             match reached {
                 Ok(Some(_)) => numbers.give(under_way.numbers()),
                 Ok(None) | Err(Error::NonFiniteGradient { .. }) => owned.end_stages(),
@@ -268,9 +271,9 @@ pub unsafe extern "C" fn sonew_plan_stages_next(
     })
 }
 
-/// Gives up a plan's step that is under way, at any time. From SONEW_LARGEST_L1
-/// or SONEW_LENGTHS on, the state planes have taken in the gradients, and are
-/// the caller's to put right; params or direction have not been written.
+/// Aborts a plan's step that is under way, at any stage. From SONEW_LARGEST_L1
+/// or SONEW_NORMS on, the state planes have been updated with the gradients, and
+/// the caller must restore them; params or direction have not been written.
 ///
 /// Errors: SONEW_NO_STAGES. Since 0.1.
 #[no_mangle]

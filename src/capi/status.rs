@@ -1,15 +1,15 @@
 //! Status
 //!
-//! Every function that can fail returns a status. The numbers are fixed: a
-//! later version adds some, and changes or uses again none.
+//! Every function that can fail returns a status. The numbers are fixed: later
+//! versions add numbers, but never change or reuse one.
 
 use std::ffi::{c_char, CStr};
 
 use super::last_error;
 use crate::error::Error;
 
-/// What came of a call. Anything but SONEW_OK means that nothing was changed
-/// and no output was written.
+/// The outcome of a call. Every status but SONEW_OK means that nothing was
+/// changed and no output was written.
 ///
 /// Besides the errors that a function lists, it may return SONEW_NULL_POINTER,
 /// SONEW_BAD_HANDLE and SONEW_BUSY for its arguments, and SONEW_INTERNAL; and
@@ -21,25 +21,25 @@ pub enum sonew_status {
     /// Done.
     SONEW_OK = 0,
     /// A gradient has a NaN, an infinity, or a number whose square overflows;
-    /// the message names its tensor. The step was skipped. Not a mistake of
-    /// the caller: with loss scaling, lower the scale and go on.
+    /// the message names its tensor. The step was skipped. This is not a mistake
+    /// of the caller: with loss scaling, lower the scale and continue.
     SONEW_NON_FINITE_GRADIENT = 1,
 
-    /// A pointer that must not be NULL is.
+    /// A pointer is NULL that must not be.
     SONEW_NULL_POINTER = 100,
     /// A handle was freed before, never created, or is of another kind.
     SONEW_BAD_HANDLE = 101,
-    /// Another thread is using the handle in this moment.
+    /// Another thread is using the handle at this moment.
     SONEW_BUSY = 102,
-    /// struct_size is no size that the struct ever had: it was not filled in
-    /// by its init function.
+    /// struct_size is not the size of any version of the struct: it was not
+    /// filled in by its init function.
     SONEW_STRUCT_SIZE = 103,
     /// The caller's header is newer than the library, and a field that this
     /// library does not know is not zero.
     SONEW_UNKNOWN_FIELD = 104,
     /// A string is not UTF-8.
     SONEW_INVALID_STRING = 105,
-    /// A field that stands for one of several values has none of them.
+    /// A field has a number that its enumeration does not have.
     SONEW_UNKNOWN_VALUE = 106,
     /// A number is outside its documented range.
     SONEW_OUT_OF_RANGE = 107,
@@ -47,8 +47,8 @@ pub enum sonew_status {
     SONEW_IN_STAGES = 108,
     /// No step in stages is under way.
     SONEW_NO_STAGES = 109,
-    /// A step in stages cannot be aborted any more: the state has taken in its
-    /// gradients.
+    /// A step in stages cannot be aborted any more: the state has been updated
+    /// with its gradients.
     SONEW_STATE_WRITTEN = 110,
 
     /// The list of tensors is empty.
@@ -63,11 +63,11 @@ pub enum sonew_status {
     SONEW_ZERO_DIMENSION = 204,
     /// A tensor's size does not fit into the address space.
     SONEW_SIZE_OVERFLOW = 205,
-    /// A call has another number of tensors than the handle.
+    /// A call passes another number of tensors than the handle has.
     SONEW_TENSOR_COUNT = 206,
-    /// A buffer has another length than its tensor.
+    /// A buffer does not have the length of its tensor.
     SONEW_WRONG_LENGTH = 207,
-    /// A tensor has another number of state planes.
+    /// A call passes another number of state planes than a tensor has.
     SONEW_PLANE_COUNT = 208,
     /// There is no tensor with this index.
     SONEW_UNKNOWN_TENSOR = 209,
@@ -75,7 +75,8 @@ pub enum sonew_status {
     SONEW_UNKNOWN_PLANE = 210,
     /// There is no tensor, or no plane, with this name.
     SONEW_UNKNOWN_NAME = 211,
-    /// A tensor asks for SONEW_F16 state, which has not the range for it.
+    /// A tensor asks for SONEW_F16 state, whose range is too small for squared
+    /// gradients.
     SONEW_STATE_DTYPE = 212,
     /// A tensor with SONEW_F64 parameters asks for master weights, which are
     /// SONEW_F32.
@@ -90,12 +91,12 @@ pub enum sonew_status {
     /// Both parameters and a direction were passed for a tensor.
     SONEW_AMBIGUOUS_TARGET = 222,
     /// The operands, results or attributes of an XLA custom call are not those
-    /// that its handler takes. Not returned by a function.
+    /// that its handler expects. No function returns this status.
     SONEW_CUSTOM_CALL = 230,
 
     /// There is not enough memory.
     SONEW_OUT_OF_MEMORY = 300,
-    /// The system does not give the threads that were asked for.
+    /// The system could not create the threads that were asked for.
     SONEW_THREADS = 301,
     /// The processor, or the library as it was built, lacks the instruction
     /// set that was asked for.
@@ -103,26 +104,27 @@ pub enum sonew_status {
 
     /// A file operation failed; the message has the system's reason.
     SONEW_IO = 400,
-    /// The file is no checkpoint of this library, or is damaged so that it
-    /// makes no sense.
+    /// The file is not a checkpoint of this library, or is too damaged to be
+    /// recognized as one.
     SONEW_NOT_A_CHECKPOINT = 401,
     /// The file is shorter or longer than its header says.
     SONEW_FILE_LENGTH = 402,
     /// The file is from a newer version of the library.
     SONEW_FORMAT_VERSION = 403,
-    /// A checksum does not hold; the message names the array.
+    /// A checksum does not match; the message names the array.
     SONEW_CHECKSUM = 404,
-    /// The tensors are more than the header of a file can list.
+    /// There are more tensors, or longer names, than the header of a file can
+    /// list.
     SONEW_HEADER_LENGTH = 405,
-    /// A tensor is in the file or in the optimizer only.
+    /// A tensor is in the file but not in the optimizer, or the other way round.
     SONEW_TENSOR_MISSING = 410,
-    /// A tensor has other dimensions, chains or another update in the file.
+    /// A tensor has other dimensions or chains, or another update, in the file.
     SONEW_TENSOR_DIFFERS = 411,
     /// An option has another value in the file.
     SONEW_OPTION_DIFFERS = 412,
     /// The file lacks a state plane, or the parameters.
     SONEW_PLANE_MISSING = 413,
-    /// Renames do not fit the tensors.
+    /// A rename has a name that no tensor has, or two renames conflict.
     SONEW_RENAME = 414,
     /// A state plane, or the parameters of a tensor, have another element type
     /// in the file.
@@ -132,30 +134,30 @@ pub enum sonew_status {
     /// to the same path is under way.
     SONEW_FILE_LOCKED = 420,
     /// A forked child tries to use a live file of its parent, or to finish its
-    /// save.
+    /// parent's save.
     SONEW_FORKED = 421,
     /// The optimizer's state is not in a live file.
     SONEW_NOT_LIVE = 422,
-    /// The file is a checkpoint and no live file.
+    /// The file is a checkpoint but not a live file.
     SONEW_NOT_A_LIVE_FILE = 423,
-    /// The machine went down while the live file was being written, and the
-    /// file is not as it was at its last sync: go back to the last save.
+    /// The machine crashed or lost power while the live file was in use, and the
+    /// file is not as it was at its last sync: load the last save instead.
     SONEW_TORN = 424,
     /// A live file was not synced after its last step, so that it has no
-    /// checksums to verify it by.
+    /// checksums to verify.
     SONEW_UNSYNCED = 425,
-    /// A load option cannot go with SONEW_MAP_SHARED.
+    /// A load option cannot be combined with SONEW_MAP_SHARED.
     SONEW_SHARED_OPTION = 426,
 
-    /// A mistake in this library; please report the message. The one error
-    /// after which things may have changed: the handle that was in use is
-    /// refused from now on, and can only be freed.
+    /// A bug in this library; please report the message. Only after this error
+    /// may something have changed: the handle that was in use is refused from
+    /// now on, and can only be freed.
     SONEW_INTERNAL = 900,
 }
 
 use sonew_status::*;
 
-// As C has it on every supported platform.
+// The size of a C enum on every supported platform.
 const _: () = assert!(size_of::<sonew_status>() == 4);
 
 impl From<&Error> for sonew_status {
@@ -221,7 +223,7 @@ impl From<&Error> for sonew_status {
     }
 }
 
-/// The statuses by name. A test holds it to the header.
+/// The name of every status. A test compares the list with the header.
 const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_OK, c"SONEW_OK"),
     (SONEW_NON_FINITE_GRADIENT, c"SONEW_NON_FINITE_GRADIENT"),
@@ -280,19 +282,19 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_INTERNAL, c"SONEW_INTERNAL"),
 ];
 
-/// The name of a status, such as "SONEW_OUT_OF_RANGE"; "unknown status" for
-/// a number that is none. Never NULL; the string is constant. Takes any
-/// number, and may be called at any time. Since 0.1.
+/// Returns the name of a status, such as "SONEW_OUT_OF_RANGE", or "unknown
+/// status" for any other number. Never NULL; the string is constant. May be
+/// called at any time. Since 0.1.
 #[no_mangle]
 pub extern "C" fn sonew_status_name(status: i32) -> *const c_char {
     let known = NAMES.iter().find(|(known, _)| *known as i32 == status);
     known.map_or(c"unknown status", |(_, name)| *name).as_ptr()
 }
 
-/// Why the last call of this thread that did not return SONEW_OK did not:
-/// which argument, which tensor, which value. In English, UTF-8, at most 1023
-/// bytes. Never NULL; "" if there was no such call. The text is overwritten
-/// by the thread's next call that fails. Since 0.1.
+/// Returns the message of this thread's last failed call, which says which
+/// argument, which tensor and which value was wrong. It is in English, in UTF-8,
+/// at most 1023 bytes long. Never NULL; "" if no call has failed. The thread's
+/// next failed call overwrites the text. Since 0.1.
 #[no_mangle]
 pub extern "C" fn sonew_last_error() -> *const c_char {
     last_error::get()

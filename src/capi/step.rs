@@ -1,12 +1,12 @@
 //! Step
 //!
-//! What belongs to one step travels with it.
+//! The settings of one step are passed to that step.
 
 use std::ffi::c_void;
 use std::mem::take;
 
 use super::arguments::{named, unused, List};
-use super::buffers::{none_overlap, state, Buffer, Place};
+use super::buffers::{none_overlap, state, Buffer, RawBuffer};
 use super::guard::call;
 use super::optimizer::{sonew_optimizer, with};
 use super::status::sonew_status;
@@ -15,7 +15,7 @@ use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{check_count, TensorSpec};
 use crate::memory::{again, reserve, OF_A_STEP};
-use crate::optimizer::StepLists;
+use crate::optimizer::SpareElements;
 use crate::options::{NonFinite, StepOptions};
 use crate::Optimizer;
 
@@ -23,15 +23,16 @@ use crate::Optimizer;
 /// whose square overflows (after grad_scale).
 #[repr(C)]
 pub enum sonew_non_finite {
-    /// Look at every gradient first, and if one is not finite change nothing
-    /// and return SONEW_NON_FINITE_GRADIENT.
+    /// Check every gradient first. If one is not finite, change nothing and
+    /// return SONEW_NON_FINITE_GRADIENT.
     SONEW_SKIP = 0,
-    /// Do not look, unless clip_norm does. A tensor with such a gradient may be spoilt for ever.
+    /// Do not check, unless clip_norm does. The state and parameters of a tensor
+    /// with such a gradient may become useless.
     SONEW_UNCHECKED = 1,
 }
 
-/// How one step is taken. Fill it in once with sonew_step_options_init(), and
-/// change fields between steps as needed.
+/// The options of one step. Fill them in once with sonew_step_options_init(),
+/// and change fields between steps as needed.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct sonew_step_options {
@@ -39,17 +40,17 @@ pub struct sonew_step_options {
     pub struct_size: usize,
     /// Learning rate, finite and not negative. Default 0.001.
     pub lr: f64,
-    /// Every gradient is multiplied by this first (1 / loss scale, 1 / number
-    /// of micro-batches); finite and positive. Default 1.
+    /// Every gradient is multiplied by this first (for example 1 / loss scale,
+    /// or 1 / number of micro-batches); finite and positive. Default 1.
     pub grad_scale: f64,
     /// The weight of this step's gradients with SONEW_WEIGHTED_SUM, finite and
     /// not negative. Must be 1 with SONEW_MOVING_AVERAGE. Default 1.
     pub statistics_weight: f64,
-    /// Clipping: where the length of all gradients together, sqrt(sum |g|^2)
-    /// over all tensors and after grad_scale, exceeds this, all gradients are
-    /// multiplied by clip_norm / length. Finite and positive, or 0: no
-    /// clipping. Clipping looks at every gradient, and refuses those that are
-    /// not finite whatever non_finite says. Default 0.
+    /// Clipping: if the gradient norm, sqrt(sum |g|^2) over all tensors and
+    /// after grad_scale, exceeds this, all gradients are multiplied by
+    /// clip_norm / norm. Finite and positive, or 0 for no clipping. Clipping
+    /// reads every gradient first, and refuses those that are not finite
+    /// whatever non_finite says. Default 0.
     pub clip_norm: f64,
     /// One of sonew_non_finite. Default SONEW_SKIP.
     pub non_finite: i32,
@@ -126,18 +127,18 @@ pub unsafe extern "C" fn sonew_step_options_init(
 /// as its tensor has, in the tensor's order. step may be NULL, which means the
 /// defaults.
 ///
-/// grads[i] may be NULL: tensor i takes no part, and its parameters and state
-/// stay as they are. params[i] may not. Two gradients may be the same buffer;
-/// parameters may overlap nothing else of the call, nor the state. A parameter
-/// that is used in two places of a model is one tensor, passed once with the
-/// sum of its gradients. All tensors must be float: dtype and grad_dtype
-/// SONEW_F32. For others there is sonew_step_any().
+/// grads[i] may be NULL: tensor i then takes no part in the step, and its
+/// parameters and state stay as they are. params[i] may not be NULL. Two
+/// gradients may be the same buffer; parameters may not overlap any other buffer
+/// of the call, nor the state. A parameter that is used in two places of a model
+/// is one tensor, passed once with the sum of its gradients. All tensors must be
+/// float: dtype and grad_dtype SONEW_F32. For others there is sonew_step_any().
 ///
 /// Errors: SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
 /// SONEW_UNKNOWN_VALUE, SONEW_OUT_OF_RANGE, SONEW_TENSOR_COUNT,
-/// SONEW_WRONG_DTYPE, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_OUT_OF_MEMORY,
-/// SONEW_THREADS. On a live file
-/// SONEW_FORKED and, in the first step after a sync, SONEW_IO. Since 0.1.
+/// SONEW_WRONG_DTYPE, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP,
+/// SONEW_OUT_OF_MEMORY, SONEW_THREADS. On a live file SONEW_FORKED and, in the
+/// first step after a sync, SONEW_IO. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_step(
     optimizer: *mut sonew_optimizer,
@@ -151,7 +152,7 @@ pub unsafe extern "C" fn sonew_step(
     call(|| unsafe { self::step(optimizer, step, params, grads, count, Some(FLOAT)) })
 }
 
-/// The type that the simple functions take.
+/// The type of all buffers of the functions whose name does not end in `_any`.
 pub(super) const FLOAT: Dtype = Dtype::F32;
 
 /// Takes a step. With `only`, tensors of another type are refused.
@@ -169,20 +170,20 @@ pub(super) unsafe fn step(
     // SAFETY: the caller's promise.
     let (step, params, grads) = unsafe { arguments(options, params, grads, count) }?;
     with(optimizer, |owned| {
-        let (optimizer, lists) = (&mut owned.optimizer, &mut owned.lists);
+        let (optimizer, spare) = (&mut owned.optimizer, &mut owned.spare);
         let tensors = optimizer.tensors();
         check_count("params", params.len(), tensors.len())?;
         only_of(only, "the parameter", tensors, |t| t.params)?;
         only_of(only, "the gradient", tensors, |t| t.grads)?;
-        let passed = lists.check(optimizer, &params, &grads)?;
+        let passed = spare.check(optimizer, &params, &grads)?;
         // SAFETY: no written buffer overlaps another one, and the caller's
         // promise.
         let stepped = unsafe {
-            lists.lend(&passed, |params, grads| {
+            spare.lend(&passed, |params, grads| {
                 optimizer.step_any(&step, params, grads)
             })
         };
-        lists.keep(passed);
+        spare.keep(passed);
         stepped
     })
 }
@@ -228,29 +229,30 @@ pub(super) fn only_of(
     }
 }
 
-/// The buffers of a step, checked: parameters and gradients of all tensors.
+/// The checked buffers of a step: parameters and gradients of all tensors.
 #[derive(Default)]
-pub(super) struct Passed {
-    params: Vec<Place>,
-    grads: Vec<Option<Place>>,
+pub(super) struct StepArguments {
+    params: Vec<RawBuffer>,
+    grads: Vec<Option<RawBuffer>>,
 }
 
-/// The lists of a step, empty: their memory is kept for the next one.
+/// Lists that are empty between steps and keep their allocations, so that a step
+/// allocates nothing.
 #[derive(Default)]
-pub(super) struct Lists {
-    passed: Passed,
+pub(super) struct SpareStepArguments {
+    passed: StepArguments,
     all: Vec<Buffer<'static>>,
-    elements: StepLists,
+    elements: SpareElements,
 }
 
-impl Lists {
+impl SpareStepArguments {
     /// Checks the buffers of a step.
     pub(super) fn check(
         &mut self,
         optimizer: &Optimizer,
         params: &List<*mut c_void>,
         grads: &List<*const c_void>,
-    ) -> Result<Passed> {
+    ) -> Result<StepArguments> {
         let tensors = optimizer.tensors();
         let mut passed = take(&mut self.passed);
         let mut all = again(take(&mut self.all));
@@ -263,14 +265,14 @@ impl Lists {
         for (i, (tensor, param)) in tensors.iter().zip(params.iter()).enumerate() {
             let buffer = written_param(i, tensor, param)?;
             all.push(buffer);
-            passed.params.push(buffer.place());
+            passed.params.push(buffer.raw());
         }
         for (i, (tensor, grad)) in tensors.iter().zip(grads.iter()).enumerate() {
             let name = || format!("grads[{i}]");
             let buffer = || Buffer::read(tensor, "the gradient", tensor.grads, grad, name);
             let buffer = (!grad.is_null()).then(buffer).transpose()?;
             all.extend(buffer);
-            passed.grads.push(buffer.map(|buffer| buffer.place()));
+            passed.grads.push(buffer.map(|buffer| buffer.raw()));
         }
         state(optimizer, &mut all)?;
         none_overlap(&mut all)?;
@@ -278,32 +280,32 @@ impl Lists {
         Ok(passed)
     }
 
-    /// Uses buffers that were checked.
+    /// Calls `body` with buffers that were checked.
     ///
     /// # Safety
-    /// The buffers have their tensors' lengths, and nobody else uses them in
+    /// The buffers have their tensors' lengths, and nobody else uses them during
     /// `'b`.
     pub(super) unsafe fn lend<'b, R>(
         &mut self,
-        passed: &Passed,
+        passed: &StepArguments,
         body: impl FnOnce(&mut [ElementsMut<'b>], &[Option<Elements<'b>>]) -> Result<R>,
     ) -> Result<R> {
-        // SAFETY: the caller's promise; what is written overlaps nothing.
-        let written = |place: &Place| unsafe { place.elements_mut() };
+        // SAFETY: the caller's promise; written buffers overlap no other one.
+        let written = |raw: &RawBuffer| unsafe { raw.elements_mut() };
         // SAFETY: the caller's promise.
-        let read = |place: &Option<Place>| place.map(|place| unsafe { place.elements() });
+        let read = |raw: &Option<RawBuffer>| raw.map(|raw| unsafe { raw.elements() });
         let params = passed.params.iter().map(written);
         let grads = passed.grads.iter().map(read);
         self.elements.with(params, grads, body)
     }
 
-    /// Keeps the memory of buffers that are not needed any more.
-    pub(super) fn keep(&mut self, passed: Passed) {
+    /// Keeps the allocations of arguments that are not needed any more.
+    pub(super) fn keep(&mut self, passed: StepArguments) {
         self.passed = passed;
     }
 }
 
-/// Parameters that a call writes, one for each tensor.
+/// The checked buffers of parameters that a call writes, one for each tensor.
 pub(super) fn written_params<'a>(
     params: &List<*mut c_void>,
     tensors: &'a [TensorSpec],

@@ -1,5 +1,5 @@
-//! Where every field of every struct of the header lies, for callers whose
-//! compiler does not read it.
+//! Offset and size of every field of every struct of the header, for callers
+//! whose compiler does not read it.
 
 use std::mem::{offset_of, size_of};
 
@@ -11,9 +11,9 @@ use super::tensor::sonew_tensor;
 use super::view::sonew_view;
 use crate::error::{Error, Result};
 
-/// A piece of memory.
+/// Offset and size of a field in its struct, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Place {
+pub(super) struct Extent {
     pub offset: usize,
     pub size: usize,
 }
@@ -21,11 +21,11 @@ pub(super) struct Place {
 struct Struct {
     name: &'static str,
     size: usize,
-    fields: &'static [(&'static str, Place)],
+    fields: &'static [(&'static str, Extent)],
 }
 
-/// What the compiler says of a struct. That all its fields are listed is
-/// checked by destructuring it.
+/// The layout of a struct as the compiler has it. Destructuring checks that all
+/// fields are listed.
 macro_rules! layout {
     ($name:ident { $($field:ident),* $(,)? }) => {{
         #[allow(dead_code)]
@@ -40,7 +40,7 @@ macro_rules! layout {
             size: size_of::<$name>(),
             fields: &[$((
                 stringify!($field),
-                Place {
+                Extent {
                     offset: offset_of!($name, $field),
                     size: size_of_field(|value| &value.$field),
                 },
@@ -72,8 +72,8 @@ static STRUCTS: &[Struct] = &[
     }),
 ];
 
-/// Where a field lies; without one, the struct as a whole.
-pub(super) fn place(structure: &str, field: Option<&str>) -> Result<Place> {
+/// Offset and size of a field; without one, those of the whole struct.
+pub(super) fn extent(structure: &str, field: Option<&str>) -> Result<Extent> {
     let unknown = |owner: &str, kind, name: &str| Error::UnknownName {
         owner: owner.to_owned(),
         kind,
@@ -82,14 +82,14 @@ pub(super) fn place(structure: &str, field: Option<&str>) -> Result<Place> {
     let found = STRUCTS.iter().find(|s| s.name == structure);
     let found = found.ok_or_else(|| unknown("the library", "struct", structure))?;
     let Some(field) = field else {
-        return Ok(Place {
+        return Ok(Extent {
             offset: 0,
             size: found.size,
         });
     };
-    let place = found.fields.iter().find(|(name, _)| *name == field);
-    place
-        .map(|(_, place)| *place)
+    let extent = found.fields.iter().find(|(name, _)| *name == field);
+    extent
+        .map(|(_, extent)| *extent)
         .ok_or_else(|| unknown(structure, "field", field))
 }
 
@@ -102,10 +102,10 @@ mod tests {
     fn fields_fill_their_structs() {
         for s in STRUCTS {
             let mut end = 0;
-            for (name, place) in s.fields {
-                assert_eq!(place.offset, end, "{}.{name}", s.name);
-                assert!(place.size > 0, "{}.{name}", s.name);
-                end += place.size;
+            for (name, extent) in s.fields {
+                assert_eq!(extent.offset, end, "{}.{name}", s.name);
+                assert!(extent.size > 0, "{}.{name}", s.name);
+                end += extent.size;
             }
             assert_eq!(end, s.size, "{}", s.name);
         }

@@ -1,8 +1,8 @@
 //! Tensors
 //!
-//! A tensor is a parameter buffer of the caller: contiguous, its last
-//! dimension fastest. It is read as one or more chains of coordinates, and
-//! neighbours in a chain share band entries.
+//! A tensor is a parameter buffer of the caller: contiguous, its last dimension
+//! fastest. Its coordinates form one or more chains, and neighbours in a chain
+//! share band entries.
 
 use std::ffi::c_char;
 
@@ -17,7 +17,7 @@ pub const SONEW_MAX_DIMS: usize = 8;
 const _: () = assert!(SONEW_MAX_DIMS == MAX_DIMS);
 
 /// Which coordinates are neighbours. Chains should run along a unit's inputs;
-/// along its outputs the method does much worse.
+/// along its outputs the method works much worse.
 #[repr(C)]
 pub enum sonew_chains {
     /// The whole tensor is one chain in the order of memory, last dimension
@@ -32,20 +32,20 @@ pub enum sonew_chains {
     SONEW_COLUMNS = 3,
 }
 
-/// Which update a tensor takes.
+/// How a tensor is updated.
 #[repr(C)]
 pub enum sonew_update {
     /// The SONew direction, grafted as the options say.
     SONEW_UPDATE_SONEW = 0,
-    /// Plain Adam, m^ / (sqrt(H^) + graft_eps): for biases and norms. Keeps
-    /// the planes "momentum" and "diagonal" only.
+    /// Plain Adam, m^ / (sqrt(H^) + graft_eps), H^ without damping: for biases
+    /// and normalization layers. Has only the planes "momentum" and "diagonal".
     SONEW_UPDATE_ADAM = 1,
 }
 
 /// The type of a buffer's elements.
 #[repr(C)]
 pub enum sonew_dtype {
-    /// What the field says is its default.
+    /// The default of the field.
     SONEW_DTYPE_DEFAULT = 0,
     /// IEEE 754 binary32: float.
     SONEW_F32 = 1,
@@ -57,13 +57,14 @@ pub enum sonew_dtype {
     SONEW_F16 = 4,
 }
 
-/// One tensor. Set every byte to zero first, as an initialiser that names
-/// fields does: zero is the default of whatever is not set.
+/// One tensor. Set every byte to zero first, as a designated initializer does:
+/// zero is the default of every field that is not set.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct sonew_tensor {
-    /// UTF-8, not empty, without control characters, different from those of
-    /// the other tensors; copied. Checkpoints find tensors by it.
+    /// Name in UTF-8, not empty, without control characters, and different from
+    /// the names of the other tensors; copied. Checkpoints identify tensors by
+    /// it.
     pub name: *const c_char,
     /// Number of dimensions, 0 (a scalar) to SONEW_MAX_DIMS.
     pub ndim: usize,
@@ -74,17 +75,17 @@ pub struct sonew_tensor {
     /// One of sonew_update. Default (0) SONEW_UPDATE_SONEW.
     pub update: i32,
     /// One of sonew_dtype: the type of the parameters, and of a direction.
-    /// Default (0) SONEW_F32. Where it or state_dtype is SONEW_F64 the
-    /// arithmetic is float64, otherwise float32.
+    /// Default (0) SONEW_F32. If it or state_dtype is SONEW_F64, the arithmetic
+    /// is float64, otherwise float32.
     pub dtype: i32,
-    /// One of sonew_dtype: the type of the gradients. Default (0) dtype.
+    /// One of sonew_dtype: the type of the gradients. Default (0): that of dtype.
     pub grad_dtype: i32,
-    /// One of sonew_dtype: the type of the state planes, but for "master". Not
-    /// SONEW_F16, which has not the range for squared gradients. Default (0)
-    /// SONEW_F64 if dtype is, otherwise SONEW_F32.
+    /// One of sonew_dtype: the type of the state planes except "master". May not
+    /// be SONEW_F16, whose range is too small for squared gradients. Default (0)
+    /// SONEW_F64 if dtype is SONEW_F64, otherwise SONEW_F32.
     pub state_dtype: i32,
     /// 1: keep float32 master weights in the state; see sonew_step_any(). Not
-    /// with a dtype of SONEW_F64. Default 0.
+    /// allowed if dtype is SONEW_F64. Default 0.
     pub master: i32,
     /// Must be 0.
     pub reserved: [i32; 2],

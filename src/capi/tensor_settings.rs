@@ -1,7 +1,8 @@
 //! Settings of one tensor
 //!
 //! They can be changed at any time between calls. tensor is an index into the
-//! list that the optimizer was created with; sonew_find_tensor() finds it.
+//! list of tensors that the optimizer was created with; sonew_find_tensor()
+//! finds it by name.
 
 use std::ffi::c_char;
 
@@ -11,7 +12,7 @@ use super::optimizer::{query, sonew_optimizer, with};
 use super::status::sonew_status;
 use crate::error::{Error, Result};
 
-/// The index of the tensor of this name, in *tensor.
+/// Writes the index of the tensor with this name to *tensor.
 ///
 /// Errors: SONEW_INVALID_STRING, SONEW_UNKNOWN_NAME. Since 0.1.
 #[no_mangle]
@@ -21,7 +22,7 @@ pub unsafe extern "C" fn sonew_find_tensor(
     tensor: *mut usize,
 ) -> sonew_status {
     call(|| {
-        // SAFETY: the header asks for a string and a place for the result.
+        // SAFETY: the header asks for a string and a pointer to the result.
         let (name, out) = unsafe {
             (
                 string(name, || "name".to_owned())?,
@@ -42,8 +43,8 @@ pub unsafe extern "C" fn sonew_find_tensor(
     })
 }
 
-/// Changes what the learning rate of a tensor is multiplied with; finite and
-/// not negative, 1 at first.
+/// Changes the factor by which the learning rate of a tensor is multiplied;
+/// finite and not negative, 1 at first.
 ///
 /// Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE; in a live file SONEW_FORKED
 /// and SONEW_IO. Since 0.1.
@@ -56,7 +57,8 @@ pub extern "C" fn sonew_set_lr_scale(
     change(optimizer, |o| o.set_lr_scale(tensor, scale))
 }
 
-/// What the learning rate of a tensor is multiplied with, in *scale.
+/// Writes the factor by which the learning rate of a tensor is multiplied to
+/// *scale.
 ///
 /// Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
 #[no_mangle]
@@ -65,12 +67,12 @@ pub unsafe extern "C" fn sonew_lr_scale(
     tensor: usize,
     scale: *mut f64,
 ) -> sonew_status {
-    // SAFETY: the header asks for a place for the result.
+    // SAFETY: the header asks for a pointer to the result.
     unsafe { query(optimizer, scale, "scale", |o| o.optimizer.lr_scale(tensor)) }
 }
 
-/// Changes the decoupled weight decay of a tensor; finite and not negative,
-/// that of the options at first.
+/// Changes the decoupled weight decay of a tensor; finite and not negative, at
+/// first that of the options.
 ///
 /// Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE; in a live file SONEW_FORKED
 /// and SONEW_IO. Since 0.1.
@@ -83,7 +85,7 @@ pub extern "C" fn sonew_set_weight_decay(
     change(optimizer, |o| o.set_weight_decay(tensor, decay))
 }
 
-/// The decoupled weight decay of a tensor, in *decay.
+/// Writes the decoupled weight decay of a tensor to *decay.
 ///
 /// Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
 #[no_mangle]
@@ -93,7 +95,7 @@ pub unsafe extern "C" fn sonew_weight_decay(
     decay: *mut f64,
 ) -> sonew_status {
     let value = |o: &super::optimizer::Owned| o.optimizer.weight_decay(tensor);
-    // SAFETY: the header asks for a place for the result.
+    // SAFETY: the header asks for a pointer to the result.
     unsafe { query(optimizer, decay, "decay", value) }
 }
 

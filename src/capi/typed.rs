@@ -1,17 +1,18 @@
 //! Other element types
 //!
-//! sonew_step(), sonew_save() and sonew_load() take floats. These take what
-//! sonew_tensor says of each tensor, which may be something else for each; the
-//! pointers are to SONEW_F64 (double), SONEW_F32 (float), SONEW_BF16 or
-//! SONEW_F16 (16-bit patterns such as uint16_t, or a type of the compiler's).
-//! A buffer is aligned to the size of its elements.
+//! sonew_step(), sonew_save() and sonew_load() take float buffers. The functions
+//! below take buffers of the types that each sonew_tensor declares, which may
+//! differ between tensors: pointers are to double (SONEW_F64), float (SONEW_F32),
+//! or 16-bit patterns such as uint16_t or a 16-bit type of the compiler
+//! (SONEW_BF16, SONEW_F16). A buffer is aligned to the size of its elements.
 //!
-//! Master weights. A tensor with master set keeps float32 parameters in its
-//! state: 16-bit parameters would lose updates that are smaller than their
-//! rounding, and with float32 ones the saved state is a whole checkpoint. They
-//! begin as a copy of the parameters that the first step gets, also where a
-//! tensor has no gradient in it. From then on they are the truth: a step
-//! updates them and writes them, rounded to nearest, to the parameters.
+//! Master weights. A tensor with master set keeps a float32 copy of its
+//! parameters in its state, because 16-bit parameters would lose updates that
+//! are smaller than their rounding error. It also makes the saved state a whole
+//! checkpoint. The first step copies the master weights from the parameters,
+//! even if the tensor has no gradient in that step. After that, every step
+//! updates the master weights, and overwrites the parameters with them, rounded
+//! to nearest.
 
 use std::ffi::{c_char, c_void};
 
@@ -22,7 +23,7 @@ use super::status::sonew_status;
 use super::step::{sonew_step_options, step};
 
 /// As sonew_step(), for tensors of any type: params[i] points to elements of
-/// the dtype of tensor i, grads[i] to such of its grad_dtype.
+/// the dtype of tensor i, grads[i] to elements of its grad_dtype.
 ///
 /// Errors: those of sonew_step(), but SONEW_WRONG_DTYPE. Since 0.1.
 #[no_mangle]
@@ -48,7 +49,7 @@ pub unsafe extern "C" fn sonew_save_any(
     params: *const *mut c_void,
     count: usize,
 ) -> sonew_status {
-    // SAFETY: the header asks for a string, and for so many pointers.
+    // SAFETY: the header asks for a string, and for `count` pointers.
     call(|| unsafe { save(optimizer, path, params, count, None) })
 }
 
@@ -68,9 +69,9 @@ pub unsafe extern "C" fn sonew_load_any(
     call(|| unsafe { load(optimizer, path, options, params, count, None) })
 }
 
-/// Forgets the master weights of all tensors that keep them: the next step
-/// takes them anew from the parameters. For a caller who has changed
-/// parameters between steps; without it the change is lost.
+/// Discards the master weights of all tensors that have them, so that the next
+/// step copies them from the parameters again. Call this after changing
+/// parameters between steps; otherwise the next step overwrites the change.
 ///
 /// Errors: in a live file, SONEW_FORKED and SONEW_IO. Since 0.1.
 #[no_mangle]

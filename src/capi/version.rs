@@ -1,18 +1,18 @@
 //! Version
 //!
-//! SONEW_VERSION_MAJOR and its like, at the top of this header, are those of
-//! the header; these functions give those of the library in use. Before 1.0,
-//! two versions work together if major and minor agree, from then on if major
-//! agrees and the library is not the older one.
+//! The macros SONEW_VERSION_MAJOR and so on, at the top of this header, are the
+//! version of the header; these functions return the version of the library in
+//! use. Before 1.0, two versions work together if major and minor agree; from
+//! 1.0 on, if major agrees and the library is not older than the header.
 
 use std::ffi::c_char;
 
 use super::arguments::{string, Out};
 use super::guard::call;
 use super::status::sonew_status;
-use super::struct_layout::place;
+use super::struct_layout::extent;
 
-/// The version of the library, as in "0.1.0". Never NULL; the string is
+/// Returns the version of the library, as in "0.1.0". Never NULL; the string is
 /// constant. Since 0.1.
 #[no_mangle]
 pub extern "C" fn sonew_version() -> *const c_char {
@@ -20,7 +20,7 @@ pub extern "C" fn sonew_version() -> *const c_char {
     VERSION.as_ptr().cast()
 }
 
-/// The version of the library as one number, to be compared with
+/// Returns the version of the library as one number, to be compared with
 /// SONEW_VERSION_NUMBER: major * 1000000 + minor * 1000 + patch. Since 0.1.
 #[no_mangle]
 pub extern "C" fn sonew_version_number() -> u32 {
@@ -30,13 +30,13 @@ pub extern "C" fn sonew_version_number() -> u32 {
     NUMBER
 }
 
-/// Where a field of one of this header's structs lies in the library in use:
-/// its offset from the struct's start, in *offset, and its size, in *size, both
-/// in bytes. structure is the struct's name, as in "sonew_tensor", and field the
-/// field's; field may be NULL, which means the struct as a whole.
+/// Tells the layout of this header's structs in the library in use: writes the
+/// offset of a field in its struct to *offset and the field's size to *size,
+/// both in bytes. structure is the name of the struct, as in "sonew_tensor", and
+/// field that of the field; field may be NULL, which means the whole struct.
 ///
-/// For callers whose compiler does not read this header, so that a declaration
-/// that differs is an error and not a crash.
+/// For callers whose compiler does not read this header: they can detect that a
+/// struct which they declare themselves differs, instead of crashing.
 ///
 /// Errors: SONEW_INVALID_STRING, SONEW_UNKNOWN_NAME. Since 0.1.
 #[no_mangle]
@@ -55,12 +55,12 @@ pub unsafe extern "C" fn sonew_struct_field(
                 (!field.is_null()).then(named).transpose()?,
             )
         };
-        // SAFETY: the header asks for places for the results.
+        // SAFETY: the header asks for pointers to the results.
         let (out_offset, out_size) =
             unsafe { (Out::new(offset, "offset")?, Out::new(size, "size")?) };
-        let place = place(&structure, field.as_deref())?;
-        out_offset.write(place.offset);
-        out_size.write(place.size);
+        let extent = extent(&structure, field.as_deref())?;
+        out_offset.write(extent.offset);
+        out_size.write(extent.size);
         Ok(())
     })
 }

@@ -1,4 +1,5 @@
-//! Structs that may grow: the caller says how large it knows them to be.
+//! Structs that may grow in later versions: the caller passes the size that they
+//! have in its own version of the header.
 
 use std::fmt::Display;
 use std::mem::size_of;
@@ -12,23 +13,25 @@ use crate::error::{Error, Result};
 /// # Safety
 /// The type is `repr(C)` and has no padding.
 pub(super) unsafe trait Growing: Copy {
-    /// The sizes that it has had, oldest first; the last one is today's.
+    /// The size of every version so far, oldest first; the last is the current
+    /// one.
     const SIZES: &'static [usize];
 }
 
-/// One that the caller fills in. Its first field is `size_t struct_size`.
+/// A growing struct that the caller fills in. Its first field is
+/// `size_t struct_size`.
 ///
 /// # Safety
-/// The type begins with a `usize`, and any bytes make one.
+/// The type begins with a `usize`, and every bit pattern is a valid value.
 pub(super) unsafe trait Versioned: Growing {
-    /// What to do about a wrong `struct_size`.
+    /// For messages: how to set the right `struct_size`.
     const HINT: &'static str;
 
     /// Default values, for this size of the struct.
     fn with_defaults(struct_size: usize) -> Self;
 }
 
-/// A newer caller's struct is believed to be at most this large.
+/// Larger values of `struct_size` are refused as not initialized.
 const LARGEST: usize = 4096;
 
 /// Fills in a caller's struct of `size` bytes with defaults.
@@ -41,8 +44,8 @@ pub(super) unsafe fn init<T: Versioned>(out: *mut T, size: usize, argument: &str
     unsafe { write(T::with_defaults(size), out, size, argument) }
 }
 
-/// Writes a struct for a caller who knows `size` bytes of it. What that is
-/// beyond this version's fields becomes zero.
+/// Writes a struct to a caller whose version of it has `size` bytes. Fields that
+/// this version does not have become zero.
 ///
 /// # Safety
 /// `out` is valid for writes of `size` bytes.
@@ -58,8 +61,8 @@ pub(super) unsafe fn write<T: Growing>(
         "pass sizeof the struct",
     )?;
     let fits = size.min(size_of::<T>());
-    // SAFETY: `fits` is within both, and the caller's promise holds for the
-    // rest.
+    // SAFETY: `fits` bytes are within both structs, and the caller's promise
+    // covers the rest.
     unsafe {
         ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), out.cast(), fits);
         ptr::write_bytes(out.cast::<u8>().add(fits), 0, size - fits);
@@ -81,7 +84,8 @@ pub(super) unsafe fn read<T: Versioned>(input: *const T, argument: impl Display)
     check_size::<T>(size, format_args!("{argument}.struct_size"), T::HINT)?;
     let mut value = T::with_defaults(size);
     let known = size.min(size_of::<T>());
-    // SAFETY: `known` is within both, and any bytes make a `T`.
+    // SAFETY: `known` bytes are within both structs, and every bit pattern is a
+    // valid `T`.
     unsafe { ptr::copy_nonoverlapping(input, (&raw mut value).cast(), known) };
     for offset in known..size {
         // SAFETY: the caller's promise.
@@ -109,7 +113,7 @@ fn check_size<T: Growing>(size: usize, argument: impl Display, hint: &'static st
 mod tests {
     use super::*;
 
-    /// A struct that has grown once.
+    /// A struct with two versions.
     #[repr(C)]
     #[derive(Debug, Clone, Copy, PartialEq)]
     struct Grown {
@@ -139,7 +143,7 @@ mod tests {
         }
     }
 
-    /// What a caller has in memory: up to 40 bytes of struct.
+    /// The caller's memory: up to 40 bytes of struct.
     type Memory = [f64; 5];
 
     fn size_as_field(size: usize) -> f64 {

@@ -1,13 +1,14 @@
 //! Views of the state
 //!
-//! The state of a tensor is a list of planes: "momentum", "diagonal",
-//! "band.1", "band.2" and so on, as many as options.band says, "rms" with
-//! SONEW_GRAFT_NORMALIZED_RMSPROP, and "master" with master weights; a tensor
-//! that takes the Adam update has of these the first two and the last. "master"
-//! is SONEW_F32, the others have the tensor's state_dtype. A plane has one number for each parameter, in the tensor's own
-//! order: that of coordinate j is where coordinate j is. In "band.k" that is
-//! H[j+k][j], j+k counted along the chain; the last k coordinates of a chain
-//! have 0.
+//! The state of a tensor is a list of planes: "momentum", "diagonal", "band.1"
+//! up to "band.b" with b = options.band, "rms" with
+//! SONEW_GRAFT_NORMALIZED_RMSPROP, and "master" with master weights. A tensor
+//! with SONEW_UPDATE_ADAM has only "momentum", "diagonal" and, with master
+//! weights, "master". "master" is SONEW_F32, the others have the tensor's
+//! state_dtype. A plane has one number for each parameter, in the tensor's own
+//! order: its element j belongs to parameter j. In "band.k" that is H[j+k][j],
+//! where j+k is the coordinate k places after j in the chain; for the last k
+//! coordinates of a chain it is 0.
 
 use std::ffi::{c_char, c_void};
 
@@ -23,10 +24,10 @@ use crate::error::{Error, Result};
 use crate::layout::Plane;
 use crate::Optimizer;
 
-/// A state plane where it lies, not copied. Everything that it points to is to
-/// be read only, by calls of the same thread or between calls; data is as
-/// after the last step, and without bias correction. It lives until the next
-/// call that steps, loads into or frees the optimizer: ask again after each.
+/// A view of a state plane, not a copy. What it points to may only be read, and
+/// not by another thread during a call with the optimizer. data is the state
+/// after the last step, without bias correction. A view is valid until the next
+/// call that steps, loads into or frees the optimizer: request a new one then.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct sonew_view {
@@ -44,7 +45,7 @@ pub struct sonew_view {
     pub dims: [usize; SONEW_MAX_DIMS],
     /// One of sonew_dtype: the type of data's elements.
     pub dtype: i32,
-    /// 0.
+    /// Is 0.
     pub reserved: i32,
 }
 
@@ -53,7 +54,7 @@ unsafe impl Growing for sonew_view {
     const SIZES: &'static [usize] = &[size_of::<sonew_view>()];
 }
 
-/// The number of state planes of a tensor, in *count.
+/// Writes the number of state planes of a tensor to *count.
 ///
 /// Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
 #[no_mangle]
@@ -63,13 +64,14 @@ pub unsafe extern "C" fn sonew_plane_count(
     count: *mut usize,
 ) -> sonew_status {
     let value = |o: &Owned| Ok(o.optimizer.planes(tensor)?.len());
-    // SAFETY: the header asks for a place for the result.
+    // SAFETY: the header asks for a pointer to the result.
     unsafe { query(optimizer, count, "count", value) }
 }
 
-/// The index of a tensor's state plane of this name, in *plane.
+/// Writes the index of a tensor's state plane with this name to *plane.
 ///
-/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_INVALID_STRING, SONEW_UNKNOWN_NAME. Since 0.1.
+/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_INVALID_STRING, SONEW_UNKNOWN_NAME.
+/// Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_find_plane(
     optimizer: *const sonew_optimizer,
@@ -78,7 +80,7 @@ pub unsafe extern "C" fn sonew_find_plane(
     plane: *mut usize,
 ) -> sonew_status {
     call(|| {
-        // SAFETY: the header asks for a string and a place for the result.
+        // SAFETY: the header asks for a string and a pointer to the result.
         let (name, out) = unsafe {
             (
                 string(name, || "name".to_owned())?,
@@ -99,9 +101,10 @@ pub unsafe extern "C" fn sonew_find_plane(
     })
 }
 
-/// A view of a tensor's state plane, in *view. Pass sizeof *view for size.
+/// Writes a view of a tensor's state plane to *view. Pass sizeof *view for size.
 ///
-/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE, SONEW_STRUCT_SIZE. Since 0.1.
+/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE, SONEW_STRUCT_SIZE.
+/// Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_plane_view(
     optimizer: *const sonew_optimizer,
@@ -136,12 +139,12 @@ fn view_of(owned: &Owned, tensor: usize, plane: usize) -> Result<sonew_view> {
     })
 }
 
-/// Puts another state in the place of the optimizer's own: the steps that it
-/// has seen, and all state planes, copied; count of them, those of the first
-/// tensor first, each tensor's in the order of their indices. For programs that
-/// kept the state in arrays of their own. "master" counts as taken from the
-/// parameters. Views of the state end; a live file that the state was in is
-/// closed, as by sonew_free().
+/// Replaces the optimizer's state by a copy of the caller's: its step count, and
+/// count state planes, those of the first tensor first, each tensor's in the
+/// order of their indices. For programs that kept the state in arrays of their
+/// own. "master" is taken as set, so that the next step does not copy it from
+/// the parameters. Views of the state become invalid; a live file that held the
+/// state is closed, as by sonew_free().
 ///
 /// Errors: SONEW_PLANE_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
 /// SONEW_OVERLAP, SONEW_OUT_OF_MEMORY. Since 0.1.
@@ -153,10 +156,10 @@ pub unsafe extern "C" fn sonew_set_state(
     count: usize,
 ) -> sonew_status {
     call(|| {
-        // SAFETY: the header asks for a list of so many pointers.
+        // SAFETY: the header asks for `count` pointers.
         let given = unsafe { List::new(planes, count, "planes") }?;
         with(optimizer, |owned| {
-            // SAFETY: the header asks for planes as long as their tensors.
+            // SAFETY: the header asks for planes with their tensors' lengths.
             let planes = unsafe { given_planes(&owned.optimizer, &given) }?;
             owned.optimizer.set_state(step_count, &planes)
         })
@@ -164,8 +167,8 @@ pub unsafe extern "C" fn sonew_set_state(
 }
 
 /// # Safety
-/// Planes that are not null are as long as their tensors, and nobody writes to
-/// them in `'b`.
+/// Planes that are not null have their tensors' lengths, and nobody writes to
+/// them during `'b`.
 unsafe fn given_planes<'b>(
     optimizer: &Optimizer,
     given: &List<*const c_void>,
@@ -176,7 +179,7 @@ unsafe fn given_planes<'b>(
         places.extend(optimizer.planes(i)?.iter().map(|plane| (i, spec, plane)));
     }
     if given.len() != places.len() {
-        // The tensor whose planes are too few, or those of the last too many.
+        // The first tensor with too few planes, or the last one with too many.
         let (i, spec, _) = places[given.len().min(places.len() - 1)];
         let before = places.iter().position(|(tensor, ..)| *tensor == i);
         return Err(Error::PlaneCount {
@@ -195,7 +198,7 @@ unsafe fn given_planes<'b>(
     let mut planes = vec![Vec::new(); tensors.len()];
     for ((i, ..), buffer) in places.iter().zip(&buffers) {
         // SAFETY: the caller's promise; none of them is the optimizer's own.
-        planes[*i].push(unsafe { buffer.place().elements() });
+        planes[*i].push(unsafe { buffer.raw().elements() });
     }
     Ok(planes)
 }

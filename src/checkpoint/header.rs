@@ -1,4 +1,5 @@
-//! The bytes before the data: length, JSON, spaces, sealed by a checksum.
+//! The bytes of a file before the data: length, JSON (which contains a checksum
+//! of all these bytes), spaces.
 
 use std::ops::Range;
 use std::path::Path;
@@ -10,27 +11,28 @@ use crate::error::{Error, Result};
 /// The longest header that safetensors readers accept.
 pub(super) const MAX_LENGTH: u64 = 100_000_000;
 
-/// Bytes that hold the header's length.
+/// Size of the field that holds the header's length.
 pub(super) const LENGTH_BYTES: usize = 8;
 
-/// How every header begins; eight digits of its checksum follow.
+/// The beginning of every header's JSON; the eight digits of the checksum follow.
 pub(super) const PREFIX: &str = r#"{"__metadata__":{"sonew.header_crc32":""#;
 
-/// Where in the file these digits are.
+/// The bytes of the file that hold these digits.
 const DIGITS: Range<usize> = LENGTH_BYTES + PREFIX.len()..LENGTH_BYTES + PREFIX.len() + 8;
 
-/// What stands in the place of the digits while their value is computed.
+/// What replaces the digits while the checksum is computed.
 const ZEROS: &str = "00000000";
 
 /// The parts of a header.
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) header: Header,
-    /// Whether it is that of a live file.
+    /// Whether the file is a live file.
     pub(super) live: bool,
     /// Every array of the file, padding included.
     pub(super) arrays: Vec<(String, ArrayInfo)>,
-    /// Checksum of every array but padding; a live file has them elsewhere.
+    /// Checksum of every array except padding; a live file stores them in its
+    /// record instead.
     pub(super) checksums: Vec<(String, u32)>,
 }
 
@@ -39,19 +41,19 @@ pub(super) fn hex(crc: u32) -> String {
     format!("{crc:08x}")
 }
 
-/// Reads a checksum, in exactly the form in which it is written.
+/// Parses a checksum; accepts only the form in which [`hex`] writes it.
 fn parse_hex(text: &str) -> Option<u32> {
     let crc = u32::from_str_radix(text, 16).ok()?;
     (hex(crc) == text).then_some(crc)
 }
 
-/// Reads a number, in exactly the form in which it is written.
+/// Parses a number; accepts only the form in which it is written.
 fn parse_number(text: &str) -> Option<u64> {
     let number: u64 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
 }
 
-/// The first bytes of the file, up to where the data begin.
+/// The bytes of the file before the data.
 pub(super) fn encode(contents: &Contents) -> serde_json::Result<Vec<u8>> {
     let Contents {
         header,
@@ -93,8 +95,8 @@ pub(super) fn encode(contents: &Contents) -> serde_json::Result<Vec<u8>> {
     Ok(seal(&json))
 }
 
-/// Puts the length before the JSON, spaces behind it, and the checksum into
-/// the place that [`PREFIX`] leaves for it.
+/// Puts the length before the JSON, spaces after it, and the checksum into the
+/// digits after [`PREFIX`].
 pub(super) fn seal(json: &[u8]) -> Vec<u8> {
     let end = (LENGTH_BYTES + json.len()).next_multiple_of(ALIGNMENT);
     let mut bytes = Vec::with_capacity(end);
@@ -106,7 +108,7 @@ pub(super) fn seal(json: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The checksum of the bytes before the data, whatever its digits are now.
+/// The checksum of the bytes before the data, with zeros in place of its digits.
 fn checksum(bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&bytes[..DIGITS.start]);
@@ -115,27 +117,27 @@ fn checksum(bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Whether the file may be a checkpoint: whether it begins as they all do.
+/// Whether the file may be a checkpoint: all checkpoints begin like this.
 pub(super) fn has_prefix(bytes: &[u8]) -> bool {
     bytes
         .get(LENGTH_BYTES..DIGITS.start)
         .is_some_and(|start| start == PREFIX.as_bytes())
 }
 
-/// How many bytes of a file [`is_live`] needs.
+/// The number of bytes at the start of a file that [`is_live`] needs.
 pub(super) const TELLING: usize = DIGITS.end + AFTER_DIGITS.len() + 1;
 
-/// What follows the digits, before the format.
+/// The bytes between the digits and the format version.
 const AFTER_DIGITS: &str = r#"","sonew.format":""#;
 
-/// Whether a file that begins so is a live one.
+/// Whether a file that begins with these bytes is a live file.
 pub(super) fn is_live(start: &[u8]) -> bool {
     let format = start.get(DIGITS.end..TELLING);
     has_prefix(start) && format == Some(format!("{AFTER_DIGITS}{LIVE_FORMAT}").as_bytes())
 }
 
-/// Reads what [`encode`] wrote. What the arrays' entries say has still to be
-/// compared with the file and the tensors.
+/// Parses what [`encode`] wrote. The caller must still compare the entries of
+/// the arrays with the file and the tensors.
 pub(super) fn decode(path: &Path, bytes: &[u8]) -> Result<Contents> {
     let refuse = |reason: String| Error::NotACheckpoint {
         path: path.to_owned(),
@@ -169,7 +171,8 @@ pub(super) fn decode(path: &Path, bytes: &[u8]) -> Result<Contents> {
     };
     let malformed = |key: &str, e: serde_json::Error| refuse(format!("{key} is malformed: {e}"));
 
-    // The version first: whatever follows may be different in a newer one.
+    // The version is checked first, because everything else may be different in
+    // a newer one.
     let version = number("sonew.format")?;
     if version > FORMAT {
         return Err(Error::FormatVersion {
@@ -209,16 +212,16 @@ pub(super) fn decode(path: &Path, bytes: &[u8]) -> Result<Contents> {
     })
 }
 
-/// One parameter stands for all of them: a file that has only some is refused
-/// for those that it lacks.
+/// Whether an array is a parameter. If one is, all parameters are expected, and
+/// a file that has only some is refused because others are missing.
 fn is_parameter(array: &str) -> bool {
     array
         .rsplit_once('/')
         .is_some_and(|(_, plane)| plane == super::PARAMETER)
 }
 
-/// Whether an array only fills a gap. No tensor can have an array of such a
-/// name, since no plane is a number.
+/// Whether an array only fills a gap. No array of a tensor can have such a name,
+/// because it ends with a plane's name, and no plane's name is a number.
 pub(super) fn is_padding(name: &str, info: &ArrayInfo) -> bool {
     let number = name.strip_prefix(PADDING).and_then(parse_number);
     number.is_some() && info.dtype == "U8"

@@ -1,5 +1,5 @@
-//! The JSON in a header: mirrors of what is saved, which refuse what they do
-//! not know, and duplicate keys with it.
+//! The JSON in a header: structs that mirror the saved ones, and refuse unknown
+//! and duplicate keys.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -21,14 +21,15 @@ pub(super) struct Document {
     pub(super) arrays: Vec<(String, ArrayInfo)>,
 }
 
-/// What a safetensors header says of one array.
+/// The entry of one array in a safetensors header.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ArrayInfo {
     pub(super) dtype: String,
     #[serde(deserialize_with = "few_dims")]
     pub(super) shape: Vec<usize>,
-    /// First byte and the one after the last, counted from the header's end.
+    /// Offsets of the first byte and of the end, counted from the end of the
+    /// header.
     pub(super) data_offsets: [u64; 2],
 }
 
@@ -72,7 +73,7 @@ impl<'de> Deserialize<'de> for Document {
     }
 }
 
-/// A JSON object in the order in which it stands.
+/// A JSON object whose entries keep their order in the text.
 pub(super) struct Pairs<V>(pub(super) Vec<(String, V)>);
 
 impl<V: Serialize> Serialize for Pairs<V> {
@@ -112,8 +113,8 @@ fn refuse_duplicates<V, E: de::Error>(pairs: &[(String, V)]) -> Result<(), E> {
     }
 }
 
-/// A list of at most [`MAX_DIMS`] numbers: a longer one would take several
-/// times its text in memory before anything could refuse it.
+/// A list of at most [`MAX_DIMS`] numbers. A longer one is refused while it is
+/// parsed, because it would take several times the memory of its text.
 fn few_dims<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Error> {
     struct Dims;
     impl<'de> Visitor<'de> for Dims {
@@ -142,8 +143,8 @@ fn few_dims<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D:
 #[serde(transparent)]
 pub(super) struct SavedOptions(#[serde(with = "OptionsMirror")] pub(super) Options);
 
-/// The fields of [`Options`], which serde compares with the original: a field
-/// that is added there and forgotten here does not compile.
+/// The fields of [`Options`]. serde compares them with the original struct: if a
+/// field is added there but not here, this does not compile.
 #[derive(serde::Serialize, serde::Deserialize)]
 #[serde(remote = "Options", deny_unknown_fields)]
 struct OptionsMirror {
@@ -163,15 +164,15 @@ struct OptionsMirror {
     rounding: Rounding,
     #[serde(default)]
     seed: u64,
-    /// Belongs to the machine, not to the state.
+    /// Not saved: it belongs to the machine, not to the state.
     #[serde(skip)]
     threads: usize,
-    /// As above.
+    /// Not saved, as above.
     #[serde(skip, default = "auto")]
     instruction_set: InstructionSet,
 }
 
-/// How files of format 1 were rounded, which do not say it.
+/// The rounding of files of format 1, which do not contain it.
 fn nearest() -> Rounding {
     Rounding::Nearest
 }
@@ -191,22 +192,33 @@ pub(super) struct TensorMirror {
     update: Update,
     lr_scale: f64,
     weight_decay: f64,
-    #[serde(default = "float32")]
+    #[serde(default = "float32", with = "DtypeMirror")]
     params: Dtype,
-    #[serde(default = "float32")]
+    #[serde(default = "float32", with = "DtypeMirror")]
     grads: Dtype,
-    #[serde(default = "float32")]
+    #[serde(default = "float32", with = "DtypeMirror")]
     state: Dtype,
     #[serde(default)]
     master: Master,
 }
 
-/// The element type of files of format 1, which do not say it.
+/// The variants of [`Dtype`] under the names that safetensors files use.
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(remote = "Dtype")]
+enum DtypeMirror {
+    F32,
+    F64,
+    #[serde(rename = "BF16")]
+    Bf16,
+    F16,
+}
+
+/// The element type of files of format 1, which do not contain it.
 fn float32() -> Dtype {
     Dtype::F32
 }
 
-/// Whether a tensor keeps master weights, and has them.
+/// Whether a tensor keeps master weights, and whether they are set.
 #[derive(Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Master {

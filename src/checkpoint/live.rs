@@ -1,25 +1,26 @@
-//! Live files: state that lives in a shared mapping.
+//! Live files: state in a shared mapping.
 //!
-//! The file holds every plane twice. A step reads the copy that is current and
-//! writes the other one; then one word, stored whole, says that the other one
-//! is current now. Whenever the process dies, that word names a copy that
-//! nobody was writing: a completed step. For this the stores need to come into
-//! the mapping in the order in which they are made, which they do: all threads
-//! have ended the sweep, behind fences, before the word is stored, and a
-//! mapping outlives the process as it was.
+//! The file holds every plane twice. A step reads the current copy and writes
+//! the other one; then one atomic store of a word makes the other one current.
+//! Whenever the process dies, that word names a copy that was not being written,
+//! and which holds the state after a completed step. This requires that the
+//! stores reach the mapping in the order in which they are made. They do: all
+//! threads have finished the sweep, with fences, before the word is stored, and
+//! the contents of a mapping survive the process.
 //!
-//! The disk is another matter. The system writes pages down in any order, so
-//! that a machine that goes down may leave a mix. Therefore the file says, on
-//! the disk, in which run of the machine it is being written, before anything
-//! else in it changes; whoever opens it in another run believes it only where
-//! the checksums of the last sync hold.
+//! That is not enough for the disk. The system writes pages to disk in any
+//! order, so that after a power failure the file may mix old and new pages.
+//! Therefore, before anything else in the file changes, an identifier of the
+//! current boot of the machine is written to disk in it. A process that opens
+//! the file after another boot accepts it only if the checksums of the last sync
+//! match.
 
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::files::LiveFile;
-use super::locate::{in_tensors, Arrays, LiveArrays, Place};
+use super::locate::{in_tensors, Arrays, FileRange, LiveArrays};
 use super::mapping::{Part, Words};
 use super::record::{self, pack, settings_words, CURRENT, SEAL, SETTINGS_WORDS, SYNCED, WRITTEN};
 use super::{Master, Settings, WORD};
@@ -31,24 +32,25 @@ pub(crate) struct Live {
     file: LiveFile,
     length: u64,
     commit: Words,
-    /// Where in the file that is.
+    /// The offset of the commit words in the file.
     commit_at: u64,
     settings: [Words; 2],
     checksums: Words,
-    /// The copy that is current.
+    /// Which copy is current.
     copy: usize,
     step: u64,
-    /// Whether the file has been written since it was synced.
+    /// Whether the file has been written since the last sync.
     written: AtomicBool,
-    /// The process that may write it.
+    /// The process that may write the file.
     process: u32,
 }
 
-/// The planes of every tensor, in order: of the current copy and of the other.
+/// The planes of every tensor, in order: those of the current copy, and those of
+/// the other.
 pub(crate) type Copies = [Vec<Vec<Part>>; 2];
 
 impl Live {
-    /// Maps a live file of which the record says: this step, in this copy.
+    /// Maps a live file whose record says which step and which copy are current.
     /// `arrays` has the current copy first. Returns the planes, too.
     pub(super) fn new(
         file: File,
@@ -61,14 +63,14 @@ impl Live {
         let internal = |message: &str| Error::Internal {
             message: format!("{message}: {}", path.display()),
         };
-        let places = arrays.live.as_ref();
-        let LiveArrays { second, record } = places.ok_or_else(|| internal("not live"))?;
+        let live = arrays.live.as_ref();
+        let LiveArrays { second, record } = live.ok_or_else(|| internal("not live"))?;
         let planes = || arrays.first.iter().chain(second).flatten();
         let all = record
             .iter()
             .copied()
-            .chain(planes().map(|array| array.place));
-        let ranges: Vec<_> = all.map(Place::range).collect();
+            .chain(planes().map(|array| array.file_range));
+        let ranges: Vec<_> = all.map(FileRange::in_memory).collect();
         let file = LiveFile::map(file, path, length)?;
         let parts = file.mapping().cut(&ranges);
         let mut parts = parts.ok_or_else(|| internal("arrays overlap"))?.into_iter();
@@ -89,7 +91,7 @@ impl Live {
             process: std::process::id(),
         };
         if !written {
-            // Where the machine has gone down since, this is what was synced.
+            // If the machine has crashed since, this is the synced step.
             live.commit.store(CURRENT, pack(step, copy));
             live.commit.store(WRITTEN, 0);
         }
@@ -106,7 +108,8 @@ impl Live {
         self.file.is_at(path)
     }
 
-    /// Refuses a forked child: parent and child would write the same bytes.
+    /// Refuses a forked child, because parent and child would write the same
+    /// bytes.
     pub(crate) fn check_process(&self) -> Result<()> {
         if self.process == std::process::id() {
             return Ok(());
@@ -116,12 +119,12 @@ impl Live {
         })
     }
 
-    /// Must be called before anything in the file is written: notes on the disk
-    /// that it may be between two syncs from here on.
+    /// Must be called before anything in the file is written: writes to disk
+    /// that the file is being changed after its last sync.
     pub(crate) fn begin(&mut self) -> Result<()> {
         self.check_process()?;
         if !self.written.load(Relaxed) {
-            self.commit.store(WRITTEN, record::run_of_the_machine());
+            self.commit.store(WRITTEN, record::boot_id());
             self.written.store(true, Relaxed);
             if let Err(error) = self.sync_commit() {
                 self.commit.store(WRITTEN, 0);
@@ -132,13 +135,13 @@ impl Live {
         Ok(())
     }
 
-    /// Changes what the current copy says of a tensor; after
-    /// [`begin`](Live::begin).
+    /// Changes the settings of a tensor in the current copy. The caller has
+    /// called [`begin`](Live::begin).
     pub(crate) fn set(&mut self, tensor: usize, settings: Settings) {
         put(&self.settings[self.copy], tensor, settings);
     }
 
-    /// Makes the other copy the current one: it has been written entirely.
+    /// Makes the other copy, which has been written entirely, the current one.
     pub(crate) fn commit(&mut self, step: u64, settings: impl Iterator<Item = Settings>) {
         let other = 1 - self.copy;
         for (tensor, settings) in settings.enumerate() {
@@ -167,8 +170,8 @@ impl Live {
         })
     }
 
-    /// Brings the current copy and its checksums to the disk. `planes` are
-    /// those of all tensors, in the file's order.
+    /// Writes the current copy and its checksums to disk. `planes` are those of
+    /// all tensors, in the file's order.
     pub(crate) fn sync<'a>(&self, planes: impl Iterator<Item = &'a [u8]>) -> Result<()> {
         self.check_process()?;
         if !self.written.load(Relaxed) {
@@ -183,10 +186,10 @@ impl Live {
         self.commit.store(SYNCED, synced);
         self.commit.store(SEAL, seal);
         self.file.sync(0, self.length)?;
-        // Only now that all of it is there.
+        // Only now is everything on disk.
         self.commit.store(WRITTEN, 0);
         if let Err(error) = self.sync_commit() {
-            self.commit.store(WRITTEN, record::run_of_the_machine());
+            self.commit.store(WRITTEN, record::boot_id());
             return Err(error);
         }
         self.written.store(false, Relaxed);
@@ -199,8 +202,8 @@ impl Live {
     }
 }
 
-fn put(place: &Words, tensor: usize, settings: Settings) {
+fn put(words: &Words, tensor: usize, settings: Settings) {
     for (i, word) in settings_words(settings).into_iter().enumerate() {
-        place.store(tensor * SETTINGS_WORDS + i, word);
+        words.store(tensor * SETTINGS_WORDS + i, word);
     }
 }

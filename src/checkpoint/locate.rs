@@ -1,5 +1,5 @@
-//! Which bytes of a file are which array: all that its header says, checked
-//! before a byte of the data is looked at.
+//! Finds the bytes of every array in a file. Checks everything that the header
+//! says before any byte of the data is read.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -14,32 +14,33 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::layout::Plane;
 
-/// Where an array lies.
+/// An array in a file.
 #[derive(Debug, Clone)]
 pub(super) struct StoredArray {
     pub(super) plane: Plane,
-    pub(super) place: Place,
-    /// What it must sum to. A live file has that elsewhere.
+    pub(super) file_range: FileRange,
+    /// Its checksum; a live file stores it in its record instead.
     pub(super) crc: Option<u32>,
 }
 
-/// Bytes of a file.
+/// A range of bytes in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
-    /// The first one, counted from the file's.
+pub(super) struct FileRange {
+    /// The first byte, counted from the start of the file.
     pub(super) offset: u64,
     pub(super) bytes: u64,
 }
 
-impl Place {
-    /// The same bytes in memory. The file has them all, and fits.
-    pub(super) fn range(self) -> Range<usize> {
+impl FileRange {
+    /// The same range in a mapping of the whole file. The file is known to have
+    /// these bytes, and to fit into the address space.
+    pub(super) fn in_memory(self) -> Range<usize> {
         let start = self.offset as usize;
         start..start + self.bytes as usize
     }
 }
 
-/// Parts of a mapping as the arrays that they are.
+/// Groups the parts of a mapping, one for each array, by tensor.
 pub(super) fn in_tensors(
     arrays: &[Vec<StoredArray>],
     parts: &mut impl Iterator<Item = Part>,
@@ -51,26 +52,26 @@ pub(super) fn in_tensors(
 /// The arrays of a file.
 #[derive(Debug, Clone)]
 pub(super) struct Arrays {
-    /// For every tensor its planes, in order, and then its parameter.
+    /// For every tensor, its planes, in order, and then its parameter.
     pub(super) first: Vec<Vec<StoredArray>>,
     pub(super) live: Option<LiveArrays>,
 }
 
-/// What only a live file has.
+/// Arrays that only a live file has.
 #[derive(Debug, Clone)]
 pub(super) struct LiveArrays {
-    /// The second copy of the first.
+    /// The second copy of the planes.
     pub(super) second: Vec<Vec<StoredArray>>,
-    /// As in [`record::shapes`].
-    pub(super) record: [Place; 4],
+    /// The arrays of [`record::shapes`].
+    pub(super) record: [FileRange; 4],
 }
 
-/// What the bytes before the data say, checked as far as they can be without
-/// the file.
+/// The contents of the bytes before the data, checked as far as possible without
+/// the rest of the file.
 pub(super) struct Checked {
     pub(super) header: Header,
     pub(super) arrays: Arrays,
-    /// Where the file must end.
+    /// The length that the file must have.
     pub(super) end: u64,
 }
 
@@ -91,11 +92,11 @@ pub(super) fn check(path: &Path, bytes: &[u8]) -> Result<Checked> {
     })
 }
 
-/// A check that says in words what is wrong.
+/// The result of a check, with a description of what is wrong.
 type Outcome<T> = std::result::Result<T, String>;
 
-/// Checks that the arrays follow each other without holes or overlaps, each
-/// as long as its shape says. Returns where the last one ends in the file.
+/// Checks that the arrays follow each other without gaps or overlaps, and that
+/// each has the size of its shape. Returns the end of the last one in the file.
 fn check_layout(arrays: &[(String, ArrayInfo)], data: u64) -> Outcome<u64> {
     let mut in_order: Vec<_> = arrays.iter().collect();
     in_order.sort_by_key(|(_, info)| info.data_offsets);
@@ -137,7 +138,7 @@ fn byte_count(info: &ArrayInfo) -> Option<u64> {
         .try_fold(size, |bytes, &d| bytes.checked_mul(d as u64))
 }
 
-/// Finds the arrays that the tensors must have, and refuses any other.
+/// Finds the arrays that the tensors must have, and refuses all others.
 fn locate(contents: Contents, data: u64) -> Outcome<(Header, Arrays)> {
     let Contents {
         header,
@@ -159,7 +160,7 @@ fn locate(contents: Contents, data: u64) -> Outcome<(Header, Arrays)> {
             let stored = |plane: &Plane| {
                 let name = array_name(tensor, &plane.name) + suffix;
                 Ok(StoredArray {
-                    place: left.take(&name, plane.dtype.name(), dims)?,
+                    file_range: left.take(&name, plane.dtype.name(), dims)?,
                     crc: left.checksum(&name, live)?,
                     plane: plane.clone(),
                 })
@@ -176,7 +177,7 @@ fn locate(contents: Contents, data: u64) -> Outcome<(Header, Arrays)> {
     Ok((header, Arrays { first, live }))
 }
 
-/// The arrays that no tensor has claimed yet.
+/// The arrays that have not been assigned to a tensor yet.
 struct Left {
     arrays: HashMap<String, ArrayInfo>,
     checksums: HashMap<String, u32>,
@@ -184,7 +185,7 @@ struct Left {
 }
 
 impl Left {
-    fn take(&mut self, name: &str, dtype: &str, shape: &[usize]) -> Outcome<Place> {
+    fn take(&mut self, name: &str, dtype: &str, shape: &[usize]) -> Outcome<FileRange> {
         let info = self.arrays.remove(name);
         let info = info.ok_or_else(|| format!("array {name:?} is missing"))?;
         if info.dtype != dtype {
@@ -207,7 +208,7 @@ impl Left {
                 "array {name:?} does not start at a multiple of {ALIGNMENT} bytes"
             ));
         }
-        Ok(Place {
+        Ok(FileRange {
             offset,
             bytes: end - begin,
         })
@@ -228,17 +229,17 @@ impl Left {
         }
         let planes = second.iter().map(Vec::len).sum();
         let shapes = record::shapes(header.tensors.len(), planes);
-        let mut places = Vec::with_capacity(shapes.len());
+        let mut ranges = Vec::with_capacity(shapes.len());
         for (name, dtype, shape) in shapes {
-            places.push(self.take(name, dtype, &shape)?);
+            ranges.push(self.take(name, dtype, &shape)?);
         }
         Ok(LiveArrays {
             second,
-            record: places.try_into().expect("as many as there are shapes"),
+            record: ranges.try_into().expect("as many as there are shapes"),
         })
     }
 
-    /// Refuses what is left, but for padding.
+    /// Refuses all arrays that are left, except padding.
     fn nothing(&self) -> Outcome<()> {
         let mut arrays = self.arrays.iter();
         if let Some((name, _)) = arrays.find(|(n, i)| !header::is_padding(n, i)) {

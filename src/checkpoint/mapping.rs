@@ -1,4 +1,4 @@
-//! Files in memory, cut into parts that do not overlap.
+//! Mapped files, cut into parts that do not overlap.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -8,35 +8,36 @@ use std::sync::Arc;
 
 use memmap2::{MmapOptions, MmapRaw};
 
-/// A whole file in memory. Its bytes are reached through [`Part`]s only.
+/// A whole file that is mapped. Its bytes are accessed through [`Part`]s only.
 ///
-/// What no library can prevent: another program that writes to the file, which
-/// changes what is in memory, or that makes it shorter, which makes the next
-/// access of what is gone a SIGBUS. The locks keep out programs that ask.
+/// No library can prevent another program from writing to the file, which
+/// changes the mapped bytes, or from truncating it, so that the next access of
+/// the missing bytes is a SIGBUS. The locks exclude only programs that check
+/// them.
 #[derive(Debug)]
 pub struct Mapping {
     map: MmapRaw,
-    /// Open, and with it locked, as long as the mapping lasts.
+    /// Kept open as long as the mapping exists, because closing it would end its
+    /// lock.
     _file: File,
 }
 
 impl Mapping {
-    /// Maps a file whose stores are the file's.
+    /// Maps a file so that stores change the file.
     pub(super) fn shared(file: File, length: u64) -> io::Result<Mapping> {
         let map = MmapOptions::new().len(size(length)?).map_raw(&file)?;
         Ok(Mapping { map, _file: file })
     }
 
-    /// Maps a file whose stores stay in memory: a page is copied when it is
-    /// first stored to.
+    /// Maps a file so that stores stay in memory: a page is copied at the first
+    /// store to it.
     pub(super) fn private(file: File, length: u64) -> io::Result<Mapping> {
         let mut options = MmapOptions::new();
-        // Memory for copies is taken when they are made: a file may be larger
+        // No memory is reserved for the copies, because the file may be larger
         // than all memory.
         options.len(size(length)?).no_reserve_swap();
-        // SAFETY: nothing here ever writes to a file that is not live, and live
-        // ones are locked. Nothing can be done about other programs; see
-        // `Mapping`.
+        // SAFETY: this library writes only to live files, which are locked.
+        // Other programs cannot be excluded; see `Mapping`.
         let map = unsafe { options.map_copy(&file)? };
         Ok(Mapping {
             map: map.into(),
@@ -44,15 +45,16 @@ impl Mapping {
         })
     }
 
-    /// Brings bytes of a shared mapping to the disk.
+    /// Writes bytes of a shared mapping to disk.
     pub(super) fn flush(&self, offset: usize, length: usize) -> io::Result<()> {
         self.map.flush_range(offset, length)
     }
 
-    /// Cuts a mapping into parts. `None` where two of them overlap, or one is
-    /// not in the file.
+    /// Cuts a mapping into parts. `None` if two of them overlap, or one is not
+    /// within the file.
     pub(super) fn cut(self: &Arc<Self>, ranges: &[Range<usize>]) -> Option<Vec<Part>> {
-        // One owner: the parts of an earlier cut could be the same bytes.
+        // There must be one owner, because parts of an earlier cut could contain
+        // the same bytes.
         if Arc::strong_count(self) != 1 {
             return None;
         }
@@ -80,7 +82,7 @@ fn size(length: u64) -> io::Result<usize> {
     usize::try_from(length).map_err(|_| ErrorKind::FileTooLarge.into())
 }
 
-/// Bytes of a mapping that belong to nobody else.
+/// Bytes of a mapping that no other part contains.
 #[derive(Debug)]
 pub struct Part {
     mapping: Arc<Mapping>,
@@ -94,20 +96,20 @@ impl Part {
     }
 }
 
-/// Numbers of 8 bytes in a mapping, each loaded and stored whole: a process
-/// that dies leaves the old one or the new one.
+/// Words of 8 bytes in a mapping, loaded and stored atomically: a process that
+/// dies leaves the old value or the new one.
 #[derive(Debug)]
 pub(super) struct Words(Part);
 
 impl Words {
     /// # Panics
-    /// If the part is not aligned to them.
+    /// If the part is not aligned to words.
     pub(super) fn new(part: Part) -> Words {
         assert!(part.first().cast::<AtomicU64>().is_aligned());
         Words(part)
     }
 
-    /// How many there are.
+    /// The number of words.
     pub(super) fn len(&self) -> usize {
         self.0.range.len() / size_of::<u64>()
     }
@@ -116,13 +118,13 @@ impl Words {
         self.word(index).load(Ordering::Acquire)
     }
 
-    /// What this thread has stored before, and what others have before they
-    /// handed over to it, is in the file before this is.
+    /// Stores a word, after all earlier stores of this thread, and of other
+    /// threads that it has synchronized with, have reached the file.
     pub(super) fn store(&self, index: usize, word: u64) {
         self.word(index).store(word, Ordering::Release);
     }
 
-    /// All of them as they are in the file.
+    /// The bytes of all words as they are in the file.
     pub(super) fn bytes(&self) -> Vec<u8> {
         let words = (0..self.len()).map(|index| self.load(index));
         words.flat_map(u64::to_le_bytes).collect()
@@ -130,8 +132,8 @@ impl Words {
 
     fn word(&self, index: usize) -> &AtomicU64 {
         assert!(index < self.len(), "word {index} of {}", self.len());
-        // SAFETY: aligned and within the part, which is this value's alone, and
-        // of which there are no other references.
+        // SAFETY: the word is aligned and within the part, which this value owns
+        // and to which there are no other references.
         unsafe { AtomicU64::from_ptr(self.0.first().cast::<u64>().add(index)) }
     }
 }
@@ -140,14 +142,14 @@ impl Deref for Part {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         // SAFETY: `cut` has checked that the range is within the mapping, and
-        // that no other part has any of it. It lives as long as `self`.
+        // that no other part overlaps it. It lives as long as `self`.
         unsafe { std::slice::from_raw_parts(self.first(), self.range.len()) }
     }
 }
 
 impl DerefMut for Part {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and the part is borrowed as a whole.
+        // SAFETY: as above, and the whole part is mutably borrowed.
         unsafe { std::slice::from_raw_parts_mut(self.first(), self.range.len()) }
     }
 }

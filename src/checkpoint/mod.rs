@@ -1,25 +1,26 @@
-//! The state file: checkpoints, and live files that a process works on.
+//! State files: checkpoints, and live files, which hold the state of a running
+//! optimizer.
 //!
-//! Both are valid [safetensors] files. What their bytes mean, and what of them
-//! survives which failure, is in `docs/state-files.md`; in short:
+//! Both are valid [safetensors] files. `docs/state-files.md` describes the
+//! format and what survives which failure. In short:
 //!
-//! - the header's checksum covers all before the data, and has a fixed place;
-//!   its key comes first in the file;
+//! - the header's checksum covers everything before the data. Its key comes
+//!   first, so that it is at a fixed offset;
 //! - every array starts at a multiple of 64 bytes of the file. The format allows
-//!   no holes, so that the gaps are arrays themselves: `sonew.padding/0`;
-//! - a state plane is `tensor/plane`, a parameter `tensor/parameter`. No two
-//!   names can be equal, whatever the tensors are called: what follows the last
-//!   slash is a plane, which no two arrays of one tensor share, or a number,
-//!   which no plane is;
+//!   no gaps, so that the padding consists of arrays: `sonew.padding/0`;
+//! - a state plane is named `tensor/plane`, a parameter `tensor/parameter`. No
+//!   two names can be equal, whatever the names of the tensors are: the text
+//!   after the last slash is either a plane, different for all arrays of one
+//!   tensor, or a number, and no plane's name is a number;
 //! - a live file has every plane twice, the second time as `tensor/plane.b`, and
-//!   a small record that says which copy is current. Its JSON is never
-//!   written again.
+//!   a small record that says which copy is current. Its JSON does not change
+//!   after the file was created.
 //!
-//! A change that an older reader must not overlook (an option, another kind of
-//! array) raises the format version. Format 1 has no element types, which are
-//! all `F32`, no master weights, and among the options neither rounding, which
-//! is to nearest, nor a seed; format 2 is what checkpoints have, format 3 what
-//! live files have. Unknown metadata are ignored.
+//! The format version is raised by every change that an older reader must not
+//! ignore, such as a new option or a new kind of array. Format 1 has no element
+//! types (all are `F32`), no master weights, no option for rounding (it is to
+//! nearest) and no seed. Checkpoints have format 2, live files format 3. Unknown
+//! metadata are ignored.
 //!
 //! [safetensors]: https://github.com/huggingface/safetensors
 
@@ -56,19 +57,19 @@ compile_error!("checkpoints hold little-endian numbers, and buffers are written 
 /// The newest format version that this library reads.
 pub const FORMAT: u64 = 3;
 
-/// The version of checkpoints that it writes.
+/// The format version of the checkpoints that this library writes.
 const CHECKPOINT_FORMAT: u64 = 2;
 
-/// The version of live files that it writes.
+/// The format version of the live files that this library writes.
 const LIVE_FORMAT: u64 = 3;
 
 /// The name under which a tensor's parameters are saved, beside its planes.
 pub const PARAMETER: &str = "parameter";
 
-/// What is added to a plane's name in the second copy of a live file.
+/// Suffix of a plane's name in the second copy of a live file.
 const SECOND: &str = ".b";
 
-/// Bytes of a word of a live file's record.
+/// Size in bytes of a word of a live file's record.
 const WORD: usize = 8;
 
 /// Every array starts at a multiple of this many bytes of the file.
@@ -77,21 +78,21 @@ const ALIGNMENT: usize = 64;
 /// Names of the arrays that fill the gaps begin with this.
 const PADDING: &str = "sonew.padding/";
 
-/// What a checkpoint says besides its arrays.
+/// Everything in a checkpoint except its arrays.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Header {
-    /// Hyperparameters. `threads` and `instruction_set` are not saved; a
-    /// header that was read has their defaults.
+    /// Hyperparameters. `threads` and `instruction_set` are not saved; in a
+    /// header that was read they have their defaults.
     pub options: Options,
     /// The tensors in the optimizer's order.
     pub tensors: Vec<SavedTensor>,
-    /// Steps that the state has seen.
+    /// The step count of the state.
     pub step: u64,
     /// Whether the parameters of every tensor are in the file.
     pub parameters: bool,
 }
 
-/// What a checkpoint says of one tensor.
+/// The description of one tensor in a checkpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SavedTensor {
     /// Name, dimensions, chains, update and element types.
@@ -100,12 +101,12 @@ pub struct SavedTensor {
     pub lr_scale: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Whether the tensor keeps master weights and they have been taken from
-    /// the parameters.
+    /// Whether the tensor has master weights and they have been copied from the
+    /// parameters.
     pub master_set: bool,
 }
 
-/// What a live file keeps of a tensor beside its planes.
+/// What a live file stores of a tensor besides its planes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Settings {
     pub(crate) lr_scale: f64,
@@ -113,14 +114,15 @@ pub(crate) struct Settings {
     pub(crate) master: Master,
 }
 
-/// Whether a tensor's master weights have been taken from its parameters.
+/// Whether a tensor's master weights have been copied from its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Master {
-    /// There are none, and their plane, if there is one, is zero.
+    /// They are not set, and their plane, if there is one, is zero.
     Empty = 0,
     Set = 1,
-    /// The plane is being written in place: there are none, and it is anything.
+    /// The plane is being written in place: they are not set, and its contents
+    /// are unspecified.
     Changing = 2,
 }
 
@@ -133,12 +135,12 @@ pub(crate) struct Array<'a> {
     pub plane: &'a str,
     /// Its element type.
     pub dtype: Dtype,
-    /// Its elements as they lie in memory.
+    /// The bytes of its elements.
     pub bytes: &'a [u8],
 }
 
 impl Header {
-    /// Refuses a value that no optimizer could have: such a header is neither
+    /// Refuses values that no optimizer can have. Such a header is neither
     /// written nor accepted.
     fn validate(&self) -> Result<()> {
         self.options.validate()?;

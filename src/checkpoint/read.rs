@@ -1,5 +1,5 @@
-//! Opening a checkpoint and reading its arrays. The file is hostile until it
-//! has been checked.
+//! Opens a checkpoint and reads its arrays. Nothing in the file is trusted
+//! before it has been checked.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::files::{map_private, Access, SourceFile};
 use super::header::{self, LENGTH_BYTES, MAX_LENGTH, PREFIX};
 use super::live::{Copies, Live};
-use super::locate::{check, in_tensors, Arrays, Checked, Place, StoredArray};
+use super::locate::{check, in_tensors, Arrays, Checked, FileRange, StoredArray};
 use super::mapping::Part;
 use super::record::{self, CURRENT, SEAL, SYNCED, WRITTEN};
 use super::{array_name, Header, Master};
@@ -16,25 +16,25 @@ use crate::error::{Error, Result};
 use crate::memory::{ask, zeroed_list};
 use crate::signals::Blocked;
 
-/// Arrays are read and summed in pieces of this size, which the processor's
-/// cache can hold.
+/// Arrays are read, and their checksums computed, in chunks of this size, which
+/// fits into the processor's cache.
 const CHUNK: usize = 1 << 18;
 
-/// What one thread reads at a time.
+/// Size of the pieces that arrays are cut into for several threads.
 const PIECE: usize = 16 << 20;
 
-/// An open checkpoint or live file. Its header has been checked entirely and
-/// agrees with the length of the file; an array is checked when it is read. A
-/// live file stays as it is as long as it is open here: nobody may open it to
-/// work on it.
+/// An open checkpoint or live file. Its header has been checked and agrees with
+/// the length of the file; an array is checked when it is read. While a live
+/// file is open here, it does not change, because its lock prevents optimizers
+/// from working on it.
 #[derive(Debug)]
 pub struct Checkpoint {
     header: Header,
-    /// Those of the current copy first.
+    /// The arrays, those of the current copy first.
     arrays: Arrays,
-    /// The copy that is current.
+    /// Which copy is current.
     copy: usize,
-    /// Whether it is a live file that has been written since it was synced, so
+    /// Whether it is a live file that has been written since its last sync, so
     /// that its planes have no checksums.
     unsynced: bool,
     file: SourceFile,
@@ -50,37 +50,37 @@ pub struct StoredPlane<'a> {
     pub plane: &'a str,
     /// Type of its elements.
     pub dtype: Dtype,
-    /// Its first byte in the file.
+    /// The offset of its first byte in the file.
     pub offset: u64,
-    /// Its length in bytes.
+    /// Its size in bytes.
     pub bytes: u64,
-    /// What its bytes must sum to; `None` in a live file that was not synced
+    /// The checksum of its bytes; `None` in a live file that was not synced
     /// after its last step.
     pub crc32: Option<u32>,
 }
 
-/// Checks a file from end to end: header, sizes, every checksum.
+/// Checks a whole file: header, sizes, and every checksum.
 ///
 /// # Errors
 /// Those of [`Checkpoint::open`]; [`Error::Checksum`] for the first array that
-/// is damaged; [`Error::Unsynced`] for a live file whose last steps have no
-/// checksums yet.
+/// is damaged; [`Error::Unsynced`] for a live file that has no checksums of its
+/// last steps.
 pub fn verify(path: impl AsRef<Path>) -> Result<()> {
     Checkpoint::open(path)?.verify()
 }
 
 impl Checkpoint {
-    /// Opens and checks a file to be read.
+    /// Opens a file for reading, and checks it.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::NotACheckpoint`], [`Error::FileLength`],
-    /// [`Error::FormatVersion`], [`Error::Checksum`] of the header; of a live
-    /// file [`Error::FileLocked`] and [`Error::Torn`].
+    /// [`Error::FormatVersion`], [`Error::Checksum`] of the header; for a live
+    /// file also [`Error::FileLocked`] and [`Error::Torn`].
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         Self::open_as(path.as_ref(), Access::Read)
     }
 
-    /// Opens and checks a live file to work on.
+    /// Opens a live file to work on it, and checks it.
     pub(crate) fn open_live(path: &Path) -> Result<Checkpoint> {
         Self::open_as(path, Access::Live)
     }
@@ -116,7 +116,7 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// What the file says besides its arrays.
+    /// Everything in the file except its arrays.
     pub fn header(&self) -> &Header {
         &self.header
     }
@@ -137,7 +137,7 @@ impl Checkpoint {
         self.file.length()
     }
 
-    /// Its arrays in their order: of a live file those of the current copy.
+    /// Its arrays, in order. Those of a live file are of the current copy.
     pub fn arrays(&self) -> impl Iterator<Item = StoredPlane<'_>> {
         let tensors = self.arrays.first.iter().enumerate();
         tensors.flat_map(|(tensor, arrays)| {
@@ -145,21 +145,21 @@ impl Checkpoint {
                 tensor,
                 plane: &array.plane.name,
                 dtype: array.plane.dtype,
-                offset: array.place.offset,
-                bytes: array.place.bytes,
+                offset: array.file_range.offset,
+                bytes: array.file_range.bytes,
                 crc32: array.crc,
             })
         })
     }
 
-    /// Reads one array and compares its checksum, where it has one.
+    /// Reads one array and compares its checksum, if it has one.
     ///
     /// # Errors
     /// [`Error::Checksum`], [`Error::Io`], [`Error::UnknownTensor`],
     /// [`Error::PlaneMissing`].
     pub fn check(&self, tensor: usize, plane: &str) -> Result<()> {
         let array = self.find(tensor, plane)?;
-        let Place { offset, bytes } = array.place;
+        let FileRange { offset, bytes } = array.file_range;
         let length = CHUNK.min(bytes as usize);
         let mut buffer = zeroed_list(length, || "checking a file".to_owned())?;
         let mut hasher = crc32fast::Hasher::new();
@@ -191,14 +191,14 @@ impl Checkpoint {
         arrays.try_for_each(|array| self.check(array.tensor, array.plane))
     }
 
-    /// Fills buffers with arrays, on up to so many threads. When it fails, they
-    /// may have been written.
+    /// Fills buffers with arrays, on up to `threads` threads. If this fails, the
+    /// buffers may have been written.
     pub(crate) fn read(&self, wanted: Vec<Wanted<'_>>, threads: usize) -> Result<()> {
         let mut arrays = Vec::with_capacity(wanted.len());
         let mut pieces = Vec::new();
         for Wanted { tensor, plane, dst } in wanted {
             let array = self.find(tensor, plane)?;
-            if dst.len() as u64 != array.place.bytes {
+            if dst.len() as u64 != array.file_range.bytes {
                 let spec = &self.header.tensors[tensor].spec;
                 return Err(Error::WrongLength {
                     tensor: spec.name.clone(),
@@ -207,7 +207,7 @@ impl Checkpoint {
                     expected: spec.len(),
                 });
             }
-            let mut offset = array.place.offset;
+            let mut offset = array.file_range.offset;
             for bytes in dst.chunks_mut(PIECE) {
                 let length = bytes.len() as u64;
                 pieces.push(Piece::new(arrays.len(), offset, bytes));
@@ -253,11 +253,16 @@ impl Checkpoint {
         }
     }
 
-    /// Maps the file copy-on-write. The planes of every tensor, in order, and
-    /// then its parameter.
+    /// Maps the file copy-on-write. Returns for every tensor its planes, in
+    /// order, and then its parameter.
     pub(crate) fn map_private(self) -> Result<Vec<Vec<Part>>> {
-        let places = self.arrays.first.iter().flatten().map(|array| array.place);
-        let ranges: Vec<_> = places.map(Place::range).collect();
+        let file_ranges = self
+            .arrays
+            .first
+            .iter()
+            .flatten()
+            .map(|array| array.file_range);
+        let ranges: Vec<_> = file_ranges.map(FileRange::in_memory).collect();
         let overlap = Error::Internal {
             message: format!("arrays overlap: {}", self.file.path().display()),
         };
@@ -266,7 +271,7 @@ impl Checkpoint {
         Ok(in_tensors(&self.arrays.first, &mut parts.into_iter()))
     }
 
-    /// Maps a live file, to work on. Returns its planes, too.
+    /// Maps a live file to work on it. Returns its planes, too.
     pub(crate) fn into_live(self) -> Result<(Live, Copies)> {
         let length = self.file.length();
         let (file, path) = self.file.into_parts();
@@ -274,15 +279,16 @@ impl Checkpoint {
         Live::new(file, &path, length, &self.arrays, at, self.unsynced)
     }
 
-    /// Reads the record of a live file, and takes from it what is current.
+    /// Reads the record of a live file: the current step and copy, the settings
+    /// of tensors, and the checksums.
     fn settle(&mut self) -> Result<()> {
         let live = self.arrays.live.as_mut().expect("called for live files");
         let mut words: Vec<Vec<u8>> = Vec::with_capacity(live.record.len());
-        for place in live.record {
-            // Its place is within the file, so that it is no longer than that.
+        for range in live.record {
+            // The record is within the file, so it is not longer than that.
             let what = || "the record of a live file".to_owned();
-            let mut bytes = zeroed_list(place.bytes as usize, what)?;
-            self.file.read_at(place.offset, &mut bytes)?;
+            let mut bytes = zeroed_list(range.bytes as usize, what)?;
+            self.file.read_at(range.offset, &mut bytes)?;
             words.push(bytes);
         }
         let found = Found::of(&words).ok_or_else(|| Error::Checksum {
@@ -303,7 +309,7 @@ impl Checkpoint {
         if !self.unsynced {
             let planes = self.arrays.first.iter_mut().flatten();
             for (index, array) in planes.enumerate() {
-                // The seal vouches for them.
+                // The seal, which was checked, covers these checksums.
                 array.crc = Some(record::word(&words[3], index) as u32);
             }
         }
@@ -316,7 +322,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Takes what is current of the tensors beside their planes.
+    /// Takes the current settings of the tensors from the record.
     fn settle_tensors(&mut self, words: &[u8]) -> Result<()> {
         let refuse = |reason| Error::NotACheckpoint {
             path: self.file.path().to_owned(),
@@ -342,18 +348,18 @@ impl Checkpoint {
     }
 }
 
-/// An array that is to be read, and where to.
+/// An array that is to be read, and its destination.
 pub(crate) struct Wanted<'a> {
     pub(crate) tensor: usize,
     /// The state plane, or [`PARAMETER`](super::PARAMETER).
     pub(crate) plane: &'a str,
-    /// As long as the array.
+    /// Has the size of the array.
     pub(crate) dst: &'a mut [u8],
 }
 
 /// A part of an array that is read by one thread.
 struct Piece<'a> {
-    /// Which of the arrays.
+    /// The index of the array.
     array: usize,
     offset: u64,
     dst: &'a mut [u8],
@@ -381,8 +387,8 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// Reads pieces on threads that end before this does; where there are few, on
-/// that of the caller alone.
+/// Reads pieces on threads that end before this returns. If there are few pieces,
+/// only the caller's thread reads.
 fn read_pieces(file: &SourceFile, pieces: &mut [Piece<'_>], threads: usize) -> Result<()> {
     let large = pieces.iter().filter(|piece| piece.dst.len() == PIECE);
     let threads = threads.min(large.count()).max(1);
@@ -394,8 +400,8 @@ fn read_pieces(file: &SourceFile, pieces: &mut [Piece<'_>], threads: usize) -> R
     }
     std::thread::scope(|scope| {
         let start = |_| {
-            // The name tells the library's own panics from the host's. Where
-            // the system gives no thread, the others do its work.
+            // The name distinguishes the library's own panics from the host's.
+            // If the system gives no thread, the others do its work.
             let thread = std::thread::Builder::new().name("sonew-load".to_owned());
             let _blocked = Blocked::now();
             thread.spawn_scoped(scope, work).ok()
@@ -410,20 +416,22 @@ fn read_pieces(file: &SourceFile, pieces: &mut [Piece<'_>], threads: usize) -> R
     })
 }
 
-/// What the record of a live file says of its state: step and copy.
+/// The current step and copy, according to the record of a live file.
 #[derive(Debug, Clone, Copy)]
 enum Found {
-    /// It is as it was synced.
+    /// The file is as it was synced.
     Synced((u64, usize)),
-    /// It was written since, and the machine has not gone down.
+    /// The file was written since its last sync, in the current boot of the
+    /// machine.
     Unsynced((u64, usize)),
-    /// The machine has gone down while it was being written. What was synced
-    /// may be there still.
+    /// The file was written since its last sync, in an earlier boot of the
+    /// machine, so that pages may be missing. The synced step and copy may still
+    /// be intact.
     Suspect(Option<(u64, usize)>),
 }
 
 impl Found {
-    /// `None` for words that nobody wrote.
+    /// `None` for words that this library cannot have written.
     fn of(words: &[Vec<u8>]) -> Option<Found> {
         let (commit, checksums) = (&words[0], &words[3]);
         let word = |index| record::word(commit, index);
@@ -435,7 +443,7 @@ impl Found {
         if run == 0 {
             let at = synced.filter(|_| word(CURRENT) == word(SYNCED))?;
             Some(Found::Synced(at))
-        } else if run == record::run_of_the_machine() {
+        } else if run == record::boot_id() {
             record::unpack(word(CURRENT)).map(Found::Unsynced)
         } else {
             Some(Found::Suspect(synced))
@@ -443,8 +451,8 @@ impl Found {
     }
 }
 
-/// Reads everything before the data. Its length is believed only once the
-/// file has shown to be that long, and to begin as a checkpoint does.
+/// Reads everything before the data. The length of the header is used only after
+/// checking that the file is that long, and that it begins as a checkpoint does.
 fn read_header(file: &SourceFile) -> Result<Vec<u8>> {
     let refuse = |file: &SourceFile, reason: String| {
         Err(Error::NotACheckpoint {
@@ -480,7 +488,7 @@ fn read_header(file: &SourceFile) -> Result<Vec<u8>> {
     let what = || format!("the header of \"{}\"", file.path().display());
     let mut bytes = zeroed_list(end as usize, what)?;
     file.read_at(0, &mut bytes)?;
-    // An entry takes a few times its text when it is parsed.
+    // A parsed entry takes several times the memory of its text.
     ask(bytes.len().saturating_mul(12), what)?;
     Ok(bytes)
 }

@@ -1,4 +1,4 @@
-//! Writing a checkpoint, and creating a live file.
+//! Writes checkpoints, and creates live files.
 
 use std::path::Path;
 
@@ -11,23 +11,23 @@ use super::record;
 use super::{array_name, Array, Header, Settings, ALIGNMENT, PADDING, SECOND, WORD};
 use crate::error::{Error, Result};
 
-/// Arrays are summed and written in pieces of this size, which the processor's
-/// cache can hold.
+/// Checksums are computed, and arrays written, in chunks of this size, which
+/// fits into the processor's cache.
 const CHUNK: usize = 1 << 20;
 
 /// Writes a checkpoint that holds `arrays`, in their order: every plane of
 /// every tensor, and either every parameter or none.
 ///
-/// The file appears whole and durable, in the place of an older one of its
-/// name; on an error the older one stays. The bytes are written to a file
-/// beside it, named like it with `.sonew-tmp` added.
+/// The complete file is on disk before it replaces an older one of its name; on
+/// an error the older one remains. The bytes are first written to a file whose
+/// name has `.sonew-tmp` added.
 pub(crate) fn write(path: &Path, header: &Header, arrays: &[Array]) -> Result<()> {
     let mut contents = begin(header, arrays, false)?;
     let start = encode(path, &contents)?;
     files::refuse_in_use(path, header::TELLING, header::is_live)?;
     let mut file = NewFile::create(path)?;
-    // The header comes last: its checksums are known when the data have been
-    // written, and it is as long with any.
+    // The header is written last, because its checksums are known only when the
+    // data have been written. Its length does not depend on their values.
     file.seek(start.len() as u64)?;
     for (array, (_, crc)) in arrays.iter().zip(&mut contents.checksums) {
         *crc = stream(&mut file, array.bytes)?;
@@ -37,8 +37,8 @@ pub(crate) fn write(path: &Path, header: &Header, arrays: &[Array]) -> Result<()
     file.commit()
 }
 
-/// Creates a live file that holds `arrays`, every plane of every tensor, and
-/// opens it.
+/// Creates a live file that holds `arrays`, which are every plane of every
+/// tensor, and opens it.
 pub(crate) fn create_live(
     path: &Path,
     header: &Header,
@@ -48,17 +48,17 @@ pub(crate) fn create_live(
     Live::check_step(header.step)?;
     let start = encode(path, &begin(header, arrays, true)?)?;
     let Checked {
-        arrays: places,
+        arrays: located,
         end,
         ..
     } = locate::check(path, &start)?;
-    let record = places.live.as_ref().expect("of a live file").record;
+    let record = located.live.as_ref().expect("of a live file").record;
     files::refuse_in_use(path, header::TELLING, header::is_live)?;
 
     let mut file = NewFile::create(path)?;
     file.allocate(end)?;
-    let first = places.first.iter().flatten().next().expect("a plane");
-    file.seek(first.place.offset)?;
+    let first = located.first.iter().flatten().next().expect("a plane");
+    file.seek(first.file_range.offset)?;
     let mut checksums = Vec::with_capacity(arrays.len() * WORD);
     for array in arrays {
         let crc = stream(&mut file, array.bytes)?;
@@ -71,19 +71,19 @@ pub(crate) fn create_live(
     file.seek(0)?;
     file.write(&start)?;
     let commit = record::synced(header.step, &settings, &checksums);
-    for (place, bytes) in record
+    for (range, bytes) in record
         .iter()
         .zip([&commit, &settings, &settings, &checksums])
     {
-        file.seek(place.offset)?;
+        file.seek(range.offset)?;
         file.write(bytes)?;
     }
     let file = file.commit_locked()?;
-    Live::new(file, path, end, &places, (header.step, 0), false)
+    Live::new(file, path, end, &located, (header.step, 0), false)
 }
 
-/// Writes the bytes of one array, with padding behind it. Returns what they sum
-/// to.
+/// Writes the bytes of one array, and padding after it. Returns the checksum of
+/// the bytes.
 fn stream(file: &mut NewFile, bytes: &[u8]) -> Result<u32> {
     let mut hasher = crc32fast::Hasher::new();
     for chunk in bytes.chunks(CHUNK) {
@@ -94,16 +94,17 @@ fn stream(file: &mut NewFile, bytes: &[u8]) -> Result<u32> {
     Ok(hasher.finalize())
 }
 
-/// Bytes from the end of an array to the next multiple of the alignment.
+/// Number of bytes from the end of an array to the next multiple of the
+/// alignment.
 fn gap(bytes: usize) -> usize {
     bytes.wrapping_neg() % ALIGNMENT
 }
 
-/// Checks what is to be written, and gives it its place.
+/// Checks the arrays that are to be written, and lays them out.
 fn begin(header: &Header, arrays: &[Array], live: bool) -> Result<Contents> {
     header.validate()?;
     check_lengths(header, arrays)?;
-    Ok(place(header, arrays, live))
+    Ok(lay_out(header, arrays, live))
 }
 
 fn check_lengths(header: &Header, arrays: &[Array]) -> Result<()> {
@@ -139,8 +140,8 @@ fn encode(path: &Path, contents: &Contents) -> Result<Vec<u8>> {
             limit: MAX_LENGTH,
         });
     }
-    // An array too many or too few would only be noticed when the file is
-    // needed.
+    // Without this check, an extra or a missing array would be noticed only when
+    // the file is loaded.
     let read_back = locate::check(path, &bytes).map_err(|e| internal(e.to_string()))?;
     let mut expected = contents.header.clone();
     expected.options.threads = read_back.header.options.threads;
@@ -151,15 +152,15 @@ fn encode(path: &Path, contents: &Contents) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Places for arrays behind each other, with padding behind each.
+/// Arrays that follow each other in a file, with padding after each.
 #[derive(Default)]
-struct Places {
+struct FileLayout {
     arrays: Vec<(String, ArrayInfo)>,
     position: u64,
     gaps: usize,
 }
 
-impl Places {
+impl FileLayout {
     fn push(&mut self, name: String, dtype: &str, shape: Vec<usize>, bytes: usize) {
         self.put(name, dtype, shape, bytes);
         let gap = gap(bytes);
@@ -182,14 +183,14 @@ impl Places {
     }
 }
 
-/// Gives every array its place. The checksums are still to come.
-fn place(header: &Header, arrays: &[Array], live: bool) -> Contents {
-    let mut places = Places::default();
+/// Gives every array its offset in the file. The checksums are filled in later.
+fn lay_out(header: &Header, arrays: &[Array], live: bool) -> Contents {
+    let mut layout = FileLayout::default();
     let mut checksums = Vec::new();
     if live {
         for (name, dtype, shape) in record::shapes(header.tensors.len(), arrays.len()) {
             let bytes = shape.iter().product::<usize>() * WORD;
-            places.push(name.to_owned(), dtype, shape, bytes);
+            layout.push(name.to_owned(), dtype, shape, bytes);
         }
     }
     let copies: &[&str] = if live { &["", SECOND] } else { &[""] };
@@ -201,13 +202,13 @@ fn place(header: &Header, arrays: &[Array], live: bool) -> Contents {
                 checksums.push((name.clone(), 0));
             }
             let (dtype, dims) = (array.dtype.name(), tensor.spec.dims.clone());
-            places.push(name, dtype, dims, array.bytes.len());
+            layout.push(name, dtype, dims, array.bytes.len());
         }
     }
     Contents {
         header: header.clone(),
         live,
-        arrays: places.arrays,
+        arrays: layout.arrays,
         checksums,
     }
 }

@@ -1,10 +1,11 @@
 //! The order of columns in a column-major chain.
 //!
-//! A tensor `[d0, d1, .., dk]` is in memory a matrix of `d0` lines; a chain
-//! runs down one column and goes on at the top of the next, columns being
-//! taken with `d1` fastest. Memory has the last dimension fastest, so the next
-//! column is not the one beside it; but within long runs of columns it is at a
-//! constant distance, and runs are what the kernels want.
+//! In memory, a tensor `[d0, d1, .., dk]` is a matrix of `d0` lines. A
+//! column-major chain goes down one column and continues at the top of the next
+//! one, where columns are ordered with `d1` fastest. Memory has the last
+//! dimension fastest, so the next column in the chain is not the adjacent one.
+//! However, for long runs of adjacent columns the next one is at a constant distance,
+//! which is what the kernels need.
 
 /// The columns of a tensor, `d1 * .. * dk` of them.
 #[derive(Debug, Clone)]
@@ -13,15 +14,16 @@ pub(crate) struct Columns {
     count: usize,
 }
 
-/// Columns whose index along one dimension can be counted up, while those
-/// along the dimensions before it are at their ends.
+/// A run of adjacent columns whose next column in the chain is found by adding 1
+/// to the index along one dimension, because the indices along the dimensions
+/// before it are at their ends.
 #[derive(Debug, Clone)]
 struct Level {
-    /// The first such column: all earlier dimensions at their ends.
+    /// The first column of the run.
     first: usize,
-    /// Where it goes.
+    /// The next column in the chain after `first`.
     target: usize,
-    /// How many such columns there are, in a row, as are their targets.
+    /// The number of columns in the run; their next columns are adjacent, too.
     len: usize,
 }
 
@@ -44,9 +46,9 @@ impl Columns {
         Columns { levels, count }
     }
 
-    /// The column `steps` columns further along the chain (back, where
-    /// negative), and for how many columns from this one the distance is the
-    /// same; `None` where the chain ends before.
+    /// The column that is `steps` columns further along the chain (backwards if
+    /// negative), and for how many adjacent columns from this one on the
+    /// distance is the same. `None` if the chain ends before.
     pub(crate) fn walk(&self, column: usize, steps: isize) -> (Option<usize>, usize) {
         let (mut at, mut run) = (column, self.count - column);
         for _ in 0..steps.unsigned_abs() {
@@ -86,7 +88,7 @@ impl Columns {
 mod tests {
     use super::*;
 
-    /// Columns in chain order, straight from the definition.
+    /// Columns in chain order, computed directly from the definition.
     fn order(dims: &[usize]) -> Vec<usize> {
         let count: usize = dims.iter().product();
         (0..count)

@@ -22,7 +22,7 @@ use std::ops::Range;
 
 use super::columns::Columns;
 use super::tensor::{Chains, TensorSpec};
-use crate::options::MAX_BAND;
+use sonew_kernel::{LAG, LANES, MAX_BAND};
 
 /// A rectangle of the matrix.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,23 +39,13 @@ pub(crate) struct Run {
     pub len: usize,
 }
 
-/// Positions of a block, and what stands there: a run, or coordinates that do
-/// not exist. `at` is counted from the block's first coordinate.
+/// A part of a row as chains visit it: a run, or coordinates that do not exist.
+/// `at` is counted from the first column that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Piece {
-    pub at: isize,
+    pub at: usize,
     pub len: usize,
     pub run: Option<Run>,
-}
-
-/// Where chains end among the coordinates of a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ends {
-    None,
-    /// Nowhere but at the end of all: who needs neighbours beyond is visited
-    /// here or later (see [`Grid::span`]).
-    From(isize),
-    Anywhere,
 }
 
 /// Which way chains go through the matrix.
@@ -95,8 +85,6 @@ const BLOCK_ACROSS: usize = 16384;
 /// And for a band of 1 up to so many columns, whose last lines stay in the
 /// cache.
 const STRIP: usize = 2048;
-/// Lines are packed at multiples of the vector length.
-const PITCH: usize = 16;
 
 impl Grid {
     /// The grid of a valid tensor whose statistics keep `band` sub-diagonals.
@@ -141,7 +129,7 @@ impl Grid {
             step: BLOCK,
             steps: len.div_ceil(BLOCK),
             // A constant, so that blocks of directions stay aligned.
-            lag: if band == 0 { 0 } else { MAX_BAND },
+            lag: if band == 0 { 0 } else { LAG },
         }
     }
 
@@ -149,7 +137,7 @@ impl Grid {
         let widening = band.max(1).next_power_of_two();
         let lines = 32 * widening;
         let strip = cols.min(STRIP / widening);
-        let step = lines.max(BLOCK_ACROSS / strip.next_multiple_of(PITCH));
+        let step = lines.max(BLOCK_ACROSS / strip.next_multiple_of(LANES));
         Grid {
             rows,
             cols,
@@ -161,6 +149,11 @@ impl Grid {
             steps: rows.div_ceil(step),
             lag: band,
         }
+    }
+
+    /// Positions by which directions lag behind statistics, along the chains' way.
+    pub(crate) fn lag(&self) -> usize {
+        self.lag
     }
 
     /// Rows and columns of the matrix.
@@ -236,47 +229,37 @@ impl Grid {
         }
     }
 
-    /// Distance at which chain neighbours of a rectangle are packed, and
-    /// the number of positions that its coordinates take.
-    pub(crate) fn packed(&self, rect: &Rect) -> (usize, usize) {
+    /// Positions of a line of a strip, where chains run across memory. A line is
+    /// whole vectors.
+    pub(crate) fn line(&self) -> Option<usize> {
         match self.way {
-            Way::Along { .. } => (1, rect.cols.len()),
-            _ => {
-                let pitch = rect.cols.len().next_multiple_of(PITCH);
-                (pitch, rect.rows.len() * pitch)
-            }
+            Way::Along { .. } => None,
+            _ => Some(self.strip.next_multiple_of(LANES)),
         }
     }
 
-    /// The largest stride, the largest number of positions that directions or
-    /// statistics take, and how far statistics reach beyond directions.
-    pub(crate) fn largest_packed(&self) -> (usize, usize, usize) {
-        // Only the first and the last step of a strip have another length than
-        // the others, and no strip is wider than the first.
-        let steps = [0, self.steps.min(2) - 1, self.steps - 1];
-        let rects = steps.map(|step| [self.directions(step), self.statistics(step)]);
-        let (stride, core) = rects
-            .iter()
-            .flatten()
-            .map(|rect| self.packed(rect))
-            .fold((0, 0), |a, b| (a.0.max(b.0), a.1.max(b.1)));
-        (stride, core, self.lag * stride)
+    /// Positions that so many coordinates of a line take.
+    pub(crate) fn pitch(&self, width: usize) -> usize {
+        match self.way {
+            Way::Along { .. } => width,
+            _ => width.next_multiple_of(LANES),
+        }
     }
 
     /// Where a block's directions are kept, among those of all its tensor: in
     /// the order in which they are packed.
     pub(crate) fn kept(&self, block: usize) -> Range<usize> {
         let rect = self.directions(block);
-        let (pitch, positions) = self.packed(&rect);
+        let pitch = self.pitch(rect.cols.len());
         let start = match self.way {
             Way::Along { .. } => rect.cols.start,
             _ => {
                 let strips = block / self.steps;
-                let before = strips * self.rows * self.strip.next_multiple_of(PITCH);
+                let before = strips * self.rows * self.strip.next_multiple_of(LANES);
                 before + rect.rows.start * pitch
             }
         };
-        start..start + positions.next_multiple_of(PITCH)
+        start..start + (rect.rows.len() * pitch).next_multiple_of(LANES)
     }
 
     /// Room for all of them.
@@ -284,76 +267,40 @@ impl Grid {
         self.kept(self.blocks() - 1).end
     }
 
-    /// The runs of a rectangle's coordinates with their packed positions.
+    /// The runs of a rectangle's coordinates, and where each is among those that
+    /// are kept.
     pub(crate) fn runs(&self, rect: &Rect) -> impl Iterator<Item = (usize, Run)> {
-        let (pitch, _) = self.packed(rect);
+        let pitch = self.pitch(rect.cols.len());
         let (first, col, len) = (rect.rows.start, rect.cols.start, rect.cols.len());
         rect.rows
             .clone()
             .map(move |row| ((row - first) * pitch, Run { row, col, len }))
     }
 
-    /// Where a rectangle is along its chains' way through the matrix: its
-    /// columns, or rows where chains run across them.
-    pub(crate) fn span(&self, rect: &Rect) -> Range<isize> {
-        let range = match self.way {
-            Way::Along { .. } => &rect.cols,
-            _ => &rect.rows,
-        };
-        range.start as isize..range.end as isize
-    }
-
-    /// What chains visit at `span`, which may lie before, in or behind a
-    /// rectangle (in its columns, where chains run across rows). Positions are
-    /// counted from the rectangle's first coordinate, and come in order.
-    pub(crate) fn pieces(&self, rect: &Rect, span: Range<isize>, mut piece: impl FnMut(Piece)) {
-        let Range { start, end } = span;
-        if start >= end {
-            return;
-        }
-        match self.way {
-            Way::Along { .. } => {
-                let first = rect.cols.start as isize;
-                let (from, to) = (start.max(0), end.min(self.cols as isize));
-                let mut part = |start: isize, end: isize, exists: bool| {
-                    if start < end {
-                        let len = (end - start) as usize;
-                        let col = start as usize;
-                        piece(Piece {
-                            at: start - first,
-                            len,
-                            run: exists.then_some(Run { row: 0, col, len }),
-                        });
-                    }
-                };
-                part(start, from.min(end), false);
-                part(from, to, true);
-                part(to.max(start), end, false);
-            }
-            _ => {
-                let (pitch, _) = self.packed(rect);
-                let width = rect.cols.len();
-                for row in start..end {
-                    let at = (row - rect.rows.start as isize) * pitch as isize;
-                    let mut done = 0;
-                    while done < width {
-                        let (len, run) = self.cells(row, rect.cols.start + done, width - done);
-                        piece(Piece {
-                            at: at + done as isize,
-                            len,
-                            run,
-                        });
-                        done += len;
-                    }
-                    if width < pitch {
-                        piece(Piece {
-                            at: at + width as isize,
-                            len: pitch - width,
-                            run: None,
-                        });
+    /// What chains visit in columns of a row, in order. Where chains run along
+    /// memory, columns may lie before the first and behind the last; where they
+    /// run across it, the row may, in which case linked chains go on in other
+    /// columns.
+    pub(crate) fn pieces(&self, row: isize, cols: Range<isize>, mut piece: impl FnMut(Piece)) {
+        let Range { start, end } = cols;
+        let mut col = start;
+        while col < end {
+            let left = (end - col) as usize;
+            let (len, run) = match self.way {
+                Way::Along { .. } if col < 0 => (left.min(-col as usize), None),
+                Way::Along { .. } => {
+                    let len = self.cols.saturating_sub(col as usize).min(left);
+                    let (row, col) = (0, col as usize);
+                    match len {
+                        0 => (left, None),
+                        _ => (len, Some(Run { row, col, len })),
                     }
                 }
-            }
+                _ => self.cells(row, col as usize, left),
+            };
+            let at = (col - start) as usize;
+            piece(Piece { at, len, run });
+            col += len as isize;
         }
     }
 
@@ -374,98 +321,100 @@ impl Grid {
         (len, col.map(|col| Run { row, col, len }))
     }
 
-    /// Where chains end in `span` of a rectangle's columns, or so shortly
-    /// after it that neighbours are missing.
-    pub(crate) fn ends(&self, rect: &Rect, span: &Range<isize>) -> Ends {
-        if self.band == 0 {
-            return Ends::None;
+    /// How many elements further in memory the next neighbour of each coordinate of a
+    /// run is, if that is the same up to the last neighbour.
+    pub(crate) fn neighbour_step(&self, run: Run) -> Option<usize> {
+        match self.way {
+            Way::Along { .. } => (run.col + run.len + self.band <= self.cols).then_some(1),
+            _ => (run.row + self.band < self.rows).then_some(self.cols),
         }
-        let reached = (span.end + self.band as isize) as usize;
-        let all = match &self.way {
-            Way::Along { chain } => {
-                let from = span.start.max(0) as usize + 1;
-                match from.next_multiple_of(*chain) {
-                    end if end >= reached => return Ends::None,
-                    end if end < self.cols => return Ends::Anywhere,
-                    end => end,
-                }
-            }
-            Way::AcrossBroken if reached <= self.rows => return Ends::None,
-            Way::AcrossLinked(columns)
-                if !self
-                    .last_columns(columns, rect)
-                    .any(|(after, _)| reached > self.rows * (after + 1)) =>
-            {
-                return Ends::None
-            }
-            _ => self.rows,
-        };
-        Ends::From(all as isize - self.band as isize)
     }
 
-    /// Columns of a rectangle that are among the last that a linked chain
-    /// visits, with the number of columns after each.
+    /// Whether chains end among the coordinates in these columns of a row, or so
+    /// shortly after that some of them lack a neighbour.
+    pub(crate) fn ends(&self, row: isize, cols: Range<isize>) -> bool {
+        if self.band == 0 {
+            return false;
+        }
+        let band = self.band as isize;
+        let rest = self.rows as isize - 1 - row;
+        match &self.way {
+            Way::Along { chain } => {
+                let first = cols.start.max(0) as usize;
+                let end = (first / chain + 1) * chain;
+                end as isize - band < cols.end.min(self.cols as isize)
+            }
+            Way::AcrossBroken => rest < band,
+            Way::AcrossLinked(columns) => {
+                rest < band && self.last_columns(columns, &cols).next().is_some()
+            }
+        }
+    }
+
+    /// Which of some columns are among the last that a linked chain visits, and
+    /// the number of columns after each.
     fn last_columns<'a>(
         &self,
         columns: &'a Columns,
-        rect: &'a Rect,
+        cols: &Range<isize>,
     ) -> impl Iterator<Item = (usize, usize)> + 'a {
-        let last = self.cols - 1;
+        let (last, cols) = (self.cols - 1, cols.clone());
         (0..=MAX_BAND / self.rows).filter_map(move |after| {
             let (col, _) = columns.walk(last, -(after as isize));
-            Some((after, col.filter(|col| rect.cols.contains(col))?))
+            Some((after, col.filter(|&col| cols.contains(&(col as isize)))?))
         })
     }
 
-    /// How many coordinates of its chain follow each coordinate in `span` of a
-    /// rectangle's columns. `visit` is given a packed position, a number of
-    /// positions from it on, how many coordinates follow the last, and how
-    /// many more each before it; later calls replace earlier ones. Positions
+    /// How many coordinates of its chain follow each coordinate in these columns
+    /// of a row. `visit` is given a position, counted from the first column, a
+    /// number of positions from it on, how many coordinates follow the last, and
+    /// how many more each before it; later calls replace earlier ones. Positions
     /// of no coordinate may be left out.
     pub(crate) fn reach(
         &self,
-        rect: &Rect,
-        span: &Range<isize>,
-        mut visit: impl FnMut(isize, usize, usize, usize),
+        row: isize,
+        cols: Range<isize>,
+        mut visit: impl FnMut(usize, usize, usize, usize),
     ) {
-        if let Way::Along { chain } = self.way {
-            let first = rect.cols.start as isize;
-            let (mut at, end) = (span.start.max(0) as usize, span.end as usize);
-            let end = end.min(self.cols);
-            while at < end {
-                let stop = (at / chain + 1) * chain;
-                let upto = stop.min(end);
-                visit(at as isize - first, upto - at, stop - upto, 1);
-                at = upto;
+        let rest = (self.rows as isize - 1 - row).max(0) as usize;
+        match &self.way {
+            Way::Along { chain } => {
+                let (mut at, end) = (cols.start.max(0) as usize, cols.end.max(0) as usize);
+                let end = end.min(self.cols);
+                while at < end {
+                    let stop = (at / chain + 1) * chain;
+                    let upto = stop.min(end);
+                    visit(
+                        (at as isize - cols.start) as usize,
+                        upto - at,
+                        stop - upto,
+                        1,
+                    );
+                    at = upto;
+                }
             }
-            return;
-        }
-        let (pitch, _) = self.packed(rect);
-        for row in span.clone() {
-            let at = (row - rect.rows.start as isize) * pitch as isize;
-            let rest = (self.rows as isize - 1 - row).max(0) as usize;
-            let Way::AcrossLinked(columns) = &self.way else {
-                visit(at, pitch, rest, 0);
-                continue;
-            };
-            visit(at, pitch, MAX_BAND, 0);
-            for (after, col) in self.last_columns(columns, rect) {
-                let at = at + (col - rect.cols.start) as isize;
-                visit(at, 1, rest + after * self.rows, 0);
+            Way::AcrossBroken => visit(0, cols.len(), rest, 0),
+            Way::AcrossLinked(columns) => {
+                visit(0, cols.len(), MAX_BAND, 0);
+                for (after, col) in self.last_columns(columns, &cols) {
+                    let at = (col as isize - cols.start) as usize;
+                    visit(at, 1, rest + after * self.rows, 0);
+                }
             }
         }
     }
 
-    /// The packed positions of coordinates that are the first of their chain.
-    pub(crate) fn firsts(&self, rect: &Rect) -> impl Iterator<Item = usize> {
+    /// Which of the coordinates in these columns of a row are the first of their
+    /// chain, counted from the first column.
+    pub(crate) fn firsts(&self, row: usize, cols: Range<usize>) -> impl Iterator<Item = usize> {
         let (start, step, end) = match self.way {
             Way::Along { chain } => {
-                let first = rect.cols.start.next_multiple_of(chain);
-                (first - rect.cols.start, chain, rect.cols.len())
+                let first = cols.start.next_multiple_of(chain);
+                (first - cols.start, chain, cols.len())
             }
-            _ if rect.rows.start > 0 => (0, 1, 0),
-            Way::AcrossBroken => (0, 1, rect.cols.len()),
-            Way::AcrossLinked(_) => (0, 1, usize::from(rect.cols.start == 0)),
+            _ if row > 0 => (0, 1, 0),
+            Way::AcrossBroken => (0, 1, cols.len()),
+            Way::AcrossLinked(_) => (0, 1, usize::from(cols.start == 0)),
         };
         (start..end).step_by(step)
     }

@@ -91,30 +91,53 @@ impl Case {
         rect.rows.clone().flat_map(cell).collect()
     }
 
-    /// A rectangle's span, with the neighbours before and behind.
-    fn surroundings(&self, rect: &Rect) -> Range<isize> {
-        let (span, band) = (self.grid.span(rect), self.grid.band() as isize);
-        span.start - band..span.end + band
+    /// Where a rectangle is along its chains' way: its columns where they run along
+    /// memory, otherwise its rows.
+    fn span(&self, rect: &Rect) -> Range<isize> {
+        let range = match self.grid.line() {
+            None => &rect.cols,
+            Some(_) => &rect.rows,
+        };
+        range.start as isize..range.end as isize
     }
 
-    /// Memory indices by packed position.
-    fn packed(&self, rect: &Rect) -> HashMap<isize, Option<usize>> {
-        self.packed_at(rect, self.surroundings(rect))
+    /// The rows and columns of a rectangle, with so many more before and behind along
+    /// its chains' way.
+    fn surroundings(&self, rect: &Rect, before: isize, behind: isize) -> [Range<isize>; 2] {
+        let cols = rect.cols.start as isize..rect.cols.end as isize;
+        let span = self.span(rect);
+        let span = span.start - before..span.end + behind;
+        match self.grid.line() {
+            None => [0..1, span],
+            Some(_) => [span, cols],
+        }
     }
 
-    fn packed_at(&self, rect: &Rect, span: Range<isize>) -> HashMap<isize, Option<usize>> {
-        let mut packed = HashMap::new();
-        let mut last = isize::MIN;
-        self.grid.pieces(rect, span, |piece: Piece| {
-            assert!(piece.at > last, "{}: out of order", self.name);
-            last = piece.at;
-            for i in 0..piece.len {
-                let index = piece.run.map(|run| self.index(run, i));
-                let before = packed.insert(piece.at + i as isize, index);
-                assert_eq!(before, None, "{}: packed twice", self.name);
-            }
-        });
-        packed
+    /// Memory indices of what chains visit in some rows and columns.
+    fn visited(&self, [rows, cols]: [Range<isize>; 2]) -> HashMap<(isize, isize), Option<usize>> {
+        let mut visited = HashMap::new();
+        for row in rows {
+            let mut next = 0;
+            self.grid.pieces(row, cols.clone(), |piece: Piece| {
+                assert_eq!(piece.at, next, "{}: out of order", self.name);
+                next += piece.len;
+                for i in 0..piece.len {
+                    let index = piece.run.map(|run| self.index(run, i));
+                    let at = (row, cols.start + (piece.at + i) as isize);
+                    assert_eq!(visited.insert(at, index), None, "{}", self.name);
+                }
+            });
+            assert_eq!(next, cols.len(), "{}", self.name);
+        }
+        visited
+    }
+
+    /// The `k`-th place further along a chain's way.
+    fn further(&self, (row, col): (isize, isize), k: isize) -> (isize, isize) {
+        match self.grid.line() {
+            None => (row, col + k),
+            Some(_) => (row + k, col),
+        }
     }
 }
 
@@ -175,7 +198,9 @@ fn directions_that_do_not_wait_find_all_they_need_inside_the_tile() {
                     if case.grid.waits(&tile, block) {
                         continue;
                     }
-                    let needed = case.packed(&case.grid.directions(block));
+                    let band = case.grid.band() as isize;
+                    let rect = case.grid.directions(block);
+                    let needed = case.visited(case.surroundings(&rect, band, band));
                     let all = needed.into_values().flatten().all(|i| ready[i]);
                     assert!(all, "{} tile {tile:?} block {block}", case.name);
                 }
@@ -185,29 +210,21 @@ fn directions_that_do_not_wait_find_all_they_need_inside_the_tile() {
 }
 
 #[test]
-fn packed_neighbours_are_the_neighbours_of_the_chain() {
+fn neighbours_are_the_neighbours_of_the_chain() {
     for_each_case(|case| {
         let band = case.grid.band() as isize;
         for block in 0..case.grid.blocks() {
             let rect = case.grid.directions(block);
-            let (stride, core) = case.grid.packed(&rect);
-            let packed = case.packed(&rect);
-            let (largest_stride, largest_core, lead) = case.grid.largest_packed();
-            assert!(stride <= largest_stride && core <= largest_core);
-            let (target, state) = (case.grid.span(&rect), case.grid.statistics(block));
-            let ahead = case.grid.span(&state).end - target.end;
-            assert!(ahead * stride as isize <= lead as isize, "{}", case.name);
-            for (at, run) in case.grid.runs(&rect) {
-                for i in 0..run.len {
-                    let (at, index) = ((at + i) as isize, case.index(run, i));
-                    assert_eq!(packed[&at], Some(index), "{}", case.name);
-                    for k in -band..=band {
-                        let there = packed[&(at + k * stride as isize)];
-                        let expected = case.neighbour.get(&(index, k)).copied();
-                        // Broken chains along memory are packed as they lie.
-                        if !case.name.contains("Rows") || expected.is_some() {
-                            assert_eq!(there, expected, "{} {index} {k}", case.name);
-                        }
+            let visited = case.visited(case.surroundings(&rect, band, band));
+            let inner = case.visited(case.surroundings(&rect, 0, 0));
+            for (&at, index) in &inner {
+                let index = index.expect("a rectangle has coordinates that exist");
+                for k in -band..=band {
+                    let there = visited[&case.further(at, k)];
+                    let expected = case.neighbour.get(&(index, k)).copied();
+                    // Broken chains along memory are visited as they lie.
+                    if !case.name.contains("Rows") || expected.is_some() {
+                        assert_eq!(there, expected, "{} {index} {k}", case.name);
                     }
                 }
             }
@@ -215,70 +232,68 @@ fn packed_neighbours_are_the_neighbours_of_the_chain() {
     });
 }
 
-/// How many coordinates follow in the chain, by packed position.
-fn reach(grid: &Grid, rect: &Rect, span: &Range<isize>) -> HashMap<isize, usize> {
+#[test]
+fn neighbours_at_a_constant_step_are_those_of_the_chain() {
+    for_each_case(|case| {
+        for block in 0..case.grid.blocks() {
+            for (_, run) in case.grid.runs(&case.grid.statistics(block)) {
+                let Some(step) = case.grid.neighbour_step(run) else {
+                    continue;
+                };
+                for (i, k) in (0..run.len).flat_map(|i| (1..=case.grid.band()).map(move |k| (i, k)))
+                {
+                    let index = case.index(run, i);
+                    let expected = case.neighbour.get(&(index, k as isize));
+                    assert!(
+                        expected.is_none_or(|&to| to == index + k * step),
+                        "{}",
+                        case.name
+                    );
+                    assert!(index + k * step < case.len(), "{}", case.name);
+                }
+            }
+        }
+    });
+}
+
+/// How many coordinates follow in the chain, by column.
+fn reach(grid: &Grid, row: isize, cols: Range<isize>) -> HashMap<isize, usize> {
     let mut reach = HashMap::new();
-    grid.reach(rect, span, |at, count, rest, step| {
+    grid.reach(row, cols.clone(), |at, count, rest, step| {
         for i in 0..count {
-            reach.insert(at + i as isize, (count - 1 - i) * step + rest);
+            reach.insert(
+                cols.start + (at + i) as isize,
+                (count - 1 - i) * step + rest,
+            );
         }
     });
     reach
 }
 
 #[test]
-fn gradients_behind_are_those_of_the_chain_or_out_of_reach() {
+fn ends_and_reach_tell_where_neighbours_are_missing() {
     for_each_case(|case| {
         let band = case.grid.band();
-        for block in 0..case.grid.blocks() {
-            let rect = case.grid.statistics(block);
-            let span = case.grid.span(&rect);
-            let (stride, _) = case.grid.packed(&rect);
-            let packed = case.packed_at(&rect, span.start..span.end + band as isize);
-            let ends = case.grid.ends(&rect, &span);
-            let looks = |at: isize| match ends {
-                Ends::None => false,
-                Ends::From(first) => span.start + at.div_euclid(stride as isize) >= first,
-                Ends::Anywhere => true,
-            };
-            let reach = reach(&case.grid, &rect, &span);
-            for (at, run) in case.grid.runs(&rect) {
-                for i in 0..run.len {
-                    let (at, index) = ((at + i) as isize, case.index(run, i));
-                    for k in 1..=band {
-                        let what = format!("{} {index} {k}", case.name);
-                        let expected = case.neighbour.get(&(index, k as isize)).copied();
-                        let there = packed[&(at + (k * stride) as isize)];
-                        if expected.is_some() {
-                            assert_eq!(there, expected, "{what}");
-                            assert!(ends == Ends::None || reach[&at] >= k, "{what}");
-                        } else {
-                            assert!(looks(at) && reach[&at] < k, "{what}");
-                            assert!(ends == Ends::Anywhere || there.is_none(), "{what}");
-                        }
-                    }
-                }
-            }
-        }
-    });
-}
-
-#[test]
-fn reach_counts_what_follows_in_the_chain() {
-    for_each_case(|case| {
-        if case.grid.band() == 0 {
+        if band == 0 {
             return; // Nobody asks, and chains are not followed.
         }
         for block in 0..case.grid.blocks() {
             let rect = case.grid.directions(block);
-            let Range { start, end } = case.surroundings(&rect);
-            let span = start..end - case.grid.band() as isize;
-            let reach = reach(&case.grid, &rect, &span);
-            for (at, index) in case.packed_at(&rect, span) {
-                if let Some(index) = index {
+            let [rows, cols] = case.surroundings(&rect, band as isize, 0);
+            let visited = case.visited([rows.clone(), cols.clone()]);
+            for row in rows {
+                let reach = reach(&case.grid, row, cols.clone());
+                let mut missing = false;
+                for col in cols.clone() {
+                    let Some(index) = visited[&(row, col)] else {
+                        continue;
+                    };
                     let follow = case.chain_end[index].min(MAX_BAND);
-                    assert_eq!(reach[&at].min(MAX_BAND), follow, "{}", case.name);
+                    assert_eq!(reach[&col].min(MAX_BAND), follow, "{}", case.name);
+                    missing |= follow < band;
                 }
+                let ends = case.grid.ends(row, cols.clone());
+                assert!(ends || !missing, "{} row {row}", case.name);
             }
         }
     });
@@ -290,9 +305,10 @@ fn each_direction_is_kept_in_a_place_of_its_own() {
         let mut end = 0;
         for block in 0..case.grid.blocks() {
             let kept = case.grid.kept(block);
-            let (_, positions) = case.grid.packed(&case.grid.directions(block));
+            let rect = case.grid.directions(block);
+            let positions = rect.rows.len() * case.grid.pitch(rect.cols.len());
             assert_eq!(kept.start, end, "{}", case.name);
-            assert_eq!(kept.len(), positions.next_multiple_of(PITCH));
+            assert_eq!(kept.len(), positions.next_multiple_of(LANES));
             end = kept.end;
         }
         assert_eq!(end, case.grid.all_kept(), "{}", case.name);
@@ -308,10 +324,12 @@ fn firsts_are_the_first_coordinates_of_chains() {
         let mut found = Vec::new();
         for block in 0..case.grid.blocks() {
             let rect = case.grid.directions(block);
-            let packed = case.packed(&rect);
-            found.extend(case.grid.firsts(&rect).map(|at| packed[&(at as isize)]));
+            for row in rect.rows.clone() {
+                let first = row * case.grid.shape().1 + rect.cols.start;
+                let firsts = case.grid.firsts(row, rect.cols.clone());
+                found.extend(firsts.map(|at| first + at));
+            }
         }
-        let mut found: Vec<usize> = found.into_iter().flatten().collect();
         found.sort_unstable();
         let mut expected = case.firsts.clone();
         expected.sort_unstable();

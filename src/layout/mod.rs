@@ -1,11 +1,11 @@
-//! How a tensor's coordinates are laid out: its chains, its state planes, and
-//! the tiles and blocks that a step cuts it into.
+//! The layout of a tensor: its chains, its state planes, and the tiles and
+//! blocks that a step divides it into.
 
 mod columns;
 mod grid;
 mod tensor;
 
-pub(crate) use grid::{Ends, Grid, Rect, Run};
+pub(crate) use grid::{Grid, Rect, Run};
 pub use tensor::{planes, Chains, Plane, TensorSpec, Update, MAX_DIMS};
 
-pub(crate) use tensor::{check_count, plane, validate, MASTER};
+pub(crate) use tensor::{check_count, validate, DIAGONAL, MASTER};

@@ -1,4 +1,4 @@
-//! What the caller says of a tensor, and which state planes it gets.
+//! The description of a tensor, and which state planes it has.
 
 use std::collections::HashSet;
 
@@ -20,19 +20,19 @@ pub struct TensorSpec {
     pub dims: Vec<usize>,
     /// Which coordinates are neighbours.
     pub chains: Chains,
-    /// Which update the tensor takes.
+    /// How the tensor is updated.
     pub update: Update,
-    /// Type of the parameters, and of a direction that is written instead.
-    /// Where it or `state` is float64 the arithmetic is float64, otherwise
+    /// Type of the parameters, or of the direction that is written instead of
+    /// them. If it or `state` is float64, the arithmetic is float64, otherwise
     /// float32.
     pub params: Dtype,
     /// Type of the gradients.
     pub grads: Dtype,
-    /// Type of the state planes, but for `master`. Not float16, which has not
-    /// the range for squared gradients.
+    /// Type of the state planes except `master`. May not be float16, whose range
+    /// is too small for squared gradients.
     pub state: Dtype,
-    /// Keep float32 master weights in the state: parameters that are rounded
-    /// to their own type only to be read. Not for float64 parameters.
+    /// Keep float32 master weights in the state. Steps update these, and the
+    /// parameters are rounded copies of them. Not for float64 parameters.
     pub master: bool,
 }
 
@@ -111,19 +111,19 @@ pub enum Chains {
     Columns,
 }
 
-/// Which update a tensor takes.
+/// How a tensor is updated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Update {
     /// The SONew direction, grafted as the options say.
     Sonew,
     /// Plain Adam, `u = m^ / (sqrt(H^_jj) + graft_eps)` without damping: for
-    /// biases and norms, or as a baseline.
+    /// biases and normalization layers, or as a baseline.
     Adam,
 }
 
 impl Update {
-    /// The band that the tensor's statistics keep.
+    /// The number of sub-diagonals of the tensor's statistics.
     pub(crate) fn band(self, options: &Options) -> usize {
         match self {
             Update::Sonew => options.band,
@@ -131,7 +131,7 @@ impl Update {
         }
     }
 
-    /// The graft that the tensor's direction takes. Plain Adam takes none.
+    /// The graft of the tensor's direction. Plain Adam has none.
     pub(crate) fn graft(self, options: &Options) -> Graft {
         match self {
             Update::Sonew => options.graft,
@@ -140,19 +140,9 @@ impl Update {
     }
 }
 
-/// Positions of planes in the list that [`planes`] gives.
-pub(crate) mod plane {
-    pub(crate) const MOMENTUM: usize = 0;
-    pub(crate) const DIAGONAL: usize = 1;
-    /// Sub-diagonal `k`, from 1.
-    pub(crate) const fn band(k: usize) -> usize {
-        DIAGONAL + k
-    }
-    /// Normalized RMSProp, where it is kept.
-    pub(crate) const fn rms(band: usize) -> usize {
-        DIAGONAL + band + 1
-    }
-}
+/// Position of the diagonal in the list that [`planes`] gives; sub-diagonal `k`
+/// comes `k` later.
+pub(crate) const DIAGONAL: usize = 1;
 
 /// A state plane: an array of the tensor's shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,8 +155,8 @@ pub struct Plane {
 
 /// The state planes of a tensor, in order: `momentum`, `diagonal`, `band.1` to
 /// `band.b`, `rms` with normalized RMSProp grafting, and `master` with master
-/// weights. `master` is float32, the others have the type that the tensor
-/// asks for.
+/// weights. `master` is float32, the others have the type
+/// [`TensorSpec::state`].
 pub fn planes(options: &Options, tensor: &TensorSpec) -> Vec<Plane> {
     let mut names = vec!["momentum".to_owned(), "diagonal".to_owned()];
     names.extend((1..=tensor.update.band(options)).map(|k| format!("band.{k}")));
@@ -188,7 +178,8 @@ pub fn planes(options: &Options, tensor: &TensorSpec) -> Vec<Plane> {
 /// Name of the plane of master weights.
 pub(crate) const MASTER: &str = "master";
 
-/// Refuses a list that has not one entry for each of `expected` tensors.
+/// Refuses a list whose number of entries is not `expected`, the number of
+/// tensors.
 pub(crate) fn check_count(argument: &'static str, count: usize, expected: usize) -> Result<()> {
     if count == expected {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Saving while training goes on.
+//! Saving in the background, while training continues.
 
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -10,14 +10,14 @@ use crate::error::{Error, Result};
 use crate::memory::AlignedBytes;
 use crate::signals::Blocked;
 
-/// A save under way in a thread of its own. It holds a copy of all that it
-/// saves, so that the optimizer may step, change or go in the meantime.
+/// A save that runs in a thread of its own. It holds a copy of everything that
+/// it saves, so that the optimizer may step, change or be dropped meanwhile.
 ///
-/// Dropped without [`finish`](Saving::finish), it waits for the end, and the
-/// outcome is lost.
+/// Dropping it without [`finish`](Saving::finish) waits for the save to end and
+/// discards its outcome.
 #[derive(Debug)]
 pub struct Saving {
-    /// None when there is nothing to wait for.
+    /// `None` if there is nothing to wait for.
     thread: Option<JoinHandle<Result<()>>>,
     path: PathBuf,
     /// The process that the thread lives in.
@@ -25,15 +25,17 @@ pub struct Saving {
 }
 
 impl Optimizer {
-    /// Begins to save what [`save`](Optimizer::save) would save now. It is
-    /// copied in memory first, which takes as much memory again as the state
-    /// and the parameters have, until it is written; then a thread writes it.
+    /// Begins to save what [`save`](Optimizer::save) would save now: copies it,
+    /// and starts a thread that writes the copy to the file. Until it is
+    /// written, the copy takes as much memory as the state and the parameters.
     ///
-    /// Onto the live file that the state is in, this syncs, at once.
+    /// If `path` is the live file that holds the state, this syncs the file
+    /// before it returns, and starts no thread.
     ///
     /// # Errors
-    /// Nothing is under way then. Those of [`save`](Optimizer::save) that are
-    /// not of the file; [`Error::OutOfMemory`] for the copy; [`Error::Threads`].
+    /// No save is running then. The errors of [`save`](Optimizer::save) that do
+    /// not concern the file; [`Error::OutOfMemory`] for the copy;
+    /// [`Error::Threads`].
     pub fn save_begin(
         &self,
         path: impl AsRef<Path>,
@@ -72,7 +74,7 @@ impl Optimizer {
                 .collect();
             checkpoint::write(&path, &header, &arrays)
         };
-        // The name tells the library's own panics from the host's.
+        // The name distinguishes the library's own panics from the host's.
         let thread = std::thread::Builder::new().name("sonew-save".to_owned());
         let _blocked = Blocked::now();
         let thread = thread.spawn(save).map_err(|error| Error::Threads {
@@ -85,16 +87,17 @@ impl Optimizer {
 }
 
 impl Saving {
-    /// Waits for the end of the save, and of its thread.
+    /// Waits for the save and its thread to end.
     ///
     /// # Errors
-    /// Those of [`save`](Optimizer::save); [`Error::Forked`] in a child of the
-    /// process that began it: the save is the parent's.
+    /// Those of [`save`](Optimizer::save); [`Error::Forked`] in a forked child of
+    /// the process that began the save, because its thread runs in the parent.
     pub fn finish(mut self) -> Result<()> {
         self.wait()
     }
 
-    /// Whether it has ended, so that [`finish`](Saving::finish) need not wait.
+    /// Whether the save has ended, so that [`finish`](Saving::finish) does not
+    /// wait.
     pub fn is_finished(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
@@ -104,7 +107,7 @@ impl Saving {
             return Ok(());
         };
         if self.process != std::process::id() {
-            // The thread did not come along.
+            // A forked child does not have the thread.
             std::mem::forget(thread);
             return Err(Error::Forked {
                 path: self.path.clone(),

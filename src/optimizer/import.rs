@@ -1,4 +1,4 @@
-//! State that another program has made.
+//! Setting the state to one that the caller provides.
 
 use super::state::{zeros, Storage, TensorState};
 use super::Optimizer;
@@ -8,11 +8,12 @@ use crate::layout::{TensorSpec, MASTER};
 use crate::step::fits;
 
 impl Optimizer {
-    /// Puts another state in the place of the optimizer's own: the steps that
-    /// it has seen, and for each tensor its planes in the order of
-    /// [`planes`](Optimizer::planes), as [`plane`](Optimizer::plane) gives
-    /// them. Master weights count as taken from the parameters. A live file that
-    /// the state was in is closed at its last step: the new state is in memory.
+    /// Replaces the optimizer's state by a copy of the caller's: its step count,
+    /// and for each tensor its planes in the order of
+    /// [`planes`](Optimizer::planes), as [`plane`](Optimizer::plane) returns
+    /// them. Master weights are taken as set, so that the next step does not
+    /// copy them from the parameters. If the state was in a live file, that file
+    /// is closed at its last step, and the new state is in memory.
     ///
     /// # Errors
     /// Nothing has changed then. [`Error::TensorCount`], [`Error::PlaneCount`],

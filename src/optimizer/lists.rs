@@ -1,4 +1,4 @@
-//! The lists of a step's buffers, for those who have them in another form.
+//! Converts the buffers of a step into lists of [`Elements`].
 
 use std::mem::take;
 
@@ -6,16 +6,18 @@ use crate::dtype::{Elements, ElementsMut};
 use crate::error::Result;
 use crate::memory::{again, fill};
 
-/// Parameters and gradients, listed for [`step_any`](super::Optimizer::step_any):
-/// empty between steps, which keep the memory for the next one.
+/// Lists of parameters and gradients for
+/// [`step_any`](super::Optimizer::step_any). They are empty between steps and
+/// keep their allocations, so that a step allocates nothing.
 #[derive(Default)]
-pub(crate) struct StepLists {
+pub(crate) struct SpareElements {
     params: Vec<ElementsMut<'static>>,
     grads: Vec<Option<Elements<'static>>>,
 }
 
-impl StepLists {
-    /// Lists buffers, and uses them. The memory may be refused.
+impl SpareElements {
+    /// Calls `body` with lists of the buffers. Running out of memory for the
+    /// lists is an error.
     pub(crate) fn with<'a, R>(
         &mut self,
         params: impl ExactSizeIterator<Item = ElementsMut<'a>>,

@@ -1,4 +1,4 @@
-//! State that lives in a file.
+//! State that is in a live file.
 
 use std::path::Path;
 
@@ -9,17 +9,18 @@ use crate::checkpoint::{self, Copies, Live, Settings};
 use crate::error::Error;
 use crate::error::{Error as Refusal, Result};
 
-/// An open live file, and which of its tensors is which.
+/// An open live file, and which of its tensors belongs to which of the
+/// optimizer's.
 pub(super) struct LiveState {
     file: Live,
-    /// For every tensor of the optimizer its position in the file.
+    /// For every tensor of the optimizer, its position in the file.
     positions: Vec<usize>,
-    /// For every tensor of the file its position in the optimizer.
+    /// For every tensor of the file, its position in the optimizer.
     tensors: Vec<usize>,
 }
 
 impl LiveState {
-    /// `positions` holds every position once.
+    /// `positions` contains every position exactly once.
     pub(super) fn new(file: Live, positions: Vec<usize>) -> Self {
         let mut tensors = vec![0; positions.len()];
         for (tensor, &position) in positions.iter().enumerate() {
@@ -34,16 +35,16 @@ impl LiveState {
 }
 
 impl Optimizer {
-    /// Moves the state into a new live file, and works on it from then on: each
-    /// step reads one of two copies of the state there and writes the other,
-    /// and a process that is killed leaves a file that opens at a completed
-    /// step, the last one or the one before. With master weights in every
-    /// tensor the file is a whole checkpoint.
+    /// Moves the state into a new live file, and works on it from then on. The
+    /// file holds two copies of the state; each step reads one and writes the
+    /// other, so that a process that is killed leaves a file that opens at a
+    /// completed step, the last one or the one before. If every tensor has
+    /// master weights, the file is a whole checkpoint.
     ///
-    /// The file takes the place of what stands under `path`, as a save does. All
-    /// its space is allocated now. It is locked for as long as the optimizer
-    /// works on it, and synced when that ends. Where the state is in that very
-    /// file, this is [`sync`](Optimizer::sync).
+    /// The new file replaces the one at `path`, as a saved file does. All its
+    /// space is allocated now. It is locked while the optimizer works on it, and
+    /// synced at the end. If the state is already in that file, this does what
+    /// [`sync`](Optimizer::sync) does.
     ///
     /// # Errors
     /// Nothing has changed then. [`Error::Io`]; [`Error::FileLocked`] where the
@@ -63,13 +64,13 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Brings the last step, and the checksums of the state, to the disk: that
-    /// is what a power failure leaves at least of a live file, as long as no
-    /// second step has been taken since.
+    /// Writes the last step and the checksums of the state to disk. The synced
+    /// state survives a power failure as long as at most one step has been taken
+    /// since.
     ///
     /// # Errors
-    /// [`Error::NotLive`]; [`Error::Forked`]; [`Error::Io`]: the file is as
-    /// good as before, but perhaps not on the disk.
+    /// [`Error::NotLive`]; [`Error::Forked`]; [`Error::Io`]: the state is
+    /// unchanged, but may not be on disk.
     pub fn sync(&self) -> Result<()> {
         self.between_steps()?;
         let live = self.live.as_ref().ok_or(Refusal::NotLive)?;
@@ -78,19 +79,19 @@ impl Optimizer {
         live.file.sync(planes)
     }
 
-    /// The live file that the state is in, by the path under which it was
-    /// opened.
+    /// The path by which the live file that holds the state was opened.
     pub fn live_file(&self) -> Option<&Path> {
         self.live.as_ref().map(|live| live.file.path())
     }
 
-    /// The plane of the copy that the next step writes, if the state is live.
+    /// A plane of the copy that the next step writes, if the state is in a live
+    /// file.
     pub(crate) fn other_copy(&self, tensor: usize, plane: usize) -> Option<&[u8]> {
         self.state[tensor].other.get(plane).map(|bytes| &bytes[..])
     }
 
-    /// Puts the state into a live file: its planes are the state already. What
-    /// was live before is closed.
+    /// Makes the planes of a live file, which already hold the state, the
+    /// optimizer's. Closes the live file used before, if there was one.
     pub(super) fn live_in(&mut self, live: LiveState, [current, other]: Copies) {
         self.close_live();
         self.fresh = false;
@@ -108,10 +109,10 @@ impl Optimizer {
         self.live = Some(live);
     }
 
-    /// Leaves the live file at its last step. The state must be replaced then.
+    /// Syncs and closes the live file. The caller must then replace the state.
     pub(super) fn close_live(&mut self) {
         if self.live.is_some() {
-            // Who wants to know whether it is on the disk syncs before.
+            // An error is ignored: a caller who wants to know it syncs first.
             let _ = self.sync();
             self.live = None;
             for state in &mut self.state {
@@ -120,8 +121,8 @@ impl Optimizer {
         }
     }
 
-    /// Whether a path is the live file that the state is in. Refuses a forked
-    /// child, which may read no more of it than it may write.
+    /// Whether a path is the live file that holds the state. Refuses a forked
+    /// child, which may neither read nor write that file.
     pub(super) fn is_live_at(&self, path: &Path) -> Result<bool> {
         let Some(live) = &self.live else {
             return Ok(false);
@@ -130,7 +131,7 @@ impl Optimizer {
         Ok(live.file.is_at(path))
     }
 
-    /// Must come before anything in the state is written in place.
+    /// Must be called before anything in the state is written in place.
     pub(super) fn begin_live(&mut self) -> Result<()> {
         self.live.as_mut().map_or(Ok(()), |live| live.file.begin())
     }
@@ -142,7 +143,7 @@ impl Optimizer {
         self.begin_live()
     }
 
-    /// Keeps what is set for a tensor in the live file.
+    /// Writes the settings of a tensor to the live file.
     pub(super) fn set_live(&mut self, tensor: usize, settings: Settings) {
         if let Some(live) = &mut self.live {
             live.file.set(live.positions[tensor], settings);
@@ -158,8 +159,8 @@ impl Optimizer {
         for (tensor, state) in self.state.iter_mut().enumerate() {
             match took_part(tensor) {
                 true => state.same = false,
-                // It is current in either copy; the second time in a row there
-                // is nothing to do.
+                // Both copies must have the same state of a tensor that took no
+                // part. If they already do, nothing is copied.
                 false => state.copy_to_other(),
             }
         }
@@ -174,7 +175,8 @@ impl Optimizer {
 
 impl Drop for Optimizer {
     fn drop(&mut self) {
-        // In memory the state of a step half-way goes with it.
+        // In memory, the state of an unfinished step is dropped with the
+        // optimizer.
         let _ = self.abort_stages();
         self.close_live();
     }

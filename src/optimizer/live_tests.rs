@@ -1,4 +1,5 @@
-//! Every file operation fails in turn, of everything that is done with a file.
+//! Every file operation of every function that uses a file is made to fail in
+//! turn.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -36,8 +37,8 @@ struct Seen {
 }
 
 impl World {
-    /// After two steps, with a checkpoint "saved" and a closed live file
-    /// "closed" of that moment.
+    /// An optimizer after two steps, with a checkpoint "saved" and a closed live
+    /// file "closed" of the same state.
     fn new() -> World {
         let specs = [
             TensorSpec::new("a", &[9, 5]).with_master(),
@@ -98,7 +99,7 @@ impl World {
         names
     }
 
-    /// What another optimizer finds in a file.
+    /// The step count and the planes that another optimizer loads from a file.
     fn found(&self, name: &str) -> (u64, Vec<Vec<u8>>) {
         let mut other = Optimizer::new(self.optimizer.options().clone(), &self.optimizer.specs);
         let other = other.as_mut().unwrap();
@@ -110,8 +111,9 @@ impl World {
     }
 }
 
-/// Runs `call` in a world that `prepare` has made, and lets each of its file
-/// operations fail; then without. `after` gets whether it failed.
+/// Runs `call` in a world that `prepare` has made, once for each of its file
+/// operations with that operation failing, and at last without a failure.
+/// `after` is told whether one failed.
 fn every_operation(
     prepare: impl Fn() -> World,
     call: impl Fn(&mut World) -> Result<()>,
@@ -228,7 +230,8 @@ fn a_file_that_cannot_be_mapped_leaves_all_as_it_was() {
     assert!(operations > 6, "{operations}");
 }
 
-/// The first step after a sync is the one that tells the disk.
+/// The first step after a sync is the one that writes to the disk that the file
+/// is in use.
 #[test]
 fn a_live_step_that_cannot_be_noted_changes_nothing() {
     let operations = every_operation(live, World::step, |world, before, failed| {
@@ -290,7 +293,7 @@ fn a_sync_that_fails_can_be_made_again() {
     }
 }
 
-/// Whoever frees an optimizer is not told; the file opens all the same.
+/// Freeing an optimizer reports no error; the file can still be opened.
 #[test]
 fn a_close_that_fails_leaves_a_file_that_opens() {
     let operations = every_operation(

@@ -1,4 +1,4 @@
-//! Which saved tensor belongs to which tensor of the optimizer.
+//! Assigns the tensors of a file to those of the optimizer.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
@@ -9,54 +9,55 @@ use crate::error::{Error, Result};
 use crate::layout::{self, TensorSpec, MASTER};
 use crate::options::Options;
 
-/// How a file is opened, and where the state is from then on.
+/// How a file is opened, and where the state is kept afterwards.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LoadMode {
-    /// It is read into memory, and every checksum is verified.
+    /// The file is read into memory, and every checksum is verified.
     #[default]
     Read,
-    /// The file is mapped copy-on-write: in constant time however large it is.
+    /// The file is mapped copy-on-write, which takes constant time for any size.
     /// A page is read when it is first needed, and copied when it is first
-    /// written; the file is never changed. Its header and its sizes are
-    /// checked, its data are not; parameters that are loaded are read, and
-    /// verified. Nobody may write to the file, or make it shorter, while it is
-    /// mapped; it may be replaced and removed.
+    /// written; the file is never changed. Its header and its sizes are checked,
+    /// but not the checksums of the state; parameters that are loaded are read
+    /// and verified. While the file is mapped, no program may write to it or
+    /// truncate it; it may be removed or replaced by a new file.
     MapPrivate,
-    /// The state lives in the file, which must be a live file: see
+    /// The state stays in the file, which must be a live file: see
     /// [`Optimizer::make_live`]. It is locked. Its options and its tensors must
-    /// be the optimizer's; their order may be another.
+    /// be the optimizer's, but the tensors may be in another order.
     ///
     /// [`Optimizer::make_live`]: crate::Optimizer::make_live
     MapShared,
 }
 
-/// What a load may overlook. By default nothing: the file and the optimizer
-/// must have the same hyperparameters and the same tensors.
+/// Which differences between file and optimizer a load accepts. By default none:
+/// they must have the same hyperparameters and the same tensors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Keep the optimizer's hyperparameters, also where the file has others,
-    /// and its learning-rate scale and weight decay of every tensor. Tensors
-    /// may then take another update, and the band be smaller; planes of the
-    /// file that are not needed are left out, and one that is needed but not
-    /// there refuses the load. Only master weights may be kept on one side
-    /// alone: those that the file lacks are taken from the parameters by the
-    /// next step. Dimensions, chains and element types must agree even so.
+    /// Keep the optimizer's hyperparameters, and its learning-rate scale and
+    /// weight decay of every tensor, where the file has others. The band may
+    /// then be smaller than the file's, and tensors may have another update, as
+    /// long as the file has every plane that they need; its other planes are
+    /// ignored. Master weights may be missing from the file, in which case the
+    /// next step copies them from the parameters, or be in the file only.
+    /// Dimensions, chains and element types must still agree.
     pub override_options: bool,
-    /// Load the tensors that both sides have, at least one, and leave the
-    /// others of the optimizer as they are. The step count is the file's.
+    /// Load the tensors that are in both the file and the optimizer, at least
+    /// one, and leave the optimizer's other tensors as they are. The step count
+    /// becomes the file's.
     pub common_tensors_only: bool,
-    /// Tensors that have another name in the file: (name in the file, name in
-    /// the optimizer). All renames happen at once, so that two tensors can
-    /// swap their names. Both names of every pair must exist.
+    /// Tensors whose names differ: (name in the file, name in the optimizer).
+    /// All renames happen at once, so that two tensors can swap their names.
+    /// Both names of every pair must exist.
     pub rename: Vec<(String, String)>,
-    /// How the file is opened. None of the above goes with
-    /// [`LoadMode::MapShared`].
+    /// How the file is opened. [`LoadMode::MapShared`] cannot be combined with
+    /// any of the fields above.
     pub mode: LoadMode,
 }
 
-/// Finds for every tensor of the optimizer the position of its saved one, or
-/// refuses. `None` is a tensor that the file does not have, and comes up only
-/// with `common_tensors_only`.
+/// Finds the position in the file of every tensor of the optimizer, or returns
+/// why the file does not fit. `None` is a tensor that the file does not have,
+/// which is possible only with `common_tensors_only`.
 ///
 /// `parameters` says whether the parameters are to be loaded, too.
 pub(crate) fn assign(
@@ -93,9 +94,10 @@ pub(crate) fn assign(
     Ok(assigned)
 }
 
-/// Compares every hyperparameter; threads and instruction set are none.
+/// Compares every hyperparameter. Threads and instruction set are not compared,
+/// because results do not depend on them.
 fn same_options(file: &Options, optimizer: &Options) -> Result<()> {
-    // Named one by one, so that a new option cannot be forgotten here.
+    // Every field is named, so that a new option cannot be forgotten here.
     let Options {
         band,
         beta1,
@@ -193,7 +195,7 @@ fn names_in_optimizer<'a>(
     Ok(saved.tensors.iter().map(|t| name(&t.spec.name)).collect())
 }
 
-/// Refuses a tensor that one side lacks.
+/// Refuses a tensor that is missing from the file or from the optimizer.
 fn all_on_both_sides(
     file: &[&str],
     tensors: &[TensorSpec],
@@ -217,8 +219,8 @@ fn all_on_both_sides(
     }
 }
 
-/// Refuses a tensor whose state means something else: one of another shape or
-/// with other neighbours.
+/// Refuses a tensor whose saved state has another meaning, because its shape or
+/// its chains differ.
 fn same_tensor(file: &TensorSpec, tensor: &TensorSpec, overridden: bool) -> Result<()> {
     let refuse = |what, file: &dyn Debug, optimizer: &dyn Debug| {
         Err(Error::TensorDiffers {
@@ -243,8 +245,9 @@ fn same_tensor(file: &TensorSpec, tensor: &TensorSpec, overridden: bool) -> Resu
     Ok(())
 }
 
-/// Refuses when the optimizer needs a plane that the file does not have, or
-/// has in another type. Master weights can be taken from the parameters.
+/// Refuses a file that lacks a plane which the optimizer needs, or has it in
+/// another type. Master weights may be missing, because a step can copy them
+/// from the parameters.
 fn planes_there(
     saved: &Header,
     file: &SavedTensor,
@@ -262,8 +265,8 @@ fn planes_there(
     Ok(())
 }
 
-/// Refuses when the file has neither parameters of this type nor master
-/// weights to make them of.
+/// Refuses a file that has neither parameters of this type nor master weights to
+/// compute them from.
 fn parameters_there(saved: &Header, file: &SavedTensor, tensor: &TensorSpec) -> Result<()> {
     if !saved.parameters && !file.master_set {
         return missing(tensor, PARAMETER.to_owned());

@@ -1,5 +1,5 @@
-//! One test for each way in which a load can be refused, and for each that
-//! its options allow.
+//! One test for each reason to refuse a load, and for each difference that its
+//! options allow.
 
 use super::*;
 use crate::layout::{Chains, Update};
@@ -9,7 +9,7 @@ fn specs(names: &[&str]) -> Vec<TensorSpec> {
     names.iter().map(|n| TensorSpec::new(*n, &[2, 3])).collect()
 }
 
-/// A header as an optimizer with these options and tensors saves it.
+/// The header that an optimizer with these options and tensors saves.
 fn header(options: &Options, tensors: &[TensorSpec]) -> Header {
     let saved = |spec: &TensorSpec| SavedTensor {
         spec: spec.clone(),
@@ -25,7 +25,7 @@ fn header(options: &Options, tensors: &[TensorSpec]) -> Header {
     }
 }
 
-/// Assigns tensors of equal options without parameters.
+/// Assigns tensors with these names, with equal options, without parameters.
 fn assign_names(
     file: &[&str],
     optimizer: &[&str],
@@ -196,7 +196,7 @@ fn another_update_needs_an_override_and_its_planes() {
     let adam = sonew.clone().with_update(Update::Adam);
     let refused = assign_specs(sonew.clone(), adam.clone(), &LoadOptions::default());
     assert!(differs(refused, "update"));
-    // Plain Adam needs fewer planes, the other way round one is missing.
+    // Plain Adam needs fewer planes; in the other direction one is missing.
     assign_specs(sonew.clone(), adam.clone(), &overriding()).unwrap();
     assert!(matches!(
         assign_specs(adam, sonew, &overriding()),
@@ -212,7 +212,7 @@ fn another_type_of_state_is_always_refused() {
         spec.with_dtypes(Dtype::Bf16, Dtype::F16, state)
     };
     for load in [LoadOptions::default(), common(), overriding()] {
-        // Types of parameters and gradients are no part of the state.
+        // The types of parameters and gradients are not part of the state.
         assign_specs(float32.clone(), with_state(Dtype::F32), &load).unwrap();
         for state in [Dtype::F64, Dtype::Bf16] {
             assert!(matches!(
@@ -306,7 +306,8 @@ fn tensors_can_be_renamed_and_swapped() {
     assert_eq!(found.unwrap(), [Some(1), Some(0)]);
 }
 
-/// The reason for which renaming is refused, between two tensors on each side.
+/// The reason why renaming is refused between two tensors in the file and two in
+/// the optimizer.
 fn rename_refused(pairs: &[(&str, &str)]) -> &'static str {
     match assign_names(&["a", "b"], &["x", "b"], &renaming(pairs)) {
         Err(Error::Rename { reason, .. }) => reason,

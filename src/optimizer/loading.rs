@@ -13,45 +13,46 @@ use crate::error::{Error, Result};
 use crate::layout::{Plane, TensorSpec, MASTER};
 use crate::memory::AlignedBytes;
 
-/// What a load puts in place when everything has been read.
+/// What has been read for one tensor. It is put in place when everything has
+/// been read.
 struct Loaded {
     tensor: usize,
-    /// None for a tensor that the file does not have.
+    /// Its position in the file; `None` if the file does not have it.
     saved: Option<usize>,
-    /// None where they are in place.
+    /// New planes; `None` if they are read in place.
     planes: Option<Vec<Storage>>,
     in_place: bool,
     master_set: bool,
-    /// Which array they are read from: the parameter, or master weights, which
-    /// are rounded then.
+    /// Parameters, and the name of the array that they are read from: the
+    /// parameter, or the master weights, which are then rounded.
     parameters: Option<(&'static str, AlignedBytes)>,
 }
 
 impl Optimizer {
     /// Loads state and step count from a file that [`Optimizer::save`] wrote,
     /// or from a live file, and the parameters if buffers for them are given.
-    /// The file must have the optimizer's own options and tensors, but for what
-    /// `load` allows. Nothing is converted: state planes, and parameters that
-    /// are loaded, must have the types in the file that they have here.
+    /// The file must have the optimizer's own options and tensors, except for
+    /// differences that `load` allows. Nothing is converted: state planes, and
+    /// parameters that are loaded, must have the same types in the file as here.
     ///
-    /// Where a file has no parameters but master weights, the parameters are
-    /// these, rounded to nearest, as after every step.
+    /// If a file has master weights but no parameters, the parameters become the
+    /// master weights rounded to nearest, as after every step.
     ///
-    /// [`LoadOptions::mode`] says where the state is from then on. A live file
-    /// that it was in before is closed, at its last step.
+    /// [`LoadOptions::mode`] says where the state is kept afterwards. If the
+    /// state was in a live file before, that file is closed at its last step.
     ///
-    /// Everything is read before anything is changed. Read into memory, the
-    /// state is held twice for the time of the call, unless nothing has been
-    /// done yet with the optimizer: then its zeros are read over, and are zeros
-    /// again if the load is refused.
+    /// Everything is read before anything is changed. With [`LoadMode::Read`],
+    /// the state is therefore in memory twice during the call, unless the
+    /// optimizer has not been used yet: then its state, which is zero, is
+    /// overwritten, and is reset to zero if the load is refused.
     ///
     /// # Errors
     /// Nothing has changed then. [`Error::NotACheckpoint`],
     /// [`Error::FileLength`], [`Error::Checksum`] and others for a file that
-    /// is no (whole) checkpoint; [`Error::OptionDiffers`],
+    /// is not a checkpoint or is damaged; [`Error::OptionDiffers`],
     /// [`Error::TensorDiffers`], [`Error::DtypeDiffers`],
-    /// [`Error::TensorMissing`] and [`Error::PlaneMissing`] for one of
-    /// something else; [`Error::FileLocked`] for a live file in use,
+    /// [`Error::TensorMissing`] and [`Error::PlaneMissing`] for one of another
+    /// optimizer; [`Error::FileLocked`] for a live file in use,
     /// [`Error::Torn`] for one that a power failure has damaged;
     /// [`Error::NotALiveFile`] and [`Error::SharedOption`] for a shared mapping.
     pub fn load(
@@ -70,7 +71,8 @@ impl Optimizer {
         }
     }
 
-    /// Loads what stays the file's own: reads it, or maps it privately.
+    /// Loads a file that is not changed afterwards: reads it, or maps it
+    /// privately.
     fn load_copy(
         &mut self,
         path: &Path,
@@ -144,7 +146,7 @@ impl Optimizer {
         let mut loaded = Vec::new();
         if params.is_some() {
             for (spec, &position) in self.specs.iter().zip(&positions) {
-                // A live file's parameters are its master weights.
+                // The parameters in a live file are its master weights.
                 let master = copies[0][position].last().expect("planes");
                 loaded.push(rounded(spec, master)?);
             }
@@ -165,15 +167,15 @@ impl Optimizer {
             }
         }
         self.step_count = header.step;
-        // What a process left that died while it was taking master weights;
-        // nothing has been synced since.
+        // A process died while it was copying these master weights from the
+        // parameters, so they are incomplete.
         unfinished
             .into_iter()
             .for_each(|tensor| self.forget_master(tensor));
         Ok(())
     }
 
-    /// Room for the arrays of one tensor that are to be read.
+    /// Allocates memory for the arrays of one tensor that are to be read.
     fn prepare(
         &self,
         header: &Header,
@@ -190,7 +192,7 @@ impl Optimizer {
         };
         let room = |(name, dtype)| Ok((name, zeros(spec, name, dtype)?));
         let new = |plane: &Plane| zeros(spec, &plane.name, plane.dtype).map(Storage::Memory);
-        // Zeros that nobody has seen are read over in place.
+        // A state that is still zero is overwritten in place.
         let planes = mode == LoadMode::Read && !self.fresh;
         let planes = planes.then(|| state.planes.iter().map(new).collect());
         Ok(Loaded {
@@ -203,7 +205,7 @@ impl Optimizer {
         })
     }
 
-    /// Reads all that there is room for.
+    /// Reads the arrays that memory was allocated for.
     fn read(&mut self, file: &Checkpoint, loaded: &mut [Loaded]) -> Result<()> {
         let threads = self.plan.threads();
         let mut wanted = Vec::new();
@@ -218,8 +220,8 @@ impl Optimizer {
             let in_place = loaded.in_place.then_some(&mut state.elements);
             let elements = loaded.planes.as_mut().or(in_place);
             for (plane, dst) in state.planes.iter().zip(elements.into_iter().flatten()) {
-                // What the file does not have stays zero, and the next step
-                // takes it.
+                // Master weights that the file does not have stay zero, and the
+                // next step copies them from the parameters.
                 if plane.name != MASTER || loaded.master_set {
                     wanted.push(Wanted {
                         tensor: saved,
@@ -247,7 +249,7 @@ impl Optimizer {
         outcome
     }
 
-    /// Makes parameters of the master weights that were read for them.
+    /// If master weights were read as parameters, rounds them.
     fn round(&self, loaded: &mut Loaded) -> Result<()> {
         if let Some((MASTER, bytes)) = &mut loaded.parameters {
             *bytes = rounded(&self.specs[loaded.tensor], bytes)?;
@@ -255,7 +257,8 @@ impl Optimizer {
         Ok(())
     }
 
-    /// The planes of one tensor out of the arrays that a mapped file has of it.
+    /// Selects the planes of one tensor from the arrays that a mapped file has
+    /// of it.
     fn mapped(&self, arrays: &[Plane], loaded: &Loaded, parts: Vec<Part>) -> Result<Vec<Storage>> {
         let mut parts: Vec<_> = parts.into_iter().map(Some).collect();
         let planes = self.state[loaded.tensor].planes.iter().map(|plane| {
@@ -274,8 +277,8 @@ impl Optimizer {
         planes.collect()
     }
 
-    /// A copy in memory of the state of a tensor that stays as it is while the
-    /// live file is left that it is in.
+    /// A copy in memory of the state of a tensor that is not loaded, for when the
+    /// live file that holds it is closed.
     fn kept(&self, tensor: usize) -> Result<Loaded> {
         let state = &self.state[tensor];
         let copy = |(plane, bytes): (&Plane, &Storage)| {
@@ -295,7 +298,7 @@ impl Optimizer {
     }
 }
 
-/// Parameters that are their master weights, rounded.
+/// Parameters computed from master weights by rounding.
 fn rounded(spec: &TensorSpec, master: &[u8]) -> Result<AlignedBytes> {
     let mut bytes = zeros(spec, PARAMETER, spec.params)?;
     let params = ElementsMut::from_bytes(spec.params, &mut bytes);

@@ -1,4 +1,5 @@
-//! Master weights: when the parameters go into them, and come back.
+//! Master weights: when they are copied from the parameters, and the parameters
+//! from them.
 
 use half::slice::HalfFloatSliceExt;
 
@@ -13,10 +14,9 @@ use crate::memory::{list, OF_A_STEP};
 use crate::step::fits;
 
 impl Optimizer {
-    /// Forgets the master weights of all tensors that keep them: the next step
-    /// takes them anew from the parameters. For a caller who has changed
-    /// parameters between steps; without it, master weights are the truth and
-    /// the change is lost.
+    /// Discards the master weights of all tensors that have them, so that the
+    /// next step copies them from the parameters again. Call this after changing
+    /// parameters between steps; otherwise the next step overwrites the change.
     ///
     /// # Errors
     /// [`Error::Forked`] and [`Error::Io`] where the state is in a live file.
@@ -33,9 +33,9 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Takes the master weights that are not set from the parameters, also of
-    /// tensors that have no gradient in this step: whoever saves next finds
-    /// them all. Returns the tensors, so that a refused step can forget them
+    /// Copies master weights that are not set from the parameters, even for
+    /// tensors that have no gradient in this step, so that the next save has
+    /// them all. Returns the tensors, so that a refused step can discard them
     /// again.
     pub(super) fn take_masters(&mut self, params: &[ElementsMut<'_>]) -> Result<Vec<usize>> {
         let specs = self.specs.iter().zip(&self.state).enumerate();
@@ -53,14 +53,14 @@ impl Optimizer {
             self.change_master(tensor);
             let state = &mut self.state[tensor];
             widen(params[tensor].elements(), state.master());
-            // In a live file they are so only when the step is complete: until
-            // then a process that dies leaves them as not taken.
+            // A live file records them as set only when the step is complete, so
+            // that a process that dies before leaves them as not set.
             state.master_set = true;
         }
         Ok(empty)
     }
 
-    /// Forgets the master weights of a tensor: what is not set is zero.
+    /// Discards the master weights of a tensor: those that are not set are zero.
     pub(super) fn forget_master(&mut self, tensor: usize) {
         self.change_master(tensor);
         let state = &mut self.state[tensor];
@@ -70,7 +70,7 @@ impl Optimizer {
         self.set_live(tensor, forgotten);
     }
 
-    /// Notes that master weights are written in place.
+    /// Notes in the live file that master weights are being written in place.
     fn change_master(&mut self, tensor: usize) {
         let changing = Settings {
             master: Master::Changing,
@@ -82,14 +82,14 @@ impl Optimizer {
 }
 
 impl TensorState {
-    /// The plane of master weights of a tensor that keeps them.
+    /// The plane of master weights of a tensor that has them.
     fn master(&mut self) -> &mut [f32] {
         let last = self.elements.last_mut().expect("there are planes");
         bytemuck::cast_slice_mut(last)
     }
 }
 
-/// The numbers of parameters in float32, which holds them all.
+/// Copies parameters to float32, which represents them all exactly.
 fn widen(params: Elements<'_>, master: &mut [f32]) {
     match params {
         Elements::F32(params) => master.copy_from_slice(params),
@@ -99,7 +99,7 @@ fn widen(params: Elements<'_>, master: &mut [f32]) {
     }
 }
 
-/// Parameters as a step makes them of master weights: rounded to nearest.
+/// Computes parameters from master weights as a step does: rounded to nearest.
 pub(super) fn narrow(master: &[f32], params: ElementsMut<'_>) {
     match params {
         ElementsMut::F32(params) => params.copy_from_slice(master),

@@ -1,4 +1,4 @@
-//! The optimizer: a plan, the state of its tensors, and the step count.
+//! The optimizer: a plan, the state of its tensors, and a step count.
 
 mod background;
 mod import;
@@ -14,7 +14,7 @@ mod state;
 use std::mem::take;
 
 pub use background::Saving;
-pub(crate) use lists::StepLists;
+pub(crate) use lists::SpareElements;
 pub use load::{LoadMode, LoadOptions};
 pub use staged::StagedStep;
 
@@ -26,17 +26,18 @@ use crate::options::{not_negative, Options, StepOptions};
 use crate::step::Plan;
 use live::LiveState;
 use staged::Staged;
-use state::{Lists, TensorState};
+use state::{SpareStepBuffers, TensorState};
 
 /// SONew over a list of parameter tensors.
 ///
-/// Owns the state; parameters and gradients are the caller's, passed to every
-/// step in the order of the tensors.
+/// Owns the state. Parameters and gradients belong to the caller, who passes
+/// them to every step in the order of the tensors.
 ///
-/// Where a tensor keeps master weights, they begin as a copy of the parameters
-/// that the first step gets, and are the truth from then on: a step updates
-/// them, and the parameters become what they are when rounded.
-/// [`reset_master`](Optimizer::reset_master) begins anew.
+/// If a tensor has master weights, the first step copies them from the
+/// parameters. After that, every step updates the master weights and overwrites
+/// the parameters with them, rounded to nearest.
+/// [`reset_master`](Optimizer::reset_master) makes the next step copy them
+/// again.
 ///
 /// ```
 /// use sonew::{layout::TensorSpec, options::{Options, StepOptions}, Optimizer};
@@ -57,15 +58,15 @@ pub struct Optimizer {
     specs: Vec<TensorSpec>,
     state: Vec<TensorState>,
     step_count: u64,
-    /// Whether the state is zero, as it was created.
+    /// Whether the state is still zero, as it was created.
     fresh: bool,
-    /// The live file that the state is in, if it is in one.
+    /// The live file that holds the state, if one does.
     live: Option<LiveState>,
     /// The step in stages that is under way, if one is.
     staged: Option<Staged>,
-    lists: Lists,
-    /// The lists of a step on buffers of one type.
-    typed: StepLists,
+    spare_buffers: SpareStepBuffers,
+    /// Kept allocations of the lists that [`step`](Optimizer::step) makes.
+    spare_elements: SpareElements,
 }
 
 impl Optimizer {
@@ -78,8 +79,9 @@ impl Optimizer {
     pub fn new(options: Options, tensors: &[TensorSpec]) -> Result<Self> {
         options.validate()?;
         layout::validate(tensors)?;
-        // Before the plan: of an absurd size, the state is refused at once,
-        // while the plan's share of it may still be granted, and touched.
+        // The state is allocated before the plan: for tensors of an absurd size
+        // its allocation fails at once, while the smaller ones of the plan might
+        // succeed and be written to.
         let state = tensors
             .iter()
             .map(|spec| TensorState::zeroed(spec, &options));
@@ -93,15 +95,15 @@ impl Optimizer {
             fresh: true,
             live: None,
             staged: None,
-            lists: Lists::default(),
-            typed: StepLists::default(),
+            spare_buffers: SpareStepBuffers::default(),
+            spare_elements: SpareElements::default(),
         })
     }
 
     /// Takes one step: `params[i]` and the state of tensor `i` are updated
-    /// from `grads[i]`. `None` leaves the tensor out: its parameters and state
-    /// stay as they are. For tensors of several types there is
-    /// [`step_any`](Optimizer::step_any).
+    /// from `grads[i]`. If that is `None`, the tensor takes no part in the step:
+    /// its parameters and state stay as they are. For tensors of several types
+    /// there is [`step_any`](Optimizer::step_any).
     ///
     /// # Errors
     /// Nothing has changed then: parameters, state and step count are as
@@ -117,16 +119,16 @@ impl Optimizer {
     ) -> Result<()> {
         let params = params.iter_mut().map(|p| ElementsMut::new(p));
         let grads = grads.iter().map(|g| g.map(Elements::new));
-        let mut lists = take(&mut self.typed);
+        let mut lists = take(&mut self.spare_elements);
         let stepped = lists.with(params, grads, |params, grads| {
             self.step_any(step, params, grads)
         });
-        self.typed = lists;
+        self.spare_elements = lists;
         stepped
     }
 
-    /// [`step`](Optimizer::step) for buffers whose types are known at run time,
-    /// and need not be the same for all tensors.
+    /// [`step`](Optimizer::step) for buffers whose types are known only at run
+    /// time, and may differ between tensors.
     ///
     /// # Errors
     /// Those of [`step`](Optimizer::step).
@@ -140,9 +142,9 @@ impl Optimizer {
         self.begin(params, grads, step).map(drop)
     }
 
-    /// Begins a step: what comes next, if it is not refused, finds everything
-    /// in its place. Returns the tensors whose master weights were taken for it,
-    /// too.
+    /// Checks the arguments of a step, copies master weights that are not set,
+    /// and calls `next`; if that fails, discards the copied ones again. Returns
+    /// the result of `next` and the tensors whose master weights were copied.
     fn begin<'a, R>(
         &mut self,
         params: &mut [ElementsMut<'a>],
@@ -171,21 +173,24 @@ impl Optimizer {
     ) -> Result<()> {
         let number = self.step_count + 1;
         self.begin_live_step(number)?;
-        let mut lent = self.lists.lend(&mut self.state, params, grads)?;
-        let stepped = self
-            .plan
-            .step_from(step, number, &mut lent.buffers, &lent.before);
-        self.lists.keep(lent);
+        let mut step_buffers = self.spare_buffers.lend(&mut self.state, params, grads)?;
+        let stepped = self.plan.step_from(
+            step,
+            number,
+            &mut step_buffers.buffers,
+            &step_buffers.before,
+        );
+        self.spare_buffers.keep(step_buffers);
         stepped?;
         self.commit_live_step(number, |tensor| grads[tensor].is_some());
         self.step_count = number;
         Ok(())
     }
 
-    /// The length of all gradients together in the last step, scaled by
+    /// The gradient norm of the last step: the norm over all tensors, after
     /// [`grad_scale`](StepOptions::grad_scale) and before clipping. `None`
-    /// before the first step, and after one that did not look at all
-    /// gradients.
+    /// before the first step, and after one that did not read all gradients
+    /// first.
     pub fn gradient_norm(&self) -> Option<f64> {
         self.plan.gradient_norm()
     }
@@ -205,7 +210,7 @@ impl Optimizer {
         &self.specs
     }
 
-    /// What multiplies a tensor's learning rate; 1 at first.
+    /// The factor on a tensor's learning rate; 1 at first.
     ///
     /// # Errors
     /// [`Error::UnknownTensor`].
@@ -213,8 +218,7 @@ impl Optimizer {
         Ok(self.state_of(tensor)?.lr_scale)
     }
 
-    /// Changes what multiplies a tensor's learning rate; finite and not
-    /// negative.
+    /// Changes the factor on a tensor's learning rate; finite and not negative.
     ///
     /// # Errors
     /// [`Error::UnknownTensor`], [`Error::OutOfRange`]; [`Error::Forked`] and
@@ -229,7 +233,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// A tensor's decoupled weight decay; that of the options at first.
+    /// A tensor's decoupled weight decay; at first that of the options.
     ///
     /// # Errors
     /// [`Error::UnknownTensor`].
@@ -276,15 +280,15 @@ impl Optimizer {
         })
     }
 
-    /// Bytes of state.
+    /// Size of the state in bytes.
     pub fn state_bytes(&self) -> usize {
         self.state.iter().map(TensorState::bytes).sum()
     }
 
-    /// Bytes held in all: the state, scratch for each thread, and the sums of
-    /// blocks. State that is mapped from a file is not counted: how much of it
-    /// is in memory is the system's affair. A step allocates nothing that grows
-    /// with the model.
+    /// Bytes of memory held in all: the state, scratch memory for each thread,
+    /// and the sums of blocks. State that is mapped from a file is not counted:
+    /// the system decides how much of it is in memory. A step allocates nothing
+    /// that grows with the model.
     pub fn memory_bytes(&self) -> usize {
         let state: usize = self.state.iter().map(TensorState::memory).sum();
         state + self.plan.bytes()
@@ -307,7 +311,7 @@ impl Optimizer {
         })
     }
 
-    /// A tensor's argument, for messages.
+    /// The name of a tensor's argument, for messages.
     fn of_tensor(&self, argument: &str, tensor: usize) -> String {
         format!("{argument} of tensor \"{}\"", self.specs[tensor].name)
     }

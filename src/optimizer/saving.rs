@@ -11,23 +11,24 @@ use crate::step::fits;
 impl Optimizer {
     /// Saves the state, the options and the step count to a safetensors file,
     /// together with the parameters if they are given. An existing file is
-    /// replaced when the new one is complete and on disk, not before; one that
-    /// is mapped privately stays in use under no name.
+    /// replaced only when the new one is complete and on disk. If the existing
+    /// file is mapped privately, the mapping remains valid.
     ///
-    /// Onto the live file that the state is in, this is
-    /// [`sync`](Optimizer::sync). Such a file has no parameters but those that
-    /// master weights hold: given others, the save is refused.
+    /// If `path` is the live file that holds the state, this does what
+    /// [`sync`](Optimizer::sync) does. A live file holds no parameters except as
+    /// master weights: the save is refused if parameters of a tensor without
+    /// master weights are given.
     ///
     /// # Errors
     /// [`Error::TensorCount`], [`Error::WrongDtype`] and
     /// [`Error::WrongLength`] for parameters that do not fit;
     /// [`Error::FileLocked`] while another save to this path is under way, and
-    /// where it is a live file in use; [`Error::Forked`] in a child of the
+    /// if it is a live file in use; [`Error::Forked`] in a forked child of the
     /// process that works on a live file; [`Error::PlaneMissing`] for
-    /// parameters that a live file cannot take; [`Error::Io`] if a file
-    /// operation fails: what stood under `path` stands there still (unless only
-    /// the last operation failed, which makes the new name durable: then the
-    /// new file stands there).
+    /// parameters that a live file cannot hold; [`Error::Io`] if a file
+    /// operation fails: the previous file is still at `path` (unless only the
+    /// last operation failed, which makes the new name durable: then the new
+    /// file is there).
     pub fn save(&self, path: impl AsRef<Path>, params: Option<&[Elements<'_>]>) -> Result<()> {
         self.between_steps()?;
         self.check_saved(params)?;
@@ -38,7 +39,7 @@ impl Optimizer {
         checkpoint::write(path.as_ref(), &header, &arrays)
     }
 
-    /// What a save onto the live file does.
+    /// Syncs the live file, in place of a save to it.
     pub(super) fn sync_instead(&self, params: Option<&[Elements<'_>]>) -> Result<()> {
         let without = self.specs.iter().find(|spec| !spec.master);
         if let (Some(_), Some(spec)) = (params, without) {
@@ -64,7 +65,7 @@ impl Optimizer {
         pairs.try_for_each(|(spec, param)| fits(spec, "the parameter", param, spec.params))
     }
 
-    /// What a file of this optimizer holds.
+    /// The header and the arrays of a file of this optimizer.
     pub(super) fn contents<'a>(
         &'a self,
         params: Option<&'a [Elements<'a>]>,

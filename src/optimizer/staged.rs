@@ -1,4 +1,4 @@
-//! A step in stages: what happens to the state between the calls.
+//! A step in stages of an optimizer.
 
 use super::Optimizer;
 use crate::dtype::{Elements, ElementsMut};
@@ -6,22 +6,22 @@ use crate::error::{Error, Result};
 use crate::options::StepOptions;
 use crate::step::{Stage, UnderWay};
 
-/// A step under way.
+/// A step in stages that is under way.
 pub(super) struct Staged {
     under_way: UnderWay,
-    /// Tensors whose master weights were taken for it.
+    /// Tensors whose master weights were copied from the parameters for it.
     masters: Vec<usize>,
 }
 
-/// A step that stops where numbers of whole tensors are known, for programs
-/// whose tensors are parts of larger ones, spread over several machines. From
-/// [`Optimizer::stages`].
+/// A step that stops where sums or maxima over whole tensors are needed, for
+/// programs whose tensors are parts of larger ones, spread over several
+/// machines. Created by [`Optimizer::stages`].
 ///
-/// Dropped before its end, it is aborted: nothing has changed then, as long as
-/// the state has not taken in the gradients. From [`Stage::LargestL1`] or
-/// [`Stage::Lengths`] on it has, unless it is in a live file; an optimizer whose
-/// step is dropped there refuses, with [`Error::InStages`], whatever needs a
-/// state between two steps.
+/// Dropping it before its end aborts the step, so that nothing has changed. That
+/// is possible until the state has been updated with the gradients, which it has
+/// been from [`Stage::LargestL1`] or [`Stage::Norms`] on, unless it is in a live
+/// file. If the step is dropped later, the optimizer refuses, with
+/// [`Error::InStages`], every call that needs a state between two steps.
 pub struct StagedStep<'a, 'b> {
     optimizer: &'a mut Optimizer,
     params: &'a mut [ElementsMut<'b>],
@@ -29,21 +29,21 @@ pub struct StagedStep<'a, 'b> {
 }
 
 impl StagedStep<'_, '_> {
-    /// Goes on to the next stage that this step has; `None` when all is done.
+    /// Continues to the next stage that this step has; `None` when it is done.
     ///
     /// # Errors
     /// [`Error::NonFiniteGradient`] after [`Stage::GradientSquares`]: nothing
-    /// has changed, and the step is over. The step is where it was after
-    /// [`Error::OutOfRange`], for a negative number in place of a reduced one;
+    /// has changed, and the step is over. The step stays at its stage after
+    /// [`Error::OutOfRange`], for a reduced number that is negative;
     /// [`Error::Threads`]; [`Error::Forked`]. [`Error::NoStages`] after the end.
     #[allow(clippy::should_implement_trait)] // It can fail.
     pub fn next(&mut self) -> Result<Option<Stage>> {
         self.optimizer.next_stage(self.params, self.grads)
     }
 
-    /// The numbers of the stage that was reached, two for each tensor; reduced
-    /// ones may be put in their place. Tensors that take no part have zeros.
-    /// Empty after the end.
+    /// The numbers of the stage that was reached, two for each tensor. The
+    /// caller may replace them by reduced ones. Tensors that take no part in the
+    /// step have zeros. Empty after the end.
     pub fn numbers(&mut self) -> &mut [[f64; 2]] {
         self.optimizer.stage_numbers()
     }
@@ -51,15 +51,16 @@ impl StagedStep<'_, '_> {
 
 impl Drop for StagedStep<'_, '_> {
     fn drop(&mut self) {
-        // That it is over, or cannot be aborted, the optimizer knows.
+        // An error means that the step is over or cannot be aborted, which the
+        // optimizer has recorded.
         let _ = self.optimizer.abort_stages();
     }
 }
 
 impl Optimizer {
-    /// The same step as [`step_any`](Optimizer::step_any), in stages: between
-    /// them the caller may reduce the [`numbers`](StagedStep::numbers) of
-    /// tensors over several machines. Those that the options do not need are
+    /// Begins the same step as [`step_any`](Optimizer::step_any), in stages: at
+    /// each stage the caller may reduce the [`numbers`](StagedStep::numbers) of
+    /// tensors over several machines. Stages that the options do not need are
     /// left out.
     ///
     /// ```
@@ -82,8 +83,8 @@ impl Optimizer {
     /// ```
     ///
     /// # Errors
-    /// Those of [`step_any`](Optimizer::step_any) but for gradients that are
-    /// not finite; nothing is under way then.
+    /// Those of [`step_any`](Optimizer::step_any) except
+    /// [`Error::NonFiniteGradient`]; no step is under way then.
     pub fn stages<'a, 'b>(
         &'a mut self,
         step: &StepOptions,
@@ -106,7 +107,7 @@ impl Optimizer {
         }
     }
 
-    /// Begins a step, whose stages then get the same buffers.
+    /// Begins a step. Its stages must be passed the same buffers.
     pub(crate) fn begin_stages(
         &mut self,
         step: &StepOptions,
@@ -128,13 +129,13 @@ impl Optimizer {
     ) -> Result<UnderWay> {
         let number = self.step_count + 1;
         self.begin_live_step(number)?;
-        let lent = self.lists.lend(&mut self.state, params, grads)?;
-        let begun = self.plan.begin(step, number, &lent.buffers);
-        self.lists.keep(lent);
+        let step_buffers = self.spare_buffers.lend(&mut self.state, params, grads)?;
+        let begun = self.plan.begin(step, number, &step_buffers.buffers);
+        self.spare_buffers.keep(step_buffers);
         begun
     }
 
-    /// Goes on with the step in stages.
+    /// Continues the step in stages to its next stage.
     pub(crate) fn next_stage(
         &mut self,
         params: &mut [ElementsMut<'_>],
@@ -142,15 +143,15 @@ impl Optimizer {
     ) -> Result<Option<Stage>> {
         let staged = self.staged.as_ref().ok_or(Error::NoStages)?;
         let number = staged.under_way.number();
-        // Refuses a child that was forked since.
+        // Refuses a child that was forked since the last stage.
         self.begin_live_step(number)?;
         let staged = self.staged.as_mut().ok_or(Error::NoStages)?;
-        let mut lent = self.lists.lend(&mut self.state, params, grads)?;
+        let mut step_buffers = self.spare_buffers.lend(&mut self.state, params, grads)?;
         let under_way = &mut staged.under_way;
         let reached = self
             .plan
-            .advance(under_way, &mut lent.buffers, &lent.before);
-        self.lists.keep(lent);
+            .advance(under_way, &mut step_buffers.buffers, &step_buffers.before);
+        self.spare_buffers.keep(step_buffers);
         match reached {
             Ok(None) => {
                 self.staged = None;
@@ -163,7 +164,7 @@ impl Optimizer {
         reached
     }
 
-    /// The numbers of the stage that was reached; none without one.
+    /// The numbers of the stage that was reached; none before the first stage.
     pub(crate) fn stage_numbers(&mut self) -> &mut [[f64; 2]] {
         match &mut self.staged {
             Some(staged) => staged.under_way.numbers(),
@@ -177,7 +178,7 @@ impl Optimizer {
         staged.is_some_and(|staged| staged.under_way.has_begun())
     }
 
-    /// Gives a step in stages up, which leaves everything as it was before it.
+    /// Aborts a step in stages, which leaves everything as it was before it.
     pub(crate) fn abort_stages(&mut self) -> Result<()> {
         let staged = self.staged.as_ref().ok_or(Error::NoStages)?;
         let written = staged.under_way.has_written();
@@ -186,7 +187,7 @@ impl Optimizer {
         }
         self.begin_live()?;
         if written {
-            // It was the other copy that took in the gradients.
+            // The step has updated the other copy, so the two may differ now.
             self.state.iter_mut().for_each(|state| state.same = false);
         }
         self.end_stages();

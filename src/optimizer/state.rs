@@ -11,10 +11,10 @@ use crate::memory::{again, fill, reserve, try_list, AlignedBytes, OF_A_STEP, OF_
 use crate::options::Options;
 use crate::step::{SpareLists, Target, TensorBuffers};
 
-/// Where the elements of a plane are.
+/// The memory that holds the elements of a plane.
 pub(super) enum Storage {
     Memory(AlignedBytes),
-    /// In a mapped file.
+    /// Part of a mapped file.
     Mapped(Part),
 }
 
@@ -37,18 +37,18 @@ impl DerefMut for Storage {
     }
 }
 
-/// State planes and per-tensor settings.
+/// The state planes of a tensor, and its settings.
 pub(super) struct TensorState {
     pub planes: Vec<Plane>,
     /// The elements of every plane.
     pub elements: Vec<Storage>,
-    /// The other copy of a live file, which the next step writes; empty where
-    /// the state is not live.
+    /// The other copy in a live file, which the next step writes; empty if the
+    /// state is not in a live file.
     pub other: Vec<Storage>,
-    /// Whether the other copy is known to be equal.
+    /// Whether the other copy is known to be equal to this one.
     pub same: bool,
-    /// Whether the tensor keeps master weights and they have been taken from
-    /// the parameters. Until then their plane is zero.
+    /// Whether the tensor has master weights and they have been copied from the
+    /// parameters. Until then their plane is zero.
     pub master_set: bool,
     pub lr_scale: f64,
     pub weight_decay: f64,
@@ -77,13 +77,13 @@ impl TensorState {
         self.elements.iter().map(|bytes| bytes.len()).sum()
     }
 
-    /// A plane, if there is one of this index.
+    /// The plane with this index, if there is one.
     pub(super) fn plane(&self, plane: usize) -> Option<Elements<'_>> {
         let dtype = self.planes.get(plane)?.dtype;
         Some(Elements::from_bytes(dtype, &self.elements[plane]))
     }
 
-    /// Bytes that are in memory of its own.
+    /// Bytes of memory that are not part of a mapped file.
     pub(super) fn memory(&self) -> usize {
         let elements = self.elements.iter().filter_map(|bytes| match bytes {
             Storage::Memory(bytes) => Some(bytes.len()),
@@ -92,7 +92,7 @@ impl TensorState {
         elements.sum()
     }
 
-    /// What a live file keeps beside the planes.
+    /// What a live file stores of the tensor besides its planes.
     pub(super) fn settings(&self) -> Settings {
         Settings {
             lr_scale: self.lr_scale,
@@ -104,8 +104,10 @@ impl TensorState {
         }
     }
 
-    /// The state lent for a step; and, put into their list, the planes as they
-    /// are before it where they are not updated in place.
+    /// The tensor's buffers for a step. If the state is in a live file, fills
+    /// `before` with the planes that the step reads, because it then writes the
+    /// other copy; otherwise leaves it empty, because it updates the planes in
+    /// place.
     fn buffers<'a>(
         &'a mut self,
         lists: &mut SpareLists,
@@ -131,7 +133,7 @@ impl TensorState {
         })
     }
 
-    /// Makes the other copy what this one is.
+    /// Copies the state to the other copy, unless it is known to be equal.
     pub(super) fn copy_to_other(&mut self) {
         if !self.same {
             for (to, from) in self.other.iter_mut().zip(&self.elements) {
@@ -141,28 +143,29 @@ impl TensorState {
         }
     }
 
-    /// Makes the other copy, which a step has written, this one.
+    /// Makes the other copy, which a step has written, the current one.
     pub(super) fn swap(&mut self) {
         std::mem::swap(&mut self.elements, &mut self.other);
     }
 }
 
-/// The lists of a step, empty: their memory is kept for the next one.
+/// Lists that are empty between steps and keep their allocations, so that a step
+/// allocates nothing.
 #[derive(Default)]
-pub(super) struct Lists {
+pub(super) struct SpareStepBuffers {
     buffers: SpareLists,
     before: Vec<Vec<Elements<'static>>>,
 }
 
-impl Lists {
-    /// The state of all tensors lent for a step with these buffers; see
-    /// [`TensorState::buffers`].
+impl SpareStepBuffers {
+    /// Borrows the state of all tensors for a step with these parameters and
+    /// gradients; see [`TensorState::buffers`].
     pub(super) fn lend<'a>(
         &mut self,
         state: &'a mut [TensorState],
         params: &'a mut [ElementsMut<'_>],
         grads: &[Option<Elements<'a>>],
-    ) -> Result<Lent<'a>> {
+    ) -> Result<StepBuffers<'a>> {
         let mut buffers = self.buffers.buffers(state.len())?;
         let before = take(&mut self.before).into_iter().map(again);
         let mut before: Vec<_> = before.collect();
@@ -174,23 +177,23 @@ impl Lists {
             let target = Target::Parameters(param.reborrow());
             buffers.push(state.buffers(&mut self.buffers, before, target, grad)?);
         }
-        Ok(Lent { buffers, before })
+        Ok(StepBuffers { buffers, before })
     }
 
-    /// Takes back what was lent.
-    pub(super) fn keep(&mut self, lent: Lent<'_>) {
-        self.buffers.keep(lent.buffers);
-        self.before = lent.before.into_iter().map(again).collect();
+    /// Ends the borrow of [`lend`](Self::lend) and keeps the allocations.
+    pub(super) fn keep(&mut self, step_buffers: StepBuffers<'_>) {
+        self.buffers.keep(step_buffers.buffers);
+        self.before = step_buffers.before.into_iter().map(again).collect();
     }
 }
 
-/// State that is lent for a step.
-pub(super) struct Lent<'a> {
+/// The buffers of all tensors for a step.
+pub(super) struct StepBuffers<'a> {
     pub(super) buffers: Vec<TensorBuffers<'a>>,
     pub(super) before: Vec<Vec<Elements<'a>>>,
 }
 
-/// Zeros for one array of a tensor; `name` is for the message.
+/// Zeroed memory for one array of a tensor; `name` is for the error message.
 pub(super) fn zeros(spec: &TensorSpec, name: &str, dtype: Dtype) -> Result<AlignedBytes> {
     let len = spec.len().checked_mul(dtype.size());
     let len = len.ok_or_else(|| Error::SizeOverflow {

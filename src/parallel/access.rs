@@ -2,14 +2,16 @@
 //!
 //! Tiles are rectangles of one matrix, so their bytes interleave and no slice
 //! holds one tile alone. [`Lent`] keeps the whole buffers; an [`Access`] gives
-//! kernels rectangles of them after checking that they lie where its tile may
-//! read or write.
+//! slices of them, runs of one row, after checking that they lie where its tile
+//! may read or write.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use arrayvec::ArrayVec;
+use sonew_kernel::{Noise, PlaneRuns, TargetRun, MAX_PLANES};
+
 use crate::dtype::{Dtype, Elements, ElementsMut};
-use crate::kernel::{Gradient, Lines, Noise, Planes, State, Target, MAX_PLANES};
 use crate::layout::{Rect, Run};
 
 /// A buffer that is written by several threads in different places.
@@ -32,6 +34,24 @@ impl<'a> Shared<'a> {
             _buffer: PhantomData,
         }
     }
+
+    /// # Safety
+    /// The elements are in the buffer, and no one writes them while the slice
+    /// lives.
+    unsafe fn slice<'b>(self, index: usize, len: usize, dtype: Dtype) -> &'b [u8] {
+        let size = dtype.size();
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.start.add(index * size), len * size) }
+    }
+
+    /// # Safety
+    /// The elements are in the buffer, and no one else uses them while the slice
+    /// lives.
+    unsafe fn slice_mut<'b>(self, index: usize, len: usize, dtype: Dtype) -> &'b mut [u8] {
+        let size = dtype.size();
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(index * size), len * size) }
+    }
 }
 
 /// The buffers of one tensor for the length of a step.
@@ -45,10 +65,9 @@ pub(crate) struct Lent<'a> {
     params: Dtype,
     master: Option<Shared<'a>>,
     master_before: Option<Elements<'a>>,
-    /// Where directions are kept, and bytes of an element there.
-    kept: Option<(Shared<'a>, usize)>,
+    /// Where directions are kept, and their type.
+    kept: Option<(Shared<'a>, Dtype)>,
     noise: &'a [Noise],
-    rows: usize,
     cols: usize,
 }
 
@@ -75,7 +94,12 @@ impl<'a> Lent<'a> {
     ///
     /// # Panics
     /// If a buffer does not hold one element for each place of the matrix.
-    pub(crate) fn new(buffers: Buffers<'a, '_>, (rows, cols): (usize, usize), kept: usize) -> Self {
+    pub(crate) fn new(
+        buffers: Buffers<'a, '_>,
+        (rows, cols): (usize, usize),
+        kept: usize,
+        arithmetic: Dtype,
+    ) -> Self {
         let len = rows * cols;
         let share = |buffer: ElementsMut<'a>| {
             assert_eq!(buffer.len(), len);
@@ -112,12 +136,10 @@ impl<'a> Lent<'a> {
             target: share(buffers.target),
             master: master.first_mut().map(|plane| share(plane.reborrow())),
             kept: buffers.kept.map(|room| {
-                assert!(room.len().is_multiple_of(kept));
-                let size = room.len() / kept;
-                (Shared::new(room), size)
+                assert_eq!(room.len(), kept * arithmetic.size());
+                (Shared::new(room), arithmetic)
             }),
             noise: buffers.noise,
-            rows,
             cols,
         }
     }
@@ -155,114 +177,163 @@ pub(crate) struct Access<'a> {
     kept: Range<usize>,
 }
 
-/// Panics unless one rectangle lies inside the other.
-fn check(inner: &Rect, outer: &Rect) {
-    let within = |a: &Range<usize>, b: &Range<usize>| b.start <= a.start && a.end <= b.end;
-    assert!(
-        within(&inner.rows, &outer.rows) && within(&inner.cols, &outer.cols),
-        "{inner:?} is outside {outer:?}"
-    );
-}
-
-/// The buffers for a block.
-pub(crate) struct Parts<'a> {
-    pub state: State<'a>,
-    pub target: Target<'a>,
-    pub kept: Option<&'a mut [u8]>,
-}
-
 impl Access<'_> {
-    fn lines(&self, rect: &Rect) -> Lines {
-        let cols = self.lent.cols;
-        Lines {
-            first: rect.rows.start * cols + rect.cols.start,
-            width: rect.cols.len(),
-            count: rect.rows.len(),
-            step: cols,
-        }
-    }
-
     /// The type of the gradient's elements.
     pub(crate) fn gradient_dtype(&self) -> Dtype {
         self.lent.gradient.dtype()
     }
 
+    /// The type of the state's elements.
+    pub(crate) fn state_dtype(&self) -> Dtype {
+        self.lent.state
+    }
+
+    /// The type of the target's elements, and whether there are master weights.
+    pub(crate) fn target_type(&self) -> (Dtype, bool) {
+        (self.lent.params, self.lent.master.is_some())
+    }
+
+    /// The index of a run's first element in its tensor.
+    pub(crate) fn index(&self, run: Run) -> usize {
+        run.row * self.lent.cols + run.col
+    }
+
     /// A run of the gradient, which no one writes.
     pub(crate) fn gradient(&self, run: Run) -> &[u8] {
-        let size = self.lent.gradient.dtype().size();
-        let start = (run.row * self.lent.cols + run.col) * size;
-        &self.lent.gradient.bytes()[start..start + run.len * size]
+        bytes(self.lent.gradient, self.index(run), run.len)
     }
 
-    /// The state in a rectangle, to be read.
-    pub(crate) fn state(&self, rect: &Rect) -> State<'_> {
-        // SAFETY: `self` is borrowed for as long as the state lives, and its
-        // kernels may not write.
-        unsafe { self.state_in(rect, false) }
+    /// A run of a state plane as it is.
+    pub(crate) fn plane(&self, plane: usize, run: Run) -> &[u8] {
+        if let Some(state) = &self.state {
+            check(run, state);
+        }
+        let shared = self.lent.planes[plane].expect("the tensor has the plane");
+        // SAFETY: the run lies where this access alone may write, or no one
+        // writes state (see `Lent::access`); `self` is borrowed as long as the
+        // slice.
+        unsafe { shared.slice(self.index(run), run.len, self.lent.state) }
     }
 
-    /// What a block works on: the state in one rectangle, which may be
-    /// written if this access writes state, and target and kept directions
-    /// in another.
-    pub(crate) fn parts(&mut self, state: &Rect, target: &Rect, kept: Range<usize>) -> Parts<'_> {
-        check(target, &self.target);
-        let lines = self.lines(target);
-        let lent = self.lent;
-        let kept = lent.kept.map(|(shared, size)| {
-            assert!(self.kept.start <= kept.start && kept.end <= self.kept.end);
-            // SAFETY: the range lies in the buffer and among those that this
-            // access alone may touch, and `self` is borrowed as long as the
-            // slice. Its buffer is none of the others.
-            unsafe {
-                let start = shared.start.add(kept.start * size);
-                std::slice::from_raw_parts_mut(start, kept.len() * size)
-            }
-        });
-        let noise = lent.noise.last().copied();
-        let master = lent.master.map(|shared| {
-            let from = lent.master_before.map(|p| p.bytes().as_ptr());
-            (from.unwrap_or(shared.start), shared.start)
-        });
-        // SAFETY: both lie inside what this access alone may touch (or no one
-        // writes), and `self` is borrowed as long as they live. State and
-        // target are different buffers.
+    /// What a chunk works on: the state of one run, if it is updated, and the
+    /// target of another, with the place where its directions are kept. Memory is
+    /// asked for so many elements ahead.
+    pub(crate) fn parts(
+        &mut self,
+        state: Option<Run>,
+        target: Run,
+        kept: Range<usize>,
+        ahead: usize,
+    ) -> Parts<'_> {
+        if target.len > 0 {
+            check(target, &self.target);
+        }
+        // SAFETY: the runs lie where this access alone may touch state and target
+        // (`state_run` looks for itself), which are different buffers, and so is
+        // that of kept directions; and `self` is borrowed as long as the slices.
         unsafe {
             Parts {
-                state: self.state_in(state, self.state.is_some()),
-                target: Target::new(lent.target.start, lent.params, noise, master, lines),
-                kept,
+                state: state.map(|run| self.state_run(run, ahead)),
+                target: self.target_run(target, ahead),
+                kept: self.kept_run(kept),
             }
         }
     }
 
+    /// The state planes of a run to be updated. Where they are read in another
+    /// place than they are written, they are copied first.
+    ///
     /// # Safety
-    /// `self` is borrowed as long as the state lives; exclusively, if it is
-    /// writable.
-    unsafe fn state_in<'b>(&self, rect: &Rect, writable: bool) -> State<'b>
-    where
-        Self: 'b,
-    {
-        let whole = Rect {
-            rows: 0..self.lent.rows,
-            cols: 0..self.lent.cols,
-        };
-        check(rect, self.state.as_ref().unwrap_or(&whole));
-        let start = |shared: Option<Shared<'_>>| shared.map_or(std::ptr::null_mut(), |s| s.start);
-        let to = self.lent.planes.map(start);
-        let mut from = to.map(<*mut u8>::cast_const);
-        for (from, before) in from.iter_mut().zip(&self.lent.before) {
-            if let Some(before) = before.filter(|_| writable) {
-                *from = before.bytes().as_ptr();
+    /// They are given out once while they live.
+    unsafe fn state_run(&self, run: Run, ahead: usize) -> StateRun<'_> {
+        check(run, self.state.as_ref().expect("this access writes state"));
+        let (index, lent) = (self.index(run), self.lent);
+        let mut planes = ArrayVec::new();
+        for (shared, before) in lent.planes.iter().zip(&lent.before) {
+            let Some(shared) = shared else { break };
+            // SAFETY: the run lies where this access alone may write.
+            let plane = unsafe { shared.slice_mut(index, run.len, lent.state) };
+            if let Some(before) = before {
+                plane.copy_from_slice(bytes(*before, index, run.len));
+            }
+            planes.push(plane);
+        }
+        StateRun {
+            planes: PlaneRuns {
+                planes,
+                dtype: lent.state,
+                noise: lent.noise,
+                index,
+                ahead: ahead * lent.state.size(),
+            },
+            gradient: &lent.gradient.bytes()[index * lent.gradient.dtype().size()..],
+        }
+    }
+
+    /// A run of the target, with the master weights where there are any.
+    ///
+    /// # Safety
+    /// The run lies in this access' target, and is given out once while it lives.
+    unsafe fn target_run(&self, run: Run, ahead: usize) -> TargetRun<'_> {
+        let (index, lent) = (self.index(run), self.lent);
+        // SAFETY: the caller's promise; target and master weights are different
+        // buffers.
+        unsafe {
+            TargetRun {
+                to: lent.target.slice_mut(index, run.len, lent.params),
+                dtype: lent.params,
+                master: lent.master.map(|master| {
+                    let master = master.slice_mut(index, run.len, Dtype::F32);
+                    if let Some(before) = lent.master_before {
+                        master.copy_from_slice(bytes(before, index, run.len));
+                    }
+                    master
+                }),
+                noise: lent.noise.last().map(|&noise| (noise, index)),
+                ahead: ahead * lent.params.size(),
             }
         }
-        let planes = Planes { from, to };
-        let lines = self.lines(rect);
-        let gradient = self.lent.gradient;
-        let gradient = Gradient::new(gradient.bytes(), gradient.dtype());
-        let (dtype, noise) = (self.lent.state, self.lent.noise);
-        // SAFETY: the rectangle lies in the buffers. If this access alone may
-        // write there, the caller's promise; otherwise no one writes state
-        // (see `Lent::access`).
-        unsafe { State::new(planes, dtype, noise, gradient, lines, writable) }
     }
+
+    /// Where some directions are kept, if they are.
+    ///
+    /// # Safety
+    /// They are given out once while they live.
+    #[allow(clippy::mut_from_ref)] // What is shared is governed by `Access`.
+    unsafe fn kept_run(&self, kept: Range<usize>) -> Option<&mut [u8]> {
+        let (shared, dtype) = self.lent.kept?;
+        assert!(self.kept.start <= kept.start && kept.end <= self.kept.end);
+        // SAFETY: the range lies in the buffer and among those that this access
+        // alone may touch.
+        Some(unsafe { shared.slice_mut(kept.start, kept.len(), dtype) })
+    }
+}
+
+/// What a chunk works on.
+pub(crate) struct Parts<'a> {
+    pub state: Option<StateRun<'a>>,
+    pub target: TargetRun<'a>,
+    pub kept: Option<&'a mut [u8]>,
+}
+
+/// The state of a run to be updated, and the gradient from there on, which no one
+/// writes.
+pub(crate) struct StateRun<'a> {
+    pub planes: PlaneRuns<'a>,
+    pub gradient: &'a [u8],
+}
+
+/// Some elements of a buffer that no one writes.
+fn bytes(elements: Elements<'_>, index: usize, len: usize) -> &[u8] {
+    let size = elements.dtype().size();
+    &elements.bytes()[index * size..][..len * size]
+}
+
+/// Panics unless a run lies inside a rectangle.
+fn check(run: Run, rect: &Rect) {
+    let cols = rect.cols.start <= run.col && run.col + run.len <= rect.cols.end;
+    assert!(
+        cols && rect.rows.contains(&run.row),
+        "{run:?} is outside {rect:?}"
+    );
 }

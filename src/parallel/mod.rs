@@ -5,6 +5,6 @@ mod access;
 mod pool;
 mod sweep;
 
-pub(crate) use access::{Access, Buffers, Lent};
+pub(crate) use access::{Access, Buffers, Lent, StateRun};
 pub(crate) use pool::Pool;
 pub(crate) use sweep::{Sweep, Team, Tiles, Visit};

@@ -3,10 +3,11 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use sonew_kernel::{fence, FloatMode, Workspace};
+
 use super::access::{Access, Lent};
 use super::pool::Pool;
 use crate::error::Result;
-use crate::kernel::{fence, FloatMode, Workspace};
 use crate::layout::{Grid, Rect};
 use crate::memory::{list, OF_TENSORS};
 

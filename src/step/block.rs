@@ -1,21 +1,27 @@
-//! What is done to one block.
+//! What is done to one block, a chunk at a time.
 
-use crate::dtype::Dtype;
-use crate::kernel::{
-    Apply, Denominator, Kernels, Output, Shape, Squares, TakeIn, Task, Workspace, LANES,
+use std::ops::Range;
+
+use sonew_kernel::{
+    Apply, Coordinates, Finish, GradientRun, Intake, Kernels, Shape, Squares, TakeIn, Wanted,
+    Workspace, CHUNK, LANES,
 };
-use crate::layout::{Ends, Grid, Rect, Run};
-use crate::parallel::Access;
+
+use crate::layout::{Grid, Rect, Run, DIAGONAL};
+use crate::parallel::{Access, StateRun};
+
+/// How many elements ahead memory is asked for, where chains run along it;
+/// otherwise it is asked for a row ahead. Processors look ahead by themselves,
+/// but stop at the end of a page and of a row.
+const AHEAD: usize = 512;
 
 /// One tensor in one step.
 pub(super) struct Job<'a> {
     pub grid: &'a Grid,
-    pub arithmetic: Dtype,
-    pub kernels: &'static Kernels,
+    pub kernels: Kernels,
     /// Multiplies the gradient.
     pub scale: f64,
     pub take_in: TakeIn,
-    pub denominator: Denominator,
     pub gamma: f64,
     pub units: Units,
     /// How the direction reaches the target.
@@ -38,14 +44,70 @@ pub(super) enum Directions {
     Applied,
 }
 
+/// Squares of norms, over a block.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Norms {
+    pub direction: f64,
+    pub reference: f64,
+}
+
+/// A block on its way: what it works on, and with.
+struct Pass<'p, 'a> {
+    job: &'p Job<'p>,
+    access: &'p mut Access<'a>,
+    work: &'p mut Workspace,
+    /// Where state takes in the gradient.
+    state: Option<Rect>,
+    /// Where directions are computed, and what becomes of them.
+    target: Option<(Rect, Directions)>,
+    /// Where the block's directions are kept.
+    kept: usize,
+    direction: Squares,
+    reference: Squares,
+}
+
+/// A run of new coordinates that is to take in the gradient.
+struct Taking {
+    run: Run,
+    /// The new coordinate with which it begins.
+    from: usize,
+    /// Elements from one chain neighbour to the next, where the gradient is read
+    /// where it lies.
+    step: Option<usize>,
+    /// Chains end among its coordinates.
+    ends: bool,
+}
+
+impl Taking {
+    fn intake<'a>(
+        self,
+        job: &'a Job<'_>,
+        state: StateRun<'a>,
+        sums: &'a mut Squares,
+    ) -> Intake<'a> {
+        Intake {
+            from: self.from,
+            state: state.planes,
+            gradient: self.step.map(|step| GradientRun {
+                bytes: state.gradient,
+                step,
+                scale: job.scale,
+            }),
+            by: &job.take_in,
+            ends: self.ends,
+            sums,
+        }
+    }
+}
+
 impl Job<'_> {
     /// The sum of squares of the block's gradient; NaN if it is not finite.
     pub(super) fn gradient_squares(&self, block: usize, access: &Access<'_>) -> f64 {
         let rect = self.grid.statistics(block);
-        let dtype = access.gradient_dtype();
+        let (dtype, scale) = (access.gradient_dtype(), self.scale);
         self.grid.runs(&rect).fold(0.0, |sum, (_, run)| {
             let run = access.gradient(run);
-            sum + self.kernels.gradient_squares(run, dtype, self.scale)
+            sum + self.kernels.gradient_squares(run, dtype, scale)
         })
     }
 
@@ -57,19 +119,10 @@ impl Job<'_> {
         access: &mut Access<'_>,
         work: &mut Workspace,
         then: Option<Directions>,
-    ) -> Squares {
-        let state = self.grid.statistics(block);
-        let target = match then {
-            Some(_) => self.grid.directions(block),
-            None => state.clone(),
-        };
-        self.run(
-            block,
-            access,
-            work,
-            (&state, Some(&self.take_in)),
-            (&target, then),
-        )
+    ) -> Norms {
+        let state = Some(self.grid.statistics(block));
+        let target = then.map(|then| (self.grid.directions(block), then));
+        self.run(block, access, work, state, target)
     }
 
     /// The block's directions, from the state as it is.
@@ -79,17 +132,22 @@ impl Job<'_> {
         access: &mut Access<'_>,
         work: &mut Workspace,
         then: Directions,
-    ) -> Squares {
-        let rect = self.grid.directions(block);
-        self.run(block, access, work, (&rect, None), (&rect, Some(then)))
+    ) -> Norms {
+        let target = (self.grid.directions(block), then);
+        self.run(block, access, work, None, Some(target))
     }
 
     /// Applies directions that were kept.
     pub(super) fn apply_kept(&self, block: usize, access: &mut Access<'_>) {
         let rect = self.grid.directions(block);
-        let parts = access.parts(&rect, &rect, self.grid.kept(block));
-        if let Some(kept) = parts.kept {
-            self.kernels.deliver(kept, &parts.target, self.apply);
+        let first = self.grid.kept(block).start;
+        for (at, run) in self.grid.runs(&rect) {
+            let len = run.len.next_multiple_of(LANES);
+            let kept = first + at..first + at + len;
+            let parts = access.parts(None, run, kept, ahead(self.grid));
+            if let Some(kept) = parts.kept {
+                self.kernels.deliver_kept(kept, parts.target, self.apply);
+            }
         }
     }
 
@@ -97,184 +155,430 @@ impl Job<'_> {
     pub(super) fn largest_l1(
         &self,
         block: usize,
-        access: &Access<'_>,
+        access: &mut Access<'_>,
         work: &mut Workspace,
     ) -> f64 {
-        let rect = self.grid.directions(block);
-        let span = self.grid.span(&rect);
-        let band = self.grid.band() as isize;
-        let front = self.begin(&rect, &rect, work).front;
-        let plain = Denominator::Damped(0.0);
-        self.pack(
-            &rect,
-            span.start - band..span.end + band,
-            plain,
-            access,
-            work,
-        );
-        // The first coordinate of a chain has no edge before it; with the one
-        // after it instead, it can only be larger.
-        let runs = self.grid.runs(&rect);
-        let inner = runs.map(|(at, run)| self.kernels.largest_l1(work, front + at, run.len));
-        let inner = inner.fold(0.0, f64::max);
-        let largest = self.grid.firsts(&rect).fold(inner, |largest, at| {
-            largest.max(self.kernels.l1_of_first(work, front + at))
-        });
-        largest * self.units.statistics
+        let target = Some((self.grid.directions(block), Directions::Measured));
+        let mut pass = self.pass(block, access, work, None, target);
+        pass.largest_l1() * self.units.statistics
     }
 
-    /// Packs what lies around the block's state, and runs its kernel.
     fn run(
         &self,
         block: usize,
         access: &mut Access<'_>,
         work: &mut Workspace,
-        (state, take_in): (&Rect, Option<&TakeIn>),
-        (target, then): (&Rect, Option<Directions>),
-    ) -> Squares {
-        let grid = self.grid;
-        let band = grid.band() as isize;
-        let (inner, outer) = (grid.span(state), grid.span(target));
-        let shape = self.begin(target, state, work);
-        if then.is_some() {
-            let denominator = self.denominator;
-            self.pack(
-                target,
-                outer.start - band..inner.start,
-                denominator,
-                access,
-                work,
-            );
-            self.pack(
-                target,
-                inner.end..outer.end + band,
-                denominator,
-                access,
-                work,
-            );
+        state: Option<Rect>,
+        target: Option<(Rect, Directions)>,
+    ) -> Norms {
+        let mut pass = self.pass(block, access, work, state, target);
+        match self.grid.line() {
+            None => pass.along(),
+            Some(_) => pass.across(),
         }
-        let mut packed_from = shape.front;
-        if take_in.is_some() {
-            // Gradients of the arithmetic's type are read where they lie. What
-            // is in another type or place, or along memory less than a vector,
-            // is packed.
-            let all = inner.end - inner.start;
-            let packed = match (self.converts(access), shape.along()) {
-                (true, _) => all,
-                (false, true) => all % LANES as isize,
-                (false, false) => 0,
-            };
-            let span = inner.end - packed..inner.end + band;
-            packed_from += (span.start - outer.start) as usize * shape.stride;
-            self.pack_gradient(target, span, access, work);
-        }
-        let ahead = (inner.start - outer.start) as usize;
-        let parts = access.parts(state, target, grid.kept(block));
-        let task = Task {
-            state: parts.state,
-            at: shape.front + ahead * shape.stride,
-            packed_from,
-            take_in: take_in.copied(),
-            denominator: self.denominator,
-            gamma: self.gamma,
-            output: match then {
-                None => Output::None,
-                Some(Directions::Applied) => Output::Apply(parts.target, self.apply),
-                Some(Directions::Measured) => Output::Measure(parts.kept),
-            },
-        };
-        let squares = self.kernels.block(work, task);
         let unit = &self.units;
-        Squares {
-            direction: squares.direction * unit.direction * unit.direction,
-            reference: squares.reference * unit.reference * unit.reference,
+        Norms {
+            direction: pass.direction.total() * unit.direction * unit.direction,
+            reference: pass.reference.total() * unit.reference * unit.reference,
         }
     }
 
-    /// Whether gradients are of another type than the arithmetic.
-    fn converts(&self, access: &Access<'_>) -> bool {
-        access.gradient_dtype() != self.arithmetic
+    fn pass<'p, 'a>(
+        &'p self,
+        block: usize,
+        access: &'p mut Access<'a>,
+        work: &'p mut Workspace,
+        state: Option<Rect>,
+        target: Option<(Rect, Directions)>,
+    ) -> Pass<'p, 'a> {
+        self.kernels.begin(work, shape(self.grid));
+        Pass {
+            job: self,
+            access,
+            work,
+            state,
+            target,
+            kept: self.grid.kept(block).start,
+            direction: Squares::default(),
+            reference: Squares::default(),
+        }
     }
+}
 
-    /// Starts a block in the workspace, in which positions are counted from
-    /// `target`, and state reaches up to the end of `state`.
-    fn begin(&self, target: &Rect, state: &Rect, work: &mut Workspace) -> Shape {
-        let grid = self.grid;
-        let (stride, core) = grid.packed(target);
-        let (inner, outer) = (grid.span(state), grid.span(target));
-        let lead = (inner.end - outer.end).max(0) as usize * stride;
-        let mut shape = Shape::new(grid.band(), stride, core, lead);
-        let span = outer.start - grid.band() as isize..inner.end.max(outer.end);
-        let mut ends = span.clone();
-        match grid.ends(target, &span) {
-            Ends::None => ends.end = ends.start,
-            Ends::From(first) => {
-                let at = (first.max(span.start) - outer.start) * stride as isize;
-                let at = (shape.front as isize + at) as usize;
-                shape.tail = at - at % LANES;
-                ends.start = first.max(span.start) - (at % LANES) as isize;
+/// The shape of a tensor's workspace.
+pub(super) fn shape(grid: &Grid) -> Shape {
+    Shape {
+        band: grid.band(),
+        line: grid.line(),
+    }
+}
+
+impl Pass<'_, '_> {
+    /// The whole block, where chains run along memory.
+    fn along(&mut self) {
+        let state = self.state.as_ref().map(|rect| rect.cols.clone());
+        let Some((target, _)) = &self.target else {
+            let state = state.unwrap_or_default();
+            for col in state.clone().step_by(CHUNK) {
+                self.work.along(false);
+                let intake = self.take_in(0, col as isize, CHUNK.min(state.end - col), 0);
+                self.update(intake);
             }
-            Ends::Anywhere => shape.broken = true,
+            return;
+        };
+        let (start, end) = (target.cols.start as isize, target.cols.end as isize);
+        let lag = self.job.grid.lag() as isize;
+        let state = state.map_or(0..0, |state| state.start as isize..state.end as isize);
+        // At hand come first the neighbours before the block's directions, and new
+        // with them those that directions lag behind.
+        let mut at_hand = start - lag;
+        let mut new = at_hand;
+        while at_hand < end {
+            let left = (end - at_hand) as usize;
+            let count = self.count_along(at_hand, new, left, &state);
+            let next = at_hand + count as isize;
+            self.work.along(new == at_hand);
+            let intake = self.new_coordinates(new..next + lag, &state);
+            let (first, last) = (at_hand.max(start), next.min(end));
+            let (row, col, len) = (0, first as usize, (last - first) as usize);
+            let wanted = ((first - at_hand) as usize, Run { row, col, len });
+            self.solve(
+                intake,
+                (0, at_hand),
+                count,
+                wanted,
+                (first - start) as usize,
+            );
+            (at_hand, new) = (next, next + lag);
         }
-        self.kernels.begin(work, shape);
-        if !ends.is_empty() {
-            grid.reach(target, &ends, |at, count, rest, step| {
-                let at = shape.front.wrapping_add_signed(at);
-                self.kernels.set_reach(work, at, count, rest, step);
+    }
+
+    /// How many coordinates are at hand at once, of so many that are left: a chunk, or
+    /// any number in the common kinds of steps. Those whose chains end are left for
+    /// the last.
+    fn count_along(&self, at_hand: isize, new: isize, left: usize, state: &Range<isize>) -> usize {
+        let chunk = CHUNK.min(left.next_multiple_of(LANES));
+        let (grid, kernels) = (self.job.grid, self.job.kernels);
+        let target = match self.target {
+            Some((_, Directions::Applied)) => Some(self.access.target_type()),
+            _ => None,
+        };
+        let (band, lag) = (grid.band(), grid.lag());
+        let end = if state.is_empty() {
+            isize::MAX
+        } else {
+            state.end
+        };
+        let most = end.min(grid.shape().1 as isize - band as isize);
+        let count = left.min((most - lag as isize - at_hand).max(0) as usize);
+        let count = count - count % LANES;
+        // For fewer it is not worth it.
+        if count < CHUNK / 4 || grid.ends(0, new..at_hand + (count + lag) as isize) {
+            return chunk;
+        }
+        let unlimited = !state.is_empty()
+            && self.access.gradient_dtype() == kernels.arithmetic()
+            && kernels.is_unlimited(band, &self.job.take_in, self.access.state_dtype(), target);
+        if unlimited {
+            count
+        } else {
+            count.min(CHUNK)
+        }
+    }
+
+    /// The whole block, where they run across it.
+    fn across(&mut self) {
+        let band = self.job.grid.band() as isize;
+        let signed = |rows: &Range<usize>| rows.start as isize..rows.end as isize;
+        let state = self.state.as_ref().map(|rect| signed(&rect.rows));
+        let target = self.target.as_ref().map(|(rect, _)| signed(&rect.rows));
+        let taking = state.clone().unwrap_or(0..0);
+        let (rows, cols) = match (&self.target, &self.state) {
+            (Some((rect, _)), _) => {
+                let rows = signed(&rect.rows);
+                (rows.start - band..rows.end + band, rect.cols.clone())
+            }
+            (None, Some(rect)) => (signed(&rect.rows), rect.cols.clone()),
+            (None, None) => return,
+        };
+        let rows = rows.start..rows.end.max(taking.end);
+        let pitch = self.job.grid.pitch(cols.len());
+        for row in rows.clone() {
+            for at in (0..cols.len()).step_by(CHUNK) {
+                let count = CHUNK.min(cols.len() - at);
+                let col = cols.start + at;
+                self.work.across(row, at);
+                let intake = match taking.contains(&row) {
+                    true => self.take_in(row, col as isize, count, 0),
+                    false => {
+                        self.read(row, col as isize, count, 0);
+                        None
+                    }
+                };
+                let padded = count.next_multiple_of(LANES);
+                self.job.kernels.pad(self.work, count, padded - count);
+                // At hand is the row so many before.
+                let at_hand = row - band;
+                let Some(target) = target.as_ref().filter(|_| at_hand >= rows.start) else {
+                    self.update(intake);
+                    continue;
+                };
+                let (row, len, kept) = match target.contains(&at_hand) {
+                    true => (
+                        at_hand,
+                        count,
+                        (at_hand - target.start) as usize * pitch + at,
+                    ),
+                    false => (0, 0, 0),
+                };
+                let row = row as usize;
+                let wanted = (0, Run { row, col, len });
+                self.solve(intake, (at_hand, col as isize), padded, wanted, kept);
+            }
+        }
+    }
+
+    /// New coordinates where chains run along memory: those that have state to be
+    /// updated will take in the gradient, the others come as they are.
+    fn new_coordinates(&mut self, cols: Range<isize>, state: &Range<isize>) -> Option<Taking> {
+        let start = state.start.clamp(cols.start, cols.end);
+        let end = state.end.clamp(start, cols.end);
+        let from = |col: isize| (col - cols.start) as usize;
+        self.read(0, cols.start, from(start), 0);
+        let taking = self.take_in(0, start, (end - start) as usize, from(start));
+        self.read(0, end, (cols.end - end) as usize, from(end));
+        taking
+    }
+
+    /// The state of coordinates that exist takes in the gradient, and comes into
+    /// the chunk from the `from`-th new coordinate on: whole vectors later, together
+    /// with the directions, others at once.
+    fn take_in(&mut self, row: isize, col: isize, count: usize, from: usize) -> Option<Taking> {
+        if count == 0 {
+            return None;
+        }
+        let rest = count % LANES;
+        let (row, col, len) = (row as usize, col as usize, count - rest);
+        let whole = (len > 0).then(|| self.taking(Run { row, col, len }, from));
+        if rest == 0 {
+            return whole;
+        }
+        self.update(whole);
+        let (col, from, len) = (col + len, from + len, rest);
+        let rest = self.taking(Run { row, col, len }, from);
+        self.update(Some(rest));
+        None
+    }
+
+    /// Prepares a run that takes in the gradient.
+    fn taking(&mut self, run: Run, from: usize) -> Taking {
+        let Pass {
+            job, access, work, ..
+        } = self;
+        let (row, cols) = (
+            run.row as isize,
+            run.col as isize..(run.col + run.len) as isize,
+        );
+        let ends = job.grid.ends(row, cols.clone());
+        if ends {
+            job.grid.reach(row, cols.clone(), |at, count, rest, step| {
+                let at = (from + at, count);
+                let new = Coordinates::New;
+                job.kernels.set_reach(work, new, at, rest, step);
             });
         }
-        shape
+        // The gradient is read where it lies, if that of the neighbours lies there,
+        // too; what does not is copied.
+        let step = job.grid.neighbour_step(run).filter(|_| {
+            access.gradient_dtype() == job.kernels.arithmetic() && run.len.is_multiple_of(LANES)
+        });
+        if step.is_none() {
+            self.copy_gradient(row, cols, from);
+        }
+        Taking {
+            run,
+            from,
+            step,
+            ends,
+        }
     }
 
-    /// Packs the state that chains visit at `span`.
-    fn pack(
-        &self,
-        target: &Rect,
-        span: std::ops::Range<isize>,
-        denominator: Denominator,
-        access: &Access<'_>,
-        work: &mut Workspace,
-    ) {
-        let front = work.shape().front;
-        self.grid.pieces(target, span, |piece| {
-            let at = front.wrapping_add_signed(piece.at);
-            match piece.run {
-                None => self.kernels.pad(work, at, piece.len),
-                Some(run) => {
-                    let state = access.state(&rect(run));
-                    self.kernels.pack(work, &state, at, denominator);
+    /// The state takes in the gradient.
+    fn update(&mut self, taking: Option<Taking>) {
+        let Some(taking) = taking else { return };
+        let job = self.job;
+        let (run, none) = (
+            taking.run,
+            Run {
+                len: 0,
+                ..taking.run
+            },
+        );
+        let kept = self.kept..self.kept;
+        let parts = self.access.parts(Some(run), none, kept, ahead(job.grid));
+        if let Some(state) = parts.state {
+            let intake = taking.intake(job, state, &mut self.reference);
+            job.kernels.update(self.work, intake);
+        }
+    }
+
+    /// The gradient of coordinates, and of their neighbours, comes into the chunk.
+    fn copy_gradient(&mut self, row: isize, cols: Range<isize>, from: usize) {
+        let Pass {
+            job, access, work, ..
+        } = self;
+        let (kernels, scale, dtype) = (job.kernels, job.scale, access.gradient_dtype());
+        let band = job.grid.band() as isize;
+        let mut copy = |neighbour: usize, row: isize, cols: Range<isize>| {
+            job.grid.pieces(row, cols, |piece| {
+                let at = (neighbour, from + piece.at);
+                match piece.run {
+                    None => kernels.pad_gradient(work, at, piece.len),
+                    Some(run) => kernels.gradient(work, at, access.gradient(run), dtype, scale),
                 }
+            });
+        };
+        match job.grid.line() {
+            None => copy(0, 0, cols.start..cols.end + band.max(LANES as isize)),
+            Some(_) => {
+                for neighbour in 0..=band {
+                    copy(neighbour as usize, row + neighbour, cols.clone());
+                }
+            }
+        }
+    }
+
+    /// The state of coordinates from a column of a row on comes into the chunk as
+    /// it is, as far as they exist, from the `from`-th new coordinate on.
+    fn read(&mut self, row: isize, col: isize, count: usize, from: usize) {
+        if count == 0 {
+            return;
+        }
+        let Pass {
+            job, access, work, ..
+        } = self;
+        let (kernels, dtype) = (job.kernels, access.state_dtype());
+        let ahead = ahead(job.grid) * dtype.size();
+        job.grid.pieces(row, col..col + count as isize, |piece| {
+            let at = from + piece.at;
+            let Some(run) = piece.run else {
+                return kernels.pad(work, at, piece.len);
+            };
+            for plane in 0..2 + job.grid.band() {
+                let denominator = Some(job.take_in.denominator).filter(|_| plane == DIAGONAL);
+                let bytes = access.plane(plane, run);
+                kernels.read(work, (plane, at), bytes, dtype, denominator, ahead);
             }
         });
     }
 
-    /// Packs the gradient that chains visit at `span`.
-    fn pack_gradient(
-        &self,
-        target: &Rect,
-        span: std::ops::Range<isize>,
-        access: &Access<'_>,
-        work: &mut Workspace,
+    /// The directions of `count` coordinates at hand, after the state has taken in
+    /// the gradient. Those of a run, which begins with the `from`-th of them, are
+    /// wanted; they are kept so far behind the block's first.
+    fn solve(
+        &mut self,
+        taking: Option<Taking>,
+        (row, col): (isize, isize),
+        count: usize,
+        (from, run): (usize, Run),
+        kept: usize,
     ) {
-        let front = work.shape().front;
-        let dtype = access.gradient_dtype();
-        self.grid.pieces(target, span, |piece| {
-            let at = front.wrapping_add_signed(piece.at);
-            match piece.run {
-                None => self.kernels.pad_gradient(work, at, piece.len),
-                Some(run) => {
-                    let run = access.gradient(run);
-                    self.kernels.pack_gradient(work, at, run, dtype, self.scale);
+        let Pass {
+            job, access, work, ..
+        } = self;
+        let cols = col..col + count as isize;
+        let ends = job.grid.ends(row, cols.clone());
+        if ends {
+            job.grid.reach(row, cols, |at, count, rest, step| {
+                let at = (at, count);
+                let at_hand = Coordinates::AtHand;
+                job.kernels.set_reach(work, at_hand, at, rest, step);
+            });
+        }
+        let first = self.kept + kept;
+        let kept = first..first + run.len.next_multiple_of(LANES);
+        let taken = taking.as_ref().map(|taking| taking.run);
+        let parts = access.parts(taken, run, kept, ahead(job.grid));
+        let intake = taking.zip(parts.state);
+        let intake = intake.map(|(taking, state)| taking.intake(job, state, &mut self.reference));
+        let finish = match self.target {
+            Some((_, Directions::Applied)) => Finish::Deliver(parts.target, job.apply),
+            _ => Finish::Measure(&mut self.direction, parts.kept),
+        };
+        let len = run.len;
+        let wanted = Wanted { count, from, len };
+        job.kernels
+            .solve(work, intake, wanted, job.gamma, ends, finish);
+    }
+
+    /// The largest l1 of the coordinates whose directions the block has.
+    fn largest_l1(&mut self) -> f64 {
+        let Some((rect, _)) = self.target.clone() else {
+            return 0.0;
+        };
+        let job = self.job;
+        let (rows, cols) = (rect.rows, rect.cols);
+        let across = job.grid.line().is_some();
+        // The coordinates before those of the block: a vector, or a row.
+        let mut largest = 0.0f64;
+        if across {
+            let before = rows.start as isize - 1;
+            for at in (0..cols.len()).step_by(CHUNK) {
+                let count = CHUNK.min(cols.len() - at);
+                self.work.across(before, at);
+                self.read_statistics(before, (cols.start + at) as isize, count);
+            }
+        } else {
+            let lag = job.grid.lag();
+            self.work.along(true);
+            self.read_statistics(0, cols.start as isize - lag as isize, lag);
+        }
+        for row in rows {
+            for at in (0..cols.len()).step_by(CHUNK) {
+                let count = CHUNK.min(cols.len() - at);
+                let col = cols.start + at;
+                match across {
+                    true => self.work.across(row as isize, at),
+                    false => self.work.along(false),
                 }
+                self.read_statistics(row as isize, col as isize, count);
+                let l1 = job.kernels.largest_l1(self.work, count);
+                // The first coordinate of a chain has no edge before it; with the
+                // one after it instead, it can only be larger.
+                let firsts = job.grid.firsts(row, col..col + count);
+                largest = firsts.fold(largest.max(l1), |largest, at| {
+                    largest.max(job.kernels.l1_of_first(self.work, at))
+                });
+                job.kernels.advance(self.work, count);
+            }
+        }
+        largest
+    }
+
+    /// The diagonal and the first sub-diagonal of coordinates from a column of a
+    /// row on come into the chunk.
+    fn read_statistics(&mut self, row: isize, col: isize, count: usize) {
+        let Pass {
+            job, access, work, ..
+        } = self;
+        let (kernels, dtype) = (job.kernels, access.state_dtype());
+        let ahead = ahead(job.grid) * dtype.size();
+        job.grid.pieces(row, col..col + count as isize, |piece| {
+            let Some(run) = piece.run else {
+                return kernels.pad(work, piece.at, piece.len);
+            };
+            for plane in DIAGONAL..DIAGONAL + 1 + job.grid.band().min(1) {
+                let bytes = access.plane(plane, run);
+                kernels.read(work, (plane, piece.at), bytes, dtype, None, ahead);
             }
         });
     }
 }
 
-/// A run as a rectangle.
-fn rect(run: Run) -> Rect {
-    Rect {
-        rows: run.row..run.row + 1,
-        cols: run.col..run.col + run.len,
+/// How many elements ahead memory is asked for.
+fn ahead(grid: &Grid) -> usize {
+    match grid.line() {
+        None => AHEAD,
+        Some(_) => grid.shape().1,
     }
 }

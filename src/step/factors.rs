@@ -1,7 +1,8 @@
 //! The numbers of one step: powers of the betas, corrections, factors.
 
+use sonew_kernel::{Average, Denominator, Reference, TakeIn};
+
 use super::block::Units;
-use crate::kernel::{Average, Denominator, Reference, TakeIn};
 use crate::layout::Update;
 use crate::options::{Damping, Graft, Options, Statistics, StepOptions};
 
@@ -41,14 +42,18 @@ impl<'a> Factors<'a> {
     }
 
     /// How a tensor's state takes in a gradient of this length, once scaled.
-    pub(super) fn take_in(&self, graft: Graft, gradient_length: f64, scale: f64) -> TakeIn {
+    pub(super) fn take_in(
+        &self,
+        graft: Graft,
+        gradient_length: f64,
+        denominator: Denominator,
+    ) -> TakeIn {
         let average = |beta| Average {
             keep: beta,
             weight: 1.0 - beta,
         };
         let rms = graft == Graft::NormalizedRmsprop;
         TakeIn {
-            scale,
             momentum: average(self.options.beta1),
             statistics: match self.options.statistics {
                 Statistics::MovingAverage => average(self.options.beta2),
@@ -64,6 +69,7 @@ impl<'a> Factors<'a> {
                 0.0
             },
             reference: self.reference(graft),
+            denominator,
         }
     }
 

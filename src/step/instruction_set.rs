@@ -2,8 +2,9 @@
 
 use std::env;
 
+use sonew_kernel::Isa;
+
 use crate::error::{Error, Result};
-use crate::kernel::Isa;
 use crate::options::InstructionSet;
 
 /// The environment variable that is asked where the options leave it open.

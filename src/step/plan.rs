@@ -3,6 +3,9 @@
 use std::mem::take;
 use std::ops::Range;
 
+use sonew_kernel::{Isa, Noise, Workspace};
+
+use super::block::shape;
 use super::buffers::{check, Target, TensorBuffers};
 use super::instruction_set;
 use super::run::{Lists, Run};
@@ -11,7 +14,6 @@ use super::sums::Sums;
 use super::tensor::Tensor;
 use crate::dtype::Elements;
 use crate::error::{Error, Result};
-use crate::kernel::{Isa, Noise, Workspace};
 use crate::layout::{check_count, validate, TensorSpec};
 use crate::memory::{again, fill, list, reserve, try_list, AlignedBytes, OF_A_STEP, OF_TENSORS};
 use crate::options::{Options, Rounding, StepOptions};
@@ -109,10 +111,14 @@ impl Plan {
         let fair = blocks / (workers * TILES_PER_THREAD);
         let longest = tile.unwrap_or(fair.clamp(TILE.start, TILE.end));
         let tiles = Tiles::new(tensors.iter().map(|t| &t.grid), longest)?;
-        let shapes = list(tensors.iter().map(Tensor::shape), OF_TENSORS)?;
-        let workspaces = (0..workers)
-            .map(|_| Workspace::new(&shapes))
-            .collect::<Result<_>>()?;
+        let workspaces = (0..workers).map(|_| {
+            let workspace = Workspace::new(tensors.iter().map(|t| shape(&t.grid)));
+            workspace.map_err(|bytes| Error::OutOfMemory {
+                what: "a thread's workspace".to_owned(),
+                bytes: bytes as u128,
+            })
+        });
+        let workspaces = workspaces.collect::<Result<_>>()?;
         Ok(Plan {
             options: options.clone(),
             directions: try_list(tensors.iter().map(Tensor::directions), OF_TENSORS)?,
@@ -151,8 +157,8 @@ impl Plan {
     }
 
     /// Bytes that the plan holds besides the state: scratch for each thread,
-    /// the sums of blocks, and with grafting, where that is cheaper than to
-    /// compute them twice, one number for each parameter for directions.
+    /// the sums of blocks, and with grafting one number for each parameter for
+    /// directions.
     pub fn bytes(&self) -> usize {
         let work: usize = self.workspaces.iter().map(Workspace::bytes).sum();
         let kept = self.directions.iter().flatten().map(|d| d.len());
@@ -389,7 +395,7 @@ fn lend<'a>(
         noise,
     };
     let (shape, kept) = (tensor.grid.shape(), tensor.grid.all_kept());
-    Some(Lent::new(lent, shape, kept))
+    Some(Lent::new(lent, shape, kept, tensor.spec.arithmetic()))
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ impl<'a> Run<'a> {
                 let jobs = self.jobs(progress);
                 self.lengths(&jobs, progress);
                 self.jobs = jobs;
-                return Ok(Some(Stage::Lengths));
+                return Ok(Some(Stage::Norms));
             }
         }
         if progress.next == Next::Apply {
@@ -115,7 +115,7 @@ impl<'a> Run<'a> {
             progress.next = match stage {
                 Stage::GradientSquares => Next::Statistics,
                 Stage::LargestL1 => Next::Measure,
-                Stage::Lengths => Next::Apply,
+                Stage::Norms => Next::Apply,
             };
         }
         Ok(())
@@ -178,7 +178,7 @@ impl<'a> Run<'a> {
         let what = match progress.next {
             Next::Gradient | Next::Statistics => "the squares of the gradient",
             Next::Measure => "the largest l1",
-            Next::Apply | Next::Done => "the squares of the lengths",
+            Next::Apply | Next::Done => "the squares of the norms",
         };
         Err(Error::OutOfRange {
             argument: format!("{what} of tensor \"{}\"", tensor.spec.name),
@@ -340,7 +340,7 @@ impl<'a> Run<'a> {
         self.sweep(Sweep::Whole, |visit| {
             let tensor = &tensors[visit.tensor];
             if !tensor.is_left(then, defers) {
-            } else if then == Directions::Applied && keeps && tensor.keeps() {
+            } else if then == Directions::Applied && keeps && tensor.grafted() {
                 jobs[visit.tensor].apply_kept(visit.block, visit.access);
             } else {
                 directions(tensors, jobs, sums, then, visit);

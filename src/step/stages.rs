@@ -3,12 +3,13 @@
 use std::iter::repeat_n;
 use std::mem::take;
 
+use sonew_kernel::FloatMode;
+
 use super::buffers::TensorBuffers;
 use super::plan::Plan;
 use super::run::{Lists, Run};
 use crate::dtype::Elements;
 use crate::error::Result;
-use crate::kernel::FloatMode;
 use crate::memory::fill;
 use crate::options::StepOptions;
 
@@ -27,7 +28,7 @@ pub enum Stage {
     LargestL1,
     /// The sum of squares of the direction, and that of the vector whose length
     /// it takes. Reduced by adding.
-    Lengths,
+    Norms,
 }
 
 /// How far a step is.

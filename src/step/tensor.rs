@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
+use sonew_kernel::{Apply, Isa, Kernels, Noise};
+
 use super::block::{Directions, Job};
 use super::buffers::Way;
 use super::factors::Factors;
 use super::stages::Known;
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::kernel::{Apply, Isa, Kernels, Noise, Shape};
 use crate::layout::{planes, Grid, Plane, TensorSpec, Update};
 use crate::memory::{reserve, AlignedBytes, OF_A_STEP};
 use crate::options::{Damping, Graft, Options};
@@ -18,7 +19,7 @@ pub(super) struct Tensor {
     pub(super) spec: TensorSpec,
     pub(super) planes: Vec<Plane>,
     pub(super) grid: Grid,
-    pub(super) kernels: &'static Kernels,
+    pub(super) kernels: Kernels,
     /// The tensor's blocks among those of all.
     pub(super) blocks: Range<usize>,
     /// The tensor's damping takes a sweep of its own.
@@ -33,7 +34,7 @@ impl Tensor {
         Tensor {
             spec: spec.clone(),
             planes: planes(options, spec),
-            kernels: isa.kernels(spec.arithmetic()),
+            kernels: Kernels::new(isa, spec.arithmetic()),
             blocks: first_block..first_block + grid.blocks(),
             grid,
             relative: sonew && options.damping == Damping::Relative,
@@ -41,16 +42,10 @@ impl Tensor {
         }
     }
 
-    /// Whether the direction has to be measured before it can be applied.
+    /// Whether the direction has to be measured before it can be applied. It is kept
+    /// in between.
     pub(super) fn grafted(&self) -> bool {
         self.graft != Graft::None
-    }
-
-    /// Whether directions are kept in between. Without neighbours they are
-    /// computed again: that moves no more bytes than to write them down and
-    /// read them back, and takes one division.
-    pub(super) fn keeps(&self) -> bool {
-        self.grafted() && self.grid.band() > 0
     }
 
     /// Memory for its directions, if it keeps them.
@@ -58,14 +53,7 @@ impl Tensor {
         let name = || format!("the direction of tensor \"{}\"", self.spec.name);
         let bytes = self.grid.all_kept() * self.spec.arithmetic().size();
         let keep = || AlignedBytes::zeroed(bytes, name);
-        self.keeps().then(keep).transpose()
-    }
-
-    /// The largest block that is packed for it, and the size of its numbers.
-    pub(super) fn shape(&self) -> (Shape, usize) {
-        let (stride, core, lead) = self.grid.largest_packed();
-        let shape = Shape::new(self.grid.band(), stride, core, lead);
-        (shape, self.spec.arithmetic().size())
+        self.grafted().then(keep).transpose()
     }
 
     /// The random bits of its planes and of its target in a step, where any of
@@ -99,11 +87,13 @@ impl Tensor {
         let units = factors.units(self.spec.update, self.graft);
         Job {
             grid: &self.grid,
-            arithmetic: self.spec.arithmetic(),
             kernels: self.kernels,
             scale,
-            take_in: factors.take_in(self.graft, known.gradient_length, scale),
-            denominator: factors.denominator(self.spec.update, factors.damping(known.l1)),
+            take_in: factors.take_in(
+                self.graft,
+                known.gradient_length,
+                factors.denominator(self.spec.update, factors.damping(known.l1)),
+            ),
             gamma: factors.gamma(),
             apply: match way {
                 Way::Update { rate, decay } => Apply::Update {

@@ -1,8 +1,8 @@
-//! Plans between calls: a handler has no place of its own to keep them.
+//! Keeps plans between calls of the XLA handler, which has no state of its own.
 //!
-//! A call takes a plan that nobody else has, or makes one, and gives it back.
-//! The lock is never waited for: a child that was forked while another thread
-//! held it could wait for ever.
+//! A call takes an idle plan, or creates one, and puts it back at the end. It
+//! only tries the lock a number of times and never blocks on it: a child that
+//! was forked while another thread held the lock would block for ever.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
@@ -12,15 +12,16 @@ use crate::layout::TensorSpec;
 use crate::options::Options;
 use crate::Plan;
 
-/// Plans that are kept while not in use; the one used longest ago goes first.
-const MOST: usize = 8;
-/// Times that the lock is tried: it is never held for longer than it takes to
-/// look through so few plans.
+/// Number of idle plans that are kept; the least recently used one is freed
+/// first.
+const MAX_IDLE: usize = 8;
+/// How often the lock is tried. It is held only while these few plans are
+/// searched.
 const TRIES: usize = 1000;
 
-/// Those not in use, the one used last at the end.
+/// The idle plans, the most recently used one last.
 static IDLE: Mutex<Vec<Plan>> = Mutex::new(Vec::new());
-/// Calls at work.
+/// Number of calls that are running.
 static ACTIVE: AtomicUsize = AtomicUsize::new(0);
 
 /// A plan in use.
@@ -29,11 +30,11 @@ pub(super) struct Borrowed {
     _active: Active,
 }
 
-/// Counts a call as long as it lives.
+/// Counts a call in [`ACTIVE`] while it lives.
 struct Active;
 
 impl Active {
-    /// Counts one more, and tells how many there are.
+    /// Counts one more call, and returns how many there are.
     fn enter() -> (Self, usize) {
         (Active, ACTIVE.fetch_add(1, Ordering::Relaxed) + 1)
     }
@@ -57,8 +58,9 @@ pub(super) fn borrow(options: &Options, tensors: &[TensorSpec]) -> Result<Borrow
         None => Plan::new(options, tensors)?,
     };
     plan.set_numbers(options)?;
-    // Several devices of one host step at the same time: together they use as
-    // many threads as one would. An explicit number is taken as it is.
+    // Several devices of one host may step at the same time. Together they
+    // should use as many threads as one device would. A number of threads that
+    // the caller chose is used unchanged.
     plan.limit_threads(match options.threads {
         0 => plan.threads() / calls,
         _ => usize::MAX,
@@ -77,23 +79,23 @@ impl Borrowed {
 
 impl Drop for Borrowed {
     fn drop(&mut self) {
-        // After a panic it may be half-done.
+        // After a panic the plan may be inconsistent.
         if std::thread::panicking() {
             return;
         }
         let mut oldest = None;
         if let (Some(plan), Some(mut idle)) = (self.plan.take(), idle()) {
-            if idle.len() >= MOST {
+            if idle.len() >= MAX_IDLE {
                 oldest = Some(idle.remove(0));
             }
             idle.push(plan);
         }
-        // Joins threads: not while the lock is held.
+        // Dropping a plan joins its threads, so it must not hold the lock.
         drop(oldest);
     }
 }
 
-/// Frees all that are not in use.
+/// Frees all idle plans.
 pub(super) fn clear() {
     let plans = idle().map(|mut idle| std::mem::take(&mut *idle));
     drop(plans);
@@ -103,7 +105,7 @@ fn idle() -> Option<MutexGuard<'static, Vec<Plan>>> {
     for _ in 0..TRIES {
         match IDLE.try_lock() {
             Ok(idle) => return Some(idle),
-            // Nothing that can panic is done while it is held.
+            // Nothing that can panic is done while the lock is held.
             Err(TryLockError::Poisoned(idle)) => return Some(idle.into_inner()),
             Err(TryLockError::WouldBlock) => std::thread::yield_now(),
         }
@@ -119,12 +121,12 @@ mod tests {
         [TensorSpec::new("x", &[len])]
     }
 
-    /// Which plan it is: where its tensors are.
+    /// Identifies a plan by the address of its tensors.
     fn identity(borrowed: &mut Borrowed) -> *const TensorSpec {
         borrowed.plan().tensors().next().unwrap()
     }
 
-    /// One test, for the cache is one.
+    /// One test, because all tests would share the one cache.
     #[test]
     fn a_plan_is_used_again_but_never_by_two() {
         let options = Options {
@@ -168,10 +170,10 @@ mod tests {
             "{refused}"
         );
 
-        for len in 1..2 * MOST {
+        for len in 1..2 * MAX_IDLE {
             drop(borrow(&options, &tensors(len)).unwrap());
         }
-        assert!(idle().unwrap().len() <= MOST);
+        assert!(idle().unwrap().len() <= MAX_IDLE);
         clear();
         assert!(idle()
             .unwrap()

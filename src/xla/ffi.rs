@@ -1,6 +1,6 @@
-//! The structs of XLA's typed FFI, as `xla/ffi/api/c_api.h` has them at version
-//! 0.1: as far as a handler on the CPU uses them. Later versions add fields at
-//! the end, which `struct_size` tells.
+//! The structs of XLA's typed FFI that a handler on the CPU uses, as declared in
+//! `xla/ffi/api/c_api.h` at version 0.1. Later versions add fields at the end;
+//! `struct_size` tells how many a struct has.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::offset_of;
@@ -24,7 +24,7 @@ pub(super) const F32: c_int = 11;
 pub(super) const F64: c_int = 12;
 pub(super) const BF16: c_int = 16;
 
-/// An error of the runtime, which it owns.
+/// An error that the runtime has created and owns.
 pub(super) type Failure = c_void;
 
 #[repr(C)]
@@ -82,7 +82,7 @@ pub(super) struct Buffer {
     pub dims: *const i64,
 }
 
-/// Arguments, and results in the same form.
+/// A list of arguments, or a list of results, which has the same layout.
 #[repr(C)]
 pub(super) struct Buffers {
     pub struct_size: usize,
@@ -133,10 +133,10 @@ pub(super) struct CallFrame {
     pub attributes: Attributes,
 }
 
-/// Structs that say how large they are.
+/// Structs that contain their own size.
 pub(super) trait HasSize {
     const NAME: &'static str;
-    /// The end of the last field that is used here, as the runtime counts.
+    /// The offset of the end of the last field that is used here.
     const SIZE: usize;
     fn struct_size(&self) -> usize;
 }

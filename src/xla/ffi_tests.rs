@@ -1,4 +1,4 @@
-//! The structs against the header that an installed jaxlib ships.
+//! Compares the structs with the header that an installed jaxlib ships.
 
 use super::*;
 use std::fmt::Write;
@@ -70,7 +70,7 @@ fn structs_lie_as_in_the_header() {
         }
     }
 
-    // What the runtime writes into struct_size.
+    // The sizes that the runtime writes into struct_size.
     for (size, c) in [
         (Metadata::SIZE, "XLA_FFI_Metadata"),
         (Buffer::SIZE, "XLA_FFI_Buffer"),

@@ -1,4 +1,5 @@
-//! What the runtime passes, checked before it is used: sizes, counts, types.
+//! Checks the sizes, counts and types of what the runtime passes before they are
+//! used.
 
 use std::ffi::{c_int, c_void};
 
@@ -7,8 +8,8 @@ use crate::capi::arguments::not_null;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 
-/// More operands, results or attributes than this no call has.
-const MOST: usize = 1 << 24;
+/// No call has more operands, results or attributes than this.
+const MAX_ENTRIES: usize = 1 << 24;
 
 /// One call of the handler.
 pub(super) struct Frame<'a> {
@@ -19,19 +20,19 @@ pub(super) struct Frame<'a> {
 
 /// An operand or a result.
 #[derive(Clone, Copy)]
-pub(super) struct Block<'a> {
+pub(super) struct XlaBuffer<'a> {
     pub dtype: c_int,
     pub data: *mut c_void,
     pub dims: &'a [i64],
 }
 
-/// A struct of the runtime.
+/// A struct of the runtime, if it has all fields that are used here.
 ///
 /// # Safety
-/// `pointer` is null, or a struct as large as it says.
+/// `pointer` is null, or points to a struct of the size in its `struct_size`.
 unsafe fn read<'a, T: HasSize>(pointer: *const T) -> Result<&'a T> {
     not_null(pointer, || T::NAME.to_owned())?;
-    // SAFETY: the caller's promise: the size is always there.
+    // SAFETY: the caller's promise: every struct begins with its size.
     let size = unsafe { pointer.cast::<usize>().read() };
     check_size::<T>(size)?;
     // SAFETY: the caller's promise; only the fields up to SIZE are used.
@@ -50,8 +51,8 @@ fn check_size<T: HasSize>(size: usize) -> Result<()> {
     })
 }
 
-/// Answers the query for metadata, if this is one: it comes instead of a call,
-/// with nothing else filled in.
+/// Answers a query for metadata, if this is one: it comes in place of a call, in
+/// a frame with no other field filled in.
 ///
 /// # Safety
 /// `frame` is null, or what the runtime passes.
@@ -61,7 +62,8 @@ pub(super) unsafe fn answered_metadata(frame: *const CallFrame) -> Result<bool> 
     // these two fields.
     let mut extension = unsafe { (*frame).extension_start };
     while !extension.is_null() {
-        // SAFETY: a list of the runtime's, each entry as large as it says.
+        // SAFETY: a list of the runtime, whose entries have the sizes that they
+        // say.
         unsafe {
             if (*extension).kind == ffi::EXTENSION_METADATA {
                 let metadata = (*extension.cast::<ffi::MetadataExtension>()).metadata;
@@ -120,21 +122,21 @@ impl<'a> Frame<'a> {
     }
 
     /// The operands.
-    pub(super) fn arguments(&self) -> Result<Vec<Block<'a>>> {
-        blocks(self.arguments, "operands")
+    pub(super) fn arguments(&self) -> Result<Vec<XlaBuffer<'a>>> {
+        buffers(self.arguments, "operands")
     }
 
     /// The results.
-    pub(super) fn results(&self) -> Result<Vec<Block<'a>>> {
-        blocks(self.results, "results")
+    pub(super) fn results(&self) -> Result<Vec<XlaBuffer<'a>>> {
+        buffers(self.results, "results")
     }
 
-    /// Where an attribute is, if it has this type.
+    /// The address of an attribute, which must have this type.
     fn attribute(&self, name: &'static str, kind: c_int, what: &str) -> Result<*const c_void> {
         let wrong = |problem: String| Error::Attribute { name, problem };
         let count = count(self.attributes.size, "attributes")?;
         for i in 0..count {
-            // SAFETY: the runtime's lists have so many entries.
+            // SAFETY: the runtime's lists have `size` entries.
             let (key, found, value) = unsafe {
                 let key = &**self.attributes.names.add(i);
                 let found = *self.attributes.types.add(i);
@@ -154,7 +156,7 @@ impl<'a> Frame<'a> {
 
     fn scalar<T: Copy>(&self, name: &'static str, dtype: c_int, what: &str) -> Result<T> {
         let value = self.attribute(name, ffi::ATTRIBUTE_SCALAR, what)?;
-        // SAFETY: a scalar's attribute is one.
+        // SAFETY: an attribute of this kind points to a `Scalar`.
         let scalar = unsafe { &*value.cast::<ffi::Scalar>() };
         if scalar.dtype != dtype {
             let problem = format!("is not {what}");
@@ -168,7 +170,7 @@ impl<'a> Frame<'a> {
         self.scalar(name, ffi::S64, "an s64 scalar")
     }
 
-    /// A whole number that C has as an `int32_t`.
+    /// An integer attribute that is an `int32_t` in the C API.
     pub(super) fn int(&self, name: &'static str) -> Result<i32> {
         let value = self.integer(name)?;
         i32::try_from(value).map_err(|_| Error::UnknownValue {
@@ -190,14 +192,14 @@ impl<'a> Frame<'a> {
 
     fn array<T: Copy>(&self, name: &'static str, dtype: c_int, what: &str) -> Result<Vec<T>> {
         let value = self.attribute(name, ffi::ATTRIBUTE_ARRAY, what)?;
-        // SAFETY: an array's attribute is one.
+        // SAFETY: an attribute of this kind points to an `Array`.
         let array = unsafe { &*value.cast::<ffi::Array>() };
         if array.dtype != dtype {
             let problem = format!("is not {what}");
             return Err(Error::Attribute { name, problem });
         }
         let first = array.data.cast::<T>();
-        // SAFETY: the runtime's array is as long as it says, and of that type.
+        // SAFETY: the runtime's array has the length and the type that it says.
         let value = |i| unsafe { first.add(i).read_unaligned() };
         Ok((0..array.size).map(value).collect())
     }
@@ -212,7 +214,8 @@ impl<'a> Frame<'a> {
 
     pub(super) fn text(&self, name: &'static str) -> Result<&'a str> {
         let value = self.attribute(name, ffi::ATTRIBUTE_STRING, "a string")?;
-        // SAFETY: a string's attribute is one, as long as it says.
+        // SAFETY: an attribute of this kind points to a string of the length that
+        // it says.
         let text = unsafe { bytes(&*value.cast::<ffi::ByteSpan>()) };
         std::str::from_utf8(text).map_err(|_| Error::InvalidString {
             argument: format!("attribute \"{name}\""),
@@ -221,7 +224,7 @@ impl<'a> Frame<'a> {
 }
 
 /// # Safety
-/// The string is as long as it says, and lives for `'a`.
+/// The string has the length that it says, and lives for `'a`.
 unsafe fn bytes<'a>(span: &ffi::ByteSpan) -> &'a [u8] {
     if span.len == 0 {
         return &[];
@@ -232,19 +235,19 @@ unsafe fn bytes<'a>(span: &ffi::ByteSpan) -> &'a [u8] {
 
 fn count(size: i64, what: &'static str) -> Result<usize> {
     let count = usize::try_from(size).unwrap_or(usize::MAX);
-    if count > MOST {
+    if count > MAX_ENTRIES {
         return Err(Error::OperandCount {
             what,
             count,
-            expected: MOST,
+            expected: MAX_ENTRIES,
         });
     }
     Ok(count)
 }
 
-fn blocks<'a>(list: &'a ffi::Buffers, what: &'static str) -> Result<Vec<Block<'a>>> {
-    let block = |i| {
-        // SAFETY: the runtime's lists have so many entries.
+fn buffers<'a>(list: &'a ffi::Buffers, what: &'static str) -> Result<Vec<XlaBuffer<'a>>> {
+    let checked = |i| {
+        // SAFETY: the runtime's lists have `size` entries.
         let (kind, buffer) = unsafe { (*list.types.add(i), *list.buffers.add(i)) };
         let argument = || format!("{what}[{i}]");
         let wrong = |problem: String| Error::Operand {
@@ -254,25 +257,25 @@ fn blocks<'a>(list: &'a ffi::Buffers, what: &'static str) -> Result<Vec<Block<'a
         if kind != ffi::TYPE_BUFFER {
             return Err(wrong("is not a buffer".to_owned()));
         }
-        // SAFETY: a buffer's entry is one.
+        // SAFETY: an entry of this kind points to a buffer.
         let buffer = unsafe { read(buffer) }?;
         let rank = usize::try_from(buffer.rank).ok().filter(|&r| r <= 64);
         let rank = rank.ok_or_else(|| wrong(format!("has rank {}", buffer.rank)))?;
         let dims = match rank {
             0 => &[],
-            // SAFETY: the runtime's list of dimensions has so many.
+            // SAFETY: the runtime's list of dimensions has `rank` entries.
             _ => unsafe { std::slice::from_raw_parts(buffer.dims, rank) },
         };
-        Ok(Block {
+        Ok(XlaBuffer {
             dtype: buffer.dtype,
             data: buffer.data,
             dims,
         })
     };
-    (0..count(list.size, what)?).map(block).collect()
+    (0..count(list.size, what)?).map(checked).collect()
 }
 
-/// The library's name of an element type.
+/// The library's element type for a number of XLA.
 pub(super) fn dtype(number: c_int) -> Option<Dtype> {
     match number {
         ffi::F32 => Some(Dtype::F32),

@@ -1,9 +1,10 @@
-//! The operands and results of a call: which is what, and whether it fits.
+//! Assigns the operands and results of a call to their purposes, and checks
+//! their types and dimensions.
 
 use std::ffi::{c_int, c_void};
 
 use super::ffi;
-use super::frame::{dtype, Block, Frame};
+use super::frame::{dtype, Frame, XlaBuffer};
 use super::settings::{self, Settings};
 use crate::capi::buffers::{none_overlap, Buffer};
 use crate::dtype::{Dtype, Elements, ElementsMut};
@@ -12,40 +13,40 @@ use crate::layout::{planes, Plane, TensorSpec};
 use crate::options::Options;
 use crate::{Stage, Target, TensorBuffers};
 
-/// All of a call.
+/// The operands and results of a call.
 pub(super) struct Operands<'a> {
-    /// How many steps are taken at once, one for each member of a batch.
+    /// Number of members of the batch, each of which takes a step.
     pub members: usize,
     /// The dimensions of a batch.
     batch: &'a [i64],
-    count: Block<'a>,
-    traced: Block<'a>,
-    reached: Option<Block<'a>>,
-    taken: Block<'a>,
-    tensors: Vec<Blocks<'a>>,
+    count: XlaBuffer<'a>,
+    traced: XlaBuffer<'a>,
+    reached: Option<XlaBuffer<'a>>,
+    taken: XlaBuffer<'a>,
+    tensors: Vec<TensorOperands<'a>>,
 }
 
-/// Those of one tensor.
-struct Blocks<'a> {
-    gradient: Block<'a>,
-    /// The numbers of a stage.
-    numbers: Option<Block<'a>>,
+/// The operands and results of one tensor.
+struct TensorOperands<'a> {
+    gradient: XlaBuffer<'a>,
+    /// The result for the numbers of a stage.
+    numbers: Option<XlaBuffer<'a>>,
     /// Parameters or direction, then state planes.
     written: Vec<Written<'a>>,
 }
 
-/// A result, and the operand that it begins as.
+/// A result, and the operand that holds its initial value.
 struct Written<'a> {
-    from: Option<Block<'a>>,
-    to: Block<'a>,
+    from: Option<XlaBuffer<'a>>,
+    to: XlaBuffer<'a>,
 }
 
-/// What is copied before the step: from, to, and how many bytes.
-type Copies = Vec<(*const u8, *mut u8, usize)>;
+/// The copies to make before the step: source, destination, number of bytes.
+type PendingCopies = Vec<(*const u8, *mut u8, usize)>;
 
 impl<'a> Operands<'a> {
-    /// Sorts operands and results. What is left to check is those that belong
-    /// to tensors.
+    /// Assigns operands and results to their purposes. Those of tensors are
+    /// checked later, by [`settle`](Operands::settle).
     pub(super) fn read(
         frame: &Frame<'a>,
         settings: &Settings<'_>,
@@ -67,25 +68,25 @@ impl<'a> Operands<'a> {
         let mut to = || results.next().expect("they were counted");
         let (count, traced) = (from(), from());
         let batch = count.dims;
-        let is = |block: &Block<'_>, what, types: &[c_int], dims: &[usize]| {
-            has(block, || what, types, batch, dims)
+        let is = |buffer: &XlaBuffer<'_>, what, types: &[c_int], dims: &[usize]| {
+            has(buffer, || what, types, batch, dims)
         };
         is(&count, "the count", &[ffi::S32], &[])?;
         let floating = [ffi::F32, ffi::F64];
         is(&traced, "traced", &floating, &[settings.traced.len()])?;
         let reached = (reaches > 0).then(&mut from);
-        if let Some(block) = &reached {
-            let parts = block.dims.get(batch.len() + 1).copied();
+        if let Some(buffer) = &reached {
+            let parts = buffer.dims.get(batch.len() + 1).copied();
             let parts = parts.and_then(|d| usize::try_from(d).ok()).unwrap_or(0);
             let dims = [settings.reached.len(), parts, tensors, 2, 2];
-            is(block, "the operand \"reached\"", &[ffi::U32], &dims)?;
+            is(buffer, "the operand \"reached\"", &[ffi::U32], &dims)?;
         }
         let taken = to();
         is(&taken, "taken", &[ffi::S32], &[])?;
-        let mut blocks = |planes: usize| {
+        let mut operands = |planes: usize| {
             let numbers = settings.staged.then(&mut to);
-            if let Some(block) = &numbers {
-                is(block, "the result \"reached\"", &[ffi::U32], &[2, 2])?;
+            if let Some(buffer) = &numbers {
+                is(buffer, "the result \"reached\"", &[ffi::U32], &[2, 2])?;
             }
             let target = Written {
                 from: (targets > 0).then(&mut from),
@@ -97,7 +98,7 @@ impl<'a> Operands<'a> {
                 to: to(),
             });
             let written = std::iter::once(target).chain(state).collect();
-            Ok(Blocks {
+            Ok(TensorOperands {
                 gradient,
                 numbers,
                 written,
@@ -110,33 +111,40 @@ impl<'a> Operands<'a> {
             traced,
             reached,
             taken,
-            tensors: state.into_iter().map(&mut blocks).collect::<Result<_>>()?,
+            tensors: state
+                .into_iter()
+                .map(&mut operands)
+                .collect::<Result<_>>()?,
         })
     }
 
-    /// The tensors: their dimensions and types are those of the operands.
+    /// The tensors, with the dimensions and types of their operands.
     pub(super) fn specs(&self, settings: &Settings<'_>) -> Result<Vec<TensorSpec>> {
         let pairs = self.tensors.iter().zip(&settings.tensors);
         pairs
-            .map(|(blocks, tensor)| self.spec(blocks, tensor))
+            .map(|(operands, tensor)| self.spec(operands, tensor))
             .collect()
     }
 
-    fn spec(&self, blocks: &Blocks<'_>, tensor: &settings::Tensor<'_>) -> Result<TensorSpec> {
+    fn spec(
+        &self,
+        operands: &TensorOperands<'_>,
+        tensor: &settings::Tensor<'_>,
+    ) -> Result<TensorSpec> {
         let wrong = |what: &str, problem: String| Error::Operand {
             argument: format!("{what} of tensor \"{}\"", tensor.name),
             problem,
         };
-        let floating = |block: &Block<'_>, what: &str| {
+        let floating = |buffer: &XlaBuffer<'_>, what: &str| {
             let no = || {
                 wrong(
                     what,
-                    format!("has element type {}, not a floating one", block.dtype),
+                    format!("has element type {}, not a floating one", buffer.dtype),
                 )
             };
-            dtype(block.dtype).ok_or_else(no)
+            dtype(buffer.dtype).ok_or_else(no)
         };
-        let all = blocks.gradient.dims;
+        let all = operands.gradient.dims;
         let dims = all.get(self.batch.len()..).unwrap_or(&[]);
         let size = |&d: &i64| {
             let no = |_| wrong("the gradient", format!("has dimensions {all:?}"));
@@ -147,17 +155,17 @@ impl<'a> Operands<'a> {
             dims: dims.iter().map(size).collect::<Result<_>>()?,
             chains: tensor.chains,
             update: tensor.update,
-            params: floating(&blocks.written[0].to, "the parameter")?,
-            grads: floating(&blocks.gradient, "the gradient")?,
-            state: floating(&blocks.written[1].to, "the momentum")?,
+            params: floating(&operands.written[0].to, "the parameter")?,
+            grads: floating(&operands.gradient, "the gradient")?,
+            state: floating(&operands.written[1].to, "the momentum")?,
             master: tensor.master,
         })
     }
 
-    /// Checks the buffers of all tensors, which are valid, and copies what is
-    /// not updated in place to where it will be.
+    /// Checks the buffers of all tensors, which are valid, and copies operands
+    /// that are not updated in place to their results.
     pub(super) fn settle(&self, options: &Options, specs: &[TensorSpec]) -> Result<()> {
-        // About addresses, a whole batch is one tensor.
+        // For the check of addresses, a whole batch counts as one tensor.
         let wholes = specs.iter().map(|spec| {
             let len = spec.len().checked_mul(self.members);
             let len = len.filter(|&n| n <= isize::MAX as usize / 8);
@@ -171,14 +179,14 @@ impl<'a> Operands<'a> {
         let state: Vec<Vec<Plane>> = specs.iter().map(|spec| planes(options, spec)).collect();
         let mut all = Vec::new();
         let mut copies = Vec::new();
-        for (i, blocks) in self.tensors.iter().enumerate() {
+        for (i, operands) in self.tensors.iter().enumerate() {
             let target = ("the parameter", specs[i].params);
             let state = state[i].iter().map(|p| (p.name.as_str(), p.dtype));
-            let written = std::iter::once(target).chain(state).zip(&blocks.written);
+            let written = std::iter::once(target).chain(state).zip(&operands.written);
             self.settle_tensor(
                 &specs[i],
                 &wholes[i],
-                blocks,
+                operands,
                 written,
                 &mut all,
                 &mut copies,
@@ -186,8 +194,8 @@ impl<'a> Operands<'a> {
         }
         none_overlap(&mut all)?;
         for (from, to, bytes) in copies {
-            // SAFETY: both are buffers of so many bytes, as checked above, and
-            // no written buffer overlaps another one.
+            // SAFETY: both buffers have `bytes` bytes, as checked above, and no
+            // written buffer overlaps another one.
             unsafe { std::ptr::copy_nonoverlapping(from, to, bytes) };
         }
         Ok(())
@@ -197,22 +205,22 @@ impl<'a> Operands<'a> {
         &self,
         spec: &TensorSpec,
         whole: &'b TensorSpec,
-        blocks: &Blocks<'_>,
+        operands: &TensorOperands<'_>,
         written: impl Iterator<Item = ((&'b str, Dtype), &'b Written<'a>)>,
         all: &mut Vec<Buffer<'b>>,
-        copies: &mut Copies,
+        copies: &mut PendingCopies,
     ) -> Result<()>
     where
         'a: 'b,
     {
-        let fits = |block: &Block<'_>, what: &str, dtype: Dtype| {
+        let fits = |buffer: &XlaBuffer<'_>, what: &str, dtype: Dtype| {
             let name = || format!("{what} of tensor \"{}\"", spec.name);
-            has(block, name, &[number(dtype)], self.batch, &spec.dims)
+            has(buffer, name, &[number(dtype)], self.batch, &spec.dims)
         };
         let read =
             |what, dtype, data| Buffer::read(whole, what, dtype, data, || "an operand".to_owned());
-        fits(&blocks.gradient, "the gradient", spec.grads)?;
-        all.push(read("the gradient", spec.grads, blocks.gradient.data)?);
+        fits(&operands.gradient, "the gradient", spec.grads)?;
+        all.push(read("the gradient", spec.grads, operands.gradient.data)?);
         for ((what, dtype), Written { from, to }) in written {
             fits(to, what, dtype)?;
             let result = || "a result".to_owned();
@@ -228,9 +236,9 @@ impl<'a> Operands<'a> {
         Ok(())
     }
 
-    /// How many steps a member has taken.
+    /// The number of steps that a member has taken.
     pub(super) fn count(&self, member: usize) -> Result<u64> {
-        // SAFETY: the count has one such number for each member.
+        // SAFETY: the operand "count" has one `i32` for each member.
         let count = unsafe { read::<i32>(&self.count, member) };
         u64::try_from(count).map_err(|_| Error::OutOfRange {
             argument: "the count".to_owned(),
@@ -239,38 +247,38 @@ impl<'a> Operands<'a> {
         })
     }
 
-    /// A member's numbers that were left open.
+    /// The traced numbers of a member.
     pub(super) fn traced(&self, settings: &Settings<'_>, member: usize) -> Vec<f64> {
         let count = settings.traced.len();
-        let places = member * count..(member + 1) * count;
-        // SAFETY: there are so many for each member, of one of two types.
+        let indices = member * count..(member + 1) * count;
+        // SAFETY: each member has `count` numbers, of one of two types.
         let number = |i| unsafe {
             match self.traced.dtype {
                 ffi::F64 => read::<f64>(&self.traced, i),
                 _ => read::<f32>(&self.traced, i).into(),
             }
         };
-        places.map(number).collect()
+        indices.map(number).collect()
     }
 
-    /// The numbers of the stages that a member has reached, those of all parts
-    /// brought together.
+    /// The numbers of the stages that a member has reached, reduced over all
+    /// parts.
     pub(super) fn reached(
         &self,
         settings: &Settings<'_>,
         member: usize,
     ) -> Vec<(Stage, Vec<[f64; 2]>)> {
-        let Some(block) = &self.reached else {
+        let Some(buffer) = &self.reached else {
             return Vec::new();
         };
         let (stages, tensors) = (settings.reached.len(), settings.tensors.len());
-        let all: i64 = block.dims[self.batch.len() + 1];
+        let all: i64 = buffer.dims[self.batch.len() + 1];
         let parts = all as usize;
         let number = |stage, part, tensor, slot| {
             let row = (member * stages + stage) * parts + part;
             let at = (row * tensors + tensor) * 2 + slot;
-            // SAFETY: so many numbers there are, of two words each.
-            let [low, high] = [0, 1].map(|i| unsafe { read::<u32>(block, 2 * at + i) });
+            // SAFETY: the operand has this many numbers, of two words each.
+            let [low, high] = [0, 1].map(|i| unsafe { read::<u32>(buffer, 2 * at + i) });
             f64::from_bits(u64::from(high) << 32 | u64::from(low))
         };
         let reduced = |i, stage, tensor| {
@@ -289,18 +297,20 @@ impl<'a> Operands<'a> {
         stages.map(numbers).collect()
     }
 
-    /// Tells whether a member's step was taken, and this part's numbers of the
+    /// Writes whether a member's step was taken, and this part's numbers of the
     /// stage that was reached.
     pub(super) fn tell(&self, member: usize, taken: bool, numbers: &[[f64; 2]]) {
-        // SAFETY: these results have so many places for each member.
+        // SAFETY: these results have an entry for each member.
         unsafe {
             write(&self.taken, member, i32::from(taken));
             for (tensor, numbers) in self.tensors.iter().zip(numbers) {
-                let Some(block) = &tensor.numbers else { return };
+                let Some(buffer) = &tensor.numbers else {
+                    return;
+                };
                 for (i, number) in numbers.iter().enumerate() {
                     let (at, bits) = (2 * (2 * member + i), number.to_bits());
-                    write(block, at, bits as u32);
-                    write(block, at + 1, (bits >> 32) as u32);
+                    write(buffer, at, bits as u32);
+                    write(buffer, at + 1, (bits >> 32) as u32);
                 }
             }
         }
@@ -309,8 +319,8 @@ impl<'a> Operands<'a> {
     /// The buffers of a member.
     ///
     /// # Safety
-    /// [`Operands::settle`] has found them right for these tensors, and nothing
-    /// else uses them in `'b`.
+    /// [`Operands::settle`] has checked them for these tensors, and nothing else
+    /// uses them during `'b`.
     pub(super) unsafe fn buffers<'b>(
         &self,
         settings: &Settings<'_>,
@@ -319,39 +329,41 @@ impl<'a> Operands<'a> {
         decay: f64,
     ) -> Vec<TensorBuffers<'b>> {
         let tensors = self.tensors.iter().zip(specs).zip(&settings.tensors);
-        let lend =
-            |((blocks, spec), tensor): ((&Blocks<'_>, &TensorSpec), &settings::Tensor<'_>)| {
-                let len = spec.len();
-                let bytes = |block: &Block<'_>, dtype: Dtype| {
-                    let bytes = len * dtype.size();
-                    // SAFETY: the buffer holds that many for each member.
-                    (
-                        unsafe { block.data.cast::<u8>().add(member * bytes) },
-                        bytes,
-                    )
-                };
-                let (gradient, count) = bytes(&blocks.gradient, spec.grads);
-                // SAFETY: the caller's promise; no buffer is null or misaligned.
-                let gradient = unsafe { std::slice::from_raw_parts(gradient, count) };
-                let mut written = blocks.written.iter().map(|written| {
-                    let dtype = dtype(written.to.dtype).expect("its type was checked");
-                    let (first, count) = bytes(&written.to, dtype);
-                    // SAFETY: as above; what is written overlaps nothing.
-                    let slice = unsafe { std::slice::from_raw_parts_mut(first, count) };
-                    ElementsMut::from_bytes(dtype, slice)
-                });
-                let target = written.next().expect("there is a target");
-                TensorBuffers {
-                    target: match settings.direction {
-                        true => Target::Direction(target),
-                        false => Target::Parameters(target),
-                    },
-                    gradient: Some(Elements::from_bytes(spec.grads, gradient)),
-                    planes: written.collect(),
-                    lr_scale: tensor.lr_scale,
-                    weight_decay: decay * tensor.weight_decay,
-                }
+        let lend = |((operands, spec), tensor): (
+            (&TensorOperands<'_>, &TensorSpec),
+            &settings::Tensor<'_>,
+        )| {
+            let len = spec.len();
+            let bytes = |buffer: &XlaBuffer<'_>, dtype: Dtype| {
+                let bytes = len * dtype.size();
+                // SAFETY: the buffer holds `count` elements for each member.
+                (
+                    unsafe { buffer.data.cast::<u8>().add(member * bytes) },
+                    bytes,
+                )
             };
+            let (gradient, count) = bytes(&operands.gradient, spec.grads);
+            // SAFETY: the caller's promise; no buffer is null or misaligned.
+            let gradient = unsafe { std::slice::from_raw_parts(gradient, count) };
+            let mut written = operands.written.iter().map(|written| {
+                let dtype = dtype(written.to.dtype).expect("its type was checked");
+                let (first, count) = bytes(&written.to, dtype);
+                // SAFETY: as above; written buffers overlap no other one.
+                let slice = unsafe { std::slice::from_raw_parts_mut(first, count) };
+                ElementsMut::from_bytes(dtype, slice)
+            });
+            let target = written.next().expect("there is a target");
+            TensorBuffers {
+                target: match settings.direction {
+                    true => Target::Direction(target),
+                    false => Target::Parameters(target),
+                },
+                gradient: Some(Elements::from_bytes(spec.grads, gradient)),
+                planes: written.collect(),
+                lr_scale: tensor.lr_scale,
+                weight_decay: decay * tensor.weight_decay,
+            }
+        };
         tensors.map(lend).collect()
     }
 }
@@ -377,24 +389,25 @@ fn members(batch: &[i64]) -> Result<usize> {
     })
 }
 
-/// Refuses what has another element type, or dimensions other than those of
-/// the batch and then these. One of several elements must not be null.
+/// Refuses a buffer that has another element type, or whose dimensions are not
+/// those of the batch followed by `dims`. A buffer that has elements must not be
+/// null.
 fn has<S: Into<String>>(
-    block: &Block<'_>,
+    buffer: &XlaBuffer<'_>,
     what: impl FnOnce() -> S,
     types: &[c_int],
     batch: &[i64],
     dims: &[usize],
 ) -> Result<()> {
     let as_here = |(&found, &expected): (&i64, &usize)| usize::try_from(found) == Ok(expected);
-    let problem = match block.dims.strip_prefix(batch) {
-        _ if !types.contains(&block.dtype) => {
+    let problem = match buffer.dims.strip_prefix(batch) {
+        _ if !types.contains(&buffer.dtype) => {
             let types: Vec<_> = types.iter().map(|&t| type_name(t)).collect();
-            let found = type_name(block.dtype);
+            let found = type_name(buffer.dtype);
             format!("has element type {found}, expected {}", types.join(" or "))
         }
         Some(rest) if rest.len() == dims.len() && rest.iter().zip(dims).all(as_here) => {
-            if !block.data.is_null() || dims.contains(&0) || batch.contains(&0) {
+            if !buffer.data.is_null() || dims.contains(&0) || batch.contains(&0) {
                 return Ok(());
             }
             "is null".to_owned()
@@ -402,7 +415,7 @@ fn has<S: Into<String>>(
         _ => {
             let dims = dims.iter().map(|&d| d as i64);
             let expected: Vec<i64> = batch.iter().copied().chain(dims).collect();
-            format!("has dimensions {:?}, expected {expected:?}", block.dims)
+            format!("has dimensions {:?}, expected {expected:?}", buffer.dims)
         }
     };
     Err(Error::Operand {
@@ -435,16 +448,16 @@ fn number(dtype: Dtype) -> c_int {
 }
 
 /// # Safety
-/// The block has a `T` at this index.
-unsafe fn read<T: Copy>(block: &Block<'_>, index: usize) -> T {
+/// The buffer has a `T` at this index.
+unsafe fn read<T: Copy>(buffer: &XlaBuffer<'_>, index: usize) -> T {
     // SAFETY: the caller's promise.
-    unsafe { block.data.cast::<T>().add(index).read_unaligned() }
+    unsafe { buffer.data.cast::<T>().add(index).read_unaligned() }
 }
 
 /// # Safety
-/// The block, a result, has room for a `T` at this index.
-unsafe fn write<T>(block: &Block<'_>, index: usize, value: T) {
-    let first: *mut c_void = block.data;
+/// The buffer, a result, has room for a `T` at this index.
+unsafe fn write<T>(buffer: &XlaBuffer<'_>, index: usize, value: T) {
+    let first: *mut c_void = buffer.data;
     // SAFETY: the caller's promise.
     unsafe { first.cast::<T>().add(index).write_unaligned(value) }
 }

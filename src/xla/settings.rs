@@ -10,14 +10,15 @@ use crate::layout::{planes, Chains, TensorSpec, Update};
 use crate::options::{Options, StepOptions};
 use crate::Stage;
 
-/// How many numbers there are.
+/// Length of the attribute "numbers".
 const NUMBERS: usize = 10;
-/// The place of one that decides which stages a step has.
+/// Position of clip_norm, which decides whether a step has its first stage.
 const CLIP_NORM: usize = 8;
 
-/// All but the tensors' shapes and types, which operands have.
+/// Everything about a call except the tensors' shapes and types, which are those
+/// of the operands.
 pub(super) struct Settings<'a> {
-    /// In the numbers' places, those that come as operands.
+    /// Positions in `numbers` of those that are passed as operands.
     pub traced: Vec<usize>,
     numbers: [f64; NUMBERS],
     options: sonew_options,
@@ -39,7 +40,7 @@ pub(super) struct Tensor<'a> {
 }
 
 impl Tensor<'_> {
-    /// How many state planes it has.
+    /// The number of its state planes.
     pub(super) fn planes(&self, options: &Options) -> usize {
         let spec = TensorSpec::new("", &[]).with_update(self.update);
         planes(options, &spec).len() + usize::from(self.master)
@@ -63,7 +64,7 @@ impl<'a> Settings<'a> {
             let stages = [
                 (0, Stage::GradientSquares),
                 (1, Stage::LargestL1),
-                (2, Stage::Lengths),
+                (2, Stage::Norms),
             ];
             named(stage, || "attribute \"reached\"".to_owned(), &stages)
         };
@@ -107,16 +108,17 @@ impl<'a> Settings<'a> {
         })
     }
 
-    /// The options of a step whose traced numbers are these, not yet checked for
-    /// their ranges; and what multiplies the weight decay of every tensor.
+    /// The options of a step with these traced numbers, whose ranges are not
+    /// checked yet, and the factor on the weight decay of every tensor.
     pub(super) fn options(&self, traced: &[f64]) -> Result<(Options, StepOptions, f64)> {
         let mut numbers = self.numbers;
-        for (i, &place) in self.traced.iter().enumerate() {
-            // Where it is not known yet, any that is allowed.
-            numbers[place] = traced.get(i).copied().unwrap_or(0.5);
+        for (i, &position) in self.traced.iter().enumerate() {
+            // If it is not known yet, any allowed number will do.
+            numbers[position] = traced.get(i).copied().unwrap_or(0.5);
         }
         if self.traced.contains(&CLIP_NORM) && numbers[CLIP_NORM] == 0.0 {
-            // Whether a step clips has to be known before.
+            // Whether a step clips decides which stages it has, and that must
+            // follow from the attributes alone.
             return Err(Error::OutOfRange {
                 argument: "step.clip_norm".to_owned(),
                 value: 0.0,
@@ -142,7 +144,7 @@ impl<'a> Settings<'a> {
             non_finite: self.non_finite,
             reserved: [0],
         };
-        // SAFETY: both are structs of today's size.
+        // SAFETY: both structs have the size of this version.
         let (options, step) = unsafe { (options(&c)?, step_options(&step)?) };
         Ok((options, step, decay))
     }

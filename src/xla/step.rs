@@ -1,4 +1,4 @@
-//! What a call does: a step, or one stage of it.
+//! Runs a call: a step, or one stage of a step.
 
 use super::cache;
 use super::frame::Frame;
@@ -9,7 +9,7 @@ use crate::layout::TensorSpec;
 use crate::options::StepOptions;
 use crate::{Plan, Stage, Target, TensorBuffers};
 
-/// Takes the step of a call; one for each member of a batch.
+/// Takes the step of a call, once for each member of a batch.
 pub(super) fn run(frame: &Frame<'_>) -> Result<()> {
     let settings = Settings::read(frame)?;
     let (options, ..) = settings.options(&[])?;
@@ -37,7 +37,8 @@ fn take(
     let (options, step, decay) = settings.options(&operands.traced(settings, member))?;
     plan.set_numbers(&options)?;
     let number = operands.count(member)? + 1;
-    // SAFETY: they were settled, and are the call's until it returns.
+    // SAFETY: `settle` has checked them, and they belong to the call until it
+    // returns.
     let mut buffers = unsafe { operands.buffers(settings, specs, member, decay) };
     let mut numbers = vec![[0.0; 2]; specs.len()];
     let outcome = if settings.staged {
@@ -60,7 +61,7 @@ fn take(
     Ok(())
 }
 
-/// Goes on to the next stage, and gives this part's numbers of it.
+/// Continues the step to its next stage, and returns this part's numbers.
 fn advance(
     plan: &mut Plan,
     step: &StepOptions,
@@ -68,11 +69,12 @@ fn advance(
     buffers: &mut [TensorBuffers<'_>],
     mut reached: Vec<(Stage, Vec<[f64; 2]>)>,
 ) -> Result<Vec<[f64; 2]>> {
-    // The squares of the length to be taken came with the largest l1, where
-    // that was a stage: with the statistics, which are not taken again.
-    if let [.., (Stage::LargestL1, earlier), (Stage::Lengths, lengths)] = &mut reached[..] {
-        for (length, earlier) in lengths.iter_mut().zip(earlier) {
-            length[1] = earlier[1];
+    // If the largest l1 was a stage, the squared norm of the graft's vector came
+    // with it, because it is computed together with the statistics, which are
+    // not updated a second time.
+    if let [.., (Stage::LargestL1, earlier), (Stage::Norms, norms)] = &mut reached[..] {
+        for (norm, earlier) in norms.iter_mut().zip(earlier) {
+            norm[1] = earlier[1];
         }
     }
     let mut stages = plan.resume(step, number, buffers, &reached)?;
@@ -86,7 +88,7 @@ fn advance(
     Ok(numbers)
 }
 
-/// A step that is skipped has no direction.
+/// Sets the directions of a skipped step to zero.
 fn clear_directions(buffers: &mut [TensorBuffers<'_>]) {
     for buffers in buffers {
         if let Target::Direction(u) = &mut buffers.target {

@@ -1,4 +1,4 @@
-//! The handler, called as a runtime calls it, with good and with hostile frames.
+//! Calls the handler as a runtime does, with valid and with hostile frames.
 
 use std::cell::RefCell;
 use std::ffi::{c_char, c_int, c_void, CStr};
@@ -42,7 +42,7 @@ enum Attribute {
 }
 use Attribute::{Doubles, Integer, Ints, Text};
 
-/// A call, in a form that is easily spoilt.
+/// A call, in a form in which tests can easily make any part of it wrong.
 #[derive(Clone)]
 struct Call {
     operands: Vec<Given>,
@@ -58,7 +58,7 @@ impl Call {
         self.attributes.push((name, value));
     }
 
-    /// What the handler says: nothing, or its message.
+    /// Runs the handler and returns its message, if there is one.
     fn run(&self) -> Result<(), String> {
         let buffer = |given: &Given| ffi::Buffer {
             struct_size: ffi::Buffer::SIZE,
@@ -195,7 +195,7 @@ struct World {
     params: Vec<Vec<f32>>,
     grads: Vec<Vec<f32>>,
     planes: Vec<Vec<Vec<f32>>>,
-    /// What a stage gave for each tensor, and what it is given.
+    /// The numbers of each stage for each tensor, as returned and as passed on.
     numbers: Vec<Vec<[[u32; 2]; 2]>>,
     reached: Vec<[[u32; 2]; 2]>,
 }
@@ -316,7 +316,7 @@ impl World {
         }
     }
 
-    /// The stage of a step after those that were reached, of so many parts.
+    /// A call for the stage after `stages`, of a step on `parts` parts.
     fn staged(&mut self, options: &Options, stages: &[i32], parts: i64) -> Call {
         let mut call = self.call(options, &step(), false);
         call.set("staged", Integer(1));
@@ -354,7 +354,7 @@ impl World {
                     gradient: Some(Elements::new(&grad[own.clone()])),
                     planes: planes
                         .iter_mut()
-                        // SAFETY: each plane is borrowed once, for as long.
+                        // SAFETY: each plane is borrowed only once.
                         .map(|p| ElementsMut::new(unsafe { &mut *plane(p) }))
                         .collect(),
                     lr_scale: 1.0,
@@ -475,7 +475,7 @@ fn a_skipped_step_changes_nothing_and_is_told() {
     world.taken = before.taken.clone();
     assert!(world == before);
 
-    // A direction is then zero.
+    // The direction of a skipped step is zero.
     let mut call = world.call(&options, &step(), false);
     call.set("direction", Integer(1));
     let mut targets = Vec::new();
@@ -489,7 +489,7 @@ fn a_skipped_step_changes_nothing_and_is_told() {
     assert!(world.planes == before.planes);
 }
 
-/// The words of a number of a stage, of all tensors and parts.
+/// The numbers of a stage of all parts and tensors, as pairs of words.
 fn words(worlds: &[World]) -> Vec<[[u32; 2]; 2]> {
     let parts = worlds.iter();
     parts
@@ -574,9 +574,9 @@ fn the_query_for_metadata_is_answered_with_nothing_else_there() {
         kind: 77,
         next: std::ptr::from_mut(&mut extension).cast(),
     };
-    // No more than the fields that the query fills in.
+    // Only the fields that the query fills in.
     let mut frame: [*mut c_void; 2] = [16 as *mut c_void, std::ptr::from_mut(&mut unknown).cast()];
-    // SAFETY: a frame as far as the handler may look.
+    // SAFETY: the frame has the fields that the handler may read.
     let answer = unsafe { sonew_xla_step_v1(frame.as_mut_ptr().cast()) };
     assert!(answer.is_null());
     let version = &metadata.api_version;
@@ -611,10 +611,10 @@ fn a_frame_that_is_null_or_too_small_is_refused() {
         ffi::CallFrame::SIZE
     );
     assert!(refused.starts_with(&expected), "{refused}");
-    // With no room for the runtime's functions, there is no way to tell.
+    // Without the runtime's functions an error cannot be reported.
     call.struct_size = offset_of!(ffi::CallFrame, api);
     assert_eq!(call.run(), Ok(()));
-    // A frame that has grown is taken.
+    // A frame with more fields is accepted.
     call.struct_size = ffi::CallFrame::SIZE + 64;
     assert_eq!(call.run(), Ok(()));
 }
@@ -625,96 +625,96 @@ fn calls_that_do_not_fit_are_refused_and_change_nothing() {
     let mut world = World::new(&options, specs(), 1, 13);
     let before = world.clone();
     let good = world.call(&options, &step(), false);
-    let spoilt = |message: &str, spoil: &dyn Fn(&mut Call)| {
+    let refused_with = |message: &str, spoil: &dyn Fn(&mut Call)| {
         let mut call = good.clone();
         spoil(&mut call);
         let refused = call.run().expect_err(message);
         assert!(refused.contains(message), "{refused}\n{message}");
     };
     // Operands: count, traced, then w: parameters, gradient, three planes.
-    spoilt("the custom call has 14 operands, expected 16", &|c| {
+    refused_with("the custom call has 14 operands, expected 16", &|c| {
         c.operands.truncate(14);
     });
-    spoilt("the custom call has 13 results, expected 12", &|c| {
+    refused_with("the custom call has 13 results, expected 12", &|c| {
         c.results.push(c.results[0].clone());
     });
-    spoilt("the count has element type s64, expected s32", &|c| {
+    refused_with("the count has element type s64, expected s32", &|c| {
         c.operands[0].dtype = ffi::S64;
     });
-    spoilt("the count is null", &|c| c.operands[0].data = null_mut());
-    spoilt("traced has dimensions [1], expected [0]", &|c| {
+    refused_with("the count is null", &|c| c.operands[0].data = null_mut());
+    refused_with("traced has dimensions [1], expected [0]", &|c| {
         c.operands[1].dims = vec![1];
     });
-    spoilt("taken has dimensions [2], expected []", &|c| {
+    refused_with("taken has dimensions [2], expected []", &|c| {
         c.results[0].dims = vec![2];
     });
     let batch = |c: &mut Call| c.operands[0].dims = vec![-1];
-    spoilt("has dimensions", &batch);
+    refused_with("has dimensions", &batch);
     let wrong = "the parameter of tensor \"w\" has element type f16, expected f32";
-    spoilt(wrong, &|c| c.operands[2].dtype = ffi::F16);
+    refused_with(wrong, &|c| c.operands[2].dtype = ffi::F16);
     let wrong = "the parameter of tensor \"w\" has dimensions [70, 30], expected [30, 70]";
-    spoilt(wrong, &|c| c.operands[2].dims = vec![70, 30]);
+    refused_with(wrong, &|c| c.operands[2].dims = vec![70, 30]);
     let wrong = "the gradient of tensor \"w\" has element type 4, not a floating one";
-    spoilt(wrong, &|c| c.operands[3].dtype = ffi::S32);
+    refused_with(wrong, &|c| c.operands[3].dtype = ffi::S32);
     let wrong = "tensor \"w\" has 9 dimensions";
-    spoilt(wrong, &|c| c.operands[3].dims = vec![1; 9]);
+    refused_with(wrong, &|c| c.operands[3].dims = vec![1; 9]);
     let wrong = "the gradient of tensor \"w\" is null";
-    spoilt(wrong, &|c| c.operands[3].data = null_mut());
+    refused_with(wrong, &|c| c.operands[3].data = null_mut());
     let wrong = "diagonal of tensor \"w\" has element type bf16, expected f32";
-    spoilt(wrong, &|c| c.operands[5].dtype = ffi::BF16);
-    spoilt("band.1 of tensor \"w\" has dimensions [2100]", &|c| {
+    refused_with(wrong, &|c| c.operands[5].dtype = ffi::BF16);
+    refused_with("band.1 of tensor \"w\" has dimensions [2100]", &|c| {
         c.results[4].dims = vec![2100];
     });
-    spoilt("is not aligned to 4 bytes", &|c| {
+    refused_with("is not aligned to 4 bytes", &|c| {
         let data = c.operands[4].data.wrapping_byte_add(2);
         (c.operands[4].data, c.results[2].data) = (data, data);
     });
-    spoilt(
+    refused_with(
         "the gradient of tensor \"w\" overlaps the parameter",
         &|c| c.operands[3].data = c.results[1].data,
     );
-    spoilt("overlap", &|c| c.results[1].data = c.results[2].data);
+    refused_with("overlap", &|c| c.results[1].data = c.results[2].data);
 
-    spoilt("attribute \"band\" is missing", &|c| {
+    refused_with("attribute \"band\" is missing", &|c| {
         c.attributes.retain(|(name, _)| *name != "band");
     });
-    spoilt("attribute \"band\" is not an s64 scalar", &|c| {
+    refused_with("attribute \"band\" is not an s64 scalar", &|c| {
         c.set("band", Doubles(vec![1.0]))
     });
-    spoilt("attribute \"chains\" is not an array of s32", &|c| {
+    refused_with("attribute \"chains\" is not an array of s32", &|c| {
         c.set("chains", Doubles(vec![1.0; 3]));
     });
-    spoilt("attribute \"names\" is not a string", &|c| {
+    refused_with("attribute \"names\" is not a string", &|c| {
         c.set("names", Integer(1))
     });
-    spoilt("attribute \"numbers\" has 9 entries, expected 10", &|c| {
+    refused_with("attribute \"numbers\" has 9 entries, expected 10", &|c| {
         c.set("numbers", Doubles(vec![0.5; 9]));
     });
-    spoilt("attribute \"chains\" has 2 entries, expected 3", &|c| {
+    refused_with("attribute \"chains\" has 2 entries, expected 3", &|c| {
         c.set("chains", Ints(vec![0; 2]))
     });
-    spoilt(
+    refused_with(
         "chains of tensor \"w\" is 4, which is none of its values",
         &|c| {
             c.set("chains", Ints(vec![4, 0, 0]));
         },
     );
-    spoilt("attribute \"traced\" is 1024", &|c| {
+    refused_with("attribute \"traced\" is 1024", &|c| {
         c.set("traced", Integer(1024))
     });
-    spoilt("attribute \"direction\" is 2", &|c| {
+    refused_with("attribute \"direction\" is 2", &|c| {
         c.set("direction", Integer(2))
     });
-    spoilt("attribute \"band\" is 4294967297", &|c| {
+    refused_with("attribute \"band\" is 4294967297", &|c| {
         c.set("band", Integer(1 << 32 | 1))
     });
-    spoilt("options.graft is 9, which is none of its values", &|c| {
+    refused_with("options.graft is 9, which is none of its values", &|c| {
         c.set("graft", Integer(9))
     });
-    spoilt("options.band is -1, must be not negative", &|c| {
+    refused_with("options.band is -1, must be not negative", &|c| {
         c.set("band", Integer(-1))
     });
-    spoilt("two tensors are named \"w\"", &|c| {
+    refused_with("two tensors are named \"w\"", &|c| {
         c.set("names", Text("w\nw\nrows".to_owned()))
     });
     let number = |place: usize, value: f64| {
@@ -726,15 +726,15 @@ fn calls_that_do_not_fit_are_refused_and_change_nothing() {
             numbers[place] = value;
         }
     };
-    spoilt("options.beta2 is 1, must be in [0, 1)", &number(1, 1.0));
-    spoilt("options.eps is NaN, must be finite", &number(2, f64::NAN));
-    spoilt(
+    refused_with("options.beta2 is 1, must be in [0, 1)", &number(1, 1.0));
+    refused_with("options.eps is NaN, must be finite", &number(2, f64::NAN));
+    refused_with(
         "step.lr is -1, must be finite and not negative",
         &number(5, -1.0),
     );
-    spoilt("step.statistics_weight is 2, must be 1", &number(7, 2.0));
-    spoilt("weight_decay of tensor \"w\" is -1", &number(9, -1.0));
-    spoilt("attribute \"reached\" is 3", &|c| {
+    refused_with("step.statistics_weight is 2, must be 1", &number(7, 2.0));
+    refused_with("weight_decay of tensor \"w\" is -1", &number(9, -1.0));
+    refused_with("attribute \"reached\" is 3", &|c| {
         c.set("staged", Integer(1));
         c.set("reached", Ints(vec![3]));
     });

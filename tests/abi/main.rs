@@ -1,9 +1,9 @@
-//! The binary interface: what programs that are already compiled rely on.
+//! The binary interface that compiled programs rely on.
 //! `symbols.txt` lists the exported functions, `layout.txt` every struct with
 //! the offset and size of its fields, and every named number.
 //!
-//! A line that is added is a feature. A line that goes, or changes, breaks
-//! programs, and takes another soname (see "Version" in the header).
+//! Adding a line is a new feature. Removing or changing a line breaks compiled
+//! programs and requires another soname (see "Version" in the header).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -30,7 +30,7 @@ fn committed(name: &str, found: &str) {
     assert!(
         listed == found,
         "the library differs from tests/abi/{name}\n  gone: {gone:#?}\n  new: {added:#?}\nIf \
-         programs that are compiled already go on to work, update the list:\n    \
+         compiled programs still work, update the list:\n    \
          SONEW_UPDATE_ABI=1 cargo test --test abi"
     );
 }

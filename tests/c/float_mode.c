@@ -1,5 +1,5 @@
-/* A program that rounds in another direction saves and loads as any other, and
- * finds its mode as it was. */
+/* Saving and loading work in a program with another rounding mode, and do not
+ * change that mode. */
 #include <fenv.h>
 #include <stdio.h>
 
@@ -12,7 +12,7 @@ int main(int argc, char **argv) {
     char path[4096];
     CHECK(snprintf(path, sizeof path, "%s/mode.safetensors", argv[1]) < (int)sizeof path);
 
-    /* Fractions that binary numbers do not have. */
+    /* Fractions that binary numbers cannot represent. */
     sonew_options options;
     OK(sonew_options_init(&options, sizeof options));
     options.beta1 = 0.95;

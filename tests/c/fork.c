@@ -1,5 +1,5 @@
-/* A live file, and a save under way, belong to one process and not to its
- * forked children. argv[1] is a folder to write to. */
+/* A live file, and a running save, belong to one process and not to its forked
+ * children. argv[1] is a folder to write to. */
 #define _POSIX_C_SOURCE 200809L
 #include "check.h"
 
@@ -45,7 +45,7 @@ static void as_child(sonew_optimizer *optimizer, sonew_saving *saving) {
     sonew_optimizer *second = create();
     CHECK(load(second, live, SONEW_MAP_SHARED) == SONEW_FILE_LOCKED);
     OK(sonew_free(second));
-    /* It may look, and let go. */
+    /* The child may read information, and free the optimizer. */
     sonew_view view;
     OK(sonew_plane_view(optimizer, 0, 0, &view, sizeof view));
     uint64_t steps = 0;
@@ -76,7 +76,7 @@ int main(int argc, char **argv) {
     int status = -1;
     CHECK(waitpid(child, &status, 0) == child && status == 0);
 
-    /* The parent has lost nothing, and its lock neither. */
+    /* The parent still has its state and its lock. */
     OK(sonew_save_finish(saving));
     OK(sonew_verify(saved));
     sonew_optimizer *second = create();

@@ -47,7 +47,7 @@ const char *in_folder(const char *name) {
     return path;
 }
 
-/* All that a refused call must not change. */
+/* Everything that a refused call must not change. */
 typedef struct world {
     float a[LENGTH_A + 1], b[LENGTH_B], grad_a[LENGTH_A + 1], grad_b[LENGTH_B];
     float planes_a[PLANES][LENGTH_A], planes_b[PLANES][LENGTH_B];

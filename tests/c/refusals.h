@@ -1,8 +1,8 @@
 /* A table of calls that must be refused, and the proof that nothing changed.
  *
- * Every call happens in the same little world: an optimizer that has taken
- * steps, a plan, their buffers, and a saved file. After each refusal all of it
- * is compared with how it was. */
+ * Every call is made in the same small world: an optimizer that has taken steps,
+ * a plan, their buffers, and a saved file. After each refusal all of these are
+ * compared with their earlier contents. */
 #ifndef REFUSALS_H
 #define REFUSALS_H
 
@@ -26,7 +26,7 @@ extern float a[LENGTH_A + 1], b[LENGTH_B], grad_a[LENGTH_A + 1], grad_b[LENGTH_B
 extern float planes_a[PLANES][LENGTH_A], planes_b[PLANES][LENGTH_B];
 extern const char *folder;
 
-/* Fresh arguments that nothing is wrong with. */
+/* New arguments, all valid. */
 sonew_options good_options(void);
 sonew_step_options good_step(void);
 void good_tensors(sonew_tensor tensors[COUNT]);

@@ -12,7 +12,7 @@ static sonew_status create(const sonew_options *options,
     return status;
 }
 
-/* A test that creates an optimizer after one thing has been spoilt. */
+/* A test that creates an optimizer after one argument has been made invalid. */
 #define WITH(name, spoil)                                                      \
     static sonew_status name(void) {                                           \
         sonew_options options = good_options();                                \
@@ -93,8 +93,8 @@ static sonew_status out_null(void) {
     return sonew_create(NULL, tensors, COUNT, NULL);
 }
 
-/* A newer header's struct: known to be larger, and the part that this library
- * does not know is used. */
+/* A struct of a newer header: it is larger, and a field that this library does not
+ * know is set. */
 static sonew_status unknown_field(void) {
     struct {
         sonew_options known;

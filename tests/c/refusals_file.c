@@ -7,8 +7,8 @@ static sonew_status load(const char *name) {
     return sonew_load(optimizer, in_folder(name), NULL, params, COUNT);
 }
 
-/* Writes a file that is the good one up to `length` bytes, with the byte at
- * `flipped` changed (if there is one), and loads it. */
+/* Writes the first `length` bytes of the good file, with the byte at `flipped`
+ * changed (if there is one), and loads the result. */
 static sonew_status load_changed(size_t length, size_t flipped) {
     static unsigned char bytes[1 << 16];
     FILE *file = fopen(in_folder("good.safetensors"), "rb");
@@ -58,7 +58,7 @@ static sonew_status load_into(const sonew_options *options,
     return status;
 }
 
-/* A test that loads into an optimizer in which one thing is different. */
+/* A test that loads into an optimizer that differs in one way. */
 #define INTO(name, ...)                                                        \
     static sonew_status name(void) {                                           \
         sonew_options options = good_options();                                \

@@ -4,7 +4,7 @@
 static float *params[] = {a, b};
 static void *any_params[] = {a, b};
 
-/* A second optimizer like that of the world. */
+/* A second optimizer, like that of the world. */
 static sonew_optimizer *another(void) {
     sonew_tensor tensors[COUNT];
     good_tensors(tensors);
@@ -71,7 +71,7 @@ static size_t read_file(const char *name, unsigned char *bytes, size_t size) {
 
 /* Writes "copy.safetensors": a live file after three steps that were not
  * synced, as its process leaves it when it dies, and, with another word for the
- * run of the machine, as a power failure may. */
+ * boot of the machine, as a power failure may. */
 static void leave(int power_failure) {
     static unsigned char bytes[1 << 16];
     sonew_optimizer *other = another();
@@ -83,7 +83,7 @@ static void leave(int power_failure) {
         OK(sonew_step(other, NULL, ps, gs, COUNT));
     size_t length = read_file("live.safetensors", bytes, sizeof bytes);
     OK(sonew_free(other));
-    /* The second word behind the header. */
+    /* The second word after the header. */
     uint64_t header;
     memcpy(&header, bytes, sizeof header);
     bytes[8 + header + 8] ^= power_failure ? 4 : 0;
@@ -136,7 +136,7 @@ static sonew_status own_live_with_params(void) {
     return status;
 }
 
-/* What was a view before a step is the place that the next one writes. */
+/* After a step, the old view points to memory that the next step writes. */
 static sonew_status step_with_old_view(void) {
     sonew_optimizer *other = another();
     OK(sonew_make_live(other, in_folder("live.safetensors")));
@@ -215,15 +215,15 @@ const refusal live_refusals[] = {
     REFUSAL(verify_locked, SONEW_FILE_LOCKED, IN_USE),
     REFUSAL(unsynced, SONEW_UNSYNCED, "was not synced after its last step"),
     REFUSAL(torn_read, SONEW_TORN, "when the machine went down"),
-    REFUSAL(torn_mapped, SONEW_TORN, "go back to the last save"),
+    REFUSAL(torn_mapped, SONEW_TORN, "load the last save instead"),
     REFUSAL(torn_shared, SONEW_TORN, "copy.safetensors"),
     REFUSAL(torn_verified, SONEW_TORN, "copy.safetensors"),
     REFUSAL(sync_not_live, SONEW_NOT_LIVE, "not in a live file"),
-    REFUSAL(share_checkpoint, SONEW_NOT_A_LIVE_FILE, "good.safetensors\" is no live file"),
+    REFUSAL(share_checkpoint, SONEW_NOT_A_LIVE_FILE, "good.safetensors\" is not a live file"),
     REFUSAL(mode_unknown, SONEW_UNKNOWN_VALUE, "options.mode is 3"),
-    REFUSAL(share_overriding, SONEW_SHARED_OPTION, "override_options cannot go with"),
-    REFUSAL(share_common, SONEW_SHARED_OPTION, "common_tensors_only cannot go with"),
-    REFUSAL(share_renaming, SONEW_SHARED_OPTION, "rename cannot go with"),
+    REFUSAL(share_overriding, SONEW_SHARED_OPTION, "override_options cannot be combined with"),
+    REFUSAL(share_common, SONEW_SHARED_OPTION, "common_tensors_only cannot be combined with"),
+    REFUSAL(share_renaming, SONEW_SHARED_OPTION, "rename cannot be combined with"),
     REFUSAL(load_reserved, SONEW_UNKNOWN_VALUE, "options.reserved[0] is 1"),
     REFUSAL(own_live_with_params, SONEW_PLANE_MISSING, "tensor \"a\": the file has no parameter"),
     REFUSAL(step_with_old_view, SONEW_OVERLAP, "momentum of tensor \"a\""),
@@ -238,7 +238,7 @@ const refusal live_refusals[] = {
     REFUSAL(begin_too_few, SONEW_TENSOR_COUNT, "params has 1 tensors"),
     REFUSAL(begin_askew, SONEW_MISALIGNED, "tensor \"b\": the parameter at 0x"),
     REFUSAL(finish_nowhere, SONEW_IO, "none/file"),
-    REFUSAL(finish_twice, SONEW_BAD_HANDLE, "saving is no live handle"),
-    REFUSAL(finish_optimizer, SONEW_BAD_HANDLE, "saving is no live handle"),
+    REFUSAL(finish_twice, SONEW_BAD_HANDLE, "saving is not a live handle"),
+    REFUSAL(finish_optimizer, SONEW_BAD_HANDLE, "saving is not a live handle"),
     {0},
 };

@@ -18,8 +18,7 @@ static sonew_status used_after_free(void) {
     return sonew_step(freed(), NULL, params, grads, COUNT);
 }
 
-/* The memory of a freed optimizer, and its place in the list, are used again;
- * its handle is not. */
+/* The memory of a freed optimizer, and its slot, are reused; its handle is not. */
 static sonew_status used_after_another_was_created(void) {
     sonew_tensor tensors[COUNT];
     good_tensors(tensors);
@@ -159,7 +158,7 @@ static sonew_status layout_to_null(void) {
     return status;
 }
 
-#define BAD_HANDLE "no live handle: it was freed, never created, or is of another kind"
+#define BAD_HANDLE "not a live handle: it was freed, never created, or is of another kind"
 
 const refusal other_refusals[] = {
     REFUSAL(freed_twice, SONEW_BAD_HANDLE, "optimizer is " BAD_HANDLE),

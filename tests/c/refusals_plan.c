@@ -1,7 +1,7 @@
 /* Refusals of the stateless step. */
 #include "refusals.h"
 
-/* A test that takes a step after one thing has been spoilt. */
+/* A test that takes a step after one argument has been made invalid. */
 #define WITH(name, spoil)                                                      \
     static sonew_status name(void) {                                           \
         sonew_step_options step = good_step();                                 \
@@ -41,7 +41,7 @@ WITH(lr_scale_negative, buffers[0].lr_scale = -1)
 WITH(lr_scale_nan, buffers[1].lr_scale = nan_value)
 WITH(weight_decay_negative, buffers[1].weight_decay = -0.5)
 
-/* The check finds a NaN in the second tensor before the first is touched. */
+/* The check finds a NaN in the second tensor before the first is written. */
 static sonew_status gradient_nan(void) {
     sonew_buffers buffers[COUNT];
     good_buffers(buffers);

@@ -1,7 +1,7 @@
 /* Refusals of sonew_step(). */
 #include "refusals.h"
 
-/* A test that takes a step after one thing has been spoilt. */
+/* A test that takes a step after one argument has been made invalid. */
 #define WITH(name, spoil)                                                      \
     static sonew_status name(void) {                                           \
         sonew_step_options step = good_step();                                 \

@@ -4,7 +4,7 @@
 
 enum { COUNT = 2, ROWS = 12, COLS = 9, WEIGHT = ROWS * COLS, BIAS = ROWS, PLANES = 4 };
 
-/* What one machine has: ROWS rows of a weight, and their biases. */
+/* The part of one machine: ROWS rows of a weight, and their biases. */
 typedef struct machine {
     float weight[WEIGHT], bias[BIAS], weight_grad[WEIGHT], bias_grad[BIAS];
     float planes[COUNT][PLANES][WEIGHT];
@@ -73,7 +73,7 @@ static sonew_status plan_begin(machine *m, const sonew_step_options *step, uint6
     sonew_buffers buffers[COUNT];
     void *planes[COUNT][PLANES];
     fill(m, buffers, planes);
-    /* The lists need not stay, the buffers must. */
+    /* The buffers must stay in place, the lists of pointers need not. */
     return sonew_plan_stages_begin(m->plan, step, number, buffers, COUNT);
 }
 
@@ -101,7 +101,7 @@ static int expected(const sonew_options *options, const sonew_step_options *step
                 options->graft == SONEW_GRAFT_NORMALIZED_RMSPROP;
     return (looks ? 1 << SONEW_GRADIENT_SQUARES : 0) |
            (options->damping == SONEW_RELATIVE ? 1 << SONEW_LARGEST_L1 : 0) |
-           (options->graft != SONEW_GRAFT_NONE ? 1 << SONEW_LENGTHS : 0);
+           (options->graft != SONEW_GRAFT_NONE ? 1 << SONEW_NORMS : 0);
 }
 
 static void same_bits(const float *x, const float *y, size_t count) {
@@ -247,7 +247,7 @@ static void refused_in_stages(machine *m, const char *folder) {
         planes[i] = m->planes[i / 3][i % 3];
     REFUSED(sonew_set_state(o, 1, planes, 5), SONEW_IN_STAGES, text);
     CHECK(saving == NULL && fopen(path, "rb") == NULL);
-    /* Questions are answered. */
+    /* Functions that only read still work. */
     uint64_t count;
     double scale;
     sonew_view view;
@@ -290,7 +290,7 @@ static void refusals(const char *folder) {
     REFUSED(sonew_plan_stages_begin(m->plan, &step, 1, NULL, COUNT), SONEW_NULL_POINTER, "buffers");
     REFUSED(sonew_stages_abort(o), SONEW_NO_STAGES, none);
 
-    /* Given up before anything is written. The first call looks at no number. */
+    /* Aborted before anything is written. The first call reads no numbers. */
     OK(begin(m, &step));
     refused_in_stages(m, folder);
     OK(sonew_stages_abort(o));
@@ -300,7 +300,7 @@ static void refusals(const char *folder) {
     refused_in_stages(m, folder);
     OK(sonew_stages_abort(o));
 
-    /* Not finite on another machine: over, as if it had not begun. */
+    /* A gradient on another machine is not finite: the step ends, unchanged. */
     OK(begin(m, &step));
     OK(plan_begin(m, &step, 1));
     double plan_numbers[2 * COUNT];
@@ -316,7 +316,7 @@ static void refusals(const char *folder) {
     REFUSED(sonew_plan_stages_abort(m->plan), SONEW_NO_STAGES, none);
     CHECK(stage == 77);
 
-    /* A refused call leaves the step where it was. */
+    /* A refused call leaves the step at its stage. */
     float *twin_params[] = {twin->weight, twin->bias};
     const float *twin_grads[] = {twin->weight_grad, twin->bias_grad};
     OK(sonew_step(twin->optimizer, &step, twin_params, twin_grads, COUNT));
@@ -334,7 +334,7 @@ static void refusals(const char *folder) {
         REFUSED(sonew_stages_next(o, NULL, COUNT, &stage), SONEW_NULL_POINTER, "numbers");
         REFUSED(sonew_stages_next(o, numbers, COUNT, NULL), SONEW_NULL_POINTER, "stage");
         if (stage >= SONEW_LARGEST_L1)
-            REFUSED(sonew_stages_abort(o), SONEW_STATE_WRITTEN, "taken in the gradients");
+            REFUSED(sonew_stages_abort(o), SONEW_STATE_WRITTEN, "updated with the gradients");
         refused_in_stages(m, folder);
     }
     OK(sonew_stages_next(o, numbers, COUNT, &stage));
@@ -342,7 +342,7 @@ static void refusals(const char *folder) {
     same_bits(m->weight, twin->weight, WEIGHT);
     same_bits(m->bias, twin->bias, BIAS);
 
-    /* A plan is given up at any time; its parameters have not moved. */
+    /* A plan's step can be aborted at any stage; its parameters are unchanged. */
     for (int stages = 0; stages <= 3; stages++) {
         OK(plan_begin(m, &step, 1));
         for (int i = 0; i < stages; i++)
@@ -357,7 +357,7 @@ static void refusals(const char *folder) {
         same_bits(m->bias, twin->bias, BIAS);
     }
 
-    /* In a live file so is an optimizer's. Freed in the middle, it is closed. */
+    /* So can an optimizer's in a live file. Freeing it in the middle closes it. */
     char path[4096];
     snprintf(path, sizeof path, "%s/live.safetensors", folder);
     OK(sonew_make_live(o, path));

@@ -1,5 +1,5 @@
-/* One optimizer in the hands of two threads: each call is either done or
- * refused as busy, and the counts add up. */
+/* Two threads use one optimizer: each call is either done or refused as busy, and
+ * the counts are right. */
 #include <pthread.h>
 
 #include "check.h"

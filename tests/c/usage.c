@@ -215,7 +215,7 @@ static void views(const sonew_optimizer *optimizer) {
     CHECK(count == 2);
 }
 
-/* A state that went through the program's own arrays goes on to the same bits. */
+/* A state that was copied to the program's arrays and back gives the same bits. */
 static void set_state(sonew_optimizer *from) {
     enum { PLANES = 7 };
     const size_t tensor[PLANES] = {0, 0, 0, 0, 0, 1, 1};
@@ -254,7 +254,7 @@ static void left_out(sonew_optimizer *optimizer) {
     CHECK(bias[0] != first);
 }
 
-/* Going on from a file gives the same bits as going on. */
+/* Continuing from a file gives the same bits as continuing. */
 static void files(sonew_optimizer *optimizer, const char *folder) {
     char path[4096];
     snprintf(path, sizeof path, "%s/usage.safetensors", folder);
@@ -291,7 +291,7 @@ static void files(sonew_optimizer *optimizer, const char *folder) {
     OK(sonew_free(other));
 }
 
-/* State that lives in a file, and saves in the background. */
+/* Live files, and saves in the background. */
 static void live_files(const char *folder) {
     char path[4096], beside[4096];
     snprintf(path, sizeof path, "%s/live.safetensors", folder);
@@ -314,7 +314,7 @@ static void live_files(const char *folder) {
     OK(sonew_free(optimizer));
     OK(sonew_verify(path));
 
-    /* The file is a step further than what was saved. */
+    /* The live file is one step ahead of what was saved. */
     optimizer = create(1);
     sonew_load_options load;
     OK(sonew_load_options_init(&load, sizeof load));
@@ -396,7 +396,7 @@ static void any_floats(void) {
         OK(sonew_step_any(other, NULL, any_params, any_grads, COUNT));
         CHECK(memcmp(my_weight, weight, sizeof weight) == 0);
         CHECK(memcmp(my_bias, bias, sizeof bias) == 0);
-        my_weight[1] = 100; /* no more than a copy */
+        my_weight[1] = 100; /* only a copy of the master weight */
     }
     my_weight[0] = 100;
     OK(sonew_reset_master(other));

@@ -73,7 +73,7 @@ fn losses(printed: &str) -> Vec<f64> {
     pairs.map(|pair| pair[1].parse().unwrap()).collect()
 }
 
-/// What the README shows is a whole program, short, and fits its line.
+/// The README shows a whole program, which is short and has no long lines.
 #[test]
 fn the_first_program_of_the_readme() {
     let readme = fs::read_to_string(root("README.md")).unwrap();
@@ -91,7 +91,7 @@ fn the_first_program_of_the_readme() {
     });
 }
 
-/// A network learns, and goes on from its checkpoint to the same bits.
+/// A network learns, and continues from its checkpoint with the same bits.
 fn learns_and_resumes(printed: &str) {
     let losses = losses(printed);
     assert_eq!(losses.len(), 14, "{printed}");
@@ -117,7 +117,7 @@ fn the_c_example_trains_and_resumes() {
     learns_and_resumes(&run(Command::new(program).current_dir(&folder)));
 }
 
-/// Every function of the C API is behind something of the C++ one.
+/// Every function of the C API is used by the C++ header.
 #[test]
 fn every_c_function_is_covered() {
     let header = fs::read_to_string(root("include/sonew.h")).unwrap();

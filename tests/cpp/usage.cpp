@@ -1,11 +1,10 @@
-// Everything that the C++ binding has, as it is meant to be used. argv[1] is a
-// folder to write to.
+// Uses everything in the C++ binding as intended. argv[1] is a folder to write to.
 #include "check.hpp"
 
 #include <cmath>
 #include <thread>
 
-// A 16-bit type of somebody else.
+// A 16-bit type of another library.
 struct other_bfloat16 {
   unsigned short bits;
 };
@@ -147,7 +146,7 @@ static void steps_and_files(const std::string &folder) {
   }
   CHECK(skipped && optimizer.step_count() == 2 && weight == before);
 
-  // What is loaded goes on to the same bits.
+  // A loaded optimizer continues with the same bits.
   optimizer.save(path, {weight, bias});
   sonew::verify(path);
   sonew::Optimizer resumed(tensors(), options());
@@ -259,7 +258,7 @@ static void plan() {
   CHECK(moved.plane_count(0) == 3);
 }
 
-// A step in stages is a step, where the numbers come back as they are.
+// A step in stages whose numbers are not changed gives the same as a step.
 static void stages(const std::string &folder) {
   Floats weight = numbers(12, 1), same = weight, own = weight;
   const Floats grad = numbers(12, 0.2f);
@@ -284,16 +283,16 @@ static void stages(const std::string &folder) {
   }
   CHECK(plan_steps.next() == sonew::Stage::done);
   CHECK(reached == std::vector<sonew::Stage>{sonew::Stage::gradient_squares,
-                                             sonew::Stage::largest_l1, sonew::Stage::lengths});
+                                             sonew::Stage::largest_l1, sonew::Stage::norms});
   CHECK(same == weight && own == weight && staged.step_count() == 1);
-  // What is over does not end another one.
+  // A finished step in stages does not end another one.
   {
     const auto over = std::move(steps);
     CHECK(plan.stages(2, {buffers}).next() == sonew::Stage::gradient_squares);
   }
   auto second = staged.stages(same, grad);
   { const auto moved = std::move(second); }
-  // Dropped, it leaves everything; given up too late, it says so.
+  // Destroying it changes nothing; aborting it too late throws.
   CHECK(same == weight);
   auto third = staged.stages(same, grad);
   third.next();

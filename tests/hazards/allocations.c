@@ -1,5 +1,6 @@
-/* An allocation that the caller or a file sizes, and that fails, is a status,
- * and nothing has changed; a step allocates nothing that grows with the model.
+/* If an allocation whose size depends on the caller or a file fails, the call
+ * returns a status and changes nothing; a step allocates nothing that grows with
+ * the model.
  * argv[1] is a folder to write to. */
 #define _GNU_SOURCE
 #include "failing.h"
@@ -9,8 +10,8 @@
 
 #include "../c/check.h"
 
-/* What a model of many tensors, or of long names, takes for each of them is
- * less than this. */
+/* In a model with many tensors or long names, the memory for each tensor is less
+ * than this. */
 enum { LARGE = 64 << 10 };
 
 struct model {
@@ -100,10 +101,10 @@ static sonew_status verify(struct model *m) {
     return sonew_verify(path);
 }
 
-/* Lets each large allocation of a call fail, one after the other, alone and
- * with all that follow. A call that was refused has changed nothing: nothing
- * but the count of steps and the parameters is compared here, and the same
- * call then succeeds. Returns how many there were. */
+/* Makes each large allocation of a call fail in turn, alone and together with all
+ * later ones. A refused call must have changed nothing: the step count and the
+ * parameters are compared, and the same call must then succeed. Returns the number
+ * of large allocations. */
 static int only_first;
 
 static long each(const char *what, struct model *m, sonew_status (*call)(struct model *)) {
@@ -173,7 +174,7 @@ static void all_calls(size_t count, size_t len, size_t name) {
     each("make_live", &m, make_live);
     OK(sonew_free(m.optimizer));
     OK(create(&m));
-    /* Once it is open it is locked, also against being opened again. */
+    /* A live file is locked once it is open, even by the same process. */
     int first = only_first;
     only_first = 1;
     each("open_live", &m, open_live);
@@ -182,7 +183,7 @@ static void all_calls(size_t count, size_t len, size_t name) {
     forget(&m);
 }
 
-/* Bytes that steps ask for, after the first one: the most of any. */
+/* The largest number of bytes that any step after the first one allocates. */
 static long taken_by_step(size_t tensors, size_t len) {
     struct model m = describe(tensors, len, 4);
     OK(create(&m));

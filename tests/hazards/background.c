@@ -1,6 +1,6 @@
-/* A save in the background holds what was there when it began, whatever the
- * optimizer does meanwhile; two optimizers save at once. argv[1] is a folder to
- * write to. */
+/* A save in the background saves the state at the moment when it began, whatever
+ * the optimizer does meanwhile; two optimizers save at once. argv[1] is a folder
+ * to write to. */
 #include <pthread.h>
 
 #include "guest.h"

@@ -1,5 +1,5 @@
-/* Allocations that fail as a test asks for, and are counted. The functions
- * stand in the program itself, in front of the C library's. */
+/* Allocation functions that fail on request, and count. They are defined in the
+ * program itself, and so replace those of the C library. */
 #ifndef FAILING_H
 #define FAILING_H
 

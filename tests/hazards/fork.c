@@ -1,6 +1,6 @@
-/* A child that is forked after its parent has stepped on several threads can
- * step, too, and so can the parent; also where another thread was inside a
- * call at that moment. */
+/* A child that is forked after its parent has stepped on several threads can take
+ * steps, and so can the parent, even if another thread was inside a call at the
+ * moment of the fork. */
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -29,7 +29,7 @@ static pid_t fork_child(void) {
     return child;
 }
 
-/* Parent, child and the child's child all go on to the same numbers. */
+/* Parent, child and the child's child all continue to the same numbers. */
 static void after_steps(void) {
     float *numbers = expected(BEFORE + AFTER);
     struct model m = model(4);
@@ -116,8 +116,8 @@ static void inside_calls(void) {
             struct model fresh = model(2);
             OK(take_step(&fresh, 0));
             end(&fresh);
-            /* Those of the other threads are at rest, in use for ever, or no
-             * more: every answer but that comes at once. */
+            /* In the child, handles of the other threads are idle, in use for
+             * ever, or freed: each call returns at once. */
             for (int other = 0; other < OTHERS; other++) {
                 sonew_status status = sonew_free(busy[other]);
                 CHECK(status == SONEW_OK || status == SONEW_BUSY || status == SONEW_BAD_HANDLE);

@@ -58,9 +58,9 @@ int main(int argc, char **argv) {
     sonew_optimizer *freed = m.optimizer;
     end(&m);
     refused(freed, path);
-    CHECK(strstr(sonew_last_error(), "no live handle"));
+    CHECK(strstr(sonew_last_error(), "not a live handle"));
 
-    /* Its place is used again; it stays refused. */
+    /* Its slot is reused, but the handle is still refused. */
     struct model next = model(1);
     refused(freed, path);
 

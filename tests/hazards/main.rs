@@ -1,4 +1,4 @@
-//! What could harm the program that the library is in: forks, unloading,
+//! Situations in which a library could harm its host process: forks, unloading,
 //! floating-point modes, threads, signals, failed allocations, stale handles.
 
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
-/* Hundreds of tensors: every list of them may be refused its memory. Each call
- * is made with its n-th allocation failing, for every n: a step with those of
- * any size, creation with those that a list of so many tensors takes (the pieces
- * of one tensor, such as its name, are asked for in one piece before, as are
+/* With hundreds of tensors, allocating any list of them may fail. Each call is made
+ * with its n-th allocation failing, for every n: in a step, allocations of any
+ * size; in creation, those as large as a list of all tensors (memory for the parts
+ * of one tensor, such as its name, is checked in one allocation before, as are
  * lists of files, which allocations.c tests). argv[1] is a folder to write to. */
 #define _GNU_SOURCE
 #include "failing.h"
@@ -23,7 +23,7 @@ static double numbers[2 * COUNT];
 static sonew_optimizer *optimizer;
 static sonew_plan *plan;
 
-/* Half of the tensors are 16 bits, rounded by chance, with master weights. */
+/* Half of the tensors are 16 bits, rounded stochastically, with master weights. */
 static void describe(void) {
     OK(sonew_options_init(&options, sizeof options));
     options.threads = 1;
@@ -49,7 +49,7 @@ static void describe(void) {
     }
 }
 
-/* All that a refused call must not change. */
+/* Everything that a refused call must not change. */
 struct world {
     uint16_t memory[COUNT][2][LEN], planes[COUNT][PLANES][2 * LEN], state[COUNT][PLANES][2 * LEN];
     uint64_t steps;
@@ -135,7 +135,7 @@ int main(int argc, char **argv) {
     OK(create_plan());
     CHECK(each("step", ANY, step, NULL) > COUNT);
     CHECK(each("plan_step", ANY, plan_step, NULL) > COUNT);
-    /* The lists of a step are kept for the next one. */
+    /* The allocations of a step's lists are kept for the next step. */
     CHECK(each("step", ANY, step, NULL) == 0);
     CHECK(each("plan_step", ANY, plan_step, NULL) == 0);
     destroy();

@@ -1,5 +1,5 @@
-/* The caller's floating-point mode neither changes a result nor is changed, on
- * the calling thread and on those that it starts. */
+/* The caller's floating-point mode does not change results and is not changed, on
+ * the calling thread and on the threads that the library starts. */
 #include <fenv.h>
 
 #include "guest.h"
@@ -26,8 +26,8 @@ enum { STEPS = 4 };
 
 static const int ROUNDINGS[] = {FE_TONEAREST, FE_DOWNWARD, FE_UPWARD, FE_TOWARDZERO};
 
-/* In another mode the arithmetic of this file differs as well: gradients are
- * made beforehand. */
+/* Gradients are made beforehand, because the mode would also change the arithmetic
+ * of this file. */
 static float grads[STEPS][LENGTH];
 
 static void steps(int threads, const char *path, const float *numbers) {

@@ -1,5 +1,5 @@
-/* The number of threads is the optimizer's: 1 means that none is created. Every
- * thread of the process is created through this program's pthread_create. */
+/* Each optimizer has its own number of threads; 1 means that none is created. This
+ * program's pthread_create counts every thread of the process. */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdatomic.h>

@@ -1,5 +1,5 @@
-/* Two optimizers in two threads at once step as each alone; of two threads with
- * one optimizer, one steps and the other is told so. */
+/* Two optimizers in two threads at once give the same results as each alone; of two
+ * threads with one optimizer, one steps and the other gets "busy". */
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -42,7 +42,7 @@ static void *share(void *unused) {
     return unused;
 }
 
-/* Asks and frees while others step: an answer, or "busy". */
+/* Reads information and frees while others step: the call succeeds or is "busy". */
 static void *ask(void *unused) {
     while (ended < 2) {
         uint64_t count = 0;

@@ -88,15 +88,14 @@ int main(int argc, char **argv) {
     }
     size_t now = allocated();
     long mapped_now = mapped();
-    /* What an allocator keeps for threads to come goes up and down by less; an
-     * optimizer or a thread in each cycle would be a hundred times that. */
+    /* Memory that an allocator keeps for later threads varies by less than this; a
+     * leak of an optimizer or a thread in each cycle would be far more. */
     if (now > memory + (64 << 10) || mapped_now > kilobytes + (32 << 10)) {
         fprintf(stderr, "%zu bytes allocated after %d cycles, %zu after %d; %ld KB mapped, %ld\n",
                 memory, SETTLED, now, CYCLES, kilobytes, mapped_now);
         return 1;
     }
-    /* Closed while an optimizer and its threads are there; and the end of the
-     * process finds both. */
+    /* Closed while an optimizer and its threads exist, until the process ends. */
     load(argv[1]);
     struct model left = model(4);
     OK(take_step(&left, 0));

@@ -1,24 +1,24 @@
-//! Whether one tensor of a problem is close enough.
+//! Checks whether one tensor of a problem is close enough.
 //!
 //! # How close
 //!
-//! Each number of the state is a sum of at most one term per step, so it is
-//! off by a few roundings per step. The direction amplifies that by the
-//! condition of `X`, which is about the inverse of the smallest quotient of a
-//! pivot or Schur complement with its diagonal: those are differences of
-//! numbers as large as the diagonal. So with `r` the smallest quotient of a
-//! kept edge, a parameter may be off by about `roundings ULP32 / r` times the
-//! largest movement. Damping is chosen so that `r` is seldom below 1e-3.
+//! Each number of the state is a sum of at most one term per step, so its error
+//! is that of a few roundings per step. The direction amplifies the error by the
+//! condition number of `X`, which is about the inverse of the smallest quotient
+//! of a pivot or Schur complement and its diagonal entry: those are differences
+//! of numbers as large as the diagonal. So if `r` is the smallest quotient of a
+//! kept edge, the error of a parameter may be about `roundings ULP32 / r` times
+//! the largest movement. Damping is chosen so that `r` is seldom below 1e-3.
 //!
 //! # Edge removal
 //!
-//! It is a discontinuity: where a quotient lies within rounding of gamma,
-//! float32 and float64 may rightly differ. Most problems first move gamma
-//! into the widest gap between the quotients that will occur, which the
-//! oracle tells beforehand. Where no gap is wide enough, the coordinates in
-//! question, and the neighbours that their edges reach, are left out; never
-//! with grafting (which would spread the difference over the tensor), and
-//! never more than one in fifty.
+//! Edge removal is discontinuous: if a quotient is within rounding of gamma,
+//! float32 and float64 may correctly differ. Most problems first move gamma
+//! into the widest gap between the quotients that will occur, which the oracle
+//! computes beforehand. If no gap is wide enough, these coordinates, and the
+//! neighbours that their edges reach, are not compared; never with grafting
+//! (which would spread the difference over the tensor), and never more than one
+//! in fifty.
 
 use sonew::layout::{Plane, TensorSpec};
 use sonew::options::Graft;
@@ -33,7 +33,7 @@ fn roundings(steps: usize, band: usize) -> f64 {
     (3 * steps + 2 * band + 8) as f64
 }
 
-/// What one tensor's comparison depends on, over the steps so far.
+/// The data that the comparison of one tensor needs, over the steps so far.
 pub struct Comparison {
     steps: usize,
     /// The largest gradient.

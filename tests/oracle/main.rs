@@ -1,6 +1,6 @@
-//! The library in float32 against the oracle in float64, fed with the same
-//! numbers, on random problems: every length, band, option and layout. How
-//! close they must be is said in `comparison.rs`.
+//! Compares the library in float32 with the oracle in float64 on random problems:
+//! every length, band, option and layout. `comparison.rs` says how close they must
+//! be.
 
 #[path = "../common/mod.rs"]
 mod common;

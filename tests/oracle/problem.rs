@@ -1,4 +1,4 @@
-//! A random problem, run on both sides.
+//! A random problem, run by the library and by the oracle.
 
 use rand::seq::IndexedRandom;
 use rand::Rng;
@@ -11,7 +11,7 @@ use sonew::Optimizer;
 use crate::common::{correlated, normal, options as present, rng, slices_mut, to_f64, GRAFTS};
 use crate::comparison::Comparison;
 
-/// A model, its options, and through the seed all that it is fed with.
+/// A model, its options, and the seed of its gradients.
 #[derive(Debug, Clone)]
 pub struct Problem {
     seed: u64,
@@ -79,7 +79,7 @@ impl Problem {
         };
     }
 
-    /// Also chooses eps for a sane condition.
+    /// Also chooses eps for a moderate condition number.
     pub fn set_damping(&mut self, damping: Damping) {
         self.options.damping = damping;
         self.options.eps = match damping {

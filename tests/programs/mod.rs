@@ -59,8 +59,8 @@ pub fn run(command: &mut Command) -> String {
     out
 }
 
-/// Tells what was left out, also where the test passes: the harness keeps what
-/// is printed, but not what is written.
+/// Reports what was not tested, even if the test passes: the harness captures what
+/// is printed by macros, but not what is written to standard error directly.
 pub fn not_tested(what: &str) {
     let _ = writeln!(std::io::stderr(), "NOT TESTED: {what}");
 }
@@ -131,8 +131,8 @@ fn run_valgrind(
     }
     run(Command::new("valgrind")
         .envs(environment.iter().copied())
-        // Fair, so that no thread that tries again and again keeps the other
-        // from finishing.
+        // A fair scheduler, so that a thread that retries in a loop cannot keep
+        // the other from finishing.
         .args(["--quiet", "--error-exitcode=9", "--fair-sched=yes"])
         .arg(format!(
             "--suppressions={}",

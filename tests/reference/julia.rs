@@ -24,13 +24,12 @@ const HEAD: &str = "\
 <!-- Made from the docstrings of bindings/julia/SONew by tests/reference. -->
 # SONew for Julia: the reference
 
-How the package is installed and used is in
-[its README](../bindings/julia/SONew/README.md); what the options mean to the method
-is in [method.md](method.md), and what to choose in [choosing.md](choosing.md). Names
-without `SONew.` are exported.
+[The README](../bindings/julia/SONew/README.md) describes how to install and use the
+package, [method.md](method.md) explains the method and its options, and
+[choosing.md](choosing.md) which values to choose. Names without `SONew.` are exported.
 ";
 
-/// The docstrings of a file: what they are of, as it is called, and the text.
+/// The docstrings of a file: the signatures that each documents, and the text.
 fn docstrings(source: &str) -> Vec<(Vec<&str>, String)> {
     let mut found = Vec::new();
     let mut lines = source.lines();
@@ -49,7 +48,7 @@ fn docstrings(source: &str) -> Vec<(Vec<&str>, String)> {
     found
 }
 
-/// The page of a package, by what its files say.
+/// The page of a package, made from the docstrings in its files.
 pub fn reference(read: impl Fn(&str) -> String) -> String {
     let mut page = HEAD.to_owned();
     for file in FILES {
@@ -59,7 +58,7 @@ pub fn reference(read: impl Fn(&str) -> String) -> String {
                 .replace("](@ref)", "]")
                 .replace("[`", "`")
                 .replace("`]", "`");
-            // Headings inside of it stand below that of the page's entry.
+            // Headings in a docstring are one level below that of its entry.
             let text = text.replace("\n# ", "\n### ");
             page += &format!("\n## {name}\n\n```julia\n{}\n```\n{text}", calls.join("\n"));
         }

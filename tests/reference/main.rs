@@ -1,14 +1,14 @@
-//! The reference documentation, `docs/c-api.md` and `docs/cpp-api.md`: what the
-//! two headers say, as pages to be read without them; and `docs/julia-api.md`,
-//! what Julia's docstrings say. Made here, committed, and held to them. (That
-//! of JAX is made in Python: bindings/jax/tests/test_api_page.py.)
+//! Generates the reference documentation: `docs/c-api.md` and `docs/cpp-api.md`
+//! from the two headers, and `docs/julia-api.md` from Julia's docstrings. The
+//! pages are committed, and a test fails if they are not up to date. (That of
+//! JAX is generated in Python: bindings/jax/tests/test_api_page.py.)
 
 mod julia;
 
 use std::fs;
 use std::path::Path;
 
-/// Lines of a header as they come.
+/// The lines of a header.
 struct Lines<'a>(std::iter::Peekable<std::str::Lines<'a>>);
 
 impl<'a> Lines<'a> {
@@ -16,7 +16,7 @@ impl<'a> Lines<'a> {
         Lines(text.lines().peekable())
     }
 
-    /// The lines from here on that have this prefix, without it.
+    /// The next lines that have this prefix, without it.
     fn block(&mut self, prefix: &str) -> Vec<&'a str> {
         let mut block = Vec::new();
         while let Some(line) = self.0.next_if(|line| line.trim_start().starts_with(prefix)) {
@@ -27,8 +27,8 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// Text of a comment as Markdown: lines that are indented by three are code,
-/// what Markdown takes for its own is escaped.
+/// Text of a comment as Markdown: lines that are indented by three spaces are code,
+/// and special characters of Markdown are escaped.
 fn markdown(lines: &[&str]) -> String {
     let mut text = String::new();
     let mut code = false;
@@ -71,8 +71,8 @@ fn entry(name: &str, declaration: &str, language: &str, text: &str) -> String {
     )
 }
 
-/// The C header: sections between rules of stars, then comments with their
-/// declarations.
+/// The page of the C header, which has sections between lines of stars, then
+/// comments with their declarations.
 fn c_reference(header: &str) -> String {
     let mut page = "<!-- Made from include/sonew.h by tests/reference. -->\n".to_owned();
     let mut lines = Lines::of(header);
@@ -106,7 +106,7 @@ fn c_reference(header: &str) -> String {
     page
 }
 
-/// Lines up to the one that ends a declaration.
+/// The lines of a declaration, up to the one that ends it.
 fn declaration(lines: &mut Lines<'_>, ends: impl Fn(&str) -> bool) -> String {
     let mut declaration = String::new();
     for line in lines.0.by_ref() {
@@ -129,8 +129,9 @@ fn c_name(declaration: &str) -> String {
     name.trim().trim_end_matches(';').to_owned()
 }
 
-/// The C++ header: sections under rules of dashes, comments of `///` with their
-/// declarations. What is in `detail` or private is left out.
+/// The page of the C++ header, which has sections under lines of dashes, and
+/// `///` comments with their declarations. Private members and the namespace
+/// `detail` are left out.
 fn cpp_reference(header: &str) -> String {
     let mut page = "<!-- Made from bindings/cpp/sonew.hpp by tests/reference. -->\n".to_owned();
     let mut lines = Lines::of(header);
@@ -178,7 +179,7 @@ fn cpp_declaration(lines: &mut Lines<'_>, member: bool) -> String {
     let whole = !member && (first.starts_with("struct") || first.starts_with("enum"));
     if whole {
         let whole = declaration(lines, |line| line == "};");
-        // Where a default is the C library's, it is told there.
+        // A default that comes from the C library is not shown.
         let shown = |line: &str| match line.split_once(" = ") {
             Some((field, default)) if default.contains("detail::") => format!("{field};\n"),
             _ => format!("{line}\n"),
@@ -188,7 +189,7 @@ fn cpp_declaration(lines: &mut Lines<'_>, member: bool) -> String {
     let mut head = String::new();
     for line in lines.0.by_ref() {
         let code = line.trim_start();
-        // A body, the bases or a constructor's members are no part of it.
+        // Bodies, base classes and member initializers are left out.
         let cut = code.find(" {").into_iter().chain(code.find(" : ")).min();
         let starts = code.starts_with(": ");
         if !starts {
@@ -234,7 +235,7 @@ fn up_to_date(page: &str, made: &str) {
 fn of_c() {
     let header = fs::read_to_string(root("include/sonew.h")).unwrap();
     let page = c_reference(&header);
-    // Everything that the header declares has its entry.
+    // Everything that the header declares has an entry.
     let symbols = fs::read_to_string(root("tests/abi/symbols.txt")).unwrap();
     assert!(symbols.lines().count() > 30);
     let declared = symbols

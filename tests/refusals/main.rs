@@ -1,5 +1,5 @@
-//! What the safe API refuses: each call with exactly its error, and nothing
-//! changed.
+//! Calls that the Rust API refuses: each returns exactly its error and changes
+//! nothing.
 
 /// Asserts that a call is refused with this error.
 macro_rules! refused {
@@ -47,7 +47,7 @@ struct World {
     folder: tempfile::TempDir,
 }
 
-/// All that a refused call must not change.
+/// Everything that a refused call must not change.
 #[derive(Debug, PartialEq)]
 struct Seen {
     parameters: Vec<Vec<u32>>,

@@ -4,11 +4,11 @@ use std::ops::{Add, Div, Mul, Sub};
 
 use crate::common::ULP32;
 
-/// One operation in float32, its operands' constants included, is off by no
-/// more than so much of its result.
+/// Bound on the relative error of one operation in float32, including the error of
+/// constants among its operands.
 const ARITHMETIC: f64 = 4.0 * ULP32;
 
-/// What is exact, and how far from it a result may lie.
+/// An exact number, and a bound on the error of a computed one.
 #[derive(Debug, Clone, Copy)]
 pub struct Ball {
     pub exact: f64,
@@ -30,7 +30,7 @@ impl Ball {
         self.exact - self.error
     }
 
-    /// Rounded, by at most so much of the result's magnitude.
+    /// Adds the error of a rounding, relative to the result's magnitude.
     pub fn rounded(self, unit: f64) -> Ball {
         let error = self.error + unit * self.most();
         Ball { error, ..self }
@@ -46,7 +46,7 @@ impl Ball {
         Ball::new(exact, (exact - least).max(self.most().sqrt() - exact))
     }
 
-    /// The length of a vector.
+    /// The norm of a vector.
     pub fn length(all: &[Ball]) -> Ball {
         let length = |of: fn(&Ball) -> f64| all.iter().map(|x| of(x).powi(2)).sum::<f64>().sqrt();
         Ball::new(length(|x| x.exact), length(|x| x.error))

@@ -1,5 +1,5 @@
-//! Why there is stochastic rounding: small changes are lost to nearest
-//! rounding, all of them, and kept by stochastic rounding, on average.
+//! Why there is stochastic rounding: rounding to nearest loses all small changes,
+//! while stochastic rounding keeps them on average.
 
 use sonew::dtype::{bf16, Dtype, Elements};
 use sonew::layout::TensorSpec;
@@ -8,10 +8,10 @@ use sonew::Optimizer;
 
 use crate::common::typed::widen;
 
-/// Coordinates that all compute the same, each with random bits of its own.
+/// Number of coordinates, which differ only in their random bits.
 const LEN: usize = 4096;
 
-/// So many standard deviations of a mean are no accident.
+/// A deviation of a mean by this many standard deviations is significant.
 const SIGMAS: f64 = 5.0;
 
 /// The standard deviation of the mean, where one step's rounding has this one
@@ -54,8 +54,9 @@ fn run(rounding: Rounding, beta2: f64, lr: f64, steps: usize) -> (Vec<bf16>, Opt
     (params, optimizer)
 }
 
-/// From 0 to 1 by thousandths of what is left. At 0.25, where neighbours are
-/// 2^-9 apart, that is less than half of it: nearest rounding goes no further.
+/// An average that goes from 0 to 1 by a thousandth of the remaining distance per
+/// step. At 0.25, where neighbouring numbers are 2^-9 apart, the change is less
+/// than half of that: with rounding to nearest it stops there.
 #[test]
 fn a_slow_average_stalls_under_nearest_rounding_only() {
     const BETA: f64 = 0.999;

@@ -2,18 +2,18 @@
 //!
 //! # How close
 //!
-//! Rounding to nearest changes a number by at most its unit roundoff `u`, which
-//! is 2^-8 for bfloat16 and 2^-11 for float16; stochastic rounding by less than
-//! `2 u`, and by nothing on average. A state plane is rounded once per step, so
-//! that after `t` steps it is off by at most about `min(t, 1 / (1 - beta)) u` of
+//! Rounding to nearest has a relative error of at most the unit roundoff `u`, which
+//! is 2^-8 for bfloat16 and 2^-11 for float16; stochastic rounding has one of less
+//! than `2 u`, and of zero on average. A state plane is rounded once per step, so
+//! that after `t` steps its error is at most about `min(t, 1 / (1 - beta)) u` times
 //! the largest number that it has held. The direction amplifies that by the
-//! condition of `X`, as in `tests/oracle/comparison.rs`; a 16-bit parameter is
-//! rounded once per step as well. Gradients are what they are: the library and
-//! the oracle read the same numbers.
+//! condition number of `X`, as in `tests/oracle/comparison.rs`; a 16-bit parameter
+//! is rounded once per step as well. Gradients add no error, because the library
+//! and the oracle read the same numbers.
 //!
-//! The textbook's formulas on numbers with error bounds (`ball.rs`) say what that
-//! amounts to for each parameter of a problem. They are the worst case, which
-//! grows with `t` while errors that are independent grow with its root.
+//! The textbook's formulas, applied to numbers with error bounds (`ball.rs`), give
+//! the bound for each parameter of a problem. It is the worst case, which grows
+//! with `t`, while independent errors grow with its square root.
 
 mod ball;
 #[path = "../common/mod.rs"]
@@ -32,12 +32,12 @@ use sonew::Optimizer;
 const STEPS: usize = 6;
 const DIMS: [usize; 2] = [12, 40];
 
-/// How far rounding to a type may change a number, as a part of it.
+/// The largest relative error of rounding to a type.
 fn unit(dtype: Dtype, rounding: Rounding) -> f64 {
     let nearest = match dtype {
         Bf16 => 2f64.powi(-8),
         F16 => 2f64.powi(-11),
-        // Counted with the arithmetic.
+        // Included in the error of the arithmetic.
         F32 | F64 => 0.0,
     };
     match rounding {
@@ -130,7 +130,7 @@ impl Textbook {
     }
 }
 
-/// What was computed lies where it may, and the textbook is the oracle's.
+/// The results are within their bounds, and the textbook agrees with the oracle.
 fn assert_close(got: &[f64], bounds: &[Ball], oracle: &[f64], what: &str) {
     let size = largest(oracle.iter().copied());
     for (j, (&got, ball)) in got.iter().zip(bounds).enumerate() {
@@ -144,8 +144,8 @@ fn assert_close(got: &[f64], bounds: &[Ball], oracle: &[f64], what: &str) {
     }
 }
 
-/// Follows a trajectory; says how large the bound and the error are in the end,
-/// as parts of the movement (root mean squares).
+/// Runs a trajectory; returns how large the bound and the error are at the end,
+/// relative to the movement (root mean squares).
 fn follow(tensor: TensorSpec, options: Options) -> [f64; 2] {
     let what = format!(
         "{}, {:?}, {:?}",
@@ -188,7 +188,7 @@ fn follow(tensor: TensorSpec, options: Options) -> [f64; 2] {
                 &format!("{what}, plane {k}"),
             );
         }
-        // Beside master weights, the parameters are a rounded copy.
+        // With master weights, the parameters are a rounded copy.
         let shown = textbook.params.iter();
         let shown: Vec<Ball> = match textbook.tensor.master {
             true => shown
@@ -240,8 +240,7 @@ fn state_and_parameters_are_as_close_as_their_rounding_allows() {
                 let what = format!("{} master {master} {rounding:?} {graft:?}", tensor.name);
                 let [bound, error] = follow(tensor, options);
                 println!("{what}: bound {bound:.3}, error {error:.4} of the movement");
-                // A bound that says nothing would hold of anything; and float32
-                // would be much closer.
+                // The bound must not be too loose; and float32 would be much closer.
                 assert!(bound < 1.0 && error > 1e-4, "{what}: {bound} {error}");
             }
         }

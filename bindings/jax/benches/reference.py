@@ -1,12 +1,12 @@
-"""The algorithm of the authors' JAX implementation (init2winit's tridiagonal
-optimizer, 2024), written anew: what a step of JAX users costs without libsonew.
+"""A reimplementation of the authors' JAX code (init2winit's tridiagonal optimizer,
+2024), to measure what a step costs JAX users without libsonew.
 
-The same operations on the same arrays, leaf by leaf: the gradient is transposed
-and flattened, statistics are averaged and corrected, an l1 norm scales the
-damping, the two diagonals of the preconditioner are computed and stored,
-multiplied with the momentum by shifted additions, and the result is scaled to
-the length of Adam's update and transposed back. tests/test_reference.py holds
-it to the authors' trajectories.
+It performs the same operations on the same arrays, leaf by leaf: the gradient is
+transposed and flattened, statistics are averaged and bias-corrected, an l1 norm
+scales the damping, the two diagonals of the preconditioner are computed, stored,
+and multiplied by the momentum with shifted additions, and the result is scaled to
+the norm of Adam's update and transposed back. tests/test_reference.py compares it
+with the authors' trajectories.
 """
 
 from typing import Any, NamedTuple

@@ -4,7 +4,7 @@ the authors' JAX implementation, in one process on the same numbers:
     python benches/step.py            # about a minute, 4 GB of memory
     python benches/step.py --quick    # the small model only
 
-All settings are alike: tridiagonal, Adam's length, float32, column-major
+All settings are the same: tridiagonal, Adam graft, float32, column-major
 chains, no check for gradients that are not finite, as many threads as there
 are cores. Buffers are donated where JAX can.
 """

@@ -1,4 +1,4 @@
-"""docs/jax-api.md: what the docstrings say, as a page to be read without Python.
+"""docs/jax-api.md: the docstrings as a page.
 Made here, committed, and held to the docstrings:
 
     python tests/test_api_page.py        # writes it
@@ -14,9 +14,9 @@ PAGE = Path(__file__).resolve().parents[3] / "docs/jax-api.md"
 HEAD = """<!-- Made from the docstrings of sonew_jax by bindings/jax/tests/test_api_page.py. -->
 # sonew_jax: the reference
 
-How the package is installed and used, and what holds under JAX's transformations, is in
-[its README](../bindings/jax/README.md); what the options mean to the method is in
-[method.md](method.md), and what to choose in [choosing.md](choosing.md).
+[The README](../bindings/jax/README.md) describes how to install and use the package, and
+how it works with JAX's transformations. [method.md](method.md) explains the method and its
+options, and [choosing.md](choosing.md) which values to choose.
 """
 
 NOTES = {"warning": "Note", "seealso": "See also"}
@@ -40,7 +40,7 @@ NAMES = (
 
 
 def signature(thing):
-    """A line for each argument where there are many."""
+    """One line, or one line for each argument if there are many."""
     parameters = inspect.signature(thing).parameters.values()
     shown = [str(p.replace(annotation=p.empty)) for p in parameters]
     first = next((i for i, p in enumerate(parameters) if p.kind is p.KEYWORD_ONLY), None)

@@ -88,9 +88,9 @@ def test_the_stages_in_jax_numpy_agree(options):
     assert largest_difference(ours, pure) < 2e-4
 
 
-def test_parts_keep_their_chains_and_share_their_length():
-    """Against steps of the C API on each part alone, without a graft, whose
-    lengths are then brought together here."""
+def test_parts_keep_their_chains_and_share_their_norm():
+    """Compares with steps of the C API on each part alone, without a graft, whose
+    norms are then combined here."""
     beta1, beta2, eps = 0.9, 0.99, 1e-8
     grads = random_tree(1, SHAPES)
     params, state = run(mesh(x=2), SPECS, {}, steps=1, grads=grads)

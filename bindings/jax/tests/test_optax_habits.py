@@ -32,8 +32,8 @@ def rosenbrock():
 @pytest.mark.parametrize("problem", [parabola, rosenbrock])
 def test_converges(problem, options, implementation):
     start, target, loss = problem()
-    # A step of constant length circles the target: the rate decays, as in use.
-    # Statistics that are summed up make steps shorter by themselves.
+    # A step of constant norm circles the target, so the rate decays, as in real
+    # use. With summed statistics steps become shorter without that.
     rate = 0.3 if "statistics" in options else 5e-2
     schedule = optax.cosine_decay_schedule(rate, 2000)
     optimizer = sonew(schedule, implementation=implementation, **options)

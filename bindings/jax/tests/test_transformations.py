@@ -135,12 +135,12 @@ def test_the_derivative_through_steps(fused):
 def test_the_derivative_is_finite_where_gradients_are_zero():
     optimizer = scale_by_sonew(graft="normalized_rmsprop", damping="relative", clip_norm=1.0)
 
-    def length(g):
+    def total(g):
         u, _ = optimizer.update(g, optimizer.init(g))
         return sum(jnp.sum(x) for x in jax.tree.leaves(u))
 
     zeros = {"w": jnp.zeros((3, 2)).at[0, 0].set(1.0), "b": jnp.zeros(3)}
-    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(jax.grad(length)(zeros)))
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(jax.grad(total)(zeros)))
 
 
 @pytest.mark.smoke

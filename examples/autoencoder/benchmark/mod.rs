@@ -23,7 +23,7 @@ use results::Results;
 pub use search::Stopped;
 use summary::Summary;
 
-/// The problem that is worked on, and where the results go.
+/// Options for the problem and the results.
 #[derive(Args)]
 struct Common {
     /// Train on the MNIST images in this folder (IDX files, plain or .gz)
@@ -45,7 +45,7 @@ struct Common {
     results: PathBuf,
 }
 
-/// What the search is told.
+/// Options of the search.
 #[derive(Args)]
 pub struct Search {
     #[command(flatten)]
@@ -70,7 +70,7 @@ pub struct Search {
     optimizers: Vec<Method>,
 }
 
-/// What the timing is told.
+/// Options of the timing.
 #[derive(Args)]
 pub struct Time {
     #[command(flatten)]
@@ -81,7 +81,7 @@ pub struct Time {
     rounds: usize,
 }
 
-/// What the page is told.
+/// Options of the page.
 #[derive(Args)]
 pub struct Page {
     /// The page; its plots and results lie in a folder of the same name
@@ -157,7 +157,7 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
     }
 
-    /// `-- page` changes nothing: it was called after the last results came.
+    /// `-- page` changes nothing, because it was called after the last results.
     #[test]
     fn the_page_shows_the_results() {
         let results = documents().join("benchmark");

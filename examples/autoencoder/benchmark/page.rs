@@ -9,11 +9,11 @@ use super::summary::{Row, Summary, ROWS};
 use crate::data::Name;
 use crate::settings::{Method, State};
 
-/// Parts of AdamW's steps after which a SONew is to be at AdamW's loss.
+/// Goals: the fraction of AdamW's steps in which a SONew reaches AdamW's loss.
 const GOALS: [(Method, f64); 2] = [(Method::Tridiagonal, 0.40), (Method::Band4, 0.33)];
-/// How far bfloat16 state may end from float32.
+/// Goal: relative difference of final losses with bfloat16 and float32 state.
 const BFLOAT16_GOAL: f64 = 0.02;
-/// What a whole step with tridiagonal SONew may cost more than with AdamW.
+/// Goal: additional time of a whole step with tridiagonal SONew, relative to AdamW.
 const COST_GOAL: f64 = 0.01;
 
 /// Replaces every table of the page.
@@ -278,7 +278,7 @@ fn loss(value: f64) -> String {
     format!("{value:.2}")
 }
 
-/// As short as it is exact.
+/// The shortest text that is exact.
 fn number(value: f64) -> String {
     match (1e-3..1e3).contains(&value) {
         true => format!("{value}"),

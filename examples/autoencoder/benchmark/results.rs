@@ -1,5 +1,5 @@
-//! The results as a file: one line of JSON for every finished piece of work,
-//! appended as it comes, so that what was stopped goes on where it was.
+//! The file of results: one line of JSON for every finished part of the work,
+//! appended when it is finished, so that a stopped benchmark can be continued.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};

@@ -15,7 +15,7 @@ use crate::STOP;
 pub const TRIALS: usize = 16;
 /// All do the first of so many parts of the schedule, in whole epochs.
 pub const PARTS: usize = 4;
-/// How many of them, the best, go on to its end.
+/// How many of them, the best, are trained to its end.
 pub const KEPT: usize = TRIALS / PARTS;
 /// Decides the settings, and the weights and batches of every trial.
 pub const SEARCH_SEED: u64 = 0;
@@ -59,7 +59,7 @@ pub fn search(problem: &Problem, method: Method, results: &mut Results) -> Resul
     Ok(trials[0].job.setting)
 }
 
-/// Trains the best setting anew, once for every seed.
+/// Trains the best setting again, once for every seed.
 pub fn rerun(
     problem: &mut Problem,
     method: Method,

@@ -10,7 +10,7 @@ use super::{attempt, Effect, SourceFile};
 use crate::checkpoint::mapping::Mapping;
 use crate::error::Result;
 
-/// A locked file whose mapping is written.
+/// A locked file that is written through its mapping.
 #[derive(Debug)]
 pub(in super::super) struct LiveFile {
     path: PathBuf,
@@ -19,8 +19,9 @@ pub(in super::super) struct LiveFile {
 }
 
 impl LiveFile {
-    /// Maps a locked file of `length` bytes, which its header says it has. All
-    /// of it gets space on the disk first, so that no store can lack it.
+    /// Maps a locked file of `length` bytes, the length that its header says.
+    /// Allocates all its space on disk first, so that no store can fail for lack
+    /// of space.
     pub(in super::super) fn map(mut file: File, path: &Path, length: u64) -> Result<LiveFile> {
         allocate(&mut file, path, length)?;
         let metadata = attempt("open", path, Effect::None, || file.metadata())?;
@@ -40,7 +41,7 @@ impl LiveFile {
         &self.mapping
     }
 
-    /// Brings these bytes to the disk, as they are in the mapping.
+    /// Writes these bytes of the mapping to disk.
     pub(in super::super) fn sync(&self, offset: u64, length: u64) -> Result<()> {
         let effect = Effect::SyncMapping { offset, length };
         attempt("sync", &self.path, effect, || {
@@ -63,8 +64,8 @@ pub(in super::super) fn map_private(file: SourceFile) -> Result<Mapping> {
     })
 }
 
-/// Gives a file this length, and all of it space on the disk. What is new of
-/// it is zero; the position in the file is anywhere afterwards.
+/// Gives a file this length and allocates all its space on disk. New bytes are
+/// zero; the position in the file is unspecified afterwards.
 pub(super) fn allocate(file: &mut File, path: &Path, length: u64) -> Result<()> {
     attempt("allocate", path, Effect::Allocate { length }, || {
         #[cfg(target_os = "linux")]
@@ -80,7 +81,7 @@ pub(super) fn allocate(file: &mut File, path: &Path, length: u64) -> Result<()> 
     })
 }
 
-/// Writes zeros up to this length: space is there for all that was written.
+/// Appends zeros up to this length, which allocates their space.
 fn fill(file: &mut File, length: u64) -> io::Result<()> {
     let zeros = vec![0; 1 << 20];
     let mut position = file.seek(SeekFrom::End(0))?;

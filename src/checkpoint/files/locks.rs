@@ -1,5 +1,5 @@
-//! Advisory locks, and which file a name stands for. A lock belongs to the open
-//! file: it ends when that is closed, at the latest with the process.
+//! Advisory locks, and comparisons of files. A lock belongs to the open file: it
+//! ends when the file is closed, at the latest when the process ends.
 
 use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{self, ErrorKind};
@@ -8,17 +8,17 @@ use std::path::Path;
 use super::{attempt, Effect};
 use crate::error::{Error, Result};
 
-/// What came of asking for a lock.
+/// The outcome of asking for a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lock {
     Held,
-    /// Somebody else has it.
+    /// Another process, or another open file, holds it.
     Refused,
-    /// The file system has no locks.
+    /// The file system does not support locks.
     Unsupported,
 }
 
-/// Asks for a lock and never waits for one.
+/// Asks for a lock, without waiting for it.
 pub(super) fn try_lock(file: &File, path: &Path, exclusive: bool) -> Result<Lock> {
     attempt("lock", path, Effect::None, || {
         let asked = match exclusive {
@@ -57,7 +57,7 @@ pub(super) fn must_lock(file: &File, path: &Path, exclusive: bool) -> Result<()>
     }
 }
 
-/// Whether two opened or named files are one.
+/// Whether both describe the same file.
 pub(super) fn is_same(a: &Metadata, b: &Metadata) -> bool {
     #[cfg(unix)]
     {
@@ -71,7 +71,7 @@ pub(super) fn is_same(a: &Metadata, b: &Metadata) -> bool {
     }
 }
 
-/// Whether `path`, not followed if it is a link, names this open file.
+/// Whether `path` is a name of this open file. Symbolic links are not followed.
 pub(super) fn is_named(file: &File, path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(named) => Ok(is_same(&file.metadata()?, &named)),

@@ -1,10 +1,9 @@
-//! Every file operation of this room, and nothing else: the one place to look
-//! for what reaches the disk in which order.
+//! All file operations of `checkpoint`, in one place, so that it is easy to see
+//! what reaches the disk in which order.
 //!
-//! [`NewFile`] is a file that takes the place of another one, [`SourceFile`]
-//! one that is read, [`LiveFile`] one that is mapped and written. Every
-//! operation goes through [`attempt`], where tests let one fail, and note
-//! what it does.
+//! [`NewFile`] is a file that replaces another one, [`SourceFile`] one that is
+//! read, [`LiveFile`] one that is written through a mapping. Every operation
+//! calls [`attempt`], with which tests make operations fail and record them.
 
 mod live;
 mod locks;
@@ -22,7 +21,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// What an operation does to what is on the disk, for the tests' record.
+/// What an operation changes on the disk, for the tests' record.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(test), allow(dead_code))]
 pub(super) enum Effect<'a> {
@@ -30,23 +29,23 @@ pub(super) enum Effect<'a> {
     None,
     /// A new, empty file has this name.
     Create,
-    /// Bytes are in the file, though perhaps not on the disk.
+    /// Bytes are in the file, but perhaps not on disk.
     Write { offset: u64, bytes: &'a [u8] },
-    /// The file is so long, and has its space.
+    /// The file has this length, and its space is allocated.
     Allocate { length: u64 },
-    /// What was written to the file is on the disk.
+    /// Everything that was written to the file is on disk.
     SyncFile,
-    /// These bytes of a mapped file are.
+    /// These bytes of a mapped file are on disk.
     SyncMapping { offset: u64, length: u64 },
-    /// Names that were given, changed and removed in the directory are.
+    /// All changes of names in the directory are on disk.
     SyncDirectory,
-    /// The file has another name, in the place of a file that had it.
+    /// The file has a new name, and replaces the file that had it.
     Rename { to: &'a Path },
-    /// The name is gone.
+    /// The name is removed.
     Remove,
 }
 
-/// Runs one file operation. Every one goes through here.
+/// Runs one file operation.
 pub(super) fn attempt<T>(
     operation: &'static str,
     path: &Path,
@@ -66,7 +65,7 @@ pub(super) fn attempt<T>(
     })
 }
 
-/// The directory that a file's name is in.
+/// The directory that contains a file's name.
 fn directory_of(file: &Path) -> &Path {
     match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

@@ -1,4 +1,4 @@
-//! Files that take the place of others.
+//! Files that replace other files.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -9,32 +9,33 @@ use super::{attempt, directory_of, Effect};
 use crate::error::{Error, Result};
 use crate::memory::reserve;
 
-/// Small writes are gathered into one of this size; larger ones pass by.
+/// Small writes are collected in a buffer of this size; larger ones bypass it.
 const BUFFER: usize = 1 << 20;
 
-/// The disk is asked to begin with what was written whenever it is this much:
-/// it works while the next bytes are summed and copied.
+/// After this many bytes the system is asked to start writing them to disk, so
+/// that the disk works while the checksums of the next bytes are computed.
 const AHEAD: u64 = 16 << 20;
 
-/// What a temporary is called: the target's name and this.
+/// Added to the target's name to make the temporary file's name.
 const TEMPORARY_SUFFIX: &str = ".sonew-tmp";
 
-/// How often a name that others take and leave is tried.
+/// How often creating the temporary file is tried while other processes create
+/// and remove files of the same name.
 const TRIES: usize = 100;
 
-/// A file that replaces another one whole, or not at all.
+/// A file that replaces another one completely, or not at all.
 ///
-/// It is written under a temporary name beside its target, and locked: a second
-/// saver of the same target is refused. Dropped before
-/// [`commit`](NewFile::commit), it removes the temporary again; a process that
-/// is killed leaves it unlocked, and the next save or open of the same target
+/// It is written under a temporary name in the directory of its target, and
+/// locked, so that a second save to the same target is refused. Dropping it
+/// before [`commit`](NewFile::commit) removes the temporary file. A process that
+/// is killed leaves it, unlocked, and the next save or open of the same target
 /// removes it.
 pub(in super::super) struct NewFile {
     file: File,
     buffer: Vec<u8>,
-    /// Where in the file the buffer goes.
+    /// The offset in the file where the buffer is to be written.
     position: u64,
-    /// Up to where the disk has been asked to begin.
+    /// The offset up to which the system has been asked to start writing to disk.
     begun: u64,
     temporary: PathBuf,
     target: PathBuf,
@@ -42,7 +43,7 @@ pub(in super::super) struct NewFile {
 }
 
 impl NewFile {
-    /// Creates the temporary of `target`.
+    /// Creates the temporary file of `target`.
     pub(in super::super) fn create(target: &Path) -> Result<NewFile> {
         let temporary = attempt("create", target, Effect::None, || {
             temporary_of(target).ok_or_else(|| {
@@ -64,7 +65,7 @@ impl NewFile {
         })
     }
 
-    /// Goes to a byte of the file.
+    /// Continues writing at this offset in the file.
     pub(in super::super) fn seek(&mut self, offset: u64) -> Result<()> {
         self.flush()?;
         let file = &mut self.file;
@@ -107,7 +108,8 @@ impl NewFile {
         Ok(())
     }
 
-    /// Lets the disk begin. Only advice: nothing depends on it, and it may fail.
+    /// Asks the system to start writing to disk. This is only a hint: nothing
+    /// depends on it, and it may fail.
     fn begin_to_sync(&mut self) {
         if self.position < self.begun + AHEAD {
             return;
@@ -116,15 +118,15 @@ impl NewFile {
         {
             use rustix::fs::{fadvise, Advice};
             use std::num::NonZeroU64;
-            // Linux starts to write pages that are "not needed", and forgets
-            // those that are on the disk already.
+            // For pages that are "not needed", Linux starts to write them to
+            // disk, and drops them from its cache if they are already there.
             let length = NonZeroU64::new(self.position - self.begun);
             let _ = fadvise(&self.file, self.begun, length, Advice::DontNeed);
         }
         self.begun = self.position;
     }
 
-    /// Makes the file this long, with space on the disk for all of it.
+    /// Gives the file this length, and allocates all its space on disk.
     pub(in super::super) fn allocate(&mut self, length: u64) -> Result<()> {
         self.flush()?;
         super::live::allocate(&mut self.file, &self.temporary, length)?;
@@ -132,15 +134,16 @@ impl NewFile {
         self.seek(position)
     }
 
-    /// Puts the file in its target's place. When this returns, it is on the
-    /// disk; when it fails, the target is what it was, except where only the
-    /// last sync failed: then the new file is in place, and a power failure
-    /// may bring back the old one.
+    /// Replaces the target by this file. When this returns, the file is on disk.
+    /// If it fails, the target is unchanged, except if only the last sync failed:
+    /// then the new file is in place, and a power failure may bring back the old
+    /// one.
     pub(in super::super) fn commit(self) -> Result<()> {
         self.put_in_place(true).map(drop)
     }
 
-    /// The same for a file that is used from there on: it stays locked.
+    /// Like [`commit`](NewFile::commit), for a file that is used afterwards: it
+    /// stays locked.
     pub(in super::super) fn commit_locked(self) -> Result<File> {
         self.put_in_place(false)
     }
@@ -150,19 +153,19 @@ impl NewFile {
         let (file, temporary, target) = (&self.file, &self.temporary, &self.target);
         let sync = || file.sync_all();
         attempt("sync", temporary, Effect::SyncFile, sync)?;
-        // To be used like any other open file, which the record of the tests
-        // knows under its final name.
+        // The file that is returned, which the tests' record knows under its
+        // final name.
         let used = attempt("open", temporary, Effect::None, || file.try_clone())?;
         attempt("rename", temporary, Effect::Rename { to: target }, || {
             fs::rename(temporary, target)
         })?;
         self.committed = true;
         if unlock {
-            // Nothing is lost where that fails: the file is about to be closed.
+            // A failure does not matter, because the file is about to be closed.
             let _ = self.file.unlock();
         }
-        // The name is durable only once its directory is. Only Unix opens
-        // directories.
+        // The name is durable only after its directory is synced. Only Unix can
+        // open directories.
         if cfg!(unix) {
             let directory = directory_of(target);
             attempt("sync", directory, Effect::SyncDirectory, || {
@@ -176,15 +179,15 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.committed {
-            // The error that led here is the one to report, not this one.
+            // The caller reports the first error, not one from this call.
             let _ = fs::remove_file(&self.temporary);
         }
     }
 }
 
-/// Refuses a target that is a live file in use: it would lose its name, and
-/// whoever works on it all that it does from there on. `start` is how many of
-/// its first bytes tell `is_live` what it is.
+/// Refuses a target that is a live file in use: it would lose its name, and the
+/// optimizer that works on it would lose all later steps. `start` is the number
+/// of bytes at the start of the file that `is_live` needs.
 pub(in super::super) fn refuse_in_use(
     target: &Path,
     start: usize,
@@ -193,7 +196,7 @@ pub(in super::super) fn refuse_in_use(
     let found = attempt("open", target, Effect::None, || {
         match fs::metadata(target) {
             Ok(metadata) if metadata.is_file() => match File::open(target) {
-                // Whoever may not read it cannot know it to be live.
+                // A file that may not be read cannot be recognized as live.
                 Err(e) if e.kind() == ErrorKind::PermissionDenied => Ok(Found::Other),
                 opened => opened.map(Found::File),
             },
@@ -217,8 +220,8 @@ pub(in super::super) fn refuse_in_use(
     Ok(())
 }
 
-/// Creates a file of this name that nobody else writes. What a killed process
-/// left there is removed; a link is, too, and never followed.
+/// Creates a file with this name and locks it. A file that a killed process left
+/// there is removed; a symbolic link is removed, too, and never followed.
 fn create_locked(path: &Path) -> Result<File> {
     let locked = || Error::FileLocked {
         path: path.to_owned(),
@@ -231,8 +234,8 @@ fn create_locked(path: &Path) -> Result<File> {
         });
         match created {
             Ok(file) => {
-                // Between creating and locking it, another saver may have taken
-                // it for one that was left.
+                // Before it was locked, another save may have taken it for a
+                // leftover and removed it.
                 let own = lock_own(&file, path).inspect_err(|_| {
                     let _ = fs::remove_file(path);
                 })?;
@@ -251,14 +254,15 @@ fn create_locked(path: &Path) -> Result<File> {
     Err(locked())
 }
 
-/// Locks a file that was just created. Says whether it is the creator's still.
+/// Locks a file that was just created. Returns whether it is still the file with
+/// this name.
 fn lock_own(file: &File, path: &Path) -> Result<bool> {
     let locked = try_lock(file, path, true)? != Lock::Refused;
     Ok(locked && attempt("create", path, Effect::None, || is_named(file, path))?)
 }
 
-/// Removes what stands under a temporary's name, unless a saver is at work on
-/// it: then this is false.
+/// Removes the file with a temporary's name. Returns false, and removes nothing,
+/// if a save is writing it.
 fn remove_stale(path: &Path) -> Result<bool> {
     let stale = match attempt("open", path, Effect::None, || look(path))? {
         Found::Nothing => return Ok(true),
@@ -283,7 +287,7 @@ enum Found {
     Nothing,
     /// A regular file.
     File(File),
-    /// A link, a folder, a pipe.
+    /// A symbolic link, a directory, a pipe, or something else.
     Other,
 }
 
@@ -299,8 +303,9 @@ fn look(path: &Path) -> io::Result<Found> {
     }
 }
 
-/// Removes the temporary that a killed save of `target` may have left. A save
-/// at work keeps it. Where it cannot be removed, the next save says why.
+/// Removes the temporary file that a killed save of `target` may have left, but
+/// not that of a running save. Errors are ignored, because the next save will
+/// report them.
 pub(super) fn tidy(target: &Path) {
     if let Some(temporary) = temporary_of(target) {
         if fs::symlink_metadata(&temporary).is_ok_and(|m| m.is_file()) {

@@ -7,11 +7,11 @@ use super::locks::{is_same, must_lock};
 use super::{attempt, new, Effect};
 use crate::error::{Error, Result};
 
-/// What an open file is for.
+/// The purpose of an open file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Access {
     Read,
-    /// To be mapped, and written through the mapping.
+    /// To be mapped and written through the mapping.
     Live,
 }
 
@@ -24,9 +24,11 @@ pub(in super::super) struct SourceFile {
 }
 
 impl SourceFile {
-    /// Opens a regular file. What a killed save to it left is removed.
+    /// Opens a regular file, and removes the temporary file that a killed save to
+    /// it may have left.
     pub(in super::super) fn open(path: &Path, access: Access) -> Result<SourceFile> {
-        // Asked before opening: a pipe would block until somebody writes.
+        // This is checked before opening, because opening a pipe would block
+        // until another process writes to it.
         let metadata = attempt("open", path, Effect::None, || fs::metadata(path))?;
         if !metadata.is_file() {
             return Err(Error::NotACheckpoint {
@@ -49,7 +51,7 @@ impl SourceFile {
         })
     }
 
-    /// The path that the file was opened by.
+    /// The path by which the file was opened.
     pub(in super::super) fn path(&self) -> &Path {
         &self.path
     }
@@ -59,8 +61,8 @@ impl SourceFile {
         self.length
     }
 
-    /// Fills `dst` from this byte of the file on. Several threads may read at
-    /// the same time.
+    /// Fills `dst` with the bytes from this offset on. Several threads may read
+    /// at the same time.
     pub(in super::super) fn read_at(&self, offset: u64, dst: &mut [u8]) -> Result<()> {
         attempt("read", &self.path, Effect::None, || {
             #[cfg(unix)]
@@ -80,12 +82,13 @@ impl SourceFile {
         })
     }
 
-    /// Locks a live file: for itself to be written, with other readers to be
-    /// read. Refused while a process, this one included, has it open otherwise.
+    /// Locks a live file: exclusively to write it, shared with other readers to
+    /// read it. Refused while any process, this one included, holds a
+    /// conflicting lock.
     pub(in super::super) fn lock(&self, access: Access) -> Result<()> {
         must_lock(&self.file, &self.path, access == Access::Live)?;
-        // The lock is on a file, not on a name: the name may have gone to
-        // another one in the meantime.
+        // The lock is on the file, not on its name, and the name may now belong
+        // to another file.
         let named = attempt("open", &self.path, Effect::None, || {
             fs::metadata(&self.path)
         })?;

@@ -1,5 +1,4 @@
-//! Stands between the tests and the disk: lets operations fail, and keeps a
-//! record of what they do.
+//! For tests: makes file operations fail, and records them.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -13,14 +12,13 @@ thread_local! {
     static RECORD: RefCell<Option<Vec<Event>>> = const { RefCell::new(None) };
 }
 
-/// Lets the operation of this thread after the next `operations` ones fail,
-/// once.
+/// Makes one operation of this thread fail: the one after the next `operations`.
 pub(crate) fn fail_after(operations: usize, error: io::ErrorKind) {
     REMAINING.set(Some(operations));
     ERROR.set(error);
 }
 
-/// Calls off a failure that has not happened; says whether there was one.
+/// Cancels a failure that has not happened yet. Returns whether there was one.
 pub(crate) fn clear() -> bool {
     REMAINING.take().is_some()
 }
@@ -38,7 +36,7 @@ pub(crate) enum Event {
     Write(PathBuf, u64, Vec<u8>),
     Allocate(PathBuf, u64),
     SyncFile(PathBuf),
-    /// All of the file as it was in the mapping.
+    /// The whole file as it was in the mapping, and the bytes that were synced.
     SyncMapping(PathBuf, Vec<u8>, std::ops::Range<usize>),
     SyncDirectory,
     Rename(PathBuf, PathBuf),

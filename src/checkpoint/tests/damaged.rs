@@ -1,4 +1,4 @@
-//! Files that were whole once, and files that never were checkpoints.
+//! Damaged checkpoints, and files that never were checkpoints.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

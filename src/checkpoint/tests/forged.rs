@@ -1,4 +1,4 @@
-//! Headers whose checksum holds and which are wrong all the same.
+//! Headers that are wrong although their checksum matches.
 
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};

@@ -1,4 +1,4 @@
-//! Live files as files: what other readers find in them, and what is refused.
+//! Live files as seen by other readers, and live files that are refused.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use safetensors::SafeTensors;
 
 use super::super::header::seal;
-use super::super::record::TEST_RUN;
+use super::super::record::TEST_BOOT;
 use super::*;
 
 /// A live file with planes of two tensors, closed, and open no more.
@@ -108,7 +108,7 @@ fn a_live_file_is_a_valid_safetensors_file_that_says_what_is_current() {
     }
 }
 
-/// What the file says when it is opened, but for its bytes.
+/// Everything that an opened file says, except its bytes.
 fn look(path: &Path) -> Result<(Header, Vec<Vec<u8>>)> {
     let checkpoint = Checkpoint::open(path)?;
     let mut planes = Vec::new();
@@ -184,7 +184,7 @@ fn with_word(file: &LiveWritten, index: usize, word: u64) -> Result<Checkpoint> 
 fn a_record_that_nobody_wrote_is_refused() {
     let is_broken = |result: Result<Checkpoint>| matches!(result, Err(Error::Checksum { part, .. }) if part == "\"sonew.live/commit\"");
     let file = LiveWritten::new(2, true);
-    let run = super::super::record::run_of_the_machine();
+    let run = super::super::record::boot_id();
     // Current, synced, seal.
     for index in [0, 2, 3] {
         for word in [0, 1, u64::MAX] {
@@ -195,14 +195,14 @@ fn a_record_that_nobody_wrote_is_refused() {
     let file = LiveWritten::new(2, false);
     assert!(is_broken(with_word(&file, 0, 0)));
     assert!(with_word(&file, 3, 0).unwrap().is_unsynced());
-    // Never synced, and of another run of the machine.
-    TEST_RUN.set(Some(run + 1));
+    // Never synced, and written in another boot of the machine.
+    TEST_BOOT.set(Some(run + 1));
     let result = with_word(&file, 3, 0);
-    TEST_RUN.set(None);
+    TEST_BOOT.set(None);
     assert!(matches!(result, Err(Error::Torn { .. })));
 }
 
-/// A machine that went down leaves, at its best, what was synced.
+/// After a crash of the machine only the synced state can be loaded.
 #[test]
 fn after_the_machine_went_down_the_last_sync_counts_while_it_is_whole() {
     let file = LiveWritten::new(0, true);
@@ -225,7 +225,7 @@ fn after_the_machine_went_down_the_last_sync_counts_while_it_is_whole() {
     let images = [step(8), step(9)];
     drop((live, copies));
     let path = file.folder.path().join("later");
-    TEST_RUN.set(Some(1));
+    TEST_BOOT.set(Some(1));
     for (image, is_torn) in images.iter().zip([false, true]) {
         fs::write(&path, image).unwrap();
         let opens: [fn(&Path) -> Result<Checkpoint>; 2] =
@@ -241,14 +241,14 @@ fn after_the_machine_went_down_the_last_sync_counts_while_it_is_whole() {
             }
         }
         if !is_torn {
-            // It goes on from there.
+            // It can be used from there.
             let (mut live, copies) = Checkpoint::open_live(&path).unwrap().into_live().unwrap();
             live.begin().unwrap();
             drop((live, copies));
             assert_eq!(Checkpoint::open(&path).unwrap().header().step, 7);
         }
     }
-    TEST_RUN.set(None);
+    TEST_BOOT.set(None);
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! The machine goes down while files are being written.
+//! Power failures while files are being written.
 //!
-//! What a save and a sync do is recorded. From every prefix of the record,
-//! disks are made that a power failure could leave: of what was not synced, any
-//! part may be there and any part missing, names as well as bytes. Every one of
-//! them must hold the old state or the new one, and nothing else.
+//! The operations of a save or a sync are recorded. For every prefix of the record,
+//! disks are made that a power failure could leave: any part of what was not
+//! synced, names as well as bytes, may be missing. Every disk must hold the old
+//! state or the new one, and nothing else.
 
 use std::collections::BTreeMap;
 
@@ -12,20 +12,20 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 
 use super::super::files::test_double::{record, Event};
-use super::super::record::TEST_RUN;
+use super::super::record::TEST_BOOT;
 use super::*;
 
-/// The smallest piece that a disk writes whole.
+/// The size of the unit that a disk writes atomically.
 const SECTOR: usize = 512;
 /// Disks for each prefix.
 const DISKS: u64 = 40;
 
-/// A file that may be reached by several names, or none.
+/// A file that may have several names, or none.
 #[derive(Clone, Default)]
 struct Inode {
-    /// What is surely on the disk.
+    /// The contents that are certainly on the disk.
     durable: Vec<u8>,
-    /// What may be, piece by piece, in order.
+    /// Changes that may be on the disk, in order.
     pending: Vec<Pending>,
 }
 
@@ -42,7 +42,7 @@ enum Naming {
     Gone(PathBuf),
 }
 
-/// What the system knows, and what of it the disk does.
+/// The files as the system sees them, and as they are on the disk.
 #[derive(Clone, Default)]
 struct Machine {
     inodes: Vec<Inode>,
@@ -158,7 +158,7 @@ fn put(bytes: &mut Vec<u8>, pending: &Pending) {
     }
 }
 
-/// Calls `look` with a folder for every disk, and whether all was done before.
+/// Calls `look` with a folder for every disk, and whether all operations were done.
 fn every_disk(machine: &Machine, events: &[Event], mut look: impl FnMut(&Path, bool)) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let mut machine = machine.clone();
@@ -249,8 +249,8 @@ fn a_first_save_that_loses_power_leaves_nothing_or_the_checkpoint() {
     });
 }
 
-/// The test double would notice: without the sync before the rename, a file of
-/// the new name may have anything in it.
+/// Checks that the simulation finds errors: without the sync before the rename, the
+/// file with the new name may have any contents.
 #[test]
 fn without_a_sync_the_simulation_finds_a_torn_file() {
     let [old, new] = samples();
@@ -342,14 +342,14 @@ fn last_sync(events: &[Event], byte: usize) -> usize {
     events.iter().rposition(syncs).expect("created with a sync") + 1
 }
 
-/// What a live file promises: of a power failure, what was synced survives the
-/// first step after it, and no mix of steps is ever taken for state.
+/// After a power failure, the synced state of a live file survives if at most one
+/// step was taken since, and a mix of steps is never accepted as a state.
 #[test]
 fn a_live_file_that_loses_power_is_at_its_last_sync_or_refused() {
     let [sample, _] = samples();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("live");
-    TEST_RUN.set(Some(1));
+    TEST_BOOT.set(Some(1));
     let (result, mut events) = record(|| LiveSample::create(&path, &sample));
     let mut live = result.unwrap();
     // What the mapping had in it, in between, may be on the disk as well.
@@ -372,8 +372,8 @@ fn a_live_file_that_loses_power_is_at_its_last_sync_or_refused() {
     }
     drop(live);
 
-    // In the next run of the machine.
-    TEST_RUN.set(Some(2));
+    // After the next boot of the machine.
+    TEST_BOOT.set(Some(2));
     let mut machine = Machine::default();
     let (mut refused, mut opened) = (0, 0);
     let disk = folder.path().join("disk");
@@ -423,6 +423,6 @@ fn a_live_file_that_loses_power_is_at_its_last_sync_or_refused() {
             }
         }
     }
-    TEST_RUN.set(None);
+    TEST_BOOT.set(None);
     assert!(refused > 50 && opened > 200, "{refused} {opened}");
 }

@@ -1,4 +1,4 @@
-//! What is written comes back, here and in other readers.
+//! Written data can be read back, by this library and by other readers.
 
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;

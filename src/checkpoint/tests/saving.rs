@@ -1,4 +1,4 @@
-//! A save replaces the older file whole, or leaves it as it was.
+//! A save replaces the previous file completely, or leaves it as it was.
 
 use std::io::ErrorKind;
 

@@ -16,20 +16,20 @@ def from_float(x):
     sign, exponent, fraction = bits >> 31, bits >> 23 & 0xFF, bits & 0x7FFFFF
     wide = jnp.where(exponent == 0xFF, U32(0x7FF), exponent + U32(1023 - 127))
     high = sign << 31 | wide << 20 | fraction >> 3
-    # What float32 has below its normal numbers counts as zero.
+    # Subnormal numbers of float32 count as zero.
     is_zero = exponent == 0
     words = [jnp.where(is_zero, 0, fraction << 29), jnp.where(is_zero, sign << 31, high)]
     return jnp.stack(words, -1).astype(U32)
 
 
 def to_float(words, dtype):
-    """The number with the bits of a float64."""
+    """The number whose bits as a float64 these words are."""
     if dtype == jnp.float64:
         return bitcast_convert_type(words, jnp.float64)
     low, high = words[..., 0], words[..., 1]
     exponent = (high >> 20 & 0x7FF).astype(jnp.int32) - (1023 - 127)
     fraction = (high & 0xFFFFF) << 3 | low >> 29
-    # To nearest: a carry goes on into the exponent, as it should.
+    # To nearest: a carry correctly propagates into the exponent.
     magnitude = (jnp.clip(exponent, 0, 255).astype(U32) << 23 | fraction) + (low >> 28 & 1)
     is_nan = ((high >> 20 & 0x7FF) == 0x7FF) & ((high & 0xFFFFF | low) != 0)
     magnitude = jnp.where(exponent <= 0, U32(0), magnitude)
@@ -38,22 +38,20 @@ def to_float(words, dtype):
     return bitcast_convert_type(high >> 31 << 31 | magnitude, jnp.float32)
 
 
-
-
 def rounded(x, dtype, settings, step, tensor, plane):
-    """A number in its own type: to nearest, or by chance where that is asked
-    for and the type has 16 bits."""
-    by_chance = settings.rounding == "stochastic" and dtype in (jnp.bfloat16, jnp.float16)
-    if not by_chance:
+    """Rounds to a type: stochastically if the settings say so and the type has 16
+    bits, otherwise to nearest."""
+    stochastic = settings.rounding == "stochastic" and dtype in (jnp.bfloat16, jnp.float16)
+    if not stochastic:
         return x.astype(dtype)
-    # Rounding is as good as the identity, for derivatives.
+    # For derivatives, rounding counts as the identity.
     x = x.astype(jnp.float32)
-    value = by_noise(jax.lax.stop_gradient(x), dtype, settings.seed, step, tensor, plane)
+    value = stochastically(jax.lax.stop_gradient(x), dtype, settings.seed, step, tensor, plane)
     change = jnp.where(jnp.isfinite(x), x - jax.lax.stop_gradient(x), 0)
     return value + change.astype(dtype)
 
 
-def by_noise(x, dtype, seed, step, tensor, plane):
+def stochastically(x, dtype, seed, step, tensor, plane):
     noise = words_of_noise(seed, step, tensor, plane, x.size).reshape(x.shape)
     bits = bitcast_convert_type(x, U32)
     if dtype == jnp.bfloat16:
@@ -69,7 +67,7 @@ def by_noise(x, dtype, seed, step, tensor, plane):
 
 
 def words_of_noise(seed, step, tensor, plane, count):
-    """Random bits of the elements of a plane, as the library has them."""
+    """Random bits for the elements of a plane, the same as in the library."""
     key = mix(*xor(split(seed), mix(step.astype(U32), U32(0))))
     for number in (tensor, plane):
         key = mix(*xor(key, mix(*split(number))))

@@ -1,5 +1,5 @@
-"""The step as a custom call of libsonew: operands and results are those that
-the section "XLA custom call" of include/sonew.h lists."""
+"""The step as a custom call of libsonew. The section "XLA custom call" of
+include/sonew.h lists its operands and results."""
 
 import functools
 
@@ -17,7 +17,7 @@ from ._settings import (
     UPDATES,
 )
 
-STAGES = {"gradient_squares": 0, "largest_l1": 1, "lengths": 2}
+STAGES = {"gradient_squares": 0, "largest_l1": 1, "norms": 2}
 
 
 def step(program, count, traced, reached, targets, grads, planes):
@@ -44,8 +44,8 @@ def step(program, count, traced, reached, targets, grads, planes):
         for plane in state:
             in_place(plane)
 
-    # Under shard_map all operands have to vary over the same axes. Results vary
-    # as the same step's in jax.numpy do.
+    # Under shard_map all operands must vary over the same axes. The results vary
+    # over the same axes as those of the step in jax.numpy.
     axes = frozenset().union(*map(axes_of, operands))
     if axes:
         operands = [varying(operand, axes) for operand in operands]
@@ -76,7 +76,7 @@ def step(program, count, traced, reached, targets, grads, planes):
 
 
 def in_order(taken, numbers, targets, planes):
-    """The results of a step as the handler has them."""
+    """The results of a step in the order of the handler."""
     results = [taken]
     for i, (target, state) in enumerate(zip(targets, planes)):
         results += [*numbers[i : i + 1], target, *state]
@@ -106,7 +106,7 @@ def attributes(program):
     scalars = {
         "band": settings.band,
         "threads": settings.threads,
-        # The bits of an unsigned number, as a signed one.
+        # The bits of the unsigned seed as a signed number.
         "seed": settings.seed - (settings.seed >> 63 << 64),
         "statistics": STATISTICS[settings.statistics],
         "damping": DAMPINGS[settings.damping],
@@ -127,7 +127,7 @@ def attributes(program):
 
 
 def clean(name):
-    """A name as the library takes it: no control characters."""
+    """A name that the library accepts, without control characters."""
     return "".join(c if c.isprintable() else "?" for c in name)
 
 
@@ -141,7 +141,7 @@ def axes_of(array):
 
 
 def varying(array, axes):
-    """A value that is the same on all devices of these axes, typed as varying."""
+    """Marks a value that is the same on all devices of these axes as varying."""
     axes = tuple(axes - axes_of(array))
     if not axes:
         return array

@@ -11,7 +11,7 @@ from ._tree import Leaves, options, take_step
 
 
 class FusedSonew(NamedTuple):
-    """What `fused_sonew` makes.
+    """The optimizer that `fused_sonew` returns.
 
     Attributes:
       init: `state = init(params)`.
@@ -56,26 +56,26 @@ def fused_sonew(
 ):
     r"""SONew with parameters and state updated in place.
 
-    The same method as `sonew`, as a step from parameters to parameters: on the
-    CPU one pass over memory instead of three, and, where parameters and state
-    are donated, no buffer is copied or allocated. Its results are those of
-    sonew_plan_step() in C, to the bit.
+    The same method as `sonew`, but the step takes parameters and returns new
+    ones. On the CPU it makes one pass over memory instead of three, and if
+    parameters and state are donated, no buffer is copied or allocated. It gives
+    the same bits as sonew_plan_step() in C.
 
     Args:
       learning_rate: a number, or a schedule: a function of the count of steps.
-      weight_decay: decoupled from the preconditioner, multiplied with the
+      weight_decay: decoupled from the preconditioner, multiplied by the
         learning rate.
-      mask: which leaves decay: a tree of booleans, or a function that makes one
-        of the parameters; None for all.
-      master_weights: keep float32 parameters in the state, of which those of 16
-        bits are copies.
-      learning_rate_scale: what multiplies the learning rate of each leaf: a
-        float for all, a tree of floats, or a function of (path, leaf).
+      mask: which leaves decay: a tree of booleans, or a function that returns
+        one for the parameters; None for all.
+      master_weights: keep float32 parameters in the state; 16-bit parameters
+        are then rounded copies of these.
+      learning_rate_scale: the factor on the learning rate of each leaf: a float
+        for all, a tree of floats, or a function of (path, leaf).
       {options}
 
     Returns:
-      A `FusedSonew`: `init(params)` gives a `ScaleBySonewState`, and
-      `step(params, grads, state)` new parameters and state.
+      A `FusedSonew`: `init(params)` returns a `ScaleBySonewState`, and
+      `step(params, grads, state)` returns new parameters and state.
 
     Examples:
       >>> import functools, jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""libsonew.so: finding it, its functions, and its handler's registration."""
+"""Finds libsonew.so, declares its functions, and registers its handler."""
 
 import ctypes
 import ctypes.util
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-# Versions of the library that have this package's handler and structs.
+# The version of the library that has this package's handler and structs.
 MAJOR, MINOR = 0, 1
 SONAME = f"libsonew.so.{MAJOR}.{MINOR}"
 # The handler's symbol in the library, and its name in XLA programs.
@@ -18,9 +18,9 @@ MAX_DIMS = 8
 
 
 class LibraryError(RuntimeError):
-    """libsonew is missing, is of another version, or refused a call.
+    """libsonew is missing, has another version, or refused a call.
 
-    `status` is the number of its sonew_status, where it refused one.
+    `status` is the number of the sonew_status if it refused a call.
     """
 
     def __init__(self, message, status=None):
@@ -71,8 +71,8 @@ class Tensor(ctypes.Structure):
 
 
 def candidates():
-    """Where the library may be: what SONEW_LIBRARY says, and nothing else then;
-    beside this file, as wheels have it; where the system looks."""
+    """Paths where the library may be. If SONEW_LIBRARY is set, only that path;
+    otherwise beside this file, where wheels have it, or on the system's path."""
     chosen = os.environ.get("SONEW_LIBRARY")
     if chosen:
         return [chosen]
@@ -82,7 +82,7 @@ def candidates():
 
 @functools.cache
 def library():
-    """The library, loaded and found to be of the right version."""
+    """The library, after loading it and checking its version."""
     errors = []
     for path in candidates():
         try:
@@ -104,7 +104,7 @@ def checked(found, path):
         version = found.sonew_version().decode()
         handler = getattr(found, TARGET)
     except AttributeError as error:
-        raise LibraryError(f"{path} is no libsonew with a handler for JAX: {error}") from None
+        raise LibraryError(f"{path} is not a libsonew with a handler for JAX: {error}") from None
     if version.split(".")[:2] != [str(MAJOR), str(MINOR)]:
         raise LibraryError(f"{path} is version {version}, but this package needs {MAJOR}.{MINOR}")
     found.path = path
@@ -119,7 +119,6 @@ def checked(found, path):
         "sonew_create": [POINTER(Options), POINTER(Tensor), c_size_t, handles],
         "sonew_free": [c_void_p],
         "sonew_instruction_set": [c_void_p, POINTER(c_char_p)],
-        "sonew_set_step_count": [c_void_p, c_uint64],
         "sonew_step_count": [c_void_p, POINTER(c_uint64)],
     }.items():
         function = getattr(found, name, None)
@@ -129,7 +128,7 @@ def checked(found, path):
 
 
 def check(status):
-    """Raises what the last call says, unless it succeeded."""
+    """Raises an error with the last call's message if it failed."""
     if status != 0:
         raise LibraryError(library().sonew_last_error().decode(), status)
 
@@ -142,7 +141,7 @@ def register():
 
 
 def library_path():
-    """Where the library in use was found."""
+    """The path of the library in use."""
     return library().path
 
 
@@ -152,7 +151,8 @@ def library_version():
 
 
 def instruction_set():
-    """What steps on this processor use: avx512, avx2, neon or portable."""
+    """The instruction set of steps on this processor: avx512, avx2, neon or
+    portable."""
     c = library()
     options, tensor, handle = Options(), Tensor(), c_void_p()
     check(c.sonew_options_init(byref(options), ctypes.sizeof(options)))

@@ -11,56 +11,58 @@ __all__ = ["ScaleBySonewState", "scale_by_sonew", "sonew"]
 
 OPTIONS = """
       band: number of sub-diagonals, an int from 0 to 16: 0 is a diagonal, 1 a
-        tridiagonal matrix. State has band + 2 numbers for each parameter. None
-        is the default, 1.
-      beta1: decay of the momentum, in [0, 1).
-      beta2: decay of the diagonal, the sub-diagonals and the plane of
+        tridiagonal matrix. The state has band + 2 numbers for each parameter.
+        None is the default, 1.
+      beta1: decay rate of the momentum, in [0, 1).
+      beta2: decay rate of the diagonal, the sub-diagonals and the plane of
         normalized RMSProp, in [0, 1).
-      eps: damping, finite and not negative; see `damping`.
-      gamma: edge removal, in [0, 1): a coordinate whose Schur complement, or
-        one of whose pivots, is not above gamma times the diagonal entry is
-        preconditioned by its diagonal alone. At 0 nothing is removed, as in
-        the authors' code.
-      graft: the method whose length, leaf by leaf, the update takes: "none",
+      eps: amount of damping, finite and not negative; see `damping`.
+      gamma: threshold of edge removal, in [0, 1): a coordinate whose Schur
+        complement, or one of whose pivots, is not above gamma times the
+        diagonal entry is preconditioned by its diagonal alone. The authors'
+        code corresponds to 0, with which edges are removed only where one of
+        these is not positive.
+      graft: the method whose norm, leaf by leaf, the update takes: "none",
         "sgd" (|g|), "momentum" (|m^|), "adam" (|m^ / (sqrt(v) + graft_eps)|)
         or "normalized_rmsprop".
-      graft_eps: added to the square root in those lengths and in the plain
-        Adam update; finite and not negative.
-      statistics: "moving_average", H <- beta2 H + (1 - beta2) g g^T, or
-        "weighted_sum", H <- H + w g g^T with w = `statistics_weight`, which is
-        never bias-corrected.
+      graft_eps: added to the square root in the grafts of Adam and normalized
+        RMSProp, and in the plain Adam update; finite and not negative.
+      statistics: "moving_average", the exponential moving average
+        H <- beta2 H + (1 - beta2) g g^T, or "weighted_sum", H <- H + w g g^T
+        with w = `statistics_weight`, which is never bias-corrected.
       statistics_weight: w of the weighted sum: a number, or a function of the
         count of steps taken so far. Must be 1 with the moving average.
       damping: "absolute", eps, or "relative", max(eps l1, 1e-24) with l1 the
         largest H_jj + |H_j,j-1| of the leaf's bias-corrected statistics.
-      bias_correction: divide the momentum by 1 - beta1^t and a moving average
-        of statistics by 1 - beta2^t.
-      graft_bias_correction: correct the diagonal in the length of Adam, too.
+      bias_correction: divide the momentum by 1 - beta1^t, and the statistics by
+        1 - beta2^t if they are an exponential moving average.
+      graft_bias_correction: correct the diagonal in the Adam graft, too.
       chains: which coordinates of a leaf are neighbours: "column_major", the
         whole leaf as one chain with its first dimension fastest, right for
         kernels stored [in, out]; "row_major", its last dimension fastest;
-        "columns" or "rows", a chain for each. One for all leaves, a tree of
-        them, or a function of (path, leaf).
+        "columns" or "rows", a chain for each. One value for all leaves, a tree
+        of values, or a function of (path, leaf).
       update: "sonew", or "adam" for the plain Adam update, as for biases and
-        norms. One for all leaves, a tree, or a function of (path, leaf), such
-        as `sonew_jax.adam_for_vectors`.
-      state_dtype: type of the state: float32, float64 or bfloat16; one for all
-        leaves, a tree, or a function. None: float64 for float64 parameters,
-        float32 for all others.
+        normalization layers. One value for all leaves, a tree of values, or a
+        function of (path, leaf), such as `sonew_jax.adam_for_vectors`.
+      state_dtype: type of the state: float32, float64 or bfloat16. One value for
+        all leaves, a tree of values, or a function of (path, leaf). None:
+        float64 for float64 parameters, float32 for all others.
       rounding: how 16-bit numbers are rounded: "nearest", or "stochastic",
         reproducibly from `seed`, step, leaf, plane and index.
-      seed: of stochastic rounding, an int from 0 to 2**64 - 1. None is 0.
+      seed: seed of stochastic rounding, an int from 0 to 2**64 - 1. None is 0.
       grad_scale: every gradient is multiplied by it first; positive.
-      clip_norm: where the length of all gradients together exceeds it, all are
-        multiplied by clip_norm / length; None for no clipping.
+      clip_norm: if the norm of all gradients together exceeds it, all are
+        multiplied by clip_norm / norm; None for no clipping.
       non_finite: what to do about a gradient that is not finite, or whose
         square overflows: "skip" the step (updates are zero, the state and its
-        count stay as they are), or "unchecked", which saves looking first.
+        count stay as they are), or "unchecked", which does not check the
+        gradients first.
       threads: the largest number of threads of a step on the CPU; None or 0
-        for as many as there are, shared by steps that run at the same time.
-        Results do not depend on it.
+        for one per core, shared by steps that run at the same time. Results do
+        not depend on it.
       implementation: "auto", libsonew's custom call on the CPU and jax.numpy
-        elsewhere; "custom_call" or "pure" to have one of them everywhere.
+        elsewhere; "custom_call" or "pure" to use one of them everywhere.
       partition_specs: for use inside `jax.shard_map`: how each leaf is cut, a
         PartitionSpec for all leaves or a tree of them, as in `in_specs`. Each
         part keeps its own chains (there are no edges across a cut); norms are
@@ -69,7 +71,7 @@ OPTIONS = """
 
 
 def with_options(function):
-    """Fills in the options that all of the optimizers share."""
+    """Inserts the options that all of the optimizers share into a docstring."""
     function.__doc__ = function.__doc__.replace("{options}", OPTIONS.strip())
     return function
 
@@ -113,9 +115,9 @@ def scale_by_sonew(
       u  <- u |a| / |u|                                            grafting
 
     Numbers may be arrays, also traced ones (`optax.inject_hyperparams`);
-    Python floats are exact, in float64. What else depends on the step has to
-    be static: with `inject_hyperparams`, name `band`, `seed` and `threads` in
-    `static_args` where they are given.
+    Python floats are exact, in float64. All other options must be static: with
+    `inject_hyperparams`, name `band`, `seed` and `threads` in `static_args` if
+    they are given.
 
     Args:
       {options}
@@ -126,9 +128,9 @@ def scale_by_sonew(
       float16.
 
     Raises:
-      ValueError, TypeError: an option is out of range; and when it is used,
-        with the leaf's name: a leaf of another type or more than 8 dimensions,
-        a tree that does not match the state.
+      ValueError, TypeError: an option is out of range. When the optimizer is
+        used, with the leaf's name: a leaf has an unsupported type or more than
+        8 dimensions, or a tree does not match the state.
 
     Examples:
       >>> import jax, optax
@@ -145,13 +147,14 @@ def scale_by_sonew(
       Method", NeurIPS 2023, https://arxiv.org/abs/2311.10085
 
     .. warning::
-      The authors' JAX code has gamma = 0, relative damping (`damping=
-      "relative"`) and the Adam update for vectors (`update=adam_for_vectors`).
+      The defaults differ from the authors' JAX code, which has gamma = 0,
+      relative damping (`damping="relative"`) and the Adam update for vectors
+      (`update=adam_for_vectors`).
 
     .. warning::
       A chain is a property of the whole array. Under plain `jit` XLA gathers an
       array that is sharded over devices before the custom call; use
-      `partition_specs` inside `jax.shard_map` to keep it where it is.
+      `partition_specs` inside `jax.shard_map` to avoid that.
     """
     chosen = options(**locals())
 
@@ -167,7 +170,7 @@ def scale_by_sonew(
     return optax.GradientTransformation(init, update)
 
 
-# What the direction does not depend on.
+# Numbers that the direction does not depend on.
 UNUSED = {"learning_rate": 0.0, "weight_decay": 0.0}
 
 
@@ -208,17 +211,16 @@ def sonew(
     r"""SONew, the Sparsified Online Newton method.
 
     `p <- p - learning_rate (u + weight_decay p)` with the direction u of
-    `scale_by_sonew`. Second-order in what it does, about Adam in what it costs;
-    with the default graft a learning rate that is good for Adam is one for
+    `scale_by_sonew`. It is a second-order method that costs about as much as
+    Adam. With the default graft, a learning rate that suits Adam also suits
     SONew.
 
     Args:
       learning_rate: a number, or a schedule: a function of the step.
       weight_decay: decoupled from the preconditioner; as in `optax.adamw` it is
-        multiplied with the learning rate. A step that is skipped does not
-        decay either.
-      mask: which leaves decay: a tree of booleans, or a function that makes one
-        of the parameters; None for all.
+        multiplied by the learning rate. A skipped step does not decay either.
+      mask: which leaves decay: a tree of booleans, or a function that returns
+        one for the parameters; None for all.
       {options}
 
     Returns:
@@ -241,8 +243,8 @@ def sonew(
       Devvrit et al., "A Computationally Efficient Sparsified Online Newton
       Method", NeurIPS 2023, https://arxiv.org/abs/2311.10085
 
-    .. seealso:: `scale_by_sonew` for the formula and where implementations
-      differ; `fused_sonew` for a step in place.
+    .. seealso:: `scale_by_sonew` for the formula and for differences between
+      implementations; `fused_sonew` for a step in place.
     """
     shared = {
         name: value
@@ -267,7 +269,7 @@ def sonew(
 
 
 def decayed(leaves, directions, params, weight_decay, mask, taken):
-    """Directions with the weight decay of the leaves that decay."""
+    """Adds weight decay to the directions of the leaves that decay."""
     if isinstance(weight_decay, float) and weight_decay == 0.0:
         return directions
     if params is None:
@@ -282,7 +284,7 @@ def decayed(leaves, directions, params, weight_decay, mask, taken):
 
 
 def decays(leaves, mask, params):
-    """Of each leaf, whether its weights decay."""
+    """For each leaf, 1.0 if its weights decay, otherwise 0.0."""
     if mask is None:
         return ones(leaves)
     if callable(mask):

@@ -1,8 +1,8 @@
 """The step in jax.numpy: for platforms that libsonew has no custom call for,
-and for derivatives. The same arithmetic as the library's, with other rounding.
+and for derivatives. It computes the same as the library, up to rounding.
 
-A leaf is read as a matrix of chains, [chains, length]; neighbours are a shift
-away, and all coordinates go through the elimination of their windows at once.
+A leaf becomes a matrix of chains, [chains, length]. Neighbours are found by
+shifting it, and the windows of all coordinates are eliminated at once.
 """
 
 import dataclasses
@@ -20,7 +20,8 @@ LEAST_RELATIVE_DAMPING = 1e-24
 
 
 class Numbers:
-    """The numbers of a step: Python floats, exact, where they are static."""
+    """The numbers of a step: exact Python floats if they are static, otherwise
+    arrays."""
 
     def __init__(self, program, count, traced):
         self.count = count
@@ -61,13 +62,13 @@ def from_chains(x, shape, chains):
 
 
 def ahead(x, k, fill=0.0):
-    """x_j+k at place j; `fill` where the chain has ended."""
+    """x_j+k at position j; `fill` after the end of the chain."""
     k = min(k, x.shape[1])
     return jnp.pad(x[:, k:], ((0, 0), (0, k)), constant_values=fill)
 
 
 def behind(x, k):
-    """x_j-k at place j; zero before the chain."""
+    """x_j-k at position j; zero before the start of the chain."""
     k = min(k, x.shape[1])
     return jnp.pad(x[:, : x.shape[1] - k], ((0, 0), (k, 0)))
 
@@ -79,7 +80,7 @@ def where_positive(x, function):
 
 
 def root(x):
-    # A NaN is no zero: it stays.
+    # where_positive() would turn a NaN into zero.
     return jnp.where(x == x, where_positive(x, jnp.sqrt), x)
 
 
@@ -97,23 +98,23 @@ def arithmetic(target, state):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def gradient_squares(dtype, leaf, gradient, scale):
-    """The squares of a gradient's length; NaN if it is not finite."""
+    """The squared norm of a gradient; NaN if it is not finite."""
     g = gradient.astype(dtype) * scale
     finite = jnp.all(g * g < jnp.inf)
     return jnp.where(finite, squares(jnp.where(finite, g, 0)), jnp.nan)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def take_in(settings, leaf, index, dtype, numbers, planes, gradient, length):
-    """A leaf's state after the gradient, and the squares of the length that its
-    direction is to take."""
+def take_in(settings, leaf, index, dtype, numbers, planes, gradient, norm):
+    """A leaf's state updated with the gradient, and the squared norm of the
+    graft's vector. `norm` is that of the gradient."""
     g = to_chains(gradient.astype(dtype) * numbers["scale"], leaf.chains)
     old = [to_chains(plane.astype(dtype), leaf.chains) for plane in planes]
     state_dtype = planes[0].dtype
     band = leaf.band(settings)
 
     def stored(x, plane):
-        """What becomes of a plane: tiny numbers are zero, then it is rounded."""
+        """A new plane: subnormal numbers are set to zero, then it is rounded."""
         x = jnp.where(jnp.abs(x) < jnp.finfo(dtype if state_dtype == jnp.float64 else jnp.float32).tiny, 0, x)
         x = from_chains(x, gradient.shape, leaf.chains)
         key = (settings, numbers["step"], index, plane)
@@ -131,7 +132,7 @@ def take_in(settings, leaf, index, dtype, numbers, planes, gradient, length):
     for k in range(band + 1):
         product = (weight * g) * ahead(g, k)
         new.append(stored(keep * old[1 + k] + product, 1 + k))
-    q = jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0) * g
+    q = jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0) * g
     if leaf.has_rms(settings):
         rms = 2 + band
         weight = numbers["one_minus_beta2"]
@@ -193,7 +194,7 @@ def direction(settings, leaf, dtype, numbers, planes, damping):
             pivot = pivot - l[q][t] * c[q][t]
             z = z - c[q][t] * solution[t]
         keep = keep & (gamma * entry < pivot)
-        # Where a pivot fails, what follows is not used.
+        # If a pivot is too small, later results are not used.
         inverse = 1 / jnp.where(keep, pivot, 1)
         for r in range(q + 1, band):
             x = ahead(e[r - q - 1], q + 1)
@@ -259,12 +260,12 @@ class Run:
         return [(jnp.zeros((), dtype),) * 2 for dtype in self.dtypes]
 
     def leaves(self):
-        # Without their names: leaves that are alike share what is compiled.
+        # Without their names, so that similar leaves share a compiled function.
         nameless = [dataclasses.replace(leaf, name="") for leaf in self.program.leaves]
         return zip(nameless, self.dtypes, self.grads, self.planes)
 
     def values(self, dtype):
-        """What the functions of a leaf need of the numbers."""
+        """The numbers that the functions of a leaf need, in its arithmetic type."""
         settings = self.settings
         get = lambda name: jnp.asarray(self.all.get(name, dtype), dtype)
         one = jnp.ones((), dtype)
@@ -273,7 +274,7 @@ class Run:
         statistics = self.all.correction("beta2", dtype) if corrects and averaged else one
         values = {name: get(name) for name in ("gamma", "graft_eps", "statistics_weight", "eps")}
         for name in ("beta1", "beta2"):
-            # 1 - beta in float64, where beta is exact.
+            # 1 - beta is computed before rounding to dtype if beta is static.
             values[name], values["one_minus_" + name] = get(name), jnp.asarray(
                 1 - self.all.get(name, dtype), dtype
             )
@@ -287,14 +288,14 @@ class Run:
         return values
 
     def reduced(self, stage, parts):
-        """A leaf's numbers of a stage, from those of its parts."""
+        """A leaf's numbers of a stage, reduced over its parts."""
         dtype = self.dtypes[0]
         first, second = (_bits.to_float(parts[:, i], dtype) for i in (0, 1))
         return (jnp.max(first) if stage == "largest_l1" else jnp.sum(first)), jnp.sum(second)
 
     def advance(self, known):
-        """Goes on to the next stage whose numbers the step needs, or to its
-        end. `known` are the numbers of those before it."""
+        """Continues to the next stage that the step has, or to its end. `known`
+        are the reduced numbers of the stages before it."""
         stages = self.program.stages()
         if "gradient_squares" in stages:
             if not known:
@@ -310,8 +311,8 @@ class Run:
             self.statistics(known)
             if "largest_l1" in stages:
                 return self.largest_l1()
-        if "lengths" in stages and "lengths" not in known:
-            return self.lengths(known)
+        if "norms" in stages and "norms" not in known:
+            return self.norms(known)
         self.apply(known)
         return None
 
@@ -321,30 +322,30 @@ class Run:
         total = sum(x.astype(wide) for x in all_squares)
         if self.program.refuses():
             self.ok = total == total
-        self.lengths_of_gradients = [where_positive(x, jnp.sqrt) for x in all_squares]
+        self.gradient_norms = [where_positive(x, jnp.sqrt) for x in all_squares]
         clips = self.all.values["clip_norm"]
         if not (isinstance(clips, float) and clips == 0.0):
             norm = where_positive(total, jnp.sqrt)
             most = self.all.get("clip_norm", wide)
             self.clip = jnp.where(norm > most, most / jnp.where(norm > most, norm, 1), 1)
-            self.lengths_of_gradients = [
-                x * self.clip.astype(x.dtype) for x in self.lengths_of_gradients
+            self.gradient_norms = [
+                x * self.clip.astype(x.dtype) for x in self.gradient_norms
             ]
 
     def kept(self, new, old):
-        """What is new, unless the step is refused."""
+        """The new values, or the old ones if the step is refused."""
         return new if self.ok is None else jnp.where(self.ok, new, old)
 
     def statistics(self, known):
         planes, self.references = [], []
         for i, (leaf, dtype, gradient, old) in enumerate(self.leaves()):
-            length = jnp.zeros((), dtype)
+            norm = jnp.zeros((), dtype)
             if "gradient_squares" in known:
-                length = self.lengths_of_gradients[i].astype(dtype)
+                norm = self.gradient_norms[i].astype(dtype)
             values = self.values(dtype)
             index = i if self.settings.rounding == "stochastic" else 0
             new, reference = take_in(
-                self.settings, leaf, index, dtype, values, old, gradient, length
+                self.settings, leaf, index, dtype, values, old, gradient, norm
             )
             planes.append(tuple(map(self.kept, new, old)))
             self.references.append(reference)
@@ -371,7 +372,7 @@ class Run:
             self.directions[i] = direction(self.settings, leaf, dtype, values, planes, damping)
         return self.directions[i]
 
-    def lengths(self, known):
+    def norms(self, known):
         numbers = []
         for i, leaf in enumerate(self.program.leaves):
             pair = self.nothing()[i]
@@ -380,18 +381,18 @@ class Run:
                 pair = squares(self.directions_of(i, known)), reference
             numbers.append(pair)
         self.numbers = numbers
-        return "lengths"
+        return "norms"
 
     def apply(self, known):
         targets, planes = [], []
         for i, (leaf, dtype, gradient, state) in enumerate(self.leaves()):
             u = self.directions_of(i, known)
             if leaf.graft(self.settings) != "none":
-                length, reference = known["lengths"][i]
+                squared_norm, reference = known["norms"][i]
                 if "largest_l1" in known:
                     reference = known["largest_l1"][i][1]
-                length, reference = length.astype(dtype), reference.astype(dtype)
-                ratio = root(reference) * where_positive(length, lambda x: jax.lax.rsqrt(x))
+                squared_norm, reference = squared_norm.astype(dtype), reference.astype(dtype)
+                ratio = root(reference) * where_positive(squared_norm, lambda x: jax.lax.rsqrt(x))
             else:
                 ratio = jnp.ones((), dtype)
             u = from_chains(u, gradient.shape, leaf.chains)

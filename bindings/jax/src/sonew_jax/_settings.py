@@ -1,4 +1,5 @@
-"""What an optimizer is made with, checked, and what a compiled step is made for."""
+"""Checks the options of an optimizer, and describes what a compiled step depends
+on."""
 
 import dataclasses
 import math
@@ -18,7 +19,7 @@ UPDATES = {"sonew": 0, "adam": 1}
 IMPLEMENTATIONS = ("auto", "custom_call", "pure")
 MAX_BAND, MAX_THREADS, MAX_DIMS = 16, 1024, 8
 
-# The numbers of a step, in the order that the handler has them.
+# The numbers of a step, in the order in which the handler takes them.
 NUMBERS = (
     "beta1",
     "beta2",
@@ -31,7 +32,7 @@ NUMBERS = (
     "clip_norm",
     "weight_decay",
 )
-# Those of them that lie in [0, 1), and those that are positive.
+# The numbers that must be in [0, 1), and those that must be positive.
 UNIT, POSITIVE = {"beta1", "beta2", "gamma"}, {"grad_scale", "clip_norm"}
 
 STATE_DTYPES = ("float32", "float64", "bfloat16")
@@ -40,12 +41,12 @@ DTYPES = (*STATE_DTYPES, "float16")
 
 def adam_for_vectors(path, leaf):
     """For `update`: plain Adam for leaves of at most one dimension (biases,
-    norms), SONew for all others."""
+    normalization layers), SONew for all others."""
     return "adam" if np.ndim(leaf) <= 1 else "sonew"
 
 
 def choice(argument, value, among):
-    """Refuses what is none of the names."""
+    """Refuses a value that is not one of the names."""
     if not isinstance(value, str) or value not in among:
         names = ", ".join(repr(name) for name in among)
         raise ValueError(f"{argument} is {value!r}, must be one of {names}")
@@ -70,13 +71,13 @@ def flag(argument, value):
 
 
 def is_array(value):
-    """Whether a number is one that a program computes with."""
+    """Whether a number is an array, which may be traced."""
     return isinstance(value, (jax.Array, np.ndarray, np.generic))
 
 
 def number(argument, value):
-    """A hyperparameter: a Python number is checked, and exact in float64; an
-    array is one that may be traced, and then checked when the step runs."""
+    """Checks a hyperparameter. A Python number is exact in float64. An array may
+    be traced; the library then checks its value when the step runs."""
     if is_array(value) and not isinstance(value, np.float64):
         if jnp.shape(value) != ():
             raise ValueError(f"{argument} has shape {jnp.shape(value)}, must be a scalar")
@@ -101,7 +102,7 @@ def in_range(argument, value):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is the same for all leaves and steps."""
+    """The options that are the same for all leaves and steps."""
 
     band: int
     statistics: str
@@ -135,7 +136,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """What is said of one leaf."""
+    """The options of one leaf."""
 
     name: str
     chains: str
@@ -161,15 +162,15 @@ class Leaf:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What a compiled step depends on, besides shapes and types."""
+    """Everything that a compiled step depends on, besides shapes and types."""
 
     settings: Settings
     leaves: tuple
     # Values of NUMBERS, None for those that are traced.
     numbers: tuple
-    # The direction is written instead of the parameters being updated.
+    # Whether the step writes the direction instead of updating the parameters.
     direction: bool
-    # The stages that this call follows; None for a whole step.
+    # The stages that the step has reached before this call; None for a whole step.
     reached: tuple = None
 
     @property
@@ -178,7 +179,7 @@ class Program:
 
     @property
     def has_target(self):
-        """Whether what is written is an operand, too."""
+        """Whether the parameters or the direction are an operand, too."""
         return self.staged or not self.direction
 
     def relative(self, leaf):
@@ -198,13 +199,14 @@ class Program:
         if any(self.relative(leaf) for leaf in self.leaves):
             stages.append("largest_l1")
         if any(leaf.graft(settings) != "none" for leaf in self.leaves):
-            stages.append("lengths")
+            stages.append("norms")
         return stages
 
 
 def per_leaf(argument, value, paths, leaves, treedef, is_value):
-    """What a per-leaf option says of each leaf: one value for all, a function
-    of path and leaf, or a tree with the values (or with one for a subtree)."""
+    """The value of a per-leaf option for each leaf. The option is one value for
+    all, a function of path and leaf, or a tree with the values (a value may be
+    in place of a subtree)."""
     if is_value(value):
         return [value] * len(leaves)
     if callable(value):
@@ -227,8 +229,8 @@ def per_leaf(argument, value, paths, leaves, treedef, is_value):
 
 
 def names(paths):
-    """Names of leaves: `fc1.kernel`. Where two would be the same, in JAX's own
-    spelling: `['fc1']['kernel']`."""
+    """Names of leaves: `fc1.kernel`. If two would be the same, all are in JAX's
+    own spelling: `['fc1']['kernel']`."""
     simple = [jax.tree_util.keystr(path, simple=True, separator=".") or "params" for path in paths]
     if len(set(simple)) == len(simple):
         return simple

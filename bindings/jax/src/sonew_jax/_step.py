@@ -1,5 +1,5 @@
-"""One step of all leaves, or a stage of one: on each platform what is best
-there, with derivatives."""
+"""One step of all leaves, or one stage of it, by the implementation for the
+platform, with derivatives."""
 
 import dataclasses
 import functools
@@ -16,10 +16,10 @@ def run(program, count, traced, targets, grads, planes):
     Args:
       program: a `Program`.
       count: int32 scalar, the steps taken so far.
-      traced: the numbers that the program leaves open, one array of them.
-      targets: the parameters, a tuple with an array for each leaf; () where
+      traced: the numbers that are not static in the program, in one array.
+      targets: the parameters, a tuple with an array for each leaf; () if
         directions are to be written.
-      grads: the gradients, the same.
+      grads: the gradients, a tuple with an array for each leaf.
       planes: the state planes, a tuple of arrays for each leaf.
 
     Returns:
@@ -36,8 +36,8 @@ def run(program, count, traced, targets, grads, planes):
 
 
 def in_stages(program, count, traced, targets, grads, planes):
-    """The step of tensors that are parts of larger ones, under shard_map: the
-    numbers of whole tensors are summed over the axes that they are cut along."""
+    """The step of tensors that are parts of larger ones, under shard_map: numbers
+    of whole tensors are reduced over the axes that the tensors are cut along."""
     if program.direction:
         targets = tuple(map(jnp.zeros_like, grads))
     stages = program.stages()
@@ -65,12 +65,12 @@ def _parts(axes):
 
 
 def gathered(numbers, axes, parts):
-    """A leaf's numbers, [2, 2] words, from all parts that it is cut into: a row
-    for each, and rows of zeros up to `parts`.
+    """A leaf's numbers, [2, 2] words, of all parts that it is cut into: a row
+    for each part, and rows of zeros up to `parts`.
 
-    Words of float64 numbers cannot be added; so each part puts its own into a
-    row of zeros, and `psum` brings the rows together, exactly. What comes out
-    is the same on all devices of the axes, and known to be.
+    Words of float64 numbers cannot be added. So each part puts its words into
+    one row of an array of zeros, and `psum` combines the rows exactly. JAX knows
+    that the result is the same on all devices of the axes.
     """
     row = 0
     for axis in axes:
@@ -94,12 +94,12 @@ def differentiable(program, count, traced, reached, targets, grads, planes):
 
 @differentiable.defjvp
 def _derivative(program, primals, tangents):
-    """The custom call has no derivative of its own; that of the same step in
-    jax.numpy is its."""
+    """The custom call has no derivative of its own; it uses that of the same step
+    in jax.numpy."""
     _, change = jax.jvp(functools.partial(_pure.step, program), primals, tangents)
     return differentiable(program, *primals), change
 
 
-# Compiled, so that programs that do not compile their step trace it but once;
-# inlined into those that do.
+# Compiled, so that a program that does not compile its step traces this only once;
+# inlined into programs that do.
 dispatch = jax.jit(differentiable, static_argnums=0, inline=True)

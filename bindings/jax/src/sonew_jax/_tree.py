@@ -1,5 +1,5 @@
-"""From pytrees to the lists that a step works on, and back; what does not fit
-is refused with the name of its leaf."""
+"""Converts pytrees to the lists that a step works on, and back. A leaf that does
+not fit is refused with its name."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -18,11 +18,12 @@ class ScaleBySonewState(NamedTuple):
 
     Attributes:
       count: int32 scalar, the steps taken.
-      momentum: the average of gradients, without bias correction.
+      momentum: the exponential moving average of gradients, without bias
+        correction.
       diagonal: the diagonal H_jj, without bias correction or damping.
-      bands: sub-diagonals; bands[k - 1] has H_j+k,j at the place of coordinate
-        j, zero where its chain ends before. Leaves with the plain Adam update
-        have an `optax.MaskedNode` instead.
+      bands: the sub-diagonals; bands[k - 1] has H_j+k,j at coordinate j, zero
+        where coordinate j+k is beyond the end of the chain. Leaves with the
+        plain Adam update have an `optax.MaskedNode` instead.
       rms: the plane of normalized RMSProp, or () without that graft.
       master: float32 parameters, or () without master weights.
     """
@@ -40,7 +41,7 @@ def is_masked(node):
 
 
 class Options(NamedTuple):
-    """An optimizer's options, as far as trees come into it."""
+    """The options of an optimizer, before they are applied to a tree."""
 
     settings: _settings.Settings
     numbers: dict
@@ -199,7 +200,7 @@ class Leaves:
         return listed
 
     def scale_rates(self, scale):
-        """Sets what multiplies the learning rate of each leaf."""
+        """Sets the factor on the learning rate of each leaf."""
         is_number = lambda value: isinstance(value, (int, float))
         scales = self.each("learning_rate_scale", scale, is_number)
         self.kinds = [
@@ -244,7 +245,7 @@ class Leaves:
         )
 
     def listed(self, what, tree):
-        """The arrays of a tree that has this one's structure."""
+        """The arrays of a tree, which must have the structure of this one."""
         try:
             return self.treedef.flatten_up_to(tree)
         except (ValueError, TypeError, KeyError):
@@ -259,7 +260,7 @@ class Leaves:
         )
 
     def matching(self, what, tree, dtypes=None):
-        """The same, with the shapes of this one's leaves."""
+        """Like `listed`; the arrays must have the shapes of this tree's leaves."""
         listed = self.listed(what, tree)
         for name, array, own in zip(self.names, listed, self.arrays):
             if is_masked(array):
@@ -310,7 +311,7 @@ class Leaves:
         return planes
 
     def same(self, what, listed, wanted):
-        """Refuses a plane that is there without being wanted, or the reverse."""
+        """Refuses a plane that is present but not wanted, or wanted but missing."""
         for leaf, array, own in zip(self.kinds, listed, self.arrays):
             if is_masked(array) == wanted(leaf):
                 has = "no" if is_masked(array) else "a"
@@ -373,8 +374,9 @@ def check_leaf(name, leaf, quoted=False):
 
 
 def take_step(leaves, state, targets, numbers, weight_decays):
-    """Takes a step; new targets (parameters, or directions), the new state and
-    whether the step was taken. Leaves without elements are left as they are."""
+    """Takes a step. Returns new targets (parameters, or directions), the new
+    state, and whether the step was taken. Leaves without elements are not
+    changed."""
     options = leaves.options
     planes = leaves.planes(state)
     numbers = {**options.numbers, **numbers}

@@ -1,8 +1,8 @@
-"""Checkpoints that C, C++ and Julia programs read and write, too.
+"""Checkpoints that C, C++ and Julia programs can also read and write.
 
-The state of an optimizer is a pytree of arrays, and is saved and restored by
-Orbax, pickle or whatever else saves pytrees. These functions are for the
-library's own safetensors file, so that a run can move between languages.
+The state of an optimizer is a pytree of arrays, which Orbax, pickle or any other
+tool for pytrees can save and restore. These functions use the library's own
+safetensors file, so that a run can move between languages.
 """
 
 import ctypes
@@ -59,8 +59,8 @@ class View(ctypes.Structure):
 def save(path, params, state, *, weight_decay=0.0, mask=None, master_weights=False, **optimizer):
     """Saves parameters and state to a file of the library.
 
-    The file is written beside `path` and put in its place when it is complete
-    and on disk. A tensor is named as its leaf: `fc1.kernel`.
+    The file is first written under a temporary name, and replaces `path` when it
+    is complete and on disk. A tensor has the name of its leaf: `fc1.kernel`.
 
     Args:
       path: the file, which is replaced if it exists.
@@ -68,12 +68,12 @@ def save(path, params, state, *, weight_decay=0.0, mask=None, master_weights=Fal
       state: the optimizer's state, or one that contains it, such as that of
         `optax.chain`.
       weight_decay, mask, master_weights, **optimizer: the options that the
-        optimizer was made with (but for the learning rate), which are saved,
-        too: another program must have the same to go on.
+        optimizer was made with (except the learning rate), which are saved,
+        too: a program that continues must use the same.
 
     Raises:
       LibraryError: the file cannot be written; the message has the reason.
-      ValueError, TypeError: parameters or state do not fit.
+      ValueError, TypeError: parameters or state do not match the options.
     """
     with Handle(params, weight_decay, mask, master_weights, optimizer) as handle:
         handle.put(find(state))
@@ -94,27 +94,29 @@ def load(
     master_weights=False,
     **optimizer,
 ):
-    """Loads parameters and state from a file that `save` wrote, or a program in
-    another language.
+    """Loads parameters and state from a file that `save`, or a program in another
+    language, wrote.
 
     Args:
       path: the file.
-      params, state: what they are before, such as fresh ones: they have the
-        shapes, types and names, and are not changed.
+      params, state: parameters and state with the shapes, types and names that
+        are expected, such as newly initialized ones. They are not changed.
       override_options: keep the optimizer's hyperparameters where the file has
         others.
-      common_tensors_only: load what both sides have, and keep the rest.
+      common_tensors_only: load the tensors that are in both the file and
+        `params`, and keep the others.
       rename: a dict from names in the file to names of leaves.
       weight_decay, mask, master_weights, **optimizer: as for `save`.
 
     Returns:
-      `(params, state)`, of the structure of those that were passed. The step
+      `(params, state)`, with the structure of those that were passed. The step
       count of a schedule in a chain is not in the file: it is set to the
-      optimizer's.
+      optimizer's count.
 
     Raises:
-      LibraryError: the file is missing, damaged, or does not fit; the message
-        has the reason, `status` the number of the sonew_status.
+      LibraryError: the file is missing or damaged, or does not match the
+        optimizer; the message has the reason, `status` the number of the
+        sonew_status.
     """
     own = find(state)
     with Handle(params, weight_decay, mask, master_weights, optimizer) as handle:
@@ -148,7 +150,8 @@ def find(state):
 
 
 def replaced(state, own):
-    """The larger state with this one in it; the counts of schedules follow."""
+    """The larger state with this one in it, and the counts of schedules set to
+    its count."""
     import optax
 
     schedules = (optax.ScaleByScheduleState, getattr(optax, "WrappedScheduleState", ()))

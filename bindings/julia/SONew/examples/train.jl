@@ -1,9 +1,9 @@
 # Trains a small network, written in plain Julia, and keeps the optimizer's state and
-# the weights in a live file: killed in any moment, it goes on where it was.
+# the weights in a live file: if it is killed at any moment, it can continue from there.
 #
 #     julia --project=bindings/julia/SONew bindings/julia/SONew/examples/train.jl FILE [STEPS]
 #
-# FILE is made if it is not there, and else gone on with.
+# FILE is created if it does not exist; otherwise training continues from it.
 
 using SONew, Printf, Random
 
@@ -17,7 +17,7 @@ function network()
     return (first = layer(rng, 2, 48), second = layer(rng, 48, 48), last = layer(rng, 48, 1))
 end
 
-# What it is to learn: a wavy surface over a square, at 24 x 24 points.
+# The target: a wavy surface over a square, at 24 x 24 points.
 points = Float32[x for _ in 1:1, x in range(-1, 1; length = 24), _ in 1:24]
 const INPUTS = vcat(reshape(points, 1, :), reshape(permutedims(points, (1, 3, 2)), 1, :))
 const TARGETS = reshape([sin(4x) * cos(3y) for (x, y) in eachcol(INPUTS)], 1, :)
@@ -42,7 +42,7 @@ function main(file, steps)
     rule = SONewRule(master = true)
     if isfile(file)
         opt = load(file, rule, net; mode = :map_shared)
-        println("going on with $file at step $(step_count(opt))")
+        println("continuing $file at step $(step_count(opt))")
     else
         opt = make_live!(setup(rule, net), file)
         println("a new run in $file")
@@ -55,8 +55,8 @@ function main(file, steps)
                 norm = sqrt(sum(sum(abs2, x) for part in gradient for x in part))
                 @printf("%7d  %10.6f   %10.6f\n", step_count(opt), loss, norm)
             end
-            # The learning rate depends on the step alone, so that a run that goes on has
-            # the same.
+            # The learning rate depends only on the step, so that a continued run uses the
+            # same one.
             i < steps && step!(opt, net, gradient; eta = 1e-2 / (1 + step_count(opt) / 100))
         end
     finally

@@ -1,5 +1,5 @@
-# SONew as a rule of Optimisers.jl. Loaded by Julia 1.9 and newer where both packages
-# are.
+# SONew as a rule of Optimisers.jl. Julia 1.9 and newer load this when both packages are
+# loaded.
 
 module SONewOptimisersExt
 
@@ -7,7 +7,7 @@ import Optimisers
 import SONew
 using SONew: SONewRule
 
-# A rule there is of a type that this package cannot name without Optimisers.jl.
+# A rule must be a subtype of AbstractRule, which exists only with Optimisers.jl.
 struct OptimisersRule <: Optimisers.AbstractRule
     rule::SONewRule
 
@@ -15,7 +15,7 @@ struct OptimisersRule <: Optimisers.AbstractRule
         rule.master && throw(ArgumentError(
             "master weights need a step of SONew's own: Optimisers.jl writes the parameters"))
         rule.clip_norm == 0 || throw(ArgumentError(
-            "clip_norm is the length of all gradients together, and Optimisers.jl takes one " *
+            "clip_norm is the norm of all gradients together, and Optimisers.jl takes one " *
             "array at a time: use its ClipNorm, or a step of SONew's own"))
         return new(rule)
     end
@@ -30,7 +30,7 @@ function Optimisers.init(o::OptimisersRule, x::AbstractArray)
     return (planes = Tuple(SONew.zero_planes(plan)), step = 0)
 end
 
-# Updates the planes in place; Optimisers.jl subtracts what is returned from x.
+# Updates the planes in place and returns the change, which Optimisers.jl subtracts from x.
 function Optimisers.apply!(o::OptimisersRule, state, x::AbstractArray{T}, dx) where {T}
     plan = SONew.plan_for(o.rule, T, size(x))
     step = state.step + 1
@@ -41,7 +41,7 @@ function Optimisers.apply!(o::OptimisersRule, state, x::AbstractArray{T}, dx) wh
     return (planes = state.planes, step = step), change
 end
 
-# A gradient can come lazy, as from another rule of a chain, or as any kind of array.
+# A gradient may be a lazy expression, as from another rule of a chain, or any array.
 dense(dx, ::Type{G}) where {G} = dense(Base.materialize(dx), G)
 dense(dx::Array{G}, ::Type{G}) where {G} = dx
 dense(dx::AbstractArray, ::Type{G}) where {G} = Array{G}(dx)
@@ -50,8 +50,8 @@ Optimisers.init(rule::SONewRule, x::AbstractArray) = Optimisers.init(OptimisersR
 Optimisers.apply!(rule::SONewRule, state, x::AbstractArray, dx) =
     Optimisers.apply!(OptimisersRule(rule), state, x, dx)
 
-# As there, hyperparameters of other rules are passed over. Those that the state depends
-# on stay.
+# As in Optimisers.jl, hyperparameters of other rules are ignored. Hyperparameters that
+# the state depends on cannot be adjusted.
 const ADJUSTABLE = (:eta, :weight_decay, :grad_scale, :statistics_weight, :non_finite,
                     :beta1, :beta2, :eps, :gamma, :graft_eps)
 

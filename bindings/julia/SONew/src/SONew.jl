@@ -13,8 +13,8 @@ the C library `libsonew`, whose manual is `include/sonew.h`.
     save(opt, "step-1000.safetensors", model)
     close(opt)
 
-The library is found by the environment variable `SONEW_LIBRARY`, beside the
-package, or on the system's library path; see [`LibraryError`](@ref).
+The library is looked for at the path in the environment variable `SONEW_LIBRARY`, near
+the package, and on the system's library path; see [`LibraryError`](@ref).
 """
 module SONew
 

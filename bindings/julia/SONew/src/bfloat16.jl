@@ -1,5 +1,5 @@
-# bfloat16: the upper half of a Float32. Julia has the type since 1.11; earlier
-# versions get one here that can be stored, converted and printed.
+# bfloat16: the upper half of a Float32. Julia has the type since 1.11. For earlier
+# versions this file defines one that can be stored, converted and printed.
 
 @static if isdefined(Core, :BFloat16)
     const BFloat16 = Core.BFloat16
@@ -8,7 +8,7 @@ else
 
     Base.Float32(x::BFloat16) = float32(x)
     Base.Float64(x::BFloat16) = Float64(float32(x))
-    # To nearest, ties to even; numbers of other types by way of Float32.
+    # To nearest, ties to even; numbers of other types are first converted to Float32.
     BFloat16(x::Float32) = from_float32(x)
     BFloat16(x::Union{Float16,Float64,Integer}) = from_float32(Float32(x))
     BFloat16(x::BFloat16) = x
@@ -43,17 +43,17 @@ end
 """
     SONew.BFloat16
 
-bfloat16, the upper half of a `Float32`: `Core.BFloat16` where Julia has it (1.11
-and newer; the package BFloat16s.jl has arithmetic for it), a small type of this
-package's on earlier versions.
+bfloat16, the upper half of a `Float32`: `Core.BFloat16` if Julia has it (1.11 and newer;
+the package BFloat16s.jl has arithmetic for it), otherwise a small type defined by this
+package.
 """
 BFloat16
 
 """
     SONew.float32(x)
 
-A number, or a `Float32` copy of an array, of any of the types that the library
-takes; for bfloat16 also where Julia has no conversion.
+Converts a number, or a copy of an array, of any of the library's types to `Float32`; for
+bfloat16 even if Julia has no conversion.
 """
 float32(x::Real) = Float32(x)
 float32(x::BFloat16) = reinterpret(Float32, UInt32(reinterpret(UInt16, x)) << 16)

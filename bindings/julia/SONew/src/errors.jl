@@ -1,15 +1,15 @@
 """
     SONewError
 
-What a call throws that the library refuses, or that this package refuses in its
-name. Nothing was changed then: no parameter, no state, no file, no step count.
+Thrown by a call that the library, or this package, refuses. Nothing has changed then:
+no parameter, no state, no file, no step count.
 
 - `status`: the name of the status, such as `:SONEW_OUT_OF_RANGE`;
-- `code`: its number, which is fixed for ever;
+- `code`: its number, which never changes;
 - `message`: which argument, which tensor, which value.
 
-`:SONEW_NON_FINITE_GRADIENT` is no mistake: with loss scaling, lower the scale and
-go on.
+`:SONEW_NON_FINITE_GRADIENT` is not a mistake of the caller: with loss scaling, lower the
+scale and continue.
 """
 struct SONewError <: Exception
     status::Symbol
@@ -20,7 +20,7 @@ end
 Base.showerror(io::IO, e::SONewError) =
     print(io, "SONewError: ", e.message, " (", e.status, ")")
 
-# The statuses that this package itself gives.
+# The statuses that this package itself throws.
 const BAD_HANDLE = (:SONEW_BAD_HANDLE, Int32(101))
 const NO_TENSORS = (:SONEW_NO_TENSORS, Int32(200))
 const TOO_MANY_DIMENSIONS = (:SONEW_TOO_MANY_DIMENSIONS, Int32(203))
@@ -37,9 +37,9 @@ refuse(status, message...) = throw(SONewError(status..., string(message...)))
 """
     LibraryError
 
-The library `libsonew` was not found, or the one that was found is none that this
-package can use: of another version, or built with other structs. The message
-says where it was looked for and what to do.
+The library `libsonew` was not found, or this package cannot use the one that was found:
+it has another version, or other structs. The message says where it was looked for and
+what to do.
 """
 struct LibraryError <: Exception
     message::String

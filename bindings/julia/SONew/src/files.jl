@@ -3,13 +3,12 @@
 """
     save(opt, path, model = nothing)
 
-Saves the state, the options and the step count to a safetensors file, and with
-`model` the parameters, too. An array `W` of size `(3, 4)` is there as
-`W/momentum`, `W/parameter` and so on, with the shape `[4, 3]` of row-major programs.
-The file that was there before is replaced at once and only when the new one is on
-the disk.
+Saves the state, the options and the step count to a safetensors file, and with `model`
+the parameters, too. In the file, an array `W` of size `(3, 4)` is `W/momentum`,
+`W/parameter` and so on, with the shape `[4, 3]` of row-major programs. An existing file
+is replaced in one operation, and only when the new one is on disk.
 
-Where `path` is the live file that the state is in, this is [`sync`](@ref).
+If `path` is the live file that holds the state, this does what [`sync`](@ref) does.
 """
 function save(opt::Optimizer, path::AbstractString, model = nothing)
     protected(opt) do handle
@@ -27,17 +26,18 @@ end
           override_options = false, common_tensors_only = false)
 
 Loads a file into an optimizer that was set up with the same hyperparameters and the
-same arrays, and with `model` the parameters into its arrays. Views of the state end.
-Returns `opt`.
+same arrays, and with `model` the parameters into its arrays. Views of the state become
+invalid. Returns `opt`.
 
-- `mode = :read`: into memory; every checksum is verified.
-- `mode = :map_private`: mapped copy-on-write, in constant time however large; the
-  file is never changed, and nobody may write to it meanwhile.
-- `mode = :map_shared`: the state lives in the file, a live one that
+- `mode = :read`: the file is read into memory, and every checksum is verified.
+- `mode = :map_private`: the file is mapped copy-on-write, which takes constant time for
+  any size. It is never changed, and no program may write to it while it is mapped.
+- `mode = :map_shared`: the state stays in the file, a live file that
   [`make_live!`](@ref) made.
 - `renames`: pairs `name in the file => name in the optimizer`.
 - `override_options`: keep the optimizer's options where the file has others.
-- `common_tensors_only`: load what both have, and leave the rest.
+- `common_tensors_only`: load the arrays that are in both, and leave the others as they
+  are.
 """
 function load!(opt::Optimizer, path::AbstractString, model = nothing; mode::Symbol = :read,
                renames = (), override_options::Bool = false,
@@ -82,10 +82,10 @@ end
 """
     make_live!(opt, path)
 
-Moves the state into a new live file at `path`, and works on it from then on: it may be
-larger than memory, and after the death of the process, in any moment, it opens at a
+Moves the state into a new live file at `path`, and works on that file from then on. It
+may be larger than memory. If the process dies at any moment, the file opens at a
 completed step. With `master = true` for every array it is a whole checkpoint, so that
-`load(path, rule, model; mode = :map_shared)` goes on with it. Returns `opt`.
+training can continue with `load(path, rule, model; mode = :map_shared)`. Returns `opt`.
 
 What a power failure may lose is described in `include/sonew.h`.
 """
@@ -100,7 +100,7 @@ end
 """
     sync(opt)
 
-Brings a live file's last step, and its checksums, to disk; `close(opt)` does, too.
+Writes a live file's last step and its checksums to disk; `close(opt)` does, too.
 """
 function sync(opt::Optimizer)
     protected(opt) do handle
@@ -112,8 +112,8 @@ end
 """
     verify(path)
 
-Checks a file from end to end: header, sizes, every checksum. Throws
-[`SONewError`](@ref) if something does not hold.
+Checks a whole file: header, sizes, and every checksum. Throws a [`SONewError`](@ref) if
+one of them is wrong.
 """
 verify(path::AbstractString) = disable_sigint() do
     check(ccall(c().sonew_verify, Int32, (Cstring,), String(path)))
@@ -133,10 +133,10 @@ end
 """
     save_begin(opt, path, model = nothing) -> SONew.Saving
 
-As [`save`](@ref), but in the background: takes a copy of everything, and returns
-while a thread of the library writes it. Training may go on. [`save_finish`](@ref)
-tells what came of it; a save that is never finished is when it is collected as
-garbage.
+As [`save`](@ref), but in the background: copies everything, and returns while a thread
+of the library writes the copy. Training can continue. [`save_finish`](@ref) reports
+errors. A save that is never finished explicitly is finished when it is garbage
+collected.
 """
 function save_begin(opt::Optimizer, path::AbstractString, model = nothing)
     saving = finalizer(s -> release(s, :sonew_save_finish), Saving(C_NULL, ReentrantLock()))
@@ -155,7 +155,7 @@ end
 """
     save_finish(saving)
 
-Waits until a save in the background has ended. Throws what it failed with.
+Waits until a save in the background has ended. Throws an error if it failed.
 """
 function save_finish(saving::Saving)
     protected(_ -> check(release(saving, :sonew_save_finish)), saving)

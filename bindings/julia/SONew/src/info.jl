@@ -1,4 +1,4 @@
-# Settings of one array, and what an optimizer tells of itself.
+# Settings of one array, and information about an optimizer.
 
 """
     SONew.version() -> VersionNumber
@@ -10,7 +10,7 @@ version() = VersionNumber(unsafe_string(ccall(c().sonew_version, Ptr{UInt8}, ())
 """
     SONew.library_path() -> String
 
-Where the library in use is.
+The path of the library in use.
 """
 library_path() = Libdl.dlpath(LIBRARY[].path)
 
@@ -21,7 +21,7 @@ The names of the arrays that an optimizer was set up for.
 """
 tensor_names(opt::Optimizer) = [t.name for t in opt.tensors]
 
-# Asks a function of the library that has one result.
+# Calls a function of the library that has one result.
 function ask(f::Symbol, ::Type{T}, opt) where {T}
     protected(opt) do handle
         out = Ref{T}()
@@ -33,36 +33,36 @@ end
 """
     step_count(opt) -> Int
 
-Steps taken so far: those that were not refused. Loading sets it to the file's.
+Steps taken so far, without those that were refused. Loading sets it to the file's count.
 """
 step_count(opt::Optimizer) = Int(ask(:sonew_step_count, UInt64, opt))
 
 """
     SONew.gradient_norm(opt) -> Float64
 
-The length of all gradients together in the last step, before clipping; NaN where
-the step did not need it.
+The norm of all gradients together in the last step, before clipping; NaN if the step
+did not compute it.
 """
 gradient_norm(opt::Optimizer) = ask(:sonew_gradient_norm, Float64, opt)
 
 """
     SONew.state_bytes(opt) -> Int
 
-Bytes of state.
+Size of the state in bytes.
 """
 state_bytes(opt::Optimizer) = Int(ask(:sonew_state_bytes, Csize_t, opt))
 
 """
     SONew.memory_bytes(opt) -> Int
 
-Bytes that the library holds for the optimizer in all.
+Bytes of memory that the library holds for the optimizer in all.
 """
 memory_bytes(opt::Optimizer) = Int(ask(:sonew_memory_bytes, Csize_t, opt))
 
 """
     SONew.threads(opt) -> Int
 
-The largest number of threads that a step uses, the calling one included.
+The largest number of threads that a step uses, the calling thread included.
 """
 threads(opt::Optimizer) = Int(ask(:sonew_threads, Csize_t, opt))
 
@@ -100,16 +100,15 @@ end
 """
     SONew.lr_scale(opt, tensor) -> Float64
 
-What the learning rate of an array is multiplied with, 1 at first. `tensor` is its
-name or its number.
+The factor on the learning rate of an array, 1 at first. `tensor` is the array's name or
+number.
 """
 lr_scale(opt::Optimizer, tensor) = get_number(:sonew_lr_scale, opt, tensor)
 
 """
     SONew.set_lr_scale!(opt, tensor, scale)
 
-Changes what the learning rate of an array is multiplied with; finite and not
-negative.
+Changes the factor on the learning rate of an array; finite and not negative.
 """
 set_lr_scale!(opt::Optimizer, tensor, scale::Real) =
     set_number!(:sonew_set_lr_scale, opt, tensor, scale)
@@ -117,7 +116,7 @@ set_lr_scale!(opt::Optimizer, tensor, scale::Real) =
 """
     SONew.weight_decay(opt, tensor) -> Float64
 
-The decoupled weight decay of an array, that of the rule at first.
+The decoupled weight decay of an array, at first that of the rule.
 """
 weight_decay(opt::Optimizer, tensor) = get_number(:sonew_weight_decay, opt, tensor)
 
@@ -132,8 +131,9 @@ set_weight_decay!(opt::Optimizer, tensor, decay::Real) =
 """
     SONew.reset_master!(opt)
 
-Forgets the master weights: the next step takes them anew from the arrays. For a
-caller who has changed arrays between steps; without it the change is lost.
+Discards the master weights, so that the next step copies them from the arrays again.
+Call this after changing arrays between steps; otherwise the next step overwrites the
+change.
 """
 function reset_master!(opt::Optimizer)
     protected(opt) do handle

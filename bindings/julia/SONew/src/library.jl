@@ -1,5 +1,4 @@
-# Finding and opening the library, and making sure that it is the one that this
-# package was written for.
+# Finds and opens the library, and checks that it fits this package.
 
 # The version of the header that structs.jl follows.
 const HEADER_VERSION = v"0.1.0"
@@ -24,12 +23,12 @@ end
 
 const LIBRARY = Ref{Library}()
 
-# The address of a function, as in c().sonew_version.
+# The addresses of the library's functions, as in c().sonew_version.
 c() = LIBRARY[].functions
 
 const PACKAGE = dirname(@__DIR__)
 
-# Beside the package: in it, in its folder lib, and where cargo puts it in the
+# Paths near the package: in its folder, in its folder lib, and in target/release of the
 # repository that the package is part of.
 besides() = joinpath.((PACKAGE, joinpath(PACKAGE, "lib"),
                        normpath(joinpath(PACKAGE, "..", "..", "..", "target", "release"))),
@@ -59,8 +58,8 @@ end
 """
     SONew.open_library(path = ...)
 
-Opens the library at `path`, or the one that is found, checks its version and the
-layout of its structs, and returns it without using it. Throws
+Opens the library at `path`, by default the one that is found, and checks its version and
+the layout of its structs. Returns it, but does not make it the library in use. Throws
 [`LibraryError`](@ref).
 """
 function open_library(path::AbstractString = find_library())
@@ -101,8 +100,8 @@ function check_version(handle, path)
                        "use the package that comes with the library"))
 end
 
-# Compares a struct with the library's. Fields called reserved may be something
-# else in a later version, which then takes 0 for its default.
+# Compares a struct with the library's. Fields called reserved are not compared: a later
+# version may use them, and takes 0 as their default.
 function check_struct(library, type, name, may_be_shorter)
     found = place(library, name, C_NULL).size
     expected = sizeof(type)
@@ -132,8 +131,8 @@ end
 mismatch(library, what) =
     throw(LibraryError("$(library.path) does not fit this package, though its version does: $what"))
 
-# Throws what a status that is not SONEW_OK says. Right after the call: the message
-# is that of this thread's last call.
+# Throws an error for a status that is not SONEW_OK. Must be called right after the call
+# that failed, because the message is that of this thread's last failed call.
 check(status::Int32) = status == 0 ? nothing : throw_status(status)
 
 @noinline function throw_status(status)
@@ -142,13 +141,13 @@ check(status::Int32) = status == 0 ? nothing : throw_status(status)
     throw(SONewError(Symbol(name), status, message))
 end
 
-# A struct as its init function fills it in.
+# A struct that its init function has filled in.
 function initialised(f::Ptr{Cvoid}, ::Type{T}) where {T}
     out = Ref{T}()
     check(ccall(f, Int32, (Ptr{T}, Csize_t), out, sizeof(T)))
     return out[]
 end
 
-# One struct with some fields changed.
+# A copy of a struct with some fields changed.
 changed(s::T; fields...) where {T} =
     T(map(name -> get(fields, name, getfield(s, name)), fieldnames(T))...)

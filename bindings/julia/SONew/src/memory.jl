@@ -1,7 +1,7 @@
-# Where arrays lie. The library takes the address of the first element, so that an
-# array must be one piece of the host's memory, its first dimension fastest.
+# Addresses of arrays. The library takes the address of the first element, so that an
+# array must be contiguous in the host's memory, with its first dimension fastest.
 
-# The address of an array, of which `what` tells, as in "the gradient of W".
+# The address of an array. `what` names it for messages, as in "the gradient of W".
 address(x::Array, what) = convert(Ptr{Cvoid}, pointer(x))
 function address(x::AbstractArray, what)
     steps = attempt(strides, x)

@@ -1,4 +1,4 @@
-# The optimizer: a handle of the library, and what must be known of its arrays.
+# The optimizer: a handle of the library, and the description of its arrays.
 
 struct TensorInfo
     name::String
@@ -10,49 +10,49 @@ end
 """
     SONew.Optimizer
 
-An optimizer, made by [`setup`](@ref) or [`load`](@ref). It holds the state of a
-list of arrays, but not the arrays. It is freed when it is no longer used, or at
-once by `close(opt)`; after that it is refused with `:SONEW_BAD_HANDLE`.
+An optimizer, made by [`setup`](@ref) or [`load`](@ref). It holds the state of a list of
+arrays, but not the arrays. It is freed when it is garbage collected, or at once by
+`close(opt)`; after that it is refused with `:SONEW_BAD_HANDLE`.
 
-It may be used by several tasks and threads: one waits for the other. Ctrl-C during
-a call is thrown after it, so that a step is taken or not.
+Several tasks and threads may use it: each call waits for the one before. Ctrl-C during a
+call takes effect after the call, so that a step is taken completely or not at all.
 """
 mutable struct Optimizer
     handle::Ptr{Cvoid}
     rule::SONewRule
     tensors::Vector{TensorInfo}
-    # Of every array of the model: the number of its tensor, or 0 if it is left out.
+    # For every array of the model: the number of its tensor, or 0 if it is left out.
     places::Vector{Int}
     params::Vector{Ptr{Cvoid}}
     grads::Vector{Ptr{Cvoid}}
     lock::ReentrantLock
-    # Grows whenever views of the state end.
+    # Increases whenever views of the state become invalid.
     generation::Int
 end
 
 """
     setup(rule, model; settings = (name, array) -> NamedTuple())
 
-Creates an optimizer for the arrays of `model`: an array, or a tuple, named tuple,
-`Dict`, array or struct of such, to any depth (of a struct all fields, or those that
-[`SONew.trainable`](@ref) says). State is zero at first. `model` is not kept, and has
-to have the same structure, sizes and element types in every call.
+Creates an optimizer for the arrays of `model`, with zero state. `model` is an array, or
+a tuple, named tuple, `Dict`, array or struct of models, to any depth (of a struct all
+fields, or those that [`SONew.trainable`](@ref) returns). The optimizer does not keep
+`model`, which must have the same structure, sizes and element types in every call.
 
-Arrays are `Float32`, `Float64`, `Float16` or bfloat16 and contiguous in memory:
-an `Array`, or a view or reshape of one that leaves no gaps. Others are refused,
-and so are arrays that share memory, which are one parameter: leave one of the two
-out. What is no array (numbers, functions, strings) is passed over.
+Arrays are `Float32`, `Float64`, `Float16` or bfloat16 and contiguous in memory: an
+`Array`, or a view or reshape of one that leaves no gaps. Others are refused. Two arrays
+that share memory are refused as well, because they are one parameter: leave one of them
+out. Values that are not arrays (numbers, functions, strings) are ignored.
 
-Each array is a tensor whose name is the way to it, as in `"layers.1.W"` (`"array"`
-for a single one); files find it by that. `settings` is called with every name and
-array, and gives back a named tuple of those hyperparameters that this array has
-otherwise (`chains`, `update`, `state_dtype`, `grad_dtype`, `master`); or `nothing`,
-which leaves the array out:
+Each array is a tensor whose name is the path to it in the model, as in `"layers.1.W"`
+(`"array"` if the model is a single array); files identify it by that name. `settings` is
+called with every name and array. It returns a named tuple of the hyperparameters
+(`chains`, `update`, `state_dtype`, `grad_dtype`, `master`) that differ for this array,
+or `nothing`, which leaves the array out:
 
     setup(SONewRule(chains = :row_major), model;
           settings = (name, x) -> ndims(x) == 1 ? (update = :adam,) : NamedTuple())
 
-Throws [`SONewError`](@ref) for what the library refuses.
+Throws a [`SONewError`](@ref) if the library refuses something.
 """
 function setup(rule::SONewRule, model; settings = (name, array) -> NamedTuple())
     tensors, rules, places = TensorInfo[], SONewRule[], Int[]
@@ -77,7 +77,7 @@ function setup(rule::SONewRule, model; settings = (name, array) -> NamedTuple())
     n = length(list)
     opt = Optimizer(C_NULL, rule, tensors, places, fill(C_NULL, n), fill(C_NULL, n),
                     ReentrantLock(), 0)
-    # A finalizer may not wait for the lock; nobody else uses the handle then.
+    # A finalizer must not wait for the lock, and need not: nothing else uses the handle.
     finalizer(o -> release(o, :sonew_free), opt)
     GC.@preserve tensors create!(opt, c().sonew_create, list)
     return opt
@@ -111,7 +111,7 @@ function check_kind(name, type, ndims)
         MAX_DIMS, " are allowed")
 end
 
-# Refuses arrays that share memory. The library does, too, but in the first step.
+# Refuses arrays that share memory. The library does, too, but only in the first step.
 function check_apart(tensors, arrays)
     GC.@preserve arrays begin
         starts = [UInt(address(x, () -> t.name)) for (t, x) in zip(tensors, arrays)]
@@ -125,8 +125,8 @@ function check_apart(tensors, arrays)
     end
 end
 
-# Creates what the owner is to own. An owner that has its finalizer already loses no
-# handle to a Ctrl-C in between.
+# Creates the handle of an owner. The owner has its finalizer already, so that a Ctrl-C
+# cannot lose the handle.
 create!(owner, f, list) = disable_sigint() do
     handle = Ref{Ptr{Cvoid}}(C_NULL)
     check(ccall(f, Int32, (Ref{Options}, Ptr{Tensor}, Csize_t, Ptr{Ptr{Cvoid}}),
@@ -134,7 +134,7 @@ create!(owner, f, list) = disable_sigint() do
     owner.handle = handle[]
 end
 
-# Runs f(handle) when no other task does, and with Ctrl-C put off until it is done.
+# Runs f(handle) while no other task uses the handle, and delays Ctrl-C until it is done.
 function protected(f, owner)
     disable_sigint() do
         lock(owner.lock)
@@ -150,7 +150,7 @@ end
 @noinline closed(owner) =
     refuse(BAD_HANDLE, "the ", lowercase(string(nameof(typeof(owner)))), " was closed")
 
-# Frees a handle. If it is in use, which the lock prevents, it stays.
+# Frees a handle, unless it is in use, which the lock prevents.
 function release(owner, f)
     owner.handle == C_NULL && return
     status = ccall(getfield(c(), f), Int32, (Ptr{Cvoid},), owner.handle)
@@ -163,8 +163,9 @@ const BUSY = Int32(102)
 """
     close(opt)
 
-Frees the optimizer, its state and its threads; of a live file, brings the last step
-to disk first. Views of the state end. Closing twice does nothing.
+Frees the optimizer, its state and its threads. If the state is in a live file, writes
+the last step to disk first. Views of the state become invalid. Closing an optimizer
+again does nothing.
 """
 function Base.close(opt::Optimizer)
     opt.handle == C_NULL && return

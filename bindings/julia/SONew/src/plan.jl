@@ -4,9 +4,10 @@
     SONew.Plan(rule, x)
     SONew.Plan(rule, eltype, size)
 
-What does not change between steps of one array like `x`. The state is the caller's:
-[`SONew.zero_planes`](@ref) makes it, [`SONew.direction!`](@ref) updates it. Gives the
-same bits as an optimizer. Freed like one; tasks and threads may share it.
+Everything that does not change between steps of one array like `x`. The caller keeps the
+state: [`SONew.zero_planes`](@ref) makes it, [`SONew.direction!`](@ref) updates it. A plan
+gives the same bits as an optimizer, and is freed in the same way. Tasks and threads may
+share it.
 """
 mutable struct Plan
     handle::Ptr{Cvoid}
@@ -52,7 +53,7 @@ Base.deepcopy_internal(::Plan, ::IdDict) = throw(ArgumentError("a plan cannot be
     SONew.zero_planes(plan) -> Vector
 
 The state before the first step: one array for each of `plan.plane_names`. With master
-weights the last one must be made a copy of the parameters.
+weights, copy the parameters to the last one.
 """
 zero_planes(plan::Plan) = Any[fill!(Array{T}(undef, plan.info.size...), zero_of(T))
                               for T in plan.plane_types]
@@ -63,8 +64,8 @@ zero_of(::Type{BFloat16}) = reinterpret(BFloat16, 0x0000)
 """
     SONew.direction!(u, plan, planes, grad, step_number; grad_scale, ...)
 
-Updates the state `planes` from `grad`, and writes the grafted direction to `u`, an
-array like the parameters: to be applied as `x .-= eta .* (u .+ weight_decay .* x)`.
+Updates the state `planes` from `grad`, and writes the grafted direction to `u`, an array
+like the parameters. The caller then applies `x .-= eta .* (u .+ weight_decay .* x)`.
 `step_number` is 1 in the first step. Returns `u`.
 """
 function direction!(u::AbstractArray, plan::Plan, planes, grad::AbstractArray,
@@ -96,13 +97,14 @@ function direction!(u::AbstractArray, plan::Plan, planes, grad::AbstractArray,
     return u
 end
 
-# One plan for all arrays of a kind, for the extension of Optimisers.jl, whose state is
-# plain arrays. Plans are small: no state, and threads only once a step needs them.
+# One plan for all arrays of the same type and size, for the extension of Optimisers.jl,
+# whose state is plain arrays. Plans are small: they have no state, and no threads before
+# a step needs them.
 const PLANS = Dict{Tuple{SONewRule,DataType,Dims},Plan}()
 const PLANS_LOCK = ReentrantLock()
 
 function plan_for(rule::SONewRule, type::DataType, size::Dims)
-    # Hyperparameters that a plan does not depend on, or that are not used.
+    # These hyperparameters are applied by the caller, so that plans need not differ.
     key = SONewRule(rule; eta = 0, weight_decay = 0)
     lock(PLANS_LOCK) do
         get!(() -> Plan(key, type, size), PLANS, (key, type, size))
@@ -112,8 +114,8 @@ end
 """
     SONew.optimisers_rule(rule::SONewRule)
 
-The rule as one of Optimisers.jl, for `Optimisers.setup`, `Flux.setup` and
-`OptimiserChain`. Needs Julia 1.9 and `using Optimisers`. Each array is a step of its
-own there; [`step!`](@ref) takes all arrays at once, and is faster.
+Converts the rule to one of Optimisers.jl, for `Optimisers.setup`, `Flux.setup` and
+`OptimiserChain`. Needs Julia 1.9 and `using Optimisers`. Optimisers.jl takes a separate
+step for each array; [`step!`](@ref) takes one for all arrays, and is faster.
 """
 function optimisers_rule end

@@ -3,11 +3,11 @@
 """
     SONew.PlaneView{T,N} <: DenseArray{T,N}
 
-A state plane where it lies, not copied; of the size of its array, and to be read
-only. It is as after the last step, and ends with the next call that steps, loads
-into, moves or closes the optimizer: reading it later throws an `ArgumentError`. Ask
-for it again, as by [`plane`](@ref), or keep a copy, as by `copy(view)`. It keeps the
-optimizer from being freed. Do not read it while another thread steps.
+A read-only view of a state plane, not a copy, with the size of its array. It shows the
+state after the last step, and is valid until the next call that steps, loads into, moves
+or closes the optimizer: reading it later throws an `ArgumentError`. Then request a new
+view with [`plane`](@ref), or keep a copy with `copy(view)`. A view keeps the optimizer
+from being garbage collected. Do not read it while another thread steps.
 """
 struct PlaneView{T,N} <: DenseArray{T,N}
     opt::Optimizer
@@ -43,7 +43,7 @@ Base.copy(v::PlaneView) = copyto!(similar(v), v)
 Base.Array(v::PlaneView) = copy(v)
 float32(v::PlaneView) = map(float32, copy(v))
 
-# Numbers of a type that Julia may not know how to print.
+# Julia may not know how to print bfloat16.
 Base.show(io::IO, v::PlaneView{BFloat16}) = show(io, float32(v))
 function Base.show(io::IO, ::MIME"text/plain", v::PlaneView)
     summary(io, v)
@@ -59,8 +59,7 @@ end
     plane(opt, tensor, name) -> PlaneView
 
 A view of a state plane. `tensor` is the name or the number (from 1) of an array,
-`name` one of [`plane_names`](@ref). See [`SONew.PlaneView`](@ref) for how long it
-lives.
+`name` one of [`plane_names`](@ref). [`SONew.PlaneView`](@ref) says how long it is valid.
 """
 function plane(opt::Optimizer, tensor, name::AbstractString)
     protected(opt) do handle
@@ -83,10 +82,10 @@ planes(opt::Optimizer, tensor) =
 """
     plane_names(opt, tensor) -> Vector{String}
 
-The names of an array's state planes: `"momentum"`, `"diagonal"`, `"band.1"` and so
-on, `"rms"` with normalized RMSProp grafting, `"master"` with master weights; of an
-array with the Adam update the first two and the last. `"band.k"` has at coordinate
-`j` the entry that it shares with the `k`-th one after it in the chain.
+The names of an array's state planes: `"momentum"`, `"diagonal"`, `"band.1"` and so on,
+`"rms"` with normalized RMSProp grafting, `"master"` with master weights. An array with
+the Adam update has only the first two and `"master"`. At coordinate `j`, `"band.k"` has
+the entry that `j` shares with the `k`-th coordinate after it in the chain.
 """
 function plane_names(opt::Optimizer, tensor)
     protected(opt) do handle

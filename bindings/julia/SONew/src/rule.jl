@@ -4,62 +4,65 @@
     SONewRule(eta = default; hyperparameters...)
     SONewRule(rule; hyperparameters...)
 
-The hyperparameters of SONew, a plain struct. What is not given has the library's
-default, or the value that it has in `rule`. Numbers out of range are refused by
+The hyperparameters of SONew, a plain struct. Hyperparameters that are not given have
+the library's defaults, or their values in `rule`. Numbers out of range are refused by
 [`setup`](@ref) or [`step!`](@ref).
 
-Of one step; [`adjust!`](@ref) changes them, and [`step!`](@ref) takes them as
-keywords for one step:
+Hyperparameters of one step. [`adjust!`](@ref) changes them for later steps, and
+[`step!`](@ref) takes them as keywords for one step:
 
 - `eta = 0.001`: the learning rate.
-- `grad_scale = 1`: gradients are multiplied by it first (1 / loss scale).
-- `clip_norm = 0`: where the length of all gradients together exceeds it, they are
-  scaled down to it. 0: no clipping.
+- `grad_scale = 1`: gradients are multiplied by it first (for example 1 / loss scale).
+- `clip_norm = 0`: if the norm of all gradients together exceeds it, they are scaled
+  down so that it equals `clip_norm`. 0: no clipping.
 - `statistics_weight = 1`: the weight of the step, with `:weighted_sum`.
 - `non_finite = :skip`: `:skip` refuses a step with a NaN or an infinity in a
-  gradient (`:SONEW_NON_FINITE_GRADIENT`), `:unchecked` does not look.
+  gradient (`:SONEW_NON_FINITE_GRADIENT`), `:unchecked` does not check.
 
-Of an optimizer:
+Hyperparameters of an optimizer:
 
 - `band = 1`: number of sub-diagonals, 0 (a diagonal) to 16.
-- `beta1 = 0.9`, `beta2 = 0.99`: decay of the momentum and of the statistics.
+- `beta1 = 0.9`, `beta2 = 0.99`: decay rates of the momentum and of the statistics.
 - `eps = 1e-6`: damping; `damping = :absolute` or `:relative` (to the largest
   entry of the statistics).
 - `gamma = 0.01`: edges are removed where a Schur complement is not above `gamma`
   times the diagonal entry.
-- `graft = :adam`: the length of the update is that of `:none`, `:sgd`,
+- `graft = :adam`: the norm of the update is that of `:none`, `:sgd`,
   `:momentum`, `:adam` or `:normalized_rmsprop`; `graft_eps = 1e-8`,
   `graft_bias_correction = true`.
 - `weight_decay = 0`: decoupled: `p -= eta * (u + weight_decay * p)`.
-- `statistics = :moving_average` or `:weighted_sum`; `bias_correction = true`.
+- `statistics = :moving_average` (an exponential moving average) or `:weighted_sum`;
+  `bias_correction = true`.
 - `rounding = :nearest` or `:stochastic`, to 16 bits; `seed = 0`.
-- `threads = 0`: the largest number of the library's own threads; 0 is as many as
-  the process may run on. Results do not depend on it.
+- `threads = 0`: the largest number of the library's own threads; 0 means one for each
+  processor that the process may run on. Results do not depend on it.
 - `instruction_set = :auto`, `:portable`, `:avx2`, `:avx512` or `:neon`. Results do
   not depend on it.
 
-Of a tensor; `setup(...; settings)` gives them to single ones:
+Hyperparameters of a tensor. The `settings` of [`setup`](@ref) set them for single
+arrays:
 
 - `chains = :column_major`: which coordinates are neighbours, see below.
-- `update = :sonew`, or `:adam`: plain Adam, for biases and norms.
+- `update = :sonew`, or `:adam`: plain Adam, for biases and normalization layers.
 - `state_dtype = nothing`: the element type of the state: `Float32`, `Float64` or
   `SONew.BFloat16`; `nothing` is `Float64` for `Float64` arrays, otherwise `Float32`.
-- `grad_dtype = nothing`: that of the gradients; `nothing` is that of the array.
+- `grad_dtype = nothing`: the element type of the gradients; `nothing` is that of the
+  array.
 - `master = false`: keep `Float32` master weights in the state.
 
 # Chains
 
-Chains should run along a unit's inputs; along its outputs the method does much
-worse. Julia keeps the first dimension of an array together in memory.
+Chains should run along a unit's inputs; along its outputs the method works much
+worse. Julia stores the first dimension of an array contiguously in memory.
 
 | `chains`        | one chain is                                   | for weights stored | in C, for the reversed dimensions |
 |:----------------|:-----------------------------------------------|:-------------------|:------------------|
-| `:column_major` | the whole array, as it lies in memory: the first dimension fastest | `W[in, out]`, used as `W' * x` | `SONEW_ROW_MAJOR` |
+| `:column_major` | the whole array, in the order of memory: the first dimension fastest | `W[in, out]`, used as `W' * x` | `SONEW_ROW_MAJOR` |
 | `:row_major`    | the whole array, the last dimension fastest    | `W[out, in]`, used as `W * x` (Flux, Lux) | `SONEW_COLUMN_MAJOR` |
 | `:columns`      | one column, along the first dimension          | `W[in, out]`       | `SONEW_ROWS`      |
 | `:rows`         | one row, along the last dimension              | `W[out, in]`       | `SONEW_COLUMNS`   |
 
-The library, and the files that it writes, count dimensions the other way round,
+The library, and the files that it writes, list dimensions in the opposite order,
 slowest first: there an array of size `(3, 4)` has the shape `[4, 3]`. Its memory is
 the same.
 """
@@ -93,7 +96,7 @@ struct SONewRule
 
     function SONewRule(values::Vararg{Any,26})
         rule = new(values...)
-        # So that a misspelt name shows where it is written.
+        # Refuses a misspelt name here, not only in setup().
         number(GRAFT, rule.graft, "graft")
         number(DAMPING, rule.damping, "damping")
         number(STATISTICS, rule.statistics, "statistics")
@@ -120,7 +123,7 @@ function SONewRule(rule::SONewRule; hyperparameters...)
     return SONewRule((get(hyperparameters, name, getfield(rule, name)) for name in known)...)
 end
 
-# What differs from the defaults.
+# Shows eta and the hyperparameters that differ from the defaults.
 function Base.show(io::IO, rule::SONewRule)
     shown = filter(fieldnames(SONewRule)) do name
         name === :eta || getfield(rule, name) !== getfield(DEFAULTS[], name)
@@ -166,7 +169,8 @@ function dtype_or_default(type::DataType, argument)
     return found
 end
 
-# An array as the library is told of it; name must be kept while that is used.
+# The description of an array for the library, which points to name: the caller must
+# keep name alive while it is used.
 function tensor(name::String, size::Dims, type::DataType, rule::SONewRule)
     n = length(size)
     dims = ntuple(i -> Csize_t(i <= n ? size[n+1-i] : 0), MAX_DIMS)

@@ -4,15 +4,16 @@
     step!(opt, model, grads; eta, grad_scale, clip_norm, statistics_weight, non_finite)
 
 Takes one step: updates the arrays of `model` in place from `grads`, which has the
-structure of `model` with a gradient for every array, of its size and of its
+structure of `model` with a gradient for every array, of the array's size and of its
 `grad_dtype`. `nothing`, for an array or for a whole part of the model, means that it
-takes no part: its parameters and its state stay as they are. Returns `opt`.
+takes no part in the step: its parameters and its state stay as they are. Returns `opt`.
 
-The keywords are hyperparameters of this step; what is not given is as in `opt.rule`.
+The keywords are hyperparameters of this step; those that are not given are as in
+`opt.rule`.
 
-A refused step throws and has changed nothing: [`SONewError`](@ref), or
-`ArgumentError` where `grads` has another structure. A gradient with a NaN or an
-infinity is refused with `:SONEW_NON_FINITE_GRADIENT`.
+A refused step changes nothing and throws a [`SONewError`](@ref), or an `ArgumentError`
+if `grads` has another structure. A gradient with a NaN or an infinity is refused with
+`:SONEW_NON_FINITE_GRADIENT`.
 """
 function step!(opt::Optimizer, model, grads; eta::Real = opt.rule.eta,
                grad_scale::Real = opt.rule.grad_scale,
@@ -46,7 +47,7 @@ update!(opt::Optimizer, model, grads; keywords...) =
     adjust!(opt, eta)
     adjust!(opt; eta, grad_scale, clip_norm, statistics_weight, non_finite)
 
-Changes hyperparameters of the steps to come.
+Changes hyperparameters for all later steps.
 """
 adjust!(opt::Optimizer, eta::Real) = adjust!(opt; eta = eta)
 function adjust!(opt::Optimizer; hyperparameters...)
@@ -110,7 +111,7 @@ function same_size(x::AbstractArray, expected::Vector{Int})
     return true
 end
 
-# The addresses of the parameters alone, for a call that saves or loads them.
+# Calls f with the addresses of the parameters, to save or load them.
 function with_params(f, opt, ::Nothing)
     return f(C_NULL, 0)
 end

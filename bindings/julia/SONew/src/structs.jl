@@ -1,5 +1,5 @@
-# The structs of include/sonew.h, field by field under the same names. When the
-# library is opened, every field is compared with where the library has it.
+# The structs of include/sonew.h, with the same fields and names. When the library is
+# opened, the offset and size of every field are compared with the library's.
 
 const MAX_DIMS = 8
 
@@ -85,8 +85,8 @@ struct Buffers
     weight_decay::Float64
 end
 
-# Each with its name in C, and whether the library accepts an older, shorter one:
-# it does where it is told the size.
+# Each struct with its name in C, and whether the library accepts an older, shorter
+# version of it, which it does if it is passed the size.
 const STRUCTS = (
     (Options, "sonew_options", true),
     (Tensor, "sonew_tensor", false),
@@ -97,8 +97,8 @@ const STRUCTS = (
     (Buffers, "sonew_buffers", true),
 )
 
-# The named values of include/sonew.h, under the same names without prefix and in
-# lower case; but chains, which are named as Julia sees arrays (see SONewRule).
+# The enumerations of include/sonew.h, with the same names without prefix and in lower
+# case, except chains, which are named as Julia shows arrays (see SONewRule).
 const STATISTICS = (moving_average = 0, weighted_sum = 1)
 const DAMPING = (absolute = 0, relative = 1)
 const GRAFT = (none = 0, sgd = 1, momentum = 2, adam = 3, normalized_rmsprop = 4)

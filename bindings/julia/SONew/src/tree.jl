@@ -1,12 +1,12 @@
-# Models: arrays in containers in containers. Everything here goes over the arrays
-# of a model in one order, the one in which setup() numbered them.
+# Models: arrays in nested containers. Every function here visits the arrays of a model
+# in the same order, in which setup() numbers them.
 
 """
     SONew.trainable(x)
 
-The parts of a struct in which arrays to be trained are looked for, as a named
-tuple: all its fields, unless there is a method for its type. Numbers, strings,
-functions without fields, random number generators and the like have none.
+The parts of a struct that may contain arrays to be trained, as a named tuple: all its
+fields, unless there is a method for its type. Numbers, strings, functions without
+fields, random number generators and similar values have no parts.
 """
 @generated function trainable(x)
     names = fieldnames(x)
@@ -18,8 +18,8 @@ trainable(::Union{Number,AbstractString,AbstractChar,Symbol,Nothing,Missing,Type
 
 const Leaf = AbstractArray{<:Number}
 
-# The gradient's part that belongs to a part of the model. `nothing` for a whole
-# container is `nothing` for all its arrays.
+# The parts of the gradient that belong to the parts of the model. `nothing` for a
+# container means `nothing` for all its arrays.
 parts(x::Tuple, ::Nothing) = map(_ -> nothing, x)
 parts(x::Tuple, g::Tuple) = length(g) == length(x) ? g : other_parts(x, g)
 parts(x::NamedTuple{names}, ::Nothing) where {names} = map(_ -> nothing, values(x))
@@ -41,8 +41,8 @@ outline(x::Leaf) = "an array of size $(size(x))"
 outline(x::AbstractArray) = "a list of $(length(x))"
 outline(x) = "a $(nameof(typeof(x)))"
 
-# Calls f(array, gradient) for every array of the model. f is not a closure but an
-# object of its own, so that it can count without a box.
+# Calls f(array, gradient) for every array of the model. f is a callable struct and not a
+# closure, so that it can count without allocating.
 visit(f, x::Leaf, g) = f(x, g)
 visit(f, x::Tuple, g) = visit_each(f, x, parts(x, g))
 visit(f, x::NamedTuple, g) = visit_each(f, values(x), parts(x, g))
@@ -64,8 +64,8 @@ function visit(f, x, g)
     return
 end
 
-# A struct's gradient is a struct of its type, or a named tuple of at least the
-# trainable fields, as Zygote makes it; of a mutable one in a Ref.
+# The gradient of a struct is a struct of its type, or a named tuple of at least the
+# trainable fields, as Zygote makes it; for a mutable struct it is in a Ref.
 parts_of_struct(x, inner, ::Nothing) = parts(inner, nothing)
 parts_of_struct(x::T, inner, g::T) where {T} = values(trainable(g))
 function parts_of_struct(x, inner::NamedTuple{names}, g::NamedTuple) where {names}
@@ -83,7 +83,7 @@ end
 
 sorted_keys(x::AbstractDict) = sort!(collect(keys(x)); by = string)
 
-# All arrays of a model with their names: the way to them, joined by dots.
+# All arrays of a model with their names: the path to each, joined by dots.
 function named_arrays(x)
     found = Pair{String,Any}[]
     collect_arrays!(found, x, "", Any[])

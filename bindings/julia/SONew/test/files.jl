@@ -13,7 +13,7 @@ function train!(opt, model, steps)
 end
 rule = SONewRule(eta = 0.1)
 
-# Going on from a file is the same as never having stopped, in each way to open it.
+# Continuing from a file is the same as never having stopped, in each mode.
 never = start()
 train!(setup(rule, never), never, 1:9)
 model = start()

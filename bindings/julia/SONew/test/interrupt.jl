@@ -1,4 +1,4 @@
-# Ctrl-C in the middle of steps: the optimizer is at a completed step, and goes on.
+# After Ctrl-C in the middle of steps the optimizer is at a completed step, and works.
 
 const SIGINT = 2
 program = joinpath(@__DIR__, "interrupted.jl")

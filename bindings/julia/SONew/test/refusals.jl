@@ -50,7 +50,7 @@ end
 @test no(() -> plane(opt, 0, "momentum"), :SONEW_UNKNOWN_TENSOR)
 @test no(() -> plane(opt, "W", "rms"), :SONEW_UNKNOWN_NAME, "rms")
 
-# And then it goes on as if nothing had been.
+# After all refusals the optimizer still works.
 other = start()
 opt2 = setup(SONewRule(), other)
 step!(opt2, other, good)

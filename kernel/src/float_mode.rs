@@ -5,13 +5,14 @@
 
 /// While this lives, the thread rounds to nearest, keeps subnormals and traps
 /// nothing. Dropping it restores what was there.
-pub(crate) struct FloatMode {
+pub struct FloatMode {
     saved: Register,
 }
 
 impl FloatMode {
     /// Saves the thread's mode and sets the default one.
-    pub(crate) fn set_default() -> Self {
+    #[must_use]
+    pub fn set_default() -> Self {
         let saved = read();
         write(DEFAULT);
         FloatMode { saved }

@@ -1,0 +1,159 @@
+//! The instruction sets, and the choice among them.
+//!
+//! Each has a file with its token, its registers, and the function that carries
+//! its target features. To add one: such a file, and a variant of [`Set`] with a
+//! line in each of the functions below.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+
+use super::simd::{Instructions, Kernel, Scalar};
+
+/// An instruction set that this processor has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Isa(Set);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Set {
+    /// Plain Rust.
+    Portable(portable::Token),
+    /// AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Token),
+    /// AVX-512F.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Token),
+    /// Advanced SIMD of 64-bit Arm.
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Token),
+}
+
+impl Isa {
+    /// The instruction sets that this processor has, the fastest last.
+    pub fn available() -> impl Iterator<Item = Isa> {
+        let sets = [
+            Some(Set::Portable(portable::Token)),
+            #[cfg(target_arch = "x86_64")]
+            avx2::Token::detect().map(Set::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            avx512::Token::detect().map(Set::Avx512),
+            #[cfg(target_arch = "aarch64")]
+            neon::Token::detect().map(Set::Neon),
+        ];
+        sets.into_iter().flatten().map(Isa)
+    }
+
+    /// The fastest that this processor has.
+    pub fn best() -> Isa {
+        Isa::available()
+            .last()
+            .unwrap_or(Isa(Set::Portable(portable::Token)))
+    }
+
+    /// The name that users see.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Set::Portable(_) => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512(_) => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon(_) => "neon",
+        }
+    }
+
+    /// Whether it is any faster than plain Rust.
+    pub(crate) fn is_fast(self) -> bool {
+        !matches!(self.0, Set::Portable(_))
+    }
+
+    /// Runs a kernel on this instruction set.
+    pub(crate) fn run<T: Scalar, K: Kernel<T>>(self, kernel: K) -> K::Output {
+        match self.0 {
+            Set::Portable(token) => match const { K::FOR_SPEED } {
+                true => unreachable!("plain Rust has the general loops only"),
+                false => token.run(kernel),
+            },
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(token) => token.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512(token) => token.run(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon(token) => token.run(kernel),
+        }
+    }
+}
+
+/// Asks for the memory so many bytes ahead, which will be read soon; it need not
+/// be there.
+#[inline(always)]
+pub(crate) fn prefetch<T>(from: &T, ahead: usize) {
+    let from = std::ptr::from_ref(from).wrapping_byte_add(ahead);
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: part of every x86-64 processor; a prefetch never faults.
+    unsafe {
+        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+        _mm_prefetch::<_MM_HINT_T0>(from.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = from;
+}
+
+/// Orders stores past the caches before what other threads are told next.
+pub fn fence() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: part of every x86-64 processor.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
+}
+
+/// The token of an instruction set, and the function that carries its target
+/// features: all of a kernel is inlined into it.
+macro_rules! token {
+    ($features:literal, $detect:ident($($feature:tt),*), $single:ty, $double:ty) => {
+        /// Proves that the processor has the instruction set.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) struct Token(());
+
+        impl Token {
+            pub(crate) fn detect() -> Option<Token> {
+                ($(std::arch::$detect!($feature))&&*).then_some(Token(()))
+            }
+        }
+
+        impl Instructions for Token {
+            type F32 = $single;
+            type F64 = $double;
+
+            fn run<T: Scalar, K: Kernel<T>>(self, kernel: K) -> K::Output {
+                #[target_feature(enable = $features)]
+                fn inside<T: Scalar, K: Kernel<T>>(isa: Token, kernel: K) -> K::Output {
+                    T::run(isa, kernel)
+                }
+                // SAFETY: there is a token, so the processor has the features.
+                unsafe { inside(self, kernel) }
+            }
+        }
+    };
+}
+
+/// Methods of a register that are one intrinsic each.
+macro_rules! intrinsics {
+    ($($name:ident($($other:ident),*) = $intrinsic:path;)*) => {$(
+        #[inline(always)]
+        fn $name(self $(, $other: Self)*) -> Self {
+            // SAFETY: a register comes from a token, so the processor has the
+            // instruction.
+            Self(unsafe { $intrinsic(self.0 $(, $other.0)*) })
+        }
+    )*};
+}
+
+use {intrinsics, token};

@@ -1,0 +1,52 @@
+//! The random bits of stochastic rounding.
+
+use super::simd::{SingleRegister, LANES};
+
+/// Where stochastic rounding takes its random bits from: the same for the same
+/// seed, step, tensor, plane and element, whoever computes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Noise {
+    key: [u32; 2],
+}
+
+/// `0, 1, 2 ..`.
+static COUNTING: [u32; LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
+impl Noise {
+    /// The bits of one plane of a tensor in one step. Elements are told apart
+    /// by the low 32 bits of their index.
+    pub fn new(seed: u64, step: u64, tensor: usize, plane: usize) -> Self {
+        let key = [step, tensor as u64, plane as u64]
+            .into_iter()
+            .fold(seed, |key, x| mix(key ^ mix(x)));
+        Noise {
+            key: [key as u32, (key >> 32) as u32],
+        }
+    }
+
+    /// 32 random bits for each of the elements from `index` on.
+    ///
+    /// A counter goes through the two-round integer hash "lowbias32" of C.
+    /// Wellons' hash prospector, keyed before each round.
+    #[inline(always)]
+    pub(crate) fn bits<R: SingleRegister>(self, isa: R::Isa, index: usize) -> R {
+        let x = R::load_bits(isa, &COUNTING).add_bits(R::splat_bits(isa, index as u32));
+        let x = x.xor_bits(R::splat_bits(isa, self.key[0]));
+        let x = x
+            .xor_bits(x.shr_bits::<16>())
+            .mul_bits(R::splat_bits(isa, 0x7feb_352d));
+        let x = x.add_bits(R::splat_bits(isa, self.key[1]));
+        let x = x
+            .xor_bits(x.shr_bits::<15>())
+            .mul_bits(R::splat_bits(isa, 0x846c_a68b));
+        x.xor_bits(x.shr_bits::<16>())
+    }
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014).
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}

@@ -1,0 +1,357 @@
+//! The vector operations that the kernels are written over.
+//!
+//! A [`Vector`] has [`LANES`] lanes on every instruction set: a [`Group`] of as
+//! many registers as that takes. So kernels see one width, and the order of
+//! every sum is the same everywhere.
+//!
+//! Vectors come into being from a token of their instruction set, which exists
+//! only where the processor has it (see [`isa`](super::isa)). So whoever holds a
+//! vector may compute with it, and all of this is safe to call. Everything is
+//! inlined into the one function of an instruction set that carries its target
+//! features; none of it is in a closure, which the compiler need not inline.
+
+// The index of a register says more than an iterator over several arrays.
+#![allow(clippy::needless_range_loop)]
+
+use std::ops::{Add, Div, Mul};
+
+use super::element::Element;
+
+/// Lanes of a vector, and so the lanes over which sums are taken.
+pub const LANES: usize = 16;
+
+/// A floating-point type that kernels compute in.
+pub(crate) trait Scalar: Element + PartialOrd {
+    const ZERO: Self;
+    const ONE: Self;
+    const INFINITY: Self;
+    const NAN: Self;
+
+    /// Nearest, ties to even.
+    fn from_f64(x: f64) -> Self;
+    fn to_f64(self) -> f64;
+
+    /// Runs a kernel of this arithmetic on an instruction set.
+    fn run<I: Instructions, K: Kernel<Self>>(isa: I, kernel: K) -> K::Output;
+}
+
+macro_rules! scalar {
+    ($type:ident, $vector:ident) => {
+        impl Scalar for $type {
+            const ZERO: Self = 0.0;
+            const ONE: Self = 1.0;
+            const INFINITY: Self = $type::INFINITY;
+            // The quiet NaN without a payload, the same on every processor.
+            const NAN: Self =
+                $type::from_bits($type::INFINITY.to_bits() | 1 << ($type::MANTISSA_DIGITS - 2));
+
+            #[inline(always)]
+            fn from_f64(x: f64) -> Self {
+                x as $type
+            }
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                self.into()
+            }
+            #[inline(always)]
+            fn run<I: Instructions, K: Kernel<Self>>(isa: I, kernel: K) -> K::Output {
+                kernel.run::<I::$vector>(isa)
+            }
+        }
+    };
+}
+
+scalar!(f32, F32);
+scalar!(f64, F64);
+
+/// An instruction set, as the token that proves that the processor has it.
+pub(crate) trait Instructions: Copy {
+    type F32: Vector<Scalar = f32, Isa = Self>;
+    type F64: Vector<Scalar = f64, Isa = Self>;
+
+    /// Runs a kernel inside a function that carries the target features.
+    fn run<T: Scalar, K: Kernel<T>>(self, kernel: K) -> K::Output;
+}
+
+/// A loop over slices, with what it borrows.
+pub(crate) trait Kernel<T> {
+    type Output;
+    /// Whether it is a specialization that nobody needs where nobody looks for
+    /// speed.
+    const FOR_SPEED: bool = false;
+
+    /// Implementations are `#[inline(always)]`, so that the loop is compiled
+    /// with the target features of its caller.
+    fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) -> Self::Output;
+}
+
+/// A register of an instruction set.
+///
+/// Each operation rounds once, to nearest even, as IEEE 754 defines it. Only
+/// the payload of a NaN may differ between instruction sets, which is why NaN
+/// is stored as the canonical one. Slices are at least as long as a register.
+pub(crate) trait Register: Copy {
+    type Scalar: Scalar;
+    type Isa: Copy;
+    /// One truth value per lane.
+    type Mask: Copy;
+    /// A float64 accumulator per lane.
+    type Sums: Copy;
+    /// The same instruction set's register of float32.
+    type Single: SingleRegister<Isa = Self::Isa>;
+    const LANES: usize;
+
+    fn splat(isa: Self::Isa, x: Self::Scalar) -> Self;
+    fn load(isa: Self::Isa, from: &[Self::Scalar]) -> Self;
+    fn store(self, to: &mut [Self::Scalar]);
+    /// Stores past the caches, where the instruction set can; `to` starts at a
+    /// multiple of the register's size then.
+    fn stream(self, to: &mut [Self::Scalar]);
+
+    fn add(self, b: Self) -> Self;
+    fn mul(self, b: Self) -> Self;
+    fn div(self, b: Self) -> Self;
+    fn sqrt(self) -> Self;
+    fn abs(self) -> Self;
+    /// `self * b + c`, rounded once.
+    fn mul_add(self, b: Self, c: Self) -> Self;
+    /// `c - self * b`, rounded once.
+    fn neg_mul_add(self, b: Self, c: Self) -> Self;
+
+    /// `self < b`; false where either is NaN.
+    fn lt(self, b: Self) -> Self::Mask;
+    /// `!(self < b)`; true where either is NaN.
+    fn not_lt(self, b: Self) -> Self::Mask;
+    fn is_nan(self) -> Self::Mask;
+    /// Both; of masks of the same instruction set.
+    fn and(a: Self::Mask, b: Self::Mask) -> Self::Mask;
+    fn any(a: Self::Mask) -> bool;
+    fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
+    /// Zero where the mask is false.
+    fn only(self, mask: Self::Mask) -> Self;
+
+    fn load_sums(isa: Self::Isa, from: &[f64]) -> Self::Sums;
+    /// Adds the square of each lane to its accumulator.
+    fn add_squares(self, sums: Self::Sums) -> Self::Sums;
+    fn store_sums(sums: Self::Sums, to: &mut [f64]);
+}
+
+/// A register of float32, whose lanes can also be looked at as 32-bit words.
+pub(crate) trait SingleRegister: Register<Scalar = f32> {
+    fn splat_bits(isa: Self::Isa, x: u32) -> Self;
+    fn load_bits(isa: Self::Isa, from: &[u32]) -> Self;
+    /// 16-bit words, extended with zeros.
+    fn load_u16(isa: Self::Isa, from: &[u16]) -> Self;
+    /// The low 16 bits of each word.
+    fn store_u16(self, to: &mut [u16]);
+    fn add_bits(self, b: Self) -> Self;
+    /// The low 32 bits of the product.
+    fn mul_bits(self, b: Self) -> Self;
+    fn and_bits(self, b: Self) -> Self;
+    fn or_bits(self, b: Self) -> Self;
+    fn xor_bits(self, b: Self) -> Self;
+    fn shl_bits<const N: u32>(self) -> Self;
+    fn shr_bits<const N: u32>(self) -> Self;
+}
+
+/// `LANES` numbers: what kernels compute with. See [`Register`] for what the
+/// operations are.
+pub(crate) trait Vector:
+    Copy + Add<Output = Self> + Mul<Output = Self> + Div<Output = Self>
+{
+    type Scalar: Scalar;
+    type Isa: Copy;
+    type Mask: Copy;
+    type Sums: Copy;
+    type Single: SingleRegister<Isa = Self::Isa>;
+
+    fn splat(isa: Self::Isa, x: Self::Scalar) -> Self;
+    fn load(isa: Self::Isa, from: &[Self::Scalar; LANES]) -> Self;
+    fn store(self, to: &mut [Self::Scalar; LANES]);
+    fn stream(self, to: &mut [Self::Scalar; LANES]);
+    fn sqrt(self) -> Self;
+    fn abs(self) -> Self;
+    fn mul_add(self, b: Self, c: Self) -> Self;
+    fn neg_mul_add(self, b: Self, c: Self) -> Self;
+    fn lt(self, b: Self) -> Self::Mask;
+    fn not_lt(self, b: Self) -> Self::Mask;
+    fn is_nan(self) -> Self::Mask;
+    fn and(a: Self::Mask, b: Self::Mask) -> Self::Mask;
+    fn any(a: Self::Mask) -> bool;
+    fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
+    fn only(self, mask: Self::Mask) -> Self;
+    fn load_sums(isa: Self::Isa, from: &[f64; LANES]) -> Self::Sums;
+    fn add_squares(self, sums: &mut Self::Sums);
+    fn store_sums(sums: Self::Sums, to: &mut [f64; LANES]);
+
+    /// A number in every lane, rounded to the type of the arithmetic.
+    #[inline(always)]
+    fn number(isa: Self::Isa, x: f64) -> Self {
+        Self::splat(isa, Self::Scalar::from_f64(x))
+    }
+
+    /// The same numbers, with the canonical NaN for every NaN.
+    #[inline(always)]
+    fn canonical(self, isa: Self::Isa) -> Self {
+        Self::select(self.is_nan(), Self::splat(isa, Self::Scalar::NAN), self)
+    }
+
+    /// Zero where the magnitude is below `least`.
+    #[inline(always)]
+    fn flush(self, least: Self) -> Self {
+        self.only(self.abs().not_lt(least))
+    }
+
+    /// `self / b`, and zero where `b` is not positive: without an eps, a
+    /// coordinate that never had a gradient would be 0 / 0.
+    #[inline(always)]
+    fn quotient(self, b: Self, zero: Self) -> Self {
+        (self / b).only(zero.lt(b))
+    }
+}
+
+/// Registers one after the other: a vector.
+#[derive(Clone, Copy)]
+pub(crate) struct Group<R, const N: usize>([R; N]);
+
+/// Implements an operator by a register's method.
+macro_rules! operator {
+    ($operator:ident, $method:ident) => {
+        impl<R: Register, const N: usize> $operator for Group<R, N> {
+            type Output = Self;
+            #[inline(always)]
+            fn $method(mut self, b: Self) -> Self {
+                for i in 0..N {
+                    self.0[i] = self.0[i].$method(b.0[i]);
+                }
+                self
+            }
+        }
+    };
+}
+
+operator!(Add, add);
+operator!(Mul, mul);
+operator!(Div, div);
+
+/// Methods whose result is a vector: each register does its own.
+macro_rules! each {
+    ($(fn $name:ident(self $(, $other:ident)*);)*) => {$(
+        #[inline(always)]
+        fn $name(mut self $(, $other: Self)*) -> Self {
+            for i in 0..N {
+                self.0[i] = self.0[i].$name($($other.0[i]),*);
+            }
+            self
+        }
+    )*};
+}
+
+/// Methods whose result is a mask.
+macro_rules! masks {
+    ($(fn $name:ident(self $(, $other:ident)*);)*) => {$(
+        #[inline(always)]
+        fn $name(self $(, $other: Self)*) -> Self::Mask {
+            let mut mask = [self.0[0].$name($($other.0[0]),*); N];
+            for i in 1..N {
+                mask[i] = self.0[i].$name($($other.0[i]),*);
+            }
+            mask
+        }
+    )*};
+}
+
+impl<R: Register, const N: usize> Vector for Group<R, N> {
+    type Scalar = R::Scalar;
+    type Isa = R::Isa;
+    type Mask = [R::Mask; N];
+    type Sums = [R::Sums; N];
+    type Single = R::Single;
+
+    each! {
+        fn sqrt(self);
+        fn abs(self);
+        fn mul_add(self, b, c);
+        fn neg_mul_add(self, b, c);
+    }
+    masks! {
+        fn lt(self, b);
+        fn not_lt(self, b);
+        fn is_nan(self);
+    }
+
+    #[inline(always)]
+    fn splat(isa: R::Isa, x: R::Scalar) -> Self {
+        const { assert!(N * R::LANES == LANES) };
+        Group([R::splat(isa, x); N])
+    }
+    #[inline(always)]
+    fn load(isa: R::Isa, from: &[R::Scalar; LANES]) -> Self {
+        let mut group = Self::splat(isa, R::Scalar::ZERO);
+        for i in 0..N {
+            group.0[i] = R::load(isa, &from[i * R::LANES..]);
+        }
+        group
+    }
+    #[inline(always)]
+    fn store(self, to: &mut [R::Scalar; LANES]) {
+        for i in 0..N {
+            self.0[i].store(&mut to[i * R::LANES..]);
+        }
+    }
+    #[inline(always)]
+    fn stream(self, to: &mut [R::Scalar; LANES]) {
+        for i in 0..N {
+            self.0[i].stream(&mut to[i * R::LANES..]);
+        }
+    }
+    #[inline(always)]
+    fn and(mut a: Self::Mask, b: Self::Mask) -> Self::Mask {
+        for i in 0..N {
+            a[i] = R::and(a[i], b[i]);
+        }
+        a
+    }
+    #[inline(always)]
+    fn any(a: Self::Mask) -> bool {
+        let mut any = false;
+        for i in 0..N {
+            any |= R::any(a[i]);
+        }
+        any
+    }
+    #[inline(always)]
+    fn select(mask: Self::Mask, yes: Self, mut no: Self) -> Self {
+        for i in 0..N {
+            no.0[i] = R::select(mask[i], yes.0[i], no.0[i]);
+        }
+        no
+    }
+    #[inline(always)]
+    fn only(mut self, mask: Self::Mask) -> Self {
+        for i in 0..N {
+            self.0[i] = self.0[i].only(mask[i]);
+        }
+        self
+    }
+    #[inline(always)]
+    fn load_sums(isa: R::Isa, from: &[f64; LANES]) -> Self::Sums {
+        let mut sums = [R::load_sums(isa, from); N];
+        for i in 1..N {
+            sums[i] = R::load_sums(isa, &from[i * R::LANES..]);
+        }
+        sums
+    }
+    #[inline(always)]
+    fn add_squares(self, sums: &mut Self::Sums) {
+        for i in 0..N {
+            sums[i] = self.0[i].add_squares(sums[i]);
+        }
+    }
+    #[inline(always)]
+    fn store_sums(sums: Self::Sums, to: &mut [f64; LANES]) {
+        for i in 0..N {
+            R::store_sums(sums[i], &mut to[i * R::LANES..]);
+        }
+    }
+}

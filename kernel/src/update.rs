@@ -1,0 +1,508 @@
+//! State takes in a gradient, and comes into the chunk.
+//!
+//! All planes are exponential moving averages `x <- keep x + a b` of something
+//! with the gradient (or weighted sums of it). What is stored is the truth: all
+//! that follows is computed from the state as it was rounded.
+
+// The number of a vector says more than an iterator over several arrays.
+#![allow(clippy::needless_range_loop)]
+
+use std::array::from_fn;
+use std::marker::PhantomData;
+
+use super::element::{chunks_mut, Element};
+use super::isa::prefetch;
+use super::noise::Noise;
+use super::norms::add_squares;
+use super::simd::{Kernel, Scalar, Vector, LANES};
+
+/// An average: `keep` multiplies what is there, `weight` what comes in.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Average {
+    /// Multiplies what is there.
+    pub keep: f64,
+    /// Multiplies what comes in.
+    pub weight: f64,
+}
+
+/// How the state takes in a gradient.
+#[derive(Debug, Clone, Copy)]
+pub struct TakeIn {
+    /// The momentum's average.
+    pub momentum: Average,
+    /// That of diagonal and sub-diagonals.
+    pub statistics: Average,
+    /// That of the plane of normalized RMSProp, where there is one.
+    pub rms: Option<Average>,
+    /// Makes the gradient one of norm 1.
+    pub normalize: f64,
+    /// The direction whose squares are added up.
+    pub reference: Option<Reference>,
+    /// What divides the momentum where there are no edges.
+    pub denominator: Denominator,
+}
+
+/// Another method's direction, whose norm is wanted; of state without bias
+/// correction, as everything here.
+#[derive(Debug, Clone, Copy)]
+pub enum Reference {
+    /// `g`.
+    Sgd,
+    /// `m`.
+    Momentum,
+    /// `m / (sqrt(H_jj) + eps)`.
+    Adam {
+        /// Added to the root.
+        eps: f64,
+    },
+    /// `q / (sqrt(r) + eps)`, with `q = g / |g|`.
+    NormalizedRmsprop {
+        /// Added to the root.
+        eps: f64,
+    },
+}
+
+impl TakeIn {
+    pub(crate) fn is_adam(&self) -> bool {
+        matches!(self.reference, Some(Reference::Adam { .. }))
+    }
+
+    /// Whether it takes nothing but the state and the gradient.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.reference.is_none() && self.rms.is_none()
+    }
+}
+
+/// What divides the momentum where there are no edges.
+#[derive(Debug, Clone, Copy)]
+pub enum Denominator {
+    /// The diagonal and this damping.
+    Damped(f64),
+    /// The diagonal's square root and this eps: plain Adam.
+    Adam(f64),
+}
+
+/// Copies `scale * x`, as the arithmetic's type.
+pub(crate) struct Scale<'a, T, E> {
+    pub(crate) from: &'a [[E; LANES]],
+    pub(crate) to: &'a mut [[T; LANES]],
+    pub(crate) scale: f64,
+}
+
+impl<T: Scalar, E: Element> Kernel<T> for Scale<'_, T, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
+        let scale = V::number(isa, self.scale);
+        for (from, to) in self.from.iter().zip(self.to) {
+            (E::load::<V>(isa, from) * scale).store(to);
+        }
+    }
+}
+
+/// Where a chunk's new coordinates are among the planes of the state: momentum,
+/// diagonal and sub-diagonals.
+#[derive(Clone, Copy)]
+pub(crate) struct Chunk {
+    /// Elements of a plane.
+    pub(crate) plane: usize,
+    pub(crate) at: usize,
+}
+
+impl Chunk {
+    #[inline(always)]
+    fn plane<T>(self, planes: &mut [T], p: usize, vectors: usize) -> &mut [[T; LANES]] {
+        let plane = &mut planes[p * self.plane + self.at..];
+        &mut plane.as_chunks_mut().0[..vectors]
+    }
+
+    /// Where a plane starts.
+    ///
+    /// # Panics
+    /// If it has not so many vectors from there on.
+    #[inline(always)]
+    fn start<T>(self, planes: *mut [T], p: usize, vectors: usize) -> *mut [T; LANES] {
+        assert!(self.at + vectors * LANES <= self.plane && (p + 1) * self.plane <= planes.len());
+        let first = planes.cast::<T>();
+        first.wrapping_add(p * self.plane + self.at).cast()
+    }
+}
+
+/// A state plane of a run comes into the chunk as it is.
+pub(crate) struct Read<'a, T, E> {
+    pub(crate) from: &'a [[E; LANES]],
+    pub(crate) to: &'a mut [[T; LANES]],
+    pub(crate) ahead: usize,
+    /// The diagonal becomes what divides the momentum.
+    pub(crate) denominator: Option<Denominator>,
+}
+
+impl<T: Scalar, E: Element> Kernel<T> for Read<'_, T, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
+        let damping = self.denominator.map(|by| damping::<V>(isa, by));
+        for (from, to) in self.from.iter().zip(self.to) {
+            prefetch(from, self.ahead);
+            let x = E::load::<V>(isa, from);
+            match damping {
+                Some((roots, add)) => damp(x, roots, add).store(to),
+                None => x.store(to),
+            }
+        }
+    }
+}
+
+/// The state planes of a run take in the gradient, and are copied to the chunk,
+/// where the diagonal becomes what divides the momentum.
+pub(crate) struct Update<'a, 'p, T, E, const BAND: usize, const ADAM: bool> {
+    pub(crate) by: &'a TakeIn,
+    /// Momentum, diagonal, sub-diagonals, normalized RMSProp: their elements.
+    pub(crate) planes: &'a mut [&'p mut [u8]],
+    pub(crate) band: usize,
+    /// With stochastic rounding: each plane's random bits, and the index of the
+    /// run's first element.
+    pub(crate) noise: (&'a [Noise], usize),
+    /// The gradient, where that of the `k`-th neighbours starts at `k step`.
+    pub(crate) gradient: &'a [T],
+    pub(crate) step: usize,
+    /// Multiplies it.
+    pub(crate) scale: f64,
+    pub(crate) chunk: Chunk,
+    /// With normalized RMSProp: room for the normalized gradient, and for its
+    /// average square.
+    pub(crate) normalized: &'a mut [[T; LANES]],
+    pub(crate) rms: &'a mut [[T; LANES]],
+    /// Where chains end: how many coordinates follow.
+    pub(crate) reach: Option<&'a [[T; LANES]]>,
+    /// The squares of the reference.
+    pub(crate) sums: &'a mut [f64; LANES],
+    pub(crate) ahead: usize,
+    pub(crate) element: PhantomData<E>,
+}
+
+/// An update under way: what its loop needs, in registers as far as there are any.
+pub(crate) struct Updating<'r, V: Vector, E, const BAND: usize, const ADAM: bool> {
+    isa: V::Isa,
+    gradient: &'r [[V::Scalar; LANES]],
+    /// That of the `k`-th neighbours at `k - 1`.
+    neighbours: [&'r [[V::Scalar; LANES]]; BAND],
+    scale: V,
+    momentum: &'r mut [[E; LANES]],
+    diagonal: &'r mut [[E; LANES]],
+    bands: [&'r mut [[E; LANES]]; BAND],
+    /// The same planes of the chunk.
+    momentum_chunk: *mut [V::Scalar; LANES],
+    diagonal_chunk: *mut [V::Scalar; LANES],
+    band_chunks: [*mut [V::Scalar; LANES]; BAND],
+    by_momentum: [V; 2],
+    by: [V; 2],
+    least: V,
+    /// Added to the diagonal, or to its root.
+    add: V,
+    roots: bool,
+    /// Added to the root in Adam's direction.
+    eps: V,
+    zero: V,
+    sums: V::Sums,
+    /// NaN if anything is that was stored as it is.
+    sum: V,
+    noise: (&'r [Noise], usize),
+    ahead: usize,
+}
+
+impl<T: Scalar, E: Element, const BAND: usize, const ADAM: bool> Update<'_, '_, T, E, BAND, ADAM> {
+    pub(crate) fn vectors(&self) -> usize {
+        self.planes[0].len() / size_of::<[E; LANES]>()
+    }
+
+    /// The gradient of the `k`-th neighbours.
+    #[inline(always)]
+    fn neighbours(&self, k: usize) -> &[[T; LANES]] {
+        &self.gradient[k * self.step..].as_chunks().0[..self.vectors()]
+    }
+
+    /// Begins. The planes of the state are those of `state`, where the chunk has room
+    /// for so many vectors.
+    ///
+    /// # Safety
+    /// As long as this lives, they are there, and nobody uses them while
+    /// [`Updating::vector`] does.
+    #[inline(always)]
+    pub(crate) unsafe fn start<'r, V: Vector<Scalar = T>>(
+        &'r mut self,
+        isa: V::Isa,
+        state: *mut [T],
+        room: usize,
+    ) -> Updating<'r, V, E, BAND, ADAM> {
+        let (by, count) = (self.by, self.vectors());
+        let neighbours = |k: usize| &self.gradient[k * self.step..].as_chunks().0[..count];
+        let (roots, add) = damping::<V>(isa, by.denominator);
+        let eps = match by.reference {
+            Some(Reference::Adam { eps }) => eps,
+            _ => 0.0,
+        };
+        let [momentum, diagonal, others @ ..] = &mut *self.planes else {
+            unreachable!("every tensor has momentum and diagonal");
+        };
+        let mut others = others.iter_mut();
+        let bands = from_fn(|_| match others.next() {
+            Some(band) => &mut chunks_mut::<E>(band)[..count],
+            None => &mut [][..],
+        });
+        let chunk = |p: usize| self.chunk.start(state, p, count.min(room));
+        Updating {
+            isa,
+            gradient: neighbours(0),
+            neighbours: from_fn(|k| neighbours(k + 1)),
+            scale: V::number(isa, self.scale),
+            momentum: &mut chunks_mut::<E>(momentum)[..count],
+            diagonal: &mut chunks_mut::<E>(diagonal)[..count],
+            bands,
+            momentum_chunk: chunk(0),
+            diagonal_chunk: chunk(1),
+            band_chunks: from_fn(|k| chunk(2 + k)),
+            by_momentum: both(isa, by.momentum),
+            by: both(isa, by.statistics),
+            least: V::number(isa, E::LEAST_NORMAL),
+            add,
+            roots,
+            eps: V::number(isa, eps),
+            zero: V::number(isa, 0.0),
+            sums: V::load_sums(isa, self.sums),
+            sum: V::number(isa, 0.0),
+            noise: self.noise,
+            ahead: self.ahead,
+        }
+    }
+
+    /// Ends: the sums are written down. NaN is stored as the canonical one; it is
+    /// rare, and their sum tells whether there can be any.
+    #[inline(always)]
+    pub(crate) fn end<V: Vector<Scalar = T>>(&mut self, isa: V::Isa, sums: V::Sums, sum: V) {
+        if ADAM {
+            V::store_sums(sums, self.sums);
+        }
+        if V::any(sum.is_nan()) {
+            for plane in &mut *self.planes {
+                for plane in chunks_mut::<E>(plane) {
+                    let x = E::load::<V>(isa, plane).canonical(isa);
+                    E::store(x, isa, plane, None);
+                }
+            }
+        }
+    }
+}
+
+impl<V: Vector, E: Element, const BAND: usize, const ADAM: bool> Updating<'_, V, E, BAND, ADAM> {
+    /// From now on vectors are so many earlier in the chunk.
+    #[inline(always)]
+    pub(crate) fn advance(&mut self, count: usize) {
+        self.momentum_chunk = self.momentum_chunk.wrapping_sub(count);
+        self.diagonal_chunk = self.diagonal_chunk.wrapping_sub(count);
+        for plane in &mut self.band_chunks {
+            *plane = plane.wrapping_sub(count);
+        }
+    }
+
+    /// What is to be handed to [`Update::end`].
+    #[inline(always)]
+    pub(crate) fn totals(self) -> (V::Sums, V) {
+        (self.sums, self.sum)
+    }
+
+    /// Momentum, diagonal and the first `BAND` sub-diagonals of a vector.
+    #[inline(always)]
+    pub(crate) fn vector(&mut self, i: usize) {
+        let (isa, least) = (self.isa, self.least);
+        let [keep, weight] = self.by;
+        let (noise, index) = self.noise;
+        let noise = |p: usize| noise.get(p).map(|&noise| (noise, index + i * LANES));
+        let gradient = &self.gradient[i];
+        prefetch(gradient, self.ahead);
+        let g = V::load(isa, gradient) * self.scale;
+        let weighted = weight * g;
+
+        let plane = &mut self.momentum[i];
+        prefetch(plane, self.ahead);
+        let [m_keep, m_weight] = self.by_momentum;
+        let m = average::<V, E>(isa, plane, m_keep, m_weight, g, least, noise(0));
+        // SAFETY: each of the chunk's planes is as long as the momentum, which has
+        // an `i`-th vector; the rest is promised to `start`.
+        m.store(unsafe { &mut *self.momentum_chunk.add(i) });
+
+        let plane = &mut self.diagonal[i];
+        prefetch(plane, self.ahead);
+        let h = average::<V, E>(isa, plane, keep, weighted, g, least, noise(1));
+        let d = damp(h, self.roots, self.add);
+        // SAFETY: as above.
+        d.store(unsafe { &mut *self.diagonal_chunk.add(i) });
+        if !E::ROUNDS {
+            self.sum = self.sum + (m + h);
+        }
+
+        for k in 0..BAND {
+            let plane = &mut self.bands[k][i];
+            prefetch(plane, self.ahead);
+            let g = V::load(isa, &self.neighbours[k][i]) * self.scale;
+            let e = average::<V, E>(isa, plane, keep, weighted, g, least, noise(2 + k));
+            // SAFETY: as above.
+            e.store(unsafe { &mut *self.band_chunks[k].add(i) });
+            if !E::ROUNDS {
+                self.sum = self.sum + e;
+            }
+        }
+        if ADAM {
+            let root = h.sqrt() + self.eps;
+            m.quotient(root, self.zero).add_squares(&mut self.sums);
+        }
+    }
+}
+
+impl<T: Scalar, E: Element, const BAND: usize, const ADAM: bool> Kernel<T>
+    for (&mut Update<'_, '_, T, E, BAND, ADAM>, &mut [T])
+{
+    type Output = ();
+    const FOR_SPEED: bool = BAND > 0;
+
+    #[inline(always)]
+    fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
+        let (update, state) = self;
+        let (by, count) = (update.by, update.vectors());
+        // SAFETY: `state` is borrowed, and not used until all vectors are updated.
+        let mut updating = unsafe { update.start::<V>(isa, state, count) };
+        for i in 0..count {
+            updating.vector(i);
+        }
+        let (sums, mut sum) = updating.totals();
+
+        let scale = V::number(isa, update.scale);
+        let least = V::number(isa, E::LEAST_NORMAL);
+        let (noise, index) = update.noise;
+        let noise = |p: usize, i: usize| noise.get(p).map(|&noise| (noise, index + i * LANES));
+        // Further planes, one after the other: each is a loop that memory likes.
+        let [keep, weight] = both::<V>(isa, by.statistics);
+        for k in BAND + 1..=update.band {
+            let plane = &mut chunks_mut::<E>(update.planes[1 + k])[..count];
+            let neighbours = |k: usize| &update.gradient[k * update.step..].as_chunks().0[..count];
+            let (g0, gk) = (neighbours(0), neighbours(k));
+            let chunk = update.chunk.plane(state, 1 + k, count);
+            for i in 0..count {
+                let plane = &mut plane[i];
+                prefetch(plane, update.ahead);
+                let weighted = weight * (V::load(isa, &g0[i]) * scale);
+                let g = V::load(isa, &gk[i]) * scale;
+                let noise = noise(1 + k, i);
+                let e = average::<V, E>(isa, plane, keep, weighted, g, least, noise);
+                e.store(&mut chunk[i]);
+                if !E::ROUNDS {
+                    sum = sum + e;
+                }
+            }
+        }
+        if let Some(average) = by.rms {
+            let [keep, weight] = both::<V>(isa, average);
+            let normalize = V::number(isa, by.normalize);
+            let p = 2 + update.band;
+            for i in 0..count {
+                let plane = &mut chunks_mut::<E>(update.planes[p])[i];
+                let gradient = &update.gradient.as_chunks().0[i];
+                let q = V::load(isa, gradient) * scale * normalize;
+                let noise = noise(p, i);
+                let r = self::average::<V, E>(isa, plane, keep, weight * q, q, least, noise);
+                q.store(&mut update.normalized[i]);
+                r.store(&mut update.rms[i]);
+                if !E::ROUNDS {
+                    sum = sum + r;
+                }
+            }
+        }
+        if let Some(reach) = update.reach {
+            for k in 1..=update.band {
+                let plane = chunks_mut::<E>(update.planes[1 + k]);
+                let chunk = update.chunk.plane(state, 1 + k, count);
+                break_chains::<V, E>(isa, plane, chunk, reach, k);
+            }
+        }
+        update.end(isa, sums, sum);
+        match by.reference {
+            Some(Reference::Sgd) => {
+                let mut sums = V::load_sums(isa, update.sums);
+                for g in update.neighbours(0) {
+                    (V::load(isa, g) * scale).add_squares(&mut sums);
+                }
+                V::store_sums(sums, update.sums);
+            }
+            Some(Reference::Momentum) => {
+                add_squares::<V>(isa, update.chunk.plane(state, 0, count), update.sums);
+            }
+            Some(Reference::NormalizedRmsprop { eps }) => {
+                let (zero, eps) = (V::number(isa, 0.0), V::number(isa, eps));
+                let mut sums = V::load_sums(isa, update.sums);
+                for (q, r) in update.normalized[..count].iter().zip(&*update.rms) {
+                    let root = V::load(isa, r).sqrt() + eps;
+                    V::load(isa, q).quotient(root, zero).add_squares(&mut sums);
+                }
+                V::store_sums(sums, update.sums);
+            }
+            Some(Reference::Adam { .. }) | None => {}
+        }
+    }
+}
+
+/// Keep and weight, in every lane.
+#[inline(always)]
+fn both<V: Vector>(isa: V::Isa, by: Average) -> [V; 2] {
+    [V::number(isa, by.keep), V::number(isa, by.weight)]
+}
+
+/// `x <- keep x + a b`, in a plane.
+#[inline(always)]
+fn average<V: Vector, E: Element>(
+    isa: V::Isa,
+    plane: &mut [E; LANES],
+    keep: V,
+    a: V,
+    b: V,
+    least: V,
+    noise: Option<(Noise, usize)>,
+) -> V {
+    let new = a.mul_add(b, keep * E::load::<V>(isa, plane));
+    E::store(new.flush(least), isa, plane, noise)
+}
+
+/// Whether the diagonal's root is taken, and what is added to it.
+#[inline(always)]
+fn damping<V: Vector>(isa: V::Isa, denominator: Denominator) -> (bool, V) {
+    match denominator {
+        Denominator::Damped(add) => (false, V::number(isa, add)),
+        Denominator::Adam(add) => (true, V::number(isa, add)),
+    }
+}
+
+/// What divides the momentum where there are no edges.
+#[inline(always)]
+fn damp<V: Vector>(diagonal: V, roots: bool, add: V) -> V {
+    (if roots { diagonal.sqrt() } else { diagonal }) + add
+}
+
+/// Entries that would lead beyond the end of a chain become zero: those of
+/// coordinates that are followed by fewer than `needed`.
+#[inline(always)]
+fn break_chains<V: Vector, E: Element>(
+    isa: V::Isa,
+    plane: &mut [[E; LANES]],
+    chunk: &mut [[V::Scalar; LANES]],
+    reach: &[[V::Scalar; LANES]],
+    needed: usize,
+) {
+    let needed = V::number(isa, needed as f64);
+    for ((plane, chunk), reach) in plane.iter_mut().zip(chunk).zip(reach) {
+        let goes_on = V::load(isa, reach).not_lt(needed);
+        let x = V::load(isa, chunk).only(goes_on);
+        x.store(chunk);
+        E::store(x, isa, plane, None);
+    }
+}

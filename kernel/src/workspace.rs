@@ -1,0 +1,356 @@
+//! The memory in which one thread works: the chunk at hand, and as much of its
+//! neighbourhood as directions need.
+//!
+//! Coordinates come in the order of memory, [`CHUNK`] or fewer at a time. Their
+//! state is copied here (converted and damped), where it stays in the nearest
+//! cache. The direction of a coordinate needs its chain neighbours on both
+//! sides, so directions lag behind:
+//!
+//! ```text
+//! chains along memory        | history | chunk ............ |     at hand: LAG positions
+//!                            | at hand ............ |             before the chunk
+//! chains across memory       ring buffer of band + 1 lines:      at hand: the oldest line,
+//!                            the chunk goes to the newest         the same columns
+//! ```
+//!
+//! Coordinates that do not exist (before the first of a chain, after the last,
+//! behind a line) are padded with unit diagonal and no edges, which changes no
+//! bit of their neighbours.
+
+use super::simd::{Scalar, LANES};
+use crate::MAX_BAND;
+
+/// The most coordinates of a chunk.
+pub const CHUNK: usize = 1024;
+
+/// How far directions lag behind where chains run along memory. A whole vector,
+/// so that vectors of directions start where vectors of state do.
+pub const LAG: usize = LANES;
+const _: () = assert!(LAG >= MAX_BAND && CHUNK.is_multiple_of(LANES));
+
+/// A cache line; gives the memory its alignment.
+#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// How a tensor's coordinates are laid out in a workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Sub-diagonals in use.
+    pub band: usize,
+    /// Positions of a line where chains run across memory: a multiple of
+    /// [`LANES`]. `None` where they run along it.
+    pub line: Option<usize>,
+}
+
+impl Shape {
+    /// Positions by which directions lag behind, within a line.
+    pub fn lag(&self) -> usize {
+        match self.line {
+            None if self.band > 0 => LAG,
+            _ => 0,
+        }
+    }
+
+    /// Elements from one line to the next: not a multiple of the distance at
+    /// which lines would drive each other out of the cache.
+    fn pitch(&self) -> usize {
+        match self.line {
+            None => LAG + CHUNK + 2 * LANES,
+            Some(line) => line + 3 * LANES,
+        }
+    }
+
+    /// Elements of a plane of the neighbourhood.
+    fn plane(&self) -> usize {
+        match self.line {
+            None => self.pitch(),
+            Some(_) => (self.band + 1) * self.pitch(),
+        }
+    }
+
+    /// Elements of the planes of the neighbourhood: momentum, diagonal and
+    /// sub-diagonals; `D L^T m` and the `psi`.
+    fn planes(&self) -> (usize, usize) {
+        let plane = self.plane();
+        ((2 + self.band) * plane, (1 + self.band) * plane)
+    }
+
+    /// Elements of the gradient, which is that of the chunk and its neighbours.
+    fn gradient(&self) -> usize {
+        match self.line {
+            None => ARRAY,
+            Some(_) => (self.band + 1) * ARRAY,
+        }
+    }
+
+    fn elements(&self) -> usize {
+        let (state, solved) = self.planes();
+        ARRAYS * ARRAY + state + solved + self.gradient()
+    }
+}
+
+/// Arrays of a chunk alone, and elements of each: two of how many coordinates
+/// follow in a chain, one for directions, two for normalized RMSProp.
+const ARRAYS: usize = 5;
+const ARRAY: usize = LAG + CHUNK + 2 * LANES;
+
+/// The memory of one thread.
+pub struct Workspace {
+    memory: Box<[Line]>,
+    shape: Shape,
+    /// Elements of a plane, of all planes of the state, and of all of what is
+    /// solved.
+    plane: usize,
+    planes: (usize, usize),
+    at: At,
+}
+
+/// Where the chunk and its neighbours are in the planes of the neighbourhood.
+#[derive(Default)]
+pub(crate) struct At {
+    /// The new coordinates.
+    pub(crate) new: usize,
+    /// The coordinates before them in their chains.
+    pub(crate) previous: usize,
+    /// Of the coordinates at hand, the `k`-th neighbours that follow.
+    pub(crate) after: [usize; MAX_BAND + 1],
+    /// And those before, in the planes of what is solved.
+    pub(crate) before: [usize; MAX_BAND + 1],
+    /// Between the gradients of the `k`-th and the next neighbours.
+    pub(crate) gradient_step: usize,
+}
+
+/// The arrays of a workspace.
+pub(crate) struct Arrays<'a, T> {
+    /// Planes of momentum, diagonal, and each sub-diagonal.
+    pub(crate) state: &'a mut [T],
+    pub(crate) new: New<'a, T>,
+    pub(crate) at_hand: AtHand<'a, T>,
+}
+
+/// Those for the new coordinates.
+pub(crate) struct New<'a, T> {
+    /// Elements of a plane.
+    pub(crate) plane: usize,
+    pub(crate) at: &'a At,
+    /// The scaled gradient.
+    pub(crate) gradient: &'a mut [T],
+    /// How many coordinates of their chain follow, where chains end.
+    pub(crate) reach: &'a mut [T; ARRAY],
+    /// The normalized gradient of normalized RMSProp, and its average square.
+    pub(crate) normalized: &'a mut [T; ARRAY],
+    pub(crate) rms: &'a mut [T; ARRAY],
+}
+
+/// Those for the coordinates at hand.
+pub(crate) struct AtHand<'a, T> {
+    /// Elements of a plane.
+    pub(crate) plane: usize,
+    pub(crate) at: &'a At,
+    /// Planes of `D L^T m`, and of each `psi`.
+    pub(crate) solved: &'a mut [T],
+    /// How many coordinates of their chain follow, where chains end.
+    pub(crate) reach: &'a mut [T; ARRAY],
+    pub(crate) direction: &'a mut [T; ARRAY],
+    /// Directions lag behind in the chunk.
+    pub(crate) lags: bool,
+}
+
+/// Which coordinates of a chunk are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coordinates {
+    /// Those whose state has come.
+    New,
+    /// Those whose directions are computed.
+    AtHand,
+}
+
+impl Workspace {
+    /// Room for tensors of any of these shapes.
+    ///
+    /// # Errors
+    /// The number of bytes, if they are not to be had.
+    pub fn new(shapes: impl Iterator<Item = Shape>) -> Result<Self, usize> {
+        // Of either arithmetic.
+        let bytes = shapes.map(|s| s.elements() * size_of::<f64>()).max();
+        let lines = bytes.unwrap_or(0).div_ceil(size_of::<Line>());
+        let memory = bytemuck::allocation::try_zeroed_slice_box(lines);
+        Ok(Workspace {
+            memory: memory.map_err(|()| lines * size_of::<Line>())?,
+            shape: Shape {
+                band: 0,
+                line: None,
+            },
+            plane: 0,
+            planes: (0, 0),
+            at: At::default(),
+        })
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.memory)
+    }
+
+    /// The shape of the tensor at hand.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Starts at a place of a tensor whose shape is one that the workspace was
+    /// made for. No coordinate is before it, until some have come.
+    pub(crate) fn begin<T: Scalar>(&mut self, shape: Shape) {
+        assert!(shape.elements() * size_of::<T>() <= self.bytes());
+        self.shape = shape;
+        (self.plane, self.planes) = (shape.plane(), shape.planes());
+        if shape.line.is_none() {
+            let plane = self.plane;
+            for plane in self.arrays::<T>().at_hand.solved.chunks_exact_mut(plane) {
+                plane[..LAG].fill(T::ZERO);
+            }
+        }
+    }
+
+    /// The next chunk where chains run along memory. The first has the
+    /// coordinates that directions lag behind as well.
+    pub fn along(&mut self, first: bool) {
+        self.at.new = if first { 0 } else { self.shape.lag() };
+        self.at.previous = self.at.new.saturating_sub(1);
+        for k in 0..=self.shape.band {
+            self.at.after[k] = k;
+            self.at.before[k] = LAG - k;
+        }
+        self.at.gradient_step = 1;
+    }
+
+    /// The next chunk where chains run across memory: that at a column of a row,
+    /// which may be before the first.
+    pub fn across(&mut self, row: isize, col: usize) {
+        let (band, pitch) = (self.shape.band, self.shape.pitch());
+        let lines = band + 1;
+        // The row itself, and in the next line of the ring buffer the oldest one.
+        let newest = row.rem_euclid(lines as isize) as usize;
+        let line = |further: usize| {
+            let line = newest + further;
+            (if line < lines { line } else { line - lines }) * pitch + col
+        };
+        self.at.new = line(0);
+        self.at.previous = line(band);
+        for k in 0..=band {
+            self.at.after[k] = line((1 + k) % lines);
+            self.at.before[k] = line((1 + lines - k) % lines);
+        }
+        self.at.gradient_step = ARRAY;
+    }
+
+    /// So many coordinates at hand are done; the last of the new ones become
+    /// the history.
+    pub(crate) fn advance<T: Scalar>(&mut self, count: usize) {
+        if self.shape.lag() == 0 {
+            return;
+        }
+        let plane = self.plane;
+        let arrays = self.arrays::<T>();
+        for planes in [arrays.state, arrays.at_hand.solved] {
+            for plane in planes.chunks_exact_mut(plane) {
+                if let Some(&last) = plane[count..].first_chunk::<LAG>() {
+                    plane[..LAG].copy_from_slice(&last);
+                }
+            }
+        }
+    }
+
+    /// Makes `count` new coordinates, from the `from`-th on, ones that do not
+    /// exist.
+    pub(crate) fn pad<T: Scalar>(&mut self, from: usize, count: usize) {
+        let (plane, from) = (self.plane, self.at.new + from);
+        let planes = self.arrays::<T>().state.chunks_exact_mut(plane);
+        for (i, plane) in planes.enumerate() {
+            let fill = if i == 1 { T::ONE } else { T::ZERO };
+            plane[from..from + count].fill(fill);
+        }
+    }
+
+    /// Makes the gradient of neighbours that do not exist zero.
+    pub(crate) fn pad_gradient<T: Scalar>(
+        &mut self,
+        (neighbour, from): (usize, usize),
+        count: usize,
+    ) {
+        let from = neighbour * self.at.gradient_step + from;
+        let gradient = self.arrays::<T>().new.gradient;
+        gradient[from..from + count].fill(T::ZERO);
+    }
+
+    /// Says of `count` coordinates, from the `from`-th on, how many of their
+    /// chain follow: `rest` after the last of them, and `step` more after each
+    /// before it.
+    pub(crate) fn set_reach<T: Scalar>(
+        &mut self,
+        which: Coordinates,
+        (from, count): (usize, usize),
+        rest: usize,
+        step: usize,
+    ) {
+        let arrays = self.arrays::<T>();
+        let reach = match which {
+            Coordinates::New => arrays.new.reach,
+            Coordinates::AtHand => arrays.at_hand.reach,
+        };
+        let reach = &mut reach[from..from + count];
+        // Beyond the widest band it does not matter how many they are.
+        let varied = if step == 0 { 0 } else { count.min(MAX_BAND) };
+        let (same, varied) = reach.split_at_mut(count - varied);
+        let first = rest + step * varied.len();
+        same.fill(T::from_f64(first.min(MAX_BAND) as f64));
+        for (i, x) in varied.iter_mut().rev().enumerate() {
+            *x = T::from_f64((rest + i * step).min(MAX_BAND) as f64);
+        }
+    }
+
+    /// `H_jj + |H_j+1,j|` of the `i`-th new coordinate.
+    pub(crate) fn l1_of_first<T: Scalar>(&mut self, i: usize) -> f64 {
+        let (plane, at) = (self.plane, self.at.new + i);
+        let state = self.arrays::<T>().state;
+        let diagonal = state[plane + at].to_f64();
+        match state.get(2 * plane + at) {
+            // Rounded as the vector kernel rounds it.
+            Some(entry) => T::from_f64(diagonal + entry.to_f64().abs()).to_f64(),
+            None => diagonal,
+        }
+    }
+
+    /// All arrays.
+    #[inline]
+    pub(crate) fn arrays<T: Scalar>(&mut self) -> Arrays<'_, T> {
+        let all: &mut [T] = bytemuck::cast_slice_mut(&mut self.memory);
+        let (scratch, all) = all.split_at_mut(ARRAYS * ARRAY);
+        let (state, all) = all.split_at_mut(self.planes.0);
+        let (solved, gradient) = all.split_at_mut(self.planes.1);
+        let [new, at_hand, direction, normalized, rms] = scratch.as_chunks_mut().0 else {
+            unreachable!("so many arrays were split off");
+        };
+        let (plane, at) = (self.plane, &self.at);
+        let lags = self.shape.lag() > 0;
+        Arrays {
+            state,
+            new: New {
+                plane,
+                at,
+                gradient,
+                reach: new,
+                normalized,
+                rms,
+            },
+            at_hand: AtHand {
+                plane,
+                at,
+                solved,
+                reach: at_hand,
+                direction,
+                lags,
+            },
+        }
+    }
+}
