@@ -14,7 +14,7 @@
 //! q       = g / |g|,  r <- beta2 r + (1 - beta2) q^2           rms
 //! m^      = m / (1 - beta1^t)                                  if corrected
 //! H^      = H / (1 - beta2^t) + damping I                      average, if corrected
-//! u       = X m^,  then  u <- u |a| / |u|                      see `graft_length`
+//! u       = X m^,  then  u <- u |a| / |u|                      see `graft_norm`
 //! p      <- p - lr lr_scale (u + weight_decay p)
 //! ```
 //!
@@ -125,7 +125,7 @@ impl Oracle {
             Statistics::MovingAverage => (beta2, 1.0 - beta2),
             Statistics::WeightedSum => (1.0, weight),
         };
-        let norm = length(g);
+        let norm_of_g = norm(g);
         let tensor = &mut self.tensors[i];
         let band = tensor.spec.update.band(&self.options);
         for (m, g) in tensor.planes[0].iter_mut().zip(g) {
@@ -142,7 +142,7 @@ impl Oracle {
         }
         if let Some(rms) = tensor.planes.get_mut(2 + band) {
             for (r, g) in rms.iter_mut().zip(g) {
-                *r = beta2 * *r + (1.0 - beta2) * divide(*g, norm).powi(2);
+                *r = beta2 * *r + (1.0 - beta2) * divide(*g, norm_of_g).powi(2);
             }
         }
     }
@@ -176,15 +176,15 @@ impl Oracle {
             return self.adam(&m, &tensor.planes[1], self.correction2());
         }
         let u = self.preconditioner(i).apply(&tensor.chains, &m);
-        let Some(target) = self.graft_length(i, &m, g) else {
+        let Some(target) = self.graft_norm(i, &m, g) else {
             return u;
         };
-        let scale = divide(target, length(&u));
+        let scale = divide(target, norm(&u));
         u.iter().map(|u| u * scale).collect()
     }
 
-    /// `|a|`: the length that the direction of tensor `i` takes.
-    fn graft_length(&self, i: usize, m: &[f64], g: &[f64]) -> Option<f64> {
+    /// `|a|`: the norm that the direction of tensor `i` takes.
+    fn graft_norm(&self, i: usize, m: &[f64], g: &[f64]) -> Option<f64> {
         let planes = &self.tensors[i].planes;
         let correction = match self.options.graft_bias_correction {
             true => self.correction2(),
@@ -192,13 +192,13 @@ impl Oracle {
         };
         Some(match self.options.graft {
             Graft::None => return None,
-            Graft::Sgd => length(g),
-            Graft::Momentum => length(m),
-            Graft::Adam => length(&self.adam(m, &planes[1], correction)),
+            Graft::Sgd => norm(g),
+            Graft::Momentum => norm(m),
+            Graft::Adam => norm(&self.adam(m, &planes[1], correction)),
             Graft::NormalizedRmsprop => {
-                let norm = length(g);
-                let q: Vec<f64> = g.iter().map(|g| divide(*g, norm)).collect();
-                length(&self.adam(&q, &planes[2 + self.options.band], 1.0))
+                let norm_of_g = norm(g);
+                let q: Vec<f64> = g.iter().map(|g| divide(*g, norm_of_g)).collect();
+                norm(&self.adam(&q, &planes[2 + self.options.band], 1.0))
             }
         })
     }
@@ -244,7 +244,7 @@ fn largest_row(h: &[Vec<f64>], chains: &[Vec<usize>]) -> f64 {
     largest
 }
 
-fn length(x: &[f64]) -> f64 {
+fn norm(x: &[f64]) -> f64 {
     x.iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 

@@ -54,7 +54,7 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// The buffers of one tensor for the length of a step.
+/// The buffers of one tensor for the time of a step.
 pub(crate) struct Lent<'a> {
     gradient: Elements<'a>,
     planes: [Option<Shared<'a>>; MAX_PLANES],
@@ -83,8 +83,8 @@ pub(crate) struct Buffers<'a, 'b> {
     pub master: bool,
     /// Where directions are kept between two sweeps, if they are.
     pub kept: Option<&'a mut [u8]>,
-    /// For each plane, and then the target, where its roundings are left to
-    /// chance.
+    /// With stochastic rounding: the random bits of each plane, and then of the
+    /// target.
     pub noise: &'a [Noise],
 }
 

@@ -41,11 +41,11 @@ impl<'a> Factors<'a> {
         self.options.gamma
     }
 
-    /// How a tensor's state takes in a gradient of this length, once scaled.
+    /// How a tensor's state takes in a gradient of this norm, once scaled.
     pub(super) fn take_in(
         &self,
         graft: Graft,
-        gradient_length: f64,
+        gradient_norm: f64,
         denominator: Denominator,
     ) -> TakeIn {
         let average = |beta| Average {
@@ -63,8 +63,8 @@ impl<'a> Factors<'a> {
                 },
             },
             rms: rms.then(|| average(self.options.beta2)),
-            normalize: if gradient_length > 0.0 {
-                1.0 / gradient_length
+            normalize: if gradient_norm > 0.0 {
+                1.0 / gradient_norm
             } else {
                 0.0
             },
@@ -73,7 +73,7 @@ impl<'a> Factors<'a> {
         }
     }
 
-    /// The vector that a direction takes its length from.
+    /// The vector that a direction takes its norm from.
     fn reference(&self, graft: Graft) -> Option<Reference> {
         let eps = self.options.graft_eps;
         match graft {
@@ -87,7 +87,7 @@ impl<'a> Factors<'a> {
         }
     }
 
-    /// What corrects the diagonal in the vector that gives the length.
+    /// What corrects the diagonal in the vector that gives the norm.
     fn graft_correction(&self) -> f64 {
         if self.options.graft_bias_correction {
             self.statistics_correction

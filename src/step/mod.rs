@@ -5,10 +5,10 @@
 //! one:
 //!
 //! ```text
-//! gradient lengths   non-finite check, normalized RMSProp
+//! gradient norms     non-finite check, normalized RMSProp
 //! statistics         momentum, diagonal, sub-diagonals
 //! largest l1         relative damping
-//! lengths            |u| and |a|: grafting
+//! norms              |u| and |a|: grafting
 //! apply              p <- p - lr (u |a| / |u| + weight_decay p)
 //! ```
 //!

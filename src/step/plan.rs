@@ -60,7 +60,7 @@ pub struct Plan {
     directions: Vec<Option<AlignedBytes>>,
     tiles: Tiles,
     isa: Isa,
-    /// The random bits of tensors that are rounded by chance, in this step.
+    /// The random bits of tensors that are rounded stochastically, in this step.
     noise: Vec<Vec<Noise>>,
     pub(super) gradient_norm: Option<f64>,
     pool: Pool,
@@ -165,7 +165,7 @@ impl Plan {
         work + kept.sum::<usize>() + self.sums.bytes()
     }
 
-    /// The length of all gradients of the last step together, after
+    /// The norm of all gradients of the last step together, after
     /// [`StepOptions::grad_scale`] and before clipping; `None` where that step
     /// had no reason to look.
     pub fn gradient_norm(&self) -> Option<f64> {

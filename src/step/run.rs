@@ -79,7 +79,7 @@ impl<'a> Run<'a> {
             progress.next = Next::Apply;
             if self.tensors.iter().any(Tensor::grafted) {
                 let jobs = self.jobs(progress);
-                self.lengths(&jobs, progress);
+                self.norms(&jobs, progress);
                 self.jobs = jobs;
                 return Ok(Some(Stage::Norms));
             }
@@ -128,7 +128,7 @@ impl<'a> Run<'a> {
         self.defers = self.tensors.iter().any(waits);
     }
 
-    /// The squares of the reference's length, of each tensor: known once its
+    /// The squares of the reference's norm, of each tensor: known once its
     /// statistics are.
     pub(super) fn references(&self) -> Vec<f64> {
         let tensors = self.tensors.iter().zip(&self.lent);
@@ -187,7 +187,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Whether the step begins with the lengths of gradients.
+    /// Whether the step begins with the norms of gradients.
     fn looks_at_gradients(&self) -> bool {
         self.refuses() || self.options.graft == Graft::NormalizedRmsprop
     }
@@ -276,7 +276,7 @@ impl<'a> Run<'a> {
             progress,
             |_| true,
             |known, [squares, _]| {
-                known.gradient_length = squares.sqrt() * clip;
+                known.gradient_norm = squares.sqrt() * clip;
             },
         );
         Ok(())
@@ -318,7 +318,7 @@ impl<'a> Run<'a> {
         self.give(progress, |t| t.relative, |t| [fold(t), 0.0]);
     }
 
-    fn lengths(&mut self, jobs: &[Job<'_>], progress: &mut Progress) {
+    fn norms(&mut self, jobs: &[Job<'_>], progress: &mut Progress) {
         self.left(Directions::Measured, jobs);
         let sums = self.sums;
         let fold = |t: &Tensor, slot| sums.fold(t.blocks.clone(), slot, |a, b| a + b);

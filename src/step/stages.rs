@@ -26,7 +26,7 @@ pub enum Stage {
     /// relative damping; and 0. Reduced by taking the largest. State has been
     /// updated.
     LargestL1,
-    /// The sum of squares of the direction, and that of the vector whose length
+    /// The sum of squares of the direction, and that of the vector whose norm
     /// it takes. Reduced by adding.
     Norms,
 }
@@ -44,9 +44,9 @@ pub(super) enum Next {
 /// What is known of a tensor so far.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known {
-    pub(super) gradient_length: f64,
+    pub(super) gradient_norm: f64,
     pub(super) l1: f64,
-    /// The length that the direction takes, over its own.
+    /// The norm that the direction takes, over its own.
     pub(super) ratio: f64,
 }
 
@@ -58,14 +58,14 @@ pub(crate) struct Progress {
     pub(super) known: Vec<Known>,
     /// Multiplies every gradient.
     pub(super) scale: f64,
-    /// The length of all gradients, where it was computed.
+    /// The norm of all gradients, where it was computed.
     pub(crate) gradient_norm: Option<f64>,
 }
 
 impl Progress {
     pub(super) fn new(tensors: usize, scale: f64, lists: &mut Lists) -> Result<Self> {
         let known = Known {
-            gradient_length: 0.0,
+            gradient_norm: 0.0,
             l1: 0.0,
             ratio: 1.0,
         };
@@ -229,13 +229,13 @@ impl<'a> Stages<'a> {
         self.run.advance(&mut self.progress)
     }
 
-    /// The length of all gradients together, before clipping; `None` where the
+    /// The norm of all gradients together, before clipping; `None` where the
     /// step has no reason to look, or has not looked yet.
     pub fn gradient_norm(&self) -> Option<f64> {
         self.progress.gradient_norm
     }
 
-    /// The squares of the length that each tensor's direction takes, of this
+    /// The squares of the norm that each tensor's direction takes, of this
     /// part alone: known from the stage after the statistics on.
     pub(crate) fn references(&self) -> Vec<f64> {
         self.run.references()

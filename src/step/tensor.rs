@@ -91,7 +91,7 @@ impl Tensor {
             scale,
             take_in: factors.take_in(
                 self.graft,
-                known.gradient_length,
+                known.gradient_norm,
                 factors.denominator(self.spec.update, factors.damping(known.l1)),
             ),
             gamma: factors.gamma(),

@@ -1,0 +1,298 @@
+//! The kernels, as the rest of the library calls them: each finds the loop for the
+//! types of the buffers.
+
+use arrayvec::ArrayVec;
+use bytemuck::Zeroable;
+
+use crate::apply::{Deliver, Write};
+use crate::directions::{is_single, update};
+use crate::element::{with_element, with_state, Element};
+use crate::norms::{GradientSquares, LargestL1};
+use crate::runs::{later, padded, padded_mut};
+use crate::simd::{Kernel, Scalar, LANES};
+use crate::update::{Read, Scale};
+use crate::workspace::Arrays;
+use crate::{
+    Apply, Coordinates, Denominator, Dtype, Intake, Isa, PlaneRuns, Shape, Squares, TargetRun,
+    Workspace, MAX_PLANES,
+};
+
+/// The kernels of an instruction set for one type of arithmetic, float32 or
+/// float64.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernels {
+    isa: Isa,
+    pub(crate) arithmetic: Dtype,
+}
+
+/// Does something in the type of the arithmetic.
+macro_rules! in_arithmetic {
+    ($self:ident, $T:ident => $body:expr) => {
+        match $self.arithmetic {
+            Dtype::F64 => {
+                type $T = f64;
+                $body
+            }
+            _ => {
+                type $T = f32;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use in_arithmetic;
+
+impl Kernels {
+    /// Kernels that compute in float64 if `arithmetic` is that, or in float32.
+    pub fn new(isa: Isa, arithmetic: Dtype) -> Self {
+        Kernels { isa, arithmetic }
+    }
+
+    /// The type that is computed in.
+    pub fn arithmetic(&self) -> Dtype {
+        self.arithmetic
+    }
+
+    pub(crate) fn call<T: Scalar, K: Kernel<T>>(&self, kernel: K) -> K::Output {
+        self.isa.run(kernel)
+    }
+
+    /// Starts in a tensor of this shape.
+    pub fn begin(&self, work: &mut Workspace, shape: Shape) {
+        in_arithmetic!(self, T => work.begin::<T>(shape))
+    }
+
+    /// Ends a chunk of which so many directions were at hand.
+    pub fn advance(&self, work: &mut Workspace, count: usize) {
+        in_arithmetic!(self, T => work.advance::<T>(count))
+    }
+
+    /// Makes `count` new coordinates, from the `from`-th on, ones that do not
+    /// exist.
+    pub fn pad(&self, work: &mut Workspace, from: usize, count: usize) {
+        in_arithmetic!(self, T => work.pad::<T>(from, count))
+    }
+
+    /// Makes the gradient of `count` neighbours that do not exist zero (see
+    /// [`Kernels::gradient`]).
+    pub fn pad_gradient(&self, work: &mut Workspace, at: (usize, usize), count: usize) {
+        in_arithmetic!(self, T => work.pad_gradient::<T>(at, count))
+    }
+
+    /// Says of `count` coordinates how many of their chain follow: `rest` after
+    /// the last of them, and `step` more after each before it.
+    pub fn set_reach(
+        &self,
+        work: &mut Workspace,
+        which: Coordinates,
+        (from, count): (usize, usize),
+        rest: usize,
+        step: usize,
+    ) {
+        in_arithmetic!(self, T => work.set_reach::<T>(which, (from, count), rest, step))
+    }
+
+    /// Copies `scale * gradient` of a run: of the `neighbour`-th neighbours, from the
+    /// `from`-th coordinate on.
+    pub fn gradient(
+        &self,
+        work: &mut Workspace,
+        (neighbour, from): (usize, usize),
+        run: &[u8],
+        dtype: Dtype,
+        scale: f64,
+    ) {
+        in_arithmetic!(self, T => {
+            let arrays = work.arrays::<T>();
+            let to = &mut arrays.new.gradient[neighbour * arrays.new.at.gradient_step + from..];
+            let to = to.as_chunks_mut().0;
+            with_element!(dtype, E => padded::<E>(run, |first, from| {
+                let to = &mut to[first..];
+                self.call(Scale { from, to, scale });
+            }))
+        })
+    }
+
+    /// A run of a state plane comes into the chunk as it is, from the `from`-th new
+    /// coordinate on. With a denominator, which is for the diagonal, it becomes
+    /// what divides the momentum.
+    pub fn read(
+        &self,
+        work: &mut Workspace,
+        (plane, from): (usize, usize),
+        run: &[u8],
+        dtype: Dtype,
+        denominator: Option<Denominator>,
+        ahead: usize,
+    ) {
+        in_arithmetic!(self, T => {
+            let arrays = work.arrays::<T>();
+            let to = &mut arrays.state[plane * arrays.new.plane + arrays.new.at.new + from..];
+            let to = to.as_chunks_mut().0;
+            with_state!(T, dtype, E => padded::<E>(run, |first, from| {
+                let to = &mut to[first..];
+                self.call(Read { from, to, ahead, denominator });
+            }))
+        })
+    }
+
+    /// The state of a run takes in the gradient, and comes into the chunk; the
+    /// diagonal there becomes what divides the momentum.
+    pub fn update(&self, work: &mut Workspace, mut intake: Intake<'_>) {
+        in_arithmetic!(self, T => with_state!(T, intake.state.dtype, E => {
+            let planes = &mut intake.state.planes;
+            let len = planes[0].len();
+            if len.is_multiple_of(size_of::<[E; LANES]>()) {
+                return self.update_whole::<T, E>(work, &mut intake);
+            }
+            // A part of a vector is padded with zeros in a copy.
+            let mut vectors = [[E::zeroed(); LANES]; MAX_PLANES];
+            let mut padded = ArrayVec::new();
+            for (vector, plane) in vectors.iter_mut().zip(&*planes) {
+                let vector = bytemuck::bytes_of_mut(vector);
+                vector[..len].copy_from_slice(plane);
+                padded.push(vector);
+            }
+            let state = PlaneRuns { planes: padded, ..intake.state };
+            self.update_whole::<T, E>(work, &mut Intake { state, ..intake });
+            for (vector, plane) in vectors.iter().zip(planes) {
+                plane.copy_from_slice(&bytemuck::bytes_of(vector)[..len]);
+            }
+        }))
+    }
+
+    fn update_whole<T: Scalar, E: Element>(&self, work: &mut Workspace, intake: &mut Intake<'_>) {
+        let band = work.shape().band;
+        let Arrays { state, new, .. } = work.arrays::<T>();
+        macro_rules! update {
+            ($BAND:literal, $ADAM:literal) => {{
+                let update = &mut update::<T, E, $BAND, $ADAM>(new, band, intake);
+                self.call((update, state))
+            }};
+        }
+        let is_adam = intake.by.is_adam();
+        if const { is_single::<T>() } && self.is_fast() && band > 0 {
+            match is_adam {
+                true => update!(1, true),
+                false => update!(1, false),
+            }
+        } else {
+            match is_adam {
+                true => update!(0, true),
+                false => update!(0, false),
+            }
+        }
+    }
+
+    /// Whether anybody looks for speed: for float32, where there are instructions
+    /// for it.
+    pub(crate) fn is_fast(&self) -> bool {
+        self.arithmetic != Dtype::F64 && self.isa.is_fast()
+    }
+
+    /// Directions that were kept reach their target.
+    pub fn deliver_kept(&self, kept: &[u8], target: TargetRun<'_>, apply: Apply) {
+        in_arithmetic!(self, T => {
+            let direction = bytemuck::cast_slice::<u8, T>(kept).as_chunks().0;
+            self.deliver::<T>(direction, target, apply)
+        })
+    }
+
+    pub(crate) fn deliver<T: Scalar>(
+        &self,
+        direction: &[[T; LANES]],
+        target: TargetRun<'_>,
+        apply: Apply,
+    ) {
+        let TargetRun {
+            to,
+            dtype,
+            master,
+            noise,
+            ahead,
+        } = target;
+        match (apply, master) {
+            (Apply::Write { scale }, _) => with_element!(dtype, E => {
+                padded_mut::<E>(to, |first, to| {
+                    let (from, noise) = (&direction[first..], later(noise, first));
+                    self.call::<T, _>(Write { from, to, scale, noise });
+                })
+            }),
+            (Apply::Update { rate, decay }, None) => with_element!(dtype, E => {
+                padded_mut::<E>(to, |first, params| {
+                    let (direction, noise) = (&direction[first..], later(noise, first));
+                    self.call(Deliver { direction, params, rate, decay, noise, ahead });
+                })
+            }),
+            // The master is the parameter; what is in few bits is its copy.
+            (Apply::Update { rate, decay }, Some(master)) => {
+                padded_mut::<f32>(master, |first, params| {
+                    let (direction, noise) = (&direction[first..], None);
+                    self.call(Deliver {
+                        direction,
+                        params,
+                        rate,
+                        decay,
+                        noise,
+                        ahead,
+                    });
+                });
+                let (scale, noise) = (1.0, None);
+                with_element!(dtype, E => padded_mut::<E>(to, |first, to| {
+                    padded::<f32>(&master[first * LANES * size_of::<f32>()..], |later, from| {
+                        let to = &mut to[later..];
+                        self.call::<T, _>(Write { from, to, scale, noise });
+                    });
+                }))
+            }
+        }
+    }
+
+    /// The sum of squares of `scale * gradient` over a run; NaN if one of them
+    /// is not finite.
+    pub fn gradient_squares(&self, run: &[u8], dtype: Dtype, scale: f64) -> f64 {
+        let mut squares = Squares::default();
+        let mut finite = true;
+        in_arithmetic!(self, T => with_element!(dtype, E => {
+            padded::<E>(run, |_, gradient| {
+                let sums = &mut squares.0;
+                finite &= self.call::<T, _>(GradientSquares { gradient, scale, sums });
+            });
+        }));
+        if finite {
+            squares.total()
+        } else {
+            f64::NAN
+        }
+    }
+
+    /// The largest `H_jj + |H_j,j-1|` of `count` new coordinates, which are not
+    /// damped: the l1 norm of a row's lower part, as the authors' JAX code takes
+    /// it for relative damping.
+    pub fn largest_l1(&self, work: &mut Workspace, count: usize) -> f64 {
+        let band = work.shape().band;
+        in_arithmetic!(self, T => {
+            let arrays = work.arrays::<T>();
+            let (plane, at) = (arrays.new.plane, arrays.new.at);
+            let (diagonal, others) = arrays.state[plane..].split_at(plane);
+            let diagonal = &diagonal[at.new..][..count];
+            let before = (band > 0).then(|| &others[at.previous..][..count]);
+            let (whole, rest) = diagonal.as_chunks();
+            let largest = self.call(LargestL1 {
+                diagonal: whole,
+                before: before.map(|before| before.as_chunks().0),
+            });
+            let l1 = |i: usize| {
+                let entry = before.map_or(0.0, |before| before[i].to_f64().abs());
+                T::from_f64(diagonal[i].to_f64() + entry).to_f64()
+            };
+            let rest = (count - rest.len()..count).map(l1);
+            rest.fold(largest, |a, b| if a < b { b } else { a })
+        })
+    }
+
+    /// `H_jj + |H_j+1,j|` of the `i`-th new coordinate.
+    pub fn l1_of_first(&self, work: &mut Workspace, i: usize) -> f64 {
+        in_arithmetic!(self, T => work.l1_of_first::<T>(i))
+    }
+}
