@@ -7,7 +7,7 @@ use common::{
 };
 use sonew::dtype::Elements;
 use sonew::layout::{planes, TensorSpec, Update};
-use sonew::options::{Damping, Graft, Options, StepOptions};
+use sonew::options::{Damping, Options, StepOptions};
 use sonew::{Optimizer, Plan, Target, TensorBuffers};
 
 fn model() -> Vec<TensorSpec> {
@@ -17,14 +17,21 @@ fn model() -> Vec<TensorSpec> {
     tensors
 }
 
-fn options(graft: Graft) -> Options {
-    Options {
-        band: 2,
-        damping: Damping::Relative,
-        eps: 1e-3,
-        graft,
-        ..Options::default()
-    }
+/// Every graft with bands that have loops of their own and one that has not, whose
+/// directions are computed with the statistics or have to wait.
+fn every_options() -> impl Iterator<Item = Options> {
+    let bands = [0, 1, 2, 4].into_iter();
+    let cases = bands.flat_map(|band| GRAFTS.map(|graft| (band, graft)));
+    let dampings = [Damping::Absolute, Damping::Relative];
+    cases.flat_map(move |(band, graft)| {
+        dampings.map(|damping| Options {
+            band,
+            damping,
+            eps: 1e-3,
+            graft,
+            ..Options::default()
+        })
+    })
 }
 
 /// Caller-owned state and targets.
@@ -85,13 +92,12 @@ fn bits(x: &[f32]) -> Vec<u32> {
 
 #[test]
 fn plan_and_optimizer_agree_bit_for_bit() {
-    for graft in GRAFTS {
-        let options = options(graft);
+    for options in every_options() {
         let mut rng = rng(1);
         let start: Vec<_> = model().iter().map(|t| normal(&mut rng, t.len())).collect();
         let mut buffers = Buffers::new(&options, start.clone());
         let mut params = start;
-        let mut optimizer = Optimizer::new(options, &model()).unwrap();
+        let mut optimizer = Optimizer::new(options.clone(), &model()).unwrap();
         for tensor in 0..5 {
             optimizer.set_lr_scale(tensor, 0.5).unwrap();
             optimizer.set_weight_decay(tensor, 0.1).unwrap();
@@ -109,10 +115,10 @@ fn plan_and_optimizer_agree_bit_for_bit() {
         }
         for (tensor, params) in params.iter().enumerate() {
             let same = bits(&buffers.targets[tensor]) == bits(params);
-            assert!(same, "{graft:?} {tensor}");
+            assert!(same, "{options:?} {tensor}");
             for (plane, state) in buffers.state[tensor].iter().enumerate() {
                 let other = common::plane(&optimizer, tensor, plane);
-                assert!(bits(state) == bits(other), "{graft:?} {tensor} {plane}");
+                assert!(bits(state) == bits(other), "{options:?} {tensor} {plane}");
             }
         }
     }
@@ -122,8 +128,7 @@ fn plan_and_optimizer_agree_bit_for_bit() {
 /// scale, and decay. The state does not depend on which of the two is asked.
 #[test]
 fn the_direction_moves_the_parameters() {
-    for graft in GRAFTS {
-        let options = options(graft);
+    for options in every_options() {
         let zeros: Vec<_> = model().iter().map(|t| vec![0.0; t.len()]).collect();
         let mut moving = Buffers::new(&options, zeros.clone());
         let mut directions = Buffers::new(&options, zeros);
@@ -133,7 +138,7 @@ fn the_direction_moves_the_parameters() {
             let before = directions.targets.clone();
             moving.step(number, &grads, |p| Target::Parameters(p.into()));
             directions.step(number, &grads, |u| Target::Direction(u.into()));
-            assert!(moving.state == directions.state, "{graft:?}");
+            assert!(moving.state == directions.state, "{options:?}");
             for tensor in 0..5 {
                 let (p, u) = (&moving.targets[tensor], &directions.targets[tensor]);
                 if grads[tensor].is_none() {
@@ -147,7 +152,7 @@ fn the_direction_moves_the_parameters() {
                     // The scale, the product, and the direction itself.
                     assert!(
                         error <= 4.0 * common::ULP32 * expected.abs(),
-                        "{p} {u} {graft:?}"
+                        "{p} {u} {options:?}"
                     );
                 }
             }

@@ -259,9 +259,10 @@ impl Pass<'_, '_> {
     fn count_along(&self, at_hand: isize, new: isize, left: usize, state: &Range<isize>) -> usize {
         let chunk = CHUNK.min(left.next_multiple_of(LANES));
         let (grid, kernels) = (self.job.grid, self.job.kernels);
-        let target = match self.target {
-            Some((_, Directions::Applied)) => Some(self.access.target_type()),
-            _ => None,
+        let target = match (&self.target, self.job.apply) {
+            (Some((_, Directions::Measured)), _) => Some(None),
+            (_, Apply::Update { .. }) => Some(Some(self.access.target_type())),
+            (_, Apply::Write { .. }) => None,
         };
         let (band, lag) = (grid.band(), grid.lag());
         let end = if state.is_empty() {
@@ -276,9 +277,10 @@ impl Pass<'_, '_> {
         if count < CHUNK / 4 || grid.ends(0, new..at_hand + (count + lag) as isize) {
             return chunk;
         }
+        let (by, dtype) = (&self.job.take_in, self.access.state_dtype());
         let unlimited = !state.is_empty()
             && self.access.gradient_dtype() == kernels.arithmetic()
-            && kernels.is_unlimited(band, &self.job.take_in, self.access.state_dtype(), target);
+            && target.is_some_and(|target| kernels.is_unlimited(band, by, dtype, target));
         if unlimited {
             count
         } else {
