@@ -43,12 +43,12 @@ pub struct Intake<'a> {
     /// The state.
     pub state: PlaneRuns<'a>,
     /// The gradient; where it is not given, it is that of the chunk (see
-    /// [`Kernels::gradient`]).
+    /// [`Kernels::gradient`](crate::Kernels::gradient)).
     pub gradient: Option<GradientRun<'a>>,
     /// How the state takes it in.
     pub by: &'a TakeIn,
     /// Entries that would lead beyond the end of a chain are zero (see
-    /// [`Kernels::set_reach`]).
+    /// [`Kernels::set_reach`](crate::Kernels::set_reach)).
     pub ends: bool,
     /// The squares of the reference are added up here.
     pub sums: &'a mut Squares,
@@ -101,7 +101,7 @@ pub enum Finish<'a> {
     Deliver(TargetRun<'a>, Apply),
     /// Their squares are added up. They are kept, if there is room for it: memory
     /// that starts at a multiple of 64 bytes and holds whole vectors. Other threads
-    /// may look at it after a [`fence`].
+    /// may look at it after a [`fence`](crate::fence()).
     Measure(&'a mut Squares, Option<&'a mut [u8]>),
 }
 

@@ -229,17 +229,17 @@ impl Workspace {
     pub fn across(&mut self, row: isize, col: usize) {
         let (band, pitch) = (self.shape.band, self.shape.pitch());
         let lines = band + 1;
-        // The row itself, and in the next line of the ring buffer the oldest one.
         let newest = row.rem_euclid(lines as isize) as usize;
-        let line = |further: usize| {
-            let line = newest + further;
-            (if line < lines { line } else { line - lines }) * pitch + col
-        };
-        self.at.new = line(0);
-        self.at.previous = line(band);
+        let at = |line: usize| line * pitch + col;
+        self.at.new = at(newest);
+        self.at.previous = at(if newest == 0 { band } else { newest - 1 });
+        // In the next line of the ring buffer is the oldest one, which is at hand.
+        let oldest = if newest == band { 0 } else { newest + 1 };
+        let (mut after, mut before) = (oldest, oldest);
         for k in 0..=band {
-            self.at.after[k] = line((1 + k) % lines);
-            self.at.before[k] = line((1 + lines - k) % lines);
+            (self.at.after[k], self.at.before[k]) = (at(after), at(before));
+            after = if after == band { 0 } else { after + 1 };
+            before = if before == 0 { band } else { before - 1 };
         }
         self.at.gradient_step = ARRAY;
     }

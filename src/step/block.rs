@@ -318,7 +318,9 @@ impl Pass<'_, '_> {
                     }
                 };
                 let padded = count.next_multiple_of(LANES);
-                self.job.kernels.pad(self.work, count, padded - count);
+                if padded > count {
+                    self.job.kernels.pad(self.work, count, padded - count);
+                }
                 // At hand is the row so many before.
                 let at_hand = row - band;
                 let Some(target) = target.as_ref().filter(|_| at_hand >= rows.start) else {
