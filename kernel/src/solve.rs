@@ -489,7 +489,8 @@ impl<T: Scalar, E: Element, const BAND: usize, const FINISH: u8, const ADAM: boo
             let room = first + self.room - (self.from + updated);
             let end = all.min(updated + room.min(VECTORS));
             for i in updated..end {
-                updating.vector(i);
+                // SAFETY: `end` leaves out what there is no room for.
+                unsafe { updating.vector(i) };
             }
             updated = end;
             let ready = (self.from + end).saturating_sub(self.lag).max(solved);

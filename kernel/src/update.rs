@@ -314,8 +314,12 @@ impl<V: Vector, E: Element, const BAND: usize, const ADAM: bool> Updating<'_, V,
     }
 
     /// Momentum, diagonal and the first `BAND` sub-diagonals of a vector.
+    ///
+    /// # Safety
+    /// What was promised to [`Update::start`]; and the vector is one for which the
+    /// chunk has room, since it advanced.
     #[inline(always)]
-    pub(crate) fn vector(&mut self, i: usize) {
+    pub(crate) unsafe fn vector(&mut self, i: usize) {
         let (isa, least) = (self.isa, self.least);
         let [keep, weight] = self.by;
         let (noise, index) = self.noise;
@@ -329,8 +333,7 @@ impl<V: Vector, E: Element, const BAND: usize, const ADAM: bool> Updating<'_, V,
         prefetch(plane, self.ahead);
         let [m_keep, m_weight] = self.by_momentum;
         let m = average::<V, E>(isa, plane, m_keep, m_weight, g, least, noise(0));
-        // SAFETY: each of the chunk's planes is as long as the momentum, which has
-        // an `i`-th vector; the rest is promised to `start`.
+        // SAFETY: the caller's promise.
         m.store(unsafe { &mut *self.momentum_chunk.add(i) });
 
         let plane = &mut self.diagonal[i];
@@ -374,7 +377,8 @@ impl<T: Scalar, E: Element, const BAND: usize, const ADAM: bool> Kernel<T>
         // SAFETY: `state` is borrowed, and not used until all vectors are updated.
         let mut updating = unsafe { update.start::<V>(isa, state, count) };
         for i in 0..count {
-            updating.vector(i);
+            // SAFETY: the chunk has room for all of them, as `start` asserts.
+            unsafe { updating.vector(i) };
         }
         let (sums, mut sum) = updating.totals();
 

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use sonew_kernel::{
-    Apply, Coordinates, Finish, GradientRun, Intake, Kernels, Shape, Squares, TakeIn, Wanted,
-    Workspace, CHUNK, LANES,
+    Apply, Coordinates, Denominator, Finish, GradientRun, Intake, Kernels, Shape, Squares, TakeIn,
+    Wanted, Workspace, CHUNK, LANES,
 };
 
 use crate::layout::{Grid, Rect, Run, DIAGONAL};
@@ -455,21 +455,35 @@ impl Pass<'_, '_> {
     /// The state of coordinates from a column of a row on comes into the chunk as
     /// it is, as far as they exist, from the `from`-th new coordinate on.
     fn read(&mut self, row: isize, col: isize, count: usize, from: usize) {
-        if count == 0 {
-            return;
+        if count > 0 {
+            let planes = 0..2 + self.job.grid.band();
+            let denominator = Some(self.job.take_in.denominator);
+            self.read_planes(row, col..col + count as isize, from, planes, denominator);
         }
+    }
+
+    /// Some planes of it. With a denominator, the diagonal becomes what divides the
+    /// momentum.
+    fn read_planes(
+        &mut self,
+        row: isize,
+        cols: Range<isize>,
+        from: usize,
+        planes: Range<usize>,
+        denominator: Option<Denominator>,
+    ) {
         let Pass {
             job, access, work, ..
         } = self;
         let (kernels, dtype) = (job.kernels, access.state_dtype());
         let ahead = ahead(job.grid) * dtype.size();
-        job.grid.pieces(row, col..col + count as isize, |piece| {
+        job.grid.pieces(row, cols, |piece| {
             let at = from + piece.at;
             let Some(run) = piece.run else {
                 return kernels.pad(work, at, piece.len);
             };
-            for plane in 0..2 + job.grid.band() {
-                let denominator = Some(job.take_in.denominator).filter(|_| plane == DIAGONAL);
+            for plane in planes.clone() {
+                let denominator = denominator.filter(|_| plane == DIAGONAL);
                 let bytes = access.plane(plane, run);
                 kernels.read(work, (plane, at), bytes, dtype, denominator, ahead);
             }
@@ -562,20 +576,8 @@ impl Pass<'_, '_> {
     /// The diagonal and the first sub-diagonal of coordinates from a column of a
     /// row on come into the chunk.
     fn read_statistics(&mut self, row: isize, col: isize, count: usize) {
-        let Pass {
-            job, access, work, ..
-        } = self;
-        let (kernels, dtype) = (job.kernels, access.state_dtype());
-        let ahead = ahead(job.grid) * dtype.size();
-        job.grid.pieces(row, col..col + count as isize, |piece| {
-            let Some(run) = piece.run else {
-                return kernels.pad(work, piece.at, piece.len);
-            };
-            for plane in DIAGONAL..DIAGONAL + 1 + job.grid.band().min(1) {
-                let bytes = access.plane(plane, run);
-                kernels.read(work, (plane, piece.at), bytes, dtype, None, ahead);
-            }
-        });
+        let planes = DIAGONAL..DIAGONAL + 1 + self.job.grid.band().min(1);
+        self.read_planes(row, col..col + count as isize, 0, planes, None);
     }
 }
 
