@@ -157,7 +157,7 @@ impl Kernels {
         let is_whole = intake.state.planes[0].len().is_multiple_of(bytes_of_vector);
         let is_narrow = shape.band <= 1 || intake.state.dtype == Dtype::F32;
         let is_common = is_common && is_narrow;
-        if !is_common || !is_whole || intake.ends || shape.line.is_some() {
+        if !is_common || !is_whole || intake.ends {
             self.update(work, intake);
             self.solve_only::<T, FINISH>(work, vectors, wanted, gamma, outcome);
             return 0;
@@ -167,7 +167,12 @@ impl Kernels {
             new,
             at_hand,
         } = work.arrays::<T>();
-        let (from, room) = ((new.at.new + intake.from) / LANES, (LAG + CHUNK) / LANES);
+        // A line of the ring buffer is never left before it is done.
+        let (from, room) = match shape.line {
+            None => (new.at.new + intake.from, LAG + CHUNK),
+            Some(_) => (intake.from, usize::MAX),
+        };
+        let (from, room) = (from / LANES, room / LANES);
         let lag = shape.lag() / LANES;
         let band = shape.band;
         macro_rules! step {

@@ -306,8 +306,13 @@ impl Pass<'_, '_> {
         let rows = rows.start..rows.end.max(taking.end);
         let pitch = self.job.grid.pitch(cols.len());
         for row in rows.clone() {
-            for at in (0..cols.len()).step_by(CHUNK) {
-                let count = CHUNK.min(cols.len() - at);
+            let mut next = 0;
+            while next < cols.len() {
+                let (at, left) = (next, cols.len() - next);
+                // Whole vectors, and what is left of them by itself.
+                let whole = left - left % LANES;
+                let count = if whole > 0 { whole.min(CHUNK) } else { left };
+                next += count;
                 let col = cols.start + at;
                 self.work.across(row, at);
                 let intake = match taking.contains(&row) {

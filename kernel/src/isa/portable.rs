@@ -14,6 +14,9 @@ impl Instructions for Token {
     type F32 = Group<Lanes<f32>, 1>;
     type F64 = Group<Lanes<f64>, 1>;
 
+    // Its loops need much of the stack, which the faster ones that share a caller
+    // with them do not.
+    #[inline(never)]
     fn run<T: Scalar, K: Kernel<T>>(self, kernel: K) -> K::Output {
         T::run(self, kernel)
     }
