@@ -250,17 +250,11 @@ impl Faded {
     }
 
     fn step(&mut self) {
-        let buffers = TensorBuffers {
-            target: Target::Parameters(ElementsMut::new(&mut self.params)),
-            gradient: Some(Elements::new(&self.grad)),
-            planes: self
-                .planes
-                .iter_mut()
-                .map(|p| ElementsMut::new(p))
-                .collect(),
-            lr_scale: 1.0,
-            weight_decay: 0.0,
-        };
+        let buffers = TensorBuffers::new(
+            Target::Parameters(ElementsMut::new(&mut self.params)),
+            Some(Elements::new(&self.grad)),
+            self.planes.iter_mut().map(|p| ElementsMut::new(p)),
+        );
         let stepped = self
             .plan
             .step(&TRIDIAGONAL.step(), Self::NUMBER, &mut [buffers]);

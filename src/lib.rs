@@ -69,4 +69,4 @@ mod xla;
 
 pub use error::{Error, Result};
 pub use optimizer::{LoadMode, LoadOptions, Optimizer, Saving, StagedStep};
-pub use step::{Plan, Stage, Stages, Target, TensorBuffers};
+pub use step::{Plan, Planes, Stage, Stages, Target, TensorBuffers};

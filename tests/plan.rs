@@ -59,12 +59,12 @@ impl Buffers {
     ) {
         let buffers = self.state.iter_mut().zip(&mut self.targets).zip(grads);
         let mut buffers: Vec<_> = buffers
-            .map(|((planes, values), g)| TensorBuffers {
-                target: target(values),
-                gradient: g.as_deref().map(Elements::new),
-                planes: elements_mut(planes),
-                lr_scale: 0.5,
-                weight_decay: 0.1,
+            .map(|((planes, values), g)| {
+                let gradient = g.as_deref().map(Elements::new);
+                let mut buffers =
+                    TensorBuffers::new(target(values), gradient, elements_mut(planes));
+                (buffers.lr_scale, buffers.weight_decay) = (0.5, 0.1);
+                buffers
             })
             .collect();
         let step = StepOptions {

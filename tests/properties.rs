@@ -341,15 +341,14 @@ impl Case {
         );
         let gradient = vec![0.0f32; m.len()];
         let mut u = vec![f32::NAN; m.len()];
-        let mut buffers = [TensorBuffers {
-            target: Target::Direction(ElementsMut::new(&mut u)),
-            gradient: Some(Elements::new(&gradient)),
-            planes: elements_mut(&mut state),
-            lr_scale: 1.0,
-            weight_decay: 0.0,
-        }];
+        let mut buffers = [TensorBuffers::new(
+            Target::Direction(ElementsMut::new(&mut u)),
+            Some(Elements::new(&gradient)),
+            elements_mut(&mut state),
+        )];
         let mut plan = Plan::new(&self.options, std::slice::from_ref(&self.tensor)).unwrap();
         plan.step(&StepOptions::default(), 1, &mut buffers).unwrap();
+        drop(buffers);
         to_f64(&u)
     }
 }

@@ -1,6 +1,6 @@
 //! Directions reach the parameters or the caller.
 
-use super::element::Element;
+use super::element::Stored;
 use super::isa::prefetch;
 use super::noise::Noise;
 use super::simd::{Kernel, Scalar, Vector, LANES};
@@ -32,7 +32,7 @@ pub(crate) struct Deliver<'a, T, E> {
     pub(crate) ahead: usize,
 }
 
-impl<T: Scalar, E: Element> Kernel<T> for Deliver<'_, T, E> {
+impl<T: Scalar, E: Stored> Kernel<T> for Deliver<'_, T, E> {
     type Output = ();
 
     #[inline(always)]
@@ -59,7 +59,7 @@ pub(crate) struct Write<'a, F, E> {
     pub(crate) noise: Option<(Noise, usize)>,
 }
 
-impl<T: Scalar, F: Element, E: Element> Kernel<T> for Write<'_, F, E> {
+impl<T: Scalar, F: Stored, E: Stored> Kernel<T> for Write<'_, F, E> {
     type Output = ();
 
     #[inline(always)]

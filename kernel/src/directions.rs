@@ -4,8 +4,9 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::apply::Keep;
-use crate::element::Element;
+use crate::element::Stored;
 use crate::kernels::in_arithmetic;
+use crate::noise::Noise;
 use crate::norms::AddSquares;
 use crate::runs::slice_mut;
 use crate::simd::{Scalar, LANES};
@@ -13,83 +14,65 @@ use crate::solve::{Outcome, Solve, UpdateAndSolve, Window, APPLY, MEASURE, STORE
 use crate::update::{Chunk, Update};
 use crate::workspace::{Arrays, AtHand, New};
 use crate::{
-    Apply, Dtype, Finish, Intake, Kernels, Squares, TakeIn, Wanted, Workspace, CHUNK, LAG, MAX_BAND,
+    Access, Apply, Directions, Dtype, Kernels, Norms, Rule, Squares, Taking, Wanted, Workspace,
+    CHUNK, LAG, MAX_BAND,
 };
 
 impl Kernels {
     /// The directions of coordinates at hand, and what becomes of them, after the
-    /// state has taken in a gradient, if there is one. With `ends`, chains may end
-    /// among them (see [`Kernels::set_reach`]).
+    /// state has taken in a gradient, if there is one.
+    #[allow(clippy::too_many_arguments)] // Each is one thing, borrowed.
     pub fn solve(
         &self,
         work: &mut Workspace,
-        intake: Option<Intake<'_>>,
-        wanted: Wanted,
-        gamma: f64,
-        ends: bool,
-        finish: Finish<'_>,
+        access: &mut Access<'_>,
+        rule: &Rule,
+        taking: Option<&Taking>,
+        wanted: &Wanted,
+        then: Directions,
+        norms: &mut Norms,
     ) {
         in_arithmetic!(self, T => {
-            self.solve_in::<T>(work, intake, wanted, gamma, ends, finish)
+            self.solve_in::<T>(work, access, rule, taking, wanted, then, norms)
         })
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn solve_in<T: Scalar>(
         &self,
         work: &mut Workspace,
-        intake: Option<Intake<'_>>,
-        wanted: Wanted,
-        gamma: f64,
-        ends: bool,
-        mut finish: Finish<'_>,
+        access: &mut Access<'_>,
+        rule: &Rule,
+        taking: Option<&Taking>,
+        wanted: &Wanted,
+        then: Directions,
+        norms: &mut Norms,
     ) {
-        let first = wanted.from / LANES;
+        let (first, run) = (wanted.from / LANES, wanted.run);
         // Vectors that are done, and by how many the chunk has advanced meanwhile.
         let (mut done, mut advanced) = (0, 0);
         // The common kinds of steps have loops that finish whole vectors at once.
-        let has_loop = self.is_fast() && matches!(work.shape().band, 0 | 1 | 4) && !ends;
-        let whole = if has_loop { wanted.len / LANES } else { 0 };
-        let no_sums = &mut Squares::default().0;
-        let vectors = 0..first + whole;
-        match &mut finish {
-            Finish::Measure(squares, keep) if const { is_single::<T>() } && whole > 0 => {
-                let keep = keep.as_deref_mut().map_or(&mut [][..], slice_mut::<T>);
-                let sums = &mut squares.0;
-                let outcome = Outcome {
-                    sums,
-                    keep,
-                    ..Outcome::none(no_sums)
-                };
-                advanced = self.step::<T, MEASURE>(work, intake, vectors, first, gamma, outcome);
-                done = whole;
-            }
-            Finish::Deliver(target, Apply::Update { rate, decay })
-                if const { is_single::<T>() }
-                    && whole > 0
-                    && target.dtype.size() == size_of::<T>()
-                    && target.master.is_none() =>
-            {
-                let outcome = Outcome {
-                    params: slice_mut::<T>(target.to),
-                    rate: *rate,
-                    decay: *decay,
-                    ahead: target.ahead,
-                    ..Outcome::none(no_sums)
-                };
-                advanced = self.step::<T, APPLY>(work, intake, vectors, first, gamma, outcome);
-                done = whole;
-            }
-            _ => {
-                if let Some(intake) = intake {
-                    self.update(work, intake);
+        let band = work.shape().band;
+        let has_loop = const { is_single::<T>() } && self.is_fast() && !wanted.ends;
+        let whole = run.len / LANES;
+        if has_loop && matches!(band, 0 | 1 | 4) && whole > 0 && has_finish(access, rule, then) {
+            advanced = match then {
+                Directions::Measured => {
+                    self.step::<T, MEASURE>(work, access, rule, taking, wanted, norms)
                 }
-            }
+                Directions::Applied => {
+                    self.step::<T, APPLY>(work, access, rule, taking, wanted, norms)
+                }
+            };
+            done = whole;
+        } else if let Some(taking) = taking {
+            self.update(work, access, rule, taking, &mut norms.reference);
         }
-        let left = wanted.len - done * LANES;
+        let left = run.len - done * LANES;
         let next = first + done - advanced;
         let vectors = if done == 0 { 0 } else { next }..wanted.count / LANES - advanced;
         if !vectors.is_empty() {
-            self.solve_any::<T>(work, vectors, next, gamma, ends);
+            self.solve_any::<T>(work, vectors, next, rule.gamma, wanted.ends);
         }
         work.advance::<T>(wanted.count - advanced * LANES);
         if left == 0 {
@@ -99,69 +82,96 @@ impl Kernels {
         // Behind the last is what is not looked at, but its squares are added up.
         direction[left..left.next_multiple_of(LANES)].fill(T::ZERO);
         let direction = &direction.as_chunks().0[..left.div_ceil(LANES)];
-        match finish {
-            Finish::Measure(squares, keep) => {
-                let (of, sums) = (direction, &mut squares.0);
+        match then {
+            Directions::Measured => {
+                let (of, sums) = (direction, &mut norms.direction.0);
                 self.call(AddSquares { of, sums });
-                if let Some(keep) = keep {
+                // SAFETY: the access is borrowed exclusively.
+                if let Some(keep) = unsafe { access.kept(wanted.kept, run.len) } {
                     let to = &mut slice_mut::<T>(keep)[done..];
                     self.call(Keep { direction, to });
                 }
             }
-            Finish::Deliver(target, apply) => {
-                self.deliver::<T>(direction, target.skip(done), apply)
+            Directions::Applied => {
+                // SAFETY: the access is borrowed exclusively.
+                let target = unsafe { access.target(run) };
+                self.deliver::<T>(direction, target.skip(done), rule.apply)
             }
         }
     }
 
     /// Whether steps go through any number of whole vectors at once, where chains run
-    /// along memory and do not end, and the gradient is given: the common kinds of
-    /// steps. The target is that of [`Finish::Deliver`], with its master weights.
+    /// along memory and do not end, and the gradient is read where it lies: the common
+    /// kinds of steps.
     pub fn is_unlimited(
         &self,
         band: usize,
-        by: &TakeIn,
-        state: Dtype,
-        target: Option<(Dtype, bool)>,
+        access: &Access<'_>,
+        rule: &Rule,
+        then: Directions,
     ) -> bool {
-        let is_narrow = band <= 1 || band == 4 && state == Dtype::F32;
-        let is_common = match target {
-            None => by.is_adam(),
-            Some((dtype, master)) => by.is_plain() && dtype == Dtype::F32 && !master,
+        let is_narrow = band <= 1 || band == 4 && access.state_dtype() == Dtype::F32;
+        let is_common = match then {
+            Directions::Measured => rule.take_in.is_adam(),
+            Directions::Applied => rule.take_in.is_plain(),
         };
-        self.is_fast() && is_narrow && is_common
+        self.is_fast() && is_narrow && is_common && has_finish(access, rule, then)
     }
 
-    /// Updates, solves for a range of vectors, and finishes those from `wanted` on:
-    /// for a common band, and chains that do not end here. Returns by how many
-    /// vectors the chunk has advanced.
+    /// Updates, solves, and finishes whole vectors: for a common band, and chains that
+    /// do not end here. Returns by how many vectors the chunk has advanced.
     fn step<T: Scalar, const FINISH: u8>(
         &self,
         work: &mut Workspace,
-        intake: Option<Intake<'_>>,
-        vectors: Range<usize>,
-        wanted: usize,
-        gamma: f64,
-        outcome: Outcome<'_, T>,
+        access: &mut Access<'_>,
+        rule: &Rule,
+        taking: Option<&Taking>,
+        of: &Wanted,
+        norms: &mut Norms,
     ) -> usize {
-        let shape = work.shape();
-        let Some(mut intake) = intake else {
-            self.solve_only::<T, FINISH>(work, vectors, wanted, gamma, outcome);
-            return 0;
-        };
+        let (shape, dtype, gamma) = (work.shape(), access.state_dtype(), rule.gamma);
+        let wanted = of.from / LANES;
+        let vectors = 0..wanted + of.run.len / LANES;
+        let Norms {
+            direction,
+            reference,
+        } = norms;
         let is_common = match FINISH {
-            MEASURE => intake.by.is_adam(),
-            _ => intake.by.is_plain(),
+            MEASURE => rule.take_in.is_adam(),
+            _ => rule.take_in.is_plain(),
         };
-        let bytes_of_vector = intake.state.dtype.size() * LANES;
-        let is_whole = intake.state.planes[0].len().is_multiple_of(bytes_of_vector);
-        let is_narrow = shape.band <= 1 || intake.state.dtype == Dtype::F32;
-        let is_common = is_common && is_narrow;
-        if !is_common || !is_whole || intake.ends {
-            self.update(work, intake);
+        let is_common = is_common && (shape.band <= 1 || dtype == Dtype::F32);
+        let is_fused =
+            |taking: &&Taking| is_common && taking.run.len.is_multiple_of(LANES) && !taking.ends;
+        let fused = taking.filter(is_fused);
+        if let Some(taking) = taking.filter(|_| fused.is_none()) {
+            self.update(work, access, rule, taking, reference);
+        }
+        let mut outcome = Outcome::none(&mut direction.0);
+        // The access is borrowed exclusively, and of what it gives out, nothing is in use.
+        match FINISH {
+            MEASURE => {
+                // SAFETY: as said.
+                let kept = unsafe { access.kept(of.kept, of.run.len) };
+                outcome.keep = kept.map_or(&mut [], slice_mut::<T>);
+            }
+            _ => {
+                // SAFETY: as said.
+                let target = unsafe { access.target(of.run) };
+                outcome.params = slice_mut::<T>(target.to);
+                outcome.ahead = target.ahead;
+            }
+        }
+        if let Apply::Update { rate, decay } = rule.apply {
+            (outcome.rate, outcome.decay) = (rate, decay);
+        }
+        let Some(taking) = fused else {
             self.solve_only::<T, FINISH>(work, vectors, wanted, gamma, outcome);
             return 0;
-        }
+        };
+        // SAFETY: as said; planes and targets are different buffers.
+        let mut planes = unsafe { access.planes(taking.run) };
+        let noise = access.noise();
         let Arrays {
             state,
             new,
@@ -169,15 +179,24 @@ impl Kernels {
         } = work.arrays::<T>();
         // A line of the ring buffer is never left before it is done.
         let (from, room) = match shape.line {
-            None => (new.at.new + intake.from, LAG + CHUNK),
-            Some(_) => (intake.from, usize::MAX),
+            None => (new.at.new + taking.from, LAG + CHUNK),
+            Some(_) => (taking.from, usize::MAX),
         };
         let (from, room) = (from / LANES, room / LANES);
         let lag = shape.lag() / LANES;
         let band = shape.band;
         macro_rules! step {
             ($E:ty, $BAND:literal, $ADAM:literal) => {{
-                let update = &mut update::<T, $E, $BAND, $ADAM>(new, band, &mut intake);
+                let update = &mut update::<T, $E, $BAND, $ADAM>(
+                    new,
+                    band,
+                    access,
+                    rule,
+                    taking,
+                    &mut planes,
+                    &noise,
+                    reference,
+                );
                 let solve =
                     &mut solve::<T, $BAND, false, FINISH>(at_hand, band, wanted, gamma, outcome);
                 let vectors = vectors.end;
@@ -192,7 +211,7 @@ impl Kernels {
                 })
             }};
         }
-        match (intake.state.dtype, band, FINISH) {
+        match (dtype, band, FINISH) {
             (Dtype::F32, 0, MEASURE) => step!(f32, 0, true),
             (Dtype::F32, 0, _) => step!(f32, 0, false),
             (Dtype::F32, 1, MEASURE) => step!(f32, 1, true),
@@ -270,22 +289,39 @@ pub(crate) const fn is_single<T>() -> bool {
     size_of::<T>() == size_of::<f32>()
 }
 
-/// The kernel for an intake.
-pub(crate) fn update<'a, 'p, T: Scalar, E: Element, const BAND: usize, const ADAM: bool>(
+/// Whether there is a loop for what becomes of directions.
+fn has_finish(access: &Access<'_>, rule: &Rule, then: Directions) -> bool {
+    match (then, rule.apply) {
+        (Directions::Measured, _) => true,
+        (_, Apply::Update { .. }) => access.target_type() == (Dtype::F32, false),
+        (_, Apply::Write { .. }) => false,
+    }
+}
+
+/// The kernel for a run that takes in the gradient.
+pub(crate) fn update<'a, 'p, T: Scalar, E: Stored, const BAND: usize, const ADAM: bool>(
     new: New<'a, T>,
     band: usize,
-    intake: &'a mut Intake<'p>,
+    access: &'a Access<'_>,
+    rule: &'a Rule,
+    taking: &Taking,
+    planes: &'a mut [&'p mut [u8]],
+    noise: &'a [Noise],
+    reference: &'a mut Squares,
 ) -> Update<'a, 'p, T, E, BAND, ADAM> {
-    let from = intake.from;
-    let (gradient, step, scale) = match &intake.gradient {
-        Some(run) => (bytemuck::cast_slice(run.bytes), run.step, run.scale),
+    let (from, run) = (taking.from, taking.run);
+    let (gradient, step, scale) = match taking.step {
+        Some(step) => {
+            let gradient = bytemuck::cast_slice(access.gradient_from(run));
+            (gradient, step, rule.scale)
+        }
         None => (&new.gradient[from..], new.at.gradient_step, 1.0),
     };
     Update {
-        by: intake.by,
+        by: &rule.take_in,
         band,
-        planes: &mut intake.state.planes,
-        noise: (intake.state.noise, intake.state.index),
+        planes,
+        noise: (noise, access.index(run)),
         gradient,
         step,
         scale,
@@ -295,9 +331,9 @@ pub(crate) fn update<'a, 'p, T: Scalar, E: Element, const BAND: usize, const ADA
         },
         normalized: new.normalized.as_chunks_mut().0,
         rms: new.rms.as_chunks_mut().0,
-        reach: intake.ends.then(|| new.reach[from..].as_chunks().0),
-        sums: &mut intake.sums.0,
-        ahead: intake.state.ahead,
+        reach: taking.ends.then(|| new.reach[from..].as_chunks().0),
+        sums: &mut reference.0,
+        ahead: access.ahead() * access.state_dtype().size(),
         element: PhantomData,
     }
 }

@@ -7,7 +7,7 @@ use super::simd::{Register, Scalar, SingleRegister, Vector, LANES};
 use super::sixteen::Sixteen;
 
 /// A type of stored elements.
-pub(crate) trait Element: bytemuck::Pod {
+pub(crate) trait Stored: bytemuck::Pod {
     /// Whether numbers are rounded to fewer bits. Then every NaN is stored as
     /// the canonical one; otherwise it is stored as it is.
     const ROUNDS: bool;
@@ -31,7 +31,7 @@ pub(crate) trait Element: bytemuck::Pod {
 /// every processor converts alike.
 macro_rules! float {
     ($type:ident) => {
-        impl Element for $type {
+        impl Stored for $type {
             const ROUNDS: bool = false;
             const LEAST_NORMAL: f64 = $type::MIN_POSITIVE as f64;
 
@@ -75,7 +75,7 @@ float!(f64);
 /// An element of 16 bits, which is read and rounded as a float32.
 macro_rules! sixteen {
     ($type:ident) => {
-        impl Element for $type {
+        impl Stored for $type {
             const ROUNDS: bool = true;
             const LEAST_NORMAL: f64 = f32::MIN_POSITIVE as f64;
 
@@ -176,6 +176,6 @@ pub(crate) use {with_element, with_state};
 
 /// The whole vectors of a buffer of elements.
 #[inline(always)]
-pub(crate) fn chunks_mut<E: Element>(bytes: &mut [u8]) -> &mut [[E; LANES]] {
+pub(crate) fn chunks_mut<E: Stored>(bytes: &mut [u8]) -> &mut [[E; LANES]] {
     bytemuck::cast_slice_mut(bytes).as_chunks_mut().0
 }

@@ -4,17 +4,18 @@
 use arrayvec::ArrayVec;
 use bytemuck::Zeroable;
 
+use crate::access::{Access, Run, TargetRun};
 use crate::apply::{Deliver, Write};
 use crate::directions::{is_single, update};
-use crate::element::{with_element, with_state, Element};
+use crate::element::{with_element, with_state, Stored};
 use crate::norms::{GradientSquares, LargestL1};
 use crate::runs::{later, padded, padded_mut};
 use crate::simd::{Kernel, Scalar, LANES};
 use crate::update::{Read, Scale};
 use crate::workspace::Arrays;
 use crate::{
-    Apply, Coordinates, Denominator, Dtype, Intake, Isa, PlaneRuns, Shape, Squares, TargetRun,
-    Workspace, MAX_PLANES,
+    Apply, Coordinates, Denominator, Dtype, Isa, Rule, Shape, Squares, Taking, Workspace,
+    MAX_PLANES,
 };
 
 /// The kernels of an instruction set for one type of arithmetic, float32 or
@@ -97,11 +98,12 @@ impl Kernels {
     pub fn gradient(
         &self,
         work: &mut Workspace,
+        access: &Access<'_>,
+        run: Run,
         (neighbour, from): (usize, usize),
-        run: &[u8],
-        dtype: Dtype,
         scale: f64,
     ) {
+        let (run, dtype) = (access.gradient(run), access.gradient_dtype());
         in_arithmetic!(self, T => {
             let arrays = work.arrays::<T>();
             let to = &mut arrays.new.gradient[neighbour * arrays.new.at.gradient_step + from..];
@@ -119,12 +121,13 @@ impl Kernels {
     pub fn read(
         &self,
         work: &mut Workspace,
+        access: &Access<'_>,
+        run: Run,
         (plane, from): (usize, usize),
-        run: &[u8],
-        dtype: Dtype,
         denominator: Option<Denominator>,
-        ahead: usize,
     ) {
+        let (run, dtype) = (access.plane(plane, run), access.state_dtype());
+        let ahead = access.ahead() * dtype.size();
         in_arithmetic!(self, T => {
             let arrays = work.arrays::<T>();
             let to = &mut arrays.state[plane * arrays.new.plane + arrays.new.at.new + from..];
@@ -138,39 +141,60 @@ impl Kernels {
 
     /// The state of a run takes in the gradient, and comes into the chunk; the
     /// diagonal there becomes what divides the momentum.
-    pub fn update(&self, work: &mut Workspace, mut intake: Intake<'_>) {
-        in_arithmetic!(self, T => with_state!(T, intake.state.dtype, E => {
-            let planes = &mut intake.state.planes;
+    pub fn update(
+        &self,
+        work: &mut Workspace,
+        access: &mut Access<'_>,
+        rule: &Rule,
+        taking: &Taking,
+        reference: &mut Squares,
+    ) {
+        in_arithmetic!(self, T => with_state!(T, access.state_dtype(), E => {
+            // SAFETY: the access is borrowed exclusively, and no other of its planes
+            // are in use.
+            let mut planes = unsafe { access.planes(taking.run) };
             let len = planes[0].len();
             if len.is_multiple_of(size_of::<[E; LANES]>()) {
-                return self.update_whole::<T, E>(work, &mut intake);
+                let planes = &mut planes;
+                return self.update_whole::<T, E>(work, access, rule, taking, planes, reference);
             }
             // A part of a vector is padded with zeros in a copy.
             let mut vectors = [[E::zeroed(); LANES]; MAX_PLANES];
-            let mut padded = ArrayVec::new();
-            for (vector, plane) in vectors.iter_mut().zip(&*planes) {
+            let mut padded = ArrayVec::<_, MAX_PLANES>::new();
+            for (vector, plane) in vectors.iter_mut().zip(&planes) {
                 let vector = bytemuck::bytes_of_mut(vector);
                 vector[..len].copy_from_slice(plane);
                 padded.push(vector);
             }
-            let state = PlaneRuns { planes: padded, ..intake.state };
-            self.update_whole::<T, E>(work, &mut Intake { state, ..intake });
+            self.update_whole::<T, E>(work, access, rule, taking, &mut padded, reference);
+            drop(padded);
             for (vector, plane) in vectors.iter().zip(planes) {
                 plane.copy_from_slice(&bytemuck::bytes_of(vector)[..len]);
             }
         }))
     }
 
-    fn update_whole<T: Scalar, E: Element>(&self, work: &mut Workspace, intake: &mut Intake<'_>) {
+    fn update_whole<T: Scalar, E: Stored>(
+        &self,
+        work: &mut Workspace,
+        access: &Access<'_>,
+        rule: &Rule,
+        taking: &Taking,
+        planes: &mut [&mut [u8]],
+        reference: &mut Squares,
+    ) {
         let band = work.shape().band;
+        let noise = access.noise();
         let Arrays { state, new, .. } = work.arrays::<T>();
         macro_rules! update {
             ($BAND:literal, $ADAM:literal) => {{
-                let update = &mut update::<T, E, $BAND, $ADAM>(new, band, intake);
+                let update = &mut update::<T, E, $BAND, $ADAM>(
+                    new, band, access, rule, taking, planes, &noise, reference,
+                );
                 self.call((update, state))
             }};
         }
-        let is_adam = intake.by.is_adam();
+        let is_adam = rule.take_in.is_adam();
         if const { is_single::<T>() } && self.is_fast() && band > 0 {
             match is_adam {
                 true => update!(1, true),
@@ -190,8 +214,11 @@ impl Kernels {
         self.arithmetic != Dtype::F64 && self.isa.is_fast()
     }
 
-    /// Directions that were kept reach their target.
-    pub fn deliver_kept(&self, kept: &[u8], target: TargetRun<'_>, apply: Apply) {
+    /// Directions of a run that were kept, from the `kept`-th on, reach their target.
+    pub fn deliver_kept(&self, access: &mut Access<'_>, run: Run, kept: usize, apply: Apply) {
+        // SAFETY: the access is borrowed exclusively.
+        let (kept, target) = unsafe { (access.kept(kept, run.len), access.target(run)) };
+        let Some(kept) = kept else { return };
         in_arithmetic!(self, T => {
             let direction = bytemuck::cast_slice::<u8, T>(kept).as_chunks().0;
             self.deliver::<T>(direction, target, apply)
@@ -250,7 +277,8 @@ impl Kernels {
 
     /// The sum of squares of `scale * gradient` over a run; NaN if one of them
     /// is not finite.
-    pub fn gradient_squares(&self, run: &[u8], dtype: Dtype, scale: f64) -> f64 {
+    pub fn gradient_squares(&self, access: &Access<'_>, run: Run, scale: f64) -> f64 {
+        let (run, dtype) = (access.gradient(run), access.gradient_dtype());
         let mut squares = Squares::default();
         let mut finite = true;
         in_arithmetic!(self, T => with_element!(dtype, E => {

@@ -21,7 +21,9 @@
 //! Nothing that is exported is generic: programs that use this crate compile no
 //! kernel.
 
+mod access;
 mod apply;
+mod buffers;
 mod directions;
 mod dtype;
 mod element;
@@ -37,14 +39,16 @@ mod solve;
 mod update;
 mod workspace;
 
+pub use access::{Access, Rect, Run};
 pub use apply::Apply;
-pub use dtype::Dtype;
+pub use buffers::{Memory, Planes, Target, TensorBuffers};
+pub use dtype::{bf16, f16, Dtype, Element, Elements, ElementsMut};
 pub use float_mode::FloatMode;
 pub use isa::{fence, Isa};
 pub use kernels::Kernels;
-pub use noise::Noise;
+pub use noise::Stochastic;
 pub use norms::Squares;
-pub use runs::{Finish, GradientRun, Intake, PlaneRuns, TargetRun, Wanted};
+pub use runs::{Directions, Norms, Rule, Taking, Wanted};
 pub use simd::LANES;
 pub use update::{Average, Denominator, Reference, TakeIn};
 pub use workspace::{Coordinates, Shape, Workspace, CHUNK, LAG};

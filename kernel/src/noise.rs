@@ -2,10 +2,34 @@
 
 use super::simd::{SingleRegister, LANES};
 
-/// Where stochastic rounding takes its random bits from: the same for the same
-/// seed, step, tensor, plane and element, whoever computes it.
+/// Stochastic rounding of a tensor in one step: its random bits are the same for the
+/// same seed, step, tensor, plane and element, whoever computes them.
 #[derive(Debug, Clone, Copy)]
-pub struct Noise {
+pub struct Stochastic {
+    /// The seed of the options.
+    pub seed: u64,
+    /// The step's number.
+    pub step: u64,
+    /// The tensor's index.
+    pub tensor: usize,
+}
+
+impl Stochastic {
+    /// The bits of one plane. That after the last plane of the state is the target.
+    pub(crate) fn noise(self, plane: usize) -> Noise {
+        let key = [self.step, self.tensor as u64, plane as u64]
+            .into_iter()
+            .fold(self.seed, |key, x| mix(key ^ mix(x)));
+        Noise {
+            key: [key as u32, (key >> 32) as u32],
+        }
+    }
+}
+
+/// The random bits of one plane, whose elements are told apart by the low 32 bits of
+/// their index.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Noise {
     key: [u32; 2],
 }
 
@@ -13,17 +37,6 @@ pub struct Noise {
 static COUNTING: [u32; LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
 impl Noise {
-    /// The bits of one plane of a tensor in one step. Elements are told apart
-    /// by the low 32 bits of their index.
-    pub fn new(seed: u64, step: u64, tensor: usize, plane: usize) -> Self {
-        let key = [step, tensor as u64, plane as u64]
-            .into_iter()
-            .fold(seed, |key, x| mix(key ^ mix(x)));
-        Noise {
-            key: [key as u32, (key >> 32) as u32],
-        }
-    }
-
     /// 32 random bits for each of the elements from `index` on.
     ///
     /// A counter goes through the two-round integer hash "lowbias32" of C.

@@ -4,7 +4,7 @@
 //! the coordinates, and the lanes are added up pairwise at the end: the same bits
 //! on every instruction set.
 
-use super::element::Element;
+use super::element::Stored;
 use super::simd::{Kernel, Scalar, Vector, LANES};
 
 /// A sum of squares, lane by lane.
@@ -63,7 +63,7 @@ pub(crate) struct GradientSquares<'a, E> {
     pub(crate) sums: &'a mut [f64; LANES],
 }
 
-impl<T: Scalar, E: Element> Kernel<T> for GradientSquares<'_, E> {
+impl<T: Scalar, E: Stored> Kernel<T> for GradientSquares<'_, E> {
     type Output = bool;
 
     #[inline(always)]

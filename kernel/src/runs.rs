@@ -1,68 +1,72 @@
-//! What kernels are handed: runs of buffers, as bytes with their type.
+//! What is done to a chunk.
 
-use arrayvec::ArrayVec;
-
-use crate::element::Element;
+use crate::access::{Run, TargetRun};
+use crate::element::Stored;
+use crate::noise::Noise;
 use crate::simd::{Scalar, LANES};
-use crate::{Apply, Dtype, Noise, Squares, TakeIn, MAX_PLANES};
+use crate::{Apply, Dtype, Squares, TakeIn};
 
-/// A run of parameters or directions that is written.
-pub struct TargetRun<'a> {
-    /// Its bytes.
-    pub to: &'a mut [u8],
-    /// The type of its elements.
-    pub dtype: Dtype,
-    /// The float32 parameters behind those in few bits.
-    pub master: Option<&'a mut [u8]>,
-    /// With stochastic rounding: its random bits, and the index of its first
-    /// element.
-    pub noise: Option<(Noise, usize)>,
-    /// How many bytes ahead memory is asked for.
-    pub ahead: usize,
+/// How a step treats a tensor.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule {
+    /// Multiplies the gradient.
+    pub scale: f64,
+    /// How the state takes it in.
+    pub take_in: TakeIn,
+    /// The tolerance of edge removal.
+    pub gamma: f64,
+    /// How directions reach the target.
+    pub apply: Apply,
 }
 
-/// The state planes of a run: momentum, diagonal, sub-diagonals, and that of
-/// normalized RMSProp.
-pub struct PlaneRuns<'a> {
-    /// Their bytes.
-    pub planes: ArrayVec<&'a mut [u8], MAX_PLANES>,
-    /// The type of their elements.
-    pub dtype: Dtype,
-    /// With stochastic rounding: each plane's random bits, or none.
-    pub noise: &'a [Noise],
-    /// The index of the run's first element.
-    pub index: usize,
-    /// How many bytes ahead memory is asked for.
-    pub ahead: usize,
-}
-
-/// A run of state that takes in a gradient: whole vectors, or less than one.
-pub struct Intake<'a> {
+/// A run of state that takes in the gradient: whole vectors, or less than one.
+#[derive(Debug, Clone, Copy)]
+pub struct Taking {
+    /// Where it is.
+    pub run: Run,
     /// The new coordinate with which it begins.
     pub from: usize,
-    /// The state.
-    pub state: PlaneRuns<'a>,
-    /// The gradient; where it is not given, it is that of the chunk (see
+    /// Elements from one chain neighbour to the next, where the gradient is read where
+    /// it lies, in the type of the arithmetic; otherwise it is that of the chunk (see
     /// [`Kernels::gradient`](crate::Kernels::gradient)).
-    pub gradient: Option<GradientRun<'a>>,
-    /// How the state takes it in.
-    pub by: &'a TakeIn,
+    pub step: Option<usize>,
     /// Entries that would lead beyond the end of a chain are zero (see
     /// [`Kernels::set_reach`](crate::Kernels::set_reach)).
     pub ends: bool,
-    /// The squares of the reference are added up here.
-    pub sums: &'a mut Squares,
 }
 
-/// The gradient of a run and its chain neighbours, where these are in memory as the
-/// arithmetic's type.
-pub struct GradientRun<'a> {
-    /// Its bytes, from the run's first element to the last neighbour's at least.
-    pub bytes: &'a [u8],
-    /// Elements from one neighbour to the next.
-    pub step: usize,
-    /// Multiplies it.
-    pub scale: f64,
+/// Which directions are wanted: of `count` coordinates at hand, those of a run, which
+/// begins with the `from`-th. All are solved for; `count` and `from` are whole vectors.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// How many coordinates are at hand.
+    pub count: usize,
+    /// Chains may end among them (see [`Kernels::set_reach`](crate::Kernels::set_reach)).
+    pub ends: bool,
+    /// The first whose direction is wanted.
+    pub from: usize,
+    /// Where these are.
+    pub run: Run,
+    /// Where the first of them is kept, if they are.
+    pub kept: usize,
+}
+
+/// What becomes of directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Directions {
+    /// Their squares are added up, and they are kept, if there is room for it.
+    Measured,
+    /// They reach their target.
+    Applied,
+}
+
+/// Squares of norms.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Norms {
+    /// Of directions.
+    pub direction: Squares,
+    /// Of the other method's directions.
+    pub reference: Squares,
 }
 
 impl TargetRun<'_> {
@@ -83,28 +87,6 @@ fn split(bytes: &mut [u8], at: usize) -> &mut [u8] {
     &mut bytes[at..]
 }
 
-/// Which directions are wanted: of `count` coordinates at hand, `len` from the
-/// `from`-th on. All are solved for; `count` and `from` are whole vectors.
-#[derive(Debug, Clone, Copy)]
-pub struct Wanted {
-    /// How many coordinates are at hand.
-    pub count: usize,
-    /// The first whose direction is wanted.
-    pub from: usize,
-    /// How many are.
-    pub len: usize,
-}
-
-/// What becomes of directions.
-pub enum Finish<'a> {
-    /// They reach their target.
-    Deliver(TargetRun<'a>, Apply),
-    /// Their squares are added up. They are kept, if there is room for it: memory
-    /// that starts at a multiple of 64 bytes and holds whole vectors. Other threads
-    /// may look at it after a [`fence`](crate::fence()).
-    Measure(&'a mut Squares, Option<&'a mut [u8]>),
-}
-
 /// Numbers of the arithmetic's type, as whole vectors.
 pub(crate) fn slice_mut<T: Scalar>(bytes: &mut [u8]) -> &mut [[T; LANES]] {
     bytemuck::cast_slice_mut(bytes).as_chunks_mut().0
@@ -117,7 +99,7 @@ pub(crate) fn later(noise: Option<(Noise, usize)>, vectors: usize) -> Option<(No
 
 /// Visits a run's whole vectors, and then the rest of it, padded with zeros in a
 /// copy. `visit` is also given how many vectors come before.
-pub(crate) fn padded<E: Element>(run: &[u8], mut visit: impl FnMut(usize, &[[E; LANES]])) {
+pub(crate) fn padded<E: Stored>(run: &[u8], mut visit: impl FnMut(usize, &[[E; LANES]])) {
     let (whole, rest) = bytemuck::cast_slice::<u8, E>(run).as_chunks();
     if !whole.is_empty() {
         visit(0, whole);
@@ -130,7 +112,7 @@ pub(crate) fn padded<E: Element>(run: &[u8], mut visit: impl FnMut(usize, &[[E; 
 }
 
 /// The same for a run that is written.
-pub(crate) fn padded_mut<E: Element>(
+pub(crate) fn padded_mut<E: Stored>(
     run: &mut [u8],
     mut visit: impl FnMut(usize, &mut [[E; LANES]]),
 ) {

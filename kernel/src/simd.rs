@@ -15,13 +15,13 @@
 
 use std::ops::{Add, Div, Mul};
 
-use super::element::Element;
+use super::element::Stored;
 
 /// Lanes of a vector, and so the lanes over which sums are taken.
 pub const LANES: usize = 16;
 
 /// A floating-point type that kernels compute in.
-pub(crate) trait Scalar: Element + PartialOrd {
+pub(crate) trait Scalar: Stored + PartialOrd {
     const ZERO: Self;
     const ONE: Self;
     const INFINITY: Self;

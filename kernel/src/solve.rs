@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::element::Element;
+use super::element::Stored;
 use super::isa::prefetch;
 use super::simd::{Kernel, Scalar, Vector, LANES};
 use super::update::Update;
@@ -464,7 +464,7 @@ pub(crate) struct UpdateAndSolve<'a, U, S, T> {
     pub(crate) state: &'a mut [T],
 }
 
-impl<T: Scalar, E: Element, const BAND: usize, const FINISH: u8, const ADAM: bool> Kernel<T>
+impl<T: Scalar, E: Stored, const BAND: usize, const FINISH: u8, const ADAM: bool> Kernel<T>
     for UpdateAndSolve<'_, Update<'_, '_, T, E, BAND, ADAM>, Solve<'_, T, BAND, false, FINISH>, T>
 {
     /// How many vectors the chunk has advanced.

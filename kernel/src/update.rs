@@ -10,7 +10,7 @@
 use std::array::from_fn;
 use std::marker::PhantomData;
 
-use super::element::{chunks_mut, Element};
+use super::element::{chunks_mut, Stored};
 use super::isa::prefetch;
 use super::noise::Noise;
 use super::norms::add_squares;
@@ -89,7 +89,7 @@ pub(crate) struct Scale<'a, T, E> {
     pub(crate) scale: f64,
 }
 
-impl<T: Scalar, E: Element> Kernel<T> for Scale<'_, T, E> {
+impl<T: Scalar, E: Stored> Kernel<T> for Scale<'_, T, E> {
     type Output = ();
 
     #[inline(always)]
@@ -138,7 +138,7 @@ pub(crate) struct Read<'a, T, E> {
     pub(crate) denominator: Option<Denominator>,
 }
 
-impl<T: Scalar, E: Element> Kernel<T> for Read<'_, T, E> {
+impl<T: Scalar, E: Stored> Kernel<T> for Read<'_, T, E> {
     type Output = ();
 
     #[inline(always)]
@@ -213,7 +213,7 @@ pub(crate) struct Updating<'r, V: Vector, E, const BAND: usize, const ADAM: bool
     ahead: usize,
 }
 
-impl<T: Scalar, E: Element, const BAND: usize, const ADAM: bool> Update<'_, '_, T, E, BAND, ADAM> {
+impl<T: Scalar, E: Stored, const BAND: usize, const ADAM: bool> Update<'_, '_, T, E, BAND, ADAM> {
     pub(crate) fn vectors(&self) -> usize {
         self.planes[0].len() / size_of::<[E; LANES]>()
     }
@@ -296,7 +296,7 @@ impl<T: Scalar, E: Element, const BAND: usize, const ADAM: bool> Update<'_, '_, 
     }
 }
 
-impl<V: Vector, E: Element, const BAND: usize, const ADAM: bool> Updating<'_, V, E, BAND, ADAM> {
+impl<V: Vector, E: Stored, const BAND: usize, const ADAM: bool> Updating<'_, V, E, BAND, ADAM> {
     /// From now on vectors are so many earlier in the chunk.
     #[inline(always)]
     pub(crate) fn advance(&mut self, count: usize) {
@@ -364,7 +364,7 @@ impl<V: Vector, E: Element, const BAND: usize, const ADAM: bool> Updating<'_, V,
     }
 }
 
-impl<T: Scalar, E: Element, const BAND: usize, const ADAM: bool> Kernel<T>
+impl<T: Scalar, E: Stored, const BAND: usize, const ADAM: bool> Kernel<T>
     for (&mut Update<'_, '_, T, E, BAND, ADAM>, &mut [T])
 {
     type Output = ();
@@ -464,7 +464,7 @@ fn both<V: Vector>(isa: V::Isa, by: Average) -> [V; 2] {
 
 /// `x <- keep x + a b`, in a plane.
 #[inline(always)]
-fn average<V: Vector, E: Element>(
+fn average<V: Vector, E: Stored>(
     isa: V::Isa,
     plane: &mut [E; LANES],
     keep: V,
@@ -495,7 +495,7 @@ fn damp<V: Vector>(diagonal: V, roots: bool, add: V) -> V {
 /// Entries that would lead beyond the end of a chain become zero: those of
 /// coordinates that are followed by fewer than `needed`.
 #[inline(always)]
-fn break_chains<V: Vector, E: Element>(
+fn break_chains<V: Vector, E: Stored>(
     isa: V::Isa,
     plane: &mut [[E; LANES]],
     chunk: &mut [[V::Scalar; LANES]],

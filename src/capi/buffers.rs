@@ -33,12 +33,12 @@ impl RawBuffer {
     }
 
     /// # Safety
-    /// The elements are valid for writes, and nothing else reads or writes them
-    /// during `'b`.
+    /// Whenever something is done with them during `'b`, the elements are valid for
+    /// writes, and nothing else reads or writes them.
     pub(crate) unsafe fn elements_mut<'b>(&self) -> ElementsMut<'b> {
-        // SAFETY: not null, and the caller's promise.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(self.first.cast(), self.bytes) };
-        ElementsMut::from_bytes(self.dtype, bytes)
+        let len = self.bytes / self.dtype.size();
+        // SAFETY: not null, aligned, and the caller's promise.
+        unsafe { ElementsMut::from_raw(self.dtype, self.first.cast(), len) }
     }
 }
 

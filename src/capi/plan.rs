@@ -9,7 +9,7 @@ use std::ffi::{c_char, c_void, CString};
 use std::mem::take;
 
 use super::arguments::{not_null, List, Out};
-use super::buffers::{none_overlap, Buffer, RawBuffer};
+use super::buffers::{none_overlap, Buffer};
 use super::guard::call;
 use super::optimizer::{ask_for, c_string};
 use super::options::{options, sonew_options};
@@ -18,11 +18,10 @@ use super::status::sonew_status;
 use super::step::{sonew_step_options, step_options};
 use super::tensor::{dtype_number, sonew_tensor, tensors};
 use super::versioned::{self, Growing, Versioned};
-use crate::dtype::ElementsMut;
 use crate::error::{Error, Result};
 use crate::layout::{check_count, planes, Plane, TensorSpec};
 use crate::memory::{again, list, reserve, try_list, OF_A_STEP, OF_TENSORS};
-use crate::step::{SpareLists, UnderWay};
+use crate::step::UnderWay;
 use crate::{Plan, Target, TensorBuffers};
 
 /// A plan. Created by sonew_plan_create(), freed by sonew_plan_free().
@@ -38,15 +37,15 @@ pub(super) struct Owned {
     planes: Vec<Vec<Plane>>,
     c_planes: Vec<Vec<CString>>,
     /// The step in stages that is under way, if one is, and its buffers.
-    pub staged: Option<(UnderWay, Vec<TensorArguments>)>,
-    pub spare: SparePlanArguments,
+    pub staged: Option<(UnderWay, Vec<TensorBuffers<'static>>)>,
+    pub spare: SpareBuffers,
 }
 
 impl Owned {
     /// Notes that no step in stages is under way any more.
     pub(super) fn end_stages(&mut self) {
-        if let Some((_, passed)) = self.staged.take() {
-            self.spare.keep(passed);
+        if let Some((_, buffers)) = self.staged.take() {
+            self.spare.keep(buffers);
         }
     }
 }
@@ -159,7 +158,7 @@ unsafe fn create(
         c_planes: try_list(planes.iter().map(c_strings), OF_TENSORS)?,
         planes,
         staged: None,
-        spare: SparePlanArguments::default(),
+        spare: SpareBuffers::default(),
     };
     let handle = PLANS.insert(Box::new(owned));
     out.write(std::ptr::without_provenance_mut(handle));
@@ -288,11 +287,9 @@ pub unsafe extern "C" fn sonew_plan_step(
         let step = unsafe { step_options(step) }?;
         // SAFETY: the header asks for buffers as long as they say.
         with(plan, |owned| unsafe {
-            let passed = checked_arguments(owned, buffers, count)?;
-            let mut buffers = owned.spare.lend(&passed)?;
+            let mut buffers = checked_buffers(owned, buffers, count)?;
             let stepped = owned.plan.step(&step, step_number, &mut buffers);
-            owned.spare.take_back(buffers);
-            owned.spare.keep(passed);
+            owned.spare.keep(buffers);
             stepped
         })
     })
@@ -301,12 +298,13 @@ pub unsafe extern "C" fn sonew_plan_step(
 /// Checks the buffers of a step, and that no step in stages is under way.
 ///
 /// # Safety
-/// `buffers` is null, or points to `count` entries whose pointers are valid.
-pub(super) unsafe fn checked_arguments(
+/// `buffers` is null, or points to `count` entries whose pointers are valid until the
+/// step is done.
+pub(super) unsafe fn checked_buffers(
     owned: &mut Owned,
     buffers: *const sonew_buffers,
     count: usize,
-) -> Result<Vec<TensorArguments>> {
+) -> Result<Vec<TensorBuffers<'static>>> {
     if owned.staged.is_some() {
         return Err(Error::InStages);
     }
@@ -320,78 +318,47 @@ pub(super) unsafe fn checked_arguments(
 /// Lists that are empty between steps and keep their allocations, so that a step
 /// allocates nothing.
 #[derive(Default)]
-pub(super) struct SparePlanArguments {
-    /// Not emptied, because each entry holds the allocation of its list of
-    /// planes.
-    passed: Vec<TensorArguments>,
+pub(super) struct SpareBuffers {
+    buffers: Vec<TensorBuffers<'static>>,
     all: Vec<Buffer<'static>>,
-    buffers: SpareLists,
 }
 
-impl SparePlanArguments {
+impl SpareBuffers {
     /// Checks the buffers of all tensors.
     ///
     /// # Safety
-    /// `first` points to one entry for each tensor, whose pointers are valid.
+    /// `first` points to one entry for each tensor, whose pointers are valid until the
+    /// step is done.
     unsafe fn check(
         &mut self,
         first: *const sonew_buffers,
         tensors: &[TensorSpec],
         planes: &[Vec<Plane>],
-    ) -> Result<Vec<TensorArguments>> {
-        let mut passed = take(&mut self.passed);
+    ) -> Result<Vec<TensorBuffers<'static>>> {
+        let mut buffers = take(&mut self.buffers);
         let mut all = again(take(&mut self.all));
         let what = || OF_A_STEP.to_owned();
         let most = planes.iter().map(|planes| 2 + planes.len()).sum();
         reserve(&mut all, most, what)?;
-        let missing = tensors.len().saturating_sub(passed.len());
-        reserve(&mut passed, missing, what)?;
-        passed.resize_with(tensors.len(), TensorArguments::default);
+        reserve(&mut buffers, tensors.len(), what)?;
         // SAFETY: the caller's promise, for the first entry.
         let stride = unsafe { struct_size(first) };
-        let entries = tensors.iter().zip(planes).zip(&mut passed).enumerate();
-        for (i, ((tensor, planes), passed)) in entries {
+        for (i, (tensor, planes)) in tensors.iter().zip(planes).enumerate() {
             // SAFETY: the caller's promise; the entries before this one have
             // been checked to be `stride` bytes apart.
             unsafe {
                 let entry = entry(first, i, stride)?;
-                passed.check(i, &entry, tensor, planes, &mut all)?;
+                buffers.push(check(i, &entry, tensor, planes, &mut all)?);
             }
         }
         none_overlap(&mut all)?;
         self.all = again(all);
-        Ok(passed)
-    }
-
-    /// Borrows buffers that were checked, for a step.
-    ///
-    /// # Safety
-    /// The buffers have their tensors' lengths, and nobody else uses them during
-    /// `'b`.
-    pub(super) unsafe fn lend<'b>(
-        &mut self,
-        passed: &[TensorArguments],
-    ) -> Result<Vec<TensorBuffers<'b>>> {
-        let mut buffers = self.buffers.buffers(passed.len())?;
-        for tensor in passed {
-            // SAFETY: the caller's promise, and no written buffer overlaps
-            // another one.
-            let planes = tensor.planes.iter().map(|p| unsafe { p.elements_mut() });
-            let planes = self.buffers.planes(planes)?;
-            // SAFETY: as above.
-            buffers.extend(unsafe { tensor.buffers(planes) });
-        }
         Ok(buffers)
     }
 
-    /// Ends the borrow of [`lend`](Self::lend) and keeps the allocations.
-    pub(super) fn take_back(&mut self, buffers: Vec<TensorBuffers<'_>>) {
-        self.buffers.keep(buffers);
-    }
-
-    /// Keeps the allocations of arguments that are not needed any more.
-    pub(super) fn keep(&mut self, passed: Vec<TensorArguments>) {
-        self.passed = passed;
+    /// Keeps the allocation of a list that is not needed any more.
+    pub(super) fn keep(&mut self, buffers: Vec<TensorBuffers<'static>>) {
+        self.buffers = again(buffers);
     }
 }
 
@@ -425,101 +392,68 @@ unsafe fn struct_size(entry: *const sonew_buffers) -> usize {
     unsafe { entry.cast::<usize>().read_unaligned() }
 }
 
-/// The checked arguments of a step for one tensor.
-#[derive(Default)]
-pub(super) struct TensorArguments {
-    target: Option<RawBuffer>,
-    is_direction: bool,
-    gradient: Option<RawBuffer>,
-    planes: Vec<RawBuffer>,
-    lr_scale: f64,
-    weight_decay: f64,
-}
-
-impl TensorArguments {
-    /// Checks an entry and stores what it says. Adds its buffers to `all`, which
-    /// has room for them.
-    ///
-    /// # Safety
-    /// The planes of the entry are null, or `plane_count` pointers.
-    unsafe fn check<'a>(
-        &mut self,
-        i: usize,
-        entry: &sonew_buffers,
-        tensor: &'a TensorSpec,
-        planes: &'a [Plane],
-        all: &mut Vec<Buffer<'a>>,
-    ) -> Result<()> {
-        if entry.len != tensor.len() {
-            return Err(Error::WrongLength {
-                tensor: tensor.name.clone(),
-                argument: format!("buffers[{i}]"),
-                length: entry.len,
-                expected: tensor.len(),
-            });
-        }
-        if entry.plane_count != planes.len() {
-            return Err(Error::PlaneCount {
-                tensor: tensor.name.clone(),
-                count: entry.plane_count,
-                expected: planes.len(),
-            });
-        }
-        let target = target(i, entry, tensor)?;
-        let name = || format!("buffers[{i}].grad");
-        let gradient = || Buffer::read(tensor, "the gradient", tensor.grads, entry.grad, name);
-        let gradient = (!entry.grad.is_null()).then(gradient).transpose()?;
-        // SAFETY: the caller's promise.
-        let given = unsafe {
-            let argument = format_args!(
-                "buffers[{i}].planes, the state of tensor \"{}\",",
-                tensor.name
-            );
-            List::new(entry.planes, entry.plane_count, argument)
-        }?;
-        all.push(target);
-        all.extend(gradient);
-        self.planes.clear();
-        reserve(&mut self.planes, planes.len(), || OF_A_STEP.to_owned())?;
-        for (p, (plane, pointer)) in planes.iter().zip(given.iter()).enumerate() {
-            let name = || format!("buffers[{i}].planes[{p}]");
-            let buffer = Buffer::write(tensor, &plane.name, plane.dtype, pointer, name)?;
-            all.push(buffer);
-            self.planes.push(buffer.raw());
-        }
-        self.target = Some(target.raw());
-        self.is_direction = entry.params.is_null();
-        self.gradient = gradient.map(|buffer| buffer.raw());
-        self.lr_scale = entry.lr_scale;
-        self.weight_decay = entry.weight_decay;
-        Ok(())
+/// Checks an entry. Adds its buffers to `all`, which has room for them. Nothing is done
+/// with them before all are known not to overlap.
+///
+/// # Safety
+/// The planes of the entry are null, or `plane_count` pointers; all pointers are valid
+/// until the step is done.
+unsafe fn check<'a>(
+    i: usize,
+    entry: &sonew_buffers,
+    tensor: &'a TensorSpec,
+    planes: &'a [Plane],
+    all: &mut Vec<Buffer<'a>>,
+) -> Result<TensorBuffers<'static>> {
+    if entry.len != tensor.len() {
+        return Err(Error::WrongLength {
+            tensor: tensor.name.clone(),
+            argument: format!("buffers[{i}]"),
+            length: entry.len,
+            expected: tensor.len(),
+        });
     }
-
-    /// `None` before anything was checked.
-    ///
-    /// # Safety
-    /// The buffers have their tensors' lengths, and nobody else uses them during
-    /// `'b`.
-    unsafe fn buffers<'b>(&self, planes: Vec<ElementsMut<'b>>) -> Option<TensorBuffers<'b>> {
-        // SAFETY: the caller's promise, and no written buffer overlaps another
-        // one.
-        let (target, gradient) = unsafe {
-            (
-                self.target?.elements_mut(),
-                self.gradient.map(|raw| raw.elements()),
-            )
-        };
-        Some(TensorBuffers {
-            target: match self.is_direction {
-                false => Target::Parameters(target),
-                true => Target::Direction(target),
-            },
-            gradient,
-            planes,
-            lr_scale: self.lr_scale,
-            weight_decay: self.weight_decay,
-        })
+    if entry.plane_count != planes.len() {
+        return Err(Error::PlaneCount {
+            tensor: tensor.name.clone(),
+            count: entry.plane_count,
+            expected: planes.len(),
+        });
     }
+    let target = target(i, entry, tensor)?;
+    let name = || format!("buffers[{i}].grad");
+    let gradient = || Buffer::read(tensor, "the gradient", tensor.grads, entry.grad, name);
+    let gradient = (!entry.grad.is_null()).then(gradient).transpose()?;
+    // SAFETY: the caller's promise.
+    let given = unsafe {
+        let argument = format_args!(
+            "buffers[{i}].planes, the state of tensor \"{}\",",
+            tensor.name
+        );
+        List::new(entry.planes, entry.plane_count, argument)
+    }?;
+    all.push(target);
+    all.extend(gradient);
+    // SAFETY: the caller's promise.
+    let written = |buffer: &Buffer<'_>| unsafe { buffer.raw().elements_mut() };
+    // SAFETY: as above.
+    let read = |buffer: &Buffer<'_>| unsafe { buffer.raw().elements() };
+    let mut buffers = TensorBuffers::new(
+        match entry.params.is_null() {
+            false => Target::Parameters(written(&target)),
+            true => Target::Direction(written(&target)),
+        },
+        gradient.map(|gradient| read(&gradient)),
+        [],
+    );
+    for (p, (plane, pointer)) in planes.iter().zip(given.iter()).enumerate() {
+        let name = || format!("buffers[{i}].planes[{p}]");
+        let buffer = Buffer::write(tensor, &plane.name, plane.dtype, pointer, name)?;
+        all.push(buffer);
+        buffers.planes.push(written(&buffer));
+    }
+    (buffers.lr_scale, buffers.weight_decay) = (entry.lr_scale, entry.weight_decay);
+    Ok(buffers)
 }
 
 /// The parameters or the direction: the buffer that a step writes besides the

@@ -128,11 +128,8 @@ pub unsafe extern "C" fn sonew_stages_begin(
             let passed = spare.check(optimizer, &params, &grads)?;
             // SAFETY: no written buffer overlaps another one, and the header
             // forbids any other use of them now.
-            unsafe {
-                spare.lend(&passed, |params, grads| {
-                    optimizer.begin_stages(&step, params, grads)
-                })
-            }?;
+            let (params, grads) = unsafe { passed.lend() };
+            optimizer.begin_stages(&step, params, grads)?;
             owned.staged = Some(passed);
             Ok(())
         })
@@ -171,11 +168,8 @@ pub unsafe extern "C" fn sonew_stages_next(
             }
             // SAFETY: the buffers were checked when the step began, and the
             // header forbids any other use of them before it is done.
-            let reached = unsafe {
-                owned
-                    .spare
-                    .lend(passed, |params, grads| optimizer.next_stage(params, grads))
-            };
+            let (params, grads) = unsafe { passed.lend() };
+            let reached = optimizer.next_stage(params, grads);
             match reached {
                 Ok(Some(_)) => numbers.give(optimizer.stage_numbers()),
                 Ok(None) | Err(Error::NonFiniteGradient { .. }) => owned.end_stages(),
@@ -225,11 +219,9 @@ pub unsafe extern "C" fn sonew_plan_stages_begin(
         let step = unsafe { step_options(step) }?;
         // SAFETY: the header asks for buffers as long as they say.
         plan::with(plan, |owned| unsafe {
-            let passed = plan::checked_arguments(owned, buffers, count)?;
-            let buffers = owned.spare.lend(&passed)?;
-            let begun = owned.plan.begin(&step, step_number, &buffers);
-            owned.spare.take_back(buffers);
-            owned.staged = Some((begun?, passed));
+            let buffers = plan::checked_buffers(owned, buffers, count)?;
+            let begun = owned.plan.begin(&step, step_number, &buffers)?;
+            owned.staged = Some((begun, buffers));
             Ok(())
         })
     })
@@ -250,15 +242,13 @@ pub unsafe extern "C" fn sonew_plan_stages_next(
             let tensors = owned.plan.tensors().len();
             // SAFETY: the header asks for `2 * count` numbers.
             let numbers = unsafe { Numbers::new(numbers, count, tensors) }?;
-            let (under_way, passed) = owned.staged.as_mut().ok_or(Error::NoStages)?;
+            let (under_way, buffers) = owned.staged.as_mut().ok_or(Error::NoStages)?;
             if under_way.has_begun() {
                 numbers.take(under_way.numbers());
             }
-            // SAFETY: the buffers were checked when the step began, and the
-            // header forbids any other use of them before it is done.
-            let mut buffers = unsafe { owned.spare.lend(passed) }?;
-            let reached = owned.plan.advance(under_way, &mut buffers, &[]);
-            owned.spare.take_back(buffers);
+            // The buffers were checked when the step began, and the header forbids any
+            // other use of them before it is done.
+            let reached = owned.plan.advance(under_way, buffers);
             match reached {
                 Ok(Some(_)) => numbers.give(under_way.numbers()),
                 Ok(None) | Err(Error::NonFiniteGradient { .. }) => owned.end_stages(),

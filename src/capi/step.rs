@@ -15,7 +15,6 @@ use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{check_count, TensorSpec};
 use crate::memory::{again, reserve, OF_A_STEP};
-use crate::optimizer::SpareElements;
 use crate::options::{NonFinite, StepOptions};
 use crate::Optimizer;
 
@@ -178,11 +177,8 @@ pub(super) unsafe fn step(
         let passed = spare.check(optimizer, &params, &grads)?;
         // SAFETY: no written buffer overlaps another one, and the caller's
         // promise.
-        let stepped = unsafe {
-            spare.lend(&passed, |params, grads| {
-                optimizer.step_any(&step, params, grads)
-            })
-        };
+        let (params, grads) = unsafe { passed.lend() };
+        let stepped = optimizer.step_with(&step, params, grads);
         spare.keep(passed);
         stepped
     })
@@ -236,13 +232,32 @@ pub(super) struct StepArguments {
     grads: Vec<Option<RawBuffer>>,
 }
 
+impl StepArguments {
+    /// Lends the parameters and the gradients to a step.
+    ///
+    /// # Safety
+    /// The buffers have their tensors' lengths, and nobody else uses them during
+    /// `'b`.
+    pub(super) unsafe fn lend<'b>(
+        &self,
+    ) -> (
+        impl ExactSizeIterator<Item = ElementsMut<'b>> + use<'_, 'b>,
+        impl ExactSizeIterator<Item = Option<Elements<'b>>> + use<'_, 'b>,
+    ) {
+        // SAFETY: the caller's promise; written buffers overlap no other one.
+        let written = |raw: &RawBuffer| unsafe { raw.elements_mut() };
+        // SAFETY: the caller's promise.
+        let read = |raw: &Option<RawBuffer>| raw.map(|raw| unsafe { raw.elements() });
+        (self.params.iter().map(written), self.grads.iter().map(read))
+    }
+}
+
 /// Lists that are empty between steps and keep their allocations, so that a step
 /// allocates nothing.
 #[derive(Default)]
 pub(super) struct SpareStepArguments {
     passed: StepArguments,
     all: Vec<Buffer<'static>>,
-    elements: SpareElements,
 }
 
 impl SpareStepArguments {
@@ -278,25 +293,6 @@ impl SpareStepArguments {
         none_overlap(&mut all)?;
         self.all = again(all);
         Ok(passed)
-    }
-
-    /// Calls `body` with buffers that were checked.
-    ///
-    /// # Safety
-    /// The buffers have their tensors' lengths, and nobody else uses them during
-    /// `'b`.
-    pub(super) unsafe fn lend<'b, R>(
-        &mut self,
-        passed: &StepArguments,
-        body: impl FnOnce(&mut [ElementsMut<'b>], &[Option<Elements<'b>>]) -> Result<R>,
-    ) -> Result<R> {
-        // SAFETY: the caller's promise; written buffers overlap no other one.
-        let written = |raw: &RawBuffer| unsafe { raw.elements_mut() };
-        // SAFETY: the caller's promise.
-        let read = |raw: &Option<RawBuffer>| raw.map(|raw| unsafe { raw.elements() });
-        let params = passed.params.iter().map(written);
-        let grads = passed.grads.iter().map(read);
-        self.elements.with(params, grads, body)
     }
 
     /// Keeps the allocations of arguments that are not needed any more.

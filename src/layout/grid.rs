@@ -22,22 +22,7 @@ use std::ops::Range;
 
 use super::columns::Columns;
 use super::tensor::{Chains, TensorSpec};
-use sonew_kernel::{LAG, LANES, MAX_BAND};
-
-/// A rectangle of the matrix.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Rect {
-    pub rows: Range<usize>,
-    pub cols: Range<usize>,
-}
-
-/// A run of columns in one row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Run {
-    pub row: usize,
-    pub col: usize,
-    pub len: usize,
-}
+use sonew_kernel::{Rect, Run, LAG, LANES, MAX_BAND};
 
 /// A part of a row as chains visit it: a run, or coordinates that do not exist.
 /// `at` is counted from the first column that was asked for.

@@ -5,7 +5,7 @@ mod columns;
 mod grid;
 mod tensor;
 
-pub(crate) use grid::{Grid, Rect, Run};
+pub(crate) use grid::Grid;
 pub use tensor::{planes, Chains, Plane, TensorSpec, Update, MAX_DIMS};
 
 pub(crate) use tensor::{check_count, validate, DIAGONAL, MASTER};

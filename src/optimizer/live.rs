@@ -152,12 +152,12 @@ impl Optimizer {
 
     /// Makes the copy that a step has written the current one, in all tensors
     /// at once.
-    pub(super) fn commit_live_step(&mut self, number: u64, took_part: impl Fn(usize) -> bool) {
+    pub(super) fn commit_live_step(&mut self, number: u64) {
         let Some(live) = &mut self.live else {
             return;
         };
-        for (tensor, state) in self.state.iter_mut().enumerate() {
-            match took_part(tensor) {
+        for state in &mut self.state {
+            match state.takes_part {
                 true => state.same = false,
                 // Both copies must have the same state of a tensor that took no
                 // part. If they already do, nothing is copied.

@@ -1,17 +1,18 @@
 //! Master weights: when they are copied from the parameters, and the parameters
 //! from them.
 
+use bytemuck::{cast_slice, cast_slice_mut};
 use half::slice::HalfFloatSliceExt;
 
 use super::state::TensorState;
 use super::Optimizer;
 use crate::checkpoint::{Master, Settings};
-use crate::dtype::{Elements, ElementsMut};
+use crate::dtype::{bf16, f16, Dtype, Elements, ElementsMut};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
 use crate::memory::{list, OF_A_STEP};
-use crate::step::fits;
+use crate::step::{fits, TensorBuffers};
 
 impl Optimizer {
     /// Discards the master weights of all tensors that have them, so that the
@@ -37,13 +38,13 @@ impl Optimizer {
     /// tensors that have no gradient in this step, so that the next save has
     /// them all. Returns the tensors, so that a refused step can discard them
     /// again.
-    pub(super) fn take_masters(&mut self, params: &[ElementsMut<'_>]) -> Result<Vec<usize>> {
+    pub(super) fn take_masters(&mut self, buffers: &[TensorBuffers<'_>]) -> Result<Vec<usize>> {
         let specs = self.specs.iter().zip(&self.state).enumerate();
         let empty = specs.filter(|(_, (spec, state))| spec.master && !state.master_set);
         let empty = list(empty.map(|(tensor, _)| tensor), OF_A_STEP)?;
         for &tensor in &empty {
             let spec = &self.specs[tensor];
-            let params = params[tensor].elements();
+            let params = buffers[tensor].target.elements().elements();
             fits(spec, "the parameter", params, spec.params)?;
         }
         if !empty.is_empty() {
@@ -52,7 +53,7 @@ impl Optimizer {
         for &tensor in &empty {
             self.change_master(tensor);
             let state = &mut self.state[tensor];
-            widen(params[tensor].elements(), state.master());
+            widen(buffers[tensor].target.elements().elements(), state.master());
             // A live file records them as set only when the step is complete, so
             // that a process that dies before leaves them as not set.
             state.master_set = true;
@@ -91,28 +92,31 @@ impl TensorState {
 
 /// Copies parameters to float32, which represents them all exactly.
 fn widen(params: Elements<'_>, master: &mut [f32]) {
-    match params {
-        Elements::F32(params) => master.copy_from_slice(params),
-        Elements::Bf16(params) => params.convert_to_f32_slice(master),
-        Elements::F16(params) => params.convert_to_f32_slice(master),
-        Elements::F64(_) => unreachable!("such a tensor was refused"),
+    let bytes = params.bytes();
+    match params.dtype() {
+        Dtype::F32 => master.copy_from_slice(cast_slice(bytes)),
+        Dtype::Bf16 => cast_slice::<u8, bf16>(bytes).convert_to_f32_slice(master),
+        Dtype::F16 => cast_slice::<u8, f16>(bytes).convert_to_f32_slice(master),
+        Dtype::F64 => unreachable!("such a tensor was refused"),
     }
 }
 
 /// Computes parameters from master weights as a step does: rounded to nearest.
-pub(super) fn narrow(master: &[f32], params: ElementsMut<'_>) {
-    match params {
-        ElementsMut::F32(params) => params.copy_from_slice(master),
-        ElementsMut::Bf16(params) => params.convert_from_f32_slice(master),
-        ElementsMut::F16(params) => params.convert_from_f32_slice(master),
-        ElementsMut::F64(_) => unreachable!("such a tensor was refused"),
+pub(super) fn narrow(master: &[f32], mut params: ElementsMut<'_>) {
+    let dtype = params.dtype();
+    let bytes = params.bytes_mut();
+    match dtype {
+        Dtype::F32 => bytes.copy_from_slice(cast_slice(master)),
+        Dtype::Bf16 => cast_slice_mut::<u8, bf16>(bytes).convert_from_f32_slice(master),
+        Dtype::F16 => cast_slice_mut::<u8, f16>(bytes).convert_from_f32_slice(master),
+        Dtype::F64 => unreachable!("such a tensor was refused"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::{bf16, f16, Element};
+    use crate::dtype::Element;
 
     fn there_and_back<T: Element>(bits: impl Fn(u16) -> T, number: impl Fn(T) -> f64) {
         let params: Vec<T> = (0..=u16::MAX).map(bits).collect();

@@ -2,7 +2,6 @@
 
 mod background;
 mod import;
-mod lists;
 mod live;
 mod load;
 mod loading;
@@ -14,19 +13,18 @@ mod state;
 use std::mem::take;
 
 pub use background::Saving;
-pub(crate) use lists::SpareElements;
 pub use load::{LoadMode, LoadOptions};
 pub use staged::StagedStep;
 
 use crate::dtype::{Element, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{self, check_count, Plane, TensorSpec};
-use crate::memory::{list, try_list, OF_TENSORS};
+use crate::memory::{again, fill, list, try_list, OF_TENSORS};
 use crate::options::{not_negative, Options, StepOptions};
-use crate::step::Plan;
+use crate::step::{Plan, Target, TensorBuffers};
 use live::LiveState;
 use staged::Staged;
-use state::{SpareStepBuffers, TensorState};
+use state::{lend, TensorState};
 
 /// SONew over a list of parameter tensors.
 ///
@@ -64,9 +62,8 @@ pub struct Optimizer {
     live: Option<LiveState>,
     /// The step in stages that is under way, if one is.
     staged: Option<Staged>,
-    spare_buffers: SpareStepBuffers,
-    /// Kept allocations of the lists that [`step`](Optimizer::step) makes.
-    spare_elements: SpareElements,
+    /// Empty: keeps the memory of a step's list, so that the next one asks for none.
+    spare: Vec<TensorBuffers<'static>>,
 }
 
 impl Optimizer {
@@ -95,8 +92,7 @@ impl Optimizer {
             fresh: true,
             live: None,
             staged: None,
-            spare_buffers: SpareStepBuffers::default(),
-            spare_elements: SpareElements::default(),
+            spare: Vec::new(),
         })
     }
 
@@ -119,12 +115,7 @@ impl Optimizer {
     ) -> Result<()> {
         let params = params.iter_mut().map(|p| ElementsMut::new(p));
         let grads = grads.iter().map(|g| g.map(Elements::new));
-        let mut lists = take(&mut self.spare_elements);
-        let stepped = lists.with(params, grads, |params, grads| {
-            self.step_any(step, params, grads)
-        });
-        self.spare_elements = lists;
-        stepped
+        self.step_with(step, params, grads)
     }
 
     /// [`step`](Optimizer::step) for buffers whose types are known only at run
@@ -138,25 +129,48 @@ impl Optimizer {
         params: &mut [ElementsMut<'_>],
         grads: &[Option<Elements<'_>>],
     ) -> Result<()> {
-        let step = |optimizer: &mut Self, params: &mut _| optimizer.plan_step(step, params, grads);
-        self.begin(params, grads, step).map(drop)
+        let params = params.iter_mut().map(ElementsMut::reborrow);
+        self.step_with(step, params, grads.iter().copied())
     }
 
-    /// Checks the arguments of a step, copies master weights that are not set,
-    /// and calls `next`; if that fails, discards the copied ones again. Returns
-    /// the result of `next` and the tensors whose master weights were copied.
-    fn begin<'a, R>(
+    /// [`step_any`](Optimizer::step_any) for buffers that are in no list.
+    pub(crate) fn step_with<'a>(
         &mut self,
-        params: &mut [ElementsMut<'a>],
-        grads: &[Option<Elements<'_>>],
-        next: impl FnOnce(&mut Self, &mut [ElementsMut<'a>]) -> Result<R>,
-    ) -> Result<(R, Vec<usize>)> {
+        step: &StepOptions,
+        params: impl ExactSizeIterator<Item = ElementsMut<'a>>,
+        grads: impl ExactSizeIterator<Item = Option<Elements<'a>>>,
+    ) -> Result<()> {
         self.between_steps()?;
+        let buffers = self.lent(params, grads)?;
+        let next = |optimizer: &mut Self, buffers| optimizer.plan_step(step, buffers);
+        self.begin(buffers, next).map(drop)
+    }
+
+    /// The buffers that the caller lends for a step.
+    fn lent<'a>(
+        &mut self,
+        params: impl ExactSizeIterator<Item = ElementsMut<'a>>,
+        grads: impl ExactSizeIterator<Item = Option<Elements<'a>>>,
+    ) -> Result<Vec<TensorBuffers<'a>>> {
         self.check_count("params", params.len())?;
         self.check_count("grads", grads.len())?;
+        let mut buffers = again(take(&mut self.spare));
+        let lent = |(param, grad)| TensorBuffers::new(Target::Parameters(param), grad, []);
+        fill(&mut buffers, params.zip(grads).map(lent))?;
+        Ok(buffers)
+    }
+
+    /// Copies master weights that are not set, and calls `next`; if that fails,
+    /// discards the copied ones again. Returns the result of `next` and the tensors
+    /// whose master weights were copied.
+    fn begin<'a, R>(
+        &mut self,
+        buffers: Vec<TensorBuffers<'a>>,
+        next: impl FnOnce(&mut Self, Vec<TensorBuffers<'a>>) -> Result<R>,
+    ) -> Result<(R, Vec<usize>)> {
         self.fresh = false;
-        let masters = self.take_masters(params)?;
-        match next(self, params) {
+        let masters = self.take_masters(&buffers)?;
+        match next(self, buffers) {
             Ok(done) => Ok((done, masters)),
             Err(error) => {
                 self.forget_masters(masters);
@@ -165,24 +179,14 @@ impl Optimizer {
         }
     }
 
-    fn plan_step(
-        &mut self,
-        step: &StepOptions,
-        params: &mut [ElementsMut<'_>],
-        grads: &[Option<Elements<'_>>],
-    ) -> Result<()> {
+    fn plan_step(&mut self, step: &StepOptions, buffers: Vec<TensorBuffers<'_>>) -> Result<()> {
         let number = self.step_count + 1;
         self.begin_live_step(number)?;
-        let mut step_buffers = self.spare_buffers.lend(&mut self.state, params, grads)?;
-        let stepped = self.plan.step_from(
-            step,
-            number,
-            &mut step_buffers.buffers,
-            &step_buffers.before,
-        );
-        self.spare_buffers.keep(step_buffers);
+        let mut buffers = lend(&mut self.state, buffers);
+        let stepped = self.plan.step(step, number, &mut buffers);
+        self.spare = again(buffers);
         stepped?;
-        self.commit_live_step(number, |tensor| grads[tensor].is_some());
+        self.commit_live_step(number);
         self.step_count = number;
         Ok(())
     }

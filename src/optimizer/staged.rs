@@ -1,8 +1,10 @@
 //! A step in stages of an optimizer.
 
+use super::state::lend;
 use super::Optimizer;
 use crate::dtype::{Elements, ElementsMut};
 use crate::error::{Error, Result};
+use crate::memory::again;
 use crate::options::StepOptions;
 use crate::step::{Stage, UnderWay};
 
@@ -38,7 +40,9 @@ impl StagedStep<'_, '_> {
     /// [`Error::Threads`]; [`Error::Forked`]. [`Error::NoStages`] after the end.
     #[allow(clippy::should_implement_trait)] // It can fail.
     pub fn next(&mut self) -> Result<Option<Stage>> {
-        self.optimizer.next_stage(self.params, self.grads)
+        let params = self.params.iter_mut().map(ElementsMut::reborrow);
+        self.optimizer
+            .next_stage(params, self.grads.iter().copied())
     }
 
     /// The numbers of the stage that was reached, two for each tensor. The
@@ -91,7 +95,8 @@ impl Optimizer {
         params: &'a mut [ElementsMut<'b>],
         grads: &'a [Option<Elements<'b>>],
     ) -> Result<StagedStep<'a, 'b>> {
-        self.begin_stages(step, params, grads)?;
+        let lent = params.iter_mut().map(ElementsMut::reborrow);
+        self.begin_stages(step, lent, grads.iter().copied())?;
         Ok(StagedStep {
             optimizer: self,
             params,
@@ -108,54 +113,45 @@ impl Optimizer {
     }
 
     /// Begins a step. Its stages must be passed the same buffers.
-    pub(crate) fn begin_stages(
+    pub(crate) fn begin_stages<'a>(
         &mut self,
         step: &StepOptions,
-        params: &mut [ElementsMut<'_>],
-        grads: &[Option<Elements<'_>>],
+        params: impl ExactSizeIterator<Item = ElementsMut<'a>>,
+        grads: impl ExactSizeIterator<Item = Option<Elements<'a>>>,
     ) -> Result<()> {
-        let (under_way, masters) = self.begin(params, grads, |optimizer, params| {
-            optimizer.begin_under_way(step, params, grads)
+        self.between_steps()?;
+        let buffers = self.lent(params, grads)?;
+        let (under_way, masters) = self.begin(buffers, |optimizer, buffers| {
+            let number = optimizer.step_count + 1;
+            optimizer.begin_live_step(number)?;
+            let buffers = lend(&mut optimizer.state, buffers);
+            let begun = optimizer.plan.begin(step, number, &buffers);
+            optimizer.spare = again(buffers);
+            begun
         })?;
         self.staged = Some(Staged { under_way, masters });
         Ok(())
     }
 
-    fn begin_under_way(
-        &mut self,
-        step: &StepOptions,
-        params: &mut [ElementsMut<'_>],
-        grads: &[Option<Elements<'_>>],
-    ) -> Result<UnderWay> {
-        let number = self.step_count + 1;
-        self.begin_live_step(number)?;
-        let step_buffers = self.spare_buffers.lend(&mut self.state, params, grads)?;
-        let begun = self.plan.begin(step, number, &step_buffers.buffers);
-        self.spare_buffers.keep(step_buffers);
-        begun
-    }
-
     /// Continues the step in stages to its next stage.
-    pub(crate) fn next_stage(
+    pub(crate) fn next_stage<'a>(
         &mut self,
-        params: &mut [ElementsMut<'_>],
-        grads: &[Option<Elements<'_>>],
+        params: impl ExactSizeIterator<Item = ElementsMut<'a>>,
+        grads: impl ExactSizeIterator<Item = Option<Elements<'a>>>,
     ) -> Result<Option<Stage>> {
         let staged = self.staged.as_ref().ok_or(Error::NoStages)?;
         let number = staged.under_way.number();
         // Refuses a child that was forked since the last stage.
         self.begin_live_step(number)?;
+        let buffers = self.lent(params, grads)?;
         let staged = self.staged.as_mut().ok_or(Error::NoStages)?;
-        let mut step_buffers = self.spare_buffers.lend(&mut self.state, params, grads)?;
-        let under_way = &mut staged.under_way;
-        let reached = self
-            .plan
-            .advance(under_way, &mut step_buffers.buffers, &step_buffers.before);
-        self.spare_buffers.keep(step_buffers);
+        let mut buffers = lend(&mut self.state, buffers);
+        let reached = self.plan.advance(&mut staged.under_way, &mut buffers);
+        self.spare = again(buffers);
         match reached {
             Ok(None) => {
                 self.staged = None;
-                self.commit_live_step(number, |tensor| grads[tensor].is_some());
+                self.commit_live_step(number);
                 self.step_count = number;
             }
             Err(Error::NonFiniteGradient { .. }) => self.end_stages(),

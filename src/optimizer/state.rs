@@ -1,15 +1,14 @@
 //! The state of one tensor, in memory or in a mapped file.
 
-use std::mem::take;
 use std::ops::{Deref, DerefMut};
 
 use crate::checkpoint::{Master, Part, Settings};
 use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{planes, Plane, TensorSpec};
-use crate::memory::{again, fill, reserve, try_list, AlignedBytes, OF_A_STEP, OF_TENSORS};
+use crate::memory::{try_list, AlignedBytes, OF_TENSORS};
 use crate::options::Options;
-use crate::step::{SpareLists, Target, TensorBuffers};
+use crate::step::TensorBuffers;
 
 /// The memory that holds the elements of a plane.
 pub(super) enum Storage {
@@ -52,6 +51,8 @@ pub(super) struct TensorState {
     pub master_set: bool,
     pub lr_scale: f64,
     pub weight_decay: f64,
+    /// Whether the tensor takes part in the step under way, or took part in the last.
+    pub takes_part: bool,
 }
 
 impl TensorState {
@@ -70,6 +71,7 @@ impl TensorState {
             master_set: false,
             lr_scale: 1.0,
             weight_decay: options.weight_decay,
+            takes_part: false,
         })
     }
 
@@ -104,33 +106,22 @@ impl TensorState {
         }
     }
 
-    /// The tensor's buffers for a step. If the state is in a live file, fills
-    /// `before` with the planes that the step reads, because it then writes the
-    /// other copy; otherwise leaves it empty, because it updates the planes in
-    /// place.
-    fn buffers<'a>(
-        &'a mut self,
-        lists: &mut SpareLists,
-        before: &mut Vec<Elements<'a>>,
-        target: Target<'a>,
-        gradient: Option<Elements<'a>>,
-    ) -> Result<TensorBuffers<'a>> {
+    /// Lends the state to a step. If it is in a live file, the step reads it here and
+    /// writes the other copy; otherwise it updates the planes in place.
+    pub(super) fn lend<'a>(&'a mut self, buffers: &mut TensorBuffers<'a>) {
+        self.takes_part = buffers.gradient.is_some();
         let (written, read): (_, &[Storage]) = match self.other.is_empty() {
             true => (&mut self.elements, &[]),
             false => (&mut self.other, &self.elements),
         };
-        let planes = self.planes.iter().zip(read);
-        let planes = planes.map(|(plane, bytes)| Elements::from_bytes(plane.dtype, bytes));
-        fill(before, planes)?;
-        let planes = self.planes.iter().zip(written);
-        let planes = planes.map(|(plane, bytes)| ElementsMut::from_bytes(plane.dtype, bytes));
-        Ok(TensorBuffers {
-            target,
-            gradient,
-            planes: lists.planes(planes)?,
-            lr_scale: self.lr_scale,
-            weight_decay: self.weight_decay,
-        })
+        let written = self.planes.iter().zip(written);
+        let written = written.map(|(plane, bytes)| ElementsMut::from_bytes(plane.dtype, bytes));
+        buffers.planes = written.collect();
+        if !read.is_empty() {
+            let read = self.planes.iter().zip(read);
+            buffers.read_from(read.map(|(plane, bytes)| Elements::from_bytes(plane.dtype, bytes)));
+        }
+        (buffers.lr_scale, buffers.weight_decay) = (self.lr_scale, self.weight_decay);
     }
 
     /// Copies the state to the other copy, unless it is known to be equal.
@@ -149,48 +140,15 @@ impl TensorState {
     }
 }
 
-/// Lists that are empty between steps and keep their allocations, so that a step
-/// allocates nothing.
-#[derive(Default)]
-pub(super) struct SpareStepBuffers {
-    buffers: SpareLists,
-    before: Vec<Vec<Elements<'static>>>,
-}
-
-impl SpareStepBuffers {
-    /// Borrows the state of all tensors for a step with these parameters and
-    /// gradients; see [`TensorState::buffers`].
-    pub(super) fn lend<'a>(
-        &mut self,
-        state: &'a mut [TensorState],
-        params: &'a mut [ElementsMut<'_>],
-        grads: &[Option<Elements<'a>>],
-    ) -> Result<StepBuffers<'a>> {
-        let mut buffers = self.buffers.buffers(state.len())?;
-        let before = take(&mut self.before).into_iter().map(again);
-        let mut before: Vec<_> = before.collect();
-        let missing = state.len().saturating_sub(before.len());
-        reserve(&mut before, missing, || OF_A_STEP.to_owned())?;
-        before.resize_with(state.len(), Vec::new);
-        let tensors = state.iter_mut().zip(params).zip(grads).zip(&mut before);
-        for (((state, param), &grad), before) in tensors {
-            let target = Target::Parameters(param.reborrow());
-            buffers.push(state.buffers(&mut self.buffers, before, target, grad)?);
-        }
-        Ok(StepBuffers { buffers, before })
+/// Lends the state of all tensors to a step with these parameters and gradients.
+pub(super) fn lend<'a>(
+    state: &'a mut [TensorState],
+    mut buffers: Vec<TensorBuffers<'a>>,
+) -> Vec<TensorBuffers<'a>> {
+    for (state, buffers) in state.iter_mut().zip(&mut buffers) {
+        state.lend(buffers);
     }
-
-    /// Ends the borrow of [`lend`](Self::lend) and keeps the allocations.
-    pub(super) fn keep(&mut self, step_buffers: StepBuffers<'_>) {
-        self.buffers.keep(step_buffers.buffers);
-        self.before = step_buffers.before.into_iter().map(again).collect();
-    }
-}
-
-/// The buffers of all tensors for a step.
-pub(super) struct StepBuffers<'a> {
-    pub(super) buffers: Vec<TensorBuffers<'a>>,
-    pub(super) before: Vec<Vec<Elements<'a>>>,
+    buffers
 }
 
 /// Zeroed memory for one array of a tensor; `name` is for the error message.

@@ -3,12 +3,11 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sonew_kernel::{fence, FloatMode, Workspace};
+use sonew_kernel::{fence, Access, FloatMode, Memory, Rect, Workspace};
 
-use super::access::{Access, Lent};
 use super::pool::Pool;
 use crate::error::Result;
-use crate::layout::{Grid, Rect};
+use crate::layout::Grid;
 use crate::memory::{list, OF_TENSORS};
 
 /// The tiles of all tensors: what threads take, one at a time. Not a list but
@@ -86,27 +85,26 @@ pub(crate) struct Team<'a> {
 }
 
 impl Team<'_> {
-    /// Visits the blocks of every tile whose tensor takes part (has buffers);
-    /// `grid` is that of a tensor. Which thread visits which tile is left to chance; within a tile, blocks
-    /// come in order.
+    /// Visits the blocks of every tile whose tensor takes part (has memory); `grid` and
+    /// `memory` are those of a tensor. Which thread visits which tile is left to
+    /// chance; within a tile, blocks come in order.
     pub(crate) fn sweep<'a>(
         &mut self,
         sweep: Sweep,
         tiles: &Tiles,
         grid: impl Fn(usize) -> &'a Grid + Sync,
-        tensors: &mut [Option<Lent<'_>>],
+        memory: impl Fn(usize) -> Option<&'a Memory<'a>> + Sync,
         visit: &(impl Fn(Visit<'_, '_>) + Sync),
     ) {
         if sweep == Sweep::Waiting && !tiles.any_waits {
             return;
         }
-        let tensors = &*tensors;
         let next = AtomicUsize::new(0);
         self.pool.run(self.workspaces, &|work: &mut Workspace| {
             let _mode = FloatMode::set_default();
             while let Some(tile) = tiles.get(next.fetch_add(1, Ordering::Relaxed), &grid) {
-                if let Some(lent) = &tensors[tile.tensor] {
-                    visit_tile(sweep, &tile, grid(tile.tensor), lent, work, visit);
+                if let Some(memory) = memory(tile.tensor) {
+                    visit_tile(sweep, &tile, grid(tile.tensor), memory, work, visit);
                 }
             }
             fence();
@@ -118,7 +116,7 @@ fn visit_tile(
     sweep: Sweep,
     tile: &Tile,
     grid: &Grid,
-    lent: &Lent<'_>,
+    memory: &Memory<'_>,
     work: &mut Workspace,
     visit: &impl Fn(Visit<'_, '_>),
 ) {
@@ -132,13 +130,13 @@ fn visit_tile(
     let kept = |blocks: &Range<usize>| grid.kept(blocks.start).start..grid.kept(blocks.end - 1).end;
     let mut visit_blocks = |state: Option<Rect>, target: Rect, blocks: Range<usize>, any| {
         // SAFETY: `Team::sweep` hands out each tile once, to one thread, and
-        // has the only borrow of the buffers. In `Tiles` each access touches
+        // the step has the only borrow of the buffers, whose lengths were checked. In `Tiles` each access touches
         // state and target inside the statistics of its tile, and those of
         // different tiles are disjoint; in the other sweeps no state is
         // written, and the directions of different blocks are disjoint, as
         // are the places where these are kept. All are properties of `Grid`,
         // tested there.
-        let mut access = unsafe { lent.access(state, target, kept(&blocks)) };
+        let mut access = unsafe { Access::new(memory, state, target, kept(&blocks)) };
         for block in blocks {
             let waits = grid.waits(&tile.blocks, block);
             if any || waits {

@@ -3,6 +3,8 @@
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
+use sonew_kernel::Target;
+
 use super::*;
 use crate::dtype::{Dtype, ElementsMut};
 use crate::layout::{Chains, Update};
@@ -64,7 +66,6 @@ fn run(options: &Options, twice: bool) -> (Vec<Vec<f32>>, Vec<Vec<Vec<u8>>>) {
         let grads: Vec<Vec<f32>> = tensors.iter().map(&mut numbers).collect();
         let takes_part = |i: usize| i as u64 % 7 + 1 != number;
         let mut buffers = Vec::new();
-        let mut before = Vec::new();
         for (i, (param, [current, other])) in params.iter_mut().zip(&mut copies).enumerate() {
             let planes = plan.tensors[i].planes.iter();
             let (from, to): (&[Vec<u8>], _) = if twice {
@@ -73,25 +74,21 @@ fn run(options: &Options, twice: bool) -> (Vec<Vec<f32>>, Vec<Vec<Vec<u8>>>) {
                 (&[], current)
             };
             let read = planes.clone().zip(from);
-            before.push(
-                read.map(|(p, b)| Elements::from_bytes(p.dtype, b))
-                    .collect(),
-            );
+            let read = read.map(|(p, b)| Elements::from_bytes(p.dtype, b));
             let write = planes.zip(to);
-            buffers.push(TensorBuffers {
-                target: Target::Parameters(ElementsMut::new(param)),
-                gradient: takes_part(i).then_some(Elements::new(&grads[i])),
-                planes: write
-                    .map(|(p, b)| ElementsMut::from_bytes(p.dtype, b))
-                    .collect(),
-                lr_scale: 1.0,
-                weight_decay: 0.1,
-            });
+            let mut lent = TensorBuffers::new(
+                Target::Parameters(ElementsMut::new(param)),
+                takes_part(i).then_some(Elements::new(&grads[i])),
+                write.map(|(p, b)| ElementsMut::from_bytes(p.dtype, b)),
+            );
+            if twice {
+                lent.read_from(read);
+            }
+            lent.weight_decay = 0.1;
+            buffers.push(lent);
         }
-        let mut stages = plan
-            .stages_from(&step, number, &mut buffers, &before)
-            .unwrap();
-        while stages.next().unwrap().is_some() {}
+        plan.step(&step, number, &mut buffers).unwrap();
+        drop(buffers);
         for (i, copies) in copies.iter_mut().enumerate() {
             if twice && takes_part(i) {
                 copies.swap(0, 1);

@@ -3,29 +3,23 @@
 use std::ops::Range;
 
 use sonew_kernel::{
-    Apply, Coordinates, Denominator, Finish, GradientRun, Intake, Kernels, Shape, Squares, TakeIn,
-    Wanted, Workspace, CHUNK, LANES,
+    Access, Coordinates, Denominator, Directions, Kernels, Norms, Rect, Rule, Run, Shape, Squares,
+    Taking, Wanted, Workspace, CHUNK, LANES,
 };
 
-use crate::layout::{Grid, Rect, Run, DIAGONAL};
-use crate::parallel::{Access, StateRun};
+use crate::layout::{Grid, DIAGONAL};
 
 /// How many elements ahead memory is asked for, where chains run along it;
 /// otherwise it is asked for a row ahead. Processors look ahead by themselves,
 /// but stop at the end of a page and of a row.
 const AHEAD: usize = 512;
 
-/// One tensor in one step.
+/// How one tensor is treated in a sweep.
 pub(super) struct Job<'a> {
     pub grid: &'a Grid,
     pub kernels: Kernels,
-    /// Multiplies the gradient.
-    pub scale: f64,
-    pub take_in: TakeIn,
-    pub gamma: f64,
+    pub rule: Rule,
     pub units: Units,
-    /// How the direction reaches the target.
-    pub apply: Apply,
 }
 
 /// Kernels leave bias correction out. What they compute, times these, is what
@@ -33,20 +27,6 @@ pub(super) struct Job<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Units {
     pub statistics: f64,
-    pub direction: f64,
-    pub reference: f64,
-}
-
-/// What becomes of a block's directions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Directions {
-    Measured,
-    Applied,
-}
-
-/// Squares of norms, over a block.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Norms {
     pub direction: f64,
     pub reference: f64,
 }
@@ -62,77 +42,41 @@ struct Pass<'p, 'a> {
     target: Option<(Rect, Directions)>,
     /// Where the block's directions are kept.
     kept: usize,
-    direction: Squares,
-    reference: Squares,
-}
-
-/// A run of new coordinates that is to take in the gradient.
-struct Taking {
-    run: Run,
-    /// The new coordinate with which it begins.
-    from: usize,
-    /// Elements from one chain neighbour to the next, where the gradient is read
-    /// where it lies.
-    step: Option<usize>,
-    /// Chains end among its coordinates.
-    ends: bool,
-}
-
-impl Taking {
-    fn intake<'a>(
-        self,
-        job: &'a Job<'_>,
-        state: StateRun<'a>,
-        sums: &'a mut Squares,
-    ) -> Intake<'a> {
-        Intake {
-            from: self.from,
-            state: state.planes,
-            gradient: self.step.map(|step| GradientRun {
-                bytes: state.gradient,
-                step,
-                scale: job.scale,
-            }),
-            by: &job.take_in,
-            ends: self.ends,
-            sums,
-        }
-    }
+    norms: Norms,
 }
 
 impl Job<'_> {
     /// The sum of squares of the block's gradient; NaN if it is not finite.
     pub(super) fn gradient_squares(&self, block: usize, access: &Access<'_>) -> f64 {
         let rect = self.grid.statistics(block);
-        let (dtype, scale) = (access.gradient_dtype(), self.scale);
         self.grid.runs(&rect).fold(0.0, |sum, (_, run)| {
-            let run = access.gradient(run);
-            sum + self.kernels.gradient_squares(run, dtype, scale)
+            sum + self.kernels.gradient_squares(access, run, self.rule.scale)
         })
     }
 
     /// The block's state takes in its gradient; then its directions are
-    /// computed, unless they have to wait.
+    /// computed, unless they have to wait. Returns the squares of the norms of its
+    /// directions and of its reference, over the block.
     pub(super) fn statistics(
         &self,
         block: usize,
         access: &mut Access<'_>,
         work: &mut Workspace,
         then: Option<Directions>,
-    ) -> Norms {
+    ) -> [f64; 2] {
         let state = Some(self.grid.statistics(block));
         let target = then.map(|then| (self.grid.directions(block), then));
         self.run(block, access, work, state, target)
     }
 
-    /// The block's directions, from the state as it is.
+    /// The block's directions, from the state as it is; the same squares.
     pub(super) fn directions(
         &self,
         block: usize,
         access: &mut Access<'_>,
         work: &mut Workspace,
         then: Directions,
-    ) -> Norms {
+    ) -> [f64; 2] {
         let target = (self.grid.directions(block), then);
         self.run(block, access, work, None, Some(target))
     }
@@ -142,12 +86,8 @@ impl Job<'_> {
         let rect = self.grid.directions(block);
         let first = self.grid.kept(block).start;
         for (at, run) in self.grid.runs(&rect) {
-            let len = run.len.next_multiple_of(LANES);
-            let kept = first + at..first + at + len;
-            let parts = access.parts(None, run, kept, ahead(self.grid));
-            if let Some(kept) = parts.kept {
-                self.kernels.deliver_kept(kept, parts.target, self.apply);
-            }
+            let apply = self.rule.apply;
+            self.kernels.deliver_kept(access, run, first + at, apply);
         }
     }
 
@@ -170,17 +110,18 @@ impl Job<'_> {
         work: &mut Workspace,
         state: Option<Rect>,
         target: Option<(Rect, Directions)>,
-    ) -> Norms {
+    ) -> [f64; 2] {
         let mut pass = self.pass(block, access, work, state, target);
         match self.grid.line() {
             None => pass.along(),
             Some(_) => pass.across(),
         }
-        let unit = &self.units;
-        Norms {
-            direction: pass.direction.total() * unit.direction * unit.direction,
-            reference: pass.reference.total() * unit.reference * unit.reference,
-        }
+        let (norms, unit) = (pass.norms, &self.units);
+        let total = |squares: Squares, unit: f64| squares.total() * unit * unit;
+        [
+            total(norms.direction, unit.direction),
+            total(norms.reference, unit.reference),
+        ]
     }
 
     fn pass<'p, 'a>(
@@ -199,8 +140,7 @@ impl Job<'_> {
             state,
             target,
             kept: self.grid.kept(block).start,
-            direction: Squares::default(),
-            reference: Squares::default(),
+            norms: Norms::default(),
         }
     }
 }
@@ -259,11 +199,6 @@ impl Pass<'_, '_> {
     fn count_along(&self, at_hand: isize, new: isize, left: usize, state: &Range<isize>) -> usize {
         let chunk = CHUNK.min(left.next_multiple_of(LANES));
         let (grid, kernels) = (self.job.grid, self.job.kernels);
-        let target = match (&self.target, self.job.apply) {
-            (Some((_, Directions::Measured)), _) => Some(None),
-            (_, Apply::Update { .. }) => Some(Some(self.access.target_type())),
-            (_, Apply::Write { .. }) => None,
-        };
         let (band, lag) = (grid.band(), grid.lag());
         let end = if state.is_empty() {
             isize::MAX
@@ -277,10 +212,10 @@ impl Pass<'_, '_> {
         if count < CHUNK / 4 || grid.ends(0, new..at_hand + (count + lag) as isize) {
             return chunk;
         }
-        let (by, dtype) = (&self.job.take_in, self.access.state_dtype());
+        let then = self.target.as_ref().map(|&(_, then)| then);
         let unlimited = !state.is_empty()
             && self.access.gradient_dtype() == kernels.arithmetic()
-            && target.is_some_and(|target| kernels.is_unlimited(band, by, dtype, target));
+            && then.is_some_and(|t| kernels.is_unlimited(band, self.access, &self.job.rule, t));
         if unlimited {
             count
         } else {
@@ -414,20 +349,10 @@ impl Pass<'_, '_> {
 
     /// The state takes in the gradient.
     fn update(&mut self, taking: Option<Taking>) {
-        let Some(taking) = taking else { return };
-        let job = self.job;
-        let (run, none) = (
-            taking.run,
-            Run {
-                len: 0,
-                ..taking.run
-            },
-        );
-        let kept = self.kept..self.kept;
-        let parts = self.access.parts(Some(run), none, kept, ahead(job.grid));
-        if let Some(state) = parts.state {
-            let intake = taking.intake(job, state, &mut self.reference);
-            job.kernels.update(self.work, intake);
+        if let Some(taking) = &taking {
+            let (kernels, rule) = (self.job.kernels, &self.job.rule);
+            let reference = &mut self.norms.reference;
+            kernels.update(self.work, self.access, rule, taking, reference);
         }
     }
 
@@ -436,14 +361,14 @@ impl Pass<'_, '_> {
         let Pass {
             job, access, work, ..
         } = self;
-        let (kernels, scale, dtype) = (job.kernels, job.scale, access.gradient_dtype());
+        let (kernels, scale) = (job.kernels, job.rule.scale);
         let band = job.grid.band() as isize;
         let mut copy = |neighbour: usize, row: isize, cols: Range<isize>| {
             job.grid.pieces(row, cols, |piece| {
                 let at = (neighbour, from + piece.at);
                 match piece.run {
                     None => kernels.pad_gradient(work, at, piece.len),
-                    Some(run) => kernels.gradient(work, at, access.gradient(run), dtype, scale),
+                    Some(run) => kernels.gradient(work, access, run, at, scale),
                 }
             });
         };
@@ -462,7 +387,7 @@ impl Pass<'_, '_> {
     fn read(&mut self, row: isize, col: isize, count: usize, from: usize) {
         if count > 0 {
             let planes = 0..2 + self.job.grid.band();
-            let denominator = Some(self.job.take_in.denominator);
+            let denominator = Some(self.job.rule.take_in.denominator);
             self.read_planes(row, col..col + count as isize, from, planes, denominator);
         }
     }
@@ -480,8 +405,7 @@ impl Pass<'_, '_> {
         let Pass {
             job, access, work, ..
         } = self;
-        let (kernels, dtype) = (job.kernels, access.state_dtype());
-        let ahead = ahead(job.grid) * dtype.size();
+        let kernels = job.kernels;
         job.grid.pieces(row, cols, |piece| {
             let at = from + piece.at;
             let Some(run) = piece.run else {
@@ -489,8 +413,7 @@ impl Pass<'_, '_> {
             };
             for plane in planes.clone() {
                 let denominator = denominator.filter(|_| plane == DIAGONAL);
-                let bytes = access.plane(plane, run);
-                kernels.read(work, (plane, at), bytes, dtype, denominator, ahead);
+                kernels.read(work, access, run, (plane, at), denominator);
             }
         });
     }
@@ -518,20 +441,19 @@ impl Pass<'_, '_> {
                 job.kernels.set_reach(work, at_hand, at, rest, step);
             });
         }
-        let first = self.kept + kept;
-        let kept = first..first + run.len.next_multiple_of(LANES);
-        let taken = taking.as_ref().map(|taking| taking.run);
-        let parts = access.parts(taken, run, kept, ahead(job.grid));
-        let intake = taking.zip(parts.state);
-        let intake = intake.map(|(taking, state)| taking.intake(job, state, &mut self.reference));
-        let finish = match self.target {
-            Some((_, Directions::Applied)) => Finish::Deliver(parts.target, job.apply),
-            _ => Finish::Measure(&mut self.direction, parts.kept),
+        let then = self.target.as_ref().map(|&(_, then)| then);
+        let then = then.unwrap_or(Directions::Measured);
+        let kept = self.kept + kept;
+        let wanted = Wanted {
+            count,
+            ends,
+            from,
+            run,
+            kept,
         };
-        let len = run.len;
-        let wanted = Wanted { count, from, len };
+        let (taking, norms) = (taking.as_ref(), &mut self.norms);
         job.kernels
-            .solve(work, intake, wanted, job.gamma, ends, finish);
+            .solve(work, access, &job.rule, taking, &wanted, then, norms);
     }
 
     /// The largest l1 of the coordinates whose directions the block has.
@@ -587,7 +509,7 @@ impl Pass<'_, '_> {
 }
 
 /// How many elements ahead memory is asked for.
-fn ahead(grid: &Grid) -> usize {
+pub(super) fn ahead(grid: &Grid) -> usize {
     match grid.line() {
         None => AHEAD,
         Some(_) => grid.shape().1,

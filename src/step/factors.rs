@@ -37,6 +37,10 @@ impl<'a> Factors<'a> {
         }
     }
 
+    pub(super) fn lr(&self) -> f64 {
+        self.step.lr
+    }
+
     pub(super) fn gamma(&self) -> f64 {
         self.options.gamma
     }

@@ -25,8 +25,8 @@ mod stages;
 mod sums;
 mod tensor;
 
-pub(crate) use buffers::{fits, SpareLists};
-pub use buffers::{Target, TensorBuffers};
+pub(crate) use buffers::fits;
 pub use plan::Plan;
+pub use sonew_kernel::{Planes, Target, TensorBuffers};
 pub(crate) use stages::UnderWay;
 pub use stages::{Stage, Stages};

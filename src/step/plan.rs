@@ -3,10 +3,10 @@
 use std::mem::take;
 use std::ops::Range;
 
-use sonew_kernel::{Isa, Noise, Workspace};
+use sonew_kernel::{Isa, Memory, Stochastic, TensorBuffers, Workspace};
 
 use super::block::shape;
-use super::buffers::{check, Target, TensorBuffers};
+use super::buffers::check;
 use super::instruction_set;
 use super::run::{Lists, Run};
 use super::stages::{Progress, Stage, Stages};
@@ -15,9 +15,9 @@ use super::tensor::Tensor;
 use crate::dtype::Elements;
 use crate::error::{Error, Result};
 use crate::layout::{check_count, validate, TensorSpec};
-use crate::memory::{again, fill, list, reserve, try_list, AlignedBytes, OF_A_STEP, OF_TENSORS};
+use crate::memory::{again, list, reserve, try_list, AlignedBytes, OF_A_STEP, OF_TENSORS};
 use crate::options::{Options, Rounding, StepOptions};
-use crate::parallel::{Buffers, Lent, Pool, Team, Tiles};
+use crate::parallel::{Pool, Team, Tiles};
 
 /// A thread is worth waking for this many parameters.
 const PARAMETERS_PER_THREAD: usize = 32 * 1024;
@@ -41,13 +41,11 @@ const TILE: Range<usize> = 8..64;
 /// let mut plan = Plan::new(&Options::default(), &[TensorSpec::new("w", &[3])])?;
 /// let mut w = [1.0f32, 2.0, 3.0];
 /// let (mut m, mut h, mut e) = ([0.0f32; 3], [0.0f32; 3], [0.0f32; 3]);
-/// plan.step(&StepOptions::default(), 1, &mut [TensorBuffers {
-///     target: Target::Parameters(ElementsMut::new(&mut w)),
-///     gradient: Some(Elements::new(&[0.1f32, 0.0, -0.1])),
-///     planes: [&mut m, &mut h, &mut e].map(|p| ElementsMut::new(p)).into(),
-///     lr_scale: 1.0,
-///     weight_decay: 0.0,
-/// }])?;
+/// plan.step(&StepOptions::default(), 1, &mut [TensorBuffers::new(
+///     Target::Parameters(ElementsMut::new(&mut w)),
+///     Some(Elements::new(&[0.1f32, 0.0, -0.1])),
+///     [&mut m, &mut h, &mut e].map(|plane| ElementsMut::new(plane)),
+/// )])?;
 /// assert!(w[0] < 1.0 && w[2] > 3.0);
 /// # Ok::<(), sonew::Error>(())
 /// ```
@@ -60,8 +58,6 @@ pub struct Plan {
     directions: Vec<Option<AlignedBytes>>,
     tiles: Tiles,
     isa: Isa,
-    /// The random bits of tensors that are rounded stochastically, in this step.
-    noise: Vec<Vec<Noise>>,
     pub(super) gradient_norm: Option<f64>,
     pool: Pool,
     most_threads: usize,
@@ -123,7 +119,6 @@ impl Plan {
             options: options.clone(),
             directions: try_list(tensors.iter().map(Tensor::directions), OF_TENSORS)?,
             tiles,
-            noise: list(tensors.iter().map(|_| Vec::new()), OF_TENSORS)?,
             tensors,
             isa,
             gradient_norm: None,
@@ -189,18 +184,7 @@ impl Plan {
         number: u64,
         buffers: &mut [TensorBuffers<'_>],
     ) -> Result<()> {
-        self.step_from(step, number, buffers, &[])
-    }
-
-    /// The same for state that is read in one place and written in another.
-    pub(crate) fn step_from(
-        &mut self,
-        step: &StepOptions,
-        number: u64,
-        buffers: &mut [TensorBuffers<'_>],
-        before: &[Vec<Elements<'_>>],
-    ) -> Result<()> {
-        let mut stages = self.stages_from(step, number, buffers, before)?;
+        let mut stages = self.whole(step, number, buffers)?;
         while stages.next()?.is_some() {}
         let mut progress = stages.end();
         self.gradient_norm = progress.gradient_norm;
@@ -220,25 +204,21 @@ impl Plan {
         number: u64,
         buffers: &'a mut [TensorBuffers<'_>],
     ) -> Result<Stages<'a>> {
-        let mut stages = self.stages_from(step, number, buffers, &[])?;
+        let mut stages = self.whole(step, number, buffers)?;
         stages.defer();
         Ok(stages)
     }
 
-    /// The same step for state that is kept twice: read in the one place and
-    /// written in the other. `before` has for each tensor its planes as they
-    /// are before the step, or none if they are updated in place; or is empty.
-    /// Planes of tensors without a gradient are not copied.
-    pub(crate) fn stages_from<'a>(
+    /// A step from its beginning.
+    fn whole<'a>(
         &'a mut self,
         step: &StepOptions,
         number: u64,
         buffers: &'a mut [TensorBuffers<'_>],
-        before: &'a [Vec<Elements<'a>>],
     ) -> Result<Stages<'a>> {
         let tensors = self.tensors.len();
         let progress = Progress::new(tensors, step.grad_scale, &mut self.lists)?;
-        let run = self.run(step, number, buffers, before, true)?;
+        let run = self.run(step, number, buffers, true)?;
         Ok(Stages::new(run, progress))
     }
 
@@ -255,7 +235,7 @@ impl Plan {
     ) -> Result<Stages<'a>> {
         let tensors = self.tensors.len();
         let mut progress = Progress::new(tensors, step.grad_scale, &mut self.lists)?;
-        let run = self.run(step, number, buffers, &[], false)?;
+        let run = self.run(step, number, buffers, false)?;
         run.replay(&mut progress, reached)?;
         Ok(Stages::new(run, progress))
     }
@@ -297,9 +277,9 @@ impl Plan {
         step: &StepOptions,
         number: u64,
         buffers: &'a mut [TensorBuffers<'_>],
-        before: &'a [Vec<Elements<'a>>],
         keeps: bool,
     ) -> Result<Run<'a>> {
+        let buffers: &'a [TensorBuffers<'a>] = buffers;
         self.check(step, number, buffers)?;
         let gradients = buffers.iter().filter_map(|b| b.gradient);
         let parameters = gradients.map(Elements::len).sum();
@@ -307,24 +287,19 @@ impl Plan {
         let workers = workers(&self.pool, parameters).min(most);
         self.pool.prepare(workers)?;
 
-        if self.options.rounding == Rounding::Stochastic {
-            let tensors = self.tensors.iter().zip(&mut self.noise).enumerate();
-            for (index, (tensor, noise)) in tensors {
-                tensor.make_noise(noise, index, self.options.seed, number)?;
-            }
-        }
         let lists = &mut self.lists;
-        fill(&mut lists.ways, buffers.iter().map(|b| b.way(step.lr)))?;
-        let mut jobs = again(take(&mut lists.jobs));
-        reserve(&mut jobs, buffers.len(), || OF_A_STEP.to_owned())?;
-        let mut lent: Vec<Option<Lent<'_>>> = again(take(&mut lists.lent));
-        reserve(&mut lent, buffers.len(), || OF_A_STEP.to_owned())?;
-        let owned = self.directions.iter_mut().zip(&self.noise);
-        let mut before = before.iter();
-        for ((tensor, buffers), (kept, noise)) in self.tensors.iter().zip(buffers).zip(owned) {
-            let before = before.next().map_or(&[][..], Vec::as_slice);
+        let mut memory: Vec<Option<Memory<'_>>> = again(take(&mut lists.memory));
+        reserve(&mut memory, buffers.len(), || OF_A_STEP.to_owned())?;
+        let is_stochastic = self.options.rounding == Rounding::Stochastic;
+        let tensors = self.tensors.iter().zip(buffers).zip(&mut self.directions);
+        for (index, ((tensor, buffers), kept)) in tensors.enumerate() {
             let kept = kept.as_deref_mut().filter(|_| keeps);
-            lent.push(lend(tensor, buffers, before, kept, noise));
+            let rounding = is_stochastic.then_some(Stochastic {
+                seed: self.options.seed,
+                step: number,
+                tensor: index,
+            });
+            memory.push(tensor.memory(buffers, kept, rounding));
         }
         Ok(Run {
             options: &self.options,
@@ -337,10 +312,9 @@ impl Plan {
                 pool: &self.pool,
                 workspaces: &mut self.workspaces[..workers],
             },
-            ways: take(&mut lists.ways),
             lists,
-            jobs,
-            lent,
+            buffers,
+            memory,
             keeps,
             defers: false,
         })
@@ -370,32 +344,6 @@ impl Plan {
 /// sooner.
 fn workers(pool: &Pool, parameters: usize) -> usize {
     (parameters / PARAMETERS_PER_THREAD).clamp(1, pool.threads())
-}
-
-/// The buffers of a tensor that takes part in the step.
-fn lend<'a>(
-    tensor: &Tensor,
-    buffers: &'a mut TensorBuffers<'_>,
-    before: &'a [Elements<'a>],
-    kept: Option<&'a mut [u8]>,
-    noise: &'a [Noise],
-) -> Option<Lent<'a>> {
-    let gradient = buffers.gradient?;
-    let target = match &mut buffers.target {
-        Target::Parameters(p) => p,
-        Target::Direction(u) => u,
-    };
-    let lent = Buffers {
-        gradient,
-        planes: &mut buffers.planes,
-        before: (!before.is_empty()).then_some(before),
-        target: target.reborrow(),
-        master: tensor.spec.master,
-        kept,
-        noise,
-    };
-    let (shape, kept) = (tensor.grid.shape(), tensor.grid.all_kept());
-    Some(Lent::new(lent, shape, kept, tensor.spec.arithmetic()))
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
+use sonew_kernel::Target;
+
 use super::*;
 use crate::dtype::ElementsMut;
 use crate::layout::{Chains, Update};
@@ -59,13 +61,13 @@ fn run_in(mode: Option<u64>, mut plan: Plan, wild: bool) -> Outcome {
             .collect();
         let mut buffers = Vec::new();
         for (i, (param, planes)) in params.iter_mut().zip(&mut state).enumerate() {
-            buffers.push(TensorBuffers {
-                target: Target::Parameters(ElementsMut::new(param)),
-                gradient: (i as u64 % 4 + 1 != number).then_some(Elements::new(&grads[i])),
-                planes: planes.iter_mut().map(|p| ElementsMut::new(p)).collect(),
-                lr_scale: 1.0,
-                weight_decay: 0.1,
-            });
+            let mut lent = TensorBuffers::new(
+                Target::Parameters(ElementsMut::new(param)),
+                (i as u64 % 4 + 1 != number).then_some(Elements::new(&grads[i])),
+                planes.iter_mut().map(|p| ElementsMut::new(p)),
+            );
+            lent.weight_decay = 0.1;
+            buffers.push(lent);
         }
         in_mode(mode, || plan.step(&step, number, &mut buffers)).unwrap();
     }

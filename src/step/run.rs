@@ -1,9 +1,8 @@
 //! One step under way: which sweep does what.
 
-use std::mem::take;
+use sonew_kernel::{Directions, Memory, TensorBuffers};
 
-use super::block::{Directions, Job};
-use super::buffers::Way;
+use super::block::Job;
 use super::factors::Factors;
 use super::stages::{Known, Next, Progress, Stage};
 use super::sums::{Slot, Sums};
@@ -12,15 +11,13 @@ use crate::error::{Error, Result};
 use crate::layout::check_count;
 use crate::memory::again;
 use crate::options::{Graft, NonFinite, Options, StepOptions};
-use crate::parallel::{Lent, Sweep, Team, Tiles, Visit};
+use crate::parallel::{Sweep, Team, Tiles, Visit};
 
 /// Lists of tensors that a step needs, empty: between steps a plan keeps their
 /// memory, so that the next one asks for none.
 #[derive(Default)]
 pub(super) struct Lists {
-    pub(super) ways: Vec<Way>,
-    pub(super) jobs: Vec<Job<'static>>,
-    pub(super) lent: Vec<Option<Lent<'static>>>,
+    pub(super) memory: Vec<Option<Memory<'static>>>,
     pub(super) numbers: Vec<[f64; 2]>,
     pub(super) known: Vec<Known>,
 }
@@ -36,12 +33,9 @@ pub(super) struct Run<'a> {
     pub(super) team: Team<'a>,
     /// Where the lists go when all is done.
     pub(super) lists: &'a mut Lists,
-    pub(super) ways: Vec<Way>,
-    /// Room for the tensors' parts in a sweep: what is written first is never
-    /// left alone for want of it.
-    pub(super) jobs: Vec<Job<'a>>,
-    /// The buffers of tensors that take part.
-    pub(super) lent: Vec<Option<Lent<'a>>>,
+    pub(super) buffers: &'a [TensorBuffers<'a>],
+    /// The memory of tensors that take part.
+    pub(super) memory: Vec<Option<Memory<'a>>>,
     /// Directions may be kept from one sweep to another.
     pub(super) keeps: bool,
     /// No target is written before the last sweep, for callers who may stop at
@@ -62,15 +56,10 @@ impl<'a> Run<'a> {
         }
         if progress.next == Next::Statistics {
             self.take_reached(progress)?;
-            let jobs = self.jobs(progress);
-            self.statistics(&jobs);
+            self.statistics(progress);
             progress.next = Next::Measure;
-            let relative = self.tensors.iter().any(|t| t.relative);
-            if relative {
-                self.largest_l1(&jobs, progress);
-            }
-            self.jobs = jobs;
-            if relative {
+            if self.tensors.iter().any(|t| t.relative) {
+                self.largest_l1(progress);
                 return Ok(Some(Stage::LargestL1));
             }
         }
@@ -78,17 +67,13 @@ impl<'a> Run<'a> {
             self.take_reached(progress)?;
             progress.next = Next::Apply;
             if self.tensors.iter().any(Tensor::grafted) {
-                let jobs = self.jobs(progress);
-                self.norms(&jobs, progress);
-                self.jobs = jobs;
+                self.norms(progress);
                 return Ok(Some(Stage::Norms));
             }
         }
         if progress.next == Next::Apply {
             self.take_reached(progress)?;
-            let jobs = self.jobs(progress);
-            self.apply(&jobs);
-            self.jobs = jobs;
+            self.left(Directions::Applied, progress);
             progress.next = Next::Done;
         }
         Ok(None)
@@ -96,9 +81,7 @@ impl<'a> Run<'a> {
 
     /// Gives the lists back.
     pub(super) fn end(self) {
-        self.lists.ways = again(self.ways);
-        self.lists.jobs = again(self.jobs);
-        self.lists.lent = again(self.lent);
+        self.lists.memory = again(self.memory);
     }
 
     /// Puts a step where others have taken it: through these stages, in their
@@ -131,13 +114,11 @@ impl<'a> Run<'a> {
     /// The squares of the reference's norm, of each tensor: known once its
     /// statistics are.
     pub(super) fn references(&self) -> Vec<f64> {
-        let tensors = self.tensors.iter().zip(&self.lent);
-        let fold = |t: &Tensor| {
-            let blocks = t.blocks.clone();
-            self.sums.fold(blocks, Slot::Reference, |a, b| a + b)
+        let fold = |(t, memory): (&Tensor, &Option<Memory<'_>>)| match memory {
+            Some(_) => self.fold(t, Slot::Reference),
+            None => 0.0,
         };
-        let fold = |(t, lent): (_, &Option<Lent<'_>>)| lent.as_ref().map_or(0.0, |_| fold(t));
-        tensors.map(fold).collect()
+        self.tensors.iter().zip(&self.memory).map(fold).collect()
     }
 
     /// Takes the numbers of the stage that was reached into what is known.
@@ -197,19 +178,6 @@ impl<'a> Run<'a> {
         self.step.non_finite == NonFinite::Skip || self.step.clip_norm.is_some()
     }
 
-    /// The tensors' parts in the step, after what is known so far. The list
-    /// goes back to where it came from.
-    fn jobs(&mut self, progress: &Progress) -> Vec<Job<'a>> {
-        let mut jobs = take(&mut self.jobs);
-        jobs.clear();
-        let factors = Factors::new(self.options, &self.step, self.number);
-        let tensors = self.tensors.iter().zip(&progress.known).zip(&self.ways);
-        jobs.extend(
-            tensors.map(|((tensor, known), &way)| tensor.job(&factors, known, progress.scale, way)),
-        );
-        jobs
-    }
-
     /// Takes a stage's numbers into what is known of the tensors concerned.
     fn take(
         &self,
@@ -232,9 +200,9 @@ impl<'a> Run<'a> {
         concerned: impl Fn(&Tensor) -> bool,
         numbers: impl Fn(&Tensor) -> [f64; 2],
     ) {
-        let tensors = self.tensors.iter().zip(&self.lent);
-        for ((tensor, lent), place) in tensors.zip(&mut progress.numbers) {
-            *place = match lent {
+        let tensors = self.tensors.iter().zip(&self.memory);
+        for ((tensor, memory), place) in tensors.zip(&mut progress.numbers) {
+            *place = match memory {
                 Some(_) if concerned(tensor) => numbers(tensor),
                 _ => [0.0; 2],
             };
@@ -243,15 +211,12 @@ impl<'a> Run<'a> {
 
     fn gradient_squares(&mut self, progress: &mut Progress) {
         let (tensors, sums) = (self.tensors, self.sums);
-        let jobs = self.jobs(progress);
-        self.sweep(Sweep::Whole, |visit| {
-            let squares = jobs[visit.tensor].gradient_squares(visit.block, visit.access);
+        self.sweep(Sweep::Whole, progress, |job, visit| {
+            let squares = job.gradient_squares(visit.block, visit.access);
             let block = tensors[visit.tensor].blocks.start + visit.block;
             sums.set(block, Slot::First, squares);
         });
-        self.jobs = jobs;
-        let fold = |t: &Tensor| sums.fold(t.blocks.clone(), Slot::First, |a, b| a + b);
-        self.give(progress, |_| true, |t| [fold(t), 0.0]);
+        self.give(progress, |_| true, |t| [self.fold(t, Slot::First), 0.0]);
     }
 
     /// Looks for gradients that are not finite; clips.
@@ -284,33 +249,34 @@ impl<'a> Run<'a> {
 
     /// Statistics of all blocks, together with their directions where nothing
     /// else has to come before.
-    fn statistics(&mut self, jobs: &[Job<'_>]) {
+    fn statistics(&mut self, progress: &Progress) {
         let (tensors, sums, defers) = (self.tensors, self.sums, self.defers);
-        self.sweep(Sweep::Tiles, |visit| {
+        self.sweep(Sweep::Tiles, progress, |job, visit| {
             let tensor = &tensors[visit.tensor];
             let block = tensor.blocks.start + visit.block;
             let then = tensor.fused(defers).filter(|_| !visit.waits);
-            let job = &jobs[visit.tensor];
-            let squares = job.statistics(visit.block, visit.access, visit.work, then);
-            sums.set(block, Slot::Reference, squares.reference);
+            let [direction, reference] =
+                job.statistics(visit.block, visit.access, visit.work, then);
+            sums.set(block, Slot::Reference, reference);
             if then.is_some() {
-                sums.set(block, Slot::First, squares.direction);
+                sums.set(block, Slot::First, direction);
             }
         });
-        self.sweep(Sweep::Waiting, |visit| {
-            if let Some(then) = tensors[visit.tensor].fused(defers) {
-                directions(tensors, jobs, sums, then, visit);
+        self.sweep(Sweep::Waiting, progress, |job, visit| {
+            let tensor = &tensors[visit.tensor];
+            if let Some(then) = tensor.fused(defers) {
+                directions(tensor, job, sums, then, visit);
             }
         });
     }
 
-    fn largest_l1(&mut self, jobs: &[Job<'_>], progress: &mut Progress) {
+    fn largest_l1(&mut self, progress: &mut Progress) {
         let (tensors, sums) = (self.tensors, self.sums);
-        self.sweep(Sweep::Whole, |visit| {
+        self.sweep(Sweep::Whole, progress, |job, visit| {
             let tensor = &tensors[visit.tensor];
             if tensor.relative {
                 let block = tensor.blocks.start + visit.block;
-                let l1 = jobs[visit.tensor].largest_l1(visit.block, visit.access, visit.work);
+                let l1 = job.largest_l1(visit.block, visit.access, visit.work);
                 sums.set(block, Slot::First, l1);
             }
         });
@@ -318,55 +284,60 @@ impl<'a> Run<'a> {
         self.give(progress, |t| t.relative, |t| [fold(t), 0.0]);
     }
 
-    fn norms(&mut self, jobs: &[Job<'_>], progress: &mut Progress) {
-        self.left(Directions::Measured, jobs);
-        let sums = self.sums;
-        let fold = |t: &Tensor, slot| sums.fold(t.blocks.clone(), slot, |a, b| a + b);
-        let both = |t: &Tensor| [fold(t, Slot::First), fold(t, Slot::Reference)];
+    fn norms(&mut self, progress: &mut Progress) {
+        self.left(Directions::Measured, progress);
+        let both = |t: &Tensor| [self.fold(t, Slot::First), self.fold(t, Slot::Reference)];
         self.give(progress, Tensor::grafted, both);
     }
 
-    fn apply(&mut self, jobs: &[Job<'_>]) {
-        self.left(Directions::Applied, jobs);
-    }
-
     /// Measures or applies directions where no earlier sweep did.
-    fn left(&mut self, then: Directions, jobs: &[Job<'_>]) {
+    fn left(&mut self, then: Directions, progress: &Progress) {
         let (tensors, sums) = (self.tensors, self.sums);
         let (keeps, defers) = (self.keeps, self.defers);
         if !tensors.iter().any(|t| t.is_left(then, defers)) {
             return;
         }
-        self.sweep(Sweep::Whole, |visit| {
+        self.sweep(Sweep::Whole, progress, |job, visit| {
             let tensor = &tensors[visit.tensor];
             if !tensor.is_left(then, defers) {
             } else if then == Directions::Applied && keeps && tensor.grafted() {
-                jobs[visit.tensor].apply_kept(visit.block, visit.access);
+                job.apply_kept(visit.block, visit.access);
             } else {
-                directions(tensors, jobs, sums, then, visit);
+                directions(tensor, job, sums, then, visit);
             }
         });
     }
 
-    /// Visits the blocks of all tensors that take part.
-    fn sweep(&mut self, sweep: Sweep, visit: impl Fn(Visit<'_, '_>) + Sync) {
-        let tensors = self.tensors;
+    /// The sum over a tensor's blocks.
+    fn fold(&self, tensor: &Tensor, slot: Slot) -> f64 {
+        self.sums.fold(tensor.blocks.clone(), slot, |a, b| a + b)
+    }
+
+    /// Visits the blocks of all tensors that take part, after what is known of them so
+    /// far.
+    fn sweep(
+        &mut self,
+        sweep: Sweep,
+        progress: &Progress,
+        visit: impl Fn(&Job<'_>, Visit<'_, '_>) + Sync,
+    ) {
+        let (tensors, buffers, memory) = (self.tensors, self.buffers, &self.memory);
+        let factors = Factors::new(self.options, &self.step, self.number);
+        let visit = |visited: Visit<'_, '_>| {
+            let tensor = visited.tensor;
+            let known = &progress.known[tensor];
+            let job = tensors[tensor].job(&factors, known, progress.scale, &buffers[tensor]);
+            visit(&job, visited);
+        };
         let grid = |tensor: usize| &tensors[tensor].grid;
-        self.team
-            .sweep(sweep, self.tiles, grid, &mut self.lent, &visit);
+        let memory = |tensor: usize| memory[tensor].as_ref();
+        self.team.sweep(sweep, self.tiles, grid, memory, &visit);
     }
 }
 
 /// Computes the directions of a block from its state.
-fn directions(
-    tensors: &[Tensor],
-    jobs: &[Job<'_>],
-    sums: &Sums,
-    then: Directions,
-    visit: Visit<'_, '_>,
-) {
-    let block = tensors[visit.tensor].blocks.start + visit.block;
-    let job = &jobs[visit.tensor];
-    let squares = job.directions(visit.block, visit.access, visit.work, then);
-    sums.set(block, Slot::First, squares.direction);
+fn directions(tensor: &Tensor, job: &Job<'_>, sums: &Sums, then: Directions, visit: Visit<'_, '_>) {
+    let block = tensor.blocks.start + visit.block;
+    let [direction, _] = job.directions(visit.block, visit.access, visit.work, then);
+    sums.set(block, Slot::First, direction);
 }

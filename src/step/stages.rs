@@ -3,12 +3,10 @@
 use std::iter::repeat_n;
 use std::mem::take;
 
-use sonew_kernel::FloatMode;
+use sonew_kernel::{FloatMode, TensorBuffers};
 
-use super::buffers::TensorBuffers;
 use super::plan::Plan;
 use super::run::{Lists, Run};
-use crate::dtype::Elements;
 use crate::error::Result;
 use crate::memory::fill;
 use crate::options::StepOptions;
@@ -141,7 +139,6 @@ impl Plan {
         &mut self,
         under_way: &mut UnderWay,
         buffers: &mut [TensorBuffers<'_>],
-        before: &[Vec<Elements<'_>>],
     ) -> Result<Option<Stage>> {
         let _mode = FloatMode::set_default();
         let UnderWay {
@@ -149,7 +146,7 @@ impl Plan {
             number,
             progress,
         } = under_way;
-        let mut run = self.run(step, *number, buffers, before, true)?;
+        let mut run = self.run(step, *number, buffers, true)?;
         run.defer();
         let stage = run.advance(progress);
         run.end();
@@ -173,13 +170,11 @@ impl Plan {
 /// # let mut plan = Plan::new(&Options::default(), &[TensorSpec::new("w", &[3])])?;
 /// # let mut w = [1.0f32, 2.0, 3.0];
 /// # let (mut m, mut h, mut e) = ([0.0f32; 3], [0.0f32; 3], [0.0f32; 3]);
-/// # let mut buffers = [TensorBuffers {
-/// #     target: Target::Parameters(ElementsMut::new(&mut w)),
-/// #     gradient: Some(Elements::new(&[0.1f32, 0.0, -0.1])),
-/// #     planes: [&mut m, &mut h, &mut e].map(|p| ElementsMut::new(p)).into(),
-/// #     lr_scale: 1.0,
-/// #     weight_decay: 0.0,
-/// # }];
+/// # let mut buffers = [TensorBuffers::new(
+/// #     Target::Parameters(ElementsMut::new(&mut w)),
+/// #     Some(Elements::new(&[0.1f32, 0.0, -0.1])),
+/// #     [&mut m, &mut h, &mut e].map(|plane| ElementsMut::new(plane)),
+/// # )];
 /// # fn sum_over_machines(_: &mut [[f64; 2]]) {}
 /// # fn largest_over_machines(_: &mut [[f64; 2]]) {}
 /// let mut stages = plan.stages(&StepOptions::default(), 1, &mut buffers)?;

@@ -2,16 +2,17 @@
 
 use std::ops::Range;
 
-use sonew_kernel::{Apply, Isa, Kernels, Noise};
+use sonew_kernel::{
+    Apply, Directions, ElementsMut, Isa, Kernels, Memory, Rule, Stochastic, Target, TensorBuffers,
+};
 
-use super::block::{Directions, Job};
-use super::buffers::Way;
+use super::block::{ahead, Job};
 use super::factors::Factors;
 use super::stages::Known;
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::layout::{planes, Grid, Plane, TensorSpec, Update};
-use crate::memory::{reserve, AlignedBytes, OF_A_STEP};
+use crate::memory::AlignedBytes;
 use crate::options::{Damping, Graft, Options};
 
 /// A tensor of a plan.
@@ -56,38 +57,37 @@ impl Tensor {
         self.grafted().then(keep).transpose()
     }
 
-    /// The random bits of its planes and of its target in a step, where any of
-    /// its numbers are rounded to 16 bits.
-    pub(super) fn make_noise(
+    /// All memory of the tensor in a step; `None` if it takes no part.
+    pub(super) fn memory<'a>(
         &self,
-        noise: &mut Vec<Noise>,
-        index: usize,
-        seed: u64,
-        number: u64,
-    ) -> Result<()> {
+        buffers: &'a TensorBuffers<'a>,
+        kept: Option<&'a mut [u8]>,
+        rounding: Option<Stochastic>,
+    ) -> Option<Memory<'a>> {
+        buffers.gradient.as_ref()?;
         let few = |dtype| matches!(dtype, Dtype::Bf16 | Dtype::F16);
-        noise.clear();
-        if few(self.spec.state) || few(self.spec.params) {
-            let plane = |plane| Noise::new(seed, number, index, plane);
-            let planes = 0..=self.planes.len();
-            reserve(noise, planes.end() + 1, || OF_A_STEP.to_owned())?;
-            noise.extend(planes.map(plane));
-        }
-        Ok(())
+        let is_few = few(self.spec.state) || few(self.spec.params);
+        Some(Memory {
+            buffers,
+            master: self.spec.master,
+            cols: self.grid.shape().1,
+            kept: kept.map(|kept| ElementsMut::from_bytes(self.spec.arithmetic(), kept)),
+            rounding: rounding.filter(|_| is_few),
+            ahead: ahead(&self.grid),
+        })
     }
 
-    /// The tensor's part in a step, after what is known of it.
-    pub(super) fn job<'a>(
-        &'a self,
+    /// How a step treats the tensor, after what is known of it.
+    pub(super) fn job(
+        &self,
         factors: &Factors<'_>,
         known: &Known,
         scale: f64,
-        way: Way,
-    ) -> Job<'a> {
+        buffers: &TensorBuffers<'_>,
+    ) -> Job<'_> {
         let units = factors.units(self.spec.update, self.graft);
-        Job {
-            grid: &self.grid,
-            kernels: self.kernels,
+        let rate = factors.lr() * buffers.lr_scale;
+        let rule = Rule {
             scale,
             take_in: factors.take_in(
                 self.graft,
@@ -95,15 +95,20 @@ impl Tensor {
                 factors.denominator(self.spec.update, factors.damping(known.l1)),
             ),
             gamma: factors.gamma(),
-            apply: match way {
-                Way::Update { rate, decay } => Apply::Update {
+            apply: match buffers.target {
+                Target::Parameters(_) => Apply::Update {
                     rate: -rate * known.ratio * units.direction,
-                    decay: -decay,
+                    decay: -(rate * buffers.weight_decay),
                 },
-                Way::Write => Apply::Write {
+                Target::Direction(_) => Apply::Write {
                     scale: known.ratio * units.direction,
                 },
             },
+        };
+        Job {
+            grid: &self.grid,
+            kernels: self.kernels,
+            rule,
             units,
         }
     }

@@ -353,16 +353,15 @@ impl<'a> Operands<'a> {
                 ElementsMut::from_bytes(dtype, slice)
             });
             let target = written.next().expect("there is a target");
-            TensorBuffers {
-                target: match settings.direction {
-                    true => Target::Direction(target),
-                    false => Target::Parameters(target),
-                },
-                gradient: Some(Elements::from_bytes(spec.grads, gradient)),
-                planes: written.collect(),
-                lr_scale: tensor.lr_scale,
-                weight_decay: decay * tensor.weight_decay,
-            }
+            let target = match settings.direction {
+                true => Target::Direction(target),
+                false => Target::Parameters(target),
+            };
+            let gradient = Elements::from_bytes(spec.grads, gradient);
+            let mut buffers = TensorBuffers::new(target, Some(gradient), written);
+            buffers.lr_scale = tensor.lr_scale;
+            buffers.weight_decay = decay * tensor.weight_decay;
+            buffers
         };
         tensors.map(lend).collect()
     }

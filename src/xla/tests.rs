@@ -349,17 +349,16 @@ impl World {
             .map(|(((spec, param), grad), planes)| {
                 let own = member * spec.len()..(member + 1) * spec.len();
                 let plane = |p: &'_ mut Vec<f32>| -> *mut [f32] { &mut p[own.clone()] };
-                TensorBuffers {
-                    target: Target::Parameters(ElementsMut::new(&mut param[own.clone()])),
-                    gradient: Some(Elements::new(&grad[own.clone()])),
-                    planes: planes
+                let mut lent = TensorBuffers::new(
+                    Target::Parameters(ElementsMut::new(&mut param[own.clone()])),
+                    Some(Elements::new(&grad[own.clone()])),
+                    planes
                         .iter_mut()
                         // SAFETY: each plane is borrowed only once.
-                        .map(|p| ElementsMut::new(unsafe { &mut *plane(p) }))
-                        .collect(),
-                    lr_scale: 1.0,
-                    weight_decay: decay,
-                }
+                        .map(|p| ElementsMut::new(unsafe { &mut *plane(p) })),
+                );
+                lent.weight_decay = decay;
+                lent
             })
             .collect()
     }

@@ -1,6 +1,6 @@
 //! Numbers of a type that is chosen at run time.
 
-use sonew::dtype::{bf16, f16, Dtype, Elements, ElementsMut};
+use sonew::dtype::{bf16, f16, Dtype, Element, Elements, ElementsMut};
 
 pub enum Numbers {
     F32(Vec<f32>),
@@ -46,10 +46,14 @@ impl Numbers {
 
 /// The same numbers in float64.
 pub fn widen(x: Elements<'_>) -> Vec<f64> {
-    match x {
-        Elements::F32(x) => x.iter().map(|&x| x.into()).collect(),
-        Elements::F64(x) => x.to_vec(),
-        Elements::Bf16(x) => x.iter().map(|&x| x.into()).collect(),
-        Elements::F16(x) => x.iter().map(|&x| x.into()).collect(),
+    fn widened<T: Element + Copy + Into<f64>>(x: Elements<'_>) -> Vec<f64> {
+        let x = x.as_slice::<T>().expect("it is of this type");
+        x.iter().map(|&x| x.into()).collect()
+    }
+    match x.dtype() {
+        Dtype::F32 => widened::<f32>(x),
+        Dtype::F64 => widened::<f64>(x),
+        Dtype::Bf16 => widened::<bf16>(x),
+        Dtype::F16 => widened::<f16>(x),
     }
 }

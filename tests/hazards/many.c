@@ -133,8 +133,8 @@ int main(int argc, char **argv) {
     CHECK(each("plan_create", LIST, create_plan, destroy_plan) > 5);
     OK(create());
     OK(create_plan());
-    CHECK(each("step", ANY, step, NULL) > COUNT);
-    CHECK(each("plan_step", ANY, plan_step, NULL) > COUNT);
+    CHECK(each("step", ANY, step, NULL) > 2);
+    CHECK(each("plan_step", ANY, plan_step, NULL) > 2);
     /* The allocations of a step's lists are kept for the next step. */
     CHECK(each("step", ANY, step, NULL) == 0);
     CHECK(each("plan_step", ANY, plan_step, NULL) == 0);
@@ -142,15 +142,15 @@ int main(int argc, char **argv) {
     destroy_plan();
     OK(create());
     OK(create_plan());
-    CHECK(each("stages_begin", ANY, begin, NULL) > COUNT);
-    CHECK(each("plan_stages_begin", ANY, plan_begin, NULL) > COUNT);
+    CHECK(each("stages_begin", ANY, begin, NULL) > 2);
+    CHECK(each("plan_stages_begin", ANY, plan_begin, NULL) > 2);
     for (int i = 0; i < 4; i++) {
         CHECK((each("stages_next", ANY, next, NULL) > 0) == (i == 0));
         CHECK((each("plan_stages_next", ANY, plan_next, NULL) > 0) == (i == 0));
     }
     CHECK(stage == SONEW_DONE);
     OK(sonew_make_live(optimizer, live));
-    CHECK(each("live step", ANY, step, NULL) > COUNT);
+    CHECK(each("live step", ANY, step, NULL) == 0);
     destroy();
     destroy_plan();
     puts("every list may fail");

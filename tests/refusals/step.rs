@@ -186,13 +186,11 @@ fn plan_step(number: u64, count: usize, change: impl FnOnce(&mut TensorBuffers<'
     let mut state = [[0.0f32; 6]; 3];
     let mut buffers = Vec::new();
     let [m, h, e] = &mut state;
-    buffers.push(TensorBuffers {
-        target: Target::Parameters(ElementsMut::new(&mut p)),
-        gradient: Some(Elements::new(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0])),
-        planes: [m, h, e].map(|p| ElementsMut::new(p)).into(),
-        lr_scale: 1.0,
-        weight_decay: 0.0,
-    });
+    buffers.push(TensorBuffers::new(
+        Target::Parameters(ElementsMut::new(&mut p)),
+        Some(Elements::new(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0])),
+        [m, h, e].map(|p| ElementsMut::new(p)),
+    ));
     change(&mut buffers[0]);
     buffers.truncate(count);
     let result = plan.step(&StepOptions::default(), number, &mut buffers);
@@ -218,7 +216,7 @@ fn stateless_steps_that_do_not_fit() {
         }
     );
     refused!(
-        plan_step(1, 1, |b| b.target = Target::Direction(ElementsMut::F32(&mut []))),
+        plan_step(1, 1, |b| b.target = Target::Direction(ElementsMut::new::<f32>(&mut []))),
         Error::WrongLength { argument, length: 0, .. } if argument == "the direction"
     );
     refused!(
@@ -230,21 +228,21 @@ fn stateless_steps_that_do_not_fit() {
         }
     );
     refused!(
-        plan_step(1, 1, |b| b.planes[1] = ElementsMut::F32(&mut [])),
+        plan_step(1, 1, |b| b.planes[1] = ElementsMut::new::<f32>(&mut [])),
         Error::WrongLength { argument, .. } if argument == "diagonal"
     );
     refused!(
-        plan_step(1, 1, |b| b.target = Target::Direction(ElementsMut::F64(&mut []))),
+        plan_step(1, 1, |b| b.target = Target::Direction(ElementsMut::new::<f64>(&mut []))),
         Error::WrongDtype { argument, dtype: Dtype::F64, expected: Dtype::F32, .. }
             if argument == "the direction"
     );
     refused!(
-        plan_step(1, 1, |b| b.planes[2] = ElementsMut::Bf16(&mut [])),
+        plan_step(1, 1, |b| b.planes[2] = ElementsMut::new::<bf16>(&mut [])),
         Error::WrongDtype { argument, dtype: Dtype::Bf16, expected: Dtype::F32, .. }
             if argument == "band.1"
     );
     refused!(
-        plan_step(1, 1, |b| b.gradient = Some(Elements::F16(&[f16::ONE; 6]))),
+        plan_step(1, 1, |b| b.gradient = Some(Elements::new(&[f16::ONE; 6]))),
         Error::WrongDtype { argument, dtype: Dtype::F16, expected: Dtype::F32, .. }
             if argument == "the gradient"
     );
@@ -263,7 +261,7 @@ fn stateless_steps_that_do_not_fit() {
         Error::OutOfRange { argument, .. } if argument == "weight_decay of tensor \"a\""
     );
     refused!(
-        plan_step(1, 1, |b| b.gradient = Some(Elements::F32(&[f32::NAN; 6]))),
+        plan_step(1, 1, |b| b.gradient = Some(Elements::new(&[f32::NAN; 6]))),
         Error::NonFiniteGradient { .. }
     );
 }

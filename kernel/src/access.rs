@@ -1,0 +1,227 @@
+//! Which bytes of a tensor's buffers a tile may touch.
+//!
+//! Tiles are rectangles of one matrix, so their bytes interleave and no slice
+//! holds one tile alone. An [`Access`] gives slices of the buffers, runs of one row,
+//! after checking that they lie where its tile may read or write.
+
+use std::ops::Range;
+
+use arrayvec::ArrayVec;
+
+use crate::buffers::Memory;
+use crate::dtype::{Dtype, Elements, ElementsMut};
+use crate::noise::{Noise, Stochastic};
+use crate::simd::LANES;
+use crate::MAX_PLANES;
+
+/// A rectangle of the matrix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rect {
+    /// Its rows.
+    pub rows: Range<usize>,
+    /// Its columns.
+    pub cols: Range<usize>,
+}
+
+/// A run of columns in one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The row.
+    pub row: usize,
+    /// The first of the columns.
+    pub col: usize,
+    /// How many they are.
+    pub len: usize,
+}
+
+/// What a tile may touch.
+pub struct Access<'a> {
+    memory: &'a Memory<'a>,
+    gradient: Elements<'a>,
+    state: Option<Rect>,
+    target: Rect,
+    kept: Range<usize>,
+}
+
+impl<'a> Access<'a> {
+    /// Access for whoever works on a tile now. With `state`, the state inside
+    /// that rectangle may be read and written, and none outside; without, all
+    /// of it may be read. The target may be written inside its rectangle, and
+    /// the directions kept at `kept`.
+    ///
+    /// # Panics
+    /// If there is no gradient.
+    ///
+    /// # Safety
+    /// While the access lives, no other one may reach the same place of the
+    /// target or of the kept directions; nor, if this one writes state, any of
+    /// the state inside its rectangle; nor, if it reads all state, may another
+    /// one write state. The rectangles lie in the matrix, and every buffer has an
+    /// element for each place of it.
+    pub unsafe fn new(
+        memory: &'a Memory<'a>,
+        state: Option<Rect>,
+        target: Rect,
+        kept: Range<usize>,
+    ) -> Self {
+        let gradient = memory.buffers.gradient;
+        Access {
+            memory,
+            gradient: gradient.expect("the tensor takes part"),
+            state,
+            target,
+            kept,
+        }
+    }
+
+    /// The type of the gradient's elements.
+    pub fn gradient_dtype(&self) -> Dtype {
+        self.gradient.dtype()
+    }
+
+    /// The type of the state's elements.
+    pub fn state_dtype(&self) -> Dtype {
+        self.memory.buffers.planes[0].dtype()
+    }
+
+    /// The type of the target's elements, and whether there are master weights.
+    pub fn target_type(&self) -> (Dtype, bool) {
+        let target = self.memory.buffers.target.elements();
+        (target.dtype(), self.memory.master)
+    }
+
+    /// How many elements ahead memory is asked for.
+    pub(crate) fn ahead(&self) -> usize {
+        self.memory.ahead
+    }
+
+    /// With stochastic rounding, the random bits of each state plane.
+    pub(crate) fn noise(&self) -> ArrayVec<Noise, MAX_PLANES> {
+        let (rounding, planes) = (self.memory.rounding, self.memory.buffers.planes.len());
+        let noise = |rounding: Stochastic| (0..planes).map(move |p| rounding.noise(p));
+        rounding
+            .into_iter()
+            .flat_map(noise)
+            .take(MAX_PLANES)
+            .collect()
+    }
+
+    /// The index of a run's first element in its tensor.
+    pub(crate) fn index(&self, run: Run) -> usize {
+        run.row * self.memory.cols + run.col
+    }
+
+    /// A run of the gradient, which no one writes.
+    pub(crate) fn gradient(&self, run: Run) -> &'a [u8] {
+        part(self.gradient, self.index(run), run.len)
+    }
+
+    /// The gradient from a run's first element on.
+    pub(crate) fn gradient_from(&self, run: Run) -> &'a [u8] {
+        &self.gradient.bytes()[self.index(run) * self.gradient.dtype().size()..]
+    }
+
+    /// A run of a state plane as it is.
+    pub(crate) fn plane(&self, plane: usize, run: Run) -> &[u8] {
+        if let Some(state) = &self.state {
+            check(run, state);
+        }
+        // SAFETY: the run lies where this access alone may write, or no one
+        // writes state (see `new`); `self` is borrowed as long as the slice.
+        unsafe { self.memory.buffers.planes[plane].part(self.index(run), run.len) }
+    }
+
+    /// The state planes of a run to be updated, without the master weights. Where they
+    /// are read in another place than they are written, they are copied first.
+    ///
+    /// # Safety
+    /// They are given out once while they live.
+    pub(crate) unsafe fn planes<'b>(&self, run: Run) -> ArrayVec<&'b mut [u8], MAX_PLANES> {
+        check(run, self.state.as_ref().expect("this access writes state"));
+        let (index, buffers) = (self.index(run), self.memory.buffers);
+        let count = buffers.planes.len() - usize::from(self.memory.master);
+        let mut planes = ArrayVec::new();
+        for (p, plane) in buffers.planes[..count].iter().enumerate() {
+            // SAFETY: the run lies where this access alone may write.
+            let plane = unsafe { plane.part(index, run.len) };
+            if let Some(before) = buffers.before(p) {
+                plane.copy_from_slice(part(before, index, run.len));
+            }
+            planes.push(plane);
+        }
+        planes
+    }
+
+    /// A run of the target, with the master weights where there are any.
+    ///
+    /// # Safety
+    /// It is given out once while it lives.
+    pub(crate) unsafe fn target<'b>(&self, run: Run) -> TargetRun<'b>
+    where
+        'a: 'b,
+    {
+        check(run, &self.target);
+        let (index, memory) = (self.index(run), self.memory);
+        let buffers = memory.buffers;
+        let target = buffers.target.elements();
+        let last = buffers.planes.len() - 1;
+        let master = memory.master.then(|| {
+            // SAFETY: as below.
+            let master = unsafe { buffers.planes[last].part(index, run.len) };
+            if let Some(before) = buffers.before(last) {
+                master.copy_from_slice(part(before, index, run.len));
+            }
+            master
+        });
+        TargetRun {
+            // SAFETY: the run lies where this access alone may touch target and
+            // master weights, which are different buffers.
+            to: unsafe { target.part(index, run.len) },
+            dtype: target.dtype(),
+            master,
+            noise: memory.rounding.map(|r| (r.noise(last + 1), index)),
+            ahead: memory.ahead * target.dtype().size(),
+        }
+    }
+
+    /// Where the directions of so many coordinates are kept, if they are.
+    ///
+    /// # Safety
+    /// They are given out once while they live.
+    pub(crate) unsafe fn kept<'b>(&self, first: usize, len: usize) -> Option<&'b mut [u8]> {
+        let kept: &ElementsMut<'_> = self.memory.kept.as_ref()?;
+        let len = len.next_multiple_of(LANES);
+        assert!(self.kept.start <= first && first + len <= self.kept.end);
+        // SAFETY: the range lies among those that this access alone may touch.
+        Some(unsafe { kept.part(first, len) })
+    }
+}
+
+/// A run of parameters or directions that is written.
+pub(crate) struct TargetRun<'a> {
+    /// Its bytes.
+    pub(crate) to: &'a mut [u8],
+    pub(crate) dtype: Dtype,
+    /// The float32 parameters behind those in few bits.
+    pub(crate) master: Option<&'a mut [u8]>,
+    /// With stochastic rounding: its random bits, and the index of its first
+    /// element.
+    pub(crate) noise: Option<(Noise, usize)>,
+    /// How many bytes ahead memory is asked for.
+    pub(crate) ahead: usize,
+}
+
+/// The bytes of some elements of a buffer that no one writes.
+fn part(elements: Elements<'_>, index: usize, len: usize) -> &[u8] {
+    let size = elements.dtype().size();
+    &elements.bytes()[index * size..][..len * size]
+}
+
+/// Panics unless a run lies inside a rectangle.
+fn check(run: Run, rect: &Rect) {
+    let cols = rect.cols.start <= run.col && run.col + run.len <= rect.cols.end;
+    assert!(
+        cols && rect.rows.contains(&run.row),
+        "{run:?} is outside {rect:?}"
+    );
+}

@@ -1,0 +1,110 @@
+//! The buffers of a tensor in a step.
+
+use arrayvec::ArrayVec;
+
+use crate::dtype::{Elements, ElementsMut};
+use crate::{Stochastic, MAX_PLANES};
+
+/// The buffers of one tensor for one step: filled in by whoever begins it, and
+/// borrowed from there down to the loops. Each has the tensor's number of elements, of
+/// the type that it was declared with, in the tensor's own memory order.
+#[derive(Debug)]
+pub struct TensorBuffers<'a> {
+    /// What the step writes besides the state.
+    pub target: Target<'a>,
+    /// The gradient; `None` leaves the tensor out of the step: its state and
+    /// its target stay as they are.
+    pub gradient: Option<Elements<'a>>,
+    /// The state planes: momentum, diagonal, `band.1` and so on, and where the tensor
+    /// has them the average of normalized RMSProp and the master weights. All
+    /// zeros before the first step, but for the master weights: those are a copy of
+    /// the parameters, which the caller makes.
+    pub planes: Planes<'a>,
+    /// Where the planes are read, if not where they are written.
+    before: ArrayVec<Elements<'a>, { MAX_PLANES + 1 }>,
+    /// Multiplies the learning rate, finite and not negative.
+    pub lr_scale: f64,
+    /// Decoupled weight decay, finite and not negative.
+    pub weight_decay: f64,
+}
+
+/// The state planes of a tensor.
+pub type Planes<'a> = ArrayVec<ElementsMut<'a>, { MAX_PLANES + 1 }>;
+
+/// What a step writes for a tensor.
+#[derive(Debug)]
+pub enum Target<'a> {
+    /// Parameters, updated in place: `p <- p - lr (u + weight_decay p)`. With
+    /// master weights these are what is updated, and `p` is their copy.
+    Parameters(ElementsMut<'a>),
+    /// The grafted direction `u` is written here, in the type of the
+    /// parameters; learning rate and weight decay are left to the caller.
+    /// Master weights stay as they are.
+    Direction(ElementsMut<'a>),
+}
+
+impl<'a> TensorBuffers<'a> {
+    /// Buffers with a learning rate scale of 1 and no weight decay.
+    ///
+    /// # Panics
+    /// If there are more planes than any tensor has, 20.
+    pub fn new(
+        target: Target<'a>,
+        gradient: Option<Elements<'a>>,
+        planes: impl IntoIterator<Item = ElementsMut<'a>>,
+    ) -> Self {
+        TensorBuffers {
+            target,
+            gradient,
+            planes: planes.into_iter().collect(),
+            before: ArrayVec::new(),
+            lr_scale: 1.0,
+            weight_decay: 0.0,
+        }
+    }
+
+    /// The planes are read here, and written where they are: state that is kept
+    /// twice.
+    ///
+    /// # Panics
+    /// If they are not of the same number, type and length.
+    pub fn read_from(&mut self, before: impl IntoIterator<Item = Elements<'a>>) {
+        self.before = before.into_iter().collect();
+        let kind = |elements: Elements<'_>| (elements.dtype(), elements.len());
+        let written = self.planes.iter().map(|plane| kind(plane.elements()));
+        assert!(written.eq(self.before.iter().map(|&plane| kind(plane))));
+    }
+
+    /// Where a plane is read, if not where it is written.
+    pub(crate) fn before(&self, plane: usize) -> Option<Elements<'a>> {
+        self.before.get(plane).copied()
+    }
+}
+
+impl<'a> Target<'a> {
+    /// The buffer, whichever it is.
+    pub fn elements(&self) -> &ElementsMut<'a> {
+        match self {
+            Target::Parameters(p) => p,
+            Target::Direction(u) => u,
+        }
+    }
+}
+
+/// All memory of a tensor in a step: the caller's buffers, and what is kept beside
+/// them.
+pub struct Memory<'a> {
+    /// The buffers of the caller. There is a gradient.
+    pub buffers: &'a TensorBuffers<'a>,
+    /// The last of the planes is that of the master weights.
+    pub master: bool,
+    /// Columns of the matrix as which the tensor is seen.
+    pub cols: usize,
+    /// Where directions are kept between two sweeps, if they are; in the type of the
+    /// arithmetic.
+    pub kept: Option<ElementsMut<'a>>,
+    /// With stochastic rounding: where its random bits come from.
+    pub rounding: Option<Stochastic>,
+    /// How many elements ahead memory is asked for.
+    pub ahead: usize,
+}
