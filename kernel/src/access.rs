@@ -23,14 +23,14 @@ pub struct Rect {
     pub cols: Range<usize>,
 }
 
-/// A run of columns in one row.
+/// A run of columns in one row, or whole rows one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     /// The row.
     pub row: usize,
     /// The first of the columns.
     pub col: usize,
-    /// How many they are.
+    /// How many coordinates they are.
     pub len: usize,
 }
 
@@ -111,6 +111,25 @@ impl<'a> Access<'a> {
         run.row * self.memory.cols + run.col
     }
 
+    /// Columns of the matrix.
+    pub(crate) fn cols(&self) -> usize {
+        self.memory.cols
+    }
+
+    /// Panics unless a run lies inside a rectangle.
+    fn check(&self, run: Run, rect: &Rect) {
+        let all = self.memory.cols;
+        let end = match run.col + run.len <= all {
+            true => run.row + 1,
+            false => run.row + run.len.div_ceil(all),
+        };
+        let rows = rect.rows.start <= run.row && end <= rect.rows.end;
+        let last = (run.col + run.len).min(all);
+        let cols = rect.cols.start <= run.col && last <= rect.cols.end;
+        let is_inside = rows && cols && (end == run.row + 1 || run.col == 0);
+        assert!(is_inside, "{run:?} is outside {rect:?}");
+    }
+
     /// A run of the gradient, which no one writes.
     pub(crate) fn gradient(&self, run: Run) -> &'a [u8] {
         part(self.gradient, self.index(run), run.len)
@@ -124,7 +143,7 @@ impl<'a> Access<'a> {
     /// A run of a state plane as it is.
     pub(crate) fn plane(&self, plane: usize, run: Run) -> &[u8] {
         if let Some(state) = &self.state {
-            check(run, state);
+            self.check(run, state);
         }
         // SAFETY: the run lies where this access alone may write, or no one
         // writes state (see `new`); `self` is borrowed as long as the slice.
@@ -137,7 +156,7 @@ impl<'a> Access<'a> {
     /// # Safety
     /// They are given out once while they live.
     pub(crate) unsafe fn planes<'b>(&self, run: Run) -> ArrayVec<&'b mut [u8], MAX_PLANES> {
-        check(run, self.state.as_ref().expect("this access writes state"));
+        self.check(run, self.state.as_ref().expect("this access writes state"));
         let (index, buffers) = (self.index(run), self.memory.buffers);
         let count = buffers.planes.len() - usize::from(self.memory.master);
         let mut planes = ArrayVec::new();
@@ -160,7 +179,7 @@ impl<'a> Access<'a> {
     where
         'a: 'b,
     {
-        check(run, &self.target);
+        self.check(run, &self.target);
         let (index, memory) = (self.index(run), self.memory);
         let buffers = memory.buffers;
         let target = buffers.target.elements();
@@ -215,13 +234,4 @@ pub(crate) struct TargetRun<'a> {
 fn part(elements: Elements<'_>, index: usize, len: usize) -> &[u8] {
     let size = elements.dtype().size();
     &elements.bytes()[index * size..][..len * size]
-}
-
-/// Panics unless a run lies inside a rectangle.
-fn check(run: Run, rect: &Rect) {
-    let cols = rect.cols.start <= run.col && run.col + run.len <= rect.cols.end;
-    assert!(
-        cols && rect.rows.contains(&run.row),
-        "{run:?} is outside {rect:?}"
-    );
 }

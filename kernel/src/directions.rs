@@ -14,8 +14,8 @@ use crate::solve::{Outcome, Solve, UpdateAndSolve, Window, APPLY, MEASURE, STORE
 use crate::update::{Chunk, Update};
 use crate::workspace::{Arrays, AtHand, New};
 use crate::{
-    Access, Apply, Directions, Dtype, Kernels, Norms, Rule, Squares, Taking, Wanted, Workspace,
-    CHUNK, LAG, MAX_BAND,
+    Access, Apply, Directions, Dtype, Gradient, Incoming, Kernels, Lines, Norms, Rule, Run,
+    Squares, Wanted, Workspace, CHUNK, MAX_BAND,
 };
 
 impl Kernels {
@@ -27,14 +27,157 @@ impl Kernels {
         work: &mut Workspace,
         access: &mut Access<'_>,
         rule: &Rule,
-        taking: Option<&Taking>,
+        incoming: Option<&Incoming>,
         wanted: &Wanted,
         then: Directions,
         norms: &mut Norms,
     ) {
+        let left = self.solve_left(work, access, rule, incoming, wanted, then, norms);
+        if work.shape().line.is_none() {
+            self.advance(work, left);
+        }
+    }
+
+    /// The same, but that the chunk does not advance at the end. Returns how many
+    /// coordinates are left to do so.
+    #[allow(clippy::too_many_arguments)]
+    fn solve_left(
+        &self,
+        work: &mut Workspace,
+        access: &mut Access<'_>,
+        rule: &Rule,
+        incoming: Option<&Incoming>,
+        wanted: &Wanted,
+        then: Directions,
+        norms: &mut Norms,
+    ) -> usize {
         in_arithmetic!(self, T => {
-            self.solve_in::<T>(work, access, rule, taking, wanted, then, norms)
+            self.solve_in::<T>(work, access, rule, incoming, wanted, then, norms)
         })
+    }
+
+    /// Lines of chains that run across memory, where no chain ends and every neighbour
+    /// exists: each comes into the chunk, and then the directions of the one `band`
+    /// lines before are computed, if they are wanted.
+    pub fn lines(
+        &self,
+        work: &mut Workspace,
+        access: &mut Access<'_>,
+        rule: &Rule,
+        lines: &Lines,
+        then: Option<Directions>,
+        norms: &mut Norms,
+    ) {
+        let (shape, width) = (work.shape(), lines.cols.len());
+        let kept = |row: usize, at: usize| lines.kept + (row - lines.rows.start) * lines.pitch + at;
+        // Short lines of whole vectors are one run, in memory and in the chunk.
+        if shape.is_short() && shape.line == Some(access.cols()) {
+            let most = match then {
+                Some(then)
+                    if lines.takes_in && self.is_unlimited(shape.band, access, rule, then) =>
+                {
+                    usize::MAX
+                }
+                _ => CHUNK / width,
+            };
+            let mut row = lines.rows.start;
+            while row < lines.rows.end {
+                let count = most.min(lines.rows.end - row);
+                work.across(row as isize, 0);
+                let (col, len) = (0, count * width);
+                let run = Run { row, col, len };
+                let left = self.part(work, access, rule, lines, run, kept(row, 0), then, norms);
+                self.advance(work, left);
+                row += count;
+            }
+            return;
+        }
+        for row in lines.rows.clone() {
+            let mut next = 0;
+            while next < width {
+                let (at, left) = (next, width - next);
+                // Whole vectors, and what is left of them by itself.
+                let whole = (left - left % LANES).min(CHUNK);
+                let len = if whole > 0 { whole } else { left };
+                next += len;
+                work.across(row as isize, at);
+                let col = lines.cols.start + at;
+                let run = Run { row, col, len };
+                self.part(work, access, rule, lines, run, kept(row, at), then, norms);
+            }
+            self.end_line(work);
+        }
+    }
+
+    /// A part of a line, or short lines together. Returns how many coordinates are left
+    /// to advance by.
+    #[allow(clippy::too_many_arguments)]
+    fn part(
+        &self,
+        work: &mut Workspace,
+        access: &mut Access<'_>,
+        rule: &Rule,
+        lines: &Lines,
+        run: Run,
+        kept: usize,
+        then: Option<Directions>,
+        norms: &mut Norms,
+    ) -> usize {
+        let gradient = self.gradient_of_line(work, access, rule, lines, run);
+        let incoming = Incoming {
+            run,
+            from: 0,
+            gradient,
+            ends: false,
+        };
+        let mut incoming = Some(&incoming);
+        let count = run.len.next_multiple_of(LANES);
+        if let Some(incoming) = incoming.take_if(|_| run.len < count || then.is_none()) {
+            self.update(work, access, rule, incoming, &mut norms.reference);
+            self.pad(work, run.len, count - run.len);
+        }
+        let Some(then) = then else { return 0 };
+        let row = run.row - work.shape().band;
+        let wanted = Wanted {
+            count,
+            ends: false,
+            from: 0,
+            run: Run { row, ..run },
+            kept,
+        };
+        self.solve_left(work, access, rule, incoming, &wanted, then, norms)
+    }
+
+    /// Ends a line, where chains run across memory.
+    pub fn end_line(&self, work: &mut Workspace) {
+        let shape = work.shape();
+        if shape.is_short() {
+            self.advance(work, shape.line.unwrap_or(0));
+        }
+    }
+
+    /// Where the gradient of a part of a line is read: whole vectors where they lie.
+    fn gradient_of_line(
+        &self,
+        work: &mut Workspace,
+        access: &Access<'_>,
+        rule: &Rule,
+        lines: &Lines,
+        run: Run,
+    ) -> Gradient {
+        if !lines.takes_in {
+            return Gradient::None;
+        }
+        let is_alike = access.gradient_dtype() == self.arithmetic;
+        if is_alike && run.len.is_multiple_of(LANES) {
+            let step = access.cols();
+            return Gradient::InMemory { step };
+        }
+        for neighbour in 0..=work.shape().band {
+            let row = run.row + neighbour;
+            self.gradient(work, access, Run { row, ..run }, (neighbour, 0), rule.scale);
+        }
+        Gradient::InChunk
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -43,11 +186,11 @@ impl Kernels {
         work: &mut Workspace,
         access: &mut Access<'_>,
         rule: &Rule,
-        taking: Option<&Taking>,
+        incoming: Option<&Incoming>,
         wanted: &Wanted,
         then: Directions,
         norms: &mut Norms,
-    ) {
+    ) -> usize {
         let (first, run) = (wanted.from / LANES, wanted.run);
         // Vectors that are done, and by how many the chunk has advanced meanwhile.
         let (mut done, mut advanced) = (0, 0);
@@ -58,15 +201,15 @@ impl Kernels {
         if has_loop && matches!(band, 0 | 1 | 4) && whole > 0 && has_finish(access, rule, then) {
             advanced = match then {
                 Directions::Measured => {
-                    self.step::<T, MEASURE>(work, access, rule, taking, wanted, norms)
+                    self.step::<T, MEASURE>(work, access, rule, incoming, wanted, norms)
                 }
                 Directions::Applied => {
-                    self.step::<T, APPLY>(work, access, rule, taking, wanted, norms)
+                    self.step::<T, APPLY>(work, access, rule, incoming, wanted, norms)
                 }
             };
             done = whole;
-        } else if let Some(taking) = taking {
-            self.update(work, access, rule, taking, &mut norms.reference);
+        } else if let Some(incoming) = incoming {
+            self.update(work, access, rule, incoming, &mut norms.reference);
         }
         let left = run.len - done * LANES;
         let next = first + done - advanced;
@@ -74,9 +217,9 @@ impl Kernels {
         if !vectors.is_empty() {
             self.solve_any::<T>(work, vectors, next, rule.gamma, wanted.ends);
         }
-        work.advance::<T>(wanted.count - advanced * LANES);
+        let to_advance = wanted.count - advanced * LANES;
         if left == 0 {
-            return;
+            return to_advance;
         }
         let direction = work.arrays::<T>().at_hand.direction;
         // Behind the last is what is not looked at, but its squares are added up.
@@ -98,11 +241,11 @@ impl Kernels {
                 self.deliver::<T>(direction, target.skip(done), rule.apply)
             }
         }
+        to_advance
     }
 
-    /// Whether steps go through any number of whole vectors at once, where chains run
-    /// along memory and do not end, and the gradient is read where it lies: the common
-    /// kinds of steps.
+    /// Whether steps go through any number of whole vectors at once where chains
+    /// do not end: the common kinds of steps, whose gradient is read where it lies.
     pub fn is_unlimited(
         &self,
         band: usize,
@@ -115,7 +258,8 @@ impl Kernels {
             Directions::Measured => rule.take_in.is_adam(),
             Directions::Applied => rule.take_in.is_plain(),
         };
-        self.is_fast() && is_narrow && is_common && has_finish(access, rule, then)
+        let is_alike = access.gradient_dtype() == self.arithmetic;
+        is_alike && self.is_fast() && is_narrow && is_common && has_finish(access, rule, then)
     }
 
     /// Updates, solves, and finishes whole vectors: for a common band, and chains that
@@ -125,13 +269,12 @@ impl Kernels {
         work: &mut Workspace,
         access: &mut Access<'_>,
         rule: &Rule,
-        taking: Option<&Taking>,
+        incoming: Option<&Incoming>,
         of: &Wanted,
         norms: &mut Norms,
     ) -> usize {
         let (shape, dtype, gamma) = (work.shape(), access.state_dtype(), rule.gamma);
         let wanted = of.from / LANES;
-        let vectors = 0..wanted + of.run.len / LANES;
         let Norms {
             direction,
             reference,
@@ -140,15 +283,15 @@ impl Kernels {
             MEASURE => rule.take_in.is_adam(),
             _ => rule.take_in.is_plain(),
         };
-        let is_common = is_common && (shape.band <= 1 || dtype == Dtype::F32);
-        let is_fused =
-            |taking: &&Taking| is_common && taking.run.len.is_multiple_of(LANES) && !taking.ends;
-        let fused = taking.filter(is_fused);
-        if let Some(taking) = taking.filter(|_| fused.is_none()) {
-            self.update(work, access, rule, taking, reference);
-        }
+        let is_fused = |incoming: &&Incoming| {
+            let is_narrow = shape.band <= 1 || dtype == Dtype::F32;
+            let is_whole = incoming.run.len.is_multiple_of(LANES) && !incoming.ends;
+            is_common && is_narrow && is_whole && incoming.gradient != Gradient::None
+        };
+        let fused = incoming.filter(is_fused);
         let mut outcome = Outcome::none(&mut direction.0);
-        // The access is borrowed exclusively, and of what it gives out, nothing is in use.
+        // The access is borrowed exclusively, and of what it gives out, nothing else is in
+        // use; planes and targets are different buffers.
         match FINISH {
             MEASURE => {
                 // SAFETY: as said.
@@ -165,45 +308,60 @@ impl Kernels {
         if let Apply::Update { rate, decay } = rule.apply {
             (outcome.rate, outcome.decay) = (rate, decay);
         }
-        let Some(taking) = fused else {
-            self.solve_only::<T, FINISH>(work, vectors, wanted, gamma, outcome);
+        let vectors = wanted..wanted + of.run.len / LANES;
+        let Some(incoming) = fused else {
+            if let Some(incoming) = incoming {
+                self.update(work, access, rule, incoming, reference);
+            }
+            self.solve_only::<T, FINISH>(work, vectors, gamma, outcome);
             return 0;
         };
-        // SAFETY: as said; planes and targets are different buffers.
-        let mut planes = unsafe { access.planes(taking.run) };
-        let noise = access.noise();
+        // SAFETY: as said.
+        let planes = &mut unsafe { access.planes(incoming.run) };
+        self.fused::<T, FINISH>(
+            work, access, rule, incoming, planes, vectors, outcome, reference,
+        )
+    }
+
+    /// Updates and solves for vectors up to the last in one loop, and finishes those of the
+    /// range. Returns by how many vectors the chunk has advanced.
+    #[allow(clippy::too_many_arguments)]
+    fn fused<T: Scalar, const FINISH: u8>(
+        &self,
+        work: &mut Workspace,
+        access: &Access<'_>,
+        rule: &Rule,
+        incoming: &Incoming,
+        planes: &mut [&mut [u8]],
+        finished: Range<usize>,
+        outcome: Outcome<'_, T>,
+        reference: &mut Squares,
+    ) -> usize {
+        let (shape, noise) = (work.shape(), access.noise());
         let Arrays {
             state,
             new,
             at_hand,
         } = work.arrays::<T>();
         // A line of the ring buffer is never left before it is done.
-        let (from, room) = match shape.line {
-            None => (new.at.new + taking.from, LAG + CHUNK),
-            Some(_) => (taking.from, usize::MAX),
+        let (band, lag) = (shape.band, shape.lag());
+        let (from, room) = match shape.line.is_some() && !shape.is_short() {
+            false => (new.at.new + incoming.from, lag + CHUNK),
+            true => (incoming.from, usize::MAX),
         };
-        let (from, room) = (from / LANES, room / LANES);
-        let lag = shape.lag() / LANES;
-        let band = shape.band;
-        macro_rules! step {
+        let (from, room, lag) = (from / LANES, room / LANES, lag / LANES);
+        macro_rules! fused {
             ($E:ty, $BAND:literal, $ADAM:literal) => {{
                 let update = &mut update::<T, $E, $BAND, $ADAM>(
-                    new,
-                    band,
-                    access,
-                    rule,
-                    taking,
-                    &mut planes,
-                    &noise,
-                    reference,
+                    new, band, access, rule, incoming, planes, &noise, reference,
                 );
+                let (wanted, gamma) = (finished.start, rule.gamma);
                 let solve =
                     &mut solve::<T, $BAND, false, FINISH>(at_hand, band, wanted, gamma, outcome);
-                let vectors = vectors.end;
                 self.call(UpdateAndSolve {
                     update,
                     solve,
-                    vectors,
+                    vectors: finished.end,
                     from,
                     room,
                     lag,
@@ -211,17 +369,17 @@ impl Kernels {
                 })
             }};
         }
-        match (dtype, band, FINISH) {
-            (Dtype::F32, 0, MEASURE) => step!(f32, 0, true),
-            (Dtype::F32, 0, _) => step!(f32, 0, false),
-            (Dtype::F32, 1, MEASURE) => step!(f32, 1, true),
-            (Dtype::F32, 1, _) => step!(f32, 1, false),
-            (Dtype::F32, _, MEASURE) => step!(f32, 4, true),
-            (Dtype::F32, _, _) => step!(f32, 4, false),
-            (_, 0, MEASURE) => step!(half::bf16, 0, true),
-            (_, 0, _) => step!(half::bf16, 0, false),
-            (_, _, MEASURE) => step!(half::bf16, 1, true),
-            (_, _, _) => step!(half::bf16, 1, false),
+        match (access.state_dtype(), band, FINISH) {
+            (Dtype::F32, 0, MEASURE) => fused!(f32, 0, true),
+            (Dtype::F32, 0, _) => fused!(f32, 0, false),
+            (Dtype::F32, 1, MEASURE) => fused!(f32, 1, true),
+            (Dtype::F32, 1, _) => fused!(f32, 1, false),
+            (Dtype::F32, _, MEASURE) => fused!(f32, 4, true),
+            (Dtype::F32, _, _) => fused!(f32, 4, false),
+            (_, 0, MEASURE) => fused!(half::bf16, 0, true),
+            (_, 0, _) => fused!(half::bf16, 0, false),
+            (_, _, MEASURE) => fused!(half::bf16, 1, true),
+            (_, _, _) => fused!(half::bf16, 1, false),
         }
     }
 
@@ -229,8 +387,7 @@ impl Kernels {
     fn solve_only<T: Scalar, const FINISH: u8>(
         &self,
         work: &mut Workspace,
-        vectors: Range<usize>,
-        wanted: usize,
+        finished: Range<usize>,
         gamma: f64,
         outcome: Outcome<'_, T>,
     ) {
@@ -238,10 +395,11 @@ impl Kernels {
         let Arrays { state, at_hand, .. } = work.arrays::<T>();
         macro_rules! solve {
             ($BAND:literal) => {{
+                let wanted = finished.start;
                 let solve = &mut self::solve::<T, $BAND, false, FINISH>(
                     at_hand, band, wanted, gamma, outcome,
                 );
-                self.call((solve, vectors, &*state))
+                self.call((solve, 0..finished.end, &*state))
             }};
         }
         match band {
@@ -304,18 +462,18 @@ pub(crate) fn update<'a, 'p, T: Scalar, E: Stored, const BAND: usize, const ADAM
     band: usize,
     access: &'a Access<'_>,
     rule: &'a Rule,
-    taking: &Taking,
+    incoming: &Incoming,
     planes: &'a mut [&'p mut [u8]],
     noise: &'a [Noise],
     reference: &'a mut Squares,
 ) -> Update<'a, 'p, T, E, BAND, ADAM> {
-    let (from, run) = (taking.from, taking.run);
-    let (gradient, step, scale) = match taking.step {
-        Some(step) => {
+    let (from, run) = (incoming.from, incoming.run);
+    let (gradient, step, scale) = match incoming.gradient {
+        Gradient::InMemory { step } => {
             let gradient = bytemuck::cast_slice(access.gradient_from(run));
             (gradient, step, rule.scale)
         }
-        None => (&new.gradient[from..], new.at.gradient_step, 1.0),
+        _ => (&new.gradient[from..], new.at.gradient_step, 1.0),
     };
     Update {
         by: &rule.take_in,
@@ -331,7 +489,7 @@ pub(crate) fn update<'a, 'p, T: Scalar, E: Stored, const BAND: usize, const ADAM
         },
         normalized: new.normalized.as_chunks_mut().0,
         rms: new.rms.as_chunks_mut().0,
-        reach: taking.ends.then(|| new.reach[from..].as_chunks().0),
+        reach: incoming.ends.then(|| new.reach[from..].as_chunks().0),
         sums: &mut reference.0,
         ahead: access.ahead() * access.state_dtype().size(),
         element: PhantomData,
@@ -360,7 +518,7 @@ fn solve<'a, T: Scalar, const BAND: usize, const ENDS: bool, const FINISH: u8>(
         reach: at_hand.reach.as_chunks().0,
         solved: at_hand.solved,
         before: &at_hand.at.before,
-        lags: at_hand.lags,
+        lag: at_hand.lag,
         wanted,
         outcome,
     }

@@ -14,8 +14,8 @@ use crate::simd::{Kernel, Scalar, LANES};
 use crate::update::{Read, Scale};
 use crate::workspace::Arrays;
 use crate::{
-    Apply, Coordinates, Denominator, Dtype, Isa, Rule, Shape, Squares, Taking, Workspace,
-    MAX_PLANES,
+    Apply, Coordinates, Denominator, Dtype, Gradient, Incoming, Isa, Rule, Shape, Squares,
+    Workspace, MAX_PLANES,
 };
 
 /// The kernels of an instruction set for one type of arithmetic, float32 or
@@ -139,24 +139,37 @@ impl Kernels {
         })
     }
 
-    /// The state of a run takes in the gradient, and comes into the chunk; the
-    /// diagonal there becomes what divides the momentum.
+    /// The state of a run comes into the chunk, and takes in the gradient if there is
+    /// one; the diagonal in the chunk becomes what divides the momentum.
     pub fn update(
         &self,
         work: &mut Workspace,
         access: &mut Access<'_>,
         rule: &Rule,
-        taking: &Taking,
+        incoming: &Incoming,
         reference: &mut Squares,
     ) {
+        if incoming.gradient == Gradient::None {
+            for plane in 0..2 + work.shape().band {
+                let denominator = (plane == 1).then_some(rule.take_in.denominator);
+                self.read(
+                    work,
+                    access,
+                    incoming.run,
+                    (plane, incoming.from),
+                    denominator,
+                );
+            }
+            return;
+        }
         in_arithmetic!(self, T => with_state!(T, access.state_dtype(), E => {
             // SAFETY: the access is borrowed exclusively, and no other of its planes
             // are in use.
-            let mut planes = unsafe { access.planes(taking.run) };
+            let mut planes = unsafe { access.planes(incoming.run) };
             let len = planes[0].len();
             if len.is_multiple_of(size_of::<[E; LANES]>()) {
                 let planes = &mut planes;
-                return self.update_whole::<T, E>(work, access, rule, taking, planes, reference);
+                return self.update_whole::<T, E>(work, access, rule, incoming, planes, reference);
             }
             // A part of a vector is padded with zeros in a copy.
             let mut vectors = [[E::zeroed(); LANES]; MAX_PLANES];
@@ -166,7 +179,7 @@ impl Kernels {
                 vector[..len].copy_from_slice(plane);
                 padded.push(vector);
             }
-            self.update_whole::<T, E>(work, access, rule, taking, &mut padded, reference);
+            self.update_whole::<T, E>(work, access, rule, incoming, &mut padded, reference);
             drop(padded);
             for (vector, plane) in vectors.iter().zip(planes) {
                 plane.copy_from_slice(&bytemuck::bytes_of(vector)[..len]);
@@ -179,7 +192,7 @@ impl Kernels {
         work: &mut Workspace,
         access: &Access<'_>,
         rule: &Rule,
-        taking: &Taking,
+        incoming: &Incoming,
         planes: &mut [&mut [u8]],
         reference: &mut Squares,
     ) {
@@ -189,7 +202,7 @@ impl Kernels {
         macro_rules! update {
             ($BAND:literal, $ADAM:literal) => {{
                 let update = &mut update::<T, E, $BAND, $ADAM>(
-                    new, band, access, rule, taking, planes, &noise, reference,
+                    new, band, access, rule, incoming, planes, &noise, reference,
                 );
                 self.call((update, state))
             }};

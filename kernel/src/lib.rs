@@ -48,7 +48,7 @@ pub use isa::{fence, Isa};
 pub use kernels::Kernels;
 pub use noise::Stochastic;
 pub use norms::Squares;
-pub use runs::{Directions, Norms, Rule, Taking, Wanted};
+pub use runs::{Directions, Gradient, Incoming, Lines, Norms, Rule, Wanted};
 pub use simd::LANES;
 pub use update::{Average, Denominator, Reference, TakeIn};
 pub use workspace::{Coordinates, Shape, Workspace, CHUNK, LAG};

@@ -1,5 +1,7 @@
 //! What is done to a chunk.
 
+use std::ops::Range;
+
 use crate::access::{Run, TargetRun};
 use crate::element::Stored;
 use crate::noise::Noise;
@@ -19,20 +21,49 @@ pub struct Rule {
     pub apply: Apply,
 }
 
-/// A run of state that takes in the gradient: whole vectors, or less than one.
+/// A run of state that comes into the chunk. If it takes in a gradient, it is whole
+/// vectors, or less than one.
 #[derive(Debug, Clone, Copy)]
-pub struct Taking {
+pub struct Incoming {
     /// Where it is.
     pub run: Run,
     /// The new coordinate with which it begins.
     pub from: usize,
-    /// Elements from one chain neighbour to the next, where the gradient is read where
-    /// it lies, in the type of the arithmetic; otherwise it is that of the chunk (see
-    /// [`Kernels::gradient`](crate::Kernels::gradient)).
-    pub step: Option<usize>,
+    /// The gradient that it takes in.
+    pub gradient: Gradient,
     /// Entries that would lead beyond the end of a chain are zero (see
     /// [`Kernels::set_reach`](crate::Kernels::set_reach)).
     pub ends: bool,
+}
+
+/// Where a gradient is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gradient {
+    /// There is none: the state comes as it is.
+    None,
+    /// In the chunk (see [`Kernels::gradient`](crate::Kernels::gradient)).
+    InChunk,
+    /// Where it lies, in the type of the arithmetic.
+    InMemory {
+        /// Elements from one chain neighbour to the next.
+        step: usize,
+    },
+}
+
+/// Lines that come into the chunk one after the other, where chains run across memory.
+#[derive(Debug, Clone)]
+pub struct Lines {
+    /// Their rows.
+    pub rows: Range<usize>,
+    /// Their columns: those of a strip.
+    pub cols: Range<usize>,
+    /// They take in the gradient.
+    pub takes_in: bool,
+    /// Where the first direction is kept, if they are, and how far behind it the first
+    /// of the next line.
+    pub kept: usize,
+    /// See above.
+    pub pitch: usize,
 }
 
 /// Which directions are wanted: of `count` coordinates at hand, those of a run, which

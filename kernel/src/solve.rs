@@ -49,8 +49,8 @@ pub(crate) struct Solve<'a, T, const BAND: usize, const ENDS: bool, const FINISH
     /// Where the coordinates at hand are in these, and where the `k`-th before
     /// them are.
     pub(crate) before: &'a [usize; MAX_BAND + 1],
-    /// Directions lag behind in the chunk.
-    pub(crate) lags: bool,
+    /// By how many elements directions lag behind in the chunk.
+    pub(crate) lag: usize,
     /// The vector from which on directions are wanted.
     pub(crate) wanted: usize,
     pub(crate) outcome: Outcome<'a, T>,
@@ -126,8 +126,8 @@ pub(crate) struct Solving<'r, V: Vector, const BAND: usize, const ENDS: bool, co
     /// Where planes of what is solved start, and elements of a plane.
     solved: *mut V::Scalar,
     plane: usize,
-    /// Directions lag behind in the chunk.
-    lags: bool,
+    /// By how many vectors directions lag behind in the chunk.
+    lag: usize,
     wanted: usize,
     zero: V,
     one: V,
@@ -189,7 +189,7 @@ impl<T: Scalar, const BAND: usize, const ENDS: bool, const FINISH: u8>
             psi_before: [none; BAND],
             solved: self.solved.as_mut_ptr(),
             plane,
-            lags: self.lags,
+            lag: self.lag / LANES,
             wanted: self.wanted,
             zero: V::number(isa, 0.0),
             one: V::number(isa, 1.0),
@@ -395,18 +395,21 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
     /// the same as before, but are so many earlier in the chunk.
     ///
     /// # Safety
-    /// The planes are those of `start`, and have so many vectors, and the next one.
+    /// The planes are those of `start`, and have so many vectors, and those that are
+    /// to become the history.
     #[inline(always)]
     unsafe fn advance(&mut self, state: *mut [V::Scalar], count: usize) {
         let band = if BAND == MAX_BAND { self.band } else { BAND };
         let of_state = (state.cast::<V::Scalar>(), 2 + band);
         for (first, planes) in [of_state, (self.solved, 1 + band)] {
-            for p in 0..if self.lags { planes } else { 0 } {
+            for p in 0..planes {
                 let plane = first
                     .wrapping_add(p * self.plane)
                     .cast::<[V::Scalar; LANES]>();
-                // SAFETY: the caller's promise.
-                unsafe { *plane = *plane.add(count) };
+                for i in 0..self.lag {
+                    // SAFETY: the caller's promise.
+                    unsafe { *plane.add(i) = *plane.add(count + i) };
+                }
             }
         }
         let earlier = |row: &mut *const [V::Scalar; LANES]| *row = row.wrapping_sub(count);

@@ -11,6 +11,8 @@
 //!                            | at hand ............ |             before the chunk
 //! chains across memory       ring buffer of band + 1 lines:      at hand: the oldest line,
 //!                            the chunk goes to the newest         the same columns
+//! the same, short lines      | band lines | more lines .. |       at hand: band lines
+//!                            at hand ............ |               before the chunk
 //! ```
 //!
 //! Coordinates that do not exist (before the first of a chain, after the last,
@@ -22,6 +24,11 @@ use crate::MAX_BAND;
 
 /// The most coordinates of a chunk.
 pub const CHUNK: usize = 1024;
+
+/// Lines up to this length follow one another in the chunk: that costs less for each of
+/// them than a ring buffer, which holds no more of them than are needed.
+const SHORT: usize = 256;
+const _: () = assert!(SHORT <= CHUNK);
 
 /// How far directions lag behind where chains run along memory. A whole vector,
 /// so that vectors of directions start where vectors of state do.
@@ -44,29 +51,40 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Positions by which directions lag behind, within a line.
+    /// Positions by which directions lag behind in the chunk.
     pub fn lag(&self) -> usize {
         match self.line {
             None if self.band > 0 => LAG,
+            Some(line) if self.is_short() => self.band * line,
             _ => 0,
         }
     }
 
-    /// Elements from one line to the next: not a multiple of the distance at
-    /// which lines would drive each other out of the cache.
+    /// Whether lines are so short that they follow one another in the chunk.
+    pub(crate) fn is_short(&self) -> bool {
+        self.line.is_some_and(|line| line <= SHORT)
+    }
+
+    /// Elements from one line to the next. In a ring buffer that is not a multiple of
+    /// the distance at which lines would drive each other out of the cache.
     fn pitch(&self) -> usize {
         match self.line {
-            None => LAG + CHUNK + 2 * LANES,
-            Some(line) => line + 3 * LANES,
+            Some(line) if !self.is_short() => line + 3 * LANES,
+            line => line.unwrap_or(0),
         }
     }
 
     /// Elements of a plane of the neighbourhood.
     fn plane(&self) -> usize {
         match self.line {
-            None => self.pitch(),
-            Some(_) => (self.band + 1) * self.pitch(),
+            Some(_) if !self.is_short() => (self.band + 1) * self.pitch(),
+            _ => self.lag() + self.room(),
         }
+    }
+
+    /// Elements of a plane behind those that directions lag behind.
+    fn room(&self) -> usize {
+        CHUNK + 2 * LANES
     }
 
     /// Elements of the planes of the neighbourhood: momentum, diagonal and
@@ -153,8 +171,8 @@ pub(crate) struct AtHand<'a, T> {
     /// How many coordinates of their chain follow, where chains end.
     pub(crate) reach: &'a mut [T; ARRAY],
     pub(crate) direction: &'a mut [T; ARRAY],
-    /// Directions lag behind in the chunk.
-    pub(crate) lags: bool,
+    /// By how many elements directions lag behind in the chunk.
+    pub(crate) lag: usize,
 }
 
 /// Which coordinates of a chunk are meant.
@@ -228,6 +246,16 @@ impl Workspace {
     /// which may be before the first.
     pub fn across(&mut self, row: isize, col: usize) {
         let (band, pitch) = (self.shape.band, self.shape.pitch());
+        self.at.gradient_step = ARRAY;
+        if self.shape.is_short() {
+            self.at.new = band * pitch + col;
+            self.at.previous = self.at.new.saturating_sub(pitch);
+            for k in 0..=band {
+                self.at.after[k] = k * pitch + col;
+                self.at.before[k] = (band - k) * pitch + col;
+            }
+            return;
+        }
         let lines = band + 1;
         let newest = row.rem_euclid(lines as isize) as usize;
         let at = |line: usize| line * pitch + col;
@@ -241,22 +269,19 @@ impl Workspace {
             after = if after == band { 0 } else { after + 1 };
             before = if before == 0 { band } else { before - 1 };
         }
-        self.at.gradient_step = ARRAY;
     }
 
     /// So many coordinates at hand are done; the last of the new ones become
     /// the history.
     pub(crate) fn advance<T: Scalar>(&mut self, count: usize) {
-        if self.shape.lag() == 0 {
+        let (plane, lag) = (self.plane, self.shape.lag());
+        if lag == 0 || count == 0 {
             return;
         }
-        let plane = self.plane;
         let arrays = self.arrays::<T>();
         for planes in [arrays.state, arrays.at_hand.solved] {
             for plane in planes.chunks_exact_mut(plane) {
-                if let Some(&last) = plane[count..].first_chunk::<LAG>() {
-                    plane[..LAG].copy_from_slice(&last);
-                }
+                plane.copy_within(count..count + lag, 0);
             }
         }
     }
@@ -332,7 +357,7 @@ impl Workspace {
             unreachable!("so many arrays were split off");
         };
         let (plane, at) = (self.plane, &self.at);
-        let lags = self.shape.lag() > 0;
+        let lag = self.shape.lag();
         Arrays {
             state,
             new: New {
@@ -349,7 +374,7 @@ impl Workspace {
                 solved,
                 reach: at_hand,
                 direction,
-                lags,
+                lag,
             },
         }
     }

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use sonew_kernel::{
-    Access, Coordinates, Denominator, Directions, Kernels, Norms, Rect, Rule, Run, Shape, Squares,
-    Taking, Wanted, Workspace, CHUNK, LANES,
+    Access, Coordinates, Denominator, Directions, Gradient, Incoming, Kernels, Lines, Norms, Rect,
+    Rule, Run, Shape, Squares, Wanted, Workspace, CHUNK, LANES,
 };
 
 use crate::layout::{Grid, DIAGONAL};
@@ -198,7 +198,7 @@ impl Pass<'_, '_> {
     /// the last.
     fn count_along(&self, at_hand: isize, new: isize, left: usize, state: &Range<isize>) -> usize {
         let chunk = CHUNK.min(left.next_multiple_of(LANES));
-        let (grid, kernels) = (self.job.grid, self.job.kernels);
+        let grid = self.job.grid;
         let (band, lag) = (grid.band(), grid.lag());
         let end = if state.is_empty() {
             isize::MAX
@@ -212,15 +212,18 @@ impl Pass<'_, '_> {
         if count < CHUNK / 4 || grid.ends(0, new..at_hand + (count + lag) as isize) {
             return chunk;
         }
-        let then = self.target.as_ref().map(|&(_, then)| then);
-        let unlimited = !state.is_empty()
-            && self.access.gradient_dtype() == kernels.arithmetic()
-            && then.is_some_and(|t| kernels.is_unlimited(band, self.access, &self.job.rule, t));
-        if unlimited {
+        if !state.is_empty() && self.is_unlimited() {
             count
         } else {
             count.min(CHUNK)
         }
+    }
+
+    /// Whether whole vectors go through any number at a time.
+    fn is_unlimited(&self) -> bool {
+        let (kernels, band, rule) = (self.job.kernels, self.job.grid.band(), &self.job.rule);
+        let then = self.target.as_ref().map(|&(_, then)| then);
+        then.is_some_and(|then| kernels.is_unlimited(band, self.access, rule, then))
     }
 
     /// The whole block, where they run across it.
@@ -240,7 +243,29 @@ impl Pass<'_, '_> {
         };
         let rows = rows.start..rows.end.max(taking.end);
         let pitch = self.job.grid.pitch(cols.len());
-        for row in rows.clone() {
+        let mut next_row = rows.start;
+        while next_row < rows.end {
+            let row = next_row;
+            let lines = self.lines(row, &taking, target.as_ref());
+            if !lines.is_empty() {
+                next_row = lines.end as isize;
+                let first = target.as_ref().map_or(row, |target| target.start + band);
+                let lines = Lines {
+                    rows: lines,
+                    cols: cols.clone(),
+                    takes_in: taking.contains(&row),
+                    kept: self.kept + (row - first) as usize * pitch,
+                    pitch,
+                };
+                let then = self.target.as_ref().map(|&(_, then)| then);
+                let rule = &self.job.rule;
+                let norms = &mut self.norms;
+                self.job
+                    .kernels
+                    .lines(self.work, self.access, rule, &lines, then, norms);
+                continue;
+            }
+            next_row += 1;
             let mut next = 0;
             while next < cols.len() {
                 let (at, left) = (next, cols.len() - next);
@@ -279,12 +304,39 @@ impl Pass<'_, '_> {
                 let wanted = (0, Run { row, col, len });
                 self.solve(intake, (at_hand, col as isize), padded, wanted, kept);
             }
+            self.job.kernels.end_line(self.work);
         }
+    }
+
+    /// The rows from this one on that go through at once: those whose neighbours all
+    /// exist, of which each comes in the same way, and directions are wanted of as
+    /// many, or of none.
+    fn lines(
+        &self,
+        row: isize,
+        taking: &Range<isize>,
+        target: Option<&Range<isize>>,
+    ) -> Range<usize> {
+        let (rows, band) = (
+            self.job.grid.shape().0 as isize,
+            self.job.grid.band() as isize,
+        );
+        let end = match taking.contains(&row) {
+            true => taking.end.min(rows - band),
+            false if row < taking.start => rows.min(taking.start),
+            false => rows,
+        };
+        let end = match target {
+            None => end,
+            Some(target) if target.contains(&(row - band)) => end.min(target.end + band),
+            Some(_) => row,
+        };
+        row.max(0) as usize..end.max(0) as usize
     }
 
     /// New coordinates where chains run along memory: those that have state to be
     /// updated will take in the gradient, the others come as they are.
-    fn new_coordinates(&mut self, cols: Range<isize>, state: &Range<isize>) -> Option<Taking> {
+    fn new_coordinates(&mut self, cols: Range<isize>, state: &Range<isize>) -> Option<Incoming> {
         let start = state.start.clamp(cols.start, cols.end);
         let end = state.end.clamp(start, cols.end);
         let from = |col: isize| (col - cols.start) as usize;
@@ -297,7 +349,7 @@ impl Pass<'_, '_> {
     /// The state of coordinates that exist takes in the gradient, and comes into
     /// the chunk from the `from`-th new coordinate on: whole vectors later, together
     /// with the directions, others at once.
-    fn take_in(&mut self, row: isize, col: isize, count: usize, from: usize) -> Option<Taking> {
+    fn take_in(&mut self, row: isize, col: isize, count: usize, from: usize) -> Option<Incoming> {
         if count == 0 {
             return None;
         }
@@ -315,7 +367,7 @@ impl Pass<'_, '_> {
     }
 
     /// Prepares a run that takes in the gradient.
-    fn taking(&mut self, run: Run, from: usize) -> Taking {
+    fn taking(&mut self, run: Run, from: usize) -> Incoming {
         let Pass {
             job, access, work, ..
         } = self;
@@ -336,19 +388,20 @@ impl Pass<'_, '_> {
         let step = job.grid.neighbour_step(run).filter(|_| {
             access.gradient_dtype() == job.kernels.arithmetic() && run.len.is_multiple_of(LANES)
         });
-        if step.is_none() {
+        let gradient = step.map_or(Gradient::InChunk, |step| Gradient::InMemory { step });
+        if gradient == Gradient::InChunk {
             self.copy_gradient(row, cols, from);
         }
-        Taking {
+        Incoming {
             run,
             from,
-            step,
+            gradient,
             ends,
         }
     }
 
     /// The state takes in the gradient.
-    fn update(&mut self, taking: Option<Taking>) {
+    fn update(&mut self, taking: Option<Incoming>) {
         if let Some(taking) = &taking {
             let (kernels, rule) = (self.job.kernels, &self.job.rule);
             let reference = &mut self.norms.reference;
@@ -423,7 +476,7 @@ impl Pass<'_, '_> {
     /// wanted; they are kept so far behind the block's first.
     fn solve(
         &mut self,
-        taking: Option<Taking>,
+        taking: Option<Incoming>,
         (row, col): (isize, isize),
         count: usize,
         (from, run): (usize, Run),
@@ -473,6 +526,7 @@ impl Pass<'_, '_> {
                 self.work.across(before, at);
                 self.read_statistics(before, (cols.start + at) as isize, count);
             }
+            job.kernels.end_line(self.work);
         } else {
             let lag = job.grid.lag();
             self.work.along(true);
@@ -494,8 +548,11 @@ impl Pass<'_, '_> {
                 largest = firsts.fold(largest.max(l1), |largest, at| {
                     largest.max(job.kernels.l1_of_first(self.work, at))
                 });
-                job.kernels.advance(self.work, count);
+                if !across {
+                    job.kernels.advance(self.work, count);
+                }
             }
+            job.kernels.end_line(self.work);
         }
         largest
     }
