@@ -3,6 +3,8 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use arrayvec::ArrayVec;
+
 use crate::apply::Keep;
 use crate::element::Stored;
 use crate::kernels::in_arithmetic;
@@ -17,6 +19,9 @@ use crate::{
     Access, Apply, Directions, Dtype, Gradient, Incoming, Kernels, Lines, Norms, Rule, Run,
     Squares, Wanted, Workspace, CHUNK, MAX_BAND,
 };
+
+/// The widest band with loops of its own.
+const COMMON_BAND: usize = 4;
 
 impl Kernels {
     /// The directions of coordinates at hand, and what becomes of them, after the
@@ -123,6 +128,16 @@ impl Kernels {
         then: Option<Directions>,
         norms: &mut Norms,
     ) -> usize {
+        let band = work.shape().band;
+        let target = Run {
+            row: run.row - band.min(run.row),
+            ..run
+        };
+        let is_common = |then| lines.takes_in && self.is_unlimited(band, access, rule, then);
+        if let Some(then) = then.filter(|&then| run.len < LANES && is_common(then)) {
+            self.rest(work, access, rule, (run, target, kept), then, norms);
+            return 0;
+        }
         let gradient = self.gradient_of_line(work, access, rule, lines, run);
         let incoming = Incoming {
             run,
@@ -137,15 +152,99 @@ impl Kernels {
             self.pad(work, run.len, count - run.len);
         }
         let Some(then) = then else { return 0 };
-        let row = run.row - work.shape().band;
         let wanted = Wanted {
             count,
             ends: false,
             from: 0,
-            run: Run { row, ..run },
+            run: target,
             kept,
         };
         self.solve_left(work, access, rule, incoming, &wanted, then, norms)
+    }
+
+    /// The rest of a line, less than a vector, in a common kind of step: padded with
+    /// zeros in a copy.
+    fn rest(
+        &self,
+        work: &mut Workspace,
+        access: &mut Access<'_>,
+        rule: &Rule,
+        (run, target, kept): (Run, Run, usize),
+        then: Directions,
+        norms: &mut Norms,
+    ) {
+        // The access is borrowed exclusively, and nothing else that it gives out is in use;
+        // planes and targets are different buffers.
+        // SAFETY: as said.
+        let mut planes = unsafe { access.planes(run) };
+        let mut vectors = [[0f32; LANES]; COMMON_BAND + 2];
+        let mut padded = ArrayVec::<_, { COMMON_BAND + 2 }>::new();
+        for (vector, plane) in vectors.iter_mut().zip(&planes) {
+            let vector = bytemuck::bytes_of_mut(vector);
+            vector[..plane.len()].copy_from_slice(plane);
+            let size = LANES * access.state_dtype().size();
+            padded.push(&mut vector[..size]);
+        }
+        let (band, scale) = (work.shape().band, rule.scale as f32);
+        let New { gradient, at, .. } = work.arrays::<f32>().new;
+        let gradients = gradient.chunks_mut(at.gradient_step).take(band + 1);
+        for (neighbour, to) in gradients.enumerate() {
+            let row = run.row + neighbour;
+            let from = bytemuck::cast_slice::<u8, f32>(access.gradient(Run { row, ..run }));
+            to[..LANES].fill(0.0);
+            to.iter_mut().zip(from).for_each(|(to, g)| *to = scale * g);
+        }
+        let incoming = Incoming {
+            run,
+            from: 0,
+            gradient: Gradient::InChunk,
+            ends: false,
+        };
+        let (outcome, reference) = (Outcome::none(&mut norms.direction.0), &mut norms.reference);
+        match then {
+            Directions::Measured => {
+                // SAFETY: as said.
+                let kept = unsafe { access.kept(kept, run.len) };
+                let outcome = Outcome {
+                    keep: kept.map_or(&mut [], slice_mut::<f32>),
+                    ..outcome
+                };
+                self.fused::<f32, MEASURE>(
+                    work,
+                    access,
+                    rule,
+                    &incoming,
+                    &mut padded,
+                    0..1,
+                    outcome,
+                    reference,
+                );
+            }
+            Directions::Applied => {
+                // SAFETY: as said.
+                let target = unsafe { access.target(target) };
+                let mut params = [[0f32; LANES]];
+                let bytes = bytemuck::bytes_of_mut(&mut params);
+                bytes[..target.to.len()].copy_from_slice(target.to);
+                let outcome = outcome.applied(&mut params, rule.apply);
+                self.fused::<f32, APPLY>(
+                    work,
+                    access,
+                    rule,
+                    &incoming,
+                    &mut padded,
+                    0..1,
+                    outcome,
+                    reference,
+                );
+                let bytes = bytemuck::bytes_of(&params);
+                target.to.copy_from_slice(&bytes[..target.to.len()]);
+            }
+        }
+        drop(padded);
+        for (vector, plane) in vectors.iter().zip(&mut planes) {
+            plane.copy_from_slice(&bytemuck::bytes_of(vector)[..plane.len()]);
+        }
     }
 
     /// Ends a line, where chains run across memory.
@@ -198,7 +297,11 @@ impl Kernels {
         let band = work.shape().band;
         let has_loop = const { is_single::<T>() } && self.is_fast() && !wanted.ends;
         let whole = run.len / LANES;
-        if has_loop && matches!(band, 0 | 1 | 4) && whole > 0 && has_finish(access, rule, then) {
+        if has_loop
+            && matches!(band, 0 | 1 | COMMON_BAND)
+            && whole > 0
+            && has_finish(access, rule, then)
+        {
             advanced = match then {
                 Directions::Measured => {
                     self.step::<T, MEASURE>(work, access, rule, incoming, wanted, norms)
@@ -253,7 +356,7 @@ impl Kernels {
         rule: &Rule,
         then: Directions,
     ) -> bool {
-        let is_narrow = band <= 1 || band == 4 && access.state_dtype() == Dtype::F32;
+        let is_narrow = band <= 1 || band == COMMON_BAND && access.state_dtype() == Dtype::F32;
         let is_common = match then {
             Directions::Measured => rule.take_in.is_adam(),
             Directions::Applied => rule.take_in.is_plain(),
@@ -301,12 +404,9 @@ impl Kernels {
             _ => {
                 // SAFETY: as said.
                 let target = unsafe { access.target(of.run) };
-                outcome.params = slice_mut::<T>(target.to);
+                outcome = outcome.applied(slice_mut::<T>(target.to), rule.apply);
                 outcome.ahead = target.ahead;
             }
-        }
-        if let Apply::Update { rate, decay } = rule.apply {
-            (outcome.rate, outcome.decay) = (rate, decay);
         }
         let vectors = wanted..wanted + of.run.len / LANES;
         let Some(incoming) = fused else {

@@ -10,7 +10,7 @@ use super::element::Stored;
 use super::isa::prefetch;
 use super::simd::{Kernel, Scalar, Vector, LANES};
 use super::update::Update;
-use crate::MAX_BAND;
+use crate::{Apply, MAX_BAND};
 
 /// Planes of a chunk's neighbourhood, seen from several neighbours.
 pub(crate) struct Window<'a> {
@@ -83,6 +83,20 @@ impl<'a, T> Outcome<'a, T> {
             rate: 0.0,
             decay: 0.0,
             ahead: 0,
+        }
+    }
+
+    /// Applied to parameters.
+    pub(crate) fn applied(self, params: &'a mut [[T; LANES]], apply: Apply) -> Self {
+        let (rate, decay) = match apply {
+            Apply::Update { rate, decay } => (rate, decay),
+            Apply::Write { .. } => unreachable!("there is no loop for it"),
+        };
+        Outcome {
+            params,
+            rate,
+            decay,
+            ..self
         }
     }
 }
@@ -477,12 +491,13 @@ impl<T: Scalar, E: Stored, const BAND: usize, const FINISH: u8, const ADAM: bool
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) -> usize {
         let (all, state) = (self.update.vectors(), &raw mut *self.state);
+        // So many are at hand at the most, before the chunk advances.
+        let most = self.room - self.lag;
         // SAFETY: `state` is borrowed, and one uses it after the other.
         let (mut updating, mut solving) = unsafe {
             (
                 self.update.start::<V>(isa, state, self.room - self.from),
-                self.solve
-                    .start::<V>(isa, self.vectors.min(self.room), state),
+                self.solve.start::<V>(isa, self.vectors.min(most), state),
             )
         };
         // Where the chunk begins among the vectors that are solved for.
@@ -501,6 +516,7 @@ impl<T: Scalar, E: Stored, const BAND: usize, const FINISH: u8, const ADAM: bool
                 true => self.vectors,
                 false => ready.min(self.vectors),
             };
+            assert!(ready - first <= most);
             // SAFETY: so many have been updated, or were there before.
             unsafe { solving.part(solved..ready) };
             solved = ready;
