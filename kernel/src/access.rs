@@ -203,6 +203,16 @@ impl<'a> Access<'a> {
         }
     }
 
+    /// Whether the tensor keeps more directions than a cache should hold until they are
+    /// applied.
+    pub(crate) fn keeps_many(&self) -> bool {
+        const FEW: usize = 1 << 16;
+        self.memory
+            .kept
+            .as_ref()
+            .is_some_and(|kept| kept.len() > FEW)
+    }
+
     /// Where the directions of so many coordinates are kept, if they are.
     ///
     /// # Safety

@@ -73,10 +73,11 @@ impl<T: Scalar, F: Stored, E: Stored> Kernel<T> for Write<'_, F, E> {
     }
 }
 
-/// Directions are kept for a later pass, past the caches.
+/// Directions are kept for a later pass; past the caches, if they are many.
 pub(crate) struct Keep<'a, T> {
     pub(crate) direction: &'a [[T; LANES]],
     pub(crate) to: &'a mut [[T; LANES]],
+    pub(crate) many: bool,
 }
 
 impl<T: Scalar> Kernel<T> for Keep<'_, T> {
@@ -85,7 +86,10 @@ impl<T: Scalar> Kernel<T> for Keep<'_, T> {
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
         for (u, to) in self.direction.iter().zip(self.to) {
-            V::load(isa, u).stream(to);
+            match self.many {
+                true => V::load(isa, u).stream(to),
+                false => V::load(isa, u).store(to),
+            }
         }
     }
 }

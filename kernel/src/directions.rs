@@ -3,8 +3,6 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use arrayvec::ArrayVec;
-
 use crate::apply::Keep;
 use crate::element::Stored;
 use crate::kernels::in_arithmetic;
@@ -16,12 +14,12 @@ use crate::solve::{Outcome, Solve, UpdateAndSolve, Window, APPLY, MEASURE, STORE
 use crate::update::{Chunk, Update};
 use crate::workspace::{Arrays, AtHand, New};
 use crate::{
-    Access, Apply, Directions, Dtype, Gradient, Incoming, Kernels, Lines, Norms, Rule, Run,
-    Squares, Wanted, Workspace, CHUNK, MAX_BAND,
+    Access, Apply, Directions, Dtype, Gradient, Incoming, Kernels, Norms, Rule, Squares, Wanted,
+    Workspace, CHUNK, MAX_BAND,
 };
 
 /// The widest band with loops of its own.
-const COMMON_BAND: usize = 4;
+pub(crate) const COMMON_BAND: usize = 4;
 
 impl Kernels {
     /// The directions of coordinates at hand, and what becomes of them, after the
@@ -46,7 +44,7 @@ impl Kernels {
     /// The same, but that the chunk does not advance at the end. Returns how many
     /// coordinates are left to do so.
     #[allow(clippy::too_many_arguments)]
-    fn solve_left(
+    pub(crate) fn solve_left(
         &self,
         work: &mut Workspace,
         access: &mut Access<'_>,
@@ -59,224 +57,6 @@ impl Kernels {
         in_arithmetic!(self, T => {
             self.solve_in::<T>(work, access, rule, incoming, wanted, then, norms)
         })
-    }
-
-    /// Lines of chains that run across memory, where no chain ends and every neighbour
-    /// exists: each comes into the chunk, and then the directions of the one `band`
-    /// lines before are computed, if they are wanted.
-    pub fn lines(
-        &self,
-        work: &mut Workspace,
-        access: &mut Access<'_>,
-        rule: &Rule,
-        lines: &Lines,
-        then: Option<Directions>,
-        norms: &mut Norms,
-    ) {
-        let (shape, width) = (work.shape(), lines.cols.len());
-        let kept = |row: usize, at: usize| lines.kept + (row - lines.rows.start) * lines.pitch + at;
-        // Short lines of whole vectors are one run, in memory and in the chunk.
-        if shape.is_short() && shape.line == Some(access.cols()) {
-            let most = match then {
-                Some(then)
-                    if lines.takes_in && self.is_unlimited(shape.band, access, rule, then) =>
-                {
-                    usize::MAX
-                }
-                _ => CHUNK / width,
-            };
-            let mut row = lines.rows.start;
-            while row < lines.rows.end {
-                let count = most.min(lines.rows.end - row);
-                work.across(row as isize, 0);
-                let (col, len) = (0, count * width);
-                let run = Run { row, col, len };
-                let left = self.part(work, access, rule, lines, run, kept(row, 0), then, norms);
-                self.advance(work, left);
-                row += count;
-            }
-            return;
-        }
-        for row in lines.rows.clone() {
-            let mut next = 0;
-            while next < width {
-                let (at, left) = (next, width - next);
-                // Whole vectors, and what is left of them by itself.
-                let whole = (left - left % LANES).min(CHUNK);
-                let len = if whole > 0 { whole } else { left };
-                next += len;
-                work.across(row as isize, at);
-                let col = lines.cols.start + at;
-                let run = Run { row, col, len };
-                self.part(work, access, rule, lines, run, kept(row, at), then, norms);
-            }
-            self.end_line(work);
-        }
-    }
-
-    /// A part of a line, or short lines together. Returns how many coordinates are left
-    /// to advance by.
-    #[allow(clippy::too_many_arguments)]
-    fn part(
-        &self,
-        work: &mut Workspace,
-        access: &mut Access<'_>,
-        rule: &Rule,
-        lines: &Lines,
-        run: Run,
-        kept: usize,
-        then: Option<Directions>,
-        norms: &mut Norms,
-    ) -> usize {
-        let band = work.shape().band;
-        let target = Run {
-            row: run.row - band.min(run.row),
-            ..run
-        };
-        let is_common = |then| lines.takes_in && self.is_unlimited(band, access, rule, then);
-        if let Some(then) = then.filter(|&then| run.len < LANES && is_common(then)) {
-            self.rest(work, access, rule, (run, target, kept), then, norms);
-            return 0;
-        }
-        let gradient = self.gradient_of_line(work, access, rule, lines, run);
-        let incoming = Incoming {
-            run,
-            from: 0,
-            gradient,
-            ends: false,
-        };
-        let mut incoming = Some(&incoming);
-        let count = run.len.next_multiple_of(LANES);
-        if let Some(incoming) = incoming.take_if(|_| run.len < count || then.is_none()) {
-            self.update(work, access, rule, incoming, &mut norms.reference);
-            self.pad(work, run.len, count - run.len);
-        }
-        let Some(then) = then else { return 0 };
-        let wanted = Wanted {
-            count,
-            ends: false,
-            from: 0,
-            run: target,
-            kept,
-        };
-        self.solve_left(work, access, rule, incoming, &wanted, then, norms)
-    }
-
-    /// The rest of a line, less than a vector, in a common kind of step: padded with
-    /// zeros in a copy.
-    fn rest(
-        &self,
-        work: &mut Workspace,
-        access: &mut Access<'_>,
-        rule: &Rule,
-        (run, target, kept): (Run, Run, usize),
-        then: Directions,
-        norms: &mut Norms,
-    ) {
-        // The access is borrowed exclusively, and nothing else that it gives out is in use;
-        // planes and targets are different buffers.
-        // SAFETY: as said.
-        let mut planes = unsafe { access.planes(run) };
-        let mut vectors = [[0f32; LANES]; COMMON_BAND + 2];
-        let mut padded = ArrayVec::<_, { COMMON_BAND + 2 }>::new();
-        for (vector, plane) in vectors.iter_mut().zip(&planes) {
-            let vector = bytemuck::bytes_of_mut(vector);
-            vector[..plane.len()].copy_from_slice(plane);
-            let size = LANES * access.state_dtype().size();
-            padded.push(&mut vector[..size]);
-        }
-        let (band, scale) = (work.shape().band, rule.scale as f32);
-        let New { gradient, at, .. } = work.arrays::<f32>().new;
-        let gradients = gradient.chunks_mut(at.gradient_step).take(band + 1);
-        for (neighbour, to) in gradients.enumerate() {
-            let row = run.row + neighbour;
-            let from = bytemuck::cast_slice::<u8, f32>(access.gradient(Run { row, ..run }));
-            to[..LANES].fill(0.0);
-            to.iter_mut().zip(from).for_each(|(to, g)| *to = scale * g);
-        }
-        let incoming = Incoming {
-            run,
-            from: 0,
-            gradient: Gradient::InChunk,
-            ends: false,
-        };
-        let (outcome, reference) = (Outcome::none(&mut norms.direction.0), &mut norms.reference);
-        match then {
-            Directions::Measured => {
-                // SAFETY: as said.
-                let kept = unsafe { access.kept(kept, run.len) };
-                let outcome = Outcome {
-                    keep: kept.map_or(&mut [], slice_mut::<f32>),
-                    ..outcome
-                };
-                self.fused::<f32, MEASURE>(
-                    work,
-                    access,
-                    rule,
-                    &incoming,
-                    &mut padded,
-                    0..1,
-                    outcome,
-                    reference,
-                );
-            }
-            Directions::Applied => {
-                // SAFETY: as said.
-                let target = unsafe { access.target(target) };
-                let mut params = [[0f32; LANES]];
-                let bytes = bytemuck::bytes_of_mut(&mut params);
-                bytes[..target.to.len()].copy_from_slice(target.to);
-                let outcome = outcome.applied(&mut params, rule.apply);
-                self.fused::<f32, APPLY>(
-                    work,
-                    access,
-                    rule,
-                    &incoming,
-                    &mut padded,
-                    0..1,
-                    outcome,
-                    reference,
-                );
-                let bytes = bytemuck::bytes_of(&params);
-                target.to.copy_from_slice(&bytes[..target.to.len()]);
-            }
-        }
-        drop(padded);
-        for (vector, plane) in vectors.iter().zip(&mut planes) {
-            plane.copy_from_slice(&bytemuck::bytes_of(vector)[..plane.len()]);
-        }
-    }
-
-    /// Ends a line, where chains run across memory.
-    pub fn end_line(&self, work: &mut Workspace) {
-        let shape = work.shape();
-        if shape.is_short() {
-            self.advance(work, shape.line.unwrap_or(0));
-        }
-    }
-
-    /// Where the gradient of a part of a line is read: whole vectors where they lie.
-    fn gradient_of_line(
-        &self,
-        work: &mut Workspace,
-        access: &Access<'_>,
-        rule: &Rule,
-        lines: &Lines,
-        run: Run,
-    ) -> Gradient {
-        if !lines.takes_in {
-            return Gradient::None;
-        }
-        let is_alike = access.gradient_dtype() == self.arithmetic;
-        if is_alike && run.len.is_multiple_of(LANES) {
-            let step = access.cols();
-            return Gradient::InMemory { step };
-        }
-        for neighbour in 0..=work.shape().band {
-            let row = run.row + neighbour;
-            self.gradient(work, access, Run { row, ..run }, (neighbour, 0), rule.scale);
-        }
-        Gradient::InChunk
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -335,7 +115,12 @@ impl Kernels {
                 // SAFETY: the access is borrowed exclusively.
                 if let Some(keep) = unsafe { access.kept(wanted.kept, run.len) } {
                     let to = &mut slice_mut::<T>(keep)[done..];
-                    self.call(Keep { direction, to });
+                    let many = access.keeps_many();
+                    self.call(Keep {
+                        direction,
+                        to,
+                        many,
+                    });
                 }
             }
             Directions::Applied => {
@@ -400,6 +185,7 @@ impl Kernels {
                 // SAFETY: as said.
                 let kept = unsafe { access.kept(of.kept, of.run.len) };
                 outcome.keep = kept.map_or(&mut [], slice_mut::<T>);
+                outcome.many = access.keeps_many();
             }
             _ => {
                 // SAFETY: as said.
@@ -426,7 +212,7 @@ impl Kernels {
     /// Updates and solves for vectors up to the last in one loop, and finishes those of the
     /// range. Returns by how many vectors the chunk has advanced.
     #[allow(clippy::too_many_arguments)]
-    fn fused<T: Scalar, const FINISH: u8>(
+    pub(crate) fn fused<T: Scalar, const FINISH: u8>(
         &self,
         work: &mut Workspace,
         access: &Access<'_>,
@@ -451,8 +237,8 @@ impl Kernels {
         };
         let (from, room, lag) = (from / LANES, room / LANES, lag / LANES);
         macro_rules! fused {
-            ($E:ty, $BAND:literal, $ADAM:literal) => {{
-                let update = &mut update::<T, $E, $BAND, $ADAM>(
+            ($E:ty, $BAND:literal) => {{
+                let update = &mut update::<T, $E, $BAND>(
                     new, band, access, rule, incoming, planes, &noise, reference,
                 );
                 let (wanted, gamma) = (finished.start, rule.gamma);
@@ -469,17 +255,12 @@ impl Kernels {
                 })
             }};
         }
-        match (access.state_dtype(), band, FINISH) {
-            (Dtype::F32, 0, MEASURE) => fused!(f32, 0, true),
-            (Dtype::F32, 0, _) => fused!(f32, 0, false),
-            (Dtype::F32, 1, MEASURE) => fused!(f32, 1, true),
-            (Dtype::F32, 1, _) => fused!(f32, 1, false),
-            (Dtype::F32, _, MEASURE) => fused!(f32, 4, true),
-            (Dtype::F32, _, _) => fused!(f32, 4, false),
-            (_, 0, MEASURE) => fused!(half::bf16, 0, true),
-            (_, 0, _) => fused!(half::bf16, 0, false),
-            (_, _, MEASURE) => fused!(half::bf16, 1, true),
-            (_, _, _) => fused!(half::bf16, 1, false),
+        match (access.state_dtype(), band) {
+            (Dtype::F32, 0) => fused!(f32, 0),
+            (Dtype::F32, 1) => fused!(f32, 1),
+            (Dtype::F32, _) => fused!(f32, 4),
+            (_, 0) => fused!(half::bf16, 0),
+            (_, _) => fused!(half::bf16, 1),
         }
     }
 
@@ -557,7 +338,7 @@ fn has_finish(access: &Access<'_>, rule: &Rule, then: Directions) -> bool {
 }
 
 /// The kernel for a run that takes in the gradient.
-pub(crate) fn update<'a, 'p, T: Scalar, E: Stored, const BAND: usize, const ADAM: bool>(
+pub(crate) fn update<'a, 'p, T: Scalar, E: Stored, const BAND: usize>(
     new: New<'a, T>,
     band: usize,
     access: &'a Access<'_>,
@@ -566,7 +347,7 @@ pub(crate) fn update<'a, 'p, T: Scalar, E: Stored, const BAND: usize, const ADAM
     planes: &'a mut [&'p mut [u8]],
     noise: &'a [Noise],
     reference: &'a mut Squares,
-) -> Update<'a, 'p, T, E, BAND, ADAM> {
+) -> Update<'a, 'p, T, E, BAND> {
     let (from, run) = (incoming.from, incoming.run);
     let (gradient, step, scale) = match incoming.gradient {
         Gradient::InMemory { step } => {

@@ -200,24 +200,16 @@ impl Kernels {
         let noise = access.noise();
         let Arrays { state, new, .. } = work.arrays::<T>();
         macro_rules! update {
-            ($BAND:literal, $ADAM:literal) => {{
-                let update = &mut update::<T, E, $BAND, $ADAM>(
+            ($BAND:literal) => {{
+                let update = &mut update::<T, E, $BAND>(
                     new, band, access, rule, incoming, planes, &noise, reference,
                 );
                 self.call((update, state))
             }};
         }
-        let is_adam = rule.take_in.is_adam();
-        if const { is_single::<T>() } && self.is_fast() && band > 0 {
-            match is_adam {
-                true => update!(1, true),
-                false => update!(1, false),
-            }
-        } else {
-            match is_adam {
-                true => update!(0, true),
-                false => update!(0, false),
-            }
+        match const { is_single::<T>() } && self.is_fast() && band > 0 {
+            true => update!(1),
+            false => update!(0),
         }
     }
 

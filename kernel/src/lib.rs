@@ -30,6 +30,7 @@ mod element;
 mod float_mode;
 mod isa;
 mod kernels;
+mod lines;
 mod noise;
 mod norms;
 mod runs;

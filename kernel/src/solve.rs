@@ -61,10 +61,11 @@ pub(crate) struct Solve<'a, T, const BAND: usize, const ENDS: bool, const FINISH
 pub(crate) struct Outcome<'a, T> {
     /// With [`STORE`]: where they are stored.
     pub(crate) to: &'a mut [[T; LANES]],
-    /// With [`MEASURE`]: the sums of their squares, and where they are kept, past
-    /// the caches.
+    /// With [`MEASURE`]: the sums of their squares, and where they are kept; past the
+    /// caches, if they are many.
     pub(crate) sums: &'a mut [f64; LANES],
     pub(crate) keep: &'a mut [[T; LANES]],
+    pub(crate) many: bool,
     /// With [`APPLY`]: `p <- p + decay p + rate u`.
     pub(crate) params: &'a mut [[T; LANES]],
     pub(crate) rate: f64,
@@ -79,6 +80,7 @@ impl<'a, T> Outcome<'a, T> {
             to: &mut [],
             sums,
             keep: &mut [],
+            many: false,
             params: &mut [],
             rate: 0.0,
             decay: 0.0,
@@ -152,6 +154,7 @@ pub(crate) struct Solving<'r, V: Vector, const BAND: usize, const ENDS: bool, co
     sums: V::Sums,
     to: &'r mut [[V::Scalar; LANES]],
     keep: &'r mut [[V::Scalar; LANES]],
+    many: bool,
     params: &'r mut [[V::Scalar; LANES]],
     ahead: usize,
 }
@@ -214,6 +217,7 @@ impl<T: Scalar, const BAND: usize, const ENDS: bool, const FINISH: u8>
             sums: V::load_sums(isa, self.outcome.sums),
             to: &mut *self.outcome.to,
             keep: &mut *self.outcome.keep,
+            many: self.outcome.many,
             params: &mut *self.outcome.params,
             ahead: self.outcome.ahead,
         };
@@ -391,7 +395,10 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
             MEASURE => {
                 u.add_squares(&mut self.sums);
                 if let Some(keep) = self.keep.get_mut(i) {
-                    u.stream(keep);
+                    match self.many {
+                        true => u.stream(keep),
+                        false => u.store(keep),
+                    }
                 }
             }
             _ => {
@@ -481,8 +488,8 @@ pub(crate) struct UpdateAndSolve<'a, U, S, T> {
     pub(crate) state: &'a mut [T],
 }
 
-impl<T: Scalar, E: Stored, const BAND: usize, const FINISH: u8, const ADAM: bool> Kernel<T>
-    for UpdateAndSolve<'_, Update<'_, '_, T, E, BAND, ADAM>, Solve<'_, T, BAND, false, FINISH>, T>
+impl<T: Scalar, E: Stored, const BAND: usize, const FINISH: u8> Kernel<T>
+    for UpdateAndSolve<'_, Update<'_, '_, T, E, BAND>, Solve<'_, T, BAND, false, FINISH>, T>
 {
     /// How many vectors the chunk has advanced.
     type Output = usize;
@@ -508,7 +515,7 @@ impl<T: Scalar, E: Stored, const BAND: usize, const FINISH: u8, const ADAM: bool
             let end = all.min(updated + room.min(VECTORS));
             for i in updated..end {
                 // SAFETY: `end` leaves out what there is no room for.
-                unsafe { updating.vector(i) };
+                unsafe { updating.vector(i, FINISH == MEASURE) };
             }
             updated = end;
             let ready = (self.from + end).saturating_sub(self.lag).max(solved);

@@ -157,7 +157,7 @@ impl<T: Scalar, E: Stored> Kernel<T> for Read<'_, T, E> {
 
 /// The state planes of a run take in the gradient, and are copied to the chunk,
 /// where the diagonal becomes what divides the momentum.
-pub(crate) struct Update<'a, 'p, T, E, const BAND: usize, const ADAM: bool> {
+pub(crate) struct Update<'a, 'p, T, E, const BAND: usize> {
     pub(crate) by: &'a TakeIn,
     /// Momentum, diagonal, sub-diagonals, normalized RMSProp: their elements.
     pub(crate) planes: &'a mut [&'p mut [u8]],
@@ -184,7 +184,7 @@ pub(crate) struct Update<'a, 'p, T, E, const BAND: usize, const ADAM: bool> {
 }
 
 /// An update under way: what its loop needs, in registers as far as there are any.
-pub(crate) struct Updating<'r, V: Vector, E, const BAND: usize, const ADAM: bool> {
+pub(crate) struct Updating<'r, V: Vector, E, const BAND: usize> {
     isa: V::Isa,
     gradient: &'r [[V::Scalar; LANES]],
     /// That of the `k`-th neighbours at `k - 1`.
@@ -213,7 +213,7 @@ pub(crate) struct Updating<'r, V: Vector, E, const BAND: usize, const ADAM: bool
     ahead: usize,
 }
 
-impl<T: Scalar, E: Stored, const BAND: usize, const ADAM: bool> Update<'_, '_, T, E, BAND, ADAM> {
+impl<T: Scalar, E: Stored, const BAND: usize> Update<'_, '_, T, E, BAND> {
     pub(crate) fn vectors(&self) -> usize {
         self.planes[0].len() / size_of::<[E; LANES]>()
     }
@@ -236,7 +236,7 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ADAM: bool> Update<'_, '_, T
         isa: V::Isa,
         state: *mut [T],
         room: usize,
-    ) -> Updating<'r, V, E, BAND, ADAM> {
+    ) -> Updating<'r, V, E, BAND> {
         let (by, count) = (self.by, self.vectors());
         let neighbours = |k: usize| &self.gradient[k * self.step..].as_chunks().0[..count];
         let (roots, add) = damping::<V>(isa, by.denominator);
@@ -282,9 +282,7 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ADAM: bool> Update<'_, '_, T
     /// rare, and their sum tells whether there can be any.
     #[inline(always)]
     pub(crate) fn end<V: Vector<Scalar = T>>(&mut self, isa: V::Isa, sums: V::Sums, sum: V) {
-        if ADAM {
-            V::store_sums(sums, self.sums);
-        }
+        V::store_sums(sums, self.sums);
         if V::any(sum.is_nan()) {
             for plane in &mut *self.planes {
                 for plane in chunks_mut::<E>(plane) {
@@ -296,7 +294,7 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ADAM: bool> Update<'_, '_, T
     }
 }
 
-impl<V: Vector, E: Stored, const BAND: usize, const ADAM: bool> Updating<'_, V, E, BAND, ADAM> {
+impl<V: Vector, E: Stored, const BAND: usize> Updating<'_, V, E, BAND> {
     /// From now on vectors are so many earlier in the chunk.
     #[inline(always)]
     pub(crate) fn advance(&mut self, count: usize) {
@@ -313,13 +311,14 @@ impl<V: Vector, E: Stored, const BAND: usize, const ADAM: bool> Updating<'_, V, 
         (self.sums, self.sum)
     }
 
-    /// Momentum, diagonal and the first `BAND` sub-diagonals of a vector.
+    /// Momentum, diagonal and the first `BAND` sub-diagonals of a vector; and the squares of
+    /// Adam's direction, if that is the reference.
     ///
     /// # Safety
     /// What was promised to [`Update::start`]; and the vector is one for which the
     /// chunk has room, since it advanced.
     #[inline(always)]
-    pub(crate) unsafe fn vector(&mut self, i: usize) {
+    pub(crate) unsafe fn vector(&mut self, i: usize, is_adam: bool) {
         let (isa, least) = (self.isa, self.least);
         let [keep, weight] = self.by;
         let (noise, index) = self.noise;
@@ -357,15 +356,15 @@ impl<V: Vector, E: Stored, const BAND: usize, const ADAM: bool> Updating<'_, V, 
                 self.sum = self.sum + e;
             }
         }
-        if ADAM {
+        if is_adam {
             let root = h.sqrt() + self.eps;
             m.quotient(root, self.zero).add_squares(&mut self.sums);
         }
     }
 }
 
-impl<T: Scalar, E: Stored, const BAND: usize, const ADAM: bool> Kernel<T>
-    for (&mut Update<'_, '_, T, E, BAND, ADAM>, &mut [T])
+impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
+    for (&mut Update<'_, '_, T, E, BAND>, &mut [T])
 {
     type Output = ();
     const FOR_SPEED: bool = BAND > 0;
@@ -378,7 +377,7 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ADAM: bool> Kernel<T>
         let mut updating = unsafe { update.start::<V>(isa, state, count) };
         for i in 0..count {
             // SAFETY: the chunk has room for all of them, as `start` asserts.
-            unsafe { updating.vector(i) };
+            unsafe { updating.vector(i, by.is_adam()) };
         }
         let (sums, mut sum) = updating.totals();
 
