@@ -117,7 +117,7 @@ extern "C" {
  * SONEW_IN_STAGES if it steps, saves, loads, syncs or changes a setting while
  * a step in stages is under way.
  */
-typedef enum {
+enum {
   /** Done. */
   SONEW_OK = 0,
   /**
@@ -281,7 +281,8 @@ typedef enum {
    * now on, and can only be freed.
    */
   SONEW_INTERNAL = 900,
-} sonew_status;
+};
+typedef int32_t sonew_status;
 
 /**
  * Returns the name of a status, such as "SONEW_OUT_OF_RANGE", or "unknown
@@ -309,7 +310,7 @@ const char *sonew_last_error(void);
 #define SONEW_MAX_BAND 16
 
 /** How gradients enter the diagonal and the sub-diagonals H. */
-typedef enum {
+enum {
   /** H <- beta2 H + (1 - beta2) g g^T, an exponential moving average. */
   SONEW_MOVING_AVERAGE = 0,
   /**
@@ -317,10 +318,11 @@ typedef enum {
    * paper's online-convex form. H is then never bias-corrected.
    */
   SONEW_WEIGHTED_SUM = 1,
-} sonew_statistics;
+};
+typedef int32_t sonew_statistics;
 
 /** What is added to the diagonal before it is inverted. */
-typedef enum {
+enum {
   /** eps */
   SONEW_ABSOLUTE = 0,
   /**
@@ -330,14 +332,15 @@ typedef enum {
    * scale of the loss.
    */
   SONEW_RELATIVE = 1,
-} sonew_damping;
+};
+typedef int32_t sonew_damping;
 
 /**
  * Grafting: in each tensor the update u takes the norm of another method's
  * update a, u <- u |a| / |u|. A learning rate that suits the other method then
  * suits SONew, too.
  */
-typedef enum {
+enum {
   /** No grafting: u keeps its own norm. */
   SONEW_GRAFT_NONE = 0,
   /** a = g */
@@ -351,7 +354,8 @@ typedef enum {
    * r <- beta2 r + (1 - beta2) q^2. r is one more state plane, "rms".
    */
   SONEW_GRAFT_NORMALIZED_RMSPROP = 4,
-} sonew_graft;
+};
+typedef int32_t sonew_graft;
 
 /**
  * How numbers are rounded to 16 bits. SONEW_F32 and SONEW_F64 always round to
@@ -367,7 +371,7 @@ typedef enum {
  * its diagonal entry. Parameters without master weights are rounded once per
  * step, too. Gradients are not rounded, and arithmetic is float32 or float64.
  */
-typedef enum {
+enum {
   /**
    * To nearest, ties to even. An exponential moving average stops changing
    * where its changes are less than half a unit in the last place.
@@ -379,14 +383,15 @@ typedef enum {
    * plane and index.
    */
   SONEW_STOCHASTIC = 1,
-} sonew_rounding;
+};
+typedef int32_t sonew_rounding;
 
 /** An instruction set. */
-typedef enum {
+enum {
   /**
    * The one that the environment variable SONEW_INSTRUCTION_SET names
-   * (portable, avx2, avx512 or neon); if it is not set, or is auto, the best
-   * that the processor has.
+   * (portable, avx2, avx512 or neon); if it is not set, empty or auto, the
+   * best that the processor has.
    */
   SONEW_ISA_AUTO = 0,
   /** Plain code, on every processor. */
@@ -397,7 +402,8 @@ typedef enum {
   SONEW_ISA_AVX512 = 3,
   /** Advanced SIMD of 64-bit Arm. */
   SONEW_ISA_NEON = 4,
-} sonew_isa;
+};
+typedef int32_t sonew_isa;
 
 /**
  * The options of an optimizer. Fill them in with sonew_options_init(), then
@@ -502,7 +508,7 @@ sonew_status sonew_options_init(sonew_options *options, size_t size);
  * Which coordinates are neighbours. Chains should run along a unit's inputs;
  * along its outputs the method works much worse.
  */
-typedef enum {
+enum {
   /**
    * The whole tensor is one chain in the order of memory, last dimension
    * fastest: for weights stored [out, in].
@@ -517,10 +523,11 @@ typedef enum {
   SONEW_ROWS = 2,
   /** One chain for each column, along the first dimension. */
   SONEW_COLUMNS = 3,
-} sonew_chains;
+};
+typedef int32_t sonew_chains;
 
 /** How a tensor is updated. */
-typedef enum {
+enum {
   /** The SONew direction, grafted as the options say. */
   SONEW_UPDATE_SONEW = 0,
   /**
@@ -528,10 +535,11 @@ typedef enum {
    * and normalization layers. Has only the planes "momentum" and "diagonal".
    */
   SONEW_UPDATE_ADAM = 1,
-} sonew_update;
+};
+typedef int32_t sonew_update;
 
 /** The type of a buffer's elements. */
-typedef enum {
+enum {
   /** The default of the field. */
   SONEW_DTYPE_DEFAULT = 0,
   /** IEEE 754 binary32: float. */
@@ -542,7 +550,8 @@ typedef enum {
   SONEW_BF16 = 3,
   /** IEEE 754 binary16. */
   SONEW_F16 = 4,
-} sonew_dtype;
+};
+typedef int32_t sonew_dtype;
 
 /**
  * One tensor. Set every byte to zero first, as a designated initializer does:
@@ -637,7 +646,7 @@ sonew_status sonew_free(sonew_optimizer *optimizer);
  * What a step does about a gradient with a NaN, an infinity, or a number
  * whose square overflows (after grad_scale).
  */
-typedef enum {
+enum {
   /**
    * Check every gradient first. If one is not finite, change nothing and
    * return SONEW_NON_FINITE_GRADIENT.
@@ -648,7 +657,8 @@ typedef enum {
    * with such a gradient may become useless.
    */
   SONEW_UNCHECKED = 1,
-} sonew_non_finite;
+};
+typedef int32_t sonew_non_finite;
 
 /**
  * The options of one step. Fill them in once with sonew_step_options_init(),
@@ -727,7 +737,7 @@ sonew_status sonew_step(sonew_optimizer *optimizer,
  ******************************************************************************/
 
 /** How sonew_load() opens a file, and where the state is kept afterwards. */
-typedef enum {
+enum {
   /** The file is read into memory, and every checksum is verified. */
   SONEW_READ = 0,
   /**
@@ -745,7 +755,8 @@ typedef enum {
    * and tensors must be the optimizer's.
    */
   SONEW_MAP_SHARED = 2,
-} sonew_load_mode;
+};
+typedef int32_t sonew_load_mode;
 
 /** A tensor whose name in the file differs from its name in the optimizer. */
 typedef struct {
@@ -1399,7 +1410,7 @@ sonew_status sonew_plan_step(sonew_plan *plan,
  * The point that a step in stages has reached, and what its numbers are: two
  * for each tensor, both zero for a tensor that takes no part in the step.
  */
-typedef enum {
+enum {
   /** The step is done; there are no numbers. */
   SONEW_DONE = 0,
   /**
@@ -1421,7 +1432,8 @@ typedef enum {
    * gradients. This stage exists with every graft but SONEW_GRAFT_NONE.
    */
   SONEW_NORMS = 3,
-} sonew_stage;
+};
+typedef int32_t sonew_stage;
 
 /**
  * Begins a step in stages. Arguments are those of sonew_step_any(); the
@@ -1442,10 +1454,11 @@ sonew_status sonew_stages_begin(sonew_optimizer *optimizer,
  * 2 * count in all. The caller reduces them in this buffer and passes it to the
  * next call; the first call does not read it. With SONEW_DONE the step is done:
  * parameters and state are updated, the step count has grown by one, and
- * numbers are left as they are.
+ * numbers are left as they are. Neither numbers nor stage may overlap a buffer
+ * of the step, the state, or each other.
  *
- * Errors: SONEW_NO_STAGES, SONEW_TENSOR_COUNT, SONEW_OUT_OF_RANGE (a number is
- * negative), SONEW_OUT_OF_MEMORY, SONEW_THREADS, SONEW_FORKED: the step is at
+ * Errors: SONEW_NO_STAGES, SONEW_TENSOR_COUNT, SONEW_OVERLAP, SONEW_OUT_OF_RANGE
+ * (a number is negative), SONEW_OUT_OF_MEMORY, SONEW_THREADS, SONEW_FORKED: the step is at
  * the same stage as before, and the call can be repeated.
  * SONEW_NON_FINITE_GRADIENT: a sum of squares is NaN, here or on another
  * machine; the step has ended and nothing has changed. Since 0.1.

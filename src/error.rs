@@ -89,12 +89,14 @@ pub enum Error {
     },
 
     /// An enumeration has a value that this version does not know.
-    #[error("{argument} is {value}, which is none of its values")]
+    #[error("{argument} is {value}, must be {allowed}")]
     UnknownValue {
         /// The argument's name.
         argument: String,
         /// What the caller passed.
         value: i64,
+        /// The values that it can have, in words.
+        allowed: String,
     },
 
     /// A number lies outside its documented range.
@@ -153,6 +155,22 @@ pub enum Error {
         tensor: String,
         /// Its dimensions.
         dims: Vec<usize>,
+    },
+
+    /// A buffer of the caller would reach beyond the last address.
+    #[error(
+        "tensor \"{tensor}\": {argument}, {bytes} bytes at {address:#x}, extends past the end of \
+         the address space"
+    )]
+    PastLastAddress {
+        /// The tensor.
+        tensor: String,
+        /// The buffer.
+        argument: String,
+        /// Its address.
+        address: usize,
+        /// Its size.
+        bytes: usize,
     },
 
     /// A tensor asks for float16 state, whose range is too small for squared
@@ -254,6 +272,18 @@ pub enum Error {
     /// Both parameters and a buffer for the direction were passed.
     #[error("tensor \"{tensor}\": params and direction are both given, a step writes one of them")]
     AmbiguousTarget {
+        /// The tensor.
+        tensor: String,
+    },
+
+    /// Neither parameters nor a buffer for the direction were passed.
+    #[error(
+        "buffers[{index}].params, the parameter of tensor \"{tensor}\", and \
+         buffers[{index}].direction are both null: a step writes one of them"
+    )]
+    NoTarget {
+        /// The position of the tensor.
+        index: usize,
         /// The tensor.
         tensor: String,
     },
@@ -375,6 +405,16 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// A load of the live file that the optimizer is working on.
+    #[error(
+        "\"{}\" is the live file that holds this optimizer's state: there is nothing to load",
+        path.display()
+    )]
+    OwnLiveFile {
+        /// The file.
+        path: PathBuf,
+    },
+
     /// A forked process tries to use a live file of its parent, or to finish its
     /// parent's save.
     #[error("\"{}\" belongs to the process that this one was forked from", path.display())]
@@ -491,6 +531,17 @@ pub enum Error {
         tensor: String,
         /// The plane, or "parameter".
         plane: String,
+    },
+
+    /// Parameters are to be saved to the live file that holds the state, which
+    /// has no room for them.
+    #[error(
+        "tensor \"{tensor}\": a live file keeps parameters only as master weights, which this \
+         tensor does not have; save to another path, or without parameters"
+    )]
+    LiveParameters {
+        /// The tensor.
+        tensor: String,
     },
 
     /// A rename has a name that no tensor has, or two renames conflict.

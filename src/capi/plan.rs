@@ -43,6 +43,19 @@ pub(super) struct Owned {
 }
 
 impl Owned {
+    /// Calls `body` with each buffer of the step in stages that is under way.
+    pub(super) fn for_each_staged(
+        &self,
+        mut body: impl FnMut(Buffer<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let (_, passed) = self.staged.as_ref().ok_or(Error::NoStages)?;
+        let tensors = self.tensors.iter().zip(&self.planes).zip(passed);
+        for ((tensor, planes), passed) in tensors {
+            passed.for_each(tensor, planes, &mut body)?;
+        }
+        Ok(())
+    }
+
     /// Notes that no step in stages is under way any more.
     pub(super) fn end_stages(&mut self) {
         if let Some((_, passed)) = self.staged.take() {
@@ -467,7 +480,7 @@ impl TensorArguments {
         }
         let target = target(i, entry, tensor)?;
         let name = || format!("buffers[{i}].grad");
-        let gradient = || Buffer::read(tensor, "the gradient", tensor.grads, entry.grad, name);
+        let gradient = || Buffer::read(tensor, GRADIENT, tensor.grads, entry.grad, name);
         let gradient = (!entry.grad.is_null()).then(gradient).transpose()?;
         // SAFETY: the caller's promise.
         let given = unsafe {
@@ -493,6 +506,25 @@ impl TensorArguments {
         self.lr_scale = entry.lr_scale;
         self.weight_decay = entry.weight_decay;
         Ok(())
+    }
+
+    /// Calls `body` with each of the buffers.
+    pub(super) fn for_each<'a>(
+        &self,
+        tensor: &'a TensorSpec,
+        planes: &'a [Plane],
+        mut body: impl FnMut(Buffer<'a>) -> Result<()>,
+    ) -> Result<()> {
+        let target = match self.is_direction {
+            true => DIRECTION,
+            false => PARAMETER,
+        };
+        let one = [(target, self.target), (GRADIENT, self.gradient)];
+        let one = one.into_iter().filter_map(|(what, raw)| Some((what, raw?)));
+        let names = planes.iter().map(|plane| plane.name.as_str());
+        let state = names.zip(self.planes.iter().copied());
+        one.chain(state)
+            .try_for_each(|(what, raw)| body(Buffer::checked(tensor, what, raw)))
     }
 
     /// `None` before anything was checked.
@@ -522,6 +554,11 @@ impl TensorArguments {
     }
 }
 
+// The purposes of buffers, for messages.
+const PARAMETER: &str = "the parameter";
+const DIRECTION: &str = "the direction";
+const GRADIENT: &str = "the gradient";
+
 /// The parameters or the direction: the buffer that a step writes besides the
 /// state planes.
 fn target<'a>(i: usize, entry: &sonew_buffers, tensor: &'a TensorSpec) -> Result<Buffer<'a>> {
@@ -530,8 +567,12 @@ fn target<'a>(i: usize, entry: &sonew_buffers, tensor: &'a TensorSpec) -> Result
             let tensor = tensor.name.clone();
             return Err(Error::AmbiguousTarget { tensor });
         }
-        (true, false) => ("the direction", "direction", entry.direction),
-        _ => ("the parameter", "params", entry.params),
+        (true, true) => {
+            let tensor = tensor.name.clone();
+            return Err(Error::NoTarget { index: i, tensor });
+        }
+        (true, false) => (DIRECTION, "direction", entry.direction),
+        (false, true) => (PARAMETER, "params", entry.params),
     };
     let name = || format!("buffers[{i}].{field}");
     Buffer::write(tensor, what, tensor.params, pointer, name)

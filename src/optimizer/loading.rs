@@ -53,6 +53,7 @@ impl Optimizer {
     /// [`Error::TensorDiffers`], [`Error::DtypeDiffers`],
     /// [`Error::TensorMissing`] and [`Error::PlaneMissing`] for one of another
     /// optimizer; [`Error::FileLocked`] for a live file in use,
+    /// [`Error::OwnLiveFile`] for the one that holds the state already,
     /// [`Error::Torn`] for one that a power failure has damaged;
     /// [`Error::NotALiveFile`] and [`Error::SharedOption`] for a shared mapping.
     pub fn load(
@@ -64,6 +65,11 @@ impl Optimizer {
         self.between_steps()?;
         if let Some(params) = &params {
             self.check_params(params.iter().map(|p| p.elements()))?;
+        }
+        if self.live_file_is(path.as_ref()) {
+            return Err(Error::OwnLiveFile {
+                path: path.as_ref().to_owned(),
+            });
         }
         match load.mode {
             LoadMode::MapShared => self.load_live(path.as_ref(), load, params),

@@ -24,7 +24,7 @@ impl Optimizer {
     /// [`Error::WrongLength`] for parameters that do not fit;
     /// [`Error::FileLocked`] while another save to this path is under way, and
     /// if it is a live file in use; [`Error::Forked`] in a forked child of the
-    /// process that works on a live file; [`Error::PlaneMissing`] for
+    /// process that works on a live file; [`Error::LiveParameters`] for
     /// parameters that a live file cannot hold; [`Error::Io`] if a file
     /// operation fails: the previous file is still at `path` (unless only the
     /// last operation failed, which makes the new name durable: then the new
@@ -43,9 +43,8 @@ impl Optimizer {
     pub(super) fn sync_instead(&self, params: Option<&[Elements<'_>]>) -> Result<()> {
         let without = self.specs.iter().find(|spec| !spec.master);
         if let (Some(_), Some(spec)) = (params, without) {
-            return Err(Error::PlaneMissing {
+            return Err(Error::LiveParameters {
                 tensor: spec.name.clone(),
-                plane: PARAMETER.to_owned(),
             });
         }
         self.sync()
