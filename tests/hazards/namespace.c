@@ -4,6 +4,7 @@
  * folder to write to. */
 #define _GNU_SOURCE
 #include <sched.h>
+#include <signal.h>
 #include <sys/wait.h>
 
 #include "guest.h"
@@ -20,16 +21,14 @@ static void succeeded(pid_t child) {
     exit(0);
 }
 
-/* A child that is process 1. One that hangs is ended by its own alarm. */
+/* A child that is process 1. */
 static pid_t first_of_its_namespace(void) {
     if (unshare(CLONE_NEWPID) != 0)
         exit(77);
     pid_t child = fork();
     CHECK(child >= 0);
-    if (child == 0) {
-        alarm(60);
+    if (child == 0)
         CHECK(getpid() == 1);
-    }
     return child;
 }
 
@@ -77,13 +76,24 @@ static void in_parent(const char *folder) {
     free(numbers);
 }
 
+static pid_t parent;
+
+/* Process 1 ignores its own alarm. When it is killed, so is its namespace. */
+static void hangs(int number) {
+    (void)number;
+    kill(parent, SIGKILL);
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2);
-    pid_t parent = first_of_its_namespace();
+    parent = first_of_its_namespace();
     if (parent == 0) {
         in_parent(argv[1]);
         _exit(0);
     }
+    struct sigaction action = {.sa_handler = hangs, .sa_flags = SA_RESTART};
+    CHECK(!sigaction(SIGALRM, &action, NULL));
+    alarm(60);
     succeeded(parent);
     puts("children are known");
     return 0;
