@@ -473,6 +473,19 @@ pub enum Error {
         limit: u64,
     },
 
+    /// The tensors are so many, or their names so long, that no file of them could be
+    /// saved.
+    #[error(
+        "the {tensors} tensors could not be saved: their names and sizes take more than \
+         {limit} bytes, the longest header of a safetensors file"
+    )]
+    TooManyTensors {
+        /// How many tensors there are.
+        tensors: usize,
+        /// The limit of the format.
+        limit: u64,
+    },
+
     /// A tensor is in the file but not in the optimizer, or the other way round.
     #[error("tensor \"{tensor}\" is in the {present} but not in the {missing}")]
     TensorMissing {

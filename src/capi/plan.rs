@@ -133,7 +133,8 @@ unsafe impl Versioned for sonew_buffers {
 }
 
 /// Creates a plan for steps over count tensors and writes its handle to *plan.
-/// Arguments and statuses are those of sonew_create(). Since 0.1.
+/// Arguments and statuses are those of sonew_create(), but SONEW_HEADER_LENGTH: what
+/// a plan works on is saved by its caller. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_plan_create(
     options: *const sonew_options,

@@ -204,7 +204,7 @@ impl From<&Error> for sonew_status {
             Error::FileLength { .. } => SONEW_FILE_LENGTH,
             Error::FormatVersion { .. } => SONEW_FORMAT_VERSION,
             Error::Checksum { .. } => SONEW_CHECKSUM,
-            Error::HeaderLength { .. } => SONEW_HEADER_LENGTH,
+            Error::HeaderLength { .. } | Error::TooManyTensors { .. } => SONEW_HEADER_LENGTH,
             Error::TensorMissing { .. } => SONEW_TENSOR_MISSING,
             Error::TensorDiffers { .. } => SONEW_TENSOR_DIFFERS,
             Error::OptionDiffers { .. } => SONEW_OPTION_DIFFERS,
