@@ -303,7 +303,7 @@ const char *sonew_status_name(int32_t status);
 /**
  * Returns the message of this thread's last failed call, which says which
  * argument, which tensor and which value was wrong. It is in English, in UTF-8,
- * at most 1023 bytes long. Never NULL; "" if no call has failed. The thread's
+ * at most 1023 bytes long; long names and paths lose their middle. Never NULL; "" if no call has failed. The thread's
  * next failed call overwrites the text. Since 0.1.
  */
 const char *sonew_last_error(void);
@@ -629,7 +629,9 @@ typedef struct sonew_optimizer sonew_optimizer;
  * SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING, SONEW_NO_TENSORS,
  * SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME, SONEW_TOO_MANY_DIMENSIONS,
  * SONEW_ZERO_DIMENSION, SONEW_SIZE_OVERFLOW, SONEW_STATE_DTYPE,
- * SONEW_MASTER_DTYPE, SONEW_INSTRUCTION_SET, SONEW_OUT_OF_MEMORY. Since 0.1.
+ * SONEW_MASTER_DTYPE, SONEW_INSTRUCTION_SET, SONEW_HEADER_LENGTH (the tensors are so
+ * many, or their names so long, that they could not be saved),
+ * SONEW_OUT_OF_MEMORY. Since 0.1.
  */
 sonew_status sonew_create(const sonew_options *options,
                           const sonew_tensor *tensors,
@@ -1311,7 +1313,8 @@ typedef struct {
 
 /**
  * Creates a plan for steps over count tensors and writes its handle to *plan.
- * Arguments and statuses are those of sonew_create(). Since 0.1.
+ * Arguments and statuses are those of sonew_create(), but SONEW_HEADER_LENGTH: what
+ * a plan works on is saved by its caller. Since 0.1.
  */
 sonew_status sonew_plan_create(const sonew_options *options,
                                const sonew_tensor *tensors,

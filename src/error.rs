@@ -10,6 +10,12 @@ use crate::dtype::Dtype;
 /// The result of every fallible call in this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// The kind of file that keeps no parameters, in [`Error::PlaneMissing`].
+pub(crate) const LIVE_FILE: &str = "live file";
+
+const ONLY_MASTER: &str = ", except as master weights, which this tensor does not keep: save to \
+                           another path, or without parameters";
+
 /// Why a call was refused or skipped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -399,13 +405,14 @@ pub enum Error {
 
     /// A live file is in use, by another process or another optimizer; or
     /// another save to the same path is under way.
-    #[error("\"{}\" is in use by another optimizer, process or save", path.display())]
+    #[error("\"{}\" is in use by another optimizer, process or save, or by this optimizer", path.display())]
     FileLocked {
         /// The file.
         path: PathBuf,
     },
 
-    /// A load of the live file that the optimizer is working on.
+    /// A load of the live file that the optimizer of a C program is working on. (In
+    /// Rust it is [`Error::FileLocked`].)
     #[error(
         "\"{}\" is the live file that holds this optimizer's state: there is nothing to load",
         path.display()
@@ -537,24 +544,17 @@ pub enum Error {
         optimizer: String,
     },
 
-    /// The file lacks a state plane that the optimizer needs.
-    #[error("tensor \"{tensor}\": the file has no {plane}")]
+    /// The file lacks a state plane that the optimizer needs, or has no room for
+    /// parameters.
+    #[error("tensor \"{tensor}\": the {file} has no {plane}{}", if *file == LIVE_FILE { ONLY_MASTER } else { "" })]
     PlaneMissing {
         /// The tensor.
         tensor: String,
         /// The plane, or "parameter".
         plane: String,
-    },
-
-    /// Parameters are to be saved to the live file that holds the state, which
-    /// has no room for them.
-    #[error(
-        "tensor \"{tensor}\": a live file keeps parameters only as master weights, which this \
-         tensor does not have; save to another path, or without parameters"
-    )]
-    LiveParameters {
-        /// The tensor.
-        tensor: String,
+        /// "file"; "live file" where parameters are saved to the live file that holds
+        /// the state.
+        file: &'static str,
     },
 
     /// A rename has a name that no tensor has, or two renames conflict.

@@ -208,7 +208,7 @@ impl From<&Error> for sonew_status {
             Error::TensorMissing { .. } => SONEW_TENSOR_MISSING,
             Error::TensorDiffers { .. } => SONEW_TENSOR_DIFFERS,
             Error::OptionDiffers { .. } => SONEW_OPTION_DIFFERS,
-            Error::PlaneMissing { .. } | Error::LiveParameters { .. } => SONEW_PLANE_MISSING,
+            Error::PlaneMissing { .. } => SONEW_PLANE_MISSING,
             Error::Rename { .. } => SONEW_RENAME,
             Error::DtypeDiffers { .. } => SONEW_DTYPE_DIFFERS,
             Error::FileLocked { .. } | Error::OwnLiveFile { .. } => SONEW_FILE_LOCKED,
@@ -293,7 +293,7 @@ pub extern "C" fn sonew_status_name(status: i32) -> *const c_char {
 
 /// Returns the message of this thread's last failed call, which says which
 /// argument, which tensor and which value was wrong. It is in English, in UTF-8,
-/// at most 1023 bytes long. Never NULL; "" if no call has failed. The thread's
+/// at most 1023 bytes long; long names and paths lose their middle. Never NULL; "" if no call has failed. The thread's
 /// next failed call overwrites the text. Since 0.1.
 #[no_mangle]
 pub extern "C" fn sonew_last_error() -> *const c_char {

@@ -132,7 +132,7 @@ impl Optimizer {
     }
 
     /// The same, in a forked child, too.
-    pub(super) fn live_file_is(&self, path: &Path) -> bool {
+    pub(crate) fn live_file_is(&self, path: &Path) -> bool {
         let live = self.live.as_ref();
         live.is_some_and(|live| live.file.is_at(path))
     }

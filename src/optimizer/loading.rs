@@ -53,7 +53,6 @@ impl Optimizer {
     /// [`Error::TensorDiffers`], [`Error::DtypeDiffers`],
     /// [`Error::TensorMissing`] and [`Error::PlaneMissing`] for one of another
     /// optimizer; [`Error::FileLocked`] for a live file in use,
-    /// [`Error::OwnLiveFile`] for the one that holds the state already,
     /// [`Error::Torn`] for one that a power failure has damaged;
     /// [`Error::NotALiveFile`] and [`Error::SharedOption`] for a shared mapping.
     pub fn load(
@@ -65,11 +64,6 @@ impl Optimizer {
         self.between_steps()?;
         if let Some(params) = &params {
             self.check_params(params.iter().map(|p| p.elements()))?;
-        }
-        if self.live_file_is(path.as_ref()) {
-            return Err(Error::OwnLiveFile {
-                path: path.as_ref().to_owned(),
-            });
         }
         match load.mode {
             LoadMode::MapShared => self.load_live(path.as_ref(), load, params),
@@ -278,6 +272,7 @@ impl Optimizer {
                 .ok_or_else(|| Error::PlaneMissing {
                     tensor: spec.name.clone(),
                     plane: plane.name.clone(),
+                    file: "file",
                 })
         });
         planes.collect()

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Optimizer;
 use crate::checkpoint::{self, Array, Header, SavedTensor, PARAMETER};
 use crate::dtype::Elements;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, LIVE_FILE};
 use crate::step::fits;
 
 impl Optimizer {
@@ -24,7 +24,7 @@ impl Optimizer {
     /// [`Error::WrongLength`] for parameters that do not fit;
     /// [`Error::FileLocked`] while another save to this path is under way, and
     /// if it is a live file in use; [`Error::Forked`] in a forked child of the
-    /// process that works on a live file; [`Error::LiveParameters`] for
+    /// process that works on a live file; [`Error::PlaneMissing`] for
     /// parameters that a live file cannot hold; [`Error::Io`] if a file
     /// operation fails: the previous file is still at `path` (unless only the
     /// last operation failed, which makes the new name durable: then the new
@@ -43,8 +43,10 @@ impl Optimizer {
     pub(super) fn sync_instead(&self, params: Option<&[Elements<'_>]>) -> Result<()> {
         let without = self.specs.iter().find(|spec| !spec.master);
         if let (Some(_), Some(spec)) = (params, without) {
-            return Err(Error::LiveParameters {
+            return Err(Error::PlaneMissing {
                 tensor: spec.name.clone(),
+                plane: PARAMETER.to_owned(),
+                file: LIVE_FILE,
             });
         }
         self.sync()

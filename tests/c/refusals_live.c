@@ -244,7 +244,7 @@ const refusal live_refusals[] = {
     REFUSAL(share_common, SONEW_SHARED_OPTION, "common_tensors_only cannot be combined with"),
     REFUSAL(share_renaming, SONEW_SHARED_OPTION, "rename cannot be combined with"),
     REFUSAL(load_reserved, SONEW_UNKNOWN_VALUE, "options.reserved[0] is 1"),
-    REFUSAL(own_live_with_params, SONEW_PLANE_MISSING, "tensor \"a\": a live file keeps parameters only as master weights"),
+    REFUSAL(own_live_with_params, SONEW_PLANE_MISSING, "tensor \"a\": the live file has no parameter, except as master weights"),
     REFUSAL(step_with_old_view, SONEW_OVERLAP, "momentum of tensor \"a\""),
     REFUSAL(live_path_null, SONEW_NULL_POINTER, "path is null"),
     REFUSAL(live_nowhere, SONEW_IO, "none/file"),

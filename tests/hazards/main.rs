@@ -114,6 +114,16 @@ fn so_are_those_for_hundreds_of_tensors() {
     says(&program, &folder, "every list may fail");
 }
 
+/// What the smallest allocations do when they fail is printed: `cargo test --test
+/// hazards whatever_allocation -- --nocapture`.
+#[test]
+fn a_step_goes_on_or_is_refused_whatever_allocation_fails() {
+    let (program, folder) = failing("any_size");
+    let printed = run(Command::new(program).arg(folder));
+    println!("{printed}");
+    assert!(printed.ends_with("steps go on\n"), "{printed}");
+}
+
 #[test]
 fn stale_handles_are_refused() {
     let (program, folder) = hazard("handles");
