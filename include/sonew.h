@@ -303,8 +303,9 @@ const char *sonew_status_name(int32_t status);
 /**
  * Returns the message of this thread's last failed call, which says which
  * argument, which tensor and which value was wrong. It is in English, in UTF-8,
- * at most 1023 bytes long; long names and paths lose their middle. Never NULL; "" if no call has failed. The thread's
- * next failed call overwrites the text. Since 0.1.
+ * at most 1023 bytes long; long names and paths lose their middle. Never NULL; ""
+ * if no call has failed. The thread's next failed call overwrites the text. Since
+ * 0.1.
  */
 const char *sonew_last_error(void);
 

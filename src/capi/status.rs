@@ -293,8 +293,9 @@ pub extern "C" fn sonew_status_name(status: i32) -> *const c_char {
 
 /// Returns the message of this thread's last failed call, which says which
 /// argument, which tensor and which value was wrong. It is in English, in UTF-8,
-/// at most 1023 bytes long; long names and paths lose their middle. Never NULL; "" if no call has failed. The thread's
-/// next failed call overwrites the text. Since 0.1.
+/// at most 1023 bytes long; long names and paths lose their middle. Never NULL; ""
+/// if no call has failed. The thread's next failed call overwrites the text. Since
+/// 0.1.
 #[no_mangle]
 pub extern "C" fn sonew_last_error() -> *const c_char {
     last_error::get()
