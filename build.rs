@@ -131,7 +131,29 @@ fn declarations(file: &Path) -> String {
         .expect("src/capi declares what cbindgen understands");
     let mut text = Vec::new();
     bindings.write(&mut text);
-    one_line_comments(&String::from_utf8(text).expect("cbindgen writes text"))
+    let text = String::from_utf8(text).expect("cbindgen writes text");
+    signed_enumerations(&one_line_comments(&text))
+}
+
+/// Makes the type of every enumeration int32_t, which is what functions and structs
+/// take. Compilers choose an unsigned type for an enum, and warn where a variable
+/// of it is converted.
+fn signed_enumerations(text: &str) -> String {
+    let mut enumeration = false;
+    let mut signed = String::new();
+    for line in text.lines() {
+        let end = line.strip_prefix("} ").filter(|_| enumeration);
+        if line == "typedef enum {" {
+            enumeration = true;
+            signed += "enum {\n";
+        } else if let Some(name) = end {
+            enumeration = false;
+            signed += &format!("}};\ntypedef int32_t {name}\n");
+        } else {
+            signed += &format!("{line}\n");
+        }
+    }
+    signed
 }
 
 /// Puts comments with one line of text on a single line.

@@ -241,7 +241,9 @@ def arguments():
     parser.add_argument("--model", choices=[c.key for c in CASES], action="append", help="this one only; may be repeated")
     parser.add_argument("--jax", action="store_true", help="measure Optax's AdamW, too (the launcher installs JAX)")
     parser.add_argument("--python-env", metavar="DIR", help="Python environment to use instead of target/bench-env")
+    parser.add_argument("--torch-index", metavar="URL", help="where to install PyTorch from, if it is missing: the index of its CPU builds")
     parser.add_argument("--library", type=Path, required=True, help="libsonew.so (the launcher gives it)")
+    parser.add_argument("--only-check", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not 1 <= args.threads <= cores:
         parser.error(f"--threads: {args.threads} is not in 1 to {cores}")
@@ -250,6 +252,8 @@ def arguments():
 
 def main():
     args = arguments()
+    if args.only_check:
+        return
     # As many cores as threads, because JAX uses one thread per core.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     import torch

@@ -71,6 +71,15 @@
  *   handle is always refused.
  * - Nothing is printed, no signal handlers are installed, and no threads are
  *   used but the optimizer's own, which end when it is freed.
+ * - A thread that is cancelled with pthread_cancel() while it is in a call
+ *   completes the call, and ends at its next cancellation point. A call must not
+ *   be left by longjmp() out of a signal handler: its handles then stay
+ *   SONEW_BUSY for ever and are never freed, what it was writing is incomplete,
+ *   and the thread keeps the library's floating-point mode and cannot be
+ *   cancelled.
+ * - After fork() the child can use every handle, but not its parent's live
+ *   files and running saves: SONEW_FORKED. It is recognized in a new pid
+ *   namespace, too, from Linux 4.14 on.
  *
  * Conventions. Strings are UTF-8 and end with a NUL; strings that are passed in
  * are copied. A struct that has an init function may get more fields in later
@@ -117,7 +126,7 @@ extern "C" {
  * SONEW_IN_STAGES if it steps, saves, loads, syncs or changes a setting while
  * a step in stages is under way.
  */
-typedef enum {
+enum {
   /** Done. */
   SONEW_OK = 0,
   /**
@@ -281,7 +290,8 @@ typedef enum {
    * now on, and can only be freed.
    */
   SONEW_INTERNAL = 900,
-} sonew_status;
+};
+typedef int32_t sonew_status;
 
 /**
  * Returns the name of a status, such as "SONEW_OUT_OF_RANGE", or "unknown
@@ -293,8 +303,9 @@ const char *sonew_status_name(int32_t status);
 /**
  * Returns the message of this thread's last failed call, which says which
  * argument, which tensor and which value was wrong. It is in English, in UTF-8,
- * at most 1023 bytes long. Never NULL; "" if no call has failed. The thread's
- * next failed call overwrites the text. Since 0.1.
+ * at most 1023 bytes long; long names and paths lose their middle. Never NULL; ""
+ * if no call has failed. The thread's next failed call overwrites the text. Since
+ * 0.1.
  */
 const char *sonew_last_error(void);
 
@@ -309,7 +320,7 @@ const char *sonew_last_error(void);
 #define SONEW_MAX_BAND 16
 
 /** How gradients enter the diagonal and the sub-diagonals H. */
-typedef enum {
+enum {
   /** H <- beta2 H + (1 - beta2) g g^T, an exponential moving average. */
   SONEW_MOVING_AVERAGE = 0,
   /**
@@ -317,10 +328,11 @@ typedef enum {
    * paper's online-convex form. H is then never bias-corrected.
    */
   SONEW_WEIGHTED_SUM = 1,
-} sonew_statistics;
+};
+typedef int32_t sonew_statistics;
 
 /** What is added to the diagonal before it is inverted. */
-typedef enum {
+enum {
   /** eps */
   SONEW_ABSOLUTE = 0,
   /**
@@ -330,14 +342,15 @@ typedef enum {
    * scale of the loss.
    */
   SONEW_RELATIVE = 1,
-} sonew_damping;
+};
+typedef int32_t sonew_damping;
 
 /**
  * Grafting: in each tensor the update u takes the norm of another method's
  * update a, u <- u |a| / |u|. A learning rate that suits the other method then
  * suits SONew, too.
  */
-typedef enum {
+enum {
   /** No grafting: u keeps its own norm. */
   SONEW_GRAFT_NONE = 0,
   /** a = g */
@@ -351,7 +364,8 @@ typedef enum {
    * r <- beta2 r + (1 - beta2) q^2. r is one more state plane, "rms".
    */
   SONEW_GRAFT_NORMALIZED_RMSPROP = 4,
-} sonew_graft;
+};
+typedef int32_t sonew_graft;
 
 /**
  * How numbers are rounded to 16 bits. SONEW_F32 and SONEW_F64 always round to
@@ -367,7 +381,7 @@ typedef enum {
  * its diagonal entry. Parameters without master weights are rounded once per
  * step, too. Gradients are not rounded, and arithmetic is float32 or float64.
  */
-typedef enum {
+enum {
   /**
    * To nearest, ties to even. An exponential moving average stops changing
    * where its changes are less than half a unit in the last place.
@@ -379,14 +393,15 @@ typedef enum {
    * plane and index.
    */
   SONEW_STOCHASTIC = 1,
-} sonew_rounding;
+};
+typedef int32_t sonew_rounding;
 
 /** An instruction set. */
-typedef enum {
+enum {
   /**
    * The one that the environment variable SONEW_INSTRUCTION_SET names
-   * (portable, avx2, avx512 or neon); if it is not set, or is auto, the best
-   * that the processor has.
+   * (portable, avx2, avx512 or neon); if it is not set, empty or auto, the
+   * best that the processor has.
    */
   SONEW_ISA_AUTO = 0,
   /** Plain code, on every processor. */
@@ -397,7 +412,8 @@ typedef enum {
   SONEW_ISA_AVX512 = 3,
   /** Advanced SIMD of 64-bit Arm. */
   SONEW_ISA_NEON = 4,
-} sonew_isa;
+};
+typedef int32_t sonew_isa;
 
 /**
  * The options of an optimizer. Fill them in with sonew_options_init(), then
@@ -502,7 +518,7 @@ sonew_status sonew_options_init(sonew_options *options, size_t size);
  * Which coordinates are neighbours. Chains should run along a unit's inputs;
  * along its outputs the method works much worse.
  */
-typedef enum {
+enum {
   /**
    * The whole tensor is one chain in the order of memory, last dimension
    * fastest: for weights stored [out, in].
@@ -517,10 +533,11 @@ typedef enum {
   SONEW_ROWS = 2,
   /** One chain for each column, along the first dimension. */
   SONEW_COLUMNS = 3,
-} sonew_chains;
+};
+typedef int32_t sonew_chains;
 
 /** How a tensor is updated. */
-typedef enum {
+enum {
   /** The SONew direction, grafted as the options say. */
   SONEW_UPDATE_SONEW = 0,
   /**
@@ -528,10 +545,11 @@ typedef enum {
    * and normalization layers. Has only the planes "momentum" and "diagonal".
    */
   SONEW_UPDATE_ADAM = 1,
-} sonew_update;
+};
+typedef int32_t sonew_update;
 
 /** The type of a buffer's elements. */
-typedef enum {
+enum {
   /** The default of the field. */
   SONEW_DTYPE_DEFAULT = 0,
   /** IEEE 754 binary32: float. */
@@ -542,7 +560,8 @@ typedef enum {
   SONEW_BF16 = 3,
   /** IEEE 754 binary16. */
   SONEW_F16 = 4,
-} sonew_dtype;
+};
+typedef int32_t sonew_dtype;
 
 /**
  * One tensor. Set every byte to zero first, as a designated initializer does:
@@ -611,7 +630,9 @@ typedef struct sonew_optimizer sonew_optimizer;
  * SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING, SONEW_NO_TENSORS,
  * SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME, SONEW_TOO_MANY_DIMENSIONS,
  * SONEW_ZERO_DIMENSION, SONEW_SIZE_OVERFLOW, SONEW_STATE_DTYPE,
- * SONEW_MASTER_DTYPE, SONEW_INSTRUCTION_SET, SONEW_OUT_OF_MEMORY. Since 0.1.
+ * SONEW_MASTER_DTYPE, SONEW_INSTRUCTION_SET, SONEW_HEADER_LENGTH (the tensors are so
+ * many, or their names so long, that they could not be saved),
+ * SONEW_OUT_OF_MEMORY. Since 0.1.
  */
 sonew_status sonew_create(const sonew_options *options,
                           const sonew_tensor *tensors,
@@ -637,7 +658,7 @@ sonew_status sonew_free(sonew_optimizer *optimizer);
  * What a step does about a gradient with a NaN, an infinity, or a number
  * whose square overflows (after grad_scale).
  */
-typedef enum {
+enum {
   /**
    * Check every gradient first. If one is not finite, change nothing and
    * return SONEW_NON_FINITE_GRADIENT.
@@ -648,7 +669,8 @@ typedef enum {
    * with such a gradient may become useless.
    */
   SONEW_UNCHECKED = 1,
-} sonew_non_finite;
+};
+typedef int32_t sonew_non_finite;
 
 /**
  * The options of one step. Fill them in once with sonew_step_options_init(),
@@ -727,7 +749,7 @@ sonew_status sonew_step(sonew_optimizer *optimizer,
  ******************************************************************************/
 
 /** How sonew_load() opens a file, and where the state is kept afterwards. */
-typedef enum {
+enum {
   /** The file is read into memory, and every checksum is verified. */
   SONEW_READ = 0,
   /**
@@ -745,7 +767,8 @@ typedef enum {
    * and tensors must be the optimizer's.
    */
   SONEW_MAP_SHARED = 2,
-} sonew_load_mode;
+};
+typedef int32_t sonew_load_mode;
 
 /** A tensor whose name in the file differs from its name in the optimizer. */
 typedef struct {
@@ -1291,7 +1314,8 @@ typedef struct {
 
 /**
  * Creates a plan for steps over count tensors and writes its handle to *plan.
- * Arguments and statuses are those of sonew_create(). Since 0.1.
+ * Arguments and statuses are those of sonew_create(), but SONEW_HEADER_LENGTH: what
+ * a plan works on is saved by its caller. Since 0.1.
  */
 sonew_status sonew_plan_create(const sonew_options *options,
                                const sonew_tensor *tensors,
@@ -1399,7 +1423,7 @@ sonew_status sonew_plan_step(sonew_plan *plan,
  * The point that a step in stages has reached, and what its numbers are: two
  * for each tensor, both zero for a tensor that takes no part in the step.
  */
-typedef enum {
+enum {
   /** The step is done; there are no numbers. */
   SONEW_DONE = 0,
   /**
@@ -1421,7 +1445,8 @@ typedef enum {
    * gradients. This stage exists with every graft but SONEW_GRAFT_NONE.
    */
   SONEW_NORMS = 3,
-} sonew_stage;
+};
+typedef int32_t sonew_stage;
 
 /**
  * Begins a step in stages. Arguments are those of sonew_step_any(); the
@@ -1442,10 +1467,11 @@ sonew_status sonew_stages_begin(sonew_optimizer *optimizer,
  * 2 * count in all. The caller reduces them in this buffer and passes it to the
  * next call; the first call does not read it. With SONEW_DONE the step is done:
  * parameters and state are updated, the step count has grown by one, and
- * numbers are left as they are.
+ * numbers are left as they are. Neither numbers nor stage may overlap a buffer
+ * of the step, the state, or each other.
  *
- * Errors: SONEW_NO_STAGES, SONEW_TENSOR_COUNT, SONEW_OUT_OF_RANGE (a number is
- * negative), SONEW_OUT_OF_MEMORY, SONEW_THREADS, SONEW_FORKED: the step is at
+ * Errors: SONEW_NO_STAGES, SONEW_TENSOR_COUNT, SONEW_OVERLAP, SONEW_OUT_OF_RANGE
+ * (a number is negative), SONEW_OUT_OF_MEMORY, SONEW_THREADS, SONEW_FORKED: the step is at
  * the same stage as before, and the call can be repeated.
  * SONEW_NON_FINITE_GRADIENT: a sum of squares is NaN, here or on another
  * machine; the step has ended and nothing has changed. Since 0.1.

@@ -10,6 +10,12 @@ use crate::dtype::Dtype;
 /// The result of every fallible call in this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// The kind of file that keeps no parameters, in [`Error::PlaneMissing`].
+pub(crate) const LIVE_FILE: &str = "live file";
+
+const ONLY_MASTER: &str = ", except as master weights, which this tensor does not keep: save to \
+                           another path, or without parameters";
+
 /// Why a call was refused or skipped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -89,12 +95,14 @@ pub enum Error {
     },
 
     /// An enumeration has a value that this version does not know.
-    #[error("{argument} is {value}, which is none of its values")]
+    #[error("{argument} is {value}, must be {allowed}")]
     UnknownValue {
         /// The argument's name.
         argument: String,
         /// What the caller passed.
         value: i64,
+        /// The values that it can have, in words.
+        allowed: String,
     },
 
     /// A number lies outside its documented range.
@@ -153,6 +161,22 @@ pub enum Error {
         tensor: String,
         /// Its dimensions.
         dims: Vec<usize>,
+    },
+
+    /// A buffer of the caller would reach beyond the last address.
+    #[error(
+        "tensor \"{tensor}\": {argument}, {bytes} bytes at {address:#x}, extends past the end of \
+         the address space"
+    )]
+    PastLastAddress {
+        /// The tensor.
+        tensor: String,
+        /// The buffer.
+        argument: String,
+        /// Its address.
+        address: usize,
+        /// Its size.
+        bytes: usize,
     },
 
     /// A tensor asks for float16 state, whose range is too small for squared
@@ -254,6 +278,18 @@ pub enum Error {
     /// Both parameters and a buffer for the direction were passed.
     #[error("tensor \"{tensor}\": params and direction are both given, a step writes one of them")]
     AmbiguousTarget {
+        /// The tensor.
+        tensor: String,
+    },
+
+    /// Neither parameters nor a buffer for the direction were passed.
+    #[error(
+        "buffers[{index}].params, the parameter of tensor \"{tensor}\", and \
+         buffers[{index}].direction are both null: a step writes one of them"
+    )]
+    NoTarget {
+        /// The position of the tensor.
+        index: usize,
         /// The tensor.
         tensor: String,
     },
@@ -369,8 +405,19 @@ pub enum Error {
 
     /// A live file is in use, by another process or another optimizer; or
     /// another save to the same path is under way.
-    #[error("\"{}\" is in use by another optimizer, process or save", path.display())]
+    #[error("\"{}\" is in use by another optimizer, process or save, or by this optimizer", path.display())]
     FileLocked {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A load of the live file that the optimizer of a C program is working on. (In
+    /// Rust it is [`Error::FileLocked`].)
+    #[error(
+        "\"{}\" is the live file that holds this optimizer's state: there is nothing to load",
+        path.display()
+    )]
+    OwnLiveFile {
         /// The file.
         path: PathBuf,
     },
@@ -433,6 +480,19 @@ pub enum Error {
         limit: u64,
     },
 
+    /// The tensors are so many, or their names so long, that no file of them could be
+    /// saved.
+    #[error(
+        "the {tensors} tensors could not be saved: their names and sizes take more than \
+         {limit} bytes, the longest header of a safetensors file"
+    )]
+    TooManyTensors {
+        /// How many tensors there are.
+        tensors: usize,
+        /// The limit of the format.
+        limit: u64,
+    },
+
     /// A tensor is in the file but not in the optimizer, or the other way round.
     #[error("tensor \"{tensor}\" is in the {present} but not in the {missing}")]
     TensorMissing {
@@ -484,13 +544,17 @@ pub enum Error {
         optimizer: String,
     },
 
-    /// The file lacks a state plane that the optimizer needs.
-    #[error("tensor \"{tensor}\": the file has no {plane}")]
+    /// The file lacks a state plane that the optimizer needs, or has no room for
+    /// parameters.
+    #[error("tensor \"{tensor}\": the {file} has no {plane}{}", if *file == LIVE_FILE { ONLY_MASTER } else { "" })]
     PlaneMissing {
         /// The tensor.
         tensor: String,
         /// The plane, or "parameter".
         plane: String,
+        /// "file"; "live file" where parameters are saved to the live file that holds
+        /// the state.
+        file: &'static str,
     },
 
     /// A rename has a name that no tensor has, or two renames conflict.

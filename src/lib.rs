@@ -63,6 +63,7 @@ pub mod options;
 #[doc(hidden)]
 pub mod oracle;
 mod parallel;
+mod process;
 mod signals;
 mod step;
 mod xla;

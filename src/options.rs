@@ -174,8 +174,8 @@ pub enum Rounding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstructionSet {
     /// The one that the environment variable `SONEW_INSTRUCTION_SET` names
-    /// (`portable`, `avx2`, `avx512` or `neon`); if it is not set, or is `auto`,
-    /// the best that the processor has.
+    /// (`portable`, `avx2`, `avx512` or `neon`); if it is not set, empty or
+    /// `auto`, the best that the processor has.
     Auto,
     /// Plain code, on every processor.
     Portable,

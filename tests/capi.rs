@@ -13,12 +13,13 @@ use programs::{
 
 const GENERATED: &str = include_str!(concat!(env!("OUT_DIR"), "/sonew.h"));
 
-const REFUSALS: [&str; 8] = [
+const REFUSALS: [&str; 9] = [
     "tests/c/refusals.c",
     "tests/c/refusals_create.c",
     "tests/c/refusals_step.c",
     "tests/c/refusals_plan.c",
     "tests/c/refusals_file.c",
+    "tests/c/refusals_names.c",
     "tests/c/refusals_other.c",
     "tests/c/refusals_typed.c",
     "tests/c/refusals_live.c",
@@ -219,11 +220,57 @@ fn the_library_has_its_soname() {
     assert!(entry.ends_with(&format!("[{}]", soname())), "{entry}");
 }
 
+/// A program may keep a status, or a value of an option, in a variable of its
+/// type, and pass it where the header has an int32_t.
+#[test]
+fn enumerations_convert_to_int32_without_warnings() {
+    let source = folder("enumerations").join("enumerations.c");
+    let mut program = "#include <sonew.h>\n".to_owned();
+    let types: Vec<_> = GENERATED
+        .lines()
+        .filter_map(|line| line.strip_prefix("typedef int32_t ")?.strip_suffix(';'))
+        .collect();
+    assert_eq!(types.len(), 12, "{types:?}");
+    program += "int32_t kept(int32_t value); int32_t kept(int32_t value) { return value; }\n";
+    program += "const char *name(sonew_status status); const char *name(sonew_status status) \
+                { return sonew_status_name(status); }\n";
+    for name in types {
+        program += &format!(
+            "int32_t from_{name}({name} value); int32_t from_{name}({name} value) \
+             {{ {name} again = kept(value); return again; }}\n"
+        );
+    }
+    fs::write(&source, program).unwrap();
+    for (compiler, language, standard) in [
+        ("gcc", "c", "c99"),
+        ("clang", "c", "c99"),
+        ("g++", "c++", "c++11"),
+        ("clang++", "c++", "c++11"),
+    ] {
+        if !exists(compiler) {
+            not_tested(&format!(
+                "there is no {compiler} to convert enumerations with"
+            ));
+            continue;
+        }
+        run(Command::new(compiler)
+            .args(["-fsyntax-only", "-x", language, "-I"])
+            .arg(root("include"))
+            .arg(format!("-std={standard}"))
+            .args(WARNINGS)
+            .arg("-Wsign-conversion")
+            .arg(&source));
+    }
+}
+
 /// Every status has its name, and every number is there once.
 #[test]
 fn statuses_have_names() {
-    let body = GENERATED.split("} sonew_status;").next().unwrap();
-    let body = body.rsplit("typedef enum {").next().unwrap();
+    let body = GENERATED
+        .split("typedef int32_t sonew_status;")
+        .next()
+        .unwrap();
+    let body = body.rsplit("enum {").next().unwrap();
     let statuses: Vec<(&str, i32)> = body
         .lines()
         .filter_map(|line| line.trim().strip_suffix(',')?.split_once(" = "))

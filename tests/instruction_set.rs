@@ -80,8 +80,9 @@ fn print_what_is_used() {
 fn the_environment_names_it_where_the_option_does_not() {
     let best = used_with(None);
     assert_eq!(used_with(Some("auto")), best);
+    assert_eq!(used_with(Some("")), best);
     assert_eq!(used_with(Some("portable")), "portable");
-    for wrong in [FOREIGN.name(), "AVX", ""] {
+    for wrong in [FOREIGN.name(), "AVX", " "] {
         let refused = used_with(Some(wrong));
         let expected = format!("SONEW_INSTRUCTION_SET is \"{wrong}\": ");
         assert!(refused.starts_with(&expected), "{refused}");

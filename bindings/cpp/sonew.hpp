@@ -19,9 +19,9 @@
 //   std::span, an array, a single number), of float, double, or a 16-bit type.
 //   Buffers are passed by reference and never copied; their lengths and types
 //   are compared with those of the tensors.
-// - Optimizers, plans and saves can be moved but not copied. An object that was
-//   moved from can only be destroyed or assigned to; any other use throws
-//   SONEW_NULL_POINTER.
+// - Optimizers, plans, saves and steps in stages can be moved but not copied. An
+//   object that was moved from can only be destroyed or assigned to; any other
+//   use throws SONEW_NULL_POINTER.
 // - Different objects may be used by different threads at once. Of two threads
 //   that use one object, the second gets an error with SONEW_BUSY.
 #ifndef SONEW_HPP
@@ -29,6 +29,7 @@
 
 #include <sonew.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -645,6 +646,11 @@ class Handle {
   T *handle_ = nullptr;
 };
 
+/// Refuses an object that was moved from, before anything else is compared with it.
+inline void not_moved_from(const void *handle, const char *argument) {
+  if (!handle) throw error(SONEW_NULL_POINTER, std::string(argument) + " is null: it was moved from");
+}
+
 /// Calls a function and returns what it writes to its last argument.
 template <class T, class F, class... A>
 T query(F function, A... arguments) {
@@ -697,14 +703,28 @@ class View {
 /// save to end and ignores errors; finish() reports them.
 class Saving {
  public:
-  /// Waits until the save has ended. Throws an error if it failed. May be called
-  /// only once.
-  void finish() { detail::check(sonew_save_finish(handle_.release())); }
+  Saving(Saving &&other) noexcept
+      : handle_(std::move(other.handle_)), finished_(std::exchange(other.finished_, false)) {}
+  Saving &operator=(Saving &&other) noexcept {
+    handle_ = std::move(other.handle_);
+    if (this != &other) finished_ = std::exchange(other.finished_, false);
+    return *this;
+  }
+
+  /// Waits until the save has ended. Throws an error if it failed. Another call
+  /// does nothing.
+  void finish() {
+    if (finished_) return;
+    detail::not_moved_from(handle_.get(), "saving");
+    finished_ = true;
+    detail::check(sonew_save_finish(handle_.release()));
+  }
 
  private:
   friend class Optimizer;
   Saving() = default;
   detail::Handle<sonew_saving, sonew_save_finish> handle_;
+  bool finished_ = false;
 };
 
 /// A step that stops where sums or maxima over whole tensors are needed, for
@@ -716,16 +736,21 @@ class Saving {
 ///       all_reduce(stages.numbers(), stage == sonew::Stage::largest_l1 ? MPI_MAX : MPI_SUM);
 ///
 /// The buffers must stay in place until the step is done or this object is
-/// destroyed. Destroying it aborts the step if that is possible: see abort().
+/// destroyed. Destroying it, as an exception between two stages does, ends the
+/// step, so that the optimizer can be used again: it aborts the step if that is
+/// possible, as abort() does. If the state has already been updated with the
+/// gradients, and is not in a live file, it finishes the step instead, with the
+/// numbers of this part alone, whatever was put in their place.
 class Stages {
  public:
   Stages(Stages &&other) noexcept
       : optimizer_(std::exchange(other.optimizer_, nullptr)),
         plan_(std::exchange(other.plan_, nullptr)),
-        numbers_(std::move(other.numbers_)) {}
+        numbers_(std::exchange(other.numbers_, {})),
+        own_(std::exchange(other.own_, {})) {}
   Stages &operator=(Stages &&) = delete;
   ~Stages() {
-    if (is_open()) abort_status();
+    if (is_open() && abort_status() == SONEW_STATE_WRITTEN) finish();
   }
 
   /// Continues the step to its next stage, with the numbers as they are now.
@@ -734,10 +759,7 @@ class Stages {
   Stage next() {
     check_open();
     std::int32_t stage = SONEW_DONE;
-    const std::size_t count = numbers_.size() / 2;
-    const sonew_status status =
-        plan_ ? sonew_plan_stages_next(plan_, numbers_.data(), count, &stage)
-              : sonew_stages_next(optimizer_, numbers_.data(), count, &stage);
+    const sonew_status status = next_status(stage);
     if (status == SONEW_NON_FINITE_GRADIENT || (status == SONEW_OK && stage == SONEW_DONE)) close();
     detail::check(status);
     return static_cast<Stage>(stage);
@@ -745,11 +767,15 @@ class Stages {
 
   /// The numbers of the stage that was reached, two for each tensor. Reduce them
   /// in place.
-  Span<double> numbers() noexcept { return numbers_; }
+  Span<double> numbers() {
+    not_moved_from();
+    return numbers_;
+  }
 
   /// Aborts the step. Throws SONEW_STATE_WRITTEN if the state of an optimizer
   /// has been updated with the gradients and is not in a live file: the step can
-  /// then only be finished, or the optimizer destroyed. sonew_stages_abort().
+  /// then only be finished, by next() or by destroying this object.
+  /// sonew_stages_abort().
   void abort() {
     check_open();
     detail::check(abort_status());
@@ -759,8 +785,8 @@ class Stages {
  private:
   friend class Optimizer;
   friend class Plan;
-  Stages(sonew_optimizer *optimizer, sonew_plan *plan, std::size_t tensors)
-      : optimizer_(optimizer), plan_(plan), numbers_(2 * tensors) {}
+  // Before the step begins, so that an exception here leaves none under way.
+  explicit Stages(std::size_t tensors) : numbers_(2 * tensors), own_(2 * tensors) {}
 
   // False after the end: the optimizer may then have another step under way.
   bool is_open() const noexcept { return optimizer_ || plan_; }
@@ -768,16 +794,34 @@ class Stages {
     optimizer_ = nullptr;
     plan_ = nullptr;
   }
+  void not_moved_from() const {
+    detail::not_moved_from(numbers_.empty() ? nullptr : this, "the step in stages");
+  }
   void check_open() const {
+    not_moved_from();
     if (!is_open()) throw error(SONEW_NO_STAGES, "the step in stages is over");
+  }
+  sonew_status next_status(std::int32_t &stage) noexcept {
+    const std::size_t count = numbers_.size() / 2;
+    const sonew_status status =
+        plan_ ? sonew_plan_stages_next(plan_, numbers_.data(), count, &stage)
+              : sonew_stages_next(optimizer_, numbers_.data(), count, &stage);
+    if (status == SONEW_OK) std::copy(numbers_.begin(), numbers_.end(), own_.begin());
+    return status;
   }
   sonew_status abort_status() noexcept {
     return plan_ ? sonew_plan_stages_abort(plan_) : sonew_stages_abort(optimizer_);
   }
+  void finish() noexcept {
+    std::int32_t stage = SONEW_DONE;
+    do std::copy(own_.begin(), own_.end(), numbers_.begin());
+    while (next_status(stage) == SONEW_OK && stage != SONEW_DONE);
+  }
 
-  sonew_optimizer *optimizer_;
-  sonew_plan *plan_;
+  sonew_optimizer *optimizer_ = nullptr;
+  sonew_plan *plan_ = nullptr;
   std::vector<double> numbers_;
+  std::vector<double> own_;  // The numbers of the last stage, as they came.
 };
 
 /// An optimizer that owns the state of a list of tensors: sonew_optimizer.
@@ -790,6 +834,14 @@ class Optimizer {
     const sonew_options c = detail::to_c(options);
     const std::vector<sonew_tensor> list = detail::to_c(tensors);
     detail::check(sonew_create(&c, list.data(), list.size(), handle_.out()));
+  }
+  Optimizer(Optimizer &&) noexcept = default;
+  Optimizer &operator=(Optimizer &&other) noexcept {
+    if (this != &other) {
+      tensors_ = std::move(other.tensors_);
+      handle_ = std::move(other.handle_);
+    }
+    return *this;
   }
 
   /// Takes one step: parameters and state are updated from the gradients, and
@@ -816,10 +868,12 @@ class Optimizer {
   [[nodiscard]] Stages stages(const Buffers &params, const ConstBuffers &grads,
                               const StepOptions &options = {}) {
     const sonew_step_options c = detail::to_c(options);
-    const auto p = detail::parameters(tensors_, params);
-    const auto g = detail::gradients(tensors_, grads);
+    const auto p = detail::parameters(tensors(), params);
+    const auto g = detail::gradients(tensors(), grads);
+    Stages stages(p.size());
     detail::check(sonew_stages_begin(get(), &c, p.data(), g.data(), p.size()));
-    return Stages(get(), nullptr, p.size());
+    stages.optimizer_ = get();
+    return stages;
   }
 
   /// Saves the state, and the parameters if they are given. A file at path is
@@ -980,8 +1034,8 @@ class Optimizer {
   sonew_status step_status(const Buffers &params, const ConstBuffers &grads,
                            const StepOptions &options) {
     const sonew_step_options c = detail::to_c(options);
-    const auto p = detail::parameters(tensors_, params);
-    const auto g = detail::gradients(tensors_, grads);
+    const auto p = detail::parameters(tensors(), params);
+    const auto g = detail::gradients(tensors(), grads);
     return sonew_step_any(get(), &c, p.data(), g.data(), p.size());
   }
 
@@ -989,7 +1043,12 @@ class Optimizer {
   template <class B>
   std::vector<void *> optional(const List<B> &params) const {
     if (params.empty()) return {};
-    return detail::parameters(tensors_, params);
+    return detail::parameters(tensors(), params);
+  }
+
+  const std::vector<detail::Expected> &tensors() const {
+    detail::not_moved_from(get(), "optimizer");
+    return tensors_;
   }
 
   std::vector<detail::Expected> tensors_;
@@ -1029,6 +1088,14 @@ class Plan {
     const std::vector<sonew_tensor> list = detail::to_c(tensors);
     detail::check(sonew_plan_create(&c, list.data(), list.size(), handle_.out()));
   }
+  Plan(Plan &&) noexcept = default;
+  Plan &operator=(Plan &&other) noexcept {
+    if (this != &other) {
+      tensors_ = std::move(other.tensors_);
+      handle_ = std::move(other.handle_);
+    }
+    return *this;
+  }
 
   /// The number of state planes that a tensor needs.
   std::size_t plane_count(std::size_t tensor) const {
@@ -1065,10 +1132,13 @@ class Plan {
   /// Begins a step in stages. sonew_plan_stages_begin().
   [[nodiscard]] Stages stages(std::uint64_t number, const std::vector<TensorBuffers> &buffers,
                               const StepOptions &options = {}) {
+    detail::not_moved_from(get(), "plan");
+    Stages stages(tensors_.size());
     detail::check(call(buffers, options, [&](const auto &c, const auto &list) {
       return sonew_plan_stages_begin(get(), &c, number, list.data(), list.size());
     }));
-    return Stages(nullptr, get(), tensors_.size());
+    stages.plan_ = get();
+    return stages;
   }
 
   /// The handle, for functions of sonew.h; this object still owns it.
@@ -1086,6 +1156,7 @@ class Plan {
   template <class F>
   sonew_status call(const std::vector<TensorBuffers> &buffers, const StepOptions &options,
                     F function) {
+    detail::not_moved_from(get(), "plan");
     const sonew_step_options c = detail::to_c(options);
     detail::check_count("buffers", buffers.size(), tensors_.size());
     std::vector<std::vector<void *>> planes(buffers.size());

@@ -9,7 +9,9 @@ use crate::report::{smooth, steps_to, target};
 use crate::settings::Method;
 use crate::train::Record;
 
-const SIZE: (u32, u32) = (960, 600);
+const SIZE: (u32, u32) = (1220, 600);
+/// The part of the width that is the legend's.
+const LEGEND: u32 = 300;
 const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(50, 50, 50);
 const GRID: RGBColor = RGBColor(228, 228, 228);
@@ -32,9 +34,13 @@ pub struct Curve {
     pub method: Method,
     /// From left to right, never empty.
     pub points: Vec<(f64, f64)>,
-    /// Where it reaches the target, and the label there.
+    /// Where it reaches the target, and what the legend says of that.
     pub mark: Option<(f64, String)>,
+    /// What else the legend says.
+    pub note: Option<String>,
 }
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 /// Colours that colour-blind readers can distinguish (Okabe and Ito).
 fn colour(method: Method) -> RGBColor {
@@ -61,8 +67,9 @@ pub fn against_steps(data: &str, records: &[Record], epoch: usize) -> Plot {
             .and_then(|target| steps_to(&record.losses, target, epoch))
             .map(|step| {
                 let share = 100.0 * step as f64 / record.losses.len() as f64;
-                (step as f64, format!("{share:.0}%"))
+                (step as f64, reached(&format!("{share:.0}% of the steps")))
             }),
+        note: None,
     };
     Plot {
         title: format!("Deep autoencoder on {data}"),
@@ -70,6 +77,11 @@ pub fn against_steps(data: &str, records: &[Record], epoch: usize) -> Plot {
         curves: records.iter().map(curve).collect(),
         target,
     }
+}
+
+/// What the legend says of a curve that reaches AdamW's final loss.
+pub fn reached(when: &str) -> String {
+    format!("as low as AdamW after {when}")
 }
 
 impl Plot {
@@ -87,10 +99,12 @@ impl Plot {
 
         let root = SVGBackend::new(path, SIZE).into_drawing_area();
         root.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(&root)
+        // Beside the curves, where it hides none of them.
+        let (left, right) = root.split_horizontally(SIZE.0 - LEGEND);
+        let mut chart = ChartBuilder::on(&left)
             .caption(&self.title, (FONT, 22).into_font().color(&INK))
             .margin(16)
-            .margin_right(28)
+            .margin_right(20)
             .x_label_area_size(48)
             .y_label_area_size(64)
             .build_cartesian_2d(0.0..end, low..high)?;
@@ -109,38 +123,49 @@ impl Plot {
 
         for curve in &self.curves {
             let stroke = colour(curve.method).stroke_width(2);
-            chart
-                .draw_series(LineSeries::new(clip(&curve.points, high), stroke))?
-                .label(curve.method.title())
-                .legend(move |(x, y)| {
-                    PathElement::new([(x, y), (x + 24, y)], stroke.stroke_width(3))
-                });
+            for piece in pieces(&curve.points, low, high) {
+                chart.draw_series(LineSeries::new(piece, stroke))?;
+            }
         }
         if let Some(target) = self.target {
             let style = colour(Method::Adamw).stroke_width(1);
             let line = [(0.0, target), (end, target)];
             chart.draw_series(DashedLineSeries::new(line, 5, 4, style))?;
             for curve in &self.curves {
-                if let Some((x, text)) = &curve.mark {
+                if let Some((x, _)) = curve.mark {
                     let colour = colour(curve.method);
-                    let font = (FONT, 15).into_font().color(&colour);
-                    let mark = EmptyElement::at((*x, target))
-                        + Circle::new((0, 0), 5, colour.filled())
-                        + Text::new(text.clone(), (7, -17), font);
-                    chart.draw_series([mark])?;
+                    chart.draw_series([Circle::new((x, target), 5, colour.filled())])?;
                 }
             }
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .background_style(WHITE.mix(0.9))
-            .border_style(GRID)
-            .label_font((FONT, 15).into_font().color(&INK))
-            .legend_area_size(34)
-            .margin(12)
-            .draw()?;
+        self.legend(&right)?;
         root.present()?;
+        Ok(())
+    }
+
+    /// A line for each curve, with what is to be said of it below.
+    fn legend(&self, area: &Area<'_>) -> Result<(), Box<dyn std::error::Error>> {
+        let font = |size| (FONT, size).into_font().color(&INK);
+        let mut y = 68;
+        for curve in &self.curves {
+            let stroke = colour(curve.method).stroke_width(3);
+            area.draw(&PathElement::new([(0, y), (24, y)], stroke))?;
+            area.draw(&Text::new(curve.method.title(), (34, y - 9), font(15)))?;
+            let mark = curve.mark.as_ref().map(|(_, text)| text);
+            for note in mark.into_iter().chain(&curve.note) {
+                y += 19;
+                area.draw(&Text::new(note.clone(), (34, y - 9), font(13)))?;
+            }
+            y += 30;
+        }
+        if self.target.is_some() {
+            for dash in 0..3 {
+                let x = dash * 9;
+                let style = colour(Method::Adamw).stroke_width(1);
+                area.draw(&PathElement::new([(x, y), (x + 5, y)], style))?;
+            }
+            area.draw(&Text::new("AdamW's final loss", (34, y - 9), font(15)))?;
+        }
         Ok(())
     }
 
@@ -157,16 +182,68 @@ impl Plot {
     }
 }
 
-/// The part of a falling curve below `high`, from where it crosses that line.
-fn clip(curve: &[(f64, f64)], high: f64) -> Vec<(f64, f64)> {
-    let above = curve.iter().take_while(|p| p.1 > high).count();
-    let mut clipped = curve[above..].to_vec();
-    if let (Some(&(x0, y0)), Some(&(x1, y1))) = (
-        above.checked_sub(1).and_then(|i| curve.get(i)),
-        clipped.first(),
-    ) {
-        let share = (y0 - high) / (y0 - y1);
-        clipped.insert(0, (x0 + share * (x1 - x0), high));
+/// The parts of a curve between two heights, each from where it enters to where it
+/// leaves.
+fn pieces(curve: &[(f64, f64)], low: f64, high: f64) -> Vec<Vec<(f64, f64)>> {
+    let mut pieces: Vec<Vec<(f64, f64)>> = Vec::new();
+    let mut last_end = None;
+    for (i, pair) in curve.windows(2).enumerate() {
+        let [(x0, y0), (x1, y1)] = [pair[0], pair[1]];
+        // The shares of the way at which it passes the two heights.
+        let at = |y: f64| (y - y0) / (y1 - y0);
+        let (enters, leaves) = match y0 == y1 {
+            true if (low..=high).contains(&y0) => (0.0, 1.0),
+            true => continue,
+            false => (at(low).min(at(high)), at(low).max(at(high))),
+        };
+        let (from, to) = (enters.max(0.0), leaves.min(1.0));
+        if from >= to {
+            continue;
+        }
+        let point = |share: f64| match share {
+            0.0 => (x0, y0),
+            1.0 => (x1, y1),
+            _ => (x0 + share * (x1 - x0), y0 + share * (y1 - y0)),
+        };
+        // It goes on where the line before has ended inside.
+        if from > 0.0 || last_end != Some(i) {
+            pieces.push(vec![point(from)]);
+        }
+        if let Some(piece) = pieces.last_mut() {
+            piece.push(point(to));
+        }
+        last_end = (to == 1.0).then_some(i + 1);
     }
-    clipped
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A curve that leaves the plot is cut there: it does not run along the border.
+    #[test]
+    fn a_curve_is_cut_where_it_leaves() {
+        let curve = [
+            (0.0, 9.0),
+            (1.0, 3.0),
+            (2.0, 3.0),
+            (3.0, 9.0),
+            (4.0, 9.0),
+            (5.0, 3.0),
+            (6.0, -3.0),
+        ];
+        let expected = vec![
+            vec![(0.5, 6.0), (1.0, 3.0), (2.0, 3.0), (2.5, 6.0)],
+            vec![(4.5, 6.0), (5.0, 3.0), (5.5, 0.0)],
+        ];
+        assert_eq!(pieces(&curve, 0.0, 6.0), expected);
+        assert_eq!(pieces(&curve, -4.0, 10.0), [curve.to_vec()]);
+        assert!(pieces(&curve, 20.0, 30.0).is_empty());
+        // From one side to the other between two points.
+        assert_eq!(
+            pieces(&[(0.0, 0.0), (8.0, 8.0)], 2.0, 4.0),
+            [[(2.0, 2.0), (4.0, 4.0)]]
+        );
+    }
 }

@@ -2,7 +2,7 @@
 //! refused here. Only pointers to buffers need an alignment.
 
 use std::ffi::{c_char, CStr};
-use std::fmt::Display;
+use std::fmt::{Display, Write};
 use std::mem::size_of;
 use std::path::PathBuf;
 
@@ -156,7 +156,23 @@ pub(crate) fn named<T: Copy>(
         .ok_or_else(|| Error::UnknownValue {
             argument: argument(),
             value: value.into(),
+            allowed: one_of(values.iter().map(|(number, _)| *number)),
         })
+}
+
+/// These numbers, in words: "0, 1 or 2".
+fn one_of(numbers: impl ExactSizeIterator<Item = i32>) -> String {
+    let last = numbers.len() - 1;
+    let mut words = String::new();
+    for (i, number) in numbers.enumerate() {
+        let before = match i {
+            0 => "",
+            _ if i == last => " or ",
+            _ => ", ",
+        };
+        let _ = write!(words, "{before}{number}");
+    }
+    words
 }
 
 /// The number of a value in its C enumeration: the inverse of [`named`].

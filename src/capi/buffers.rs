@@ -74,12 +74,13 @@ impl<'a> Buffer<'a> {
                 alignment,
             });
         }
-        // A buffer cannot extend past the end of the address space.
         let bytes = tensor.len() * dtype.size();
         if address.checked_add(bytes).is_none() {
-            return Err(Error::SizeOverflow {
+            return Err(Error::PastLastAddress {
                 tensor: tensor.name.clone(),
-                dims: tensor.dims.clone(),
+                argument: what.to_owned(),
+                address,
+                bytes,
             });
         }
         Ok(Buffer {
@@ -109,6 +110,26 @@ impl<'a> Buffer<'a> {
         })
     }
 
+    /// A buffer that was checked in an earlier call.
+    pub(super) fn checked(tensor: &'a TensorSpec, what: &'a str, raw: RawBuffer) -> Self {
+        Buffer {
+            tensor,
+            what,
+            raw,
+            written: true,
+        }
+    }
+
+    /// The same, of which the elements are kept.
+    pub(super) fn of(tensor: &'a TensorSpec, what: &'a str, elements: Elements<'_>) -> Self {
+        let raw = RawBuffer {
+            dtype: elements.dtype(),
+            first: elements.bytes().as_ptr().cast_mut().cast(),
+            bytes: elements.bytes().len(),
+        };
+        Buffer::checked(tensor, what, raw)
+    }
+
     /// Its address, size and element type.
     pub(crate) fn raw(&self) -> RawBuffer {
         self.raw
@@ -127,14 +148,25 @@ impl<'a> Buffer<'a> {
     }
 }
 
-/// Adds the optimizer's own buffers, which a step writes, to `list`: both copies
-/// if the state is in a live file.
+/// Adds the optimizer's own buffers, which a step writes, to `list`.
 pub(super) fn state<'a>(optimizer: &'a Optimizer, list: &mut Vec<Buffer<'a>>) -> Result<()> {
     let count = |i| Ok(2 * optimizer.planes(i)?.len());
     let most = (0..optimizer.tensors().len())
         .map(count)
         .sum::<Result<_>>()?;
     reserve(list, most, || OF_A_STEP.to_owned())?;
+    for_each_of_state(optimizer, |buffer| {
+        list.push(buffer);
+        Ok(())
+    })
+}
+
+/// Calls `body` with each of the optimizer's own buffers: those of both copies if
+/// the state is in a live file.
+pub(super) fn for_each_of_state<'a>(
+    optimizer: &'a Optimizer,
+    mut body: impl FnMut(Buffer<'a>) -> Result<()>,
+) -> Result<()> {
     for (i, tensor) in optimizer.tensors().iter().enumerate() {
         for (p, plane) in optimizer.planes(i)?.iter().enumerate() {
             let current = optimizer.plane(i, p)?.bytes();
@@ -143,14 +175,54 @@ pub(super) fn state<'a>(optimizer: &'a Optimizer, list: &mut Vec<Buffer<'a>>) ->
                 .flatten()
             {
                 let first = bytes.as_ptr().cast();
-                list.push(Buffer {
+                body(Buffer {
                     written: true,
                     ..Buffer::read(tensor, &plane.name, plane.dtype, first, String::new)?
-                });
+                })?;
             }
         }
     }
     Ok(())
+}
+
+/// Memory that a call writes besides the buffers of tensors.
+pub(super) struct Output {
+    start: usize,
+    end: usize,
+    /// Its name in the header.
+    argument: &'static str,
+}
+
+impl Output {
+    /// `count` values of a type, from `first` on.
+    pub(super) fn new<T>(first: *const T, count: usize, argument: &'static str) -> Self {
+        let start = first.addr();
+        Output {
+            start,
+            end: start.saturating_add(count.saturating_mul(size_of::<T>())),
+            argument,
+        }
+    }
+
+    /// Refuses a buffer that this memory overlaps.
+    pub(super) fn apart_from(&self, buffer: &Buffer<'_>) -> Result<()> {
+        self.apart(buffer.start(), buffer.end(), || buffer.name())
+    }
+
+    /// Refuses two outputs that overlap.
+    pub(super) fn apart_from_output(&self, other: &Output) -> Result<()> {
+        self.apart(other.start, other.end, || other.argument.to_owned())
+    }
+
+    fn apart(&self, start: usize, end: usize, name: impl FnOnce() -> String) -> Result<()> {
+        if self.start < end && start < self.end {
+            return Err(Error::Overlap {
+                first: self.argument.to_owned(),
+                second: name(),
+            });
+        }
+        Ok(())
+    }
 }
 
 /// Refuses a written buffer that overlaps any other one.

@@ -16,7 +16,7 @@ use super::status::sonew_status;
 use super::step::{only_of, written_params, FLOAT};
 use super::versioned::{self, Growing, Versioned};
 use crate::dtype::{Dtype, Elements};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layout::check_count;
 use crate::optimizer::{LoadMode, LoadOptions};
 use crate::Optimizer;
@@ -299,6 +299,9 @@ pub(super) unsafe fn load(
     with(optimizer, |owned| {
         let optimizer = &mut owned.optimizer;
         ask_for_own(optimizer)?;
+        if optimizer.live_file_is(&path) {
+            return Err(Error::OwnLiveFile { path });
+        }
         if !params.is_given() {
             return optimizer.load(path, &load, None);
         }

@@ -1,5 +1,5 @@
 //! Wraps the body of every exported function: saves and restores the caller's
-//! floating-point mode, catches panics, and turns an error into a status and a
+//! floating-point mode, holds back cancellation, catches panics, and turns an error into a status and a
 //! message.
 
 use std::any::Any;
@@ -13,6 +13,7 @@ use super::status::sonew_status;
 use sonew_kernel::FloatMode;
 
 use crate::error::{Error, Result};
+use crate::signals::NotCancelled;
 
 /// Runs the body of an exported function.
 pub(super) fn call(body: impl FnOnce() -> Result<()>) -> sonew_status {
@@ -30,6 +31,7 @@ pub(crate) fn caught(body: impl FnOnce() -> Result<()>) -> Result<()> {
     // Every function needs this, not only the step: parsing and printing the
     // numbers in a file is arithmetic, too.
     let _mode = FloatMode::set_default();
+    let _not_cancelled = NotCancelled::now();
     keep_panics_silent();
     INSIDE.set(true);
     // A panic can leave only the handle in an inconsistent state, and the

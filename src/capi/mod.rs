@@ -74,6 +74,15 @@
 //!   handle is always refused.
 //! - Nothing is printed, no signal handlers are installed, and no threads are
 //!   used but the optimizer's own, which end when it is freed.
+//! - A thread that is cancelled with pthread_cancel() while it is in a call
+//!   completes the call, and ends at its next cancellation point. A call must not
+//!   be left by longjmp() out of a signal handler: its handles then stay
+//!   SONEW_BUSY for ever and are never freed, what it was writing is incomplete,
+//!   and the thread keeps the library's floating-point mode and cannot be
+//!   cancelled.
+//! - After fork() the child can use every handle, but not its parent's live
+//!   files and running saves: SONEW_FORKED. It is recognized in a new pid
+//!   namespace, too, from Linux 4.14 on.
 //!
 //! Conventions. Strings are UTF-8 and end with a NUL; strings that are passed in
 //! are copied. A struct that has an init function may get more fields in later

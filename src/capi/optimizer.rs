@@ -122,7 +122,9 @@ pub(super) fn ask_for_own(optimizer: &Optimizer) -> Result<()> {
 /// SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING, SONEW_NO_TENSORS,
 /// SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME, SONEW_TOO_MANY_DIMENSIONS,
 /// SONEW_ZERO_DIMENSION, SONEW_SIZE_OVERFLOW, SONEW_STATE_DTYPE,
-/// SONEW_MASTER_DTYPE, SONEW_INSTRUCTION_SET, SONEW_OUT_OF_MEMORY. Since 0.1.
+/// SONEW_MASTER_DTYPE, SONEW_INSTRUCTION_SET, SONEW_HEADER_LENGTH (the tensors are so
+/// many, or their names so long, that they could not be saved),
+/// SONEW_OUT_OF_MEMORY. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_create(
     options: *const sonew_options,

@@ -82,8 +82,8 @@ pub enum sonew_rounding {
 #[repr(C)]
 pub enum sonew_isa {
     /// The one that the environment variable SONEW_INSTRUCTION_SET names
-    /// (portable, avx2, avx512 or neon); if it is not set, or is auto, the best
-    /// that the processor has.
+    /// (portable, avx2, avx512 or neon); if it is not set, empty or auto, the
+    /// best that the processor has.
     SONEW_ISA_AUTO = 0,
     /// Plain code, on every processor.
     SONEW_ISA_PORTABLE = 1,

@@ -42,6 +42,33 @@ pub(super) struct Owned {
 }
 
 impl Owned {
+    /// Calls `body` with each buffer of the step in stages that is under way.
+    pub(super) fn for_each_staged(
+        &self,
+        mut body: impl FnMut(Buffer<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let (_, buffers) = self.staged.as_ref().ok_or(Error::NoStages)?;
+        let tensors = self.tensors.iter().zip(&self.planes).zip(buffers);
+        for ((tensor, planes), buffers) in tensors {
+            let target = match buffers.target {
+                Target::Parameters(_) => PARAMETER,
+                Target::Direction(_) => DIRECTION,
+            };
+            body(Buffer::of(
+                tensor,
+                target,
+                buffers.target.elements().elements(),
+            ))?;
+            if let Some(gradient) = buffers.gradient {
+                body(Buffer::of(tensor, GRADIENT, gradient))?;
+            }
+            for (plane, elements) in planes.iter().zip(&buffers.planes) {
+                body(Buffer::of(tensor, &plane.name, elements.elements()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Notes that no step in stages is under way any more.
     pub(super) fn end_stages(&mut self) {
         if let Some((_, buffers)) = self.staged.take() {
@@ -119,7 +146,8 @@ unsafe impl Versioned for sonew_buffers {
 }
 
 /// Creates a plan for steps over count tensors and writes its handle to *plan.
-/// Arguments and statuses are those of sonew_create(). Since 0.1.
+/// Arguments and statuses are those of sonew_create(), but SONEW_HEADER_LENGTH: what
+/// a plan works on is saved by its caller. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_plan_create(
     options: *const sonew_options,
@@ -422,7 +450,7 @@ unsafe fn check<'a>(
     }
     let target = target(i, entry, tensor)?;
     let name = || format!("buffers[{i}].grad");
-    let gradient = || Buffer::read(tensor, "the gradient", tensor.grads, entry.grad, name);
+    let gradient = || Buffer::read(tensor, GRADIENT, tensor.grads, entry.grad, name);
     let gradient = (!entry.grad.is_null()).then(gradient).transpose()?;
     // SAFETY: the caller's promise.
     let given = unsafe {
@@ -456,6 +484,11 @@ unsafe fn check<'a>(
     Ok(buffers)
 }
 
+// The purposes of buffers, for messages.
+const PARAMETER: &str = "the parameter";
+const DIRECTION: &str = "the direction";
+const GRADIENT: &str = "the gradient";
+
 /// The parameters or the direction: the buffer that a step writes besides the
 /// state planes.
 fn target<'a>(i: usize, entry: &sonew_buffers, tensor: &'a TensorSpec) -> Result<Buffer<'a>> {
@@ -464,8 +497,12 @@ fn target<'a>(i: usize, entry: &sonew_buffers, tensor: &'a TensorSpec) -> Result
             let tensor = tensor.name.clone();
             return Err(Error::AmbiguousTarget { tensor });
         }
-        (true, false) => ("the direction", "direction", entry.direction),
-        _ => ("the parameter", "params", entry.params),
+        (true, true) => {
+            let tensor = tensor.name.clone();
+            return Err(Error::NoTarget { index: i, tensor });
+        }
+        (true, false) => (DIRECTION, "direction", entry.direction),
+        (false, true) => (PARAMETER, "params", entry.params),
     };
     let name = || format!("buffers[{i}].{field}");
     Buffer::write(tensor, what, tensor.params, pointer, name)

@@ -36,6 +36,7 @@
 use std::ffi::c_void;
 
 use super::arguments::Out;
+use super::buffers::{Buffer, Output};
 use super::guard::call;
 use super::optimizer::{sonew_optimizer, with};
 use super::plan::{self, sonew_buffers, sonew_plan};
@@ -106,6 +107,33 @@ impl Numbers {
     }
 }
 
+/// What a call to the next stage writes besides the buffers of the step. It may
+/// overlap none of them.
+struct Outputs {
+    numbers: Output,
+    stage: Output,
+}
+
+impl Outputs {
+    fn new(numbers: *const f64, count: usize, stage: *const i32) -> Self {
+        Outputs {
+            numbers: Output::new(numbers, count, "numbers"),
+            stage: Output::new(stage, 1, "stage"),
+        }
+    }
+
+    /// Refuses outputs that overlap each other.
+    fn apart(&self) -> Result<()> {
+        self.numbers.apart_from_output(&self.stage)
+    }
+
+    /// Refuses outputs that overlap a buffer of the step.
+    fn apart_from(&self, buffer: &Buffer<'_>) -> Result<()> {
+        self.numbers.apart_from(buffer)?;
+        self.stage.apart_from(buffer)
+    }
+}
+
 /// Begins a step in stages. Arguments are those of sonew_step_any(); the
 /// buffers are used until the step is done. This call itself reads no gradient
 /// and writes nothing.
@@ -141,10 +169,11 @@ pub unsafe extern "C" fn sonew_stages_begin(
 /// 2 * count in all. The caller reduces them in this buffer and passes it to the
 /// next call; the first call does not read it. With SONEW_DONE the step is done:
 /// parameters and state are updated, the step count has grown by one, and
-/// numbers are left as they are.
+/// numbers are left as they are. Neither numbers nor stage may overlap a buffer
+/// of the step, the state, or each other.
 ///
-/// Errors: SONEW_NO_STAGES, SONEW_TENSOR_COUNT, SONEW_OUT_OF_RANGE (a number is
-/// negative), SONEW_OUT_OF_MEMORY, SONEW_THREADS, SONEW_FORKED: the step is at
+/// Errors: SONEW_NO_STAGES, SONEW_TENSOR_COUNT, SONEW_OVERLAP, SONEW_OUT_OF_RANGE
+/// (a number is negative), SONEW_OUT_OF_MEMORY, SONEW_THREADS, SONEW_FORKED: the step is at
 /// the same stage as before, and the call can be repeated.
 /// SONEW_NON_FINITE_GRADIENT: a sum of squares is NaN, here or on another
 /// machine; the step has ended and nothing has changed. Since 0.1.
@@ -160,9 +189,13 @@ pub unsafe extern "C" fn sonew_stages_next(
         let out = unsafe { Out::new(stage, "stage") }?;
         let reached = with(optimizer, |owned| {
             let optimizer = &mut owned.optimizer;
+            let tensors = optimizer.tensors().len();
+            let outputs = Outputs::new(numbers, 2 * tensors, stage);
             // SAFETY: the header asks for `2 * count` numbers.
-            let numbers = unsafe { Numbers::new(numbers, count, optimizer.tensors().len()) }?;
+            let numbers = unsafe { Numbers::new(numbers, count, tensors) }?;
             let passed = owned.staged.as_ref().ok_or(Error::NoStages)?;
+            outputs.apart()?;
+            passed.for_each(optimizer, |buffer| outputs.apart_from(&buffer))?;
             if optimizer.has_reached_stage() {
                 numbers.take(optimizer.stage_numbers());
             }
@@ -240,8 +273,11 @@ pub unsafe extern "C" fn sonew_plan_stages_next(
         let out = unsafe { Out::new(stage, "stage") }?;
         let reached = plan::with(plan, |owned| {
             let tensors = owned.plan.tensors().len();
+            let outputs = Outputs::new(numbers, 2 * tensors, stage);
             // SAFETY: the header asks for `2 * count` numbers.
             let numbers = unsafe { Numbers::new(numbers, count, tensors) }?;
+            outputs.apart()?;
+            owned.for_each_staged(|buffer| outputs.apart_from(&buffer))?;
             let (under_way, buffers) = owned.staged.as_mut().ok_or(Error::NoStages)?;
             if under_way.has_begun() {
                 numbers.take(under_way.numbers());

@@ -164,7 +164,7 @@ impl From<&Error> for sonew_status {
     fn from(error: &Error) -> Self {
         match error {
             Error::NonFiniteGradient { .. } => SONEW_NON_FINITE_GRADIENT,
-            Error::NullPointer { .. } => SONEW_NULL_POINTER,
+            Error::NullPointer { .. } | Error::NoTarget { .. } => SONEW_NULL_POINTER,
             Error::BadHandle { .. } => SONEW_BAD_HANDLE,
             Error::Busy { .. } => SONEW_BUSY,
             Error::StructSize { .. } => SONEW_STRUCT_SIZE,
@@ -180,7 +180,7 @@ impl From<&Error> for sonew_status {
             Error::DuplicateName { .. } => SONEW_DUPLICATE_NAME,
             Error::TooManyDimensions { .. } => SONEW_TOO_MANY_DIMENSIONS,
             Error::ZeroDimension { .. } => SONEW_ZERO_DIMENSION,
-            Error::SizeOverflow { .. } => SONEW_SIZE_OVERFLOW,
+            Error::SizeOverflow { .. } | Error::PastLastAddress { .. } => SONEW_SIZE_OVERFLOW,
             Error::TensorCount { .. } => SONEW_TENSOR_COUNT,
             Error::WrongLength { .. } => SONEW_WRONG_LENGTH,
             Error::PlaneCount { .. } => SONEW_PLANE_COUNT,
@@ -204,14 +204,14 @@ impl From<&Error> for sonew_status {
             Error::FileLength { .. } => SONEW_FILE_LENGTH,
             Error::FormatVersion { .. } => SONEW_FORMAT_VERSION,
             Error::Checksum { .. } => SONEW_CHECKSUM,
-            Error::HeaderLength { .. } => SONEW_HEADER_LENGTH,
+            Error::HeaderLength { .. } | Error::TooManyTensors { .. } => SONEW_HEADER_LENGTH,
             Error::TensorMissing { .. } => SONEW_TENSOR_MISSING,
             Error::TensorDiffers { .. } => SONEW_TENSOR_DIFFERS,
             Error::OptionDiffers { .. } => SONEW_OPTION_DIFFERS,
             Error::PlaneMissing { .. } => SONEW_PLANE_MISSING,
             Error::Rename { .. } => SONEW_RENAME,
             Error::DtypeDiffers { .. } => SONEW_DTYPE_DIFFERS,
-            Error::FileLocked { .. } => SONEW_FILE_LOCKED,
+            Error::FileLocked { .. } | Error::OwnLiveFile { .. } => SONEW_FILE_LOCKED,
             Error::Forked { .. } => SONEW_FORKED,
             Error::NotLive => SONEW_NOT_LIVE,
             Error::NotALiveFile { .. } => SONEW_NOT_A_LIVE_FILE,
@@ -293,8 +293,9 @@ pub extern "C" fn sonew_status_name(status: i32) -> *const c_char {
 
 /// Returns the message of this thread's last failed call, which says which
 /// argument, which tensor and which value was wrong. It is in English, in UTF-8,
-/// at most 1023 bytes long. Never NULL; "" if no call has failed. The thread's
-/// next failed call overwrites the text. Since 0.1.
+/// at most 1023 bytes long; long names and paths lose their middle. Never NULL; ""
+/// if no call has failed. The thread's next failed call overwrites the text. Since
+/// 0.1.
 #[no_mangle]
 pub extern "C" fn sonew_last_error() -> *const c_char {
     last_error::get()

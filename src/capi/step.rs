@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use std::mem::take;
 
 use super::arguments::{named, unused, List};
-use super::buffers::{none_overlap, state, Buffer, RawBuffer};
+use super::buffers::{for_each_of_state, none_overlap, state, Buffer, RawBuffer};
 use super::guard::call;
 use super::optimizer::{sonew_optimizer, with};
 use super::status::sonew_status;
@@ -249,6 +249,24 @@ impl StepArguments {
         // SAFETY: the caller's promise.
         let read = |raw: &Option<RawBuffer>| raw.map(|raw| unsafe { raw.elements() });
         (self.params.iter().map(written), self.grads.iter().map(read))
+    }
+
+    /// Calls `body` with each of the buffers, and with those of the state.
+    pub(super) fn for_each(
+        &self,
+        optimizer: &Optimizer,
+        mut body: impl FnMut(Buffer<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let tensors = optimizer.tensors();
+        for (tensor, &raw) in tensors.iter().zip(&self.params) {
+            body(Buffer::checked(tensor, "the parameter", raw))?;
+        }
+        for (tensor, raw) in tensors.iter().zip(&self.grads) {
+            if let Some(raw) = *raw {
+                body(Buffer::checked(tensor, "the gradient", raw))?;
+            }
+        }
+        for_each_of_state(optimizer, body)
     }
 }
 

@@ -117,10 +117,9 @@ pub(super) fn dtype_number(dtype: Dtype) -> i32 {
 
 /// The type that a number stands for.
 fn dtype(value: i32, default: Dtype, argument: impl FnOnce() -> String) -> Result<Dtype> {
-    match value == sonew_dtype::SONEW_DTYPE_DEFAULT as i32 {
-        true => Ok(default),
-        false => named(value, argument, DTYPES),
-    }
+    let mut values = vec![(sonew_dtype::SONEW_DTYPE_DEFAULT as i32, default)];
+    values.extend(DTYPES);
+    named(value, argument, &values)
 }
 
 /// The tensors of a caller.

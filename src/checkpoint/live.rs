@@ -25,6 +25,7 @@ use super::mapping::{Part, Words};
 use super::record::{self, pack, settings_words, CURRENT, SEAL, SETTINGS_WORDS, SYNCED, WRITTEN};
 use super::{Master, Settings, WORD};
 use crate::error::{Error, Result};
+use crate::process::Process;
 
 /// A live file that is open, without its planes.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ pub(crate) struct Live {
     /// Whether the file has been written since the last sync.
     written: AtomicBool,
     /// The process that may write the file.
-    process: u32,
+    process: Process,
 }
 
 /// The planes of every tensor, in order: those of the current copy, and those of
@@ -88,7 +89,7 @@ impl Live {
             copy,
             step,
             written: written.into(),
-            process: std::process::id(),
+            process: Process::current(),
         };
         if !written {
             // If the machine has crashed since, this is the synced step.
@@ -111,7 +112,7 @@ impl Live {
     /// Refuses a forked child, because parent and child would write the same
     /// bytes.
     pub(crate) fn check_process(&self) -> Result<()> {
-        if self.process == std::process::id() {
+        if self.process.is_current() {
             return Ok(());
         }
         Err(Error::Forked {

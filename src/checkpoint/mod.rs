@@ -32,6 +32,7 @@ mod locate;
 mod mapping;
 mod read;
 mod record;
+mod size;
 mod write;
 
 #[cfg(test)]
@@ -49,6 +50,7 @@ pub(crate) use live::{Copies, Live};
 pub(crate) use mapping::Part;
 pub(crate) use read::Wanted;
 pub use read::{verify, Checkpoint, StoredPlane};
+pub(crate) use size::check_size;
 pub(crate) use write::{create_live, write};
 
 #[cfg(target_endian = "big")]

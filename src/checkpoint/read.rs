@@ -235,6 +235,7 @@ impl Checkpoint {
         found.ok_or_else(|| Error::PlaneMissing {
             tensor: self.header.tensors[tensor].spec.name.clone(),
             plane: plane.to_owned(),
+            file: "file",
         })
     }
 

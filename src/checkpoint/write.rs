@@ -104,7 +104,7 @@ fn gap(bytes: usize) -> usize {
 fn begin(header: &Header, arrays: &[Array], live: bool) -> Result<Contents> {
     header.validate()?;
     check_lengths(header, arrays)?;
-    Ok(lay_out(header, arrays, live))
+    Ok(lay_out(header, arrays, live, FileLayout::default()))
 }
 
 fn check_lengths(header: &Header, arrays: &[Array]) -> Result<()> {
@@ -154,13 +154,31 @@ fn encode(path: &Path, contents: &Contents) -> Result<Vec<u8>> {
 
 /// Arrays that follow each other in a file, with padding after each.
 #[derive(Default)]
-struct FileLayout {
+pub(super) struct FileLayout {
     arrays: Vec<(String, ArrayInfo)>,
     position: u64,
     gaps: usize,
 }
 
 impl FileLayout {
+    /// Continues behind the arrays of a file, which was laid out behind so many gaps.
+    pub(super) fn after(contents: &Contents, gaps: usize) -> Self {
+        let filled = |(name, info): &&(String, ArrayInfo)| header::is_padding(name, info);
+        FileLayout {
+            arrays: Vec::new(),
+            position: contents
+                .arrays
+                .last()
+                .map_or(0, |(_, info)| info.data_offsets[1]),
+            gaps: gaps + contents.arrays.iter().filter(filled).count(),
+        }
+    }
+
+    /// Gaps so far.
+    pub(super) fn gaps(&self) -> usize {
+        self.gaps
+    }
+
     fn push(&mut self, name: String, dtype: &str, shape: Vec<usize>, bytes: usize) {
         self.put(name, dtype, shape, bytes);
         let gap = gap(bytes);
@@ -183,9 +201,14 @@ impl FileLayout {
     }
 }
 
-/// Gives every array its offset in the file. The checksums are filled in later.
-fn lay_out(header: &Header, arrays: &[Array], live: bool) -> Contents {
-    let mut layout = FileLayout::default();
+/// Gives every array its offset in the file, behind those of `layout`. The checksums
+/// are filled in later.
+pub(super) fn lay_out(
+    header: &Header,
+    arrays: &[Array],
+    live: bool,
+    mut layout: FileLayout,
+) -> Contents {
     let mut checksums = Vec::new();
     if live {
         for (name, dtype, shape) in record::shapes(header.tensors.len(), arrays.len()) {
@@ -202,7 +225,8 @@ fn lay_out(header: &Header, arrays: &[Array], live: bool) -> Contents {
                 checksums.push((name.clone(), 0));
             }
             let (dtype, dims) = (array.dtype.name(), tensor.spec.dims.clone());
-            layout.push(name, dtype, dims, array.bytes.len());
+            let bytes = tensor.spec.len() * array.dtype.size();
+            layout.push(name, dtype, dims, bytes);
         }
     }
     Contents {

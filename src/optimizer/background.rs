@@ -8,6 +8,7 @@ use crate::checkpoint::{self, Array};
 use crate::dtype::Elements;
 use crate::error::{Error, Result};
 use crate::memory::AlignedBytes;
+use crate::process::Process;
 use crate::signals::Blocked;
 
 /// A save that runs in a thread of its own. It holds a copy of everything that
@@ -21,7 +22,7 @@ pub struct Saving {
     thread: Option<JoinHandle<Result<()>>>,
     path: PathBuf,
     /// The process that the thread lives in.
-    process: u32,
+    process: Process,
 }
 
 impl Optimizer {
@@ -46,7 +47,7 @@ impl Optimizer {
         let mut saving = Saving {
             thread: None,
             path: path.to_owned(),
-            process: std::process::id(),
+            process: Process::current(),
         };
         self.check_saved(params)?;
         if self.is_live_at(path)? {
@@ -106,7 +107,7 @@ impl Saving {
         let Some(thread) = self.thread.take() else {
             return Ok(());
         };
-        if self.process != std::process::id() {
+        if !self.process.is_current() {
             // A forked child does not have the thread.
             std::mem::forget(thread);
             return Err(Error::Forked {

@@ -128,7 +128,13 @@ impl Optimizer {
             return Ok(false);
         };
         live.file.check_process()?;
-        Ok(live.file.is_at(path))
+        Ok(self.live_file_is(path))
+    }
+
+    /// The same, in a forked child, too.
+    pub(crate) fn live_file_is(&self, path: &Path) -> bool {
+        let live = self.live.as_ref();
+        live.is_some_and(|live| live.file.is_at(path))
     }
 
     /// Must be called before anything in the state is written in place.

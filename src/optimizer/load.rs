@@ -278,6 +278,7 @@ fn missing(tensor: &TensorSpec, plane: String) -> Result<()> {
     Err(Error::PlaneMissing {
         tensor: tensor.name.clone(),
         plane,
+        file: "file",
     })
 }
 

@@ -200,7 +200,7 @@ fn another_update_needs_an_override_and_its_planes() {
     assign_specs(sonew.clone(), adam.clone(), &overriding()).unwrap();
     assert!(matches!(
         assign_specs(adam, sonew, &overriding()),
-        Err(Error::PlaneMissing { tensor, plane }) if tensor == "a" && plane == "band.1"
+        Err(Error::PlaneMissing { tensor, plane, .. }) if tensor == "a" && plane == "band.1"
     ));
 }
 

@@ -272,6 +272,7 @@ impl Optimizer {
                 .ok_or_else(|| Error::PlaneMissing {
                     tensor: spec.name.clone(),
                     plane: plane.name.clone(),
+                    file: "file",
                 })
         });
         planes.collect()

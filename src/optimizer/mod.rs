@@ -16,6 +16,7 @@ pub use background::Saving;
 pub use load::{LoadMode, LoadOptions};
 pub use staged::StagedStep;
 
+use crate::checkpoint::check_size;
 use crate::dtype::{Element, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{self, check_count, Plane, TensorSpec};
@@ -71,11 +72,12 @@ impl Optimizer {
     ///
     /// # Errors
     /// Options out of range ([`Error::OutOfRange`]), tensors that cannot be
-    /// optimized, and state that does not fit into memory
+    /// optimized, more of them than a file can name ([`Error::TooManyTensors`]), and state that does not fit into memory
     /// ([`Error::OutOfMemory`]).
     pub fn new(options: Options, tensors: &[TensorSpec]) -> Result<Self> {
         options.validate()?;
         layout::validate(tensors)?;
+        check_size(&options, tensors)?;
         // The state is allocated before the plan: for tensors of an absurd size
         // its allocation fails at once, while the smaller ones of the plan might
         // succeed and be written to.

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Optimizer;
 use crate::checkpoint::{self, Array, Header, SavedTensor, PARAMETER};
 use crate::dtype::Elements;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, LIVE_FILE};
 use crate::step::fits;
 
 impl Optimizer {
@@ -46,6 +46,7 @@ impl Optimizer {
             return Err(Error::PlaneMissing {
                 tensor: spec.name.clone(),
                 plane: PARAMETER.to_owned(),
+                file: LIVE_FILE,
             });
         }
         self.sync()

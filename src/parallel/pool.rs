@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
+use crate::process::Process;
 use crate::signals::Blocked;
 
 /// Threads that are started when first needed and joined when dropped.
@@ -18,7 +19,7 @@ struct Started {
     pool: ThreadPool,
     handles: Vec<JoinHandle<()>>,
     /// The process that the threads live in.
-    process: u32,
+    process: Process,
 }
 
 impl Pool {
@@ -47,7 +48,7 @@ impl Pool {
             return Ok(());
         }
         if let Some(started) = &self.started {
-            if started.process == std::process::id() {
+            if started.process.is_current() {
                 return Ok(());
             }
             self.stop();
@@ -80,7 +81,7 @@ impl Pool {
         let Some(started) = self.started.take() else {
             return;
         };
-        if started.process != std::process::id() {
+        if !started.process.is_current() {
             // A forked child: the threads exist in the parent only, and their
             // locks may be held for ever.
             std::mem::forget(started);
@@ -121,7 +122,7 @@ impl Started {
         Ok(Started {
             pool,
             handles,
-            process: std::process::id(),
+            process: Process::current(),
         })
     }
 }

@@ -15,11 +15,11 @@ pub(super) fn choose(option: InstructionSet) -> Result<Isa> {
     if option != InstructionSet::Auto {
         return named("options.instruction_set", option.name());
     }
-    match env::var_os(VARIABLE) {
-        Some(name) if name != InstructionSet::Auto.name() => {
-            named(VARIABLE, &name.to_string_lossy())
-        }
-        _ => Ok(Isa::best()),
+    // A shell cannot easily unset a variable for one command: empty is unset.
+    let name = env::var_os(VARIABLE).unwrap_or_default();
+    match name.is_empty() || name == InstructionSet::Auto.name() {
+        true => Ok(Isa::best()),
+        false => named(VARIABLE, &name.to_string_lossy()),
     }
 }
 

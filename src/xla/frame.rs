@@ -176,6 +176,7 @@ impl<'a> Frame<'a> {
         i32::try_from(value).map_err(|_| Error::UnknownValue {
             argument: format!("attribute \"{name}\""),
             value,
+            allowed: "a 32-bit integer".to_owned(),
         })
     }
 
@@ -186,6 +187,7 @@ impl<'a> Frame<'a> {
             value => Err(Error::UnknownValue {
                 argument: format!("attribute \"{name}\""),
                 value,
+                allowed: "0 or 1".to_owned(),
             }),
         }
     }

@@ -58,6 +58,7 @@ impl<'a> Settings<'a> {
             return Err(Error::UnknownValue {
                 argument: "attribute \"traced\"".to_owned(),
                 value: traced,
+                allowed: format!("0 to {}", (1 << NUMBERS) - 1),
             });
         }
         let stage = |&stage: &i32| {

@@ -170,7 +170,7 @@ const refusal file_refusals[] = {
     REFUSAL(other_update, SONEW_TENSOR_DIFFERS, "tensor \"b\": update"),
     REFUSAL(wider_band, SONEW_PLANE_MISSING, "tensor \"a\": the file has no band.2"),
     REFUSAL(nothing_common, SONEW_TENSOR_MISSING, "tensor \"c\""),
-    REFUSAL(override_2, SONEW_UNKNOWN_VALUE, "options.override_options is 2"),
+    REFUSAL(override_2, SONEW_UNKNOWN_VALUE, "options.override_options is 2, must be 0 or 1"),
     REFUSAL(common_minus_1, SONEW_UNKNOWN_VALUE, "options.common_tensors_only is -1"),
     REFUSAL(load_not_filled_in, SONEW_STRUCT_SIZE, "call sonew_load_options_init() first"),
     REFUSAL(renames_null, SONEW_NULL_POINTER, "options.renames is null"),

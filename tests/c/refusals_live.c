@@ -136,6 +136,20 @@ static sonew_status own_live_with_params(void) {
     return status;
 }
 
+static sonew_status own_live(int32_t mode) {
+    sonew_optimizer *other = another();
+    OK(sonew_make_live(other, in_folder("live.safetensors")));
+    sonew_load_options with;
+    OK(sonew_load_options_init(&with, sizeof with));
+    with.mode = mode;
+    sonew_status status = sonew_load(other, in_folder("live.safetensors"), &with, NULL, 0);
+    OK(sonew_free(other));
+    return status;
+}
+static sonew_status read_own_live(void) { return own_live(SONEW_READ); }
+static sonew_status map_own_live(void) { return own_live(SONEW_MAP_PRIVATE); }
+static sonew_status share_own_live(void) { return own_live(SONEW_MAP_SHARED); }
+
 /* After a step, the old view points to memory that the next step writes. */
 static sonew_status step_with_old_view(void) {
     sonew_optimizer *other = another();
@@ -205,7 +219,12 @@ static sonew_status finish_optimizer(void) {
 
 #define IN_USE "live.safetensors\" is in use by another optimizer, process or save"
 
+#define OWN "live.safetensors\" is the live file that holds this optimizer's state"
+
 const refusal live_refusals[] = {
+    REFUSAL(read_own_live, SONEW_FILE_LOCKED, OWN),
+    REFUSAL(map_own_live, SONEW_FILE_LOCKED, OWN),
+    REFUSAL(share_own_live, SONEW_FILE_LOCKED, OWN),
     REFUSAL(save_locked, SONEW_FILE_LOCKED, IN_USE),
     REFUSAL(save_behind_locked, SONEW_FILE_LOCKED, IN_USE),
     REFUSAL(make_live_locked, SONEW_FILE_LOCKED, IN_USE),
@@ -225,7 +244,7 @@ const refusal live_refusals[] = {
     REFUSAL(share_common, SONEW_SHARED_OPTION, "common_tensors_only cannot be combined with"),
     REFUSAL(share_renaming, SONEW_SHARED_OPTION, "rename cannot be combined with"),
     REFUSAL(load_reserved, SONEW_UNKNOWN_VALUE, "options.reserved[0] is 1"),
-    REFUSAL(own_live_with_params, SONEW_PLANE_MISSING, "tensor \"a\": the file has no parameter"),
+    REFUSAL(own_live_with_params, SONEW_PLANE_MISSING, "tensor \"a\": the live file has no parameter, except as master weights"),
     REFUSAL(step_with_old_view, SONEW_OVERLAP, "momentum of tensor \"a\""),
     REFUSAL(live_path_null, SONEW_NULL_POINTER, "path is null"),
     REFUSAL(live_nowhere, SONEW_IO, "none/file"),

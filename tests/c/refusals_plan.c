@@ -33,6 +33,7 @@ WITH(plane_null, planes[2] = NULL)
 WITH(plane_askew, planes[1] = (char *)planes_a[1] + 1)
 WITH(params_askew, buffers[1].params = (char *)b + 1)
 WITH(grad_askew, buffers[1].grad = (char *)grad_b + 1)
+WITH(plane_at_the_end_of_memory, planes[0] = (void *)(UINTPTR_MAX - 3))
 WITH(planes_equal, planes[1] = planes_a[0])
 WITH(plane_is_gradient, planes[2] = grad_a)
 WITH(plane_is_other_param, planes[0] = b; buffers[0].len = LENGTH_A)
@@ -85,7 +86,9 @@ const refusal plan_refusals[] = {
     REFUSAL(length_wrong, SONEW_WRONG_LENGTH,
             "tensor \"b\": buffers[1] has 4 elements, expected 3"),
     REFUSAL(length_zero, SONEW_WRONG_LENGTH, "tensor \"a\": buffers[0] has 0 elements"),
-    REFUSAL(no_target, SONEW_NULL_POINTER, "buffers[0].params, the parameter of tensor \"a\","),
+    REFUSAL(no_target, SONEW_NULL_POINTER,
+            "buffers[0].params, the parameter of tensor \"a\", and buffers[0].direction are "
+            "both null"),
     REFUSAL(two_targets, SONEW_AMBIGUOUS_TARGET, "tensor \"a\": params and direction"),
     REFUSAL(planes_missing, SONEW_PLANE_COUNT,
             "tensor \"b\": 2 state planes were passed, expected 3"),
@@ -96,6 +99,9 @@ const refusal plan_refusals[] = {
     REFUSAL(plane_askew, SONEW_MISALIGNED, "tensor \"a\": diagonal at 0x"),
     REFUSAL(params_askew, SONEW_MISALIGNED, "tensor \"b\": the parameter at 0x"),
     REFUSAL(grad_askew, SONEW_MISALIGNED, "tensor \"b\": the gradient at 0x"),
+    REFUSAL(plane_at_the_end_of_memory, SONEW_SIZE_OVERFLOW,
+            "tensor \"a\": momentum, 24 bytes at 0xfffffffffffffffc, extends past the end of the "
+            "address space"),
     REFUSAL(planes_equal, SONEW_OVERLAP, "diagonal of tensor \"a\""),
     REFUSAL(plane_is_gradient, SONEW_OVERLAP, "the gradient of tensor \"a\""),
     REFUSAL(plane_is_other_param, SONEW_OVERLAP, "the parameter of tensor \"b\""),

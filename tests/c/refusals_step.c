@@ -102,7 +102,7 @@ const refusal step_refusals[] = {
     REFUSAL(clip_norm_too_small, SONEW_OUT_OF_RANGE,
             "step.clip_norm is 1e-50, must be within the range of float32"),
     REFUSAL(non_finite_unknown, SONEW_UNKNOWN_VALUE, "step.non_finite is 9"),
-    REFUSAL(step_reserved, SONEW_UNKNOWN_VALUE, "step.reserved[0] is -5"),
+    REFUSAL(step_reserved, SONEW_UNKNOWN_VALUE, "step.reserved[0] is -5, must be 0"),
     REFUSAL(step_not_filled_in, SONEW_STRUCT_SIZE, "call sonew_step_options_init() first"),
     REFUSAL(params_null, SONEW_NULL_POINTER, "params is null"),
     REFUSAL(grads_null, SONEW_NULL_POINTER, "grads is null"),
@@ -124,7 +124,9 @@ const refusal step_refusals[] = {
     REFUSAL(param_without_gradient, SONEW_OVERLAP, "overlaps"),
     REFUSAL(param_is_state, SONEW_OVERLAP, "diagonal of tensor \"b\""),
     REFUSAL(grad_is_state, SONEW_OVERLAP, "momentum of tensor \"a\""),
-    REFUSAL(param_at_the_end_of_memory, SONEW_SIZE_OVERFLOW, "tensor \"a\""),
+    REFUSAL(param_at_the_end_of_memory, SONEW_SIZE_OVERFLOW,
+            "tensor \"a\": the parameter, 24 bytes at 0xfffffffffffffff8, extends past the end "
+            "of the address space"),
     REFUSAL(optimizer_null, SONEW_NULL_POINTER, "optimizer is null"),
     {0},
 };

@@ -258,6 +258,75 @@ static void refused_in_stages(machine *m, const char *folder) {
     OK(sonew_plane_view(o, 0, 0, &view, sizeof view));
 }
 
+/* Where the next stage must not write its numbers, or which stage it is: buffers of
+ * the step, the state, each other. Everything stays as it is. */
+static void overlapping_outputs(void) {
+    sonew_options options = options_of(SONEW_GRAFT_ADAM, SONEW_ABSOLUTE);
+    machine *m = create(&options, 0, ROWS), *twin = create(&options, 0, ROWS);
+    gradients(m, 0, 1);
+    gradients(twin, 0, 1);
+    sonew_optimizer *o = m->optimizer;
+    sonew_view view;
+    OK(sonew_plane_view(o, 0, 1, &view, sizeof view));
+    float *diagonal = (float *)(uintptr_t)view.data;
+    union {
+        double numbers[2 * COUNT];
+        int32_t stages[4 * COUNT];
+    } both = {{0}};
+    double numbers[2 * COUNT];
+    int32_t stage = 77;
+    OK(begin(m, NULL));
+    OK(plan_begin(m, NULL, 1));
+    struct {
+        void *memory;
+        const char *handle_text, *plan_text;
+    } const wrong[] = {
+        {m->weight_grad, "the gradient of tensor \"w\"", "the gradient of tensor \"w\""},
+        {m->weight_grad + WEIGHT - 1, "the gradient of tensor \"w\"", "the gradient of tensor \"w\""},
+        {m->bias_grad, "the gradient of tensor \"b\"", "the gradient of tensor \"b\""},
+        {m->weight, "the parameter of tensor \"w\"", "the parameter of tensor \"w\""},
+        {m->bias + BIAS - 8, "the parameter of tensor \"b\"", "the parameter of tensor \"b\""},
+        {m->planes[0][2], NULL, "band.1 of tensor \"w\""},
+        {m->planes[1][0], NULL, "momentum of tensor \"b\""},
+        {diagonal, "diagonal of tensor \"w\"", NULL},
+    };
+    for (int reached = 0; reached < 3; reached++) {
+        for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+            double *as_numbers = wrong[i].memory;
+            int32_t *as_stage = wrong[i].memory;
+            if (wrong[i].handle_text) {
+                REFUSED(sonew_stages_next(o, as_numbers, COUNT, &stage), SONEW_OVERLAP,
+                        wrong[i].handle_text);
+                REFUSED(sonew_stages_next(o, numbers, COUNT, as_stage), SONEW_OVERLAP,
+                        wrong[i].handle_text);
+            }
+            if (wrong[i].plan_text) {
+                REFUSED(sonew_plan_stages_next(m->plan, as_numbers, COUNT, &stage),
+                        SONEW_OVERLAP, wrong[i].plan_text);
+                REFUSED(sonew_plan_stages_next(m->plan, numbers, COUNT, as_stage),
+                        SONEW_OVERLAP, wrong[i].plan_text);
+            }
+        }
+        REFUSED(sonew_stages_next(o, both.numbers, COUNT, &both.stages[3]), SONEW_OVERLAP,
+                "numbers overlaps stage");
+        REFUSED(sonew_plan_stages_next(m->plan, both.numbers, COUNT, &both.stages[7]),
+                SONEW_OVERLAP, "numbers overlaps stage");
+        CHECK(stage == 77);
+        same_bits(m->weight, twin->weight, WEIGHT);
+        same_bits(m->weight_grad, twin->weight_grad, WEIGHT);
+        same_bits(m->bias_grad, twin->bias_grad, BIAS);
+        if (reached < 2) {
+            OK(sonew_stages_next(o, numbers, COUNT, &stage));
+            stage = 77;
+        }
+    }
+    OK(sonew_stages_next(o, numbers, COUNT, &stage));
+    CHECK(stage == SONEW_DONE);
+    OK(sonew_plan_stages_abort(m->plan));
+    destroy(m);
+    destroy(twin);
+}
+
 static void refusals(const char *folder) {
     sonew_options options = options_of(SONEW_GRAFT_ADAM, SONEW_RELATIVE);
     sonew_step_options step = step_of(0, SONEW_SKIP);
@@ -385,6 +454,7 @@ int main(int argc, char **argv) {
                     two_machines(&options, &step);
                 }
     refusals(argv[1]);
+    overlapping_outputs();
     puts("stages make a step");
     return 0;
 }

@@ -2,6 +2,8 @@
 #include "check.hpp"
 
 #include <cmath>
+#include <memory>
+#include <stdexcept>
 #include <thread>
 
 // A 16-bit type of another library.
@@ -314,6 +316,140 @@ static void stages(const std::string &folder) {
   CHECK(same == weight && staged.step_count() == 1);
 }
 
+// An exception between two stages ends the step, and the optimizer can be used again:
+// aborted while that is possible, later finished with its own numbers, as if nothing
+// had been reduced.
+static void exceptions_in_stages(const std::string &folder) {
+  sonew::Options relative;
+  relative.damping = sonew::Damping::relative;
+  relative.eps = 1e-3;
+  const std::vector<sonew::Tensor> model{{"w", {3, 4}}, {"b", {3}}};
+  const Floats grad = numbers(12, 0.2f), bias_grad = numbers(3, 0.5f);
+  for (const bool live : {false, true})
+    for (int reached = 0; reached <= 3; reached++) {
+      Floats weight = numbers(12, 1), bias = numbers(3, 1), same = weight, same_bias = bias;
+      sonew::Optimizer staged(model, relative), whole(model, relative);
+      if (live) staged.make_live(folder + "/exception.safetensors");
+      staged.step({weight, bias}, {grad, bias_grad});
+      whole.step({same, same_bias}, {grad, bias_grad});
+      bool caught = false;
+      try {
+        auto stages = staged.stages({weight, bias}, {grad, bias_grad});
+        for (int i = 0; i < reached; i++) {
+          stages.next();
+          // Another machine's share was added to a part of them.
+          if (i + 1 == reached) stages.numbers()[2] *= 7;
+        }
+        throw std::runtime_error("the network is down");
+      } catch (const std::runtime_error &) {
+        caught = true;
+      }
+      CHECK(caught);
+      const bool finished = !live && reached >= 2;
+      if (finished) whole.step({same, same_bias}, {grad, bias_grad});
+      CHECK(staged.step_count() == (finished ? 2u : 1u));
+      CHECK(weight == same && bias == same_bias);
+      staged.save(folder + "/after.safetensors");
+      staged.step({weight, bias}, {grad, bias_grad});
+      whole.step({same, same_bias}, {grad, bias_grad});
+      CHECK(weight == same && bias == same_bias);
+    }
+  // A plan's step is aborted at any stage.
+  for (int reached = 0; reached <= 3; reached++) {
+    sonew::Plan plan({{"w", {12}}}, relative);
+    Floats weight = numbers(12, 1);
+    const Floats before = weight;
+    std::vector<Floats> planes(3, Floats(12));
+    sonew::TensorBuffers buffers;
+    buffers.params = weight;
+    buffers.grad = grad;
+    buffers.planes = planes;
+    try {
+      auto stages = plan.stages(1, {buffers});
+      for (int i = 0; i < reached; i++) stages.next();
+      throw std::runtime_error("the network is down");
+    } catch (const std::runtime_error &) {
+    }
+    CHECK(weight == before);
+    plan.step(1, {buffers});
+  }
+  // The optimizer may be gone before its step in stages.
+  Floats weight = numbers(12, 1);
+  auto first = std::make_unique<sonew::Optimizer>(std::vector<sonew::Tensor>{{"w", {12}}});
+  auto stages = first->stages(weight, grad);
+  stages.next();
+  stages.next();
+  first.reset();
+  THROWS(SONEW_BAD_HANDLE, "optimizer is not a live handle", stages.next());
+}
+
+// Every use of an object that was moved from says so, and it can be assigned to.
+static void moved_from(const std::string &folder) {
+  Floats weight(6), grad(6);
+  const std::string path = folder + "/moved.safetensors";
+  sonew::Optimizer optimizer({{"w", {6}}});
+  optimizer.save(path, weight);
+  sonew::Optimizer taken = std::move(optimizer);
+  const char *null = "optimizer is null";
+  THROWS(SONEW_NULL_POINTER, null, optimizer.step(weight, grad));
+  THROWS(SONEW_NULL_POINTER, null, optimizer.step({}, {}));
+  THROWS(SONEW_NULL_POINTER, null, (void)optimizer.try_step(weight, grad));
+  THROWS(SONEW_NULL_POINTER, null, (void)optimizer.stages(weight, grad));
+  THROWS(SONEW_NULL_POINTER, null, optimizer.save(path));
+  THROWS(SONEW_NULL_POINTER, null, optimizer.save(path, weight));
+  THROWS(SONEW_NULL_POINTER, null, (void)optimizer.save_begin(path, weight));
+  THROWS(SONEW_NULL_POINTER, null, optimizer.load(path));
+  THROWS(SONEW_NULL_POINTER, null, optimizer.load(path, weight));
+  THROWS(SONEW_NULL_POINTER, null, optimizer.make_live(path));
+  THROWS(SONEW_NULL_POINTER, null, optimizer.sync());
+  THROWS(SONEW_NULL_POINTER, null, optimizer.reset_master());
+  THROWS(SONEW_NULL_POINTER, null, optimizer.set_lr_scale(0, 1));
+  THROWS(SONEW_NULL_POINTER, null, optimizer.plane("w", "momentum"));
+  THROWS(SONEW_NULL_POINTER, "is null", optimizer.set_state(0, {}));
+  THROWS(SONEW_NULL_POINTER, null, optimizer.set_state(0, {weight, weight, weight}));
+  optimizer = std::move(taken);
+  optimizer.step(weight, grad);
+  sonew::Optimizer &itself = optimizer;
+  optimizer = std::move(itself);
+  optimizer.step(weight, grad);
+  CHECK(optimizer.step_count() == 2);
+
+  std::vector<Floats> planes(3, Floats(6));
+  sonew::TensorBuffers buffers;
+  buffers.params = weight;
+  buffers.grad = grad;
+  buffers.planes = planes;
+  sonew::Plan plan({{"w", {6}}});
+  sonew::Plan other = std::move(plan);
+  THROWS(SONEW_NULL_POINTER, "plan is null", plan.step(1, {buffers}));
+  THROWS(SONEW_NULL_POINTER, "plan is null", plan.step(1, {}));
+  THROWS(SONEW_NULL_POINTER, "plan is null", (void)plan.try_step(1, {buffers}));
+  THROWS(SONEW_NULL_POINTER, "plan is null", (void)plan.stages(1, {buffers}));
+  THROWS(SONEW_NULL_POINTER, "plan is null", plan.plane_count(0));
+  plan = std::move(other);
+  sonew::Plan &the_plan = plan;
+  plan = std::move(the_plan);
+  plan.step(1, {buffers});
+
+  sonew::Saving saving = optimizer.save_begin(path);
+  sonew::Saving later = std::move(saving);
+  THROWS(SONEW_NULL_POINTER, "saving is null", saving.finish());
+  later.finish();
+  later.finish();
+  saving = std::move(later);
+  saving.finish();
+  THROWS(SONEW_NULL_POINTER, "saving is null", later.finish());
+
+  auto stages = optimizer.stages(weight, grad);
+  auto rest = std::move(stages);
+  THROWS(SONEW_NULL_POINTER, "the step in stages is null", stages.next());
+  THROWS(SONEW_NULL_POINTER, "the step in stages is null", stages.abort());
+  THROWS(SONEW_NULL_POINTER, "the step in stages is null", stages.numbers());
+  while (rest.next() != sonew::Stage::done) {
+  }
+  CHECK(optimizer.step_count() == 3);
+}
+
 // One object in two threads: one of them waits for its turn.
 static void busy() {
   sonew::Optimizer shared({{"w", {100000}}});
@@ -342,6 +478,8 @@ int main(int, char **argv) {
   types();
   plan();
   stages(argv[1]);
+  exceptions_in_stages(argv[1]);
+  moved_from(argv[1]);
   busy();
   CHECK(sonew::version_number() == SONEW_VERSION_NUMBER && sonew::version().size() >= 5);
   std::puts("all used");

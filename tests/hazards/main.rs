@@ -7,7 +7,7 @@ use std::process::Command;
 #[path = "../programs/mod.rs"]
 mod programs;
 
-use programs::{built, cc, compile, folder, root, run, valgrind, WARNINGS};
+use programs::{built, cc, compile, folder, not_tested, root, run, valgrind, WARNINGS};
 
 /// Compiles a program of this folder; returns it and its own folder.
 fn hazard(name: &str) -> (PathBuf, PathBuf) {
@@ -26,6 +26,23 @@ fn says(program: &Path, folder: &Path, line: &str) {
 fn a_forked_child_steps() {
     let (program, folder) = hazard("fork");
     says(&program, &folder, "children step");
+}
+
+/// A parent and its child may both be process 1, in namespaces of their own.
+#[test]
+fn a_forked_child_is_known_by_more_than_its_process_id() {
+    let (program, folder) = hazard("namespace");
+    match run(Command::new(program).arg(folder)).as_str() {
+        "children are known\n" => {}
+        "no right to make namespaces\n" => not_tested("children in pid namespaces: needs root"),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_cancelled_thread_completes_its_call() {
+    let (program, folder) = hazard("cancel");
+    says(&program, &folder, "calls are completed");
 }
 
 #[test]
@@ -95,6 +112,16 @@ fn allocations_that_fail_are_a_status() {
 fn so_are_those_for_hundreds_of_tensors() {
     let (program, folder) = failing("many");
     says(&program, &folder, "every list may fail");
+}
+
+/// What the smallest allocations do when they fail is printed: `cargo test --test
+/// hazards whatever_allocation -- --nocapture`.
+#[test]
+fn a_step_goes_on_or_is_refused_whatever_allocation_fails() {
+    let (program, folder) = failing("any_size");
+    let printed = run(Command::new(program).arg(folder));
+    println!("{printed}");
+    assert!(printed.ends_with("steps go on\n"), "{printed}");
 }
 
 #[test]

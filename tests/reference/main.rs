@@ -97,7 +97,9 @@ fn c_reference(header: &str) -> String {
                 }
             };
             let declaration = declaration(&mut lines, |line| {
-                let ends = !line.starts_with(' ') && (line.ends_with(';') || line.starts_with('#'));
+                // The name of an enumeration follows its values.
+                let within = line.starts_with(' ') || line == "};";
+                let ends = !within && (line.ends_with(';') || line.starts_with('#'));
                 ends || line.ends_with(");")
             });
             page += &entry(&c_name(&declaration), &declaration, "c", &markdown(&text));
@@ -121,7 +123,9 @@ fn declaration(lines: &mut Lines<'_>, ends: impl Fn(&str) -> bool) -> String {
 
 fn c_name(declaration: &str) -> String {
     let start = declaration.split('(').next().unwrap();
-    let name = match declaration.lines().last().unwrap().strip_prefix("} ") {
+    let last = declaration.lines().last().unwrap();
+    let of_type = ["} ", "typedef int32_t "].map(|before| last.strip_prefix(before));
+    let name = match of_type.into_iter().flatten().next() {
         Some(name) => name,
         None if start.starts_with('#') => start.split(' ').nth(1).unwrap(),
         None => start.split([' ', '*']).next_back().unwrap(),
@@ -173,6 +177,24 @@ fn cpp_reference(header: &str) -> String {
     page
 }
 
+/// The part of a line of C++ that is in the head of a declaration, and whether the
+/// head ends there: where its body begins, or a constructor's initializers. A brace
+/// after `=` is a default, which belongs to the head, and so do base classes.
+fn cpp_head(code: &str, class: bool) -> (&str, bool) {
+    if code.starts_with(": ") && !class {
+        return ("", true);
+    }
+    let ends = code.char_indices().find(|&(at, _)| {
+        let (before, after) = (&code[..at], &code[at..]);
+        let body = after.starts_with(" {") && !before.ends_with('=');
+        body || (after.starts_with(" : ") && !class)
+    });
+    match ends {
+        Some((at, _)) => (&code[..at], true),
+        None => (code, code.ends_with([';', '{', '}'])),
+    }
+}
+
 /// The head of a class or function; the whole of a struct or enumeration.
 fn cpp_declaration(lines: &mut Lines<'_>, member: bool) -> String {
     let first = lines.0.peek().copied().unwrap_or_default();
@@ -186,19 +208,20 @@ fn cpp_declaration(lines: &mut Lines<'_>, member: bool) -> String {
         };
         return whole.lines().map(shown).collect();
     }
+    let class = ["class ", "struct "]
+        .iter()
+        .any(|word| first.contains(word));
     let mut head = String::new();
     for line in lines.0.by_ref() {
-        let code = line.trim_start();
-        // Bodies, base classes and member initializers are left out.
-        let cut = code.find(" {").into_iter().chain(code.find(" : ")).min();
-        let starts = code.starts_with(": ");
-        if !starts {
-            head += &code[..cut.unwrap_or(code.len())];
-        }
-        if starts || cut.is_some() || code.ends_with([';', '{', '}']) {
+        let (code, ends) = cpp_head(line.trim_start(), class);
+        head += code;
+        if ends {
             break;
         }
-        head += "\n";
+        head += match code.starts_with("template") {
+            true => "\n",
+            false => "\n    ",
+        };
     }
     let head = head.trim_end().trim_end_matches(';');
     format!("{head};\n")
@@ -247,7 +270,10 @@ fn of_c() {
     let structs = header
         .lines()
         .filter_map(|line| line.strip_prefix("} ")?.strip_suffix(';'));
-    for name in structs {
+    let enumerations = header
+        .lines()
+        .filter_map(|line| line.strip_prefix("typedef int32_t ")?.strip_suffix(';'));
+    for name in structs.chain(enumerations) {
         assert!(page.contains(&format!("\n### {name}\n")), "{name}");
     }
     up_to_date("docs/c-api.md", &page);
@@ -268,6 +294,15 @@ fn of_cpp() {
     ] {
         assert!(page.contains(&format!("\n### {name}\n")), "{name}");
     }
+    // No declaration is cut: all its brackets are closed.
+    for declaration in page.split("```cpp\n").skip(1) {
+        let declaration = declaration.split("```").next().unwrap();
+        for (open, close) in [('(', ')'), ('{', '}'), ('[', ']')] {
+            let count = |bracket| declaration.matches(bracket).count();
+            assert_eq!(count(open), count(close), "{declaration}");
+        }
+    }
+    assert!(page.contains("\nclass error : public std::runtime_error;\n"));
     for inner in ["detail", "handle_", " private:"] {
         assert!(!page.contains(inner), "{inner}");
     }

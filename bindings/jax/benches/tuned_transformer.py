@@ -32,6 +32,8 @@ SEARCH_SEED = 0
 # Of the reruns. No setting was chosen for its luck with one of them.
 SEEDS = (1, 2, 3)
 NAMES = ("AdamW", "SONew, diagonal", "SONew, tridiagonal", "SONew, band 4")
+# As in the plots of docs/benchmark.md.
+COLOURS = dict(zip(NAMES, ("#6e6e6e", "#e69f00", "#0072b2", "#d55e00")))
 
 # Drawn uniformly in the logarithm; of the betas, 1 - beta is. AdamW adds eps to
 # the square root of what SONew adds it to.
@@ -216,8 +218,8 @@ def plot(path, curves, milliseconds):
         numbers = np.array([number for number, _ in curves[name][0]])
         values = np.array([[value for _, value in curve] for curve in curves[name]])
         for panel, x in zip(panels, (numbers, numbers * milliseconds[name] / 1e3)):
-            panel.plot(x, values.mean(0), label=name)
-            panel.fill_between(x, values.min(0), values.max(0), alpha=0.2)
+            panel.plot(x, values.mean(0), label=name, color=COLOURS[name])
+            panel.fill_between(x, values.min(0), values.max(0), alpha=0.2, facecolor=COLOURS[name])
     panels[0].set(xlabel="step", ylabel="loss on held-out text (nats per character)")
     panels[1].set(xlabel="seconds of training")
     # What comes first is the same for all of them.

@@ -87,6 +87,10 @@ def smoothed(losses):
     return np.convolve(losses, np.ones(WINDOW) / WINDOW, "valid")
 
 
+# As in the plots of docs/benchmark.md.
+COLOURS = {"Adam": "#6e6e6e", "SONew, tridiagonal": "#0072b2", "SONew, band 4": "#d55e00"}
+
+
 def plot(path, runs):
     import matplotlib
 
@@ -96,7 +100,7 @@ def plot(path, runs):
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for name, losses in runs.items():
         smooth = smoothed(losses)
-        axes.plot(np.arange(len(smooth)) + WINDOW, smooth, label=name)
+        axes.plot(np.arange(len(smooth)) + WINDOW, smooth, label=name, color=COLOURS[name])
     axes.set(xlabel="step", ylabel="loss per image (nats)", yscale="log")
     axes.set_title("Deep autoencoder on curves")
     axes.legend()

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::summary::{Row, Summary};
 use crate::data::Name;
-use crate::plot::{Curve, Plot};
+use crate::plot::{reached, Curve, Plot};
 use crate::settings::{Method, State};
 
 /// Draws the losses of a data set against steps and against seconds.
@@ -31,7 +31,11 @@ pub fn draw(folder: &Path, data: Name, summary: &Summary) -> Result<()> {
                 let passes = row
                     .mean_steps()
                     .map(|steps| format!("{:.1} s", steps * step));
-                curve(row, step, passes)
+                let timed = summary.timing.cost(row.method, State::Float32).is_some();
+                Curve {
+                    note: (!timed).then(|| "not timed: drawn with AdamW's time".to_owned()),
+                    ..curve(row, step, passes)
+                }
             })
             .collect(),
         target: Some(summary.target),
@@ -42,7 +46,7 @@ pub fn draw(folder: &Path, data: Name, summary: &Summary) -> Result<()> {
 /// The share of AdamW's steps that an optimizer needs to get where AdamW ends.
 fn share(summary: &Summary, row: &Row) -> Option<String> {
     let share = row.mean_steps()? / summary.steps as f64;
-    Some(format!("{:.0}%", 100.0 * share))
+    Some(format!("{:.0}% of the steps", 100.0 * share))
 }
 
 /// A whole step. SGD and RMSProp, which were not timed, are given AdamW's.
@@ -63,6 +67,7 @@ fn curve(row: &Row, width: f64, passes: Option<String>) -> Curve {
             .collect(),
         mark: mark
             .zip(row.mean_steps())
-            .map(|(text, steps)| (steps * width, text)),
+            .map(|(when, steps)| (steps * width, reached(&when))),
+        note: None,
     }
 }

@@ -77,7 +77,7 @@ pub struct Time {
     common: Common,
 
     /// How often each optimizer has its turn of 4 steps
-    #[arg(long, default_value_t = 15, value_parser = crate::positive)]
+    #[arg(long, default_value_t = 20, value_parser = crate::positive)]
     rounds: usize,
 }
 

@@ -305,7 +305,7 @@ fn reading_what_is_not_there_is_refused() {
     ));
     assert!(matches!(
         read_bytes(&checkpoint, 0, "band.3", &mut dst),
-        Err(Error::PlaneMissing { tensor, plane }) if tensor == "fc1.weight" && plane == "band.3"
+        Err(Error::PlaneMissing { tensor, plane, .. }) if tensor == "fc1.weight" && plane == "band.3"
     ));
     assert!(matches!(
         read_bytes(&checkpoint, 1, "momentum", &mut dst),

@@ -26,16 +26,19 @@ Optimisers.setup(rule::SONewRule, model) = Optimisers.setup(OptimisersRule(rule)
 
 # The state: plain arrays and the step count, which can be copied and saved.
 function Optimisers.init(o::OptimisersRule, x::AbstractArray)
-    plan = SONew.plan_for(o.rule, eltype(x), size(x))
-    return (planes = Tuple(SONew.zero_planes(plan)), step = 0)
+    planes = SONew.with_plan(SONew.zero_planes, o.rule, eltype(x), size(x))
+    return (planes = Tuple(planes), step = 0)
 end
 
 # Updates the planes in place and returns the change, which Optimisers.jl subtracts from x.
 function Optimisers.apply!(o::OptimisersRule, state, x::AbstractArray{T}, dx) where {T}
-    plan = SONew.plan_for(o.rule, T, size(x))
     step = state.step + 1
     change = Array{T}(undef, size(x))
-    SONew.direction!(change, plan, state.planes, dense(dx, plan.info.grad_type), step)
+    SONew.with_plan(o.rule, T, size(x)) do plan
+        SONew.direction!(change, plan, state.planes, dense(dx, plan.info.grad_type), step;
+                         grad_scale = o.rule.grad_scale, non_finite = o.rule.non_finite,
+                         statistics_weight = o.rule.statistics_weight)
+    end
     eta, decay = T(o.rule.eta), T(o.rule.weight_decay)
     change .= decay == 0 ? eta .* change : eta .* (change .+ decay .* x)
     return (planes = state.planes, step = step), change

@@ -66,7 +66,7 @@ function open_library(path::AbstractString = find_library())
     handle = try
         Libdl.dlopen(path)
     catch e
-        hint = haskey(ENV, "SONEW_LIBRARY") ? " (SONEW_LIBRARY names it)" : ""
+        hint = !isempty(get(ENV, "SONEW_LIBRARY", "")) ? " (SONEW_LIBRARY names it)" : ""
         throw(LibraryError("$path$hint cannot be opened as a library: $(sprint(showerror, e))"))
     end
     try

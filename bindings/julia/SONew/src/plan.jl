@@ -97,18 +97,51 @@ function direction!(u::AbstractArray, plan::Plan, planes, grad::AbstractArray,
     return u
 end
 
-# One plan for all arrays of the same type and size, for the extension of Optimisers.jl,
-# whose state is plain arrays. Plans are small: they have no state, and no threads before
-# a step needs them.
-const PLANS = Dict{Tuple{SONewRule,DataType,Dims},Plan}()
+# Plans for the extension of Optimisers.jl, whose state is plain arrays: one for all
+# arrays of the same type and size, which is kept for the next step. A task takes a plan
+# out while it uses it, so that no other one can close it.
+const PLANS = Dict{Tuple{SONewRule,DataType,Dims},Vector{Plan}}()
 const PLANS_LOCK = ReentrantLock()
 
-function plan_for(rule::SONewRule, type::DataType, size::Dims)
-    # These hyperparameters are applied by the caller, so that plans need not differ.
-    key = SONewRule(rule; eta = 0, weight_decay = 0)
-    lock(PLANS_LOCK) do
-        get!(() -> Plan(key, type, size), PLANS, (key, type, size))
+# Of plans that differ in nothing but numbers, this many are kept, the last ones used. So
+# a number can change with every step, and each of a few groups can have its own.
+const KEPT_PLANS = 4
+
+# Hyperparameters of a step, which differ without another plan.
+of_plan(rule::SONewRule) = SONewRule(rule; eta = 0, weight_decay = 0, grad_scale = 1,
+                                     clip_norm = 0, statistics_weight = 1, non_finite = :skip)
+
+# The same without the other numbers.
+without_numbers(rule::SONewRule) =
+    SONewRule(of_plan(rule); beta1 = 0, beta2 = 0, eps = 0, gamma = 0, graft_eps = 0)
+
+# Calls f with a plan for arrays of this type and size.
+function with_plan(f, rule::SONewRule, type::DataType, size::Dims)
+    wanted, key = of_plan(rule), (without_numbers(rule), type, size)
+    kept = lock(PLANS_LOCK) do
+        plans = get(PLANS, key, nothing)
+        plans === nothing && return nothing
+        i = findlast(plan -> plan.rule === wanted, plans)
+        return i === nothing ? nothing : popat_at!(plans, i)
     end
+    plan = kept === nothing ? Plan(wanted, type, size) : kept
+    try
+        return f(plan)
+    finally
+        oldest = lock(PLANS_LOCK) do
+            plans = get!(() -> Plan[], PLANS, key)
+            push!(plans, plan)
+            return length(plans) > KEPT_PLANS ? popfirst!(plans) : nothing
+        end
+        oldest === nothing || close(oldest)
+    end
+end
+
+# Julia 1.5 has no popat!.
+function popat_at!(list, i)
+    item = list[i]
+    deleteat!(list, i)
+    return item
 end
 
 """

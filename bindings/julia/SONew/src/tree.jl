@@ -19,16 +19,31 @@ trainable(::Union{Number,AbstractString,AbstractChar,Symbol,Nothing,Missing,Type
 const Leaf = AbstractArray{<:Number}
 
 # The parts of the gradient that belong to the parts of the model. `nothing` for a
-# container means `nothing` for all its arrays.
+# container means `nothing` for all its arrays. Parts without arrays, such as an
+# activation function, may be left out.
 parts(x::Tuple, ::Nothing) = map(_ -> nothing, x)
 parts(x::Tuple, g::Tuple) = length(g) == length(x) ? g : other_parts(x, g)
 parts(x::NamedTuple{names}, ::Nothing) where {names} = map(_ -> nothing, values(x))
 parts(x::NamedTuple{names}, g::NamedTuple{names}) where {names} = values(g)
 function parts(x::NamedTuple{names}, g::NamedTuple) where {names}
-    issubset(names, keys(g)) && length(g) == length(x) || other_parts(x, g)
-    return values(NamedTuple{names}(g))
+    issubset(keys(g), names) || other_parts(x, g)
+    return by_name(x, g)
 end
 parts(x, g) = other_parts(x, g)
+
+# The parts of g in the order of x.
+function by_name(x::NamedTuple{names}, g::NamedTuple) where {names}
+    issubset(names, keys(g)) && return values(NamedTuple{names}(g))
+    return map(name -> haskey(g, name) ? g[name] : left_out(x, g, name), names)
+end
+
+# In place of a part that the gradient leaves out.
+left_out(x, g, name) = has_arrays(x[name]) ? other_parts(x, g) : nothing
+
+has_arrays(::Leaf) = true
+has_arrays(x::Union{Tuple,NamedTuple,AbstractArray}) = any(has_arrays, x)
+has_arrays(x::AbstractDict) = any(has_arrays, values(x))
+has_arrays(x) = any(has_arrays, trainable(x))
 
 @noinline other_parts(x, g) = throw(ArgumentError(
     "the gradient has another structure than the model: $(outline(g)) for $(outline(x)); " *
@@ -53,9 +68,10 @@ function visit(f, x::AbstractArray, g)
     end
 end
 function visit(f, x::AbstractDict, g)
-    g === nothing || g isa AbstractDict && keys(g) == keys(x) || other_parts(x, g)
+    g === nothing || g isa AbstractDict && issubset(keys(g), keys(x)) || other_parts(x, g)
     for key in sorted_keys(x)
-        visit(f, x[key], g === nothing ? nothing : g[key])
+        part = g === nothing ? nothing : haskey(g, key) ? g[key] : left_out(x, g, key)
+        visit(f, x[key], part)
     end
 end
 function visit(f, x, g)
@@ -65,12 +81,11 @@ function visit(f, x, g)
 end
 
 # The gradient of a struct is a struct of its type, or a named tuple of at least the
-# trainable fields, as Zygote makes it; for a mutable struct it is in a Ref.
+# fields with arrays, as Zygote makes it; for a mutable struct it is in a Ref.
 parts_of_struct(x, inner, ::Nothing) = parts(inner, nothing)
 parts_of_struct(x::T, inner, g::T) where {T} = values(trainable(g))
 function parts_of_struct(x, inner::NamedTuple{names}, g::NamedTuple) where {names}
-    issubset(names, keys(g)) || other_parts(inner, g)
-    return values(NamedTuple{names}(g))
+    return by_name(inner, g)
 end
 parts_of_struct(x, inner, g::Base.RefValue) = parts_of_struct(x, inner, g[])
 parts_of_struct(x, inner, g) = other_parts(x, g)

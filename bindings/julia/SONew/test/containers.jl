@@ -62,6 +62,32 @@ for grads in ((layers = Any[(W = W, b = b, activation = nothing), nothing, (W = 
            model.head[:y]] == flat
 end
 
+# Parts without arrays may be left out, at every level.
+let model = network()
+    gradient = (layers = Any[(W = W, b = b), nothing, (W = W2,)], head = Dict(:x => x, :y => y))
+    step!(setup(SONewRule(eta = 0.1), model), model, gradient)
+    @test [model.layers[1].W, model.layers[1].b, model.layers[3].W, model.head[:x],
+           model.head[:y]] == flat
+end
+let m = (W = v(2), activation = tanh, inner = (rate = 0.5, name = "x", k = (1, 2)), b = v(3)),
+    same = deepcopy(m)
+    step!(setup(SONewRule(eta = 0.1), m), m, (b = v(3), W = v(2)))
+    step!(setup(SONewRule(eta = 0.1), same), same,
+          (W = v(2), activation = nothing, inner = nothing, b = v(3)))
+    @test m.W == same.W && m.b == same.b && m.W[1] < 1
+    # One with arrays may not, nor may there be others.
+    for wrong in ((W = v(2),), (activation = nothing, b = v(3)), (W = v(2), b = v(3), c = v(1)))
+        @test argument_error(() -> step!(setup(SONewRule(), m), m, wrong), "another structure")
+    end
+end
+let d = Dict(:a => v(2), :rate => 0.5)
+    step!(setup(SONewRule(eta = 0.1), d), d, Dict(:a => v(2)))
+    @test d[:a][1] < 1
+    for wrong in (Dict(:rate => nothing), Dict(:a => v(2), :c => v(1)))
+        @test argument_error(() -> step!(setup(SONewRule(), d), d, wrong), "another structure")
+    end
+end
+
 # A named tuple in another order means the same.
 m = (a = v(2), b = v(3))
 opt = setup(SONewRule(eta = 0.1), m)

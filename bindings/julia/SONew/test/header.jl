@@ -4,7 +4,7 @@ header = read(joinpath(REPOSITORY, "include", "sonew.h"), String)
 
 # The values of an enum of the header, by name.
 function enum(type)
-    body = match(Regex("typedef enum \\{((?:(?!typedef).)*?)\\} $type;", "s"), header)[1]
+    body = match(Regex("enum \\{((?:(?!typedef).)*?)\\};\ntypedef int32_t $type;", "s"), header)[1]
     return Dict(m[1] => parse(Int, m[2]) for m in eachmatch(r"^\s*SONEW_(\w+) = (\d+),"m, body))
 end
 

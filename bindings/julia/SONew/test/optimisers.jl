@@ -51,6 +51,52 @@ first_state = deepcopy(state)
 Optimisers.apply!(r, state, x, dx)
 @test first_state.planes != state.planes
 
+# Hyperparameters that change with every step: the numbers of a step need no new plan,
+# those of the method one each, of which the last few are kept and the others freed.
+kept() = sum(Int[length(plans) for plans in values(SONew.PLANS)])
+all_open() = all(plans -> all(isopen, plans), values(SONew.PLANS))
+model = (W = randn(rng, 7, 3), b = randn(rng, 7))
+grads = (W = randn(rng, 7, 3), b = randn(rng, 7))
+own = deepcopy(model)
+tree = Optimisers.setup(SONewRule(eta = 0.1), model)
+Optimisers.update!(tree, model, grads)
+before = kept()
+for i in 1:50
+    Optimisers.adjust!(tree, 0.1 / i)
+    Optimisers.adjust!(tree; grad_scale = 1 / i, weight_decay = 0.01 * i,
+                       non_finite = isodd(i) ? :skip : :unchecked)
+    Optimisers.update!(tree, model, grads)
+end
+@test kept() == before
+plans = Set{SONew.Plan}()
+for i in 1:50
+    Optimisers.adjust!(tree; beta1 = 0.9 - 0.001 * i, eps = 1e-6 / i)
+    Optimisers.update!(tree, model, grads)
+    foreach(p -> union!(plans, p), values(SONew.PLANS))
+end
+@test kept() <= before + 2 * (SONew.KEPT_PLANS - 1) && all_open()
+@test length(plans) >= 100 && count(isopen, plans) == kept()
+# Each step had the numbers that it was to have: the gradient is multiplied by grad_scale.
+x = [1.0, 2.0]
+of = (; settings...) -> begin
+    r = SONew.optimisers_rule(SONewRule(eta = 0.5, graft = :sgd; settings...))
+    Optimisers.apply!(r, Optimisers.init(r, x), x, [3.0, 4.0])[2]
+end
+@test of(grad_scale = 0.5) ≈ 0.5 .* of() rtol = 1e-5 # eps is the same
+@test of(beta1 = 0.5) ≈ of(beta1 = 0.9) # bias-corrected, in the first step
+@test refused(() -> of(grad_scale = 0.0), :SONEW_OUT_OF_RANGE, "grad_scale is 0")
+# Two tasks at once, and one that throws, leave the plans usable.
+@sync for _ in 1:4
+    @async for _ in 1:20
+        of(beta2 = 0.5)
+        yield()
+    end
+end
+r = SONew.optimisers_rule(SONewRule())
+@test refused(() -> Optimisers.apply!(r, Optimisers.init(r, x), x, [NaN, 1.0]),
+              :SONEW_NON_FINITE_GRADIENT)
+@test all(isfinite, of()) && all_open()
+
 @test argument_error(() -> SONew.optimisers_rule(SONewRule(master = true)), "master")
 @test argument_error(() -> SONew.optimisers_rule(SONewRule(clip_norm = 1)), "ClipNorm")
 adjusted = Optimisers.adjust(r; eta = 0.25, beta1 = 0.5, delta = 11)

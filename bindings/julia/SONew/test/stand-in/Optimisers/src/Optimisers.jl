@@ -28,6 +28,8 @@ function update!(tree::NamedTuple, model::NamedTuple, grads::NamedTuple)
     return tree, model
 end
 
+adjust!(leaf::Leaf; settings...) = (leaf.rule = adjust(leaf.rule; settings...); nothing)
+adjust!(tree::NamedTuple; settings...) = foreach(l -> adjust!(l; settings...), tree)
 adjust!(leaf::Leaf, eta::Real) = (leaf.rule = adjust(leaf.rule, eta); nothing)
 adjust!(tree::NamedTuple, eta::Real) = foreach(l -> adjust!(l, eta), tree)
 
