@@ -10,7 +10,7 @@ from c_api import Plan
 from common import bits, largest_difference, random_tree
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from sonew_jax import fused_sonew, scale_by_sonew
+from sonew_jax import ScaleBySonewState, fused_sonew, scale_by_sonew
 
 SHAPES = {"bias": (8,), "kernel": (6, 16), "scalar": ()}
 SPECS = {"bias": P("x"), "kernel": P(None, "x"), "scalar": P()}
@@ -28,7 +28,7 @@ def mesh(**axes):
 def state_specs(state, specs):
     rms = specs if state.rms != () else ()
     bands = tuple(specs for _ in state.bands)
-    return state._replace(count=P(), momentum=specs, diagonal=specs, bands=bands, rms=rms)
+    return ScaleBySonewState(P(), specs, specs, bands, rms, ())
 
 
 def run(mesh, specs, options, check=False, steps=3, grads=None):
