@@ -1,4 +1,4 @@
-"""Several devices: four on the CPU (see conftest.py)."""
+"""Several devices on the CPU (see conftest.py), in shard_map and without."""
 
 import functools
 

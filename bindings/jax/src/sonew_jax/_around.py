@@ -137,7 +137,7 @@ def array_of(name, entry, like):
             f"{name} is {dtype}{list(shape)} in the file, but {here.dtype}{list(here.shape)} here"
         )
     data = np.frombuffer(base64.b64decode(entry["data"]), dtype)
-    return np.broadcast_to(data, shape) if data.size == 1 else data.reshape(shape)
+    return data.reshape(shape) if data.size == np.prod(shape) else np.broadcast_to(data, shape)
 
 
 def read(path):

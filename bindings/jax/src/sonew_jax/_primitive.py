@@ -10,6 +10,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 from . import _call, _pure
+from ._sharding import union, varying
 
 step_p = Primitive("sonew_step")
 step_p.multiple_results = True
@@ -121,26 +122,3 @@ step_p.def_impl(evaluated)
 batching.primitive_batchers[step_p] = batched
 mlir.register_lowering(step_p, lower_for_cpu, platform="cpu")
 mlir.register_lowering(step_p, lower_for_others)
-
-
-def axes_of(array):
-    """The manual axes that a value varies over, under shard_map."""
-    aval = jax.typeof(array)
-    axes = getattr(aval, "vma", None)
-    if axes is None:
-        axes = getattr(getattr(aval, "manual_axis_type", None), "varying", None)
-    return frozenset(axes or ())
-
-
-def union(*arrays):
-    return frozenset().union(*map(axes_of, arrays))
-
-
-def varying(array, axes):
-    """Marks a value that is the same on all devices of these axes as varying."""
-    axes = tuple(axes - axes_of(array))
-    if not axes:
-        return array
-    if hasattr(jax.lax, "pcast"):
-        return jax.lax.pcast(array, axes, to="varying")
-    return jax.lax.pvary(array, axes)

@@ -1,4 +1,4 @@
-"""Arrays that are sharded over devices outside of `jax.shard_map`."""
+"""How arrays are sharded over devices: outside of `jax.shard_map`, and inside."""
 
 import jax
 from jax.experimental.shard_alike import shard_alike
@@ -41,3 +41,26 @@ def is_manual():
     """Whether this is inside of `jax.shard_map`, where arrays are parts."""
     mesh = jax.sharding.get_abstract_mesh()
     return any(kind == jax.sharding.AxisType.Manual for kind in mesh.axis_types)
+
+
+def axes_of(array):
+    """The manual axes that a value varies over, under shard_map."""
+    aval = jax.typeof(array)
+    axes = getattr(aval, "vma", None)
+    if axes is None:
+        axes = getattr(getattr(aval, "manual_axis_type", None), "varying", None)
+    return frozenset(axes or ())
+
+
+def union(*arrays):
+    return frozenset().union(*map(axes_of, arrays))
+
+
+def varying(array, axes):
+    """Marks a value that is the same on all devices of these axes as varying."""
+    axes = tuple(axes - axes_of(array))
+    if not axes:
+        return array
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(array, axes, to="varying")
+    return jax.lax.pvary(array, axes)

@@ -191,6 +191,9 @@ def find(state):
     found = [node for node in jax.tree.leaves(state, is_leaf=is_own) if is_own(node)]
     if len(found) != 1:
         raise ValueError(f"the state contains {len(found)} states of SONew, expected one")
+    count = found[0].count
+    if np.shape(count) != ():
+        raise ValueError(f"the state has {np.size(count)} counts, as under jax.vmap: a file has one")
     return found[0]
 
 
@@ -313,10 +316,6 @@ class Handle:
     def put(self, state):
         """Copies a state into the optimizer."""
         planes = self.leaves.planes(state)
-        if jnp.shape(state.count) != ():
-            raise ValueError(
-                f"the state has {np.size(state.count)} counts, as under jax.vmap: a file has one"
-            )
         arrays = [
             self.host(f"the state of {self.leaves.names[i]!r}", plane)
             for i in self.full
