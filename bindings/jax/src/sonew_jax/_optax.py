@@ -44,7 +44,9 @@ OPTIONS = """
         whole leaf as one chain with its first dimension fastest, right for
         kernels stored [in, out]; "row_major", its last dimension fastest;
         "columns" or "rows", a chain for each. One value for all leaves, a tree
-        of values, or a function of (path, leaf).
+        of values, or a function of (path, leaf). Functions see the parameters, as
+        far as a step is passed them. Kernels that a scan stacks,
+        [layer, in, out], need `jax.vmap` over the layers, see the README.
       update: "sonew", or "adam" for the plain Adam update, as for biases and
         normalization layers. One value for all leaves, a tree of values, or a
         function of (path, leaf), such as `sonew_jax.adam_for_vectors`.
@@ -59,15 +61,16 @@ OPTIONS = """
         multiplied by clip_norm / norm; None for no clipping.
       non_finite: what to do about a gradient that is not finite, or whose
         square overflows: "skip" the step (updates are zero, the state and its
-        count stay as they are), or "unchecked", which does not check the
-        gradients first.
+        count stay as they are, and `skipped` in the state counts it), or
+        "unchecked", which does not check the gradients first.
       threads: the largest number of threads of a step on the CPU; None or 0
         for one per core, shared by steps that run at the same time. Results do
         not depend on it.
       implementation: "auto", libsonew's custom call on the CPU and jax.numpy
         elsewhere; "custom_call" or "pure" to use one of them everywhere.
       partition_specs: for use inside `jax.shard_map`: how each leaf is cut, a
-        PartitionSpec for all leaves or a tree of them, as in `in_specs`. Each
+        PartitionSpec for all leaves or a tree of them, as in `in_specs`; None is
+        a leaf that is not cut. Each
         part keeps its own chains (there are no edges across a cut); norms are
         summed over the axes that the leaf is cut along, and no others.
 """
@@ -157,9 +160,9 @@ def scale_by_sonew(
       (`update=adam_for_vectors`).
 
     .. warning::
-      A chain is a property of the whole array. Under plain `jit` XLA gathers an
-      array that is sharded over devices before the custom call; use
-      `partition_specs` inside `jax.shard_map` to avoid that.
+      A chain is a property of the whole array. Outside of `jax.shard_map` an
+      array that is sharded over devices is gathered for the step, and the results
+      are sharded as it was; use `partition_specs` to avoid that.
     """
     chosen = options(
         beta1=beta1,

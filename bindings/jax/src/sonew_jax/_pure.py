@@ -296,20 +296,21 @@ def solve(m, d, e, gamma):
             column = column - lower[t][below] * own
         keep = keep & (gamma * entry < pivot)
         # If a pivot is too small, later results are not used.
-        inverse = 1 / jnp.where(keep, pivot, 1)
+        pivot = jnp.where(keep, pivot, 1)
         columns.append(column)
-        lower.append(column * inverse)
-        solution.append(z * inverse)
+        lower.append(column * (1 / pivot))
+        solution.append(z / pivot)
         schur = schur - solution[q] * z
     for q in reversed(range(band)):
         for r in range(q + 1, band):
             solution[q] = solution[q] - lower[q][r - q - 1] * solution[r]
     keep = keep & (gamma * d[:size] < schur)
     psi = [jnp.where(keep, x, 0) for x in solution]
-    w = m[:size]
+    # The sum first: where it cancels most of m^, both are rounded alike.
+    explained = 0
     for q in range(band):
-        w = w - psi[q] * m[q + 1 : q + 1 + size]
-    w = divided(w, d[:size], jnp.where(keep, schur, d[:size]))
+        explained = explained - psi[q] * m[q + 1 : q + 1 + size]
+    w = divided(m[:size] + explained, d[:size], jnp.where(keep, schur, d[:size]))
     u = w[band:]
     for q in range(band):
         u = u - (psi[q] * w)[band - 1 - q : size - 1 - q]
