@@ -14,9 +14,7 @@ from sonew_jax import ScaleBySonewState, fused_sonew, scale_by_sonew
 
 SHAPES = {"bias": (8,), "kernel": (6, 16), "scalar": ()}
 SPECS = {"bias": P("x"), "kernel": P(None, "x"), "scalar": P()}
-# Which versions know what does not vary over an axis.
-KNOWS = tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 7)
-CHECKS = [False, True] if KNOWS else [False]
+CHECKS = [False, True]
 
 
 def mesh(**axes):
@@ -191,9 +189,3 @@ def test_under_plain_jit_a_replicated_array_is_not_gathered():
     text = step.lower(*arguments).compile().as_text()
     assert not any(word in text for word in ("all-gather", "all-reduce", "collective-permute"))
     assert bits(step(*arguments)) == bits(expected)
-
-
-@pytest.mark.skipif(KNOWS, reason="this version knows what varies")
-def test_the_check_that_old_versions_cannot_pass_is_explained():
-    with pytest.raises(NotImplementedError, match="check_vma=False"):
-        run(mesh(x=2), SPECS, {}, check=True)

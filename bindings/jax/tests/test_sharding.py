@@ -26,6 +26,7 @@ OPTIONS = [
     {"band": 3, "graft": "normalized_rmsprop", "update": adam_for_vectors},
     {"damping": "relative", "clip_norm": 0.5, "state_dtype": "bfloat16"},
 ]
+KNOWS = tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 7)
 IMPLEMENTATIONS = ["auto", "custom_call", "pure"]
 
 
@@ -70,8 +71,13 @@ def test_results_are_sharded_as_their_operands(implementation, kind, specs):
         assert same_places(state[0].momentum, params)
         placed = [place(mesh, specs, g) for g in grads]
         eager = steps(optimizer, params, state, placed)
-        compiled = jax.jit(lambda *a: steps(optimizer, *a))(params, state, placed)
-        for outcome in (eager, compiled):
+        once = optax.GradientTransformation(optimizer.init, jax.jit(optimizer.update))
+        compiled = steps(once, params, state, placed)
+        outcomes = [eager, compiled]
+        if KNOWS:
+            # The partitioner of older versions takes two steps of a program apart.
+            outcomes.append(jax.jit(lambda *a: steps(optimizer, *a))(params, state, placed))
+        for outcome in outcomes:
             if implementation == "pure":
                 # The compiler fuses other operations.
                 assert largest_difference(outcome, expected) < 1e-3

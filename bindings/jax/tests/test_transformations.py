@@ -227,14 +227,14 @@ def test_the_temporary_memory_of_the_step_in_jax_numpy(band, shapes):
 
 def test_parts_of_the_step_in_jax_numpy_are_as_the_whole(monkeypatch):
     """Where it is cut, no window is."""
-    from sonew_jax import _pure
+    from sonew_jax import _direction
 
     params = random_tree(1, {"a": (50, 60), "b": (7, 11, 13), "c": (1,), "d": (2000,)})
     for band in (1, 3, 16):
         for chains in ("column_major", "rows", "columns"):
             outcomes = []
             for least in (64, 1 << 30):
-                monkeypatch.setattr(_pure, "LEAST_PART", least)
+                monkeypatch.setattr(_direction, "LEAST_PART", least)
                 optimizer = scale_by_sonew(
                     band=band, eps=0.1, implementation="pure", chains=chains
                 )
