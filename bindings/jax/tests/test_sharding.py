@@ -60,6 +60,8 @@ def same_places(a, b):
 @pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=str)
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_results_are_sharded_as_their_operands(implementation, kind, specs):
+    if not KNOWS and implementation == "pure" and kind == AxisType.Auto:
+        pytest.skip("the partitioner of this version shards what it computes as it likes")
     mesh = make_mesh(kind)
     for options in OPTIONS:
         optimizer = sonew(0.1, implementation=implementation, **options)
