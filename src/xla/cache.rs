@@ -13,8 +13,9 @@ use crate::options::Options;
 use crate::Plan;
 
 /// Number of idle plans that are kept; the least recently used one is freed
-/// first.
-const MAX_IDLE: usize = 8;
+/// first. A program that makes more different calls than this in every step would
+/// make all of its plans anew: groups of parameters with options of their own.
+const MAX_IDLE: usize = 64;
 /// How often the lock is tried. It is held only while these few plans are
 /// searched.
 const TRIES: usize = 1000;

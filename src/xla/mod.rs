@@ -80,7 +80,7 @@ use crate::error::Error;
 /// The handler. call_frame is the runtime's XLA_FFI_CallFrame; the result is
 /// NULL, or an XLA_FFI_Error with the code INVALID_ARGUMENT and a message like
 /// those of sonew_last_error(). May be called by several threads at once. Plans,
-/// with their threads and scratch memory, are kept between calls, but at most 8
+/// with their threads and scratch memory, are kept between calls, but at most 64
 /// idle ones. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_xla_step_v1(call_frame: *mut c_void) -> *mut c_void {

@@ -1,9 +1,9 @@
-"""Four devices on the CPU, for the tests that need several."""
+"""Eight devices on the CPU, for the tests that need several."""
 
 import os
 
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
 import pytest

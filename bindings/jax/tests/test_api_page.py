@@ -32,6 +32,7 @@ NAMES = (
     "save",
     "load",
     "LibraryError",
+    "register",
     "release",
     "library_path",
     "library_version",

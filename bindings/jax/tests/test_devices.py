@@ -1,4 +1,4 @@
-"""Several devices: four on the CPU (see conftest.py)."""
+"""Several devices on the CPU (see conftest.py), in shard_map and without."""
 
 import functools
 
@@ -10,13 +10,11 @@ from c_api import Plan
 from common import bits, largest_difference, random_tree
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from sonew_jax import fused_sonew, scale_by_sonew
+from sonew_jax import ScaleBySonewState, fused_sonew, scale_by_sonew
 
 SHAPES = {"bias": (8,), "kernel": (6, 16), "scalar": ()}
 SPECS = {"bias": P("x"), "kernel": P(None, "x"), "scalar": P()}
-# Which versions know what does not vary over an axis.
-KNOWS = tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 7)
-CHECKS = [False, True] if KNOWS else [False]
+CHECKS = [False, True]
 
 
 def mesh(**axes):
@@ -28,7 +26,7 @@ def mesh(**axes):
 def state_specs(state, specs):
     rms = specs if state.rms != () else ()
     bands = tuple(specs for _ in state.bands)
-    return state._replace(count=P(), momentum=specs, diagonal=specs, bands=bands, rms=rms)
+    return ScaleBySonewState(P(), specs, specs, bands, rms, ())
 
 
 def run(mesh, specs, options, check=False, steps=3, grads=None):
@@ -191,9 +189,3 @@ def test_under_plain_jit_a_replicated_array_is_not_gathered():
     text = step.lower(*arguments).compile().as_text()
     assert not any(word in text for word in ("all-gather", "all-reduce", "collective-permute"))
     assert bits(step(*arguments)) == bits(expected)
-
-
-@pytest.mark.skipif(KNOWS, reason="this version knows what varies")
-def test_the_check_that_old_versions_cannot_pass_is_explained():
-    with pytest.raises(NotImplementedError, match="check_vma=False"):
-        run(mesh(x=2), SPECS, {}, check=True)

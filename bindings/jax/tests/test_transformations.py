@@ -211,3 +211,35 @@ def test_chains_are_what_they_are_called():
     _, state = default.update(jnp.sin(3 * g), default.init(g))
     assert bits(default.update(g, state)[0]) == bits(direction(g, "column_major"))
     assert largest_difference(direction(g, "rows"), direction(g, "row_major")) > 1e-3
+
+
+@pytest.mark.parametrize("shapes", [{"w": (300, 400)}, {"a": (200, 300), "b": (64, 40, 25), "c": (20000,)}], ids=str)
+@pytest.mark.parametrize("band", [0, 1, 2, 4, 8, 16])
+def test_the_temporary_memory_of_the_step_in_jax_numpy(band, shapes):
+    """At most 3 + 2 band numbers for each parameter."""
+    params = random_tree(0, shapes)
+    optimizer = sonew(1e-3, band=band, implementation="pure")
+    state = optimizer.init(params)
+    compiled = jax.jit(optimizer.update).lower(params, state, params).compile()
+    size = sum(x.size for x in params.values())
+    assert compiled.memory_analysis().temp_size_in_bytes <= 4 * (3 + 2 * band) * size
+
+
+def test_parts_of_the_step_in_jax_numpy_are_as_the_whole(monkeypatch):
+    """Where it is cut, no window is."""
+    from sonew_jax import _direction
+
+    params = random_tree(1, {"a": (50, 60), "b": (7, 11, 13), "c": (1,), "d": (2000,)})
+    for band in (1, 3, 16):
+        for chains in ("column_major", "rows", "columns"):
+            outcomes = []
+            for least in (64, 1 << 30):
+                monkeypatch.setattr(_direction, "LEAST_PART", least)
+                optimizer = scale_by_sonew(
+                    band=band, eps=0.1, implementation="pure", chains=chains
+                )
+                state = optimizer.init(params)
+                for _ in range(2):
+                    updates, state = jax.jit(optimizer.update)(params, state)
+                outcomes.append(updates)
+            assert largest_difference(*outcomes) < 1e-5

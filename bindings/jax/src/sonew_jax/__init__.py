@@ -9,7 +9,14 @@ platforms the same optimizer is compiled from jax.numpy.
 """
 
 from ._fused import FusedSonew, fused_sonew
-from ._library import LibraryError, instruction_set, library_path, library_version, release
+from ._library import (
+    LibraryError,
+    instruction_set,
+    library_path,
+    library_version,
+    register,
+    release,
+)
 from ._optax import ScaleBySonewState, scale_by_sonew, sonew
 from ._settings import adam_for_vectors
 from .files import load, save
@@ -24,6 +31,7 @@ __all__ = [
     "library_path",
     "library_version",
     "load",
+    "register",
     "release",
     "save",
     "scale_by_sonew",

@@ -1,12 +1,10 @@
 """The step as a custom call of libsonew. The section "XLA custom call" of
 include/sonew.h lists its operands and results."""
 
-import functools
-
 import jax
 import numpy as np
 
-from . import _library, _pure
+from . import _library
 from ._settings import (
     CHAINS,
     DAMPINGS,
@@ -20,67 +18,33 @@ from ._settings import (
 STAGES = {"gradient_squares": 0, "largest_l1": 1, "norms": 2}
 
 
-def step(program, count, traced, reached, targets, grads, planes):
-    """The results of `_step.run`, from the custom call."""
+def lower(context, program, avals, operands):
+    """The custom call in a program that is lowered. `operands` are the arguments of
+    `_step.dispatch`, `avals` their types."""
     _library.register()
-    operands, results, aliases = [count, traced], [], {}
-    results.append(jax.ShapeDtypeStruct((), np.int32))
-    if program.reached:
-        operands.append(reached)
+    listed, aliases = in_order(program, operands)
+    types, _ = in_order(program, avals)
+    rule = jax.ffi.ffi_lowering(_library.TARGET, operand_output_aliases=aliases)
+    return rule(context.replace(avals_in=types), *listed, **attributes(program))
 
-    def in_place(array):
-        aliases[len(operands)] = len(results)
-        operands.append(array)
-        results.append(jax.ShapeDtypeStruct(array.shape, array.dtype))
 
-    for i, (gradient, state) in enumerate(zip(grads, planes)):
-        if program.staged:
-            results.append(jax.ShapeDtypeStruct((2, 2), np.uint32))
+def in_order(program, operands):
+    """The operands in the order of the handler, and which result is in the place of
+    which operand."""
+    count, traced, reached, targets, grads, planes = operands
+    listed, aliases = [count, traced, *([reached] if program.reached else [])], {}
+    result = 1
+    for i, (gradient, own) in enumerate(zip(grads, planes)):
+        result += program.staged
         if program.has_target:
-            in_place(targets[i])
-        else:
-            results.append(jax.ShapeDtypeStruct(gradient.shape, gradient.dtype))
-        operands.append(gradient)
-        for plane in state:
-            in_place(plane)
-
-    # Under shard_map all operands must vary over the same axes. The results vary
-    # over the same axes as those of the step in jax.numpy.
-    axes = frozenset().union(*map(axes_of, operands))
-    if axes:
-        operands = [varying(operand, axes) for operand in operands]
-        pure = functools.partial(_pure.step, program)
-        results = in_order(*jax.eval_shape(pure, count, traced, reached, targets, grads, planes))
-    call = jax.ffi.ffi_call(
-        _library.TARGET,
-        results,
-        has_side_effect=False,
-        vmap_method="broadcast_all",
-        input_output_aliases=aliases,
-    )
-    out = list(call(*operands, **attributes(program)))
-    if axes and any(axes_of(a) != axes_of(b) for a, b in zip(out, results)):
-        raise NotImplementedError(
-            "this version of JAX takes every result of a custom call to vary over all mesh axes: "
-            "pass check_vma=False to jax.shard_map, or use jax 0.7 or newer"
-        )
-
-    taken = out.pop(0)
-    numbers, targets, state = [], [], []
-    for planes_of_leaf in planes:
-        if program.staged:
-            numbers.append(out.pop(0))
-        targets.append(out.pop(0))
-        state.append(tuple(out.pop(0) for _ in planes_of_leaf))
-    return taken, tuple(numbers), tuple(targets), tuple(state)
-
-
-def in_order(taken, numbers, targets, planes):
-    """The results of a step in the order of the handler."""
-    results = [taken]
-    for i, (target, state) in enumerate(zip(targets, planes)):
-        results += [*numbers[i : i + 1], target, *state]
-    return results
+            aliases[len(listed)] = result
+            listed.append(targets[i])
+        listed.append(gradient)
+        for n, plane in enumerate(own):
+            aliases[len(listed)] = result + 1 + n
+            listed.append(plane)
+        result += 1 + len(own)
+    return listed, aliases
 
 
 def attributes(program):
@@ -129,23 +93,3 @@ def attributes(program):
 def clean(name):
     """A name that the library accepts, without control characters."""
     return "".join(c if c.isprintable() else "?" for c in name)
-
-
-def axes_of(array):
-    """The manual axes that a value varies over, under shard_map."""
-    aval = jax.typeof(array) if hasattr(jax, "typeof") else jax.core.get_aval(array)
-    axes = getattr(aval, "vma", None)
-    if axes is None:
-        axes = getattr(getattr(aval, "manual_axis_type", None), "varying", None)
-    return frozenset(axes or ())
-
-
-def varying(array, axes):
-    """Marks a value that is the same on all devices of these axes as varying."""
-    axes = tuple(axes - axes_of(array))
-    if not axes:
-        return array
-    if hasattr(jax.lax, "pcast"):
-        return jax.lax.pcast(array, axes, to="varying")
-    return jax.lax.pvary(array, axes)
-

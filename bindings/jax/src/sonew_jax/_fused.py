@@ -1,13 +1,11 @@
 """The step in place: one custom call for all parameters and their state."""
 
-from typing import Any, Callable, NamedTuple
-
-import jax
-import jax.numpy as jnp
+from typing import Any, Callable, NamedTuple, Optional
 
 from . import _settings
 from ._optax import decays, with_options
-from ._tree import Leaves, options, take_step
+from ._settings import DType, Number, NumberOrSchedule, PerLeaf
+from ._tree import Leaves, ScaleBySonewState, options, take_step
 
 
 class FusedSonew(NamedTuple):
@@ -18,42 +16,42 @@ class FusedSonew(NamedTuple):
       step: `params, state = step(params, grads, state)`.
     """
 
-    init: Callable[[Any], Any]
-    step: Callable[[Any, Any, Any], Any]
+    init: Callable[[Any], ScaleBySonewState]
+    step: Callable[[Any, Any, ScaleBySonewState], tuple[Any, ScaleBySonewState]]
 
 
 @with_options
 def fused_sonew(
-    learning_rate,
-    beta1=0.9,
-    beta2=0.99,
-    eps=1e-6,
-    gamma=1e-2,
-    weight_decay=0.0,
-    mask=None,
+    learning_rate: NumberOrSchedule,
+    beta1: Number = 0.9,
+    beta2: Number = 0.99,
+    eps: Number = 1e-6,
+    gamma: Number = 1e-2,
+    weight_decay: NumberOrSchedule = 0.0,
+    mask: Any = None,
     *,
-    master_weights=False,
-    learning_rate_scale=1.0,
-    band=None,
-    graft="adam",
-    graft_eps=1e-8,
-    statistics="moving_average",
-    statistics_weight=1.0,
-    damping="absolute",
-    bias_correction=True,
-    graft_bias_correction=True,
-    chains="column_major",
-    update="sonew",
-    state_dtype=None,
-    rounding="nearest",
-    seed=None,
-    grad_scale=1.0,
-    clip_norm=None,
-    non_finite="skip",
-    threads=None,
-    implementation="auto",
-    partition_specs=None,
-):
+    master_weights: bool = False,
+    learning_rate_scale: PerLeaf[float] = 1.0,
+    band: Optional[int] = None,
+    graft: str = "adam",
+    graft_eps: Number = 1e-8,
+    statistics: str = "moving_average",
+    statistics_weight: NumberOrSchedule = 1.0,
+    damping: str = "absolute",
+    bias_correction: bool = True,
+    graft_bias_correction: bool = True,
+    chains: PerLeaf[str] = "column_major",
+    update: PerLeaf[str] = "sonew",
+    state_dtype: Optional[PerLeaf[DType]] = None,
+    rounding: str = "nearest",
+    seed: Optional[int] = None,
+    grad_scale: Number = 1.0,
+    clip_norm: Optional[Number] = None,
+    non_finite: str = "skip",
+    threads: Optional[int] = None,
+    implementation: str = "auto",
+    partition_specs: Any = None,
+) -> FusedSonew:
     r"""SONew with parameters and state updated in place.
 
     The same method as `sonew`, but the step takes parameters and returns new
@@ -63,8 +61,8 @@ def fused_sonew(
 
     Args:
       learning_rate: a number, or a schedule: a function of the count of steps.
-      weight_decay: decoupled from the preconditioner, multiplied by the
-        learning rate.
+      weight_decay: a number, or a schedule: a function of the count of steps.
+        Decoupled from the preconditioner, multiplied by the learning rate.
       mask: which leaves decay: a tree of booleans, or a function that returns
         one for the parameters; None for all.
       master_weights: keep float32 parameters in the state; 16-bit parameters
@@ -92,30 +90,47 @@ def fused_sonew(
       >>> print(f"{loss(x):.3f}")
       0.000
     """
-    shared = {
-        name: value
-        for name, value in locals().items()
-        if name
-        not in ("learning_rate", "weight_decay", "mask", "master_weights", "learning_rate_scale")
-    }
-    chosen = options(**shared)._replace(
+    chosen = options(
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        gamma=gamma,
+        band=band,
+        graft=graft,
+        graft_eps=graft_eps,
+        statistics=statistics,
+        statistics_weight=statistics_weight,
+        damping=damping,
+        bias_correction=bias_correction,
+        graft_bias_correction=graft_bias_correction,
+        chains=chains,
+        update=update,
+        state_dtype=state_dtype,
+        rounding=rounding,
+        seed=seed,
+        grad_scale=grad_scale,
+        clip_norm=clip_norm,
+        non_finite=non_finite,
+        threads=threads,
+        implementation=implementation,
+        partition_specs=partition_specs,
+    )._replace(
         master_weights=_settings.flag("master_weights", master_weights), direction=False
     )
-    weight_decay = _settings.number("weight_decay", weight_decay)
-    if not callable(learning_rate):
-        learning_rate = _settings.number("learning_rate", learning_rate)
+    weight_decay = _settings.number_or_schedule("weight_decay", weight_decay)
+    learning_rate = _settings.number_or_schedule("learning_rate", learning_rate)
 
     def init(params):
         return Leaves(chosen, params).init()
 
     def step(params, grads, state):
-        leaves = Leaves(chosen, grads)
+        leaves = Leaves(chosen, grads, params)
         targets = leaves.matching("the parameters", params)
         leaves.scale_rates(learning_rate_scale)
-        rate = learning_rate
-        if callable(rate):
-            rate = _settings.number("learning_rate", jnp.asarray(rate(state.count)))
-        numbers = {"learning_rate": rate, "weight_decay": weight_decay}
+        numbers = {
+            "learning_rate": _settings.at("learning_rate", learning_rate, state),
+            "weight_decay": _settings.at("weight_decay", weight_decay, state),
+        }
         wanted = decays(leaves, mask, params)
         targets, state, _ = take_step(leaves, state, targets, numbers, wanted)
         return leaves.tree(targets), state

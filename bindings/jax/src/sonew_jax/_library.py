@@ -6,6 +6,7 @@ import functools
 import os
 from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_size_t, c_uint64, c_void_p
 from pathlib import Path
+from typing import Optional
 
 import jax
 
@@ -23,7 +24,7 @@ class LibraryError(RuntimeError):
     `status` is the number of the sonew_status if it refused a call.
     """
 
-    def __init__(self, message, status=None):
+    def __init__(self, message: str, status: Optional[int] = None):
         super().__init__(message)
         self.status = status
 
@@ -134,23 +135,24 @@ def check(status):
 
 
 @functools.cache
-def register():
-    """Makes the handler known to XLA, once per process."""
+def register() -> None:
+    """Makes the custom call known to XLA, once per process. Steps do it themselves;
+    a program that only runs what `jax.export` saved has to call this before."""
     capsule = jax.ffi.pycapsule(library().handler)
     jax.ffi.register_ffi_target(TARGET, capsule, platform="cpu", api_version=1)
 
 
-def library_path():
+def library_path() -> str:
     """The path of the library in use."""
     return library().path
 
 
-def library_version():
+def library_version() -> str:
     """The version of the library in use."""
     return library().version
 
 
-def instruction_set():
+def instruction_set() -> str:
     """The instruction set of steps on this processor: avx512, avx2, neon or
     portable."""
     c = library()
@@ -166,6 +168,6 @@ def instruction_set():
     return text
 
 
-def release():
+def release() -> None:
     """Frees the scratch memory and the threads that are kept between steps."""
     library().sonew_xla_release()

@@ -1,10 +1,13 @@
 """The optimizer in optax's two layers."""
 
+from typing import Any, Optional
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from . import _settings
+from ._settings import DType, Number, NumberOrSchedule, PerLeaf
 from ._tree import Leaves, ScaleBySonewState, options, take_step
 
 __all__ = ["ScaleBySonewState", "scale_by_sonew", "sonew"]
@@ -41,7 +44,9 @@ OPTIONS = """
         whole leaf as one chain with its first dimension fastest, right for
         kernels stored [in, out]; "row_major", its last dimension fastest;
         "columns" or "rows", a chain for each. One value for all leaves, a tree
-        of values, or a function of (path, leaf).
+        of values, or a function of (path, leaf). Functions see the parameters, as
+        far as a step is passed them. Kernels that a scan stacks,
+        [layer, in, out], need `jax.vmap` over the layers, see the README.
       update: "sonew", or "adam" for the plain Adam update, as for biases and
         normalization layers. One value for all leaves, a tree of values, or a
         function of (path, leaf), such as `sonew_jax.adam_for_vectors`.
@@ -56,15 +61,16 @@ OPTIONS = """
         multiplied by clip_norm / norm; None for no clipping.
       non_finite: what to do about a gradient that is not finite, or whose
         square overflows: "skip" the step (updates are zero, the state and its
-        count stay as they are), or "unchecked", which does not check the
-        gradients first.
+        count stay as they are, and `skipped` in the state counts it), or
+        "unchecked", which does not check the gradients first.
       threads: the largest number of threads of a step on the CPU; None or 0
         for one per core, shared by steps that run at the same time. Results do
         not depend on it.
       implementation: "auto", libsonew's custom call on the CPU and jax.numpy
         elsewhere; "custom_call" or "pure" to use one of them everywhere.
       partition_specs: for use inside `jax.shard_map`: how each leaf is cut, a
-        PartitionSpec for all leaves or a tree of them, as in `in_specs`. Each
+        PartitionSpec for all leaves or a tree of them, as in `in_specs`; None is
+        a leaf that is not cut. Each
         part keeps its own chains (there are no edges across a cut); norms are
         summed over the axes that the leaf is cut along, and no others.
 """
@@ -72,37 +78,39 @@ OPTIONS = """
 
 def with_options(function):
     """Inserts the options that all of the optimizers share into a docstring."""
-    function.__doc__ = function.__doc__.replace("{options}", OPTIONS.strip())
+    # Under `python -OO` there are no docstrings.
+    if function.__doc__ is not None:
+        function.__doc__ = function.__doc__.replace("{options}", OPTIONS.strip())
     return function
 
 
 @with_options
 def scale_by_sonew(
-    beta1=0.9,
-    beta2=0.99,
-    eps=1e-6,
-    gamma=1e-2,
+    beta1: Number = 0.9,
+    beta2: Number = 0.99,
+    eps: Number = 1e-6,
+    gamma: Number = 1e-2,
     *,
-    band=None,
-    graft="adam",
-    graft_eps=1e-8,
-    statistics="moving_average",
-    statistics_weight=1.0,
-    damping="absolute",
-    bias_correction=True,
-    graft_bias_correction=True,
-    chains="column_major",
-    update="sonew",
-    state_dtype=None,
-    rounding="nearest",
-    seed=None,
-    grad_scale=1.0,
-    clip_norm=None,
-    non_finite="skip",
-    threads=None,
-    implementation="auto",
-    partition_specs=None,
-):
+    band: Optional[int] = None,
+    graft: str = "adam",
+    graft_eps: Number = 1e-8,
+    statistics: str = "moving_average",
+    statistics_weight: NumberOrSchedule = 1.0,
+    damping: str = "absolute",
+    bias_correction: bool = True,
+    graft_bias_correction: bool = True,
+    chains: PerLeaf[str] = "column_major",
+    update: PerLeaf[str] = "sonew",
+    state_dtype: Optional[PerLeaf[DType]] = None,
+    rounding: str = "nearest",
+    seed: Optional[int] = None,
+    grad_scale: Number = 1.0,
+    clip_norm: Optional[Number] = None,
+    non_finite: str = "skip",
+    threads: Optional[int] = None,
+    implementation: str = "auto",
+    partition_specs: Any = None,
+) -> optax.GradientTransformation:
     r"""Replaces gradients by SONew's direction.
 
     For one chain of coordinates with gradient :math:`g` at step :math:`t`::
@@ -152,18 +160,41 @@ def scale_by_sonew(
       (`update=adam_for_vectors`).
 
     .. warning::
-      A chain is a property of the whole array. Under plain `jit` XLA gathers an
-      array that is sharded over devices before the custom call; use
-      `partition_specs` inside `jax.shard_map` to avoid that.
+      A chain is a property of the whole array. Outside of `jax.shard_map` an
+      array that is sharded over devices is gathered for the step, and the results
+      are sharded as it was; use `partition_specs` to avoid that.
     """
-    chosen = options(**locals())
+    chosen = options(
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        gamma=gamma,
+        band=band,
+        graft=graft,
+        graft_eps=graft_eps,
+        statistics=statistics,
+        statistics_weight=statistics_weight,
+        damping=damping,
+        bias_correction=bias_correction,
+        graft_bias_correction=graft_bias_correction,
+        chains=chains,
+        update=update,
+        state_dtype=state_dtype,
+        rounding=rounding,
+        seed=seed,
+        grad_scale=grad_scale,
+        clip_norm=clip_norm,
+        non_finite=non_finite,
+        threads=threads,
+        implementation=implementation,
+        partition_specs=partition_specs,
+    )
 
     def init(params):
         return Leaves(chosen, params).init()
 
     def update(updates, state, params=None):
-        del params
-        leaves = Leaves(chosen, updates)
+        leaves = Leaves(chosen, updates, params)
         directions, state, _ = take_step(leaves, state, None, UNUSED, ones(leaves))
         return leaves.tree(directions), state
 
@@ -180,34 +211,34 @@ def ones(leaves):
 
 @with_options
 def sonew(
-    learning_rate,
-    beta1=0.9,
-    beta2=0.99,
-    eps=1e-6,
-    gamma=1e-2,
-    weight_decay=0.0,
-    mask=None,
+    learning_rate: optax.ScalarOrSchedule,
+    beta1: Number = 0.9,
+    beta2: Number = 0.99,
+    eps: Number = 1e-6,
+    gamma: Number = 1e-2,
+    weight_decay: NumberOrSchedule = 0.0,
+    mask: Any = None,
     *,
-    band=None,
-    graft="adam",
-    graft_eps=1e-8,
-    statistics="moving_average",
-    statistics_weight=1.0,
-    damping="absolute",
-    bias_correction=True,
-    graft_bias_correction=True,
-    chains="column_major",
-    update="sonew",
-    state_dtype=None,
-    rounding="nearest",
-    seed=None,
-    grad_scale=1.0,
-    clip_norm=None,
-    non_finite="skip",
-    threads=None,
-    implementation="auto",
-    partition_specs=None,
-):
+    band: Optional[int] = None,
+    graft: str = "adam",
+    graft_eps: Number = 1e-8,
+    statistics: str = "moving_average",
+    statistics_weight: NumberOrSchedule = 1.0,
+    damping: str = "absolute",
+    bias_correction: bool = True,
+    graft_bias_correction: bool = True,
+    chains: PerLeaf[str] = "column_major",
+    update: PerLeaf[str] = "sonew",
+    state_dtype: Optional[PerLeaf[DType]] = None,
+    rounding: str = "nearest",
+    seed: Optional[int] = None,
+    grad_scale: Number = 1.0,
+    clip_norm: Optional[Number] = None,
+    non_finite: str = "skip",
+    threads: Optional[int] = None,
+    implementation: str = "auto",
+    partition_specs: Any = None,
+) -> optax.GradientTransformation:
     r"""SONew, the Sparsified Online Newton method.
 
     `p <- p - learning_rate (u + weight_decay p)` with the direction u of
@@ -217,7 +248,8 @@ def sonew(
 
     Args:
       learning_rate: a number, or a schedule: a function of the step.
-      weight_decay: decoupled from the preconditioner; as in `optax.adamw` it is
+      weight_decay: a number, or a schedule: a function of the count of steps
+        taken. Decoupled from the preconditioner; as in `optax.adamw` it is
         multiplied by the learning rate. A skipped step does not decay either.
       mask: which leaves decay: a tree of booleans, or a function that returns
         one for the parameters; None for all.
@@ -246,21 +278,41 @@ def sonew(
     .. seealso:: `scale_by_sonew` for the formula and for differences between
       implementations; `fused_sonew` for a step in place.
     """
-    shared = {
-        name: value
-        for name, value in locals().items()
-        if name not in ("learning_rate", "weight_decay", "mask")
-    }
-    chosen = options(**shared)
-    weight_decay = _settings.number("weight_decay", weight_decay)
+    chosen = options(
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        gamma=gamma,
+        band=band,
+        graft=graft,
+        graft_eps=graft_eps,
+        statistics=statistics,
+        statistics_weight=statistics_weight,
+        damping=damping,
+        bias_correction=bias_correction,
+        graft_bias_correction=graft_bias_correction,
+        chains=chains,
+        update=update,
+        state_dtype=state_dtype,
+        rounding=rounding,
+        seed=seed,
+        grad_scale=grad_scale,
+        clip_norm=clip_norm,
+        non_finite=non_finite,
+        threads=threads,
+        implementation=implementation,
+        partition_specs=partition_specs,
+    )
+    weight_decay = _settings.number_or_schedule("weight_decay", weight_decay)
 
     def init(params):
         return Leaves(chosen, params).init()
 
     def step(updates, state, params=None):
-        leaves = Leaves(chosen, updates)
+        leaves = Leaves(chosen, updates, params)
+        weight = _settings.at("weight_decay", weight_decay, state)
         directions, state, taken = take_step(leaves, state, None, UNUSED, ones(leaves))
-        directions = decayed(leaves, directions, params, weight_decay, mask, taken)
+        directions = decayed(leaves, directions, params, weight, mask, taken)
         return leaves.tree(directions), state
 
     return optax.chain(
@@ -287,7 +339,7 @@ def decays(leaves, mask, params):
     """For each leaf, 1.0 if its weights decay, otherwise 0.0."""
     if mask is None:
         return ones(leaves)
-    if callable(mask):
+    if _settings.is_function(mask):
         mask = mask(params)
     is_bool = lambda value: isinstance(value, bool)
     return [float(x) for x in leaves.each("mask", jax.tree.map(bool, mask), is_bool)]

@@ -1,8 +1,5 @@
 """The step in jax.numpy: for platforms that libsonew has no custom call for,
 and for derivatives. It computes the same as the library, up to rounding.
-
-A leaf becomes a matrix of chains, [chains, length]. Neighbours are found by
-shifting it, and the windows of all coordinates are eliminated at once.
 """
 
 import dataclasses
@@ -13,7 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from . import _bits
+from ._direction import directions, from_chains, to_chains
 from ._settings import NUMBERS
+from ._sharding import union
 
 # The smallest relative damping, as in the authors' JAX code.
 LEAST_RELATIVE_DAMPING = 1e-24
@@ -44,21 +43,6 @@ class Numbers:
         else:
             log = jnp.log1p(beta - 1)
         return -1 / jnp.expm1(steps * log)
-
-
-def to_chains(x, chains):
-    if chains in ("column_major", "columns"):
-        first = x.shape[0] if x.ndim else 1
-        x = x.transpose()
-        return x.reshape(-1, first) if chains == "columns" else x.reshape(1, -1)
-    last = x.shape[-1] if x.ndim else 1
-    return x.reshape(-1, last) if chains == "rows" else x.reshape(1, -1)
-
-
-def from_chains(x, shape, chains):
-    if chains in ("column_major", "columns"):
-        return x.reshape(shape[::-1]).transpose()
-    return x.reshape(shape)
 
 
 def ahead(x, k, fill=0.0):
@@ -92,36 +76,52 @@ def squares(x):
     return jnp.sum(x * x)
 
 
+@jax.custom_jvp
+def finite_squares(x):
+    """The squared norm; NaN if the square of an element is not finite."""
+    return jnp.sum(jnp.where(x * x < jnp.inf, x * x, jnp.nan))
+
+
+@finite_squares.defjvp
+def _derivative(primals, tangents):
+    (x,), (change,) = primals, tangents
+    finite = jnp.all(x * x < jnp.inf)
+    return finite_squares(x), 2 * jnp.sum(jnp.where(finite, x, 0) * change)
+
+
+def sum_of(numbers):
+    """A sum of scalars as a loop: compilers put a long sum of scalars once more into
+    everything that depends on it."""
+    rows = [sum(numbers[i : i + 8]) for i in range(0, len(numbers), 8)]
+    if len(rows) == 1:
+        return rows[0]
+    return jax.lax.scan(lambda total, x: (total + x, None), rows[0], jnp.stack(rows[1:]))[0]
+
+
 def arithmetic(target, state):
     return jnp.float64 if jnp.float64 in (target.dtype, state.dtype) else jnp.float32
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def gradient_squares(dtype, leaf, gradient, scale):
+@functools.partial(jax.jit, static_argnums=0)
+def gradient_squares(dtype, gradient, scale):
     """The squared norm of a gradient; NaN if it is not finite."""
-    g = gradient.astype(dtype) * scale
-    finite = jnp.all(g * g < jnp.inf)
-    return jnp.where(finite, squares(jnp.where(finite, g, 0)), jnp.nan)
+    return finite_squares(gradient.astype(dtype) * scale)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def take_in(settings, leaf, index, dtype, numbers, planes, gradient, norm):
     """A leaf's state updated with the gradient, and the squared norm of the
     graft's vector. `norm` is that of the gradient."""
-    g = to_chains(gradient.astype(dtype) * numbers["scale"], leaf.chains)
-    old = [to_chains(plane.astype(dtype), leaf.chains) for plane in planes]
+    g = gradient.astype(dtype) * numbers["scale"]
+    old = [plane.astype(dtype) for plane in planes]
     state_dtype = planes[0].dtype
     band = leaf.band(settings)
 
     def stored(x, plane):
         """A new plane: subnormal numbers are set to zero, then it is rounded."""
-        x = jnp.where(jnp.abs(x) < jnp.finfo(dtype if state_dtype == jnp.float64 else jnp.float32).tiny, 0, x)
-        x = from_chains(x, gradient.shape, leaf.chains)
-        key = (settings, numbers["step"], index, plane)
-        return _bits.rounded(x, state_dtype, *key)
-
-    def back(plane):
-        return to_chains(plane.astype(dtype), leaf.chains)
+        tiny = jnp.finfo(dtype if state_dtype == jnp.float64 else jnp.float32).tiny
+        x = jnp.where(jnp.abs(x) < tiny, 0, x)
+        return _bits.rounded(x, state_dtype, settings, numbers["step"], index, plane)
 
     beta1, beta2 = numbers["beta1"], numbers["beta2"]
     if settings.statistics == "moving_average":
@@ -129,9 +129,10 @@ def take_in(settings, leaf, index, dtype, numbers, planes, gradient, norm):
     else:
         keep, weight = 1.0, numbers["statistics_weight"]
     new = [stored(beta1 * old[0] + numbers["one_minus_beta1"] * g, 0)]
-    for k in range(band + 1):
-        product = (weight * g) * ahead(g, k)
-        new.append(stored(keep * old[1 + k] + product, 1 + k))
+    new.append(stored(keep * old[1] + (weight * g) * g, 1))
+    for k in range(1, band + 1):
+        neighbour = from_chains(ahead(to_chains(g, leaf.chains), k), g.shape, leaf.chains)
+        new.append(stored(keep * old[1 + k] + (weight * g) * neighbour, 1 + k))
     q = jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0) * g
     if leaf.has_rms(settings):
         rms = 2 + band
@@ -139,16 +140,16 @@ def take_in(settings, leaf, index, dtype, numbers, planes, gradient, norm):
         new.append(stored(beta2 * old[rms] + (weight * q) * q, rms))
 
     graft, eps = leaf.graft(settings), numbers["graft_eps"]
-    m = back(new[0]) * numbers["correct_momentum"]
+    m = new[0].astype(dtype) * numbers["correct_momentum"]
     if graft == "sgd":
         reference = squares(g)
     elif graft == "momentum":
         reference = squares(m)
     elif graft == "adam":
-        h = back(new[1]) * numbers["correct_graft"]
+        h = new[1].astype(dtype) * numbers["correct_graft"]
         reference = squares(quotient(m, root(h) + eps))
     elif graft == "normalized_rmsprop":
-        reference = squares(quotient(q, root(back(new[2 + band])) + eps))
+        reference = squares(quotient(q, root(new[2 + band].astype(dtype)) + eps))
     else:
         reference = jnp.zeros((), dtype)
     if leaf.master:
@@ -168,58 +169,13 @@ def largest_l1(settings, leaf, dtype, numbers, planes):
     return jnp.max(h + behind(e, 1).at[:, 0].set(e[:, 0]))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def direction(settings, leaf, dtype, numbers, planes, damping):
-    """u = L D L^T m^ of a leaf, as chains."""
-    band = leaf.band(settings)
-    m, h, *e = [to_chains(p.astype(dtype), leaf.chains) for p in planes[: 2 + band]]
-    m = m * numbers["correct_momentum"]
-    h = h * numbers["correct_statistics"]
-    e = [x * numbers["correct_statistics"] for x in e]
-    if leaf.update == "adam":
-        d = root(h) + numbers["graft_eps"]
-    else:
-        d = h + damping
-    gamma = numbers["gamma"]
-
-    # The window H_II, I = j+1 .. j+band, is eliminated from j+1 upward:
-    # l is its unit lower triangle, c is l times the pivots.
-    l, c = [[None] * band for _ in range(band)], [[None] * band for _ in range(band)]
-    solution = [None] * band
-    schur, keep = d, jnp.ones(d.shape, bool)
-    for q in range(band):
-        entry = ahead(d, q + 1, 1.0)
-        pivot, z = entry, e[q]
-        for t in range(q):
-            pivot = pivot - l[q][t] * c[q][t]
-            z = z - c[q][t] * solution[t]
-        keep = keep & (gamma * entry < pivot)
-        # If a pivot is too small, later results are not used.
-        inverse = 1 / jnp.where(keep, pivot, 1)
-        for r in range(q + 1, band):
-            x = ahead(e[r - q - 1], q + 1)
-            for t in range(q):
-                x = x - l[r][t] * c[q][t]
-            c[r][q] = x
-            l[r][q] = x * inverse
-        solution[q] = z * inverse
-        schur = schur - solution[q] * z
-    for q in reversed(range(band)):
-        for r in range(q + 1, band):
-            solution[q] = solution[q] - l[r][q] * solution[r]
-    keep = keep & (gamma * d < schur)
-    usable = (d > 0) & (d < jnp.inf)
-    schur = jnp.where(usable, jnp.where(keep, schur, d), 1)
-    psi = [jnp.where(keep, x, 0) for x in solution]
-
-    w = m
-    for q in range(band):
-        w = w - psi[q] * ahead(m, q + 1)
-    w = jnp.where(usable, w / schur, 0)
-    u = w
-    for q in range(band):
-        u = u - behind(psi[q] * w, q + 1)
-    return u
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def corrected(leaf, dtype, numbers, planes, damping):
+    """m^ and the damped H^ of a leaf: momentum, diagonal and sub-diagonals."""
+    m = planes[0].astype(dtype) * numbers["correct_momentum"]
+    h, *e = [plane.astype(dtype) * numbers["correct_statistics"] for plane in planes[1:]]
+    d = root(h) + numbers["graft_eps"] if leaf.update == "adam" else h + damping
+    return m, d, e
 
 
 def step(program, count, traced, reached, targets, grads, planes):
@@ -253,7 +209,7 @@ class Run:
         self.ok = None
         self.clip = None
         self.references = None
-        self.directions = {}
+        self.directions = None
         self.numbers = self.nothing()
 
     def nothing(self):
@@ -301,8 +257,8 @@ class Run:
             if not known:
                 scale = lambda dtype: jnp.asarray(self.all.get("grad_scale", dtype), dtype)
                 self.numbers = [
-                    (gradient_squares(dtype, leaf, gradient, scale(dtype)), jnp.zeros((), dtype))
-                    for leaf, dtype, gradient, _ in self.leaves()
+                    (gradient_squares(dtype, gradient, scale(dtype)), jnp.zeros((), dtype))
+                    for _, dtype, gradient, _ in self.leaves()
                 ]
                 return "gradient_squares"
             self.take_gradient_squares(known["gradient_squares"])
@@ -319,7 +275,7 @@ class Run:
     def take_gradient_squares(self, numbers):
         all_squares = [first for first, _ in numbers]
         wide = jnp.result_type(*self.dtypes)
-        total = sum(x.astype(wide) for x in all_squares)
+        total = sum_of([x.astype(wide) for x in all_squares])
         if self.program.refuses():
             self.ok = total == total
         self.gradient_norms = [where_positive(x, jnp.sqrt) for x in all_squares]
@@ -361,16 +317,20 @@ class Run:
         self.numbers = numbers
         return "largest_l1"
 
-    def directions_of(self, i, known):
-        if i not in self.directions:
-            leaf, dtype, _, planes = list(self.leaves())[i]
-            values = self.values(dtype)
-            damping = values["eps"]
-            if self.program.relative(leaf):
-                l1 = known["largest_l1"][i][0].astype(dtype)
-                damping = jnp.maximum(damping * l1, LEAST_RELATIVE_DAMPING)
-            self.directions[i] = direction(self.settings, leaf, dtype, values, planes, damping)
-        return self.directions[i]
+    def all_directions(self, known):
+        if self.directions is None:
+            arrays = []
+            for i, (leaf, dtype, _, planes) in enumerate(self.leaves()):
+                values = self.values(dtype)
+                damping = values["eps"]
+                if self.program.relative(leaf):
+                    l1 = known["largest_l1"][i][0].astype(dtype)
+                    damping = jnp.maximum(damping * l1, LEAST_RELATIVE_DAMPING)
+                own = planes[: 2 + leaf.band(self.settings)]
+                arrays.append(corrected(leaf, dtype, values, own, damping))
+            gamma = lambda i: self.values(self.dtypes[i])["gamma"]
+            self.directions = directions(self.program.leaves, arrays, gamma)
+        return self.directions
 
     def norms(self, known):
         numbers = []
@@ -378,24 +338,34 @@ class Run:
             pair = self.nothing()[i]
             if leaf.graft(self.settings) != "none":
                 reference = self.references[i] if self.references else pair[1]
-                pair = squares(self.directions_of(i, known)), reference
+                pair = squares(self.all_directions(known)[i]), reference
             numbers.append(pair)
         self.numbers = numbers
         return "norms"
 
-    def apply(self, known):
-        targets, planes = [], []
-        for i, (leaf, dtype, gradient, state) in enumerate(self.leaves()):
-            u = self.directions_of(i, known)
+    def ratios(self, known):
+        """What each leaf's direction is multiplied by, for the norm of its graft."""
+        found = [jnp.ones((), dtype) for dtype in self.dtypes]
+        groups = {}
+        for i, (leaf, dtype, _, _) in enumerate(self.leaves()):
             if leaf.graft(self.settings) != "none":
                 squared_norm, reference = known["norms"][i]
                 if "largest_l1" in known:
                     reference = known["largest_l1"][i][1]
-                squared_norm, reference = squared_norm.astype(dtype), reference.astype(dtype)
-                ratio = root(reference) * where_positive(squared_norm, lambda x: jax.lax.rsqrt(x))
-            else:
-                ratio = jnp.ones((), dtype)
-            u = from_chains(u, gradient.shape, leaf.chains)
+                pair = squared_norm.astype(dtype), reference.astype(dtype)
+                groups.setdefault((dtype, union(*pair)), {})[i] = pair
+        for pairs in groups.values():
+            # Together, because every function of a scalar takes long to compile.
+            norms, references = map(jnp.stack, zip(*pairs.values()))
+            ratios = root(references) * where_positive(norms, jax.lax.rsqrt)
+            for place, i in enumerate(pairs):
+                found[i] = ratios[place]
+        return found
+
+    def apply(self, known):
+        targets, planes, ratios = [], [], self.ratios(known)
+        for i, (leaf, dtype, _, state) in enumerate(self.leaves()):
+            u, ratio = self.all_directions(known)[i], ratios[i]
             key = (self.settings, self.step_number, i, len(state))
             if self.program.direction:
                 new = _bits.rounded(ratio * u, self.types[i], *key)

@@ -4,6 +4,7 @@ on."""
 import dataclasses
 import math
 import numbers
+from typing import Any, Callable, TypeVar, Union
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +36,19 @@ NUMBERS = (
 # The numbers that must be in [0, 1), and those that must be positive.
 UNIT, POSITIVE = {"beta1", "beta2", "gamma"}, {"grad_scale", "clip_norm"}
 
+# How arguments are annotated.
+T = TypeVar("T")
+Number = jax.typing.ArrayLike
+NumberOrSchedule = Union[Number, Callable[[Any], Number]]
+# One value for all leaves, a function of (path, leaf), or a tree of values.
+PerLeaf = Union[T, Callable[[Any, Any], T], Any]
+DType = jax.typing.DTypeLike
+
 STATE_DTYPES = ("float32", "float64", "bfloat16")
 DTYPES = (*STATE_DTYPES, "float16")
 
 
-def adam_for_vectors(path, leaf):
+def adam_for_vectors(path: Any, leaf: Any) -> str:
     """For `update`: plain Adam for leaves of at most one dimension (biases,
     normalization layers), SONew for all others."""
     return "adam" if np.ndim(leaf) <= 1 else "sonew"
@@ -87,6 +96,16 @@ def number(argument, value):
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{argument} is {value!r}, must be a number")
     return in_range(argument, float(value))
+
+
+def number_or_schedule(argument, value):
+    """Checks a hyperparameter that may be a function of the count of steps."""
+    return value if callable(value) else number(argument, value)
+
+
+def at(argument, value, state):
+    """The value of such a hyperparameter at the count of a state."""
+    return number(argument, jnp.asarray(value(state.count))) if callable(value) else value
 
 
 def in_range(argument, value):
@@ -203,13 +222,20 @@ class Program:
         return stages
 
 
+def is_function(value):
+    """Whether an option is a function. A tree may be callable, too, as modules of
+    equinox are: it is one only if all of its leaves are callable, as in optax."""
+    leaves = jax.tree.leaves(value)
+    return callable(value) and len(leaves) > 0 and all(map(callable, leaves))
+
+
 def per_leaf(argument, value, paths, leaves, treedef, is_value):
     """The value of a per-leaf option for each leaf. The option is one value for
     all, a function of path and leaf, or a tree with the values (a value may be
     in place of a subtree)."""
     if is_value(value):
         return [value] * len(leaves)
-    if callable(value):
+    if is_function(value):
         return [value(path, leaf) for path, leaf in zip(paths, leaves)]
     try:
         spread = jax.tree.map(

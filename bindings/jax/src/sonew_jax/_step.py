@@ -7,7 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from . import _call, _pure
+from . import _primitive, _pure, _sharding
 
 
 def run(program, count, traced, targets, grads, planes):
@@ -41,7 +41,7 @@ def in_stages(program, count, traced, targets, grads, planes):
     if program.direction:
         targets = tuple(map(jnp.zeros_like, grads))
     stages = program.stages()
-    parts = max(_parts(leaf.axes) for leaf in program.leaves)
+    parts = max(_parts(leaf) for leaf in program.leaves)
     rows = []
     for so_far in range(len(stages) + 1):
         stage = dataclasses.replace(program, reached=tuple(stages[:so_far]))
@@ -57,10 +57,17 @@ def in_stages(program, count, traced, targets, grads, planes):
     return taken, targets, planes
 
 
-def _parts(axes):
+def _parts(leaf):
+    """The number of parts that a leaf is cut into."""
     size = 1
-    for axis in axes:
-        size *= jax.lax.psum(1, axis)
+    for axis in leaf.axes:
+        try:
+            size *= jax.lax.psum(1, axis)
+        except NameError:
+            raise ValueError(
+                f"partition_specs cuts {leaf.name!r} along the mesh axis {axis!r}, which there "
+                "is only inside jax.shard_map"
+            ) from None
     return size
 
 
@@ -81,15 +88,8 @@ def gathered(numbers, axes, parts):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def differentiable(program, count, traced, reached, targets, grads, planes):
-    operands = (count, traced, reached, targets, grads, planes)
-    custom_call = functools.partial(_call.step, program)
-    pure = functools.partial(_pure.step, program)
-    implementation = program.settings.implementation
-    if implementation == "custom_call":
-        return custom_call(*operands)
-    if implementation == "pure":
-        return pure(*operands)
-    return jax.lax.platform_dependent(*operands, cpu=custom_call, default=pure)
+    step = _pure.step if program.settings.implementation == "pure" else _primitive.step
+    return step(program, count, traced, reached, targets, grads, planes)
 
 
 @differentiable.defjvp
@@ -100,6 +100,19 @@ def _derivative(program, primals, tangents):
     return differentiable(program, *primals), change
 
 
+def on_the_devices(program, count, traced, reached, targets, grads, planes):
+    """The step of arrays that may be sharded over devices: a chain is a property of
+    the whole array, so every device has the whole arrays while it takes the step,
+    and keeps of the results what it had of the operands."""
+    whole = jax.tree.map(_sharding.gathered, (targets, grads, planes))
+    taken, numbers, new_targets, new_planes = differentiable(
+        program, count, traced, reached, *whole
+    )
+    like = targets if program.has_target else grads
+    alike = lambda old, new: jax.tree.map(_sharding.alike, old, new)
+    return taken, numbers, alike(like, new_targets), alike(planes, new_planes)
+
+
 # Compiled, so that a program that does not compile its step traces this only once;
 # inlined into programs that do.
-dispatch = jax.jit(differentiable, static_argnums=0, inline=True)
+dispatch = jax.jit(on_the_devices, static_argnums=0, inline=True)

@@ -13,6 +13,10 @@ from . import _settings, _step
 from ._settings import DTYPES, MAX_DIMS, NUMBERS, STATE_DTYPES, Leaf, Program
 
 
+# Trees of arrays.
+ArrayTree = Any
+
+
 class ScaleBySonewState(NamedTuple):
     """The state of SONew: arrays of the parameters' shapes.
 
@@ -26,14 +30,17 @@ class ScaleBySonewState(NamedTuple):
         plain Adam update have an `optax.MaskedNode` instead.
       rms: the plane of normalized RMSProp, or () without that graft.
       master: float32 parameters, or () without master weights.
+      skipped: int32 scalar, the steps that were skipped because a gradient was
+        not finite. By default P(), for a state whose leaves are specs.
     """
 
-    count: Any
-    momentum: Any
-    diagonal: Any
-    bands: tuple
-    rms: Any
-    master: Any
+    count: ArrayTree
+    momentum: ArrayTree
+    diagonal: ArrayTree
+    bands: tuple[ArrayTree, ...]
+    rms: ArrayTree
+    master: ArrayTree
+    skipped: ArrayTree = jax.sharding.PartitionSpec()
 
 
 def is_masked(node):
@@ -146,31 +153,32 @@ def check_state_dtype(argument, dtype):
 
 
 class Leaves:
-    """The leaves of a tree of parameters or gradients."""
+    """The leaves of a tree of parameters or gradients. Options that are functions
+    see the leaves of `params`, if it is given: the same in `init` and in steps."""
 
-    def __init__(self, options, tree):
+    def __init__(self, options, tree, params=None):
         listed, self.treedef = jax.tree_util.tree_flatten_with_path(tree)
         self.options = options
         self.paths = [path for path, _ in listed]
-        self.arrays = [leaf for _, leaf in listed]
         self.names = _settings.names(self.paths)
-        for name, leaf in zip(self.names, self.arrays):
-            check_leaf(name, leaf)
+        self.arrays = [leaf_array(name, leaf) for name, (_, leaf) in zip(self.names, listed)]
+        self.params = params
         settings = options.settings
         is_name = lambda value: isinstance(value, str)
         self.chains = self.each("chains", options.chains, is_name, _settings.CHAINS)
         self.updates = self.each("update", options.update, is_name, _settings.UPDATES)
+        # None where the default is taken.
+        self.chosen_dtypes = self.each("state_dtype", options.state_dtype, is_dtype)
         self.state_dtypes = [
             check_state_dtype(f"the state_dtype of {name!r}", default(leaf) if dtype is None else dtype)
-            for name, leaf, dtype in zip(
-                self.names, self.arrays, self.each("state_dtype", options.state_dtype, is_dtype)
-            )
+            for name, leaf, dtype in zip(self.names, self.arrays, self.chosen_dtypes)
         ]
         self.axes = [()] * len(listed)
         if options.partition_specs is not None:
-            is_spec = lambda value: isinstance(value, jax.sharding.PartitionSpec)
+            # As in `in_specs`, None is a leaf that is not cut.
+            is_spec = lambda value: value is None or isinstance(value, jax.sharding.PartitionSpec)
             specs = self.each("partition_specs", options.partition_specs, is_spec)
-            self.axes = [axes_of(spec) for spec in specs]
+            self.axes = [axes_of(spec or ()) for spec in specs]
         self.kinds = [
             Leaf(
                 name=name,
@@ -191,9 +199,10 @@ class Leaves:
         self.settings = settings
 
     def each(self, argument, value, is_value, among=None):
-        listed = _settings.per_leaf(
-            argument, value, self.paths, self.arrays, self.treedef, is_value
-        )
+        leaves = self.arrays
+        if self.params is not None and _settings.is_function(value):
+            leaves = self.listed("the parameters", self.params)
+        listed = _settings.per_leaf(argument, value, self.paths, leaves, self.treedef, is_value)
         if among is not None:
             for name, one in zip(self.names, listed):
                 _settings.choice(f"the {argument} of {name!r}", one, among)
@@ -233,7 +242,7 @@ class Leaves:
         if self.settings.graft == "normalized_rmsprop":
             rms = plane(lambda leaf: leaf.has_rms(self.settings))
         if self.options.master_weights:
-            master = self.tree([jnp.array(a, dtype=jnp.float32, copy=True) for a in self.arrays])
+            master = self.tree([master_weights(array) for array in self.arrays])
         everywhere = lambda leaf: True
         return ScaleBySonewState(
             count=jnp.zeros([], jnp.int32),
@@ -242,6 +251,7 @@ class Leaves:
             bands=bands,
             rms=rms,
             master=master,
+            skipped=jnp.zeros([], jnp.int32),
         )
 
     def listed(self, what, tree):
@@ -259,17 +269,18 @@ class Leaves:
             + ("; ".join(words[:5]) or f"{jax.tree.structure(tree)} and {self.treedef}")
         )
 
-    def matching(self, what, tree, dtypes=None):
+    def matching(self, what, tree):
         """Like `listed`; the arrays must have the shapes of this tree's leaves."""
-        listed = self.listed(what, tree)
-        for name, array, own in zip(self.names, listed, self.arrays):
-            if is_masked(array):
-                raise ValueError(f"{what} has no array for {name!r}: its `update` has changed")
-            check_leaf(f"{name!r} in {what}", array, quoted=True)
+        listed = []
+        for name, leaf, own in zip(self.names, self.listed(what, tree), self.arrays):
+            if is_masked(leaf):
+                raise ValueError(f"{what} has no array for {name!r}, which is masked there")
+            array = leaf_array(f"{name!r} in {what}", leaf, quoted=True)
             if array.shape != own.shape:
                 raise ValueError(
                     f"{name!r} has shape {array.shape} in {what}, but {own.shape} here"
                 )
+            listed.append(array)
         return listed
 
     def planes(self, state):
@@ -303,6 +314,11 @@ class Leaves:
                     )
             if jnp.dtype(own[0].dtype).name not in STATE_DTYPES:
                 raise TypeError(f"the state of {leaf.name!r} is {own[0].dtype}")
+            if self.chosen_dtypes[i] is not None and own[0].dtype != self.state_dtypes[i]:
+                raise TypeError(
+                    f"the state of {leaf.name!r} is {own[0].dtype}, but state_dtype is "
+                    f"{self.state_dtypes[i]}"
+                )
             if master is not None:
                 if master[i].dtype != jnp.float32:
                     raise TypeError(f"the master weights of {leaf.name!r} are {master[i].dtype}")
@@ -324,8 +340,8 @@ class Leaves:
                     f"{leaf.name!r} has shape {array.shape} in {what}, but {own.shape} here"
                 )
 
-    def state(self, count, planes, before):
-        """The state with these planes."""
+    def state(self, count, skipped, planes, before):
+        """The state with these counts and planes."""
         band = self.settings.band
         masked = optax.MaskedNode()
         nth = lambda n: self.tree([own[n] for own in planes])
@@ -348,7 +364,7 @@ class Leaves:
             )
         if self.options.master_weights:
             master = nth(-1)
-        return ScaleBySonewState(count, nth(0), nth(1), bands, rms, master)
+        return ScaleBySonewState(count, nth(0), nth(1), bands, rms, master, skipped)
 
 
 def default(leaf):
@@ -362,15 +378,29 @@ def axes_of(spec):
     return tuple(axes)
 
 
-def check_leaf(name, leaf, quoted=False):
+def master_weights(array):
+    """float32 master weights of a leaf. A leaf that has only a shape and a type
+    has no values that they could have: they are not a number."""
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return jnp.full(array.shape, jnp.nan, jnp.float32)
+    return jnp.array(array, dtype=jnp.float32, copy=True)
+
+
+def leaf_array(name, leaf, quoted=False):
+    """A leaf as an array that the optimizer takes. Numbers of Python and arrays
+    of numpy become JAX's, with its types."""
     name = name if quoted else repr(name)
+    if isinstance(leaf, (np.ndarray, np.generic, int, float)):
+        if jnp.issubdtype(np.asarray(leaf).dtype, np.number):
+            leaf = jnp.asarray(leaf)
     if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
         raise TypeError(f"{name} is a {type(leaf).__name__}, not an array")
-    dtype = leaf.dtype
-    if dtype == jax.dtypes.float0 or jnp.dtype(dtype).name not in DTYPES:
-        raise TypeError(f"{name} has dtype {dtype}, must be one of {', '.join(DTYPES)}")
+    # Types that only JAX has, such as those of PRNG keys, have no name in numpy.
+    if str(leaf.dtype) not in DTYPES:
+        raise TypeError(f"{name} has dtype {leaf.dtype}, must be one of {', '.join(DTYPES)}")
     if len(leaf.shape) > MAX_DIMS:
         raise ValueError(f"{name} has {len(leaf.shape)} dimensions, at most {MAX_DIMS} are taken")
+    return leaf
 
 
 def take_step(leaves, state, targets, numbers, weight_decays):
@@ -381,7 +411,7 @@ def take_step(leaves, state, targets, numbers, weight_decays):
     planes = leaves.planes(state)
     numbers = {**options.numbers, **numbers}
     for name, schedule in options.schedules.items():
-        numbers[name] = _settings.number(name, jnp.asarray(schedule(state.count)))
+        numbers[name] = _settings.at(name, schedule, state)
     ordered = [numbers[name] for name in NUMBERS]
     static = tuple(n if isinstance(n, float) else None for n in ordered)
     wide = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
@@ -409,6 +439,11 @@ def take_step(leaves, state, targets, numbers, weight_decays):
         )
         for i, target, own in zip(full, some_targets, some_planes):
             new_targets[i], planes[i] = target, own
+    count, skipped = increased(state.count, taken), increased(state.skipped, 1 - taken)
+    return new_targets, leaves.state(count, skipped, planes, state), taken
+
+
+def increased(count, by):
+    """A count that stays at its largest number instead of overflowing."""
     most = jnp.iinfo(jnp.int32).max
-    count = jnp.where(state.count < most, state.count + taken, most).astype(jnp.int32)
-    return new_targets, leaves.state(count, planes, state), taken
+    return jnp.where(count < most, count + by, most).astype(jnp.int32)

@@ -6,20 +6,26 @@ safetensors file, so that a run can move between languages.
 """
 
 import ctypes
-from ctypes import POINTER, byref, c_char_p, c_int32, c_size_t, c_uint64, c_void_p
+import json
 import os
+from ctypes import POINTER, byref, c_char_p, c_int32, c_size_t, c_uint64, c_void_p
+from typing import Any, Optional, Union
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from . import _settings
-from ._library import LibraryError, Options, Tensor, check, library
-from ._optax import scale_by_sonew
-from ._tree import Leaves, ScaleBySonewState, options
+from . import _around, _settings
+from ._around import on_host, placed, shaped
+from ._library import Options, Tensor, check, library
+from ._optax import decays, scale_by_sonew
+from ._settings import NumberOrSchedule
+from ._tree import Leaves, ScaleBySonewState, is_masked, options
 
 __all__ = ["load", "save"]
 
+Path = Union[str, bytes, "os.PathLike[Any]"]
 DTYPE_NUMBERS = {"float32": 1, "float64": 2, "bfloat16": 3, "float16": 4}
 
 
@@ -56,7 +62,16 @@ class View(ctypes.Structure):
     ]
 
 
-def save(path, params, state, *, weight_decay=0.0, mask=None, master_weights=False, **optimizer):
+def save(
+    path: Path,
+    params: Any,
+    state: Any,
+    *,
+    weight_decay: NumberOrSchedule = 0.0,
+    mask: Any = None,
+    master_weights: bool = False,
+    **optimizer: Any,
+) -> None:
     """Saves parameters and state to a file of the library.
 
     The file is first written under a temporary name, and replaces `path` when it
@@ -66,34 +81,53 @@ def save(path, params, state, *, weight_decay=0.0, mask=None, master_weights=Fal
       path: the file, which is replaced if it exists.
       params: the parameters.
       state: the optimizer's state, or one that contains it, such as that of
-        `optax.chain`.
+        `optax.chain`, `optax.masked` or `optax.inject_hyperparams`. What else is
+        in it, and parameters that SONew has no state for, are saved, too, up to
+        16 MiB; only `load` reads them.
       weight_decay, mask, master_weights, **optimizer: the options that the
         optimizer was made with (except the learning rate), which are saved,
-        too: a program that continues must use the same.
+        too: a program that continues must use the same. Of a schedule of the
+        weight decay, the file has the value at 0.
 
     Raises:
       LibraryError: the file cannot be written; the message has the reason.
-      ValueError, TypeError: parameters or state do not match the options.
+      ValueError, TypeError: parameters or state do not match the options, or
+        cannot be saved, with the name of the leaf: an array is cut across
+        processes; or what is not of SONew's state has over 16 MiB.
     """
-    with Handle(params, weight_decay, mask, master_weights, optimizer) as handle:
-        handle.put(find(state))
-        pointers = handle.pointers(handle.params)
-        check(library().sonew_save_any(handle.c, os.fsencode(path), pointers, len(pointers)))
+    own = find(state)
+    mine, others = split(params, own.momentum)
+    around = _around.encoded(standing_around(state, others))
+    skipped = int(own.skipped)
+    with Handle(mine, weight_decay, mask, master_weights, optimizer) as handle:
+        handle.put(own)
+        if not around and skipped == 0:
+            handle.save(path)
+            return
+        temporary = os.fsdecode(path) + ".sonew-jax"
+        try:
+            handle.save(temporary)
+            text = json.dumps({"skipped": skipped, "around": around})
+            _around.write(temporary, path, text)
+        finally:
+            for left in (temporary, f"{temporary}-new"):
+                if os.path.exists(left):
+                    os.remove(left)
 
 
 def load(
-    path,
-    params,
-    state,
+    path: Path,
+    params: Any,
+    state: Any,
     *,
-    override_options=False,
-    common_tensors_only=False,
-    rename=None,
-    weight_decay=0.0,
-    mask=None,
-    master_weights=False,
-    **optimizer,
-):
+    override_options: bool = False,
+    common_tensors_only: bool = False,
+    rename: Optional[dict[str, str]] = None,
+    weight_decay: NumberOrSchedule = 0.0,
+    mask: Any = None,
+    master_weights: bool = False,
+    **optimizer: Any,
+) -> tuple[Any, Any]:
     """Loads parameters and state from a file that `save`, or a program in another
     language, wrote.
 
@@ -104,22 +138,28 @@ def load(
       override_options: keep the optimizer's hyperparameters where the file has
         others.
       common_tensors_only: load the tensors that are in both the file and
-        `params`, and keep the others.
+        `params`, and keep the others; the same for state around SONew's.
       rename: a dict from names in the file to names of leaves.
       weight_decay, mask, master_weights, **optimizer: as for `save`.
 
     Returns:
-      `(params, state)`, with the structure of those that were passed. The step
-      count of a schedule in a chain is not in the file: it is set to the
-      optimizer's count.
+      `(params, state)`, with the structure of those that were passed, and sharded
+      as those are. A file that a program in another language wrote has no state
+      around SONew's: the step counts of schedules are set to SONew's count.
 
     Raises:
       LibraryError: the file is missing or damaged, or does not match the
         optimizer; the message has the reason, `status` the number of the
         sonew_status.
+      ValueError, TypeError: parameters or state do not match the options, or
+        state around SONew's is not in the file, with the name of the leaf.
     """
     own = find(state)
-    with Handle(params, weight_decay, mask, master_weights, optimizer) as handle:
+    mine, others = split(params, own.momentum)
+    like = standing_around(state, others)
+    # Values that nothing is kept of are not needed.
+    host = on_host if common_tensors_only else shaped
+    with Handle(mine, weight_decay, mask, master_weights, optimizer, host) as handle:
         handle.put(own)
         c, arrays = library(), [np.array(array) for array in handle.params]
         loading = LoadOptions()
@@ -133,8 +173,13 @@ def load(
         pointers = handle.pointers(arrays)
         encoded = os.fsencode(path)
         check(c.sonew_load_any(handle.c, encoded, byref(loading), pointers, len(pointers)))
-        loaded = handle.get(own)
-        return handle.tree(arrays), replaced(state, loaded)
+        text = json.loads(_around.read(path) or "{}")
+        loaded = handle.get(own, text.get("skipped", 0))
+        around = _around.restored(
+            text.get("around", {}), like, int(loaded.count), common_tensors_only
+        )
+        params = joined(handle.tree(arrays), put_back("params", others, around), own.momentum)
+        return params, put_back("state", state, around, loaded)
 
 
 def is_own(node):
@@ -146,33 +191,57 @@ def find(state):
     found = [node for node in jax.tree.leaves(state, is_leaf=is_own) if is_own(node)]
     if len(found) != 1:
         raise ValueError(f"the state contains {len(found)} states of SONew, expected one")
+    count = found[0].count
+    if np.shape(count) != ():
+        raise ValueError(f"the state has {np.size(count)} counts, as under jax.vmap: a file has one")
     return found[0]
 
 
-def replaced(state, own):
-    """The larger state with this one in it, and the counts of schedules set to
-    its count."""
-    import optax
+def split(params, momentum):
+    """The parameters that SONew has a momentum for, and the others, each as a tree
+    with `optax.MaskedNode` in the place of the rest."""
 
-    schedules = (optax.ScaleByScheduleState, getattr(optax, "WrappedScheduleState", ()))
+    def part(mine):
+        pick = lambda m, p: p if is_masked(m) != mine else optax.MaskedNode()
+        return jax.tree.map(pick, momentum, params, is_leaf=is_masked)
 
-    def replace(node):
-        if is_own(node):
-            return own
-        if isinstance(node, schedules):
-            return node._replace(count=own.count)
-        return node
+    try:
+        return part(True), part(False)
+    except (ValueError, TypeError, KeyError):
+        # Then nothing is masked, and what does not fit is named as in a step.
+        return params, ()
 
-    stop = lambda node: is_own(node) or isinstance(node, schedules)
-    return jax.tree.map(replace, state, is_leaf=stop)
+
+def joined(mine, others, momentum):
+    """The whole tree of parameters."""
+    pick = lambda m, p, other: other if is_masked(m) else p
+    return jax.tree.map(pick, momentum, mine, others, is_leaf=is_masked)
+
+
+def standing_around(state, others):
+    """By name, the leaves of a state that are not of SONew's, and of parameters."""
+    leaves = {}
+    for root, tree in ("state", state), ("params", others):
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_own)[0]:
+            if not is_own(leaf):
+                leaves[root + jax.tree_util.keystr(path)] = leaf
+    return leaves
+
+
+def put_back(root, tree, around, own=None):
+    """The tree with these leaves, and with this state of SONew."""
+
+    def leaf(path, old):
+        return own if is_own(old) else around[root + jax.tree_util.keystr(path)]
+
+    return jax.tree_util.tree_map_with_path(leaf, tree, is_leaf=is_own)
 
 
 class Handle:
-    """An optimizer of the C API for the leaves of a tree."""
+    """An optimizer of the C API for the leaves of a tree, whose arrays `host`
+    converts to those of numpy."""
 
-    def __init__(self, params, weight_decay, mask, master_weights, optimizer):
-        from ._optax import decays
-
+    def __init__(self, params, weight_decay, mask, master_weights, optimizer, host=on_host):
         defaults = scale_by_sonew.__kwdefaults__ | dict(
             zip(("beta1", "beta2", "eps", "gamma"), scale_by_sonew.__defaults__)
         )
@@ -182,8 +251,9 @@ class Handle:
         chosen = options(**(defaults | optimizer))._replace(master_weights=master_weights)
         self.leaves = Leaves(chosen, params)
         self.full = [i for i, a in enumerate(self.leaves.arrays) if np.prod(a.shape) > 0]
-        self.params = [np.asarray(self.leaves.arrays[i]) for i in self.full]
-        self.weight_decay = float(weight_decay)
+        self.host = host
+        self.params = [host(repr(self.leaves.names[i]), self.leaves.arrays[i]) for i in self.full]
+        self.weight_decay = float(weight_decay(0) if callable(weight_decay) else weight_decay)
         self.decays = decays(self.leaves, mask, params)
         self.chosen = chosen
         self.c = None
@@ -246,7 +316,11 @@ class Handle:
     def put(self, state):
         """Copies a state into the optimizer."""
         planes = self.leaves.planes(state)
-        arrays = [np.asarray(plane) for i in self.full for plane in planes[i]]
+        arrays = [
+            self.host(f"the state of {self.leaves.names[i]!r}", plane)
+            for i in self.full
+            for plane in planes[i]
+        ]
         for i in self.full:
             wanted = self.leaves.state_dtypes[i]
             if planes[i][0].dtype != wanted:
@@ -256,29 +330,34 @@ class Handle:
                 )
         arrays = [np.ascontiguousarray(array) for array in arrays]
         pointers = self.pointers(arrays)
-        check(library().sonew_set_state(self.c, int(state.count), pointers, len(pointers)))
+        count = int(self.host("the count", state.count))
+        check(library().sonew_set_state(self.c, count, pointers, len(pointers)))
 
-    def get(self, like):
-        """The optimizer's state, as arrays."""
+    def save(self, path):
+        pointers = self.pointers(self.params)
+        check(library().sonew_save_any(self.c, os.fsencode(path), pointers, len(pointers)))
+
+    def get(self, like, skipped):
+        """The optimizer's state, as arrays where those of `like` are."""
         c, planes = library(), self.leaves.planes(like)
         for tensor, i in enumerate(self.full):
             planes[i] = tuple(self.plane(tensor, p, like) for p, like in enumerate(planes[i]))
         steps = c_uint64()
         check(c.sonew_step_count(self.c, byref(steps)))
-        count = jnp.asarray(min(steps.value, np.iinfo(np.int32).max), jnp.int32)
-        return self.leaves.state(count, planes, like)
+        most = np.iinfo(np.int32).max
+        count = placed(np.int32(min(steps.value, most)), like.count)
+        return self.leaves.state(count, placed(np.int32(skipped), like.skipped), planes, like)
 
     def plane(self, tensor, plane, like):
         view = View()
         check(library().sonew_plane_view(self.c, tensor, plane, byref(view), ctypes.sizeof(view)))
         size = view.len * like.dtype.itemsize
         data = ctypes.string_at(view.data, size)
-        array = np.frombuffer(data, dtype=like.dtype).reshape(like.shape)
-        return jnp.array(array, copy=True)
+        return placed(np.frombuffer(data, dtype=like.dtype).reshape(like.shape), like)
 
     def tree(self, arrays):
         """The parameters, as a tree."""
         values = list(self.leaves.arrays)
         for i, array in zip(self.full, arrays):
-            values[i] = jnp.array(array, copy=True)
+            values[i] = placed(array, values[i])
         return self.leaves.tree(values)

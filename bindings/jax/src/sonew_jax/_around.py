@@ -1,0 +1,194 @@
+"""What a checkpoint holds besides SONew's own state: the state of other optimizers
+around it, such as the counts of schedules, and the parameters that it has no state
+for. The library's files have no arrays for these. They are in the header, as
+metadata that programs in other languages ignore."""
+
+import base64
+import fcntl
+import json
+import os
+import re
+import shutil
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._library import LibraryError
+
+KEY = "sonew_jax.around"
+# The header is JSON, of which readers of safetensors accept 100 MB.
+MOST_BYTES = 16 << 20
+# The bytes of a file with the digits of the header's checksum (docs/state-files.md).
+DIGITS = slice(47, 55)
+ALIGNMENT = 64
+# As in sonew_status.
+FILE_LOCKED = 420
+
+# Where a file has no value for a leaf, as that of a C program has none: these fields
+# take SONew's count,
+COUNTS = {"count", "gradient_step"}
+# and these stay, since files are written between two steps.
+UNCHANGED = {
+    "hyperparams",
+    "mini_step",
+    "acc_grads",
+    "skip_state",
+    "notfinite_count",
+    "last_finite",
+    "total_notfinite",
+}
+
+
+def on_host(name, array):
+    """An array as one of numpy."""
+    if isinstance(array, jax.Array):
+        if is_cut(array):
+            raise ValueError(
+                f"{name} is cut across processes, and this one has only a part of it: gather it "
+                "first, as jax.experimental.multihost_utils.process_allgather does"
+            )
+        if is_key(array):
+            array = jax.random.key_data(array)
+    elif not isinstance(array, (np.ndarray, np.generic, bool, int, float, complex)):
+        raise TypeError(f"{name} is a {type(array).__name__}, which a file cannot hold")
+    return np.asarray(array)
+
+
+def shaped(name, array):
+    """An array of numpy like this one, of which only shape and type may be known."""
+    if isinstance(array, jax.ShapeDtypeStruct) or isinstance(array, jax.Array) and is_cut(array):
+        return np.zeros(array.shape, array.dtype)
+    return on_host(name, array)
+
+
+def is_cut(array):
+    return not (array.is_fully_addressable or array.is_fully_replicated)
+
+
+def is_key(array):
+    return jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)
+
+
+def placed(array, like):
+    """An array as the one that it replaces was: its kind, and where it is."""
+    if isinstance(like, (bool, int, float, complex)):
+        return type(like)(array)
+    if isinstance(like, (np.ndarray, np.generic)):
+        return np.array(array)
+    if is_key(like):
+        array = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
+    # An array that is not committed may follow others to their devices.
+    committed = getattr(like, "committed", True) and like.sharding is not None
+    return jax.device_put(array, like.sharding) if committed else jnp.array(array, copy=True)
+
+
+def encoded(leaves):
+    """Leaves, a dict from names to arrays and numbers, as entries of JSON."""
+    entries, size = {}, 0
+    for name, leaf in leaves.items():
+        array = on_host(name, leaf)
+        data = array.tobytes()
+        # All alike, as accumulated gradients are after every step.
+        if data == data[: array.itemsize] * array.size:
+            data = data[: array.itemsize]
+        size += len(data)
+        if size > MOST_BYTES:
+            raise ValueError(
+                f"{name} is not of SONew's state, and too large to be saved with it: all such "
+                f"arrays together may have {MOST_BYTES} bytes. Tools for pytrees, such as Orbax, "
+                "save any state"
+            )
+        text = base64.b64encode(data).decode()
+        entries[name] = {"dtype": array.dtype.name, "shape": array.shape, "data": text}
+    return entries
+
+
+def restored(entries, like, count, partly):
+    """The leaves that entries have, with the names, shapes and types of `like`.
+    `count` is that of SONew. With `partly`, a leaf that is not on both sides stays."""
+    for name in entries:
+        if name not in like and not partly and not fields(name) & (COUNTS | UNCHANGED):
+            raise ValueError(f"{name} is in the file, but not in what was passed")
+    leaves = {}
+    for name, leaf in like.items():
+        if name in entries:
+            leaves[name] = placed(array_of(name, entries[name], leaf), leaf)
+        elif name.rsplit(".")[-1] in COUNTS and not partly:
+            leaves[name] = placed(np.asarray(count), leaf)
+        elif partly or fields(name) & UNCHANGED:
+            leaves[name] = leaf
+        else:
+            raise ValueError(f"{name} is not of SONew's state, and not in the file")
+    return leaves
+
+
+def fields(name):
+    """The names of attributes in a path like `state[0].hyperparams['eps']`."""
+    return set(re.findall(r"\.(\w+)", name))
+
+
+def array_of(name, entry, like):
+    here = shaped(name, like)
+    shape, dtype = tuple(entry["shape"]), jnp.dtype(entry["dtype"])
+    if (shape, dtype) != (here.shape, here.dtype):
+        raise ValueError(
+            f"{name} is {dtype}{list(shape)} in the file, but {here.dtype}{list(here.shape)} here"
+        )
+    data = np.frombuffer(base64.b64decode(entry["data"]), dtype)
+    return data.reshape(shape) if data.size == np.prod(shape) else np.broadcast_to(data, shape)
+
+
+def read(path):
+    """The text that `write` has put into a file, or None."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(length))["__metadata__"].get(KEY)
+
+
+def write(source, path, text):
+    """Replaces the file `path` by a copy of the library's file `source` with this
+    text in its header, when the copy is complete and on disk."""
+    temporary = f"{source}-new"
+    with open(source, "rb") as old, open(temporary, "wb") as new:
+        length = int.from_bytes(old.read(8), "little")
+        header = json.loads(old.read(length))
+        header["__metadata__"][KEY] = text
+        new.write(sealed(header))
+        shutil.copyfileobj(old, new, 1 << 20)
+        new.flush()
+        os.fsync(new.fileno())
+    refuse_in_use(path)
+    os.replace(temporary, path)
+    folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def sealed(header):
+    """The bytes of a file before the data: length, JSON with its checksum, spaces."""
+    body = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    end = -(-(8 + len(body)) // ALIGNMENT) * ALIGNMENT
+    head = bytearray((end - 8).to_bytes(8, "little") + body.ljust(end - 8))
+    head[DIGITS] = b"00000000"
+    head[DIGITS] = b"%08x" % zlib.crc32(head)
+    return head
+
+
+def refuse_in_use(path):
+    """Refuses to replace a live file that an optimizer is working on, as the library
+    does."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        message = f"{os.fsdecode(path)} is in use by another optimizer"
+        raise LibraryError(message, FILE_LOCKED) from None
+    finally:
+        os.close(file)
