@@ -338,6 +338,7 @@ fn has_finish(access: &Access<'_>, rule: &Rule, then: Directions) -> bool {
 }
 
 /// The kernel for a run that takes in the gradient.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn update<'a, 'p, T: Scalar, E: Stored, const BAND: usize>(
     new: New<'a, T>,
     band: usize,
