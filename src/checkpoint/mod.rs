@@ -38,7 +38,7 @@ mod write;
 mod tests;
 
 #[cfg(test)]
-pub(crate) use files::test_double;
+pub(crate) use files::{machine, test_double};
 
 use crate::dtype::Dtype;
 use crate::error::Result;

@@ -120,7 +120,7 @@ pub(super) fn settings(bytes: &[u8], index: usize) -> Option<Settings> {
 /// file that was written in an earlier boot may be incomplete.
 pub(super) fn boot_id() -> u64 {
     #[cfg(test)]
-    if let Some(run) = TEST_BOOT.get() {
+    if let Some(run) = super::test_double::booted() {
         return run;
     }
     // Does not allocate, because steps call this. The file has one line of 37
@@ -130,10 +130,4 @@ pub(super) fn boot_id() -> u64 {
     let length = file.and_then(|mut file| file.read(&mut text)).unwrap_or(0);
     // Some bits are always set, so that it is never zero.
     u64::from(crc32fast::hash(&text[..length])) << 16 | 0xa5 << 56 | 0xa5
-}
-
-#[cfg(test)]
-thread_local! {
-    /// Replaces the boot identifier in tests of this thread.
-    pub(super) static TEST_BOOT: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
 }

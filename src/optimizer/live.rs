@@ -185,3 +185,7 @@ impl Drop for Optimizer {
 #[cfg(test)]
 #[path = "live_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "power_tests.rs"]
+mod power;

@@ -10,6 +10,8 @@ mod locks;
 mod new;
 mod source;
 #[cfg(test)]
+pub(crate) mod machine;
+#[cfg(test)]
 pub(crate) mod test_double;
 
 pub(super) use live::{map_private, LiveFile};
@@ -53,6 +55,8 @@ pub(super) fn attempt<T>(
     run: impl FnOnce() -> io::Result<T>,
 ) -> Result<T> {
     let _ = effect;
+    #[cfg(test)]
+    test_double::before(path, effect);
     #[cfg(test)]
     let run = || match test_double::strike() {
         Some(error) => Err(error),

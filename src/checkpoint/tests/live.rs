@@ -6,7 +6,6 @@ use std::os::unix::fs::FileExt;
 use safetensors::SafeTensors;
 
 use super::super::header::seal;
-use super::super::record::TEST_BOOT;
 use super::*;
 
 /// A live file with planes of two tensors, closed, and open no more.
@@ -196,9 +195,9 @@ fn a_record_that_nobody_wrote_is_refused() {
     assert!(is_broken(with_word(&file, 0, 0)));
     assert!(with_word(&file, 3, 0).unwrap().is_unsynced());
     // Never synced, and written in another boot of the machine.
-    TEST_BOOT.set(Some(run + 1));
+    test_double::boot(Some(run + 1));
     let result = with_word(&file, 3, 0);
-    TEST_BOOT.set(None);
+    test_double::boot(None);
     assert!(matches!(result, Err(Error::Torn { .. })));
 }
 
@@ -225,7 +224,7 @@ fn after_the_machine_went_down_the_last_sync_counts_while_it_is_whole() {
     let images = [step(8), step(9)];
     drop((live, copies));
     let path = file.folder.path().join("later");
-    TEST_BOOT.set(Some(1));
+    test_double::boot(Some(1));
     for (image, is_torn) in images.iter().zip([false, true]) {
         fs::write(&path, image).unwrap();
         let opens: [fn(&Path) -> Result<Checkpoint>; 2] =
@@ -248,7 +247,7 @@ fn after_the_machine_went_down_the_last_sync_counts_while_it_is_whole() {
             assert_eq!(Checkpoint::open(&path).unwrap().header().step, 7);
         }
     }
-    TEST_BOOT.set(None);
+    test_double::boot(None);
 }
 
 #[test]
