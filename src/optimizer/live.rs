@@ -56,6 +56,7 @@ impl Optimizer {
         if self.is_live_at(path)? {
             return self.sync();
         }
+        // What was discarded in another live file is in this one, too.
         let settings = self.state.iter().map(|state| state.settings());
         let (header, arrays) = self.contents(None);
         let (file, copies) = checkpoint::create_live(path, &header, &arrays, settings)?;
@@ -117,6 +118,7 @@ impl Optimizer {
             self.live = None;
             for state in &mut self.state {
                 state.other = Vec::new();
+                state.taken = None;
             }
         }
     }

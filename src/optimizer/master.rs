@@ -3,33 +3,45 @@
 
 use half::slice::HalfFloatSliceExt;
 
-use super::state::TensorState;
+use super::state::{zeros, TensorState};
 use super::Optimizer;
-use crate::checkpoint::{Master, Settings};
-use crate::dtype::{Elements, ElementsMut};
+use crate::checkpoint::Master;
+use crate::dtype::{Dtype, Elements, ElementsMut};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::memory::{list, OF_A_STEP};
+use crate::layout::MASTER;
+use crate::memory::{list, try_list, OF_A_STEP};
 use crate::step::fits;
 
 impl Optimizer {
-    /// Discards the master weights of all tensors that have them, so that the
-    /// next step copies them from the parameters again. Call this after changing
+    /// Discards the master weights of all tensors that have them, so that the next
+    /// step copies them from the parameters again. Call this after changing
     /// parameters between steps; otherwise the next step overwrites the change.
+    ///
+    /// A live file keeps those of its last step until the next step is complete, so
+    /// that it stays a whole checkpoint of the last step: a process that loads the
+    /// parameters from it continues as if this had not been called.
     ///
     /// # Errors
     /// [`Error::Forked`] and [`Error::Io`] where the state is in a live file.
     pub fn reset_master(&mut self) -> Result<()> {
         self.between_steps()?;
-        let set = |(_, state): &(usize, &TensorState)| state.master_set;
-        let set = self.state.iter().enumerate().filter(set);
-        let set: Vec<usize> = set.map(|(tensor, _)| tensor).collect();
-        if !set.is_empty() {
+        let set = |state: &TensorState| state.master == Master::Set;
+        if self.state.iter().any(set) {
             self.begin_live()?;
         }
-        set.into_iter()
-            .for_each(|tensor| self.forget_master(tensor));
+        for tensor in 0..self.state.len() {
+            if !set(&self.state[tensor]) {
+                continue;
+            }
+            if self.live.is_some() {
+                self.state[tensor].master = Master::Reset;
+                self.set_live(tensor, self.state[tensor].settings());
+            } else {
+                self.forget_master(tensor);
+            }
+        }
         Ok(())
     }
 
@@ -39,51 +51,51 @@ impl Optimizer {
     /// again.
     pub(super) fn take_masters(&mut self, params: &[ElementsMut<'_>]) -> Result<Vec<usize>> {
         let specs = self.specs.iter().zip(&self.state).enumerate();
-        let empty = specs.filter(|(_, (spec, state))| spec.master && !state.master_set);
+        let empty = specs.filter(|(_, (spec, state))| spec.master && state.master != Master::Set);
         let empty = list(empty.map(|(tensor, _)| tensor), OF_A_STEP)?;
         for &tensor in &empty {
             let spec = &self.specs[tensor];
             let params = params[tensor].elements();
             fits(spec, "the parameter", params, spec.params)?;
         }
-        if !empty.is_empty() {
-            self.begin_live()?;
+        let mut taken = Vec::new();
+        if self.live.is_some() {
+            let room = |&tensor: &usize| zeros(&self.specs[tensor], MASTER, Dtype::F32);
+            taken = try_list(empty.iter().map(room), OF_A_STEP)?;
         }
+        let mut taken = taken.into_iter();
         for &tensor in &empty {
-            self.change_master(tensor);
             let state = &mut self.state[tensor];
-            widen(params[tensor].elements(), state.master());
-            // A live file records them as set only when the step is complete, so
-            // that a process that dies before leaves them as not set.
-            state.master_set = true;
+            let params = params[tensor].elements();
+            match taken.next() {
+                Some(mut bytes) => {
+                    widen(params, bytemuck::cast_slice_mut(&mut bytes));
+                    state.taken = Some(bytes);
+                }
+                None => {
+                    widen(params, state.master_plane());
+                    state.master = Master::Set;
+                }
+            }
+            state.same = false;
         }
         Ok(empty)
     }
 
     /// Discards the master weights of a tensor: those that are not set are zero.
+    /// In a live file, only those that were copied for the step under way.
     pub(super) fn forget_master(&mut self, tensor: usize) {
-        self.change_master(tensor);
         let state = &mut self.state[tensor];
-        state.master().fill(0.0);
-        state.master_set = false;
-        let forgotten = state.settings();
-        self.set_live(tensor, forgotten);
-    }
-
-    /// Notes in the live file that master weights are being written in place.
-    fn change_master(&mut self, tensor: usize) {
-        let changing = Settings {
-            master: Master::Changing,
-            ..self.state[tensor].settings()
-        };
-        self.set_live(tensor, changing);
-        self.state[tensor].same = false;
+        if state.taken.take().is_none() {
+            state.master_plane().fill(0.0);
+            state.master = Master::Empty;
+        }
     }
 }
 
 impl TensorState {
     /// The plane of master weights of a tensor that has them.
-    fn master(&mut self) -> &mut [f32] {
+    fn master_plane(&mut self) -> &mut [f32] {
         let last = self.elements.last_mut().expect("there are planes");
         bytemuck::cast_slice_mut(last)
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Optimizer;
-use crate::checkpoint::{self, Array, Header, SavedTensor, PARAMETER};
+use crate::checkpoint::{self, Array, Header, Master, SavedTensor, PARAMETER};
 use crate::dtype::Elements;
 use crate::error::{Error, Result};
 use crate::step::fits;
@@ -77,7 +77,8 @@ impl Optimizer {
                 spec: spec.clone(),
                 lr_scale: state.lr_scale,
                 weight_decay: state.weight_decay,
-                master_set: state.master_set,
+                master_set: state.master == Master::Set,
+                master_reset: false,
             });
             let mut push = |plane, dtype, bytes| {
                 arrays.push(Array {

@@ -47,9 +47,12 @@ pub(super) struct TensorState {
     pub other: Vec<Storage>,
     /// Whether the other copy is known to be equal to this one.
     pub same: bool,
-    /// Whether the tensor has master weights and they have been copied from the
-    /// parameters. Until then their plane is zero.
-    pub master_set: bool,
+    /// What the plane of master weights holds, if the tensor has one.
+    pub master: Master,
+    /// Master weights that were copied from the parameters for the step that is
+    /// under way, if the state is in a live file: the step reads these in place of
+    /// the current copy's, which stay as they are until the step is complete.
+    pub taken: Option<AlignedBytes>,
     pub lr_scale: f64,
     pub weight_decay: f64,
 }
@@ -67,7 +70,8 @@ impl TensorState {
             elements,
             other: Vec::new(),
             same: false,
-            master_set: false,
+            master: Master::Empty,
+            taken: None,
             lr_scale: 1.0,
             weight_decay: options.weight_decay,
         })
@@ -92,14 +96,15 @@ impl TensorState {
         elements.sum()
     }
 
-    /// What a live file stores of the tensor besides its planes.
+    /// What a live file stores of the tensor besides its planes, after the step
+    /// that is under way.
     pub(super) fn settings(&self) -> Settings {
         Settings {
             lr_scale: self.lr_scale,
             weight_decay: self.weight_decay,
-            master: match self.master_set {
-                true => Master::Set,
-                false => Master::Empty,
+            master: match self.taken {
+                Some(_) => Master::Set,
+                None => self.master,
             },
         }
     }
@@ -122,6 +127,9 @@ impl TensorState {
         let planes = self.planes.iter().zip(read);
         let planes = planes.map(|(plane, bytes)| Elements::from_bytes(plane.dtype, bytes));
         fill(before, planes)?;
+        if let (Some(taken), Some(master)) = (&self.taken, before.last_mut()) {
+            *master = Elements::from_bytes(Dtype::F32, taken);
+        }
         let planes = self.planes.iter().zip(written);
         let planes = planes.map(|(plane, bytes)| ElementsMut::from_bytes(plane.dtype, bytes));
         Ok(TensorBuffers {
@@ -145,6 +153,9 @@ impl TensorState {
 
     /// Makes the other copy, which a step has written, the current one.
     pub(super) fn swap(&mut self) {
+        if self.taken.take().is_some() {
+            self.master = Master::Set;
+        }
         std::mem::swap(&mut self.elements, &mut self.other);
     }
 }

@@ -39,12 +39,12 @@ fn forging_as_such_is_not_what_is_refused() {
 
 #[test]
 fn a_newer_format_is_named() {
-    let newer = r#""sonew.format":"4","sonew.unheard_of":"x""#;
+    let newer = r#""sonew.format":"5","sonew.unheard_of":"x""#;
     assert!(matches!(
-        open_replaced(r#""sonew.format":"2""#, newer),
+        open_replaced(r#""sonew.format":"4""#, newer),
         Err(Error::FormatVersion {
-            version: 4,
-            supported: 3,
+            version: 5,
+            supported: 4,
             ..
         })
     ));
@@ -69,10 +69,10 @@ fn assert_refused(table: &[Row], escape: impl Fn(&str) -> String) {
 fn wrong_metadata_are_refused() {
     #[rustfmt::skip] // one row, one line
     let table = [
-        (r#""sonew.format":"2""#, r#""sonew.format":"0""#, "format is 0"),
-        (r#""sonew.format":"2""#, r#""sonew.format":"+1""#, "not a number"),
-        (r#""sonew.format":"2""#, r#""sonew.format":1"#, "malformed"),
-        (r#""sonew.format":"2","#, "", "lack sonew.format"),
+        (r#""sonew.format":"4""#, r#""sonew.format":"0""#, "format is 0"),
+        (r#""sonew.format":"4""#, r#""sonew.format":"+1""#, "not a number"),
+        (r#""sonew.format":"4""#, r#""sonew.format":1"#, "malformed"),
+        (r#""sonew.format":"4","#, "", "lack sonew.format"),
         (r#""sonew.step":"7""#, r#""sonew.step":"-7""#, "not a number"),
         (r#""sonew.step":"7""#, r#""sonew.step":"07""#, "not a number"),
         (r#""sonew.step":"7""#, r#""sonew.step":"18446744073709551616""#, "not a number"),
@@ -104,7 +104,7 @@ fn wrong_options_tensors_and_checksums_are_refused() {
         (r#""weight_decay":0.0,"rounding""#, r#""weight_decay":-1.0,"rounding""#, "options.weight_decay is -1"),
         (r#""name":"fc1.weight""#, r#""name":"fc1.bias""#, "two tensors are named \"fc1.bias\""),
         (r#""name":"fc1.weight""#, r#""name":"""#, "tensor 0 is named"),
-        (r#""name":"fc1.weight""#, r#""name":"fc2.weight""#, "\"fc2.weight/momentum\" is missing"),
+        (r#""name":"fc1.weight""#, r#""name":"fc2.weight""#, "\"fc1.weight/momentum\" belongs to no tensor"),
         (r#""dims":[2,3]"#, r#""dims":[2,0]"#, "dimension 1 is zero"),
         (r#""dims":[2,3]"#, r#""dims":[3,2]"#, "\"fc1.weight/momentum\" has shape [2, 3]"),
         (r#""dims":[2,3]"#, r#""dims":[2,3,1,1,1,1,1,1,1]"#, "at most 8"),
@@ -203,17 +203,24 @@ fn sizes_that_no_machine_has_are_refused() {
 
 #[test]
 fn an_unaligned_array_is_refused() {
-    // One space more before the data moves all arrays by a byte.
-    let file = Written::new(&Sample::small());
-    let mut bytes = file.bytes[..file.data()].to_vec();
-    bytes.push(b' ');
-    let length = bytes.len() as u64 - 8;
-    bytes[..8].copy_from_slice(&length.to_le_bytes());
-    bytes[47..55].copy_from_slice(b"00000000");
-    let crc = crc32fast::hash(&bytes);
-    bytes[47..55].copy_from_slice(format!("{crc:08x}").as_bytes());
-    bytes.extend(&file.bytes[file.data()..]);
-    assert!(reason(file.open_with(&bytes)).contains("\"fc1.weight/momentum\" does not start"));
+    // One space more before the data moves all arrays by a byte, four move them by
+    // an element.
+    let sample = Sample::small();
+    for spaces in 1..=4 {
+        let file = Written::new(&sample);
+        let mut bytes = file.bytes[..file.data()].to_vec();
+        bytes.extend(vec![b' '; spaces]);
+        let length = bytes.len() as u64 - 8;
+        bytes[..8].copy_from_slice(&length.to_le_bytes());
+        bytes.extend(&file.bytes[file.data()..]);
+        let opened = file.open_with(&bytes);
+        if spaces == 4 {
+            sample.assert_reads_back(&opened.unwrap());
+        } else {
+            let reason = reason(opened);
+            assert!(reason.contains("\"fc1.weight/momentum\" does not start"), "{reason}");
+        }
+    }
 }
 
 #[test]
