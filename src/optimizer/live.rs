@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::state::Storage;
 use super::Optimizer;
-use crate::checkpoint::{self, Copies, Live, Settings};
+use crate::checkpoint::{self, Copies, Live, Master, Settings};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::{Error as Refusal, Result};
@@ -56,8 +56,14 @@ impl Optimizer {
         if self.is_live_at(path)? {
             return self.sync();
         }
-        // What was discarded in another live file is in this one, too.
-        let settings = self.state.iter().map(|state| state.settings());
+        // What was discarded is not in the new file.
+        let settings = self.state.iter().map(|state| Settings {
+            master: match state.master {
+                Master::Set => Master::Set,
+                Master::Empty | Master::Reset => Master::Empty,
+            },
+            ..state.settings()
+        });
         let (header, arrays) = self.contents(None);
         let (file, copies) = checkpoint::create_live(path, &header, &arrays, settings)?;
         let positions = (0..self.specs.len()).collect();
@@ -106,6 +112,9 @@ impl Optimizer {
             state.elements = current;
             state.other = other;
             state.same = false;
+            if state.master == Master::Reset {
+                state.master = Master::Empty;
+            }
         }
         self.live = Some(live);
     }
@@ -118,7 +127,8 @@ impl Optimizer {
             self.live = None;
             for state in &mut self.state {
                 state.other = Vec::new();
-                state.taken = None;
+                state.beside = None;
+                state.copied = false;
             }
         }
     }

@@ -156,6 +156,13 @@ impl Optimizer {
             }
         }
 
+        let discarded = |&tensor: &usize| {
+            let saved = &header.tensors[positions[tensor]];
+            saved.master_reset && params.is_none()
+        };
+        let discarded: Vec<usize> = (0..positions.len()).filter(discarded).collect();
+        let mut beside = self.beside(&discarded)?.into_iter();
+
         let saved = positions.clone();
         self.live_in(LiveState::new(live, positions), copies);
         for (tensor, (state, saved)) in self.state.iter_mut().zip(saved).enumerate() {
@@ -166,7 +173,10 @@ impl Optimizer {
                 (true, _) => Master::Set,
                 // The parameters are those of the last step again.
                 (_, true) if params.is_some() => Master::Set,
-                (_, true) => Master::Reset,
+                (_, true) => {
+                    state.beside = beside.next();
+                    Master::Reset
+                }
                 _ => Master::Empty,
             };
             if let (Some(params), Some(Some(read))) = (&mut params, loaded.get(tensor)) {
@@ -302,19 +312,19 @@ impl Optimizer {
     /// live file that holds it is closed.
     fn kept(&self, tensor: usize) -> Result<Loaded> {
         let state = &self.state[tensor];
-        let copy = |(plane, bytes): (&Plane, &Storage)| {
+        let copy = |(plane, bytes): (&Plane, &[u8])| {
             let mut copy = zeros(&self.specs[tensor], &plane.name, plane.dtype)?;
             copy.copy_from_slice(bytes);
             Ok(Storage::Memory(copy))
         };
-        let planes = state.planes.iter().zip(&state.elements);
+        let planes = state.planes.iter().zip(state.held());
         Ok(Loaded {
             tensor,
             saved: None,
             planes: Some(planes.map(copy).collect::<Result<_>>()?),
             in_place: false,
             master: match state.master {
-                // What was discarded is not kept in memory.
+                // What was discarded is not kept.
                 Master::Reset => Master::Empty,
                 master => master,
             },

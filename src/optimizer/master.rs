@@ -11,7 +11,7 @@ use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::Error;
 use crate::error::Result;
 use crate::layout::MASTER;
-use crate::memory::{list, try_list, OF_A_STEP};
+use crate::memory::{list, try_list, AlignedBytes, OF_A_STEP, OF_TENSORS};
 use crate::step::fits;
 
 impl Optimizer {
@@ -27,22 +27,33 @@ impl Optimizer {
     /// [`Error::Forked`] and [`Error::Io`] where the state is in a live file.
     pub fn reset_master(&mut self) -> Result<()> {
         self.between_steps()?;
-        let set = |state: &TensorState| state.master == Master::Set;
-        if self.state.iter().any(set) {
+        let set = |(_, state): &(usize, &TensorState)| state.master == Master::Set;
+        let set = self.state.iter().enumerate().filter(set);
+        let set = list(set.map(|(tensor, _)| tensor), OF_TENSORS)?;
+        if self.live.is_none() {
+            set.into_iter()
+                .for_each(|tensor| self.forget_master(tensor));
+            return Ok(());
+        }
+        let room = self.beside(&set)?;
+        if !set.is_empty() {
             self.begin_live()?;
         }
-        for tensor in 0..self.state.len() {
-            if !set(&self.state[tensor]) {
-                continue;
-            }
-            if self.live.is_some() {
-                self.state[tensor].master = Master::Reset;
-                self.set_live(tensor, self.state[tensor].settings());
-            } else {
-                self.forget_master(tensor);
-            }
+        for (tensor, zeros) in set.into_iter().zip(room) {
+            let state = &mut self.state[tensor];
+            state.beside = Some(zeros);
+            state.master = Master::Reset;
+            let settings = state.settings();
+            self.set_live(tensor, settings);
         }
         Ok(())
+    }
+
+    /// Room for master weights beside the live file. It takes no memory before it
+    /// is written.
+    pub(super) fn beside(&self, tensors: &[usize]) -> Result<Vec<AlignedBytes>> {
+        let room = |&tensor: &usize| zeros(&self.specs[tensor], MASTER, Dtype::F32);
+        try_list(tensors.iter().map(room), OF_A_STEP)
     }
 
     /// Copies master weights that are not set from the parameters, even for
@@ -58,35 +69,38 @@ impl Optimizer {
             let params = params[tensor].elements();
             fits(spec, "the parameter", params, spec.params)?;
         }
-        let mut taken = Vec::new();
-        if self.live.is_some() {
-            let room = |&tensor: &usize| zeros(&self.specs[tensor], MASTER, Dtype::F32);
-            taken = try_list(empty.iter().map(room), OF_A_STEP)?;
-        }
-        let mut taken = taken.into_iter();
+        let live = self.live.is_some();
+        let room = self.beside(if live { &empty } else { &[] })?;
+        let mut room = room.into_iter();
         for &tensor in &empty {
             let state = &mut self.state[tensor];
             let params = params[tensor].elements();
-            match taken.next() {
+            match room.next() {
                 Some(mut bytes) => {
                     widen(params, bytemuck::cast_slice_mut(&mut bytes));
-                    state.taken = Some(bytes);
+                    state.beside = Some(bytes);
+                    state.copied = true;
                 }
                 None => {
                     widen(params, state.master_plane());
                     state.master = Master::Set;
                 }
             }
-            state.same = false;
         }
         Ok(empty)
     }
 
     /// Discards the master weights of a tensor: those that are not set are zero.
-    /// In a live file, only those that were copied for the step under way.
+    /// With a live file, only those that were copied for the step under way.
     pub(super) fn forget_master(&mut self, tensor: usize) {
         let state = &mut self.state[tensor];
-        if state.taken.take().is_none() {
+        if std::mem::take(&mut state.copied) {
+            // In the file they are zero, too, unless they were discarded there.
+            match (&mut state.beside, state.master) {
+                (Some(bytes), Master::Reset) => bytes.fill(0),
+                (beside, _) => *beside = None,
+            }
+        } else {
             state.master_plane().fill(0.0);
             state.master = Master::Empty;
         }

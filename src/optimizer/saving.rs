@@ -88,7 +88,7 @@ impl Optimizer {
                     bytes,
                 })
             };
-            for (plane, bytes) in state.planes.iter().zip(&state.elements) {
+            for (plane, bytes) in state.planes.iter().zip(state.held()) {
                 push(plane.name.as_str(), plane.dtype, bytes);
             }
             if let Some(params) = params {

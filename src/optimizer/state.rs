@@ -49,10 +49,12 @@ pub(super) struct TensorState {
     pub same: bool,
     /// What the plane of master weights holds, if the tensor has one.
     pub master: Master,
-    /// Master weights that were copied from the parameters for the step that is
-    /// under way, if the state is in a live file: the step reads these in place of
-    /// the current copy's, which stay as they are until the step is complete.
-    pub taken: Option<AlignedBytes>,
+    /// Master weights that are not in the live file that holds the state, if they
+    /// are not set there: copied from the parameters for the step that is under way,
+    /// otherwise zero. The file's stay as they are until the step is complete.
+    pub beside: Option<AlignedBytes>,
+    /// Whether they have been copied from the parameters.
+    pub copied: bool,
     pub lr_scale: f64,
     pub weight_decay: f64,
 }
@@ -71,7 +73,8 @@ impl TensorState {
             other: Vec::new(),
             same: false,
             master: Master::Empty,
-            taken: None,
+            beside: None,
+            copied: false,
             lr_scale: 1.0,
             weight_decay: options.weight_decay,
         })
@@ -84,7 +87,19 @@ impl TensorState {
     /// The plane with this index, if there is one.
     pub(super) fn plane(&self, plane: usize) -> Option<Elements<'_>> {
         let dtype = self.planes.get(plane)?.dtype;
-        Some(Elements::from_bytes(dtype, &self.elements[plane]))
+        let bytes = self.held().nth(plane)?;
+        Some(Elements::from_bytes(dtype, bytes))
+    }
+
+    /// The bytes of every plane.
+    pub(super) fn held(&self) -> impl Iterator<Item = &[u8]> {
+        let last = self.elements.len().wrapping_sub(1);
+        let planes = self.elements.iter().enumerate();
+        // Master weights are the last plane.
+        planes.map(move |(plane, bytes)| match &self.beside {
+            Some(beside) if plane == last => &beside[..],
+            _ => &bytes[..],
+        })
     }
 
     /// Bytes of memory that are not part of a mapped file.
@@ -93,7 +108,7 @@ impl TensorState {
             Storage::Memory(bytes) => Some(bytes.len()),
             Storage::Mapped(_) => None,
         });
-        elements.sum()
+        elements.sum::<usize>() + self.beside.as_ref().map_or(0, |bytes| bytes.len())
     }
 
     /// What a live file stores of the tensor besides its planes, after the step
@@ -102,9 +117,9 @@ impl TensorState {
         Settings {
             lr_scale: self.lr_scale,
             weight_decay: self.weight_decay,
-            master: match self.taken {
-                Some(_) => Master::Set,
-                None => self.master,
+            master: match self.copied {
+                true => Master::Set,
+                false => self.master,
             },
         }
     }
@@ -127,8 +142,8 @@ impl TensorState {
         let planes = self.planes.iter().zip(read);
         let planes = planes.map(|(plane, bytes)| Elements::from_bytes(plane.dtype, bytes));
         fill(before, planes)?;
-        if let (Some(taken), Some(master)) = (&self.taken, before.last_mut()) {
-            *master = Elements::from_bytes(Dtype::F32, taken);
+        if let (Some(beside), Some(master)) = (&self.beside, before.last_mut()) {
+            *master = Elements::from_bytes(Dtype::F32, beside);
         }
         let planes = self.planes.iter().zip(written);
         let planes = planes.map(|(plane, bytes)| ElementsMut::from_bytes(plane.dtype, bytes));
@@ -149,11 +164,17 @@ impl TensorState {
             }
             self.same = true;
         }
+        if let (true, Some(beside), Some(to)) = (self.copied, &self.beside, self.other.last_mut())
+        {
+            to.copy_from_slice(beside);
+            self.same = false;
+        }
     }
 
     /// Makes the other copy, which a step has written, the current one.
     pub(super) fn swap(&mut self) {
-        if self.taken.take().is_some() {
+        if std::mem::take(&mut self.copied) {
+            self.beside = None;
             self.master = Master::Set;
         }
         std::mem::swap(&mut self.elements, &mut self.other);
