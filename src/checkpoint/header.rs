@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
 
-use super::json::{self, ArrayInfo, Document, Entry, Pairs, SavedOptions, TensorMirror};
+use super::json::{self, ArrayInfo, Document, Entry, Pairs, SavedOptions, Stop, TensorMirror};
 use super::{Header, ALIGNMENT, FIRST_FORMAT_OF_ANY_ORDER, FORMAT, LIVE_FORMAT, PADDING};
 use crate::error::{Error, Result};
 
@@ -15,8 +15,8 @@ pub(super) const MAX_LENGTH: u64 = 100_000_000;
 /// Size of the field that holds the header's length.
 pub(super) const LENGTH_BYTES: usize = 8;
 
-/// Before format 4, the beginning of every header's JSON; the eight digits of the
-/// checksum follow.
+/// The beginning of every header's JSON as this library writes it; the eight digits
+/// of the checksum follow. Before format 4 no other was read.
 const PREFIX: &str = r#"{"__metadata__":{"sonew.header_crc32":""#;
 
 /// Before format 4, the bytes of the file that hold these digits.
@@ -185,11 +185,16 @@ pub(super) fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<Decoded<'a>> {
         Ok(())
     };
     let read = json::read_header(&bytes[LENGTH_BYTES..], Some(&mut metadata), &mut array);
-    read.map_err(refuse)?;
     let damaged = || Error::Checksum {
         path: path.to_owned(),
         part: "the header".to_owned(),
     };
+    read.map_err(|stop| match stop {
+        Stop::Refused(reason) => refuse(reason),
+        // It was written by this library, and damaged.
+        Stop::Malformed(_) if bytes[LENGTH_BYTES..].starts_with(PREFIX.as_bytes()) => damaged(),
+        Stop::Malformed(error) => refuse(format!("its header is malformed: {error}")),
+    })?;
     let [digits, format, step, options, tensors, checksums] = values;
     let get = |value: Option<Cow<'a, str>>, key: usize| {
         value.ok_or_else(|| refuse(format!("its metadata lack {OWN}{}", keys[key])))

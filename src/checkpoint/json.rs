@@ -71,6 +71,15 @@ pub(super) struct Entry<'a> {
 /// The result of a check, with a description of what is wrong.
 pub(super) type Outcome<T> = std::result::Result<T, String>;
 
+/// Why reading has stopped.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The text is no JSON, or has not the form of a header.
+    Malformed(serde_json::Error),
+    /// A call has refused an entry.
+    Refused(String),
+}
+
 /// What is called for every entry of an object of strings.
 type OnText<'c, 'a> = dyn FnMut(Cow<'a, str>, Cow<'a, str>) -> Outcome<()> + 'c;
 /// What is called for every array of a header.
@@ -83,7 +92,7 @@ pub(super) fn read_header<'a>(
     json: &'a [u8],
     metadata: Option<&mut OnText<'_, 'a>>,
     array: &mut OnArray<'_, 'a>,
-) -> Outcome<()> {
+) -> Result<(), Stop> {
     let mut refused = None;
     let header = HeaderReader {
         metadata,
@@ -93,11 +102,11 @@ pub(super) fn read_header<'a>(
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let read = header.deserialize(&mut deserializer);
     let read = read.and_then(|()| deserializer.end());
-    read.map_err(|e| refused.unwrap_or_else(|| format!("its header is malformed: {e}")))
+    read.map_err(|error| refused.map_or(Stop::Malformed(error), Stop::Refused))
 }
 
 /// Reads an object of strings, and calls `entry` for each of them.
-pub(super) fn read_object<'a>(json: &'a str, entry: &mut OnText<'_, 'a>) -> Outcome<()> {
+pub(super) fn read_object<'a>(json: &'a str, entry: &mut OnText<'_, 'a>) -> Result<(), Stop> {
     let mut refused = None;
     let object = ObjectReader {
         entry,
@@ -106,7 +115,7 @@ pub(super) fn read_object<'a>(json: &'a str, entry: &mut OnText<'_, 'a>) -> Outc
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let read = object.deserialize(&mut deserializer);
     let read = read.and_then(|()| deserializer.end());
-    read.map_err(|e| refused.unwrap_or_else(|| format!("it is malformed: {e}")))
+    read.map_err(|error| refused.map_or(Stop::Malformed(error), Stop::Refused))
 }
 
 /// Keeps why an entry was refused; the error only ends the reading.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::header::{self, Decoded, LENGTH_BYTES};
-use super::json::{self, Entry, Outcome};
+use super::json::{self, Entry, Outcome, Stop};
 use super::mapping::Part;
 use super::record;
 use super::{array_name, Header, SavedTensor, ALIGNMENT, FIRST_FORMAT_OF_ANY_ORDER, SECOND, WORD};
@@ -206,7 +206,7 @@ impl<'h> Search<'h> {
             number += 1;
             self.found(&name, &entry)
         };
-        json::read_header(json, None, &mut array)?;
+        json::read_header(json, None, &mut array).map_err(reason)?;
         others.sort_unstable();
         for ([begin, end], number) in others {
             if begin != position {
@@ -334,11 +334,10 @@ impl<'h> Search<'h> {
                 _ => Err(format!("{name:?} has a checksum but is no array")),
             }
         };
-        json::read_object(&decoded.checksums, &mut entry)
-            .map_err(|reason| match reason.strip_prefix("it is malformed") {
-                Some(rest) => format!("sonew.checksums is malformed{rest}"),
-                None => reason,
-            })?;
+        json::read_object(&decoded.checksums, &mut entry).map_err(|stop| match stop {
+            Stop::Malformed(error) => format!("sonew.checksums is malformed: {error}"),
+            Stop::Refused(reason) => reason,
+        })?;
         for (tensor, arrays) in self.tensors.iter().zip(&self.first) {
             if let Some(array) = arrays.iter().find(|a| a.crc.is_none() && !decoded.live) {
                 let name = array_name(tensor, &array.name);
@@ -383,6 +382,13 @@ fn name_of(json: &[u8], number: u32) -> String {
     // It has been read before.
     let _ = json::read_header(json, None, &mut array);
     found
+}
+
+fn reason(stop: Stop) -> String {
+    match stop {
+        Stop::Malformed(error) => format!("its header is malformed: {error}"),
+        Stop::Refused(reason) => reason,
+    }
 }
 
 fn byte_count(entry: &Entry<'_>) -> Option<u64> {

@@ -72,12 +72,13 @@ impl Optimizer {
     }
 
     /// Writes the last step and the checksums of the state to disk. The synced
-    /// state survives a power failure as long as at most one step has been taken
-    /// since.
+    /// state survives a power failure as long as at most one step has been begun
+    /// since; settings that were changed since may be lost.
     ///
     /// # Errors
     /// [`Error::NotLive`]; [`Error::Forked`]; [`Error::Io`]: the state is
-    /// unchanged, but may not be on disk.
+    /// unchanged, but may not be on disk, or the file was removed. What the sync
+    /// before has written is still there.
     pub fn sync(&self) -> Result<()> {
         self.between_steps()?;
         let live = self.live.as_ref().ok_or(Refusal::NotLive)?;

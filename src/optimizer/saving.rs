@@ -12,7 +12,8 @@ impl Optimizer {
     /// Saves the state, the options and the step count to a safetensors file,
     /// together with the parameters if they are given. An existing file is
     /// replaced only when the new one is complete and on disk. If the existing
-    /// file is mapped privately, the mapping remains valid.
+    /// file is mapped privately, the mapping remains valid. A symbolic link is
+    /// followed; what is not a regular file is refused.
     ///
     /// If `path` is the live file that holds the state, this does what
     /// [`sync`](Optimizer::sync) does. A live file holds no parameters except as

@@ -26,6 +26,8 @@ fn open_replaced(old: &str, new: &str) -> Result<Checkpoint> {
 fn reason(result: Result<Checkpoint>) -> String {
     match result {
         Err(Error::NotACheckpoint { reason, .. }) => reason,
+        // A header that begins as this library writes it, but cannot be read.
+        Err(Error::Checksum { part, .. }) if part == "the header" => "malformed".to_owned(),
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("opened"),
     }
@@ -146,8 +148,8 @@ fn wrong_arrays_are_refused() {
         (r#""F32","shape":[2,3]"#, r#""U8","shape":[24]"#, "\"fc1.weight/momentum\" has type U8"),
         (r#""F32","shape":[2,3]"#, r#""F32","shape":[6]"#, "\"fc1.weight/momentum\" has shape [6]"),
         (r#""F32","shape":[2,3]"#, r#""F32","shape":[4294967296,4294967296]"#, "overflows"),
-        (r#""F32","shape":[2,3]"#, r#""F32","shape":[2,3,1,1,1,1,1,1,1]"#, "at most 8"),
-        (r#""F32","shape":[2,3]"#, r#""F32","unheard_of":1,"shape":[2,3]"#, "unheard_of"),
+        (r#""F32","shape":[2,3]"#, r#""F32","shape":[2,3,1,1,1,1,1,1,1]"#, "malformed"),
+        (r#""F32","shape":[2,3]"#, r#""F32","unheard_of":1,"shape":[2,3]"#, "malformed"),
         ("sonew.padding/0", "sonew.padding/00", "\"sonew.padding/00\" belongs to no tensor"),
         ("sonew.padding/0", "sonew.padding/", "\"sonew.padding/\" belongs to no tensor"),
         ("fc1.bias/parameter\":{", "fc1.bias/other\":{", "\"fc1.bias/other\" belongs to no tensor"),
