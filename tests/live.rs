@@ -566,7 +566,9 @@ fn a_reset_that_a_kill_has_followed_is_still_one() {
     let create = || Optimizer::new(Options::default(), &specs).unwrap();
     let step = |optimizer: &mut Optimizer, w: &mut Vec<f32>| {
         let options = StepOptions::default();
-        optimizer.step(&options, &mut [w], &[Some(&vec![0.5f32; 300])]).unwrap();
+        optimizer
+            .step(&options, &mut [w], &[Some(&vec![0.5f32; 300])])
+            .unwrap();
     };
     let folder = Folder::new();
     let path = folder.path("live");
@@ -587,7 +589,11 @@ fn a_reset_that_a_kill_has_followed_is_still_one() {
         optimizer.load(&path, &load, None).unwrap();
         w.fill(7.0);
         step(&mut optimizer, &mut w);
-        assert!(w.iter().all(|&w| (6.9..7.0).contains(&w)), "{mode:?} {}", w[0]);
+        assert!(
+            w.iter().all(|&w| (6.9..7.0).contains(&w)),
+            "{mode:?} {}",
+            w[0]
+        );
     }
 }
 

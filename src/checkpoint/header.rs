@@ -100,7 +100,13 @@ impl Sum {
             // As many digits as a number can have, and a comma, fit in.
             let _ = std::fmt::write(&mut text, format_args!("{comma}{dim}"));
         }
-        self.add(&[name.as_bytes(), b":", dtype.as_bytes(), b":", text.as_bytes()]);
+        self.add(&[
+            name.as_bytes(),
+            b":",
+            dtype.as_bytes(),
+            b":",
+            text.as_bytes(),
+        ]);
     }
 }
 
@@ -161,7 +167,14 @@ pub(super) fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<Decoded<'a>> {
         path: path.to_owned(),
         reason,
     };
-    let keys = ["header_crc32", "format", "step", "options", "tensors", "checksums"];
+    let keys = [
+        "header_crc32",
+        "format",
+        "step",
+        "options",
+        "tensors",
+        "checksums",
+    ];
     let mut values: [Option<Cow<'a, str>>; 6] = Default::default();
     let (mut sum, mut own) = (Sum::default(), false);
     let mut metadata = |key: Cow<'a, str>, value: Cow<'a, str>| {
@@ -204,9 +217,8 @@ pub(super) fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<Decoded<'a>> {
         let number = parse_number(&text);
         number.ok_or_else(|| refuse(format!("{OWN}{} is {text:?}, not a number", keys[key])))
     };
-    let malformed = |key: usize, e: serde_json::Error| {
-        refuse(format!("{OWN}{} is malformed: {e}", keys[key]))
-    };
+    let malformed =
+        |key: usize, e: serde_json::Error| refuse(format!("{OWN}{} is malformed: {e}", keys[key]));
     if !own {
         return Err(refuse("it has none of this library's metadata".to_owned()));
     }

@@ -5,9 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use arrayvec::ArrayVec;
-use serde::de::{
-    self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::SavedTensor;

@@ -249,7 +249,9 @@ impl Live {
 
     fn write_state<'a>(&self, planes: impl Iterator<Item = &'a [u8]> + Clone) -> Result<()> {
         if self.doubtful.load(Relaxed) {
-            planes.clone().try_for_each(|plane| self.file.write_again(plane))?;
+            planes
+                .clone()
+                .try_for_each(|plane| self.file.write_again(plane))?;
         }
         let number = self.number.load(Relaxed) + 1;
         let at = pack(self.step, self.copy);

@@ -150,7 +150,10 @@ impl<'h> Search<'h> {
         for tensor in tensors {
             // The rest is missing, which is found out without room for it.
             let room = count <= *limit;
-            let planes = header.arrays(tensor).into_iter().take(if room { usize::MAX } else { 0 });
+            let planes = header
+                .arrays(tensor)
+                .into_iter()
+                .take(if room { usize::MAX } else { 0 });
             let arrays: Vec<_> = planes
                 .map(|plane| StoredArray {
                     name: names.shared(plane.name),
@@ -190,9 +193,8 @@ impl<'h> Search<'h> {
         let mut number = 0;
         let mut array = |name: Cow<'_, str>, entry: Entry<'_>| {
             let [begin, end] = entry.data_offsets;
-            let bytes = byte_count(&entry).ok_or_else(|| {
-                format!("the size of array {name:?} is unknown or overflows")
-            })?;
+            let bytes = byte_count(&entry)
+                .ok_or_else(|| format!("the size of array {name:?} is unknown or overflows"))?;
             if end.checked_sub(begin) != Some(bytes) {
                 return Err(format!(
                     "array {name:?} is to have {bytes} bytes, its offsets are {begin} and {end}"

@@ -52,7 +52,10 @@ impl Mapping {
 
     /// Where bytes of the mapping are in the file.
     pub(super) fn offset_of(&self, bytes: &[u8]) -> Option<u64> {
-        let offset = bytes.as_ptr().addr().checked_sub(self.map.as_ptr().addr())?;
+        let offset = bytes
+            .as_ptr()
+            .addr()
+            .checked_sub(self.map.as_ptr().addr())?;
         (offset + bytes.len() <= self.map.len()).then_some(offset as u64)
     }
 

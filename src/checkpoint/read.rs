@@ -300,7 +300,11 @@ impl Checkpoint {
         self.file.lock(Access::Read)?;
         let path = self.file.path().to_owned();
         let header = self.header.clone();
-        let planes = self.header.tensors.iter().map(|tensor| header.arrays(tensor));
+        let planes = self
+            .header
+            .tensors
+            .iter()
+            .map(|tensor| header.arrays(tensor));
         let planes: Vec<_> = planes.collect();
         let parts = self.map_private()?;
         let mut arrays = Vec::new();

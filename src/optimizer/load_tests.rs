@@ -94,7 +94,14 @@ fn every_option_that_differs_is_named() {
     for (name, change) in differing {
         let mut options = Options::default();
         change(&mut options);
-        let refused = assign(&saved, &options, &tensors, false, false, &LoadOptions::default());
+        let refused = assign(
+            &saved,
+            &options,
+            &tensors,
+            false,
+            false,
+            &LoadOptions::default(),
+        );
         assert!(
             matches!(refused, Err(Error::OptionDiffers { option, .. }) if option == name),
             "{name}"
@@ -111,7 +118,14 @@ fn a_difference_of_options_shows_both_values() {
         ..Options::default()
     };
     let saved = header(&Options::default(), &tensors);
-    let refused = assign(&saved, &options, &tensors, false, false, &LoadOptions::default());
+    let refused = assign(
+        &saved,
+        &options,
+        &tensors,
+        false,
+        false,
+        &LoadOptions::default(),
+    );
     assert_eq!(
         refused.unwrap_err().to_string(),
         "option band is 1 in the file, 4 in the optimizer"
@@ -127,7 +141,15 @@ fn what_belongs_to_the_machine_may_differ() {
         ..Options::default()
     };
     let saved = header(&Options::default(), &tensors);
-    assign(&saved, &options, &tensors, false, false, &LoadOptions::default()).unwrap();
+    assign(
+        &saved,
+        &options,
+        &tensors,
+        false,
+        false,
+        &LoadOptions::default(),
+    )
+    .unwrap();
 }
 
 #[test]

@@ -314,7 +314,10 @@ impl Run {
                 true => i,
                 false => self.random.random_range(0..all),
             };
-            let kept = pages.iter().enumerate().filter(|(p, _)| subset >> p & 1 == 1);
+            let kept = pages
+                .iter()
+                .enumerate()
+                .filter(|(p, _)| subset >> p & 1 == 1);
             let kept: Vec<usize> = kept.map(|(_, &page)| page).collect();
             let bytes = self.machine.with_pages(&self.live, &kept);
             self.look_at(&bytes);

@@ -164,8 +164,7 @@ impl TensorState {
             }
             self.same = true;
         }
-        if let (true, Some(beside), Some(to)) = (self.copied, &self.beside, self.other.last_mut())
-        {
+        if let (true, Some(beside), Some(to)) = (self.copied, &self.beside, self.other.last_mut()) {
             to.copy_from_slice(beside);
             self.same = false;
         }

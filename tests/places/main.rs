@@ -221,7 +221,10 @@ fn a_link_is_followed_and_stays() {
         fs::remove_file(path("elsewhere/saved")).unwrap();
     }
     symlink("round", path("round")).unwrap();
-    assert!(is_io(&optimizer(1).save(path("round"), None), ErrorKind::InvalidInput));
+    assert!(is_io(
+        &optimizer(1).save(path("round"), None),
+        ErrorKind::InvalidInput
+    ));
 }
 
 #[test]
@@ -233,7 +236,11 @@ fn what_is_no_regular_file_is_refused() {
     let made = |what: &mut Command| what.status().is_ok_and(|status| status.success());
     assert!(made(Command::new("mkfifo").arg(path("pipe"))));
     let mut kinds = vec!["folder", "socket", "pipe"];
-    if made(Command::new("mknod").arg(path("device")).args(["c", "1", "3"])) {
+    if made(
+        Command::new("mknod")
+            .arg(path("device"))
+            .args(["c", "1", "3"]),
+    ) {
         kinds.push("device");
     } else {
         not_tested("a device, which only root can make");
@@ -244,7 +251,10 @@ fn what_is_no_regular_file_is_refused() {
             let target = path(target);
             let refused = optimizer(1).save(&target, None);
             assert!(is_io(&refused, ErrorKind::InvalidInput), "{refused:?}");
-            assert!(refused.unwrap_err().to_string().contains("not a regular file"));
+            assert!(refused
+                .unwrap_err()
+                .to_string()
+                .contains("not a regular file"));
             let refused = optimizer(1).make_live(&target);
             assert!(is_io(&refused, ErrorKind::InvalidInput), "{refused:?}");
             assert!(!fs::metadata(&target).unwrap().is_file());
@@ -253,7 +263,9 @@ fn what_is_no_regular_file_is_refused() {
         let kind = fs::symlink_metadata(path(name)).unwrap().file_type();
         assert!(kind.is_dir() || kind.is_socket() || kind.is_fifo() || kind.is_char_device());
     }
-    assert!(names(folder.path()).iter().all(|name| !name.contains("tmp")));
+    assert!(names(folder.path())
+        .iter()
+        .all(|name| !name.contains("tmp")));
 }
 
 #[test]
@@ -328,7 +340,10 @@ fn a_folder_that_cannot_be_synced_can_be_saved_to() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("saved");
     let error = |errno: i32| format!("fsync_folder={errno}");
-    assert_eq!(run(with("save", &path, "SONEW_FAIL", &error(libc::EINVAL))), "Ok(())");
+    assert_eq!(
+        run(with("save", &path, "SONEW_FAIL", &error(libc::EINVAL))),
+        "Ok(())"
+    );
     assert_eq!(step_of(&path), 2);
     // An error of the disk is one.
     let outcome = run(with("save", &path, "SONEW_FAIL", &error(libc::EIO)));
@@ -383,7 +398,10 @@ fn a_limit_of_file_sizes_is_a_status() {
         command.arg(env::current_exe().unwrap());
         as_process(&mut command, what, &path);
         let outcome = run(command);
-        assert!(outcome.contains(&format!("code: {}", libc::EFBIG)), "{outcome}");
+        assert!(
+            outcome.contains(&format!("code: {}", libc::EFBIG)),
+            "{outcome}"
+        );
         assert_eq!(names(folder.path()), ["saved"]);
         assert_eq!(step_of(&path), 1);
     }
@@ -395,7 +413,10 @@ fn allocating_that_is_interrupted_or_not_there_is_no_failure() {
     let path = folder.path().join("live");
     for errno in [libc::EINTR, libc::EOPNOTSUPP] {
         let error = format!("fallocate={errno}");
-        assert_eq!(run(with("make_live", &path, "SONEW_FAIL", &error)), "Ok(())");
+        assert_eq!(
+            run(with("make_live", &path, "SONEW_FAIL", &error)),
+            "Ok(())"
+        );
         assert_eq!(run(with("share", &path, "SONEW_FAIL", &error)), "Ok(())");
         assert_eq!(step_of(&path), 2);
     }
@@ -418,12 +439,18 @@ fn holes_on_a_full_disk_are_a_status() {
     fs::create_dir(&inside).unwrap();
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", script]);
-    command.arg(&inside).arg(&path).arg(env::current_exe().unwrap());
+    command
+        .arg(&inside)
+        .arg(&path)
+        .arg(env::current_exe().unwrap());
     as_process(&mut command, "share", &inside.join("live"));
     command.env("LD_PRELOAD", preload());
     command.env("SONEW_FAIL", format!("fallocate={}", libc::EOPNOTSUPP));
     let outcome = run(command);
-    assert!(outcome.contains(&format!("code: {}", libc::ENOSPC)), "{outcome}");
+    assert!(
+        outcome.contains(&format!("code: {}", libc::ENOSPC)),
+        "{outcome}"
+    );
 }
 
 /// A save writes for a while. Somebody begins to work on the file that it is to
@@ -513,7 +540,10 @@ fn a_saver_that_was_killed_blocks_nobody_though_its_child_lives() {
     let mut saver = command.env("SONEW_REACHED", &reached).spawn().unwrap();
     wait_for(|| forked.exists());
     let locked = optimizer(3).save(&path, None);
-    assert!(matches!(locked, Err(Error::FileLocked { .. })), "{locked:?}");
+    assert!(
+        matches!(locked, Err(Error::FileLocked { .. })),
+        "{locked:?}"
+    );
     saver.kill().unwrap();
     saver.wait().unwrap();
     optimizer(3).save(&path, None).unwrap();
@@ -552,7 +582,11 @@ fn another_boot_id_is_no_power_failure() {
         worker.wait().unwrap();
         fs::remove_file(ready).unwrap();
         for what in ["read", "share"] {
-            assert_eq!(run(in_container(what, ids[second])), "Ok(())", "{first} {second}");
+            assert_eq!(
+                run(in_container(what, ids[second])),
+                "Ok(())",
+                "{first} {second}"
+            );
         }
         // And it was the last step, not the last sync.
         assert_eq!(step_of(&path), 3);

@@ -95,6 +95,8 @@ impl LiveFile {
 pub(in super::super) fn map_private(file: SourceFile) -> Result<Mapping> {
     let length = file.length();
     let (file, path) = file.into_parts();
-    let map = attempt("map", &path, Effect::None, || Mapping::private(&file, length))?;
+    let map = attempt("map", &path, Effect::None, || {
+        Mapping::private(&file, length)
+    })?;
     Ok(Mapping::new(map, file))
 }

@@ -49,7 +49,8 @@ impl NewFile {
     /// Creates the temporary file of `target`, which will have this length. A live
     /// file is locked as such.
     pub(in super::super) fn create(target: &Path, length: u64, access: Access) -> Result<NewFile> {
-        let nameless = || io::Error::new(ErrorKind::InvalidInput, "the path does not end in a name");
+        let nameless =
+            || io::Error::new(ErrorKind::InvalidInput, "the path does not end in a name");
         let temporary_of = |target: &Path| {
             attempt("create", target, Effect::None, || {
                 temporary_of(target).ok_or_else(nameless)
@@ -84,7 +85,9 @@ impl NewFile {
 
     /// What tells this file from copies of it.
     pub(in super::super) fn identity(&self) -> Result<Identity> {
-        attempt("open", &self.temporary, Effect::None, || Identity::of(&self.file))
+        attempt("open", &self.temporary, Effect::None, || {
+            Identity::of(&self.file)
+        })
     }
 
     /// Continues writing at this offset in the file.
@@ -223,7 +226,10 @@ fn sync_directory(directory: &Path, file: &File) -> io::Result<()> {
             .chain([Errno::NOSYS, Errno::OPNOTSUPP, Errno::ISDIR])
             .map(|errno| Some(errno.raw_os_error()));
         if let Err(error) = &synced {
-            if cannot.into_iter().any(|errno| error.raw_os_error() == errno) {
+            if cannot
+                .into_iter()
+                .any(|errno| error.raw_os_error() == errno)
+            {
                 return rustix::fs::syncfs(file).map_err(io::Error::from);
             }
         }

@@ -51,7 +51,9 @@ impl SourceFile {
 
     /// What tells this file from copies of it.
     pub(in super::super) fn identity(&self) -> Result<Identity> {
-        attempt("open", &self.path, Effect::None, || Identity::of(&self.file))
+        attempt("open", &self.path, Effect::None, || {
+            Identity::of(&self.file)
+        })
     }
 
     /// The path by which the file was opened.

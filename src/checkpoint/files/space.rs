@@ -20,7 +20,10 @@ pub(super) fn check_limit(path: &Path, length: u64) -> Result<()> {
         #[cfg(target_os = "linux")]
         {
             use rustix::process::{getrlimit, Resource};
-            if getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < length) {
+            if getrlimit(Resource::Fsize)
+                .current
+                .is_some_and(|limit| limit < length)
+            {
                 return Err(io::Error::from(rustix::io::Errno::FBIG));
             }
         }
@@ -117,6 +120,9 @@ mod tests {
         let mut bytes = vec![1; length as usize];
         file.read_exact_at(&mut bytes, 0).unwrap();
         let expected = |at: usize| if marks.contains(&(at as u64)) { 7 } else { 0 };
-        assert!(bytes.iter().enumerate().all(|(at, &byte)| byte == expected(at)));
+        assert!(bytes
+            .iter()
+            .enumerate()
+            .all(|(at, &byte)| byte == expected(at)));
     }
 }

@@ -220,7 +220,10 @@ fn an_unaligned_array_is_refused() {
             sample.assert_reads_back(&opened.unwrap());
         } else {
             let reason = reason(opened);
-            assert!(reason.contains("\"fc1.weight/momentum\" does not start"), "{reason}");
+            assert!(
+                reason.contains("\"fc1.weight/momentum\" does not start"),
+                "{reason}"
+            );
         }
     }
 }

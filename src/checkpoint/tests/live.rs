@@ -322,7 +322,14 @@ fn settings_that_no_optimizer_has_are_refused() {
     // The second copy is current; its settings are behind commit and settings,
     // which take one line each. The first tensor has no master weights.
     let at = file.data() + 64 + 64;
-    for (word, value) in [(0, f64::NAN), (1, -1.0), (2, 7.0), (2, 0.5), (2, 1.0), (2, 2.0)] {
+    for (word, value) in [
+        (0, f64::NAN),
+        (1, -1.0),
+        (2, 7.0),
+        (2, 0.5),
+        (2, 1.0),
+        (2, 2.0),
+    ] {
         let mut bytes = file.bytes.clone();
         bytes[at + 8 * word..][..8].copy_from_slice(&value.to_le_bytes());
         fs::write(&file.path, bytes).unwrap();
