@@ -2,10 +2,13 @@
 //! of all these bytes), spaces.
 
 use std::borrow::Cow;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
 
-use super::json::{self, ArrayInfo, Document, Entry, Pairs, SavedOptions, Stop, TensorMirror};
+use super::json::{
+    self, ArrayInfo, Document, Entry, Pairs, RawText, SavedOptions, Stop, TensorMirror,
+};
 use super::{Header, ALIGNMENT, FIRST_FORMAT_OF_ANY_ORDER, FORMAT, LIVE_FORMAT, PADDING};
 use crate::error::{Error, Result};
 
@@ -52,7 +55,7 @@ pub(super) struct Decoded<'a> {
     /// The number of arrays.
     pub(super) arrays: usize,
     /// JSON: the checksums of the arrays of a checkpoint.
-    pub(super) checksums: Cow<'a, str>,
+    pub(super) checksums: RawText<'a>,
 }
 
 /// A checksum as it is written.
@@ -87,10 +90,21 @@ impl Sum {
     }
 
     /// Adds an entry of the metadata, if it is this library's.
-    fn metadata(&mut self, key: &str, value: &str) {
+    fn metadata(&mut self, key: &str, mut value: impl Read) -> io::Result<()> {
         if key.starts_with(OWN) && key != CHECKSUM {
-            self.add(&[key.as_bytes(), b"=", value.as_bytes()]);
+            let mut hasher = crc32fast::Hasher::new();
+            hasher.update(key.as_bytes());
+            hasher.update(b"=");
+            let mut piece = [0; 4096];
+            loop {
+                match value.read(&mut piece)? {
+                    0 => break,
+                    count => hasher.update(&piece[..count]),
+                }
+            }
+            self.0 = self.0.wrapping_add(hasher.finalize());
         }
+        Ok(())
     }
 
     fn array(&mut self, name: &str, dtype: &str, shape: &[usize]) {
@@ -136,7 +150,8 @@ pub(super) fn encode(contents: &Contents) -> serde_json::Result<Vec<u8>> {
     let metadata = metadata.map(|(key, value)| (format!("{OWN}{key}"), value));
     let mut sum = Sum::default();
     for (key, value) in &metadata {
-        sum.metadata(key, value);
+        sum.metadata(key, value.as_bytes())
+            .map_err(serde_json::Error::io)?;
     }
     for (name, info) in arrays {
         sum.array(name, &info.dtype, &info.shape);
@@ -175,11 +190,12 @@ pub(super) fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<Decoded<'a>> {
         "tensors",
         "checksums",
     ];
-    let mut values: [Option<Cow<'a, str>>; 6] = Default::default();
+    let mut values: [Option<RawText<'a>>; 6] = Default::default();
     let (mut sum, mut own) = (Sum::default(), false);
-    let mut metadata = |key: Cow<'a, str>, value: Cow<'a, str>| {
+    let mut metadata = |key: Cow<'a, str>, value: RawText<'a>| {
         own |= key.starts_with(OWN);
-        sum.metadata(&key, &value);
+        sum.metadata(&key, value.reader())
+            .map_err(|e| e.to_string())?;
         let short = key.strip_prefix(OWN);
         if let Some(index) = keys.iter().position(|known| short == Some(known)) {
             if values[index].replace(value).is_some() {
@@ -209,11 +225,12 @@ pub(super) fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<Decoded<'a>> {
         Stop::Malformed(error) => refuse(format!("its header is malformed: {error}")),
     })?;
     let [digits, format, step, options, tensors, checksums] = values;
-    let get = |value: Option<Cow<'a, str>>, key: usize| {
+    let get = |value: Option<RawText<'a>>, key: usize| {
         value.ok_or_else(|| refuse(format!("its metadata lack {OWN}{}", keys[key])))
     };
-    let number = |value: Option<Cow<'a, str>>, key: usize| {
-        let text = get(value, key)?;
+    let text = |value, key| get(value, key)?.text().map_err(refuse);
+    let number = |value: Option<RawText<'a>>, key: usize| {
+        let text = text(value, key)?;
         let number = parse_number(&text);
         number.ok_or_else(|| refuse(format!("{OWN}{} is {text:?}, not a number", keys[key])))
     };
@@ -238,16 +255,16 @@ pub(super) fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<Decoded<'a>> {
     }
     let intact = match format < FIRST_FORMAT_OF_ANY_ORDER {
         true => whole(bytes) == Some(true),
-        false => parse_hex(&get(digits, 0)?) == Some(sum.0.wrapping_add(entries.0)),
+        false => parse_hex(&text(digits, 0)?) == Some(sum.0.wrapping_add(entries.0)),
     };
     if !intact {
         return Err(damaged());
     }
     let step = number(step, 2)?;
     let SavedOptions(options) =
-        serde_json::from_str(&get(options, 3)?).map_err(|e| malformed(3, e))?;
+        serde_json::from_str(&text(options, 3)?).map_err(|e| malformed(3, e))?;
     // Each has a momentum and a diagonal.
-    let tensors = json::read_tensors(&get(tensors, 4)?, arrays / 2).map_err(|e| malformed(4, e))?;
+    let tensors = json::read_tensors(get(tensors, 4)?, arrays / 2).map_err(|e| malformed(4, e))?;
     let header = Header {
         options,
         tensors,
@@ -304,9 +321,9 @@ pub(super) fn is_padding(name: &str, dtype: &str) -> bool {
 pub(super) fn seal(json: &[u8]) -> Vec<u8> {
     let mut json = json.to_vec();
     let (mut sum, mut entries) = (Sum::default(), Sum::default());
-    let mut metadata = |key: Cow<'_, str>, value: Cow<'_, str>| {
-        sum.metadata(&key, &value);
-        Ok(())
+    let mut metadata = |key: Cow<'_, str>, value: RawText<'_>| {
+        sum.metadata(&key, value.reader())
+            .map_err(|e| e.to_string())
     };
     let mut array = |name: Cow<'_, str>, entry: Entry<'_>| {
         entries.array(&name, &entry.dtype, &entry.shape);

@@ -2,11 +2,12 @@
 //! and duplicate keys.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::{fmt, io};
 
 use arrayvec::ArrayVec;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::value::RawValue;
 
 use super::SavedTensor;
 use crate::dtype::Dtype;
@@ -78,8 +79,92 @@ pub(super) enum Stop {
     Refused(String),
 }
 
-/// What is called for every entry of an object of strings.
-type OnText<'c, 'a> = dyn FnMut(Cow<'a, str>, Cow<'a, str>) -> Outcome<()> + 'c;
+/// A string as it is in the text of a header: in quotes, with escapes. It may be as
+/// long as the header, and is not copied.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RawText<'a>(&'a str);
+
+impl<'a> RawText<'a> {
+    /// The string, for those that are short.
+    pub(super) fn text(self) -> Outcome<Cow<'a, str>> {
+        let text: Result<Text<'a>, _> = serde_json::from_str(self.0);
+        let text = text.map_err(|e| format!("its header is malformed: {e}"))?;
+        Ok(text.0)
+    }
+
+    /// The bytes of the string.
+    pub(super) fn reader(self) -> Unescaped<'a> {
+        let text = self
+            .0
+            .strip_prefix('"')
+            .and_then(|text| text.strip_suffix('"'));
+        Unescaped {
+            text: text.unwrap_or_default().as_bytes(),
+            ready: ArrayVec::new(),
+        }
+    }
+}
+
+/// Reads a string without its escapes.
+pub(super) struct Unescaped<'a> {
+    /// What is left, in which all escapes are known to be valid.
+    text: &'a [u8],
+    /// The bytes of a character that had an escape.
+    ready: ArrayVec<u8, 4>,
+}
+
+impl Unescaped<'_> {
+    fn escape(&mut self) {
+        let unit = |text: &[u8]| {
+            let digits = text.get(2..6).and_then(|d| std::str::from_utf8(d).ok());
+            digits.and_then(|digits| u16::from_str_radix(digits, 16).ok())
+        };
+        let (length, character) = match self.text.get(1) {
+            Some(b'u') => {
+                let first = unit(self.text);
+                let second = self.text.get(6..).filter(|t| t.starts_with(b"\\u"));
+                let units = first.into_iter().chain(second.and_then(unit));
+                let found = char::decode_utf16(units).next().and_then(Result::ok);
+                let found = found.unwrap_or(char::REPLACEMENT_CHARACTER);
+                (6 * found.len_utf16(), found)
+            }
+            Some(b'b') => (2, '\u{8}'),
+            Some(b'f') => (2, '\u{c}'),
+            Some(b'n') => (2, '\n'),
+            Some(b'r') => (2, '\r'),
+            Some(b't') => (2, '\t'),
+            Some(&other) => (2, char::from(other)),
+            None => (1, '\\'),
+        };
+        self.text = self.text.get(length..).unwrap_or_default();
+        let bytes = character.encode_utf8(&mut [0; 4]).as_bytes().to_owned();
+        self.ready.extend(bytes);
+    }
+}
+
+impl io::Read for Unescaped<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.ready.is_empty() && self.text.first() == Some(&b'\\') {
+            self.escape();
+        }
+        if !self.ready.is_empty() {
+            let count = self.ready.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&self.ready[..count]);
+            self.ready.drain(..count);
+            return Ok(count);
+        }
+        let plain = self.text.iter().take(buffer.len());
+        let plain = plain.take_while(|byte| **byte != b'\\').count();
+        buffer[..plain].copy_from_slice(&self.text[..plain]);
+        self.text = &self.text[plain..];
+        Ok(plain)
+    }
+}
+
+/// What is called for every entry of the metadata.
+type OnText<'c, 'a> = dyn FnMut(Cow<'a, str>, RawText<'a>) -> Outcome<()> + 'c;
+/// What is called for every entry of an object of short strings.
+type OnPair<'c> = dyn FnMut(String, String) -> Outcome<()> + 'c;
 /// What is called for every array of a header.
 type OnArray<'c, 'a> = dyn FnMut(Cow<'a, str>, Entry<'a>) -> Outcome<()> + 'c;
 
@@ -103,14 +188,14 @@ pub(super) fn read_header<'a>(
     read.map_err(|error| refused.map_or(Stop::Malformed(error), Stop::Refused))
 }
 
-/// Reads an object of strings, and calls `entry` for each of them.
-pub(super) fn read_object<'a>(json: &'a str, entry: &mut OnText<'_, 'a>) -> Result<(), Stop> {
+/// Reads an object of short strings, and calls `entry` for each of them.
+pub(super) fn read_object(json: RawText<'_>, entry: &mut OnPair<'_>) -> Result<(), Stop> {
     let mut refused = None;
-    let object = ObjectReader {
+    let object = PairReader {
         entry,
         refused: &mut refused,
     };
-    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let mut deserializer = serde_json::Deserializer::from_reader(io::BufReader::new(json.reader()));
     let read = object.deserialize(&mut deserializer);
     let read = read.and_then(|()| deserializer.end());
     read.map_err(|error| refused.map_or(Stop::Malformed(error), Stop::Refused))
@@ -192,7 +277,40 @@ impl<'a> Visitor<'a> for ObjectReader<'_, '_, 'a> {
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(Text(key)) = map.next_key()? {
-            let Text(value) = map.next_value()?;
+            let value: &'a RawValue = map.next_value()?;
+            if !value.get().starts_with('"') {
+                return Err(de::Error::invalid_type(
+                    de::Unexpected::Other("no string"),
+                    &self,
+                ));
+            }
+            kept((self.entry)(key, RawText(value.get())), self.refused)?;
+        }
+        Ok(())
+    }
+}
+
+struct PairReader<'c, 'm> {
+    entry: &'c mut OnPair<'m>,
+    refused: &'c mut Option<String>,
+}
+
+impl<'a> DeserializeSeed<'a> for PairReader<'_, '_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'a> Visitor<'a> for PairReader<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object of strings")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((key, value)) = map.next_entry()? {
             kept((self.entry)(key, value), self.refused)?;
         }
         Ok(())
@@ -229,7 +347,10 @@ where
 
 /// Reads `sonew.tensors`: at most `limit` tensors, because the text of a hostile
 /// file would take several times its memory.
-pub(super) fn read_tensors(json: &str, limit: usize) -> serde_json::Result<Vec<SavedTensor>> {
+pub(super) fn read_tensors(
+    json: RawText<'_>,
+    limit: usize,
+) -> serde_json::Result<Vec<SavedTensor>> {
     struct Tensors(usize);
     impl<'de> DeserializeSeed<'de> for Tensors {
         type Value = Vec<SavedTensor>;
@@ -255,7 +376,7 @@ pub(super) fn read_tensors(json: &str, limit: usize) -> serde_json::Result<Vec<S
             Ok(tensors)
         }
     }
-    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let mut deserializer = serde_json::Deserializer::from_reader(io::BufReader::new(json.reader()));
     let tensors = Tensors(limit).deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(tensors)

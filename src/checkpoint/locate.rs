@@ -2,6 +2,7 @@
 //! says before any byte of the data is read.
 
 use std::borrow::Cow;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -186,11 +187,16 @@ impl<'h> Search<'h> {
 
     /// Finds every array, and checks that they follow each other without gaps or
     /// overlaps. Returns the end of the last one in the file.
+    ///
+    /// They do, in whatever order, if every offset is the end of as many arrays as
+    /// begin there, except for the first and the last one. This is checked by sums
+    /// of hashes with a random key.
     fn find_all(&mut self, json: &[u8], decoded: &Decoded<'_>) -> Outcome<u64> {
-        let mut position = 0;
-        // Arrays that do not lie in the order of the header, by their number in it.
-        let mut others: Vec<([u64; 2], u32)> = Vec::new();
-        let mut number = 0;
+        let state = RandomState::new();
+        let hash = |offset: u64| state.hash_one(offset);
+        let (mut begins, mut ends, mut last) = (0u64, 0u64, 0);
+        // The first one that does not follow the one before it in the header.
+        let (mut position, mut first) = (0, None);
         let mut array = |name: Cow<'_, str>, entry: Entry<'_>| {
             let [begin, end] = entry.data_offsets;
             let bytes = byte_count(&entry)
@@ -200,30 +206,24 @@ impl<'h> Search<'h> {
                     "array {name:?} is to have {bytes} bytes, its offsets are {begin} and {end}"
                 ));
             }
-            if begin == position {
-                position = end;
-            } else {
-                others.push(([begin, end], number));
+            begins = begins.wrapping_add(hash(begin));
+            ends = ends.wrapping_add(hash(end));
+            last = end.max(last);
+            if begin != position && first.is_none() {
+                first = Some((begin > position, name.clone().into_owned()));
             }
-            number += 1;
+            position = end;
             self.found(&name, &entry)
         };
         json::read_header(json, None, &mut array).map_err(reason)?;
-        others.sort_unstable();
-        for ([begin, end], number) in others {
-            if begin != position {
-                let what = match begin > position {
-                    true => "a hole",
-                    false => "an overlap",
-                };
-                let name = name_of(json, number);
-                return Err(format!("there is {what} before array {name:?}"));
-            }
-            position = end;
+        if begins.wrapping_add(hash(last)) != ends.wrapping_add(hash(0)) {
+            let (hole, name) = first.unwrap_or_default();
+            let what = if hole { "a hole" } else { "an overlap" };
+            return Err(format!("there is {what} before array {name:?}"));
         }
         self.nothing_missing(decoded)?;
         self.data
-            .checked_add(position)
+            .checked_add(last)
             .ok_or_else(|| "the size of its data overflows".to_owned())
     }
 
@@ -322,7 +322,7 @@ impl<'h> Search<'h> {
 
     /// Takes the checksums of a checkpoint from its header.
     fn add_checksums(&mut self, decoded: &Decoded<'_>) -> Outcome<()> {
-        let mut entry = |name: Cow<'_, str>, text: Cow<'_, str>| {
+        let mut entry = |name: String, text: String| {
             let crc = header::parse_hex(&text);
             let crc = crc.ok_or_else(|| format!("the checksum of {name:?} is {text:?}"))?;
             match self.place(&name) {
@@ -336,7 +336,7 @@ impl<'h> Search<'h> {
                 _ => Err(format!("{name:?} has a checksum but is no array")),
             }
         };
-        json::read_object(&decoded.checksums, &mut entry).map_err(|stop| match stop {
+        json::read_object(decoded.checksums, &mut entry).map_err(|stop| match stop {
             Stop::Malformed(error) => format!("sonew.checksums is malformed: {error}"),
             Stop::Refused(reason) => reason,
         })?;
@@ -369,21 +369,6 @@ impl Names {
         self.0.push(name.into());
         self.0[self.0.len() - 1].clone()
     }
-}
-
-/// The name of an array by its number in the header.
-fn name_of(json: &[u8], number: u32) -> String {
-    let (mut found, mut at) = (String::new(), 0);
-    let mut array = |name: Cow<'_, str>, _: Entry<'_>| {
-        if at == number {
-            found = name.into_owned();
-        }
-        at += 1;
-        Ok(())
-    };
-    // It has been read before.
-    let _ = json::read_header(json, None, &mut array);
-    found
 }
 
 fn reason(stop: Stop) -> String {

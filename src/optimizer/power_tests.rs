@@ -180,7 +180,7 @@ impl Run {
                     .clone()
                     .map(|p| p.iter().map(|p| p + number as f32).collect());
                 let [a, b]: &[Vec<f32>; 2] = &grads;
-                let grads = [Some(&a[..]), (number % 3 > 0).then_some(&b[..])];
+                let grads = [Some(&a[..]), (!number.is_multiple_of(3)).then_some(&b[..])];
                 let [pa, pb] = &mut self.params;
                 let optimizer = self.optimizer.as_mut().unwrap();
                 optimizer.step(&StepOptions::default(), &mut [&mut pa[..], pb], &grads)

@@ -273,3 +273,104 @@ fn random_edits_are_refused_or_harmless() {
     // Some edits only change a number that may have another value.
     assert!(opened > 0);
 }
+
+/// Headers of megabytes that agree with themselves as far as possible: many small
+/// arrays, many tensors without arrays, many strange metadata. What is kept of them
+/// while they are read takes no more memory than the file.
+#[cfg(target_os = "linux")]
+#[test]
+fn long_headers_take_no_more_memory_than_the_file() {
+    let length = std::env::var("SONEW_HEADER_BYTES");
+    let length = length.map_or(8_000_000, |length| length.parse().unwrap());
+    let many = |start: &str, one: &dyn Fn(usize) -> String, end: &str| {
+        let mut text = String::with_capacity(length + 1000);
+        text += start;
+        let mut index = 0;
+        while text.len() + end.len() < length {
+            text += &one(index);
+            index += 1;
+        }
+        text + end
+    };
+    let options = serde_json::to_string(&super::super::json::SavedOptions(Options {
+        band: 0,
+        ..Options::default()
+    }));
+    let options = options.unwrap().replace('"', "\\\"");
+    let metadata = |tensors: &str, more: &str| {
+        format!(
+            r#"{{"__metadata__":{{"sonew.header_crc32":"00000000","sonew.format":"4","sonew.step":"1","sonew.options":"{options}","sonew.checksums":"{{}}",{more}"sonew.tensors":"[{tensors}"#
+        )
+    };
+    let tensor = |name: &str| {
+        format!(
+            r#"{{\"name\":\"{name}\",\"dims\":[1],\"chains\":\"rows\",\"update\":\"adam\",\"lr_scale\":1.0,\"weight_decay\":0.0}}"#
+        )
+    };
+    let start = metadata(&tensor("w"), "") + "]\"}";
+    let padding = |i: usize| {
+        format!(
+            r#","sonew.padding/{i}":{{"dtype":"U8","shape":[1],"data_offsets":[{i},{}]}}"#,
+            i + 1
+        )
+    };
+    let backwards = |i: usize| {
+        let begin = 100_000_000 - i;
+        format!(
+            r#","sonew.padding/{i}":{{"dtype":"U8","shape":[1],"data_offsets":[{begin},{}]}}"#,
+            begin + 1
+        )
+    };
+    let unknown = |i: usize| format!(r#","{i}":{{"dtype":"U8","shape":[],"data_offsets":[0,0]}}"#);
+    let texts = [
+        many(&start, &padding, "}"),
+        many(&start, &backwards, "}"),
+        many(&start, &unknown, "}"),
+        many(
+            &metadata(&tensor("w"), ""),
+            &|i| ",".to_owned() + &tensor(&i.to_string()),
+            "]\"}}",
+        ),
+        many(
+            &start.replace("\"}", "\""),
+            &|i| format!(r#","{i}":"""#),
+            "}}",
+        ),
+        many(
+            &start.replace("]\"}", "]\""),
+            &|i| format!(r#","sonew.{i}":"""#),
+            "}}",
+        ),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hostile");
+    for (index, text) in texts.iter().enumerate() {
+        fs::write(&path, seal(text.as_bytes())).unwrap();
+        // The peak begins again with what there is now.
+        let reset = fs::write("/proc/self/clear_refs", "5").is_ok();
+        let before = peak_memory();
+        let started = std::time::Instant::now();
+        let refused = Checkpoint::open(&path).unwrap_err().to_string();
+        let took = started.elapsed();
+        let grown = peak_memory().saturating_sub(before);
+        let refused = &refused[..refused.len().min(300)];
+        println!(
+            "{index}: {grown} bytes more for {}, {took:?}: {refused}",
+            text.len()
+        );
+        // Other tests run beside this one, and allocate little.
+        assert!(!reset || grown < text.len() + (4 << 20), "{index}: {grown}");
+    }
+}
+
+/// The most memory that this process has had.
+#[cfg(target_os = "linux")]
+fn peak_memory() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .unwrap();
+    let number = line.split_whitespace().nth(1).unwrap();
+    number.parse::<usize>().unwrap() * 1024
+}

@@ -251,3 +251,48 @@ fn values_that_could_not_be_read_back_are_refused() {
     }
     assert_eq!(fs::read(&file.path).unwrap(), file.bytes);
 }
+
+/// Each operation in turn is interrupted by a signal, once.
+#[test]
+fn an_operation_that_is_interrupted_is_made_again() {
+    let file = Written::new(&Sample::small());
+    let sample = another();
+    for operations in 0.. {
+        test_double::fail_after(operations, ErrorKind::Interrupted);
+        sample.write(&file.path).unwrap();
+        let opened = Checkpoint::open(&file.path);
+        let all_done = test_double::clear();
+        sample.assert_reads_back(&opened.unwrap());
+        if all_done {
+            break;
+        }
+        assert!(operations < 100);
+    }
+}
+
+/// A string with every kind of escape comes through.
+#[test]
+fn names_with_strange_characters_come_back() {
+    let mut header = Sample::small().header;
+    header.tensors[0].spec.name = "\"quoted\\ / \u{e9}\u{1f600}\u{7f}x".replace('\u{7f}', "");
+    header.tensors[1].spec.name = "\\u0041\u{2028}".to_owned();
+    let sample = Sample::of(header);
+    let file = Written::new(&sample);
+    let checkpoint = Checkpoint::open(&file.path).unwrap();
+    assert_eq!(checkpoint.header(), &sample.header);
+    sample.assert_reads_back(&checkpoint);
+    // Another writer escapes more.
+    let json = file.json().trim_end();
+    let escaped: String = json
+        .encode_utf16()
+        .map(|unit| match char::from_u32(unit.into()) {
+            Some(ascii) if ascii.is_ascii() => ascii.to_string(),
+            _ => format!("\\u{unit:04x}"),
+        })
+        .collect();
+    assert_ne!(escaped, json);
+    let mut bytes = super::super::header::seal(escaped.as_bytes());
+    bytes.extend(&file.bytes[file.data()..]);
+    let checkpoint = file.open_with(&bytes).unwrap();
+    assert_eq!(checkpoint.header(), &sample.header);
+}
