@@ -70,7 +70,14 @@ fn about(checkpoint: &Checkpoint) -> Vec<Vec<String>> {
     };
     let parameters = match header.parameters {
         true => "yes",
-        false if header.tensors.iter().all(|t| t.master_set) => "as master weights",
+        false
+            if header
+                .tensors
+                .iter()
+                .all(|t| t.master_set || t.master_reset) =>
+        {
+            "as master weights"
+        }
         false => "no",
     };
     let elements: usize = header.tensors.iter().map(|t| t.spec.len()).sum();

@@ -273,8 +273,9 @@ enum {
   /** The file is a checkpoint but not a live file. */
   SONEW_NOT_A_LIVE_FILE = 423,
   /**
-   * The machine crashed or lost power while the live file was in use, and the
-   * file is not as it was at its last sync: load the last save instead.
+   * The machine crashed or lost power while the live file was in use, or it is a
+   * copy of a live file in use, and it is not as it was at its last sync: load
+   * the last save instead.
    */
   SONEW_TORN = 424,
   /**
@@ -828,8 +829,14 @@ typedef struct {
  * dies, the previous file is still there. (Exception: if only the last
  * operation fails, which makes the new name durable, the new file is there.)
  * A temporary file that a killed process leaves behind is removed by the next
- * save or load of path. A second save to the same path at the same time is
- * refused. path may be the file that the state is mapped from privately.
+ * save to path. A second save to the same path at the same time is refused, and
+ * so is one to a live file in use, also if it came into use meanwhile. path may
+ * be the file that the state is mapped from privately.
+ *
+ * A symbolic link is followed, and stays. What is not a regular file is refused,
+ * and so is a file that something is mounted on by itself: it cannot be
+ * replaced. The new file has the mode of the one that it replaces, and belongs
+ * to the user who saves.
  *
  * If path is the live file that holds the state, this does what sonew_sync()
  * does. A live file holds no parameters except as master weights: if params are
@@ -863,7 +870,9 @@ sonew_status sonew_load_options_init(sonew_load_options *options, size_t size);
  * Nothing is converted: state planes, and parameters that are loaded, must
  * have the same types in the file as in the optimizer. One exception: if the
  * file has master weights of a tensor but no parameters, the parameters become
- * the master weights rounded to nearest, as after every step.
+ * the master weights rounded to nearest, as after every step. A live file on
+ * which no step was taken yet, at step 0, has neither: the parameters then stay
+ * as they are, because the first step begins with them.
  *
  * options.mode says how the file is opened and where the state is kept
  * afterwards. In every mode all reading is done before anything is changed;
@@ -897,7 +906,8 @@ sonew_status sonew_load(sonew_optimizer *optimizer,
  *
  * A process that dies at any moment, SIGKILL included, leaves a file that
  * opens at a completed step, the last one or the one before. If every tensor
- * has master weights, that file is a whole checkpoint.
+ * has master weights, that file is a whole checkpoint. (Before the first step
+ * it has no master weights, and sonew_load() leaves the parameters as they are.)
  *
  * A power failure, or a crash of the machine, can destroy more. What survives
  * it:
@@ -907,10 +917,15 @@ sonew_status sonew_load(sonew_optimizer *optimizer,
  *   This holds whether the state is in memory, mapped privately or in a live
  *   file: the last completed save always survives;
  * - of a live file, the step that sonew_sync() or sonew_free() wrote to disk,
- *   as long as at most one step was taken since. After more steps the file may
+ *   as long as at most one step was begun since; settings and resets of master
+ *   weights that were made since may be lost. After more steps the file may
  *   be lost: it then opens with SONEW_TORN, and never with a state that mixes
  *   two steps. To be safe, save to another path from time to time;
  * - of state that is in memory or mapped privately, only what was saved.
+ *
+ * A copy of a live file that was made while the file was in use counts as after
+ * a power failure. A copy of one that is not in use is as good as the file; the
+ * first time that it is opened, its checksums are verified in every mode.
  ******************************************************************************/
 
 /**
@@ -925,15 +940,15 @@ typedef struct sonew_saving sonew_saving;
  * later, create an optimizer with the same options and tensors, and load the
  * file with SONEW_MAP_SHARED.
  *
- * The new file replaces the one at path, as a saved file does. All its space,
+ * The new file replaces the one at path, as sonew_save() does. All its space,
  * twice that of the state, is allocated now, so that a full disk is reported as
  * a status. (A file system that allocates at every write, as btrfs does for
  * files with snapshots, may still run out of space later, and the process then
  * gets a SIGBUS: keep live files on ext4, xfs or tmpfs.) The file is locked
  * while the optimizer works on it: another process, or another optimizer, gets
- * SONEW_FILE_LOCKED. A forked child must not use it: everything is refused
- * there except sonew_free() and functions that only read. The child shares the
- * lock until it ends or calls sonew_free().
+ * SONEW_FILE_LOCKED. A file system without locks is refused. A forked child must
+ * not use it: everything is refused there except sonew_free() and functions that
+ * only read. The child shares the lock until it ends or calls sonew_free().
  *
  * Learning-rate scales and weight decay are written to the file when they are
  * set. If path is the live file that already holds the state, this does what
@@ -942,21 +957,24 @@ typedef struct sonew_saving sonew_saving;
  * Errors: SONEW_FILE_LOCKED, SONEW_FORKED, SONEW_OUT_OF_RANGE (a step count of
  * 2^47 or more), SONEW_HEADER_LENGTH, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
  */
-sonew_status sonew_make_live(sonew_optimizer *optimizer, const char *path);
+sonew_status sonew_make_live(sonew_optimizer *optimizer,
+                             const char *path);
 
 /**
  * Writes a live file's last step to disk, with checksums of its state, and
  * returns when that is done. sonew_free() does the same.
  *
  * Errors: SONEW_NOT_LIVE; SONEW_FORKED; SONEW_IO: the state is unchanged, but
- * may not be on disk. Since 0.1.
+ * may not be on disk, or the file was removed, so that nobody can open it any
+ * more. What the sync before has written is still there. Since 0.1.
  */
 sonew_status sonew_sync(const sonew_optimizer *optimizer);
 
 /**
  * Begins a save in the background: copies what sonew_save_any() would save, and
  * returns while a new thread writes the copy to the file. Meanwhile the
- * optimizer may step, be changed or be freed, and the parameters may change.
+ * optimizer may step, be changed or be freed, and the parameters may change; the
+ * process may change its working directory.
  * Writes a handle for sonew_save_finish() to *saving.
  *
  * Until the copy is written, it takes as much memory as the state and the
@@ -1250,7 +1268,13 @@ sonew_status sonew_load_any(sonew_optimizer *optimizer,
  * step copies them from the parameters again. Call this after changing
  * parameters between steps; otherwise the next step overwrites the change.
  *
- * Errors: in a live file, SONEW_FORKED and SONEW_IO. Since 0.1.
+ * A live file keeps the master weights of the last step until the next step is
+ * complete. If the process dies before that, a load with parameters continues as
+ * if this had not been called; after a load without them, the next step copies
+ * the caller's parameters.
+ *
+ * Errors: in a live file, SONEW_FORKED, SONEW_IO and SONEW_OUT_OF_MEMORY. Since
+ * 0.1.
  */
 sonew_status sonew_reset_master(sonew_optimizer *optimizer);
 

@@ -441,11 +441,11 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// The machine crashed or lost power while a live file was in use, and the
-    /// file is not as it was at its last sync.
+    /// The machine crashed or lost power while a live file was in use, or it is a
+    /// copy of a live file in use, and it is not as it was at its last sync.
     #[error(
-        "\"{}\" was being written when the machine went down, and may mix two steps: \
-         load the last save instead", path.display()
+        "\"{}\" was being written when the machine went down, or when it was copied, and may \
+         mix two steps: load the last save instead", path.display()
     )]
     Torn {
         /// The file.

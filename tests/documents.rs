@@ -41,6 +41,39 @@ fn every_test_of_a_guarantee_is_there() {
     assert!(tests > 80, "{tests}");
 }
 
+/// Every promise of the page on state files names its tests, and they are there.
+#[test]
+fn every_test_of_a_promise_is_there() {
+    let page = read(&root().join("docs/state-files.md"));
+    let (_, promises) = page.split_once("## What is promised").unwrap();
+    let mut sources = String::new();
+    let mut folders = vec![root().join("src"), root().join("tests")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|x| x == "rs") {
+                sources += &read(&path);
+            }
+        }
+    }
+    let mut tests = 0;
+    for row in promises.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let ["", _, names, ""] = cells[..] else {
+            continue; // another table
+        };
+        let name = |text: &str| text.contains('_') && !text.contains(['/', '.']);
+        for name in code(names).filter(|text| name(text)) {
+            let test = format!("fn {name}(");
+            assert!(sources.contains(&test), "no test {name}");
+            tests += 1;
+        }
+    }
+    assert!(tests > 40, "{tests}");
+}
+
 /// The files exist that links of a page point to.
 #[test]
 fn links_lead_somewhere() {

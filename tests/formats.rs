@@ -14,8 +14,8 @@ const FORMAT_1: &str = concat!(
     "/tests/files/format-1.safetensors"
 );
 
-/// Written after three steps by the version that began it: a checkpoint, and a
-/// live file.
+/// Written after three steps by the versions that began them: checkpoints, and
+/// live files.
 const FORMAT_2: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/tests/files/format-2.safetensors"
@@ -23,6 +23,15 @@ const FORMAT_2: &str = concat!(
 const FORMAT_3: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/tests/files/format-3.safetensors"
+);
+
+const FORMAT_4: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/files/format-4.safetensors"
+);
+const FORMAT_4_LIVE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/files/format-4-live.safetensors"
 );
 
 fn options() -> Options {
@@ -128,18 +137,24 @@ fn write_the_files_of_this_version() {
     take(&mut optimizer);
     optimizer.set_lr_scale(1, 0.5).unwrap();
     take(&mut optimizer);
-    let live = Path::new(FORMAT_3);
-    assert!(!live.exists() && !Path::new(FORMAT_2).exists());
+    let live = Path::new(FORMAT_4_LIVE);
+    assert!(!live.exists() && !Path::new(FORMAT_4).exists());
     optimizer.make_live(live).unwrap();
     take(&mut optimizer);
     let params = [Elements::new(&weight), Elements::new(&bias)];
-    optimizer.save(FORMAT_2, Some(&params)).unwrap();
+    optimizer.save(FORMAT_4, Some(&params)).unwrap();
 }
 
 #[test]
-fn formats_2_and_3_are_read_in_every_mode() {
+fn formats_2_to_4_are_read_in_every_mode() {
     let folder = tempfile::tempdir().unwrap();
-    for (format, suffix) in [(FORMAT_2, ""), (FORMAT_3, ".b")] {
+    let files = [
+        (FORMAT_2, ""),
+        (FORMAT_3, ".b"),
+        (FORMAT_4, ""),
+        (FORMAT_4_LIVE, ".b"),
+    ];
+    for (format, suffix) in files {
         let bytes = std::fs::read(format).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         for mode in [LoadMode::Read, LoadMode::MapPrivate, LoadMode::MapShared] {
@@ -154,7 +169,7 @@ fn formats_2_and_3_are_read_in_every_mode() {
                 ..LoadOptions::default()
             };
             let loaded = optimizer.load(&path, &load, Some(params));
-            if format == FORMAT_2 && mode == LoadMode::MapShared {
+            if suffix.is_empty() && mode == LoadMode::MapShared {
                 assert!(matches!(loaded, Err(Error::NotALiveFile { .. })));
                 continue;
             }

@@ -1,30 +1,34 @@
-//! Kills a process, which trains on a live file and saves all the time, at random
-//! moments.
+//! Kills processes at random moments: one trains on a live file, syncs, forks and
+//! saves all the time; others save to one path, and load it.
 //!
-//! `SONEW_KILLS=1000 cargo test --release --test kill` is the long form.
+//! `SONEW_KILLS=10000 cargo test --release --test kill` is the long form.
 
 mod common;
 
 use std::env;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::rng;
 use rand::Rng;
-use sonew::checkpoint::{self, Checkpoint};
+use sonew::checkpoint;
 use sonew::layout::{Chains, TensorSpec, Update};
 use sonew::options::{Options, StepOptions};
-use sonew::{LoadMode, LoadOptions, Optimizer};
+use sonew::{Error, LoadMode, LoadOptions, Optimizer};
 
 /// The number of kills in ordinary tests.
-const KILLS: u32 = 100;
+const KILLS: u32 = 500;
 
 /// The most steps that a process is waited for; then it lives a moment more.
 const STEPS: u64 = 40;
 const MOMENT: Duration = Duration::from_millis(3);
+
+/// How many processes save to one path, besides the one that trains.
+const SAVERS: u32 = 2;
 
 /// One in four is killed as early as its start, and while it opens its file.
 const START: Duration = Duration::from_millis(30);
@@ -71,10 +75,16 @@ impl Training {
             ..LoadOptions::default()
         };
         let params = &mut common::elements_mut(&mut self.params);
-        // Before the first step there are no master weights yet.
-        let stepped = Checkpoint::open(path).unwrap().header().step > 0;
-        let params = stepped.then_some(&mut params[..]);
-        self.optimizer.load(path, &load, params).unwrap();
+        let started = Instant::now();
+        loop {
+            match self.optimizer.load(path, &load, Some(params)) {
+                // A forked child of the killed process still has its lock.
+                Err(Error::FileLocked { .. }) if started.elapsed() < TOO_LONG => {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                loaded => return loaded.unwrap(),
+            }
+        }
     }
 
     fn step(&mut self) {
@@ -134,6 +144,11 @@ impl Files {
         self.folder.join("saved")
     }
 
+    /// Where all save to.
+    fn shared(&self) -> PathBuf {
+        self.folder.join("shared")
+    }
+
     /// Where the child notes what has returned: a step, a save.
     fn notes(&self) -> PathBuf {
         self.folder.join("notes")
@@ -187,33 +202,123 @@ fn trains_until_killed() {
                 begun.finish().unwrap();
                 note(1, step);
             }
+            13 => {
+                // A child that does not live long, and does nothing.
+                // SAFETY: it only ends.
+                unsafe {
+                    if libc::fork() == 0 {
+                        libc::usleep(500);
+                        libc::_exit(0);
+                    }
+                    libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG);
+                }
+                share(&training, &files);
+            }
             _ => {}
         }
     }
+}
+
+/// Saves to the path that all save to, and looks at what is there then.
+fn share(training: &Training, files: &Files) {
+    let params = common::elements(&training.params);
+    match training.optimizer.save(files.shared(), Some(&params)) {
+        Ok(()) | Err(Error::FileLocked { .. }) => {}
+        Err(error) => panic!("{error}"),
+    }
+    match checkpoint::verify(files.shared()) {
+        Ok(()) => {}
+        // Nobody has saved yet.
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Another child: saves until it is killed.
+#[test]
+#[ignore]
+fn saves_until_killed() {
+    let Some(folder) = env::var_os("SONEW_KILL_FOLDER") else {
+        return;
+    };
+    let files = Files {
+        folder: folder.into(),
+    };
+    let mut training = Training::new();
+    loop {
+        training.step();
+        share(&training, &files);
+        let mut found = Training::new();
+        if files.shared().exists() {
+            found.load(&files.shared(), LoadMode::MapPrivate);
+        }
+    }
+}
+
+/// Processes that save to one path. Each is killed in its turn, and followed by
+/// another.
+struct Savers {
+    running: Vec<Child>,
+}
+
+impl Savers {
+    fn start(files: &Files) -> Child {
+        child("saves_until_killed", files).spawn().unwrap()
+    }
+
+    fn kill_one(&mut self, files: &Files, round: u32) {
+        let index = (round % SAVERS) as usize;
+        if index < self.running.len() {
+            end(std::mem::replace(
+                &mut self.running[index],
+                Self::start(files),
+            ));
+        } else {
+            self.running.push(Self::start(files));
+        }
+    }
+}
+
+impl Drop for Savers {
+    fn drop(&mut self) {
+        for child in &mut self.running {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn child(what: &str, files: &Files) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command
+        .args(["--exact", "--ignored", "--nocapture", what])
+        .env("SONEW_KILL_FOLDER", &files.folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Kills a process, which must not have ended by itself.
+fn end(mut child: Child) {
+    child.kill().unwrap();
+    let end = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&end.stderr);
+    use std::os::unix::process::ExitStatusExt;
+    assert_eq!(end.status.signal(), Some(9), "it ended by itself: {said}");
 }
 
 /// Starts a process, waits until it has taken so many steps, and this long, and
 /// kills it.
 fn kill_one(files: &Files, steps: u64, then: Duration) {
     let until = files.noted()[0] + steps;
-    let mut child = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "--ignored", "--nocapture", "trains_until_killed"])
-        .env("SONEW_KILL_FOLDER", &files.folder)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = child("trains_until_killed", files).spawn().unwrap();
     let started = Instant::now();
     while files.noted()[0] < until && child.try_wait().unwrap().is_none() {
         assert!(started.elapsed() < TOO_LONG, "the child hangs");
         std::thread::sleep(Duration::from_micros(200));
     }
     std::thread::sleep(then);
-    child.kill().unwrap();
-    let end = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&end.stderr);
-    use std::os::unix::process::ExitStatusExt;
-    assert_eq!(end.status.signal(), Some(9), "it ended by itself: {said}");
+    end(child);
 }
 
 #[test]
@@ -227,8 +332,20 @@ fn a_process_killed_at_any_moment_leaves_a_completed_step() {
     // Training that is never interrupted, as far as the file, and the last save.
     let (mut whole, mut at_save) = (Training::new(), Training::new());
     fs::write(files.notes(), [0; 16]).unwrap();
-    let (mut steps, mut saves, mut lost_moments) = (0, 0, 0);
-    for round in 0..kills {
+    let (mut steps, mut saves, mut lost_moments, mut shared) = (0, 0, 0, 0);
+    let mut savers = Savers {
+        running: Vec::new(),
+    };
+    // Two are killed in each round.
+    for round in 0..kills / 2 {
+        savers.kill_one(&files, round);
+        // What one of them has saved is never lost.
+        if files.shared().exists() {
+            checkpoint::verify(files.shared()).unwrap();
+            shared += 1;
+        } else {
+            assert_eq!(shared, 0);
+        }
         if round % 12 == 0 {
             // Some are killed while they create the file.
             for path in [files.live(), files.saved()] {
@@ -283,17 +400,23 @@ fn a_process_killed_at_any_moment_leaves_a_completed_step() {
             }
             assert!(found.bits() == at_save.bits(), "round {round}, step {step}");
         }
-        // What was left by the killed is removed by the open.
+        // What was left by the killed is one file at most for each path.
         let names = fs::read_dir(folder.path()).unwrap();
         for name in names.map(|entry| entry.unwrap().file_name()) {
-            let known = ["live", "saved", "notes"]
-                .iter()
-                .any(|known| name == *known);
-            let creating = name == "live.sonew-tmp" && !files.live().exists();
-            let first = name == "saved.sonew-tmp" && !files.saved().exists();
-            assert!(known || creating || first, "{name:?}");
+            let name = name.into_string().unwrap();
+            let name = name.strip_suffix(".sonew-tmp").unwrap_or(&name);
+            let known = ["live", "saved", "shared", "notes"];
+            assert!(known.contains(&name), "{name:?}");
         }
     }
+    // And the next save removes it.
+    drop(savers);
+    let last = Training::new();
+    last.optimizer.save(files.shared(), None).unwrap();
+    last.optimizer.save(files.saved(), None).unwrap();
+    last.optimizer.save(files.live(), None).unwrap();
+    let names = fs::read_dir(folder.path()).unwrap();
+    assert_eq!(names.count(), 4);
     println!("{kills} kills, {steps} steps, {saves} times a new save, {lost_moments} between a step and its note");
-    assert!(steps > u64::from(kills) && saves > kills / 20);
+    assert!(steps > u64::from(kills / 2) && saves > kills / 40 && shared > kills / 4);
 }

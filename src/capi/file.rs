@@ -147,8 +147,14 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
 /// dies, the previous file is still there. (Exception: if only the last
 /// operation fails, which makes the new name durable, the new file is there.)
 /// A temporary file that a killed process leaves behind is removed by the next
-/// save or load of path. A second save to the same path at the same time is
-/// refused. path may be the file that the state is mapped from privately.
+/// save to path. A second save to the same path at the same time is refused, and
+/// so is one to a live file in use, also if it came into use meanwhile. path may
+/// be the file that the state is mapped from privately.
+///
+/// A symbolic link is followed, and stays. What is not a regular file is refused,
+/// and so is a file that something is mounted on by itself: it cannot be
+/// replaced. The new file has the mode of the one that it replaces, and belongs
+/// to the user who saves.
 ///
 /// If path is the live file that holds the state, this does what sonew_sync()
 /// does. A live file holds no parameters except as master weights: if params are
@@ -247,7 +253,9 @@ pub unsafe extern "C" fn sonew_load_options_init(
 /// Nothing is converted: state planes, and parameters that are loaded, must
 /// have the same types in the file as in the optimizer. One exception: if the
 /// file has master weights of a tensor but no parameters, the parameters become
-/// the master weights rounded to nearest, as after every step.
+/// the master weights rounded to nearest, as after every step. A live file on
+/// which no step was taken yet, at step 0, has neither: the parameters then stay
+/// as they are, because the first step begins with them.
 ///
 /// options.mode says how the file is opened and where the state is kept
 /// afterwards. In every mode all reading is done before anything is changed;

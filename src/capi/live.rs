@@ -8,7 +8,8 @@
 //!
 //! A process that dies at any moment, SIGKILL included, leaves a file that
 //! opens at a completed step, the last one or the one before. If every tensor
-//! has master weights, that file is a whole checkpoint.
+//! has master weights, that file is a whole checkpoint. (Before the first step
+//! it has no master weights, and sonew_load() leaves the parameters as they are.)
 //!
 //! A power failure, or a crash of the machine, can destroy more. What survives
 //! it:
@@ -18,10 +19,15 @@
 //!   This holds whether the state is in memory, mapped privately or in a live
 //!   file: the last completed save always survives;
 //! - of a live file, the step that sonew_sync() or sonew_free() wrote to disk,
-//!   as long as at most one step was taken since. After more steps the file may
+//!   as long as at most one step was begun since; settings and resets of master
+//!   weights that were made since may be lost. After more steps the file may
 //!   be lost: it then opens with SONEW_TORN, and never with a state that mixes
 //!   two steps. To be safe, save to another path from time to time;
 //! - of state that is in memory or mapped privately, only what was saved.
+//!
+//! A copy of a live file that was made while the file was in use counts as after
+//! a power failure. A copy of one that is not in use is as good as the file; the
+//! first time that it is opened, its checksums are verified in every mode.
 
 use std::ffi::{c_char, c_void};
 
@@ -46,15 +52,15 @@ static SAVINGS: Registry<Saving> = Registry::new();
 /// later, create an optimizer with the same options and tensors, and load the
 /// file with SONEW_MAP_SHARED.
 ///
-/// The new file replaces the one at path, as a saved file does. All its space,
+/// The new file replaces the one at path, as sonew_save() does. All its space,
 /// twice that of the state, is allocated now, so that a full disk is reported as
 /// a status. (A file system that allocates at every write, as btrfs does for
 /// files with snapshots, may still run out of space later, and the process then
 /// gets a SIGBUS: keep live files on ext4, xfs or tmpfs.) The file is locked
 /// while the optimizer works on it: another process, or another optimizer, gets
-/// SONEW_FILE_LOCKED. A forked child must not use it: everything is refused
-/// there except sonew_free() and functions that only read. The child shares the
-/// lock until it ends or calls sonew_free().
+/// SONEW_FILE_LOCKED. A file system without locks is refused. A forked child must
+/// not use it: everything is refused there except sonew_free() and functions that
+/// only read. The child shares the lock until it ends or calls sonew_free().
 ///
 /// Learning-rate scales and weight decay are written to the file when they are
 /// set. If path is the live file that already holds the state, this does what
@@ -81,7 +87,8 @@ pub unsafe extern "C" fn sonew_make_live(
 /// returns when that is done. sonew_free() does the same.
 ///
 /// Errors: SONEW_NOT_LIVE; SONEW_FORKED; SONEW_IO: the state is unchanged, but
-/// may not be on disk. Since 0.1.
+/// may not be on disk, or the file was removed, so that nobody can open it any
+/// more. What the sync before has written is still there. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_sync(optimizer: *const sonew_optimizer) -> sonew_status {
     call(|| with(optimizer, |owned| owned.optimizer.sync()))
@@ -89,7 +96,8 @@ pub unsafe extern "C" fn sonew_sync(optimizer: *const sonew_optimizer) -> sonew_
 
 /// Begins a save in the background: copies what sonew_save_any() would save, and
 /// returns while a new thread writes the copy to the file. Meanwhile the
-/// optimizer may step, be changed or be freed, and the parameters may change.
+/// optimizer may step, be changed or be freed, and the parameters may change; the
+/// process may change its working directory.
 /// Writes a handle for sonew_save_finish() to *saving.
 ///
 /// Until the copy is written, it takes as much memory as the state and the

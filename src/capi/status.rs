@@ -140,8 +140,9 @@ pub enum sonew_status {
     SONEW_NOT_LIVE = 422,
     /// The file is a checkpoint but not a live file.
     SONEW_NOT_A_LIVE_FILE = 423,
-    /// The machine crashed or lost power while the live file was in use, and the
-    /// file is not as it was at its last sync: load the last save instead.
+    /// The machine crashed or lost power while the live file was in use, or it is a
+    /// copy of a live file in use, and it is not as it was at its last sync: load
+    /// the last save instead.
     SONEW_TORN = 424,
     /// A live file was not synced after its last step, so that it has no
     /// checksums to verify.

@@ -73,7 +73,13 @@ pub unsafe extern "C" fn sonew_load_any(
 /// step copies them from the parameters again. Call this after changing
 /// parameters between steps; otherwise the next step overwrites the change.
 ///
-/// Errors: in a live file, SONEW_FORKED and SONEW_IO. Since 0.1.
+/// A live file keeps the master weights of the last step until the next step is
+/// complete. If the process dies before that, a load with parameters continues as
+/// if this had not been called; after a load without them, the next step copies
+/// the caller's parameters.
+///
+/// Errors: in a live file, SONEW_FORKED, SONEW_IO and SONEW_OUT_OF_MEMORY. Since
+/// 0.1.
 #[no_mangle]
 pub extern "C" fn sonew_reset_master(optimizer: *mut sonew_optimizer) -> sonew_status {
     call(|| with(optimizer, |owned| owned.optimizer.reset_master()))

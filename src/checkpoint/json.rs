@@ -1,12 +1,13 @@
 //! The JSON in a header: structs that mirror the saved ones, and refuse unknown
 //! and duplicate keys.
 
-use std::collections::HashSet;
-use std::fmt;
-use std::marker::PhantomData;
+use std::borrow::Cow;
+use std::{fmt, io};
 
-use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use arrayvec::ArrayVec;
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::value::RawValue;
 
 use super::SavedTensor;
 use crate::dtype::Dtype;
@@ -15,18 +16,16 @@ use crate::options::{Damping, Graft, InstructionSet, Options, Rounding, Statisti
 
 const METADATA: &str = "__metadata__";
 
-/// The header of a safetensors file.
+/// The header of a safetensors file that is written.
 pub(super) struct Document {
-    pub(super) metadata: Pairs<String>,
+    pub(super) metadata: Vec<(String, String)>,
     pub(super) arrays: Vec<(String, ArrayInfo)>,
 }
 
-/// The entry of one array in a safetensors header.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The entry of one array in a header that is written.
+#[derive(Debug, Clone, serde::Serialize)]
 pub(super) struct ArrayInfo {
     pub(super) dtype: String,
-    #[serde(deserialize_with = "few_dims")]
     pub(super) shape: Vec<usize>,
     /// Offsets of the first byte and of the end, counted from the end of the
     /// header.
@@ -36,7 +35,7 @@ pub(super) struct ArrayInfo {
 impl Serialize for Document {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry(METADATA, &self.metadata)?;
+        map.serialize_entry(METADATA, &Pairs(&self.metadata))?;
         for (name, info) in &self.arrays {
             map.serialize_entry(name, info)?;
         }
@@ -44,98 +43,343 @@ impl Serialize for Document {
     }
 }
 
-impl<'de> Deserialize<'de> for Document {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
-            type Value = Document;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("the header of a safetensors file")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document, A::Error> {
-                let mut metadata = None;
-                let mut arrays = Vec::new();
-                while let Some(name) = map.next_key::<String>()? {
-                    if name != METADATA {
-                        arrays.push((name, map.next_value()?));
-                    } else if metadata.replace(map.next_value()?).is_some() {
-                        return Err(de::Error::duplicate_field(METADATA));
-                    }
-                }
-                refuse_duplicates(&arrays)?;
-                let metadata = metadata.ok_or_else(|| de::Error::missing_field(METADATA))?;
-                Ok(Document { metadata, arrays })
-            }
-        }
-        deserializer.deserialize_map(Entries)
-    }
-}
-
 /// A JSON object whose entries keep their order in the text.
-pub(super) struct Pairs<V>(pub(super) Vec<(String, V)>);
+pub(super) struct Pairs<'a>(pub(super) &'a [(String, String)]);
 
-impl<V: Serialize> Serialize for Pairs<V> {
+impl Serialize for Pairs<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
     }
 }
 
-impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries<V>(PhantomData<V>);
-        impl<'de, V: Deserialize<'de>> Visitor<'de> for Entries<V> {
-            type Value = Pairs<V>;
+/// A string, which is copied only if it has escapes.
+#[derive(serde::Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object")
+/// The entry of one array in a header that is read.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Entry<'a> {
+    #[serde(borrow)]
+    pub(super) dtype: Cow<'a, str>,
+    #[serde(deserialize_with = "few_dims")]
+    pub(super) shape: ArrayVec<usize, MAX_DIMS>,
+    pub(super) data_offsets: [u64; 2],
+}
+
+/// The result of a check, with a description of what is wrong.
+pub(super) type Outcome<T> = std::result::Result<T, String>;
+
+/// Why reading has stopped.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The text is no JSON, or has not the form of a header.
+    Malformed(serde_json::Error),
+    /// A call has refused an entry.
+    Refused(String),
+}
+
+/// A string as it is in the text of a header: in quotes, with escapes. It may be as
+/// long as the header, and is not copied.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RawText<'a>(&'a str);
+
+impl<'a> RawText<'a> {
+    /// The string, for those that are short.
+    pub(super) fn text(self) -> Outcome<Cow<'a, str>> {
+        let text: Result<Text<'a>, _> = serde_json::from_str(self.0);
+        let text = text.map_err(|e| format!("its header is malformed: {e}"))?;
+        Ok(text.0)
+    }
+
+    /// The bytes of the string.
+    pub(super) fn reader(self) -> Unescaped<'a> {
+        let text = self
+            .0
+            .strip_prefix('"')
+            .and_then(|text| text.strip_suffix('"'));
+        Unescaped {
+            text: text.unwrap_or_default().as_bytes(),
+            ready: ArrayVec::new(),
+        }
+    }
+}
+
+/// Reads a string without its escapes.
+pub(super) struct Unescaped<'a> {
+    /// What is left, in which all escapes are known to be valid.
+    text: &'a [u8],
+    /// The bytes of a character that had an escape.
+    ready: ArrayVec<u8, 4>,
+}
+
+impl Unescaped<'_> {
+    fn escape(&mut self) {
+        let unit = |text: &[u8]| {
+            let digits = text.get(2..6).and_then(|d| std::str::from_utf8(d).ok());
+            digits.and_then(|digits| u16::from_str_radix(digits, 16).ok())
+        };
+        let (length, character) = match self.text.get(1) {
+            Some(b'u') => {
+                let first = unit(self.text);
+                let second = self.text.get(6..).filter(|t| t.starts_with(b"\\u"));
+                let units = first.into_iter().chain(second.and_then(unit));
+                let found = char::decode_utf16(units).next().and_then(Result::ok);
+                let found = found.unwrap_or(char::REPLACEMENT_CHARACTER);
+                (6 * found.len_utf16(), found)
             }
+            Some(b'b') => (2, '\u{8}'),
+            Some(b'f') => (2, '\u{c}'),
+            Some(b'n') => (2, '\n'),
+            Some(b'r') => (2, '\r'),
+            Some(b't') => (2, '\t'),
+            Some(&other) => (2, char::from(other)),
+            None => (1, '\\'),
+        };
+        self.text = self.text.get(length..).unwrap_or_default();
+        let bytes = character.encode_utf8(&mut [0; 4]).as_bytes().to_owned();
+        self.ready.extend(bytes);
+    }
+}
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<V>, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
-                }
-                refuse_duplicates(&pairs)?;
-                Ok(Pairs(pairs))
+impl io::Read for Unescaped<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.ready.is_empty() && self.text.first() == Some(&b'\\') {
+            self.escape();
+        }
+        if !self.ready.is_empty() {
+            let count = self.ready.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&self.ready[..count]);
+            self.ready.drain(..count);
+            return Ok(count);
+        }
+        let plain = self.text.iter().take(buffer.len());
+        let plain = plain.take_while(|byte| **byte != b'\\').count();
+        buffer[..plain].copy_from_slice(&self.text[..plain]);
+        self.text = &self.text[plain..];
+        Ok(plain)
+    }
+}
+
+/// What is called for every entry of the metadata.
+type OnText<'c, 'a> = dyn FnMut(Cow<'a, str>, RawText<'a>) -> Outcome<()> + 'c;
+/// What is called for every entry of an object of short strings.
+type OnPair<'c> = dyn FnMut(String, String) -> Outcome<()> + 'c;
+/// What is called for every array of a header.
+type OnArray<'c, 'a> = dyn FnMut(Cow<'a, str>, Entry<'a>) -> Outcome<()> + 'c;
+
+/// Reads the header of a safetensors file and keeps nothing of it, because it may
+/// be long, and hostile. Calls `metadata`, if it is there, for every entry of the
+/// metadata, and `array` for every array.
+pub(super) fn read_header<'a>(
+    json: &'a [u8],
+    metadata: Option<&mut OnText<'_, 'a>>,
+    array: &mut OnArray<'_, 'a>,
+) -> Result<(), Stop> {
+    let mut refused = None;
+    let header = HeaderReader {
+        metadata,
+        array,
+        refused: &mut refused,
+    };
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let read = header.deserialize(&mut deserializer);
+    let read = read.and_then(|()| deserializer.end());
+    read.map_err(|error| refused.map_or(Stop::Malformed(error), Stop::Refused))
+}
+
+/// Reads an object of short strings, and calls `entry` for each of them.
+pub(super) fn read_object(json: RawText<'_>, entry: &mut OnPair<'_>) -> Result<(), Stop> {
+    let mut refused = None;
+    let object = PairReader {
+        entry,
+        refused: &mut refused,
+    };
+    let mut deserializer = serde_json::Deserializer::from_reader(io::BufReader::new(json.reader()));
+    let read = object.deserialize(&mut deserializer);
+    let read = read.and_then(|()| deserializer.end());
+    read.map_err(|error| refused.map_or(Stop::Malformed(error), Stop::Refused))
+}
+
+/// Keeps why an entry was refused; the error only ends the reading.
+fn kept<E: de::Error>(outcome: Outcome<()>, refused: &mut Option<String>) -> Result<(), E> {
+    outcome.map_err(|reason| {
+        *refused = Some(reason);
+        E::custom("refused")
+    })
+}
+
+struct HeaderReader<'c, 'm, 'n, 'a> {
+    metadata: Option<&'c mut OnText<'m, 'a>>,
+    array: &'c mut OnArray<'n, 'a>,
+    refused: &'c mut Option<String>,
+}
+
+impl<'a> DeserializeSeed<'a> for HeaderReader<'_, '_, '_, 'a> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'a> Visitor<'a> for HeaderReader<'_, '_, '_, 'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("the header of a safetensors file")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(mut self, mut map: A) -> Result<(), A::Error> {
+        let mut found = false;
+        while let Some(Text(name)) = map.next_key()? {
+            if name != METADATA {
+                let entry = map.next_value()?;
+                kept((self.array)(name, entry), self.refused)?;
+                continue;
+            }
+            if found {
+                return Err(de::Error::duplicate_field(METADATA));
+            }
+            found = true;
+            match &mut self.metadata {
+                Some(entry) => map.next_value_seed(ObjectReader {
+                    entry: &mut **entry,
+                    refused: self.refused,
+                })?,
+                None => map.next_value::<IgnoredAny>().map(drop)?,
             }
         }
-        deserializer.deserialize_map(Entries(PhantomData))
+        match found {
+            true => Ok(()),
+            false => Err(de::Error::missing_field(METADATA)),
+        }
     }
 }
 
-fn refuse_duplicates<V, E: de::Error>(pairs: &[(String, V)]) -> Result<(), E> {
-    let mut seen = HashSet::with_capacity(pairs.len());
-    match pairs.iter().find(|(key, _)| !seen.insert(key.as_str())) {
-        Some((key, _)) => Err(E::custom(format_args!("duplicate key {key:?}"))),
-        None => Ok(()),
+struct ObjectReader<'c, 'm, 'a> {
+    entry: &'c mut OnText<'m, 'a>,
+    refused: &'c mut Option<String>,
+}
+
+impl<'a> DeserializeSeed<'a> for ObjectReader<'_, '_, 'a> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
     }
 }
 
-/// A list of at most [`MAX_DIMS`] numbers. A longer one is refused while it is
-/// parsed, because it would take several times the memory of its text.
-fn few_dims<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Error> {
+impl<'a> Visitor<'a> for ObjectReader<'_, '_, 'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object of strings")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(Text(key)) = map.next_key()? {
+            let value: &'a RawValue = map.next_value()?;
+            if !value.get().starts_with('"') {
+                return Err(de::Error::invalid_type(
+                    de::Unexpected::Other("no string"),
+                    &self,
+                ));
+            }
+            kept((self.entry)(key, RawText(value.get())), self.refused)?;
+        }
+        Ok(())
+    }
+}
+
+struct PairReader<'c, 'm> {
+    entry: &'c mut OnPair<'m>,
+    refused: &'c mut Option<String>,
+}
+
+impl<'a> DeserializeSeed<'a> for PairReader<'_, '_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'a> Visitor<'a> for PairReader<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object of strings")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((key, value)) = map.next_entry()? {
+            kept((self.entry)(key, value), self.refused)?;
+        }
+        Ok(())
+    }
+}
+
+/// A list of at most [`MAX_DIMS`] numbers.
+fn few_dims<'de, D, L>(deserializer: D) -> Result<L, D::Error>
+where
+    D: Deserializer<'de>,
+    L: FromIterator<usize>,
+{
     struct Dims;
     impl<'de> Visitor<'de> for Dims {
-        type Value = Vec<usize>;
+        type Value = ArrayVec<usize, MAX_DIMS>;
 
         fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
             write!(f, "at most {MAX_DIMS} dimensions")
         }
 
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<usize>, A::Error> {
-            let mut dims = Vec::new();
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut dims = ArrayVec::new();
             while let Some(dim) = seq.next_element()? {
-                if dims.len() == MAX_DIMS {
+                if dims.try_push(dim).is_err() {
                     return Err(de::Error::invalid_length(MAX_DIMS + 1, &self));
                 }
-                dims.push(dim);
             }
             Ok(dims)
         }
     }
-    deserializer.deserialize_seq(Dims)
+    let dims = deserializer.deserialize_seq(Dims)?;
+    Ok(dims.into_iter().collect())
+}
+
+/// Reads `sonew.tensors`: at most `limit` tensors, because the text of a hostile
+/// file would take several times its memory.
+pub(super) fn read_tensors(
+    json: RawText<'_>,
+    limit: usize,
+) -> serde_json::Result<Vec<SavedTensor>> {
+    struct Tensors(usize);
+    impl<'de> DeserializeSeed<'de> for Tensors {
+        type Value = Vec<SavedTensor>;
+        fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Self::Value, D::Error> {
+            d.deserialize_seq(self)
+        }
+    }
+    impl<'de> Visitor<'de> for Tensors {
+        type Value = Vec<SavedTensor>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            write!(f, "at most {} tensors", self.0)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut tensors = Vec::new();
+            while let Some(mirror) = seq.next_element::<TensorMirror>()? {
+                if tensors.len() == self.0 {
+                    return Err(de::Error::invalid_length(self.0 + 1, &self));
+                }
+                tensors.push(mirror.into());
+            }
+            Ok(tensors)
+        }
+    }
+    let mut deserializer = serde_json::Deserializer::from_reader(io::BufReader::new(json.reader()));
+    let tensors = Tensors(limit).deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(tensors)
 }
 
 /// `sonew.options`.
@@ -275,6 +519,7 @@ impl From<TensorMirror> for SavedTensor {
             lr_scale: mirror.lr_scale,
             weight_decay: mirror.weight_decay,
             master_set: matches!(mirror.master, Master::Set),
+            master_reset: false,
         }
     }
 }

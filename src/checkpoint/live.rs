@@ -1,4 +1,5 @@
-//! Live files: state in a shared mapping.
+//! Live files: state in a shared mapping. `docs/state-files.md` has the protocol,
+//! its invariants and a diagram.
 //!
 //! The file holds every plane twice. A step reads the current copy and writes
 //! the other one; then one atomic store of a word makes the other one current.
@@ -10,20 +11,24 @@
 //!
 //! That is not enough for the disk. The system writes pages to disk in any
 //! order, so that after a power failure the file may mix old and new pages.
-//! Therefore, before anything else in the file changes, an identifier of the
-//! current boot of the machine is written to disk in it. A process that opens
-//! the file after another boot accepts it only if the checksums of the last sync
-//! match.
+//! Therefore, before anything else in the file changes, it is written to disk in
+//! it that it is in use, in which boot of the machine and in which file. A process
+//! that opens it after another boot, or opens a copy of it, accepts only what was
+//! synced, and only if the checksums match. A sync never overwrites what the sync
+//! before it has written.
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use super::files::LiveFile;
-use super::locate::{in_tensors, Arrays, FileRange, LiveArrays};
+use super::files::{Boot, LiveFile};
+use super::locate::{in_tensors, Arrays, FileRange};
 use super::mapping::{Part, Words};
-use super::record::{self, pack, settings_words, CURRENT, SEAL, SETTINGS_WORDS, SYNCED, WRITTEN};
-use super::{Master, Settings, WORD};
+use super::record::{
+    self, pack, settings_words, Synced, BOOT, BOOT_TIME, CURRENT, DEVICE, FILE, IN_USE, NUMBER,
+    SEAL, SETTINGS, SETTINGS_WORDS, SYNCED,
+};
+use super::Settings;
 use crate::error::{Error, Result};
 use crate::process::Process;
 
@@ -33,15 +38,22 @@ pub(crate) struct Live {
     file: LiveFile,
     length: u64,
     commit: Words,
-    /// The offset of the commit words in the file.
-    commit_at: u64,
+    /// The bytes of the record in the file.
+    head: FileRange,
     settings: [Words; 2],
-    checksums: Words,
+    synced: [Words; 2],
     /// Which copy is current.
     copy: usize,
     step: u64,
-    /// Whether the file has been written since the last sync.
-    written: AtomicBool,
+    /// The number of the last sync.
+    number: AtomicU64,
+    /// Whether the file says that it is in use.
+    in_use: AtomicBool,
+    /// Whether this is on disk, so that other stores may reach the disk.
+    marked: AtomicBool,
+    /// Whether a sync has failed, so that the system may take pages for written
+    /// that are not.
+    doubtful: AtomicBool,
     /// The process that may write the file.
     process: Process,
 }
@@ -50,22 +62,35 @@ pub(crate) struct Live {
 /// the other.
 pub(crate) type Copies = [Vec<Vec<Part>>; 2];
 
+/// How a live file was found.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// As the sync of this number has left it.
+    Synced(u64),
+    /// In use by a process that has died: what is current counts. Since the sync of
+    /// this number.
+    InUse(u64),
+    /// In use when the machine went down, or a copy of a file in use: the synced
+    /// state counts, which is whole.
+    Restored(Synced),
+}
+
 impl Live {
-    /// Maps a live file whose record says which step and which copy are current.
-    /// `arrays` has the current copy first. Returns the planes, too.
+    /// Maps a live file. `arrays` has the current copy first. Returns the planes,
+    /// too.
     pub(super) fn new(
         file: File,
         path: &Path,
         length: u64,
         arrays: &Arrays,
         (step, copy): (u64, usize),
-        written: bool,
+        found: &Found,
     ) -> Result<(Live, Copies)> {
         let internal = |message: &str| Error::Internal {
             message: format!("{message}: {}", path.display()),
         };
-        let live = arrays.live.as_ref();
-        let LiveArrays { second, record } = live.ok_or_else(|| internal("not live"))?;
+        let live = arrays.live.as_ref().ok_or_else(|| internal("not live"))?;
+        let (second, record) = (&live.second, &live.record);
         let planes = || arrays.first.iter().chain(second).flatten();
         let all = record
             .iter()
@@ -75,28 +100,56 @@ impl Live {
         let file = LiveFile::map(file, path, length)?;
         let parts = file.mapping().cut(&ranges);
         let mut parts = parts.ok_or_else(|| internal("arrays overlap"))?.into_iter();
-        let [commit, settings, settings_b, checksums] =
+        let [commit, settings, settings_b, synced, synced_b] =
             std::array::from_fn(|_| Words::new(parts.next().expect("one for each range")));
         let copies = [&arrays.first, second].map(|arrays| in_tensors(arrays, &mut parts));
 
-        let live = Live {
+        let begin = record.iter().map(|range| range.offset).min();
+        let end = record.iter().map(|range| range.offset + range.bytes).max();
+        let (begin, end) = (begin.expect("five"), end.expect("five"));
+        let (number, in_use) = match found {
+            Found::Synced(number) => (*number, false),
+            Found::InUse(number) => (*number, true),
+            Found::Restored(synced) => (synced.number, true),
+        };
+        let mut live = Live {
             file,
             length,
-            commit_at: record[0].offset,
+            head: FileRange {
+                offset: begin,
+                bytes: end - begin,
+            },
             commit,
             settings: [settings, settings_b],
-            checksums,
+            synced: [synced, synced_b],
             copy,
             step,
-            written: written.into(),
+            number: number.into(),
+            in_use: in_use.into(),
+            marked: false.into(),
+            doubtful: false.into(),
             process: Process::current(),
         };
-        if !written {
-            // If the machine has crashed since, this is the synced step.
-            live.commit.store(CURRENT, pack(step, copy));
-            live.commit.store(WRITTEN, 0);
+        if let Found::Restored(synced) = found {
+            live.restore(synced)?;
         }
         Ok((live, copies))
+    }
+
+    /// Makes the synced state the current one. If this is interrupted, the file is
+    /// found as before, until the last stores make it this boot's and its own.
+    fn restore(&mut self, synced: &Synced) -> Result<()> {
+        // A later sync was not completed: its record must not be taken for whole
+        // when the file is closed.
+        let later = &self.synced[1 - record::slot(synced.number)];
+        if later.load(NUMBER) > synced.number {
+            later.store(SEAL, !later.load(SEAL));
+            later.store(NUMBER, 0);
+        }
+        let settings = synced.settings().iter().enumerate();
+        settings.for_each(|(index, &word)| self.settings[self.copy].store(index, word));
+        self.commit.store(CURRENT, pack(self.step, self.copy));
+        self.mark()
     }
 
     /// The file's path when it was opened.
@@ -121,18 +174,32 @@ impl Live {
     }
 
     /// Must be called before anything in the file is written: writes to disk
-    /// that the file is being changed after its last sync.
+    /// that the file is in use.
     pub(crate) fn begin(&mut self) -> Result<()> {
         self.check_process()?;
-        if !self.written.load(Relaxed) {
-            self.commit.store(WRITTEN, record::boot_id());
-            self.written.store(true, Relaxed);
-            if let Err(error) = self.sync_commit() {
-                self.commit.store(WRITTEN, 0);
-                self.written.store(false, Relaxed);
-                return Err(error);
-            }
+        self.mark()
+    }
+
+    fn mark(&self) -> Result<()> {
+        if self.marked.load(Relaxed) {
+            return Ok(());
         }
+        let (identity, boot) = (self.file.identity(), Boot::now());
+        self.commit.store(IN_USE, self.number.load(Relaxed));
+        self.commit.store(FILE, identity.file);
+        self.commit.store(DEVICE, identity.device);
+        self.commit.store(BOOT, boot.id);
+        self.commit.store(BOOT_TIME, boot.time);
+        // Even if another process has stored the same words: it may have died before
+        // they were on disk.
+        if let Err(error) = self.sync_head() {
+            if !self.in_use.load(Relaxed) {
+                self.commit.store(IN_USE, 0);
+            }
+            return Err(error);
+        }
+        self.in_use.store(true, Relaxed);
+        self.marked.store(true, Relaxed);
         Ok(())
     }
 
@@ -152,13 +219,6 @@ impl Live {
         (self.step, self.copy) = (step, other);
     }
 
-    /// Whether a process died while it was writing the master weights of a
-    /// tensor in place.
-    pub(crate) fn is_changing(&self, tensor: usize) -> bool {
-        let settings = record::settings(&self.settings[self.copy].bytes(), tensor);
-        settings.is_some_and(|settings| settings.master == Master::Changing)
-    }
-
     /// Refuses a step that the record cannot hold.
     pub(crate) fn check_step(step: u64) -> Result<()> {
         if step <= record::LARGEST_STEP {
@@ -173,33 +233,54 @@ impl Live {
 
     /// Writes the current copy and its checksums to disk. `planes` are those of
     /// all tensors, in the file's order.
-    pub(crate) fn sync<'a>(&self, planes: impl Iterator<Item = &'a [u8]>) -> Result<()> {
+    pub(crate) fn sync<'a>(&self, planes: impl Iterator<Item = &'a [u8]> + Clone) -> Result<()> {
         self.check_process()?;
-        if !self.written.load(Relaxed) {
+        self.file.check_name()?;
+        if !self.in_use.load(Relaxed) {
             return Ok(());
         }
-        for (index, plane) in planes.enumerate() {
-            self.checksums.store(index, crc32fast::hash(plane).into());
+        self.mark()?;
+        let synced = self.write_state(planes);
+        if synced.is_err() {
+            self.doubtful.store(true, Relaxed);
+            self.marked.store(false, Relaxed);
         }
-        let synced = pack(self.step, self.copy);
-        let settings = self.settings[self.copy].bytes();
-        let seal = record::seal(synced, &settings, &self.checksums.bytes());
-        self.commit.store(SYNCED, synced);
-        self.commit.store(SEAL, seal);
+        synced
+    }
+
+    fn write_state<'a>(&self, planes: impl Iterator<Item = &'a [u8]> + Clone) -> Result<()> {
+        if self.doubtful.load(Relaxed) {
+            planes
+                .clone()
+                .try_for_each(|plane| self.file.write_again(plane))?;
+        }
+        let number = self.number.load(Relaxed) + 1;
+        let at = pack(self.step, self.copy);
+        let settings = &self.settings[self.copy];
+        let settings = (0..settings.len()).map(|index| settings.load(index));
+        let checksums = planes.map(|plane| crc32fast::hash(plane).into());
+        let words = record::synced(number, at, settings, checksums);
+        // The record of the last sync is the other one.
+        let record = &self.synced[record::slot(number)];
+        let words = words.into_iter().enumerate();
+        words.for_each(|(index, word)| record.store(index, word));
+        self.commit.store(CURRENT, at);
         self.file.sync(0, self.length)?;
         // Only now is everything on disk.
-        self.commit.store(WRITTEN, 0);
-        if let Err(error) = self.sync_commit() {
-            self.commit.store(WRITTEN, record::boot_id());
+        self.number.store(number, Relaxed);
+        self.commit.store(IN_USE, 0);
+        if let Err(error) = self.sync_head() {
+            self.commit.store(IN_USE, number);
             return Err(error);
         }
-        self.written.store(false, Relaxed);
+        self.in_use.store(false, Relaxed);
+        self.marked.store(false, Relaxed);
+        self.doubtful.store(false, Relaxed);
         Ok(())
     }
 
-    fn sync_commit(&self) -> Result<()> {
-        let length = self.commit.len() * WORD;
-        self.file.sync(self.commit_at, length as u64)
+    fn sync_head(&self) -> Result<()> {
+        self.file.sync(self.head.offset, self.head.bytes)
     }
 }
 
@@ -208,3 +289,6 @@ fn put(words: &Words, tensor: usize, settings: Settings) {
         words.store(tensor * SETTINGS_WORDS + i, word);
     }
 }
+
+// The order in which the arrays of the record are mapped.
+const _: () = assert!(SETTINGS == 1 && SYNCED == SETTINGS + 2);

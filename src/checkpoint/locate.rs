@@ -1,23 +1,27 @@
 //! Finds the bytes of every array in a file. Checks everything that the header
 //! says before any byte of the data is read.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::header::{self, Contents};
-use super::json::ArrayInfo;
+use super::header::{self, Decoded, LENGTH_BYTES};
+use super::json::{self, Entry, Outcome, Stop};
 use super::mapping::Part;
 use super::record;
-use super::{array_name, Header, ALIGNMENT, SECOND};
+use super::{array_name, Header, SavedTensor, ALIGNMENT, FIRST_FORMAT_OF_ANY_ORDER, SECOND, WORD};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::layout::Plane;
+use crate::memory::{reserve, OF_TENSORS};
 
 /// An array in a file.
 #[derive(Debug, Clone)]
 pub(super) struct StoredArray {
-    pub(super) plane: Plane,
+    /// The state plane, or the parameter.
+    pub(super) name: Arc<str>,
+    pub(super) dtype: Dtype,
     pub(super) file_range: FileRange,
     /// Its checksum; a live file stores it in its record instead.
     pub(super) crc: Option<u32>,
@@ -30,6 +34,12 @@ pub(super) struct FileRange {
     pub(super) offset: u64,
     pub(super) bytes: u64,
 }
+
+/// Of an array that was not found yet. None has no bytes.
+const MISSING: FileRange = FileRange {
+    offset: 0,
+    bytes: 0,
+};
 
 impl FileRange {
     /// The same range in a mapping of the whole file. The file is known to have
@@ -63,13 +73,14 @@ pub(super) struct LiveArrays {
     /// The second copy of the planes.
     pub(super) second: Vec<Vec<StoredArray>>,
     /// The arrays of [`record::shapes`].
-    pub(super) record: [FileRange; 4],
+    pub(super) record: Vec<FileRange>,
 }
 
 /// The contents of the bytes before the data, checked as far as possible without
 /// the rest of the file.
 pub(super) struct Checked {
     pub(super) header: Header,
+    pub(super) format: u64,
     pub(super) arrays: Arrays,
     /// The length that the file must have.
     pub(super) end: u64,
@@ -77,177 +88,310 @@ pub(super) struct Checked {
 
 /// Checks the bytes before the data.
 pub(super) fn check(path: &Path, bytes: &[u8]) -> Result<Checked> {
-    let contents = header::decode(path, bytes)?;
+    let decoded = header::decode(path, bytes)?;
     let refuse = |reason| Error::NotACheckpoint {
         path: path.to_owned(),
         reason,
     };
-    let data = bytes.len() as u64;
-    let end = check_layout(&contents.arrays, data).map_err(refuse)?;
-    let (header, arrays) = locate(contents, data).map_err(refuse)?;
+    let mut search = Search::new(&decoded, bytes.len() as u64)?;
+    let json = &bytes[LENGTH_BYTES..];
+    let end = search.find_all(json, &decoded).map_err(refuse)?;
+    search.add_checksums(&decoded).map_err(refuse)?;
+    let Search {
+        first,
+        second,
+        record,
+        ..
+    } = search;
+    let live = decoded.live.then_some(LiveArrays { second, record });
     Ok(Checked {
-        header,
-        arrays,
+        header: decoded.header,
+        format: decoded.format,
+        arrays: Arrays { first, live },
         end,
     })
 }
 
-/// The result of a check, with a description of what is wrong.
-type Outcome<T> = std::result::Result<T, String>;
+/// Finds the arrays that the tensors must have, and refuses all others. Keeps
+/// little of each array, because a header may be hostile.
+struct Search<'h> {
+    tensors: &'h [SavedTensor],
+    /// Positions of the tensors, sorted by name.
+    by_name: Vec<u32>,
+    first: Vec<Vec<StoredArray>>,
+    second: Vec<Vec<StoredArray>>,
+    /// Names, types and shapes of the record of a live file.
+    shapes: Vec<record::Shape>,
+    record: Vec<FileRange>,
+    /// Where the data begin in the file.
+    data: u64,
+    /// What every array's offset in the file must be a multiple of, besides its
+    /// element's size.
+    alignment: u64,
+}
 
-/// Checks that the arrays follow each other without gaps or overlaps, and that
-/// each has the size of its shape. Returns the end of the last one in the file.
-fn check_layout(arrays: &[(String, ArrayInfo)], data: u64) -> Outcome<u64> {
-    let mut in_order: Vec<_> = arrays.iter().collect();
-    in_order.sort_by_key(|(_, info)| info.data_offsets);
-    let mut position = 0u64;
-    for (name, info) in in_order {
-        let [begin, end] = info.data_offsets;
-        if begin != position {
-            let what = if begin > position {
-                "a hole"
-            } else {
-                "an overlap"
-            };
+impl<'h> Search<'h> {
+    fn new(decoded: &'h Decoded<'_>, data: u64) -> Result<Search<'h>> {
+        let Decoded {
+            header,
+            format,
+            live,
+            arrays: limit,
+            ..
+        } = decoded;
+        let tensors = &header.tensors[..];
+        let mut by_name = Vec::new();
+        reserve(&mut by_name, tensors.len(), || OF_TENSORS.to_owned())?;
+        by_name.extend(0..tensors.len() as u32);
+        by_name.sort_unstable_by_key(|&at| tensors[at as usize].spec.name.as_str());
+        let mut names = Names::default();
+        let mut first = Vec::new();
+        reserve(&mut first, tensors.len(), || OF_TENSORS.to_owned())?;
+        let mut count = 0;
+        for tensor in tensors {
+            // The rest is missing, which is found out without room for it.
+            let room = count <= *limit;
+            let planes = header
+                .arrays(tensor)
+                .into_iter()
+                .take(if room { usize::MAX } else { 0 });
+            let arrays: Vec<_> = planes
+                .map(|plane| StoredArray {
+                    name: names.shared(plane.name),
+                    dtype: plane.dtype,
+                    file_range: MISSING,
+                    crc: None,
+                })
+                .collect();
+            count += arrays.len();
+            first.push(arrays);
+        }
+        let shapes = match live {
+            true => record::shapes(*format, tensors.len(), count),
+            false => Vec::new(),
+        };
+        Ok(Search {
+            tensors,
+            by_name,
+            second: if *live { first.clone() } else { Vec::new() },
+            first,
+            record: vec![MISSING; shapes.len()],
+            shapes,
+            data,
+            alignment: match *format < FIRST_FORMAT_OF_ANY_ORDER {
+                true => ALIGNMENT as u64,
+                false => 1,
+            },
+        })
+    }
+
+    /// Finds every array, and checks that they follow each other without gaps or
+    /// overlaps. Returns the end of the last one in the file.
+    ///
+    /// They do, in whatever order, if every offset is the end of as many arrays as
+    /// begin there, except for the first and the last one. This is checked by sums
+    /// of hashes with a random key.
+    fn find_all(&mut self, json: &[u8], decoded: &Decoded<'_>) -> Outcome<u64> {
+        let state = RandomState::new();
+        let hash = |offset: u64| state.hash_one(offset);
+        let (mut begins, mut ends, mut last) = (0u64, 0u64, 0);
+        // The first one that does not follow the one before it in the header.
+        let (mut position, mut first) = (0, None);
+        let mut array = |name: Cow<'_, str>, entry: Entry<'_>| {
+            let [begin, end] = entry.data_offsets;
+            let bytes = byte_count(&entry)
+                .ok_or_else(|| format!("the size of array {name:?} is unknown or overflows"))?;
+            if end.checked_sub(begin) != Some(bytes) {
+                return Err(format!(
+                    "array {name:?} is to have {bytes} bytes, its offsets are {begin} and {end}"
+                ));
+            }
+            begins = begins.wrapping_add(hash(begin));
+            ends = ends.wrapping_add(hash(end));
+            last = end.max(last);
+            if begin != position && first.is_none() {
+                first = Some((begin > position, name.clone().into_owned()));
+            }
+            position = end;
+            self.found(&name, &entry)
+        };
+        json::read_header(json, None, &mut array).map_err(reason)?;
+        if begins.wrapping_add(hash(last)) != ends.wrapping_add(hash(0)) {
+            let (hole, name) = first.unwrap_or_default();
+            let what = if hole { "a hole" } else { "an overlap" };
             return Err(format!("there is {what} before array {name:?}"));
         }
-        let bytes = byte_count(info)
-            .ok_or_else(|| format!("the size of array {name:?} is unknown or overflows"))?;
-        if end.checked_sub(begin) != Some(bytes) {
-            return Err(format!(
-                "array {name:?} is to have {bytes} bytes, its offsets are {begin} and {end}"
-            ));
-        }
-        position = end;
+        self.nothing_missing(decoded)?;
+        self.data
+            .checked_add(last)
+            .ok_or_else(|| "the size of its data overflows".to_owned())
     }
-    data.checked_add(position)
-        .ok_or_else(|| "the size of its data overflows".to_owned())
-}
 
-fn byte_count(info: &ArrayInfo) -> Option<u64> {
-    let size = match info.dtype.as_str() {
-        "U8" => 1,
-        "U64" => 8,
-        name => {
-            let known = Dtype::ALL.into_iter().find(|d| d.name() == name);
-            known?.size() as u64
-        }
-    };
-    info.shape
-        .iter()
-        .try_fold(size, |bytes, &d| bytes.checked_mul(d as u64))
-}
-
-/// Finds the arrays that the tensors must have, and refuses all others.
-fn locate(contents: Contents, data: u64) -> Outcome<(Header, Arrays)> {
-    let Contents {
-        header,
-        live,
-        arrays,
-        checksums,
-    } = contents;
-    let mut left = Left {
-        arrays: arrays.into_iter().collect(),
-        checksums: checksums.into_iter().collect(),
-        data,
-    };
-    let mut first = Vec::with_capacity(header.tensors.len());
-    let mut second = Vec::new();
-    for tensor in &header.tensors {
-        let planes = header.arrays(tensor);
-        let dims = &tensor.spec.dims;
-        let mut all = |suffix: &str| {
-            let stored = |plane: &Plane| {
-                let name = array_name(tensor, &plane.name) + suffix;
-                Ok(StoredArray {
-                    file_range: left.take(&name, plane.dtype.name(), dims)?,
-                    crc: left.checksum(&name, live)?,
-                    plane: plane.clone(),
-                })
-            };
-            planes.iter().map(stored).collect::<Outcome<Vec<_>>>()
+    fn found(&mut self, name: &str, entry: &Entry<'_>) -> Outcome<()> {
+        let Some((place, dtype, shape)) = self.place(name) else {
+            if header::is_padding(name, &entry.dtype) {
+                return Ok(());
+            }
+            return Err(format!("array {name:?} belongs to no tensor"));
         };
-        first.push(all("")?);
-        if live {
-            second.push(all(SECOND)?);
-        }
-    }
-    let live = live.then(|| left.live(&header, second)).transpose()?;
-    left.nothing()?;
-    Ok((header, Arrays { first, live }))
-}
-
-/// The arrays that have not been assigned to a tensor yet.
-struct Left {
-    arrays: HashMap<String, ArrayInfo>,
-    checksums: HashMap<String, u32>,
-    data: u64,
-}
-
-impl Left {
-    fn take(&mut self, name: &str, dtype: &str, shape: &[usize]) -> Outcome<FileRange> {
-        let info = self.arrays.remove(name);
-        let info = info.ok_or_else(|| format!("array {name:?} is missing"))?;
-        if info.dtype != dtype {
+        if entry.dtype != dtype {
             return Err(format!(
                 "array {name:?} has type {}, not {dtype}",
-                info.dtype
+                entry.dtype
             ));
         }
-        if info.shape != shape {
+        if entry.shape[..] != *shape {
             return Err(format!(
                 "array {name:?} has shape {:?}, its tensor {shape:?}",
-                info.shape
+                &entry.shape[..]
             ));
         }
-        let [begin, end] = info.data_offsets;
-        // `check_layout` has shown that this sum does not overflow.
-        let offset = self.data + begin;
-        if !offset.is_multiple_of(ALIGNMENT as u64) {
+        let [begin, end] = entry.data_offsets;
+        let offset = self.data.checked_add(begin);
+        let offset = offset.ok_or_else(|| "the size of its data overflows".to_owned())?;
+        let alignment = self.alignment.max(element(dtype).unwrap_or(1));
+        if !offset.is_multiple_of(alignment) {
             return Err(format!(
-                "array {name:?} does not start at a multiple of {ALIGNMENT} bytes"
+                "array {name:?} does not start at a multiple of {alignment} bytes"
             ));
         }
-        Ok(FileRange {
+        let range = FileRange {
             offset,
             bytes: end - begin,
-        })
-    }
-
-    fn checksum(&mut self, name: &str, live: bool) -> Outcome<Option<u32>> {
-        if live {
-            return Ok(None);
+        };
+        let slot = match place {
+            Place::Record(index) => &mut self.record[index],
+            Place::Plane(copy, tensor, plane) => {
+                let planes = match copy {
+                    0 => &mut self.first,
+                    _ => &mut self.second,
+                };
+                &mut planes[tensor][plane].file_range
+            }
+        };
+        if *slot != MISSING {
+            return Err(format!("its header is malformed: duplicate key {name:?}"));
         }
-        let crc = self.checksums.remove(name);
-        crc.map(Some)
-            .ok_or_else(|| format!("array {name:?} has no checksum"))
+        *slot = range;
+        Ok(())
     }
 
-    fn live(&mut self, header: &Header, second: Vec<Vec<StoredArray>>) -> Outcome<LiveArrays> {
-        if header.parameters {
+    /// Where an array of this name belongs, and the type and shape that it must
+    /// have.
+    fn place<'a>(&'a self, name: &str) -> Option<(Place, &'a str, &'a [usize])> {
+        if let Some((tensor, plane)) = name.rsplit_once('/') {
+            let named = |&at: &u32| self.tensors[at as usize].spec.name.as_str().cmp(tensor);
+            if let Ok(at) = self.by_name.binary_search_by(named) {
+                let tensor = self.by_name[at] as usize;
+                let (copy, plane) = match plane.strip_suffix(SECOND) {
+                    Some(plane) if !self.second.is_empty() => (1, plane),
+                    _ => (0, plane),
+                };
+                let planes = &self.first[tensor];
+                let index = planes.iter().position(|array| *array.name == *plane)?;
+                let dims = &self.tensors[tensor].spec.dims;
+                let dtype = planes[index].dtype.name();
+                return Some((Place::Plane(copy, tensor, index), dtype, dims));
+            }
+        }
+        let index = self.shapes.iter().position(|shape| shape.name == name)?;
+        let shape = &self.shapes[index];
+        Some((Place::Record(index), shape.dtype, &shape.dims))
+    }
+
+    fn nothing_missing(&self, decoded: &Decoded<'_>) -> Outcome<()> {
+        let missing = |name: &str| Err(format!("array {name:?} is missing"));
+        for (copy, suffix) in [(&self.first, ""), (&self.second, SECOND)] {
+            for (tensor, arrays) in self.tensors.iter().zip(copy) {
+                if arrays.is_empty() {
+                    return missing(&array_name(tensor, "momentum"));
+                }
+                if let Some(array) = arrays.iter().find(|a| a.file_range == MISSING) {
+                    return missing(&(array_name(tensor, &array.name) + suffix));
+                }
+            }
+        }
+        if let Some(index) = self.record.iter().position(|range| *range == MISSING) {
+            return missing(self.shapes[index].name);
+        }
+        if decoded.live && decoded.header.parameters {
             return Err("a live file has no parameters".to_owned());
         }
-        let planes = second.iter().map(Vec::len).sum();
-        let shapes = record::shapes(header.tensors.len(), planes);
-        let mut ranges = Vec::with_capacity(shapes.len());
-        for (name, dtype, shape) in shapes {
-            ranges.push(self.take(name, dtype, &shape)?);
-        }
-        Ok(LiveArrays {
-            second,
-            record: ranges.try_into().expect("as many as there are shapes"),
-        })
+        Ok(())
     }
 
-    /// Refuses all arrays that are left, except padding.
-    fn nothing(&self) -> Outcome<()> {
-        let mut arrays = self.arrays.iter();
-        if let Some((name, _)) = arrays.find(|(n, i)| !header::is_padding(n, i)) {
-            return Err(format!("array {name:?} belongs to no tensor"));
-        }
-        if let Some(name) = self.checksums.keys().next() {
-            return Err(format!("{name:?} has a checksum but is no array"));
+    /// Takes the checksums of a checkpoint from its header.
+    fn add_checksums(&mut self, decoded: &Decoded<'_>) -> Outcome<()> {
+        let mut entry = |name: String, text: String| {
+            let crc = header::parse_hex(&text);
+            let crc = crc.ok_or_else(|| format!("the checksum of {name:?} is {text:?}"))?;
+            match self.place(&name) {
+                Some((Place::Plane(0, tensor, plane), ..)) if !decoded.live => {
+                    let slot = &mut self.first[tensor][plane].crc;
+                    if slot.replace(crc).is_some() {
+                        return Err(format!("sonew.checksums has a duplicate key {name:?}"));
+                    }
+                    Ok(())
+                }
+                _ => Err(format!("{name:?} has a checksum but is no array")),
+            }
+        };
+        json::read_object(decoded.checksums, &mut entry).map_err(|stop| match stop {
+            Stop::Malformed(error) => format!("sonew.checksums is malformed: {error}"),
+            Stop::Refused(reason) => reason,
+        })?;
+        for (tensor, arrays) in self.tensors.iter().zip(&self.first) {
+            if let Some(array) = arrays.iter().find(|a| a.crc.is_none() && !decoded.live) {
+                let name = array_name(tensor, &array.name);
+                return Err(format!("array {name:?} has no checksum"));
+            }
         }
         Ok(())
+    }
+}
+
+/// Where an array belongs.
+enum Place {
+    Record(usize),
+    /// Copy, tensor, plane.
+    Plane(usize, usize, usize),
+}
+
+/// The names of planes, which tensors share.
+#[derive(Default)]
+struct Names(Vec<Arc<str>>);
+
+impl Names {
+    fn shared(&mut self, name: String) -> Arc<str> {
+        if let Some(known) = self.0.iter().find(|known| ***known == *name) {
+            return known.clone();
+        }
+        self.0.push(name.into());
+        self.0[self.0.len() - 1].clone()
+    }
+}
+
+fn reason(stop: Stop) -> String {
+    match stop {
+        Stop::Malformed(error) => format!("its header is malformed: {error}"),
+        Stop::Refused(reason) => reason,
+    }
+}
+
+fn byte_count(entry: &Entry<'_>) -> Option<u64> {
+    let size = element(&entry.dtype)?;
+    let dims = entry.shape.iter();
+    dims.map(|&d| d as u64).try_fold(size, u64::checked_mul)
+}
+
+/// The size of an element.
+fn element(dtype: &str) -> Option<u64> {
+    match dtype {
+        "U8" => Some(1),
+        "U64" => Some(WORD as u64),
+        name => {
+            let known = Dtype::ALL.into_iter().find(|d| d.name() == name);
+            known.map(|dtype| dtype.size() as u64)
+        }
     }
 }

@@ -19,30 +19,44 @@ pub struct Mapping {
     map: MmapRaw,
     /// Kept open as long as the mapping exists, because closing it would end its
     /// lock.
-    _file: File,
+    file: File,
 }
 
 impl Mapping {
     /// Maps a file so that stores change the file.
-    pub(super) fn shared(file: File, length: u64) -> io::Result<Mapping> {
-        let map = MmapOptions::new().len(size(length)?).map_raw(&file)?;
-        Ok(Mapping { map, _file: file })
+    pub(super) fn shared(file: &File, length: u64) -> io::Result<MmapRaw> {
+        MmapOptions::new().len(size(length)?).map_raw(file)
     }
 
     /// Maps a file so that stores stay in memory: a page is copied at the first
     /// store to it.
-    pub(super) fn private(file: File, length: u64) -> io::Result<Mapping> {
+    pub(super) fn private(file: &File, length: u64) -> io::Result<MmapRaw> {
         let mut options = MmapOptions::new();
         // No memory is reserved for the copies, because the file may be larger
         // than all memory.
         options.len(size(length)?).no_reserve_swap();
         // SAFETY: this library writes only to live files, which are locked.
         // Other programs cannot be excluded; see `Mapping`.
-        let map = unsafe { options.map_copy(&file)? };
-        Ok(Mapping {
-            map: map.into(),
-            _file: file,
-        })
+        let map = unsafe { options.map_copy(file)? };
+        Ok(map.into())
+    }
+
+    /// A map of a file, with the file.
+    pub(super) fn new(map: MmapRaw, file: File) -> Mapping {
+        Mapping { map, file }
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Where bytes of the mapping are in the file.
+    pub(super) fn offset_of(&self, bytes: &[u8]) -> Option<u64> {
+        let offset = bytes
+            .as_ptr()
+            .addr()
+            .checked_sub(self.map.as_ptr().addr())?;
+        (offset + bytes.len() <= self.map.len()).then_some(offset as u64)
     }
 
     /// Writes bytes of a shared mapping to disk.
@@ -122,12 +136,6 @@ impl Words {
     /// threads that it has synchronized with, have reached the file.
     pub(super) fn store(&self, index: usize, word: u64) {
         self.word(index).store(word, Ordering::Release);
-    }
-
-    /// The bytes of all words as they are in the file.
-    pub(super) fn bytes(&self) -> Vec<u8> {
-        let words = (0..self.len()).map(|index| self.load(index));
-        words.flat_map(u64::to_le_bytes).collect()
     }
 
     fn word(&self, index: usize) -> &AtomicU64 {

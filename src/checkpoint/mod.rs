@@ -4,8 +4,8 @@
 //! Both are valid [safetensors] files. `docs/state-files.md` describes the
 //! format and what survives which failure. In short:
 //!
-//! - the header's checksum covers everything before the data. Its key comes
-//!   first, so that it is at a fixed offset;
+//! - the header's checksum does not depend on the order of keys and arrays, so that
+//!   other programs may read the file and save it again;
 //! - every array starts at a multiple of 64 bytes of the file. The format allows
 //!   no gaps, so that the padding consists of arrays: `sonew.padding/0`;
 //! - a state plane is named `tensor/plane`, a parameter `tensor/parameter`. No
@@ -17,10 +17,8 @@
 //!   after the file was created.
 //!
 //! The format version is raised by every change that an older reader must not
-//! ignore, such as a new option or a new kind of array. Format 1 has no element
-//! types (all are `F32`), no master weights, no option for rounding (it is to
-//! nearest) and no seed. Checkpoints have format 2, live files format 3. Unknown
-//! metadata are ignored.
+//! ignore, such as a new option or a new kind of array. Unknown metadata are
+//! ignored.
 //!
 //! [safetensors]: https://github.com/huggingface/safetensors
 
@@ -39,7 +37,7 @@ mod write;
 mod tests;
 
 #[cfg(test)]
-pub(crate) use files::test_double;
+pub(crate) use files::{machine, test_double};
 
 use crate::dtype::Dtype;
 use crate::error::Result;
@@ -53,17 +51,26 @@ pub use read::{verify, Checkpoint, StoredPlane};
 pub(crate) use size::check_size;
 pub(crate) use write::{create_live, write};
 
+/// For the fuzzer: the bytes before the data, with the right checksum in a header that
+/// was edited.
+#[cfg(fuzzing)]
+pub fn seal(json: &[u8]) -> Vec<u8> {
+    header::seal(json)
+}
+
 #[cfg(target_endian = "big")]
 compile_error!("checkpoints hold little-endian numbers, and buffers are written as they are");
 
-/// The newest format version that this library reads.
-pub const FORMAT: u64 = 3;
+/// The format version that this library writes, and the newest that it reads.
+pub const FORMAT: u64 = 4;
 
-/// The format version of the checkpoints that this library writes.
-const CHECKPOINT_FORMAT: u64 = 2;
-
-/// The format version of the live files that this library writes.
+/// The format version of live files before format 4. Formats 1 and 2 are of
+/// checkpoints; 1 has no element types, master weights, rounding and seed.
 const LIVE_FORMAT: u64 = 3;
+
+/// From this format version on, the keys of a header may be in any order, and
+/// arrays need only be aligned to their elements.
+const FIRST_FORMAT_OF_ANY_ORDER: u64 = 4;
 
 /// The name under which a tensor's parameters are saved, beside its planes.
 pub const PARAMETER: &str = "parameter";
@@ -106,6 +113,10 @@ pub struct SavedTensor {
     /// Whether the tensor has master weights and they have been copied from the
     /// parameters.
     pub master_set: bool,
+    /// Whether they were discarded since, in a live file: it has those of its last
+    /// step. The next step copies them from the parameters again, unless these are
+    /// loaded from them.
+    pub master_reset: bool,
 }
 
 /// What a live file stores of a tensor besides its planes.
@@ -116,16 +127,16 @@ pub(crate) struct Settings {
     pub(crate) master: Master,
 }
 
-/// Whether a tensor's master weights have been copied from its parameters.
+/// What a tensor's plane of master weights holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Master {
-    /// They are not set, and their plane, if there is one, is zero.
+    /// Nothing yet.
     Empty = 0,
     Set = 1,
-    /// The plane is being written in place: they are not set, and its contents
-    /// are unspecified.
-    Changing = 2,
+    /// The master weights of the last step, which were discarded: the next step
+    /// copies them from the parameters.
+    Reset = 2,
 }
 
 /// One array to be written.
@@ -146,8 +157,7 @@ impl Header {
     /// written nor accepted.
     fn validate(&self) -> Result<()> {
         self.options.validate()?;
-        let specs: Vec<_> = self.tensors.iter().map(|t| t.spec.clone()).collect();
-        layout::validate(&specs)?;
+        layout::validate(self.tensors.iter().map(|tensor| &tensor.spec))?;
         for SavedTensor {
             spec,
             lr_scale,

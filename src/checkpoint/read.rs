@@ -4,13 +4,14 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::files::{map_private, Access, SourceFile};
-use super::header::{self, LENGTH_BYTES, MAX_LENGTH, PREFIX};
-use super::live::{Copies, Live};
+use super::files::{map_private, Access, Boot, SourceFile};
+use super::header::{LENGTH_BYTES, MAX_LENGTH};
+use super::live::{Copies, Found, Live};
 use super::locate::{check, in_tensors, Arrays, Checked, FileRange, StoredArray};
 use super::mapping::Part;
-use super::record::{self, CURRENT, SEAL, SYNCED, WRITTEN};
-use super::{array_name, Header, Master};
+use super::record::{self, Synced, CURRENT, IN_USE, SETTINGS, SYNCED};
+use super::write::create_live;
+use super::{array_name, Array, Header, Master, LIVE_FORMAT};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::memory::{ask, zeroed_list};
@@ -30,13 +31,13 @@ const PIECE: usize = 16 << 20;
 #[derive(Debug)]
 pub struct Checkpoint {
     header: Header,
+    format: u64,
     /// The arrays, those of the current copy first.
     arrays: Arrays,
     /// Which copy is current.
     copy: usize,
-    /// Whether it is a live file that has been written since its last sync, so
-    /// that its planes have no checksums.
-    unsynced: bool,
+    /// How a live file was found.
+    found: Option<Found>,
     file: SourceFile,
 }
 
@@ -89,6 +90,7 @@ impl Checkpoint {
         let file = SourceFile::open(path, access)?;
         let Checked {
             header,
+            format,
             arrays,
             end,
         } = check(path, &read_header(&file)?)?;
@@ -105,13 +107,18 @@ impl Checkpoint {
         }
         let mut checkpoint = Checkpoint {
             header,
+            format,
             arrays,
             copy: 0,
-            unsynced: false,
+            found: None,
             file,
         };
         if live {
-            checkpoint.settle()?;
+            let found = match format {
+                LIVE_FORMAT => checkpoint.settle_3()?,
+                _ => checkpoint.settle()?,
+            };
+            checkpoint.found = Some(found);
         }
         Ok(checkpoint)
     }
@@ -129,7 +136,7 @@ impl Checkpoint {
     /// Whether it is a live file that was not synced after its last step: the
     /// process that worked on it died.
     pub fn is_unsynced(&self) -> bool {
-        self.unsynced
+        matches!(self.found, Some(Found::InUse(_)))
     }
 
     /// Its length in bytes.
@@ -143,8 +150,8 @@ impl Checkpoint {
         tensors.flat_map(|(tensor, arrays)| {
             arrays.iter().map(move |array| StoredPlane {
                 tensor,
-                plane: &array.plane.name,
-                dtype: array.plane.dtype,
+                plane: &array.name,
+                dtype: array.dtype,
                 offset: array.file_range.offset,
                 bytes: array.file_range.bytes,
                 crc32: array.crc,
@@ -203,7 +210,7 @@ impl Checkpoint {
                 return Err(Error::WrongLength {
                     tensor: spec.name.clone(),
                     argument: plane.to_owned(),
-                    length: dst.len() / array.plane.dtype.size(),
+                    length: dst.len() / array.dtype.size(),
                     expected: spec.len(),
                 });
             }
@@ -231,7 +238,7 @@ impl Checkpoint {
             index: tensor,
             count,
         })?;
-        let found = arrays.iter().find(|array| array.plane.name == plane);
+        let found = arrays.iter().find(|array| *array.name == *plane);
         found.ok_or_else(|| Error::PlaneMissing {
             tensor: self.header.tensors[tensor].spec.name.clone(),
             plane: plane.to_owned(),
@@ -243,7 +250,7 @@ impl Checkpoint {
         if array.crc.is_none_or(|expected| expected == crc) {
             return Ok(());
         }
-        let name = array_name(&self.header.tensors[tensor], &array.plane.name);
+        let name = array_name(&self.header.tensors[tensor], &array.name);
         Err(self.damaged(format!("\"{name}\"")))
     }
 
@@ -272,70 +279,174 @@ impl Checkpoint {
         Ok(in_tensors(&self.arrays.first, &mut parts.into_iter()))
     }
 
-    /// Maps a live file to work on it. Returns its planes, too.
+    /// Maps a live file to work on it. Returns its planes, too. A file of format 3
+    /// is replaced by one of this format.
     pub(crate) fn into_live(self) -> Result<(Live, Copies)> {
+        if self.format == LIVE_FORMAT {
+            return self.renew();
+        }
+        let not_live = Error::NotALiveFile {
+            path: self.file.path().to_owned(),
+        };
+        let found = self.found.ok_or(not_live)?;
         let length = self.file.length();
         let (file, path) = self.file.into_parts();
         let at = (self.header.step, self.copy);
-        Live::new(file, &path, length, &self.arrays, at, self.unsynced)
+        Live::new(file, &path, length, &self.arrays, at, &found)
+    }
+
+    fn renew(self) -> Result<(Live, Copies)> {
+        // Nobody may work on it until it is replaced; but readers, of whom the save
+        // is one, may read it.
+        self.file.lock(Access::Read)?;
+        let path = self.file.path().to_owned();
+        let header = self.header.clone();
+        let planes = self
+            .header
+            .tensors
+            .iter()
+            .map(|tensor| header.arrays(tensor));
+        let planes: Vec<_> = planes.collect();
+        let parts = self.map_private()?;
+        let mut arrays = Vec::new();
+        for (tensor, (planes, parts)) in planes.iter().zip(&parts).enumerate() {
+            arrays.extend(planes.iter().zip(parts).map(|(plane, bytes)| Array {
+                tensor,
+                plane: &plane.name,
+                dtype: plane.dtype,
+                bytes,
+            }));
+        }
+        let settings = header.tensors.iter().map(|tensor| super::Settings {
+            lr_scale: tensor.lr_scale,
+            weight_decay: tensor.weight_decay,
+            master: match tensor.master_set {
+                true => Master::Set,
+                false => Master::Empty,
+            },
+        });
+        create_live(&path, &header, &arrays, settings)
     }
 
     /// Reads the record of a live file: the current step and copy, the settings
-    /// of tensors, and the checksums.
-    fn settle(&mut self) -> Result<()> {
-        let live = self.arrays.live.as_mut().expect("called for live files");
-        let mut words: Vec<Vec<u8>> = Vec::with_capacity(live.record.len());
-        for range in live.record {
-            // The record is within the file, so it is not longer than that.
-            let what = || "the record of a live file".to_owned();
-            let mut bytes = zeroed_list(range.bytes as usize, what)?;
-            self.file.read_at(range.offset, &mut bytes)?;
-            words.push(bytes);
+    /// of tensors, and the checksums. Chooses the state that can be trusted.
+    fn settle(&mut self) -> Result<Found> {
+        let words = self.read_record()?;
+        let tensors = self.header.tensors.len();
+        let read = |place: usize| Synced::read(&words[SYNCED + place], tensors, place);
+        let mut synced: Vec<Synced> = (0..2).filter_map(read).collect();
+        synced.sort_by_key(|synced| std::cmp::Reverse(synced.number));
+        let commit = &words[0];
+        let broken = || self.damaged(format!("\"{}\"", record::COMMIT));
+        let (now, then) = (self.file.identity()?, record::identity(commit));
+        let current = record::unpack(commit[CURRENT]);
+        if commit[IN_USE] == 0 {
+            let last = synced.into_iter().next().ok_or_else(broken)?;
+            if current != Some(last.at) {
+                return Err(broken());
+            }
+            self.take(&last)?;
+            // A copy may have been made while the file was changing.
+            if now.file != then.file {
+                self.verify_arrays()?;
+            }
+            return Ok(Found::Synced(last.number));
         }
-        let found = Found::of(&words).ok_or_else(|| Error::Checksum {
-            path: self.file.path().to_owned(),
-            part: format!("\"{}\"", record::COMMIT),
-        })?;
-        let (step, copy) = match found {
-            Found::Synced(at) | Found::Unsynced(at) | Found::Suspect(Some(at)) => at,
-            Found::Suspect(None) => return Err(self.torn()),
-        };
-        if copy == 1 {
-            std::mem::swap(&mut self.arrays.first, &mut live.second);
+        if now == then && record::boot(commit).is(Boot::now()) {
+            let (step, copy) = current.ok_or_else(broken)?;
+            self.settle_at(step, copy, &words[SETTINGS + copy])?;
+            return Ok(Found::InUse(commit[IN_USE]));
         }
-        self.copy = copy;
-        self.unsynced = matches!(found, Found::Unsynced(_));
-        self.header.step = step;
-        self.settle_tensors(&words[1 + copy])?;
-        if !self.unsynced {
-            let planes = self.arrays.first.iter_mut().flatten();
-            for (index, array) in planes.enumerate() {
-                // The seal, which was checked, covers these checksums.
-                array.crc = Some(record::word(&words[3], index) as u32);
+        // A sync before the last one that has returned is no substitute for it.
+        let last = |synced: &Synced| synced.number >= commit[IN_USE];
+        for synced in synced.into_iter().filter(last) {
+            self.take(&synced)?;
+            match self.verify_arrays() {
+                Ok(()) => return Ok(Found::Restored(synced)),
+                Err(Error::Checksum { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
-        if let Found::Suspect(_) = found {
+        Err(self.torn())
+    }
+
+    /// The same for a live file of format 3. What is not as it was synced is not
+    /// trusted.
+    fn settle_3(&mut self) -> Result<Found> {
+        let words = self.read_record()?;
+        let synced = Synced::read_3(&words, self.header.tensors.len());
+        let closed = words[0][1] == 0;
+        let Some(synced) = synced else {
+            return Err(match closed {
+                true => self.damaged(format!("\"{}\"", record::COMMIT)),
+                false => self.torn(),
+            });
+        };
+        self.take(&synced)?;
+        if !closed {
             self.verify_arrays().map_err(|error| match error {
                 Error::Checksum { .. } => self.torn(),
                 error => error,
             })?;
         }
+        Ok(Found::Synced(synced.number))
+    }
+
+    fn read_record(&self) -> Result<Vec<Vec<u64>>> {
+        let live = self.arrays.live.as_ref();
+        let record = live.map_or(&[][..], |live| &live.record);
+        let read = |range: &FileRange| {
+            // The record is within the file, so it is not longer than that.
+            let what = || "the record of a live file".to_owned();
+            let mut bytes = zeroed_list(range.bytes as usize, what)?;
+            self.file.read_at(range.offset, &mut bytes)?;
+            Ok(record::words(&bytes))
+        };
+        record.iter().map(read).collect()
+    }
+
+    /// Takes the state of a sync for the file's.
+    fn take(&mut self, synced: &Synced) -> Result<()> {
+        let (step, copy) = synced.at;
+        self.settle_at(step, copy, synced.settings())?;
+        let planes = self.arrays.first.iter_mut().flatten();
+        for (array, &crc) in planes.zip(synced.checksums()) {
+            array.crc = Some(crc as u32);
+        }
         Ok(())
     }
 
+    fn settle_at(&mut self, step: u64, copy: usize, settings: &[u64]) -> Result<()> {
+        if let Some(live) = self.arrays.live.as_mut().filter(|_| copy != self.copy) {
+            std::mem::swap(&mut self.arrays.first, &mut live.second);
+        }
+        self.copy = copy;
+        self.header.step = step;
+        let planes = self.arrays.first.iter_mut().flatten();
+        planes.for_each(|array| array.crc = None);
+        self.settle_tensors(settings)
+    }
+
     /// Takes the current settings of the tensors from the record.
-    fn settle_tensors(&mut self, words: &[u8]) -> Result<()> {
+    fn settle_tensors(&mut self, words: &[u64]) -> Result<()> {
         let refuse = |reason| Error::NotACheckpoint {
             path: self.file.path().to_owned(),
             reason,
         };
+        let format = self.format;
         for (tensor, saved) in self.header.tensors.iter_mut().enumerate() {
-            let settings = record::settings(words, tensor).ok_or_else(|| {
-                refuse(format!("the settings of {:?} are unknown", saved.spec.name))
-            })?;
+            let name = &saved.spec.name;
+            let settings = record::settings(words, tensor)
+                .ok_or_else(|| refuse(format!("the settings of {name:?} are unknown")))?;
+            if settings.master != Master::Empty && !saved.spec.master {
+                let reason = format!("{name:?} has no master weights, but its settings say so");
+                return Err(refuse(reason));
+            }
             saved.lr_scale = settings.lr_scale;
             saved.weight_decay = settings.weight_decay;
             saved.master_set = settings.master == Master::Set;
+            // In format 3 the same number says that they are incomplete.
+            saved.master_reset = settings.master == Master::Reset && format != LIVE_FORMAT;
         }
         self.header
             .validate()
@@ -417,43 +528,8 @@ fn read_pieces(file: &SourceFile, pieces: &mut [Piece<'_>], threads: usize) -> R
     })
 }
 
-/// The current step and copy, according to the record of a live file.
-#[derive(Debug, Clone, Copy)]
-enum Found {
-    /// The file is as it was synced.
-    Synced((u64, usize)),
-    /// The file was written since its last sync, in the current boot of the
-    /// machine.
-    Unsynced((u64, usize)),
-    /// The file was written since its last sync, in an earlier boot of the
-    /// machine, so that pages may be missing. The synced step and copy may still
-    /// be intact.
-    Suspect(Option<(u64, usize)>),
-}
-
-impl Found {
-    /// `None` for words that this library cannot have written.
-    fn of(words: &[Vec<u8>]) -> Option<Found> {
-        let (commit, checksums) = (&words[0], &words[3]);
-        let word = |index| record::word(commit, index);
-        let synced = record::unpack(word(SYNCED)).filter(|&(_, copy)| {
-            let seal = record::seal(word(SYNCED), &words[1 + copy], checksums);
-            seal == word(SEAL)
-        });
-        let run = word(WRITTEN);
-        if run == 0 {
-            let at = synced.filter(|_| word(CURRENT) == word(SYNCED))?;
-            Some(Found::Synced(at))
-        } else if run == record::boot_id() {
-            record::unpack(word(CURRENT)).map(Found::Unsynced)
-        } else {
-            Some(Found::Suspect(synced))
-        }
-    }
-}
-
 /// Reads everything before the data. The length of the header is used only after
-/// checking that the file is that long, and that it begins as a checkpoint does.
+/// checking that the file is that long.
 fn read_header(file: &SourceFile) -> Result<Vec<u8>> {
     let refuse = |file: &SourceFile, reason: String| {
         Err(Error::NotACheckpoint {
@@ -461,24 +537,16 @@ fn read_header(file: &SourceFile) -> Result<Vec<u8>> {
             reason,
         })
     };
-    let mut start = [0; LENGTH_BYTES + PREFIX.len()];
-    let there = file.length().min(start.len() as u64) as usize;
-    if there < LENGTH_BYTES {
-        return refuse(file, format!("it has only {there} bytes"));
+    let mut start = [0; LENGTH_BYTES];
+    if file.length() < LENGTH_BYTES as u64 {
+        return refuse(file, format!("it has only {} bytes", file.length()));
     }
-    file.read_at(0, &mut start[..there])?;
-    let (length, _) = start.split_first_chunk().expect("eight bytes and more");
-    let length = u64::from_le_bytes(*length);
-    if !(PREFIX.len() as u64..=MAX_LENGTH).contains(&length) {
+    file.read_at(0, &mut start)?;
+    let length = u64::from_le_bytes(start);
+    if !(1..=MAX_LENGTH).contains(&length) {
         return refuse(
             file,
-            format!("its header would have {length} bytes; it is no safetensors file, or has none of this library's metadata"),
-        );
-    }
-    if there == start.len() && !header::has_prefix(&start) {
-        return refuse(
-            file,
-            "its header does not begin with sonew.header_crc32".to_owned(),
+            format!("its header would have {length} bytes; it is no safetensors file"),
         );
     }
     let end = LENGTH_BYTES as u64 + length;
@@ -489,8 +557,8 @@ fn read_header(file: &SourceFile) -> Result<Vec<u8>> {
     let what = || format!("the header of \"{}\"", file.path().display());
     let mut bytes = zeroed_list(end as usize, what)?;
     file.read_at(0, &mut bytes)?;
-    // A parsed entry takes several times the memory of its text.
-    ask(bytes.len().saturating_mul(12), what)?;
+    // What is kept of an entry takes less memory than its text.
+    ask(bytes.len(), what)?;
     Ok(bytes)
 }
 

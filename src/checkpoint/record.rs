@@ -1,42 +1,82 @@
 //! The record of a live file: small arrays that say which step and copy are
-//! current. They consist of words that are stored atomically.
+//! current, and what was synced. They consist of words that are stored atomically.
 
-use std::fs::File;
-use std::io::Read;
-
-use super::{Master, Settings, WORD};
+use super::files::{Boot, Identity};
+use super::{Master, Settings, LIVE_FORMAT, WORD};
 
 /// The name of the array that says which copy is current.
 pub(super) const COMMIT: &str = "sonew.live/commit";
 
-/// Names, types and shapes of these arrays, for this many tensors and planes.
-pub(super) fn shapes(
-    tensors: usize,
-    planes: usize,
-) -> [(&'static str, &'static str, Vec<usize>); 4] {
-    [
-        (COMMIT, "U64", vec![COMMIT_WORDS]),
-        ("sonew.live/settings", "F64", vec![tensors, SETTINGS_WORDS]),
-        (
-            "sonew.live/settings.b",
-            "F64",
-            vec![tensors, SETTINGS_WORDS],
-        ),
-        ("sonew.live/checksums", "U64", vec![planes]),
-    ]
+/// Positions of the arrays in [`shapes`]: the settings of the first copy, and of
+/// the second.
+pub(super) const SETTINGS: usize = 1;
+/// The two records of syncs, of which each sync writes the older one.
+pub(super) const SYNCED: usize = 3;
+/// In format 3, in place of the records: the checksums of the synced copy.
+const CHECKSUMS_3: usize = 3;
+
+/// Name, type and shape of an array of the record.
+#[derive(Debug)]
+pub(super) struct Shape {
+    pub(super) name: &'static str,
+    pub(super) dtype: &'static str,
+    pub(super) dims: Vec<usize>,
+}
+
+impl Shape {
+    /// The number of its words.
+    pub(super) fn words(&self) -> usize {
+        self.dims.iter().product()
+    }
+}
+
+/// The arrays of the record, for this many tensors and planes.
+pub(super) fn shapes(format: u64, tensors: usize, planes: usize) -> Vec<Shape> {
+    let array = |name, dtype, dims: &[usize]| Shape {
+        name,
+        dtype,
+        dims: dims.to_vec(),
+    };
+    let settings = [tensors, SETTINGS_WORDS];
+    let record = [HEAD + tensors * SETTINGS_WORDS + planes];
+    let mut shapes = vec![
+        array(COMMIT, "U64", &[COMMIT_WORDS]),
+        array("sonew.live/settings", "F64", &settings),
+        array("sonew.live/settings.b", "F64", &settings),
+    ];
+    match format {
+        LIVE_FORMAT => shapes.push(array("sonew.live/checksums", "U64", &[planes])),
+        _ => shapes.extend([
+            array("sonew.live/synced", "U64", &record),
+            array("sonew.live/synced.b", "U64", &record),
+        ]),
+    }
+    shapes
 }
 
 /// Number of words of the commit array; their indices follow.
 pub(super) const COMMIT_WORDS: usize = 8;
 /// The current step and copy. A single store of this word completes a step.
 pub(super) const CURRENT: usize = 0;
-/// Zero if the file is as it was synced; otherwise the identifier of the boot of
-/// the machine in which it has been written since.
-pub(super) const WRITTEN: usize = 1;
-/// The step and copy that were current at the last sync.
-pub(super) const SYNCED: usize = 2;
-/// The checksum over SYNCED, the settings and the checksums of the planes.
-pub(super) const SEAL: usize = 3;
+/// Zero if the file is as it was synced. Otherwise it has been in use since, and
+/// this is the number of the sync.
+pub(super) const IN_USE: usize = 1;
+/// The boot of the machine in which it has been in use: its id, and its time.
+pub(super) const BOOT: usize = 2;
+pub(super) const BOOT_TIME: usize = 3;
+/// The file that has been in use, and its device.
+pub(super) const FILE: usize = 4;
+pub(super) const DEVICE: usize = 5;
+
+/// Words of a record of a sync, before the settings of all tensors and the
+/// checksums of all planes: the number of the sync,
+pub(super) const NUMBER: usize = 0;
+/// the step and copy that were current,
+pub(super) const AT: usize = 1;
+/// and the checksum over all other words.
+pub(super) const SEAL: usize = 2;
+/// The fourth is zero.
+const HEAD: usize = 4;
 
 /// Number of words of a tensor's settings: learning-rate scale, weight decay,
 /// [`Master`].
@@ -66,29 +106,111 @@ fn check(value: u64) -> u64 {
     u64::from(crc32fast::hash(&value.to_le_bytes()[..6])) & 0xffff
 }
 
-/// The checksum over the record of a synced file.
-pub(super) fn seal(synced: u64, settings: &[u8], checksums: &[u8]) -> u64 {
+/// Which of the two records belongs to the sync of this number.
+pub(super) fn slot(number: u64) -> usize {
+    (number % 2) as usize
+}
+
+/// The words of the record of a sync.
+pub(super) fn synced(
+    number: u64,
+    at: u64,
+    settings: impl IntoIterator<Item = u64>,
+    checksums: impl IntoIterator<Item = u64>,
+) -> Vec<u64> {
+    let mut words = vec![number, at, 0, 0];
+    words.extend(settings);
+    words.extend(checksums);
+    words[SEAL] = seal(&words);
+    words
+}
+
+/// The checksum over the words of a record, except its own.
+fn seal(words: &[u64]) -> u64 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&synced.to_le_bytes());
-    hasher.update(settings);
-    hasher.update(checksums);
+    for word in words[..SEAL].iter().chain(&words[SEAL + 1..]) {
+        hasher.update(&word.to_le_bytes());
+    }
     hasher.finalize().into()
 }
 
-/// The commit array of a synced file whose first copy is current.
-pub(super) fn synced(step: u64, settings: &[u8], checksums: &[u8]) -> Vec<u8> {
-    let current = pack(step, 0);
-    let mut words = [0; COMMIT_WORDS];
-    words[CURRENT] = current;
-    words[SYNCED] = current;
-    words[SEAL] = seal(current, settings, checksums);
-    words.into_iter().flat_map(u64::to_le_bytes).collect()
+/// The record of a sync that was read.
+#[derive(Debug)]
+pub(super) struct Synced {
+    pub(super) number: u64,
+    pub(super) at: (u64, usize),
+    words: Vec<u64>,
+    tensors: usize,
 }
 
-/// The word at an index among little-endian words.
-pub(super) fn word(bytes: &[u8], index: usize) -> u64 {
+impl Synced {
+    /// The record in one of the two places, if it is whole.
+    pub(super) fn read(words: &[u64], tensors: usize, place: usize) -> Option<Synced> {
+        let number = words[NUMBER];
+        let whole = number != 0 && slot(number) == place && words[SEAL] == seal(words);
+        let at = unpack(words[AT]).filter(|_| whole)?;
+        Some(Synced {
+            number,
+            at,
+            words: words.to_vec(),
+            tensors,
+        })
+    }
+
+    /// The words of the settings of all tensors.
+    pub(super) fn settings(&self) -> &[u64] {
+        &self.words[HEAD..][..self.tensors * SETTINGS_WORDS]
+    }
+
+    /// The checksums of all planes.
+    pub(super) fn checksums(&self) -> &[u64] {
+        &self.words[HEAD + self.tensors * SETTINGS_WORDS..]
+    }
+
+    /// What a live file of format 3 says of its last sync, if it is whole.
+    pub(super) fn read_3(record: &[Vec<u64>], tensors: usize) -> Option<Synced> {
+        // Word 2 is what was current, word 3 the checksum over that, the settings
+        // and the checksums.
+        let (commit, checksums) = (&record[0], &record[CHECKSUMS_3]);
+        let at = unpack(commit[2])?;
+        let settings = &record[SETTINGS + at.1];
+        let mut hasher = crc32fast::Hasher::new();
+        for word in [commit[2]].iter().chain(settings).chain(checksums) {
+            hasher.update(&word.to_le_bytes());
+        }
+        let whole = u64::from(hasher.finalize()) == commit[3];
+        // Word 1 is 0 if it is as it was synced, and word 0 what is current.
+        let current = commit[1] != 0 || commit[0] == commit[2];
+        let settings = settings.iter().copied();
+        (whole && current).then(|| Synced {
+            number: commit[1],
+            at,
+            words: synced(0, commit[2], settings, checksums.iter().copied()),
+            tensors,
+        })
+    }
+}
+
+/// The boot that the commit array names.
+pub(super) fn boot(commit: &[u64]) -> Boot {
+    Boot {
+        id: commit[BOOT],
+        time: commit[BOOT_TIME],
+    }
+}
+
+/// The file that the commit array names.
+pub(super) fn identity(commit: &[u64]) -> Identity {
+    Identity {
+        file: commit[FILE],
+        device: commit[DEVICE],
+    }
+}
+
+/// Little-endian words.
+pub(super) fn words(bytes: &[u8]) -> Vec<u64> {
     let (words, _) = bytes.as_chunks::<WORD>();
-    u64::from_le_bytes(words[index])
+    words.iter().map(|word| u64::from_le_bytes(*word)).collect()
 }
 
 /// The words of a tensor's settings.
@@ -102,9 +224,9 @@ pub(super) fn settings_words(settings: Settings) -> [u64; SETTINGS_WORDS] {
 }
 
 /// The settings of tensor `index`, if the words are valid.
-pub(super) fn settings(bytes: &[u8], index: usize) -> Option<Settings> {
-    let number = |i| f64::from_bits(word(bytes, index * SETTINGS_WORDS + i));
-    let known = [Master::Empty, Master::Set, Master::Changing];
+pub(super) fn settings(words: &[u64], index: usize) -> Option<Settings> {
+    let number = |i| f64::from_bits(words[index * SETTINGS_WORDS + i]);
+    let known = [Master::Empty, Master::Set, Master::Reset];
     let master = number(2);
     Some(Settings {
         lr_scale: number(0),
@@ -113,27 +235,4 @@ pub(super) fn settings(bytes: &[u8], index: usize) -> Option<Settings> {
             .into_iter()
             .find(|&known| f64::from(known as u8) == master)?,
     })
-}
-
-/// An identifier of the current boot of the machine, never 0. Stores to a
-/// mapping survive the death of the process, but not a crash of the machine: a
-/// file that was written in an earlier boot may be incomplete.
-pub(super) fn boot_id() -> u64 {
-    #[cfg(test)]
-    if let Some(run) = TEST_BOOT.get() {
-        return run;
-    }
-    // Does not allocate, because steps call this. The file has one line of 37
-    // bytes.
-    let mut text = [0; 64];
-    let file = File::open("/proc/sys/kernel/random/boot_id");
-    let length = file.and_then(|mut file| file.read(&mut text)).unwrap_or(0);
-    // Some bits are always set, so that it is never zero.
-    u64::from(crc32fast::hash(&text[..length])) << 16 | 0xa5 << 56 | 0xa5
-}
-
-#[cfg(test)]
-thread_local! {
-    /// Replaces the boot identifier in tests of this thread.
-    pub(super) static TEST_BOOT: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
 }

@@ -57,6 +57,7 @@ fn contents(options: &Options, tensors: &[TensorSpec], layout: FileLayout) -> Co
         lr_scale: 1.0,
         weight_decay: options.weight_decay,
         master_set: spec.master,
+        master_reset: false,
     };
     let header = Header {
         options: options.clone(),

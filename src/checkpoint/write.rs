@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use super::files::{self, NewFile};
+use super::files::{Access, NewFile};
 use super::header::{self, Contents, LENGTH_BYTES, MAX_LENGTH};
 use super::json::ArrayInfo;
-use super::live::{Copies, Live};
+use super::live::{Copies, Found, Live};
 use super::locate::{self, Checked};
-use super::record;
-use super::{array_name, Array, Header, Settings, ALIGNMENT, PADDING, SECOND, WORD};
+use super::record::{self, COMMIT_WORDS, CURRENT, DEVICE, FILE, SETTINGS, SYNCED};
+use super::{array_name, Array, Header, Settings, ALIGNMENT, FORMAT, PADDING, SECOND, WORD};
 use crate::error::{Error, Result};
 
 /// Checksums are computed, and arrays written, in chunks of this size, which
@@ -23,9 +23,8 @@ const CHUNK: usize = 1 << 20;
 /// name has `.sonew-tmp` added.
 pub(crate) fn write(path: &Path, header: &Header, arrays: &[Array]) -> Result<()> {
     let mut contents = begin(header, arrays, false)?;
-    let start = encode(path, &contents)?;
-    files::refuse_in_use(path, header::TELLING, header::is_live)?;
-    let mut file = NewFile::create(path)?;
+    let (start, checked) = encode(path, &contents)?;
+    let mut file = NewFile::create(path, checked.end, Access::Read)?;
     // The header is written last, because its checksums are known only when the
     // data have been written. Its length does not depend on their values.
     file.seek(start.len() as u64)?;
@@ -33,8 +32,8 @@ pub(crate) fn write(path: &Path, header: &Header, arrays: &[Array]) -> Result<()
         *crc = stream(&mut file, array.bytes)?;
     }
     file.seek(0)?;
-    file.write(&encode(path, &contents)?)?;
-    file.commit()
+    file.write(&encode(path, &contents)?.0)?;
+    file.commit().map(drop)
 }
 
 /// Creates a live file that holds `arrays`, which are every plane of every
@@ -46,41 +45,53 @@ pub(crate) fn create_live(
     settings: impl Iterator<Item = Settings>,
 ) -> Result<(Live, Copies)> {
     Live::check_step(header.step)?;
-    let start = encode(path, &begin(header, arrays, true)?)?;
+    let (start, checked) = encode(path, &begin(header, arrays, true)?)?;
     let Checked {
         arrays: located,
         end,
         ..
-    } = locate::check(path, &start)?;
-    let record = located.live.as_ref().expect("of a live file").record;
-    files::refuse_in_use(path, header::TELLING, header::is_live)?;
+    } = checked;
+    let record = &located.live.as_ref().expect("of a live file").record;
 
-    let mut file = NewFile::create(path)?;
+    let mut file = NewFile::create(path, end, Access::Live)?;
     file.allocate(end)?;
     let first = located.first.iter().flatten().next().expect("a plane");
     file.seek(first.file_range.offset)?;
-    let mut checksums = Vec::with_capacity(arrays.len() * WORD);
+    let mut checksums = Vec::with_capacity(arrays.len());
     for array in arrays {
-        let crc = stream(&mut file, array.bytes)?;
-        checksums.extend(u64::from(crc).to_le_bytes());
+        checksums.push(u64::from(stream(&mut file, array.bytes)?));
     }
-    let settings: Vec<u8> = settings
-        .flat_map(record::settings_words)
-        .flat_map(u64::to_le_bytes)
-        .collect();
+    let settings: Vec<u64> = settings.flat_map(record::settings_words).collect();
     file.seek(0)?;
     file.write(&start)?;
-    let commit = record::synced(header.step, &settings, &checksums);
-    for (range, bytes) in record
-        .iter()
-        .zip([&commit, &settings, &settings, &checksums])
-    {
-        file.seek(range.offset)?;
-        file.write(bytes)?;
+    let identity = file.identity()?;
+    let mut commit = vec![0; COMMIT_WORDS];
+    commit[CURRENT] = record::pack(header.step, 0);
+    commit[FILE] = identity.file;
+    commit[DEVICE] = identity.device;
+    let synced = record::synced(
+        FIRST_SYNC,
+        commit[CURRENT],
+        settings.iter().copied(),
+        checksums,
+    );
+    for (index, words) in [
+        (0, &commit),
+        (SETTINGS, &settings),
+        (SETTINGS + 1, &settings),
+        (SYNCED + record::slot(FIRST_SYNC), &synced),
+    ] {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        file.seek(record[index].offset)?;
+        file.write(&bytes)?;
     }
-    let file = file.commit_locked()?;
-    Live::new(file, path, end, &located, (header.step, 0), false)
+    let (file, _) = file.commit()?;
+    let found = Found::Synced(FIRST_SYNC);
+    Live::new(file, path, end, &located, (header.step, 0), &found)
 }
+
+/// The number of the sync in which a live file is created.
+const FIRST_SYNC: u64 = 1;
 
 /// Writes the bytes of one array, and padding after it. Returns the checksum of
 /// the bytes.
@@ -129,7 +140,8 @@ fn check_lengths(header: &Header, arrays: &[Array]) -> Result<()> {
     Ok(())
 }
 
-fn encode(path: &Path, contents: &Contents) -> Result<Vec<u8>> {
+/// The bytes before the data, and what is found when they are read.
+fn encode(path: &Path, contents: &Contents) -> Result<(Vec<u8>, Checked)> {
     let internal = |message: String| Error::Internal { message };
     let bytes = header::encode(contents).map_err(|e| internal(e.to_string()))?;
     let length = (bytes.len() - LENGTH_BYTES) as u64;
@@ -142,14 +154,14 @@ fn encode(path: &Path, contents: &Contents) -> Result<Vec<u8>> {
     }
     // Without this check, an extra or a missing array would be noticed only when
     // the file is loaded.
-    let read_back = locate::check(path, &bytes).map_err(|e| internal(e.to_string()))?;
+    let checked = locate::check(path, &bytes).map_err(|e| internal(e.to_string()))?;
     let mut expected = contents.header.clone();
-    expected.options.threads = read_back.header.options.threads;
-    expected.options.instruction_set = read_back.header.options.instruction_set;
-    if read_back.header != expected {
+    expected.options.threads = checked.header.options.threads;
+    expected.options.instruction_set = checked.header.options.instruction_set;
+    if checked.header != expected {
         return Err(internal("a header reads back differently".to_owned()));
     }
-    Ok(bytes)
+    Ok((bytes, checked))
 }
 
 /// Arrays that follow each other in a file, with padding after each.
@@ -163,7 +175,7 @@ pub(super) struct FileLayout {
 impl FileLayout {
     /// Continues behind the arrays of a file, which was laid out behind so many gaps.
     pub(super) fn after(contents: &Contents, gaps: usize) -> Self {
-        let filled = |(name, info): &&(String, ArrayInfo)| header::is_padding(name, info);
+        let filled = |(name, info): &&(String, ArrayInfo)| header::is_padding(name, &info.dtype);
         FileLayout {
             arrays: Vec::new(),
             position: contents
@@ -211,9 +223,9 @@ pub(super) fn lay_out(
 ) -> Contents {
     let mut checksums = Vec::new();
     if live {
-        for (name, dtype, shape) in record::shapes(header.tensors.len(), arrays.len()) {
-            let bytes = shape.iter().product::<usize>() * WORD;
-            layout.push(name.to_owned(), dtype, shape, bytes);
+        for shape in record::shapes(FORMAT, header.tensors.len(), arrays.len()) {
+            let bytes = shape.words() * WORD;
+            layout.push(shape.name.to_owned(), shape.dtype, shape.dims, bytes);
         }
     }
     let copies: &[&str] = if live { &["", SECOND] } else { &[""] };
@@ -231,7 +243,6 @@ pub(super) fn lay_out(
     }
     Contents {
         header: header.clone(),
-        live,
         arrays: layout.arrays,
         checksums,
     }

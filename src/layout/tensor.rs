@@ -192,8 +192,11 @@ pub(crate) fn check_count(argument: &'static str, count: usize, expected: usize)
 }
 
 /// Refuses the first tensor that cannot be optimized.
-pub(crate) fn validate(tensors: &[TensorSpec]) -> Result<()> {
-    if tensors.is_empty() {
+pub(crate) fn validate<'a>(
+    tensors: impl IntoIterator<Item = &'a TensorSpec, IntoIter: ExactSizeIterator>,
+) -> Result<()> {
+    let tensors = tensors.into_iter();
+    if tensors.len() == 0 {
         return Err(Error::NoTensors);
     }
     let mut names = HashSet::new();
@@ -203,7 +206,7 @@ pub(crate) fn validate(tensors: &[TensorSpec]) -> Result<()> {
             what: OF_TENSORS.to_owned(),
             bytes: tensors.len() as u128 * size_of::<&str>() as u128,
         })?;
-    for (index, tensor) in tensors.iter().enumerate() {
+    for (index, tensor) in tensors.enumerate() {
         let name = tensor.name.as_str();
         if name.is_empty() || name.chars().any(char::is_control) {
             return Err(Error::TensorName {

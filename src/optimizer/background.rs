@@ -62,7 +62,12 @@ impl Optimizer {
             copy.copy_from_slice(array.bytes);
             copies.push((array.tensor, array.plane.to_owned(), array.dtype, copy));
         }
-        let path = path.to_owned();
+        // The process may go to another folder meanwhile.
+        let path = std::path::absolute(path).map_err(|source| Error::Io {
+            operation: "find",
+            path: path.to_owned(),
+            source,
+        })?;
         let save = move || {
             let arrays: Vec<_> = copies
                 .iter()

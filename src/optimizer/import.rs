@@ -2,6 +2,7 @@
 
 use super::state::{zeros, Storage, TensorState};
 use super::Optimizer;
+use crate::checkpoint::Master;
 use crate::dtype::Elements;
 use crate::error::{Error, Result};
 use crate::layout::{TensorSpec, MASTER};
@@ -50,7 +51,10 @@ impl Optimizer {
             for (own, elements) in state.elements.iter_mut().zip(planes) {
                 own.copy_from_slice(elements.bytes());
             }
-            state.master_set = state.planes.iter().any(|plane| plane.name == MASTER);
+            state.master = match state.planes.iter().any(|plane| plane.name == MASTER) {
+                true => Master::Set,
+                false => Master::Empty,
+            };
         }
         self.step_count = step_count;
         self.fresh = false;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::state::Storage;
 use super::Optimizer;
-use crate::checkpoint::{self, Copies, Live, Settings};
+use crate::checkpoint::{self, Copies, Live, Master, Settings};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::{Error as Refusal, Result};
@@ -56,7 +56,14 @@ impl Optimizer {
         if self.is_live_at(path)? {
             return self.sync();
         }
-        let settings = self.state.iter().map(|state| state.settings());
+        // What was discarded is not in the new file.
+        let settings = self.state.iter().map(|state| Settings {
+            master: match state.master {
+                Master::Set => Master::Set,
+                Master::Empty | Master::Reset => Master::Empty,
+            },
+            ..state.settings()
+        });
         let (header, arrays) = self.contents(None);
         let (file, copies) = checkpoint::create_live(path, &header, &arrays, settings)?;
         let positions = (0..self.specs.len()).collect();
@@ -65,12 +72,13 @@ impl Optimizer {
     }
 
     /// Writes the last step and the checksums of the state to disk. The synced
-    /// state survives a power failure as long as at most one step has been taken
-    /// since.
+    /// state survives a power failure as long as at most one step has been begun
+    /// since; settings that were changed since may be lost.
     ///
     /// # Errors
     /// [`Error::NotLive`]; [`Error::Forked`]; [`Error::Io`]: the state is
-    /// unchanged, but may not be on disk.
+    /// unchanged, but may not be on disk, or the file was removed. What the sync
+    /// before has written is still there.
     pub fn sync(&self) -> Result<()> {
         self.between_steps()?;
         let live = self.live.as_ref().ok_or(Refusal::NotLive)?;
@@ -105,6 +113,9 @@ impl Optimizer {
             state.elements = current;
             state.other = other;
             state.same = false;
+            if state.master == Master::Reset {
+                state.master = Master::Empty;
+            }
         }
         self.live = Some(live);
     }
@@ -117,6 +128,8 @@ impl Optimizer {
             self.live = None;
             for state in &mut self.state {
                 state.other = Vec::new();
+                state.beside = None;
+                state.copied = false;
             }
         }
     }
@@ -191,3 +204,7 @@ impl Drop for Optimizer {
 #[cfg(test)]
 #[path = "live_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "power_tests.rs"]
+mod power;

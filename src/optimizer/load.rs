@@ -59,12 +59,14 @@ pub struct LoadOptions {
 /// why the file does not fit. `None` is a tensor that the file does not have,
 /// which is possible only with `common_tensors_only`.
 ///
-/// `parameters` says whether the parameters are to be loaded, too.
+/// `parameters` says whether the parameters are to be loaded, too, and `live`
+/// whether the file is a live file.
 pub(crate) fn assign(
     saved: &Header,
     options: &Options,
     tensors: &[TensorSpec],
     parameters: bool,
+    live: bool,
     load: &LoadOptions,
 ) -> Result<Vec<Option<usize>>> {
     if !load.override_options {
@@ -86,7 +88,9 @@ pub(crate) fn assign(
             let file = &saved.tensors[position];
             same_tensor(&file.spec, tensor, load.override_options)?;
             planes_there(saved, file, options, tensor)?;
-            if parameters {
+            // Before the first step the parameters are the caller's own.
+            let unstepped = live && saved.step == 0 && file.spec.master;
+            if parameters && !unstepped {
                 parameters_there(saved, file, tensor)?;
             }
         }
@@ -268,7 +272,7 @@ fn planes_there(
 /// Refuses a file that has neither parameters of this type nor master weights to
 /// compute them from.
 fn parameters_there(saved: &Header, file: &SavedTensor, tensor: &TensorSpec) -> Result<()> {
-    if !saved.parameters && !file.master_set {
+    if !saved.parameters && !file.master_set && !file.master_reset {
         return missing(tensor, PARAMETER.to_owned());
     }
     same_dtype(tensor, PARAMETER, file.spec.params, tensor.params)

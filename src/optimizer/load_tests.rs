@@ -16,6 +16,7 @@ fn header(options: &Options, tensors: &[TensorSpec]) -> Header {
         lr_scale: 1.0,
         weight_decay: 0.0,
         master_set: spec.master,
+        master_reset: false,
     };
     Header {
         options: options.clone(),
@@ -33,7 +34,7 @@ fn assign_names(
 ) -> Result<Vec<Option<usize>>> {
     let options = Options::default();
     let saved = header(&options, &specs(file));
-    assign(&saved, &options, &specs(optimizer), false, load)
+    assign(&saved, &options, &specs(optimizer), false, false, load)
 }
 
 fn renaming(pairs: &[(&str, &str)]) -> LoadOptions {
@@ -93,12 +94,19 @@ fn every_option_that_differs_is_named() {
     for (name, change) in differing {
         let mut options = Options::default();
         change(&mut options);
-        let refused = assign(&saved, &options, &tensors, false, &LoadOptions::default());
+        let refused = assign(
+            &saved,
+            &options,
+            &tensors,
+            false,
+            false,
+            &LoadOptions::default(),
+        );
         assert!(
             matches!(refused, Err(Error::OptionDiffers { option, .. }) if option == name),
             "{name}"
         );
-        assign(&saved, &options, &tensors, false, &overriding()).unwrap();
+        assign(&saved, &options, &tensors, false, false, &overriding()).unwrap();
     }
 }
 
@@ -110,7 +118,14 @@ fn a_difference_of_options_shows_both_values() {
         ..Options::default()
     };
     let saved = header(&Options::default(), &tensors);
-    let refused = assign(&saved, &options, &tensors, false, &LoadOptions::default());
+    let refused = assign(
+        &saved,
+        &options,
+        &tensors,
+        false,
+        false,
+        &LoadOptions::default(),
+    );
     assert_eq!(
         refused.unwrap_err().to_string(),
         "option band is 1 in the file, 4 in the optimizer"
@@ -126,7 +141,15 @@ fn what_belongs_to_the_machine_may_differ() {
         ..Options::default()
     };
     let saved = header(&Options::default(), &tensors);
-    assign(&saved, &options, &tensors, false, &LoadOptions::default()).unwrap();
+    assign(
+        &saved,
+        &options,
+        &tensors,
+        false,
+        false,
+        &LoadOptions::default(),
+    )
+    .unwrap();
 }
 
 #[test]
@@ -165,7 +188,7 @@ fn nothing_in_common_is_refused() {
 fn assign_specs(file: TensorSpec, optimizer: TensorSpec, load: &LoadOptions) -> Result<()> {
     let options = Options::default();
     let saved = header(&options, &[file]);
-    assign(&saved, &options, &[optimizer], false, load).map(drop)
+    assign(&saved, &options, &[optimizer], false, false, load).map(drop)
 }
 
 fn differs(result: Result<()>, in_what: &str) -> bool {
@@ -235,7 +258,7 @@ fn parameters_of_another_type_are_always_refused() {
     saved.parameters = true;
     for load in [LoadOptions::default(), common(), overriding()] {
         assert!(matches!(
-            assign(&saved, &options, std::slice::from_ref(&half), true, &load),
+            assign(&saved, &options, std::slice::from_ref(&half), true, false, &load),
             Err(Error::DtypeDiffers { argument, file: Dtype::F32, optimizer: Dtype::F16, .. })
                 if argument == "parameter"
         ));
@@ -262,10 +285,10 @@ fn a_wider_band_is_refused_and_a_smaller_one_allowed_on_request() {
     };
     let saved = header(&banded(2), &tensors);
     assert!(matches!(
-        assign(&saved, &banded(4), &tensors, false, &overriding()),
+        assign(&saved, &banded(4), &tensors, false, false, &overriding()),
         Err(Error::PlaneMissing { plane, .. }) if plane == "band.3"
     ));
-    assign(&saved, &banded(1), &tensors, false, &overriding()).unwrap();
+    assign(&saved, &banded(1), &tensors, false, false, &overriding()).unwrap();
 }
 
 #[test]
@@ -277,7 +300,7 @@ fn a_graft_that_needs_another_plane_is_refused() {
     };
     let saved = header(&Options::default(), &tensors);
     assert!(matches!(
-        assign(&saved, &options, &tensors, false, &overriding()),
+        assign(&saved, &options, &tensors, false, false, &overriding()),
         Err(Error::PlaneMissing { plane, .. }) if plane == "rms"
     ));
 }
@@ -289,12 +312,12 @@ fn parameters_that_are_not_there_are_refused() {
     let mut saved = header(&options, &tensors);
     let load = LoadOptions::default();
     assert!(matches!(
-        assign(&saved, &options, &tensors, true, &load),
+        assign(&saved, &options, &tensors, true, false, &load),
         Err(Error::PlaneMissing { plane, .. }) if plane == "parameter"
     ));
     saved.parameters = true;
-    assign(&saved, &options, &tensors, true, &load).unwrap();
-    assign(&saved, &options, &tensors, false, &load).unwrap();
+    assign(&saved, &options, &tensors, true, false, &load).unwrap();
+    assign(&saved, &options, &tensors, false, false, &load).unwrap();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::load::{assign, LoadMode, LoadOptions};
 use super::master::narrow;
 use super::state::{zeros, Storage};
 use super::Optimizer;
-use crate::checkpoint::{Checkpoint, Header, Part, Wanted, PARAMETER};
+use crate::checkpoint::{Checkpoint, Header, Master, Part, SavedTensor, Wanted, PARAMETER};
 use crate::dtype::{Dtype, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{Plane, TensorSpec, MASTER};
@@ -22,7 +22,7 @@ struct Loaded {
     /// New planes; `None` if they are read in place.
     planes: Option<Vec<Storage>>,
     in_place: bool,
-    master_set: bool,
+    master: Master,
     /// Parameters, and the name of the array that they are read from: the
     /// parameter, or the master weights, which are then rounded.
     parameters: Option<(&'static str, AlignedBytes)>,
@@ -36,7 +36,9 @@ impl Optimizer {
     /// parameters that are loaded, must have the same types in the file as here.
     ///
     /// If a file has master weights but no parameters, the parameters become the
-    /// master weights rounded to nearest, as after every step.
+    /// master weights rounded to nearest, as after every step. A live file on which
+    /// no step was taken yet, at step 0, has neither: the parameters then stay as
+    /// they are, because the first step begins with them.
     ///
     /// [`LoadOptions::mode`] says where the state is kept afterwards. If the
     /// state was in a live file before, that file is closed at its last step.
@@ -81,7 +83,7 @@ impl Optimizer {
     ) -> Result<()> {
         let file = Checkpoint::open(path)?;
         let header = file.header().clone();
-        let assigned = assign(&header, self.options(), &self.specs, params.is_some(), load)?;
+        let assigned = self.assign(&file, params.is_some(), load)?;
         let mut loaded = Vec::with_capacity(assigned.len());
         for (tensor, saved) in assigned.into_iter().enumerate() {
             if let Some(saved) = saved {
@@ -109,7 +111,7 @@ impl Optimizer {
             if let Some(planes) = loaded.planes {
                 state.elements = planes;
             }
-            state.master_set = loaded.master_set;
+            state.master = loaded.master;
             if let (Some(saved), false) = (loaded.saved, load.override_options) {
                 let saved = &header.tensors[saved];
                 state.lr_scale = saved.lr_scale;
@@ -140,20 +142,26 @@ impl Optimizer {
         }
         let file = Checkpoint::open_live(path)?;
         let header = file.header().clone();
-        let assigned = assign(&header, self.options(), &self.specs, params.is_some(), load)?;
+        let assigned = self.assign(&file, params.is_some(), load)?;
         let positions: Vec<usize> = assigned.into_iter().flatten().collect();
         let (live, copies) = file.into_live()?;
         let mut loaded = Vec::new();
         if params.is_some() {
             for (spec, &position) in self.specs.iter().zip(&positions) {
                 // The parameters in a live file are its master weights.
-                let master = copies[0][position].last().expect("planes");
-                loaded.push(rounded(spec, master)?);
+                let saved = &header.tensors[position];
+                let there = has_master(saved);
+                let master = copies[0][position].last().filter(|_| there);
+                loaded.push(master.map(|master| rounded(spec, master)).transpose()?);
             }
         }
-        let unfinished = |&(_, &position): &(usize, &usize)| live.is_changing(position);
-        let unfinished = positions.iter().enumerate().filter(unfinished);
-        let unfinished: Vec<usize> = unfinished.map(|(tensor, _)| tensor).collect();
+
+        let discarded = |&tensor: &usize| {
+            let saved = &header.tensors[positions[tensor]];
+            saved.master_reset && params.is_none()
+        };
+        let discarded: Vec<usize> = (0..positions.len()).filter(discarded).collect();
+        let mut beside = self.beside(&discarded)?.into_iter();
 
         let saved = positions.clone();
         self.live_in(LiveState::new(live, positions), copies);
@@ -161,18 +169,32 @@ impl Optimizer {
             let saved = &header.tensors[saved];
             state.lr_scale = saved.lr_scale;
             state.weight_decay = saved.weight_decay;
-            state.master_set = saved.master_set;
-            if let (Some(params), Some(read)) = (&mut params, loaded.get(tensor)) {
+            state.master = match (saved.master_set, saved.master_reset) {
+                (true, _) => Master::Set,
+                // The parameters are those of the last step again.
+                (_, true) if params.is_some() => Master::Set,
+                (_, true) => {
+                    state.beside = beside.next();
+                    Master::Reset
+                }
+                _ => Master::Empty,
+            };
+            if let (Some(params), Some(Some(read))) = (&mut params, loaded.get(tensor)) {
                 params[tensor].bytes_mut().copy_from_slice(read);
             }
         }
         self.step_count = header.step;
-        // A process died while it was copying these master weights from the
-        // parameters, so they are incomplete.
-        unfinished
-            .into_iter()
-            .for_each(|tensor| self.forget_master(tensor));
         Ok(())
+    }
+
+    fn assign(
+        &self,
+        file: &Checkpoint,
+        parameters: bool,
+        load: &LoadOptions,
+    ) -> Result<Vec<Option<usize>>> {
+        let (header, live) = (file.header(), file.is_live());
+        assign(header, self.options(), &self.specs, parameters, live, load)
     }
 
     /// Allocates memory for the arrays of one tensor that are to be read.
@@ -190,6 +212,9 @@ impl Optimizer {
             true => (PARAMETER, spec.params),
             false => (MASTER, Dtype::F32),
         };
+        // Of a live file that has not been stepped on, the parameters are the
+        // caller's own.
+        let there = header.parameters || has_master(&header.tensors[saved]);
         let room = |(name, dtype)| Ok((name, zeros(spec, name, dtype)?));
         let new = |plane: &Plane| zeros(spec, &plane.name, plane.dtype).map(Storage::Memory);
         // A state that is still zero is overwritten in place.
@@ -200,8 +225,14 @@ impl Optimizer {
             saved: Some(saved),
             planes: planes.transpose()?,
             in_place: mode == LoadMode::Read && self.fresh,
-            master_set: spec.master && header.tensors[saved].master_set,
-            parameters: parameters.then(|| room(from)).transpose()?,
+            // If the parameters are loaded from them, they are in use again.
+            master: match header.tensors[saved].master_set
+                || parameters && header.tensors[saved].master_reset
+            {
+                true if spec.master => Master::Set,
+                _ => Master::Empty,
+            },
+            parameters: (parameters && there).then(|| room(from)).transpose()?,
         })
     }
 
@@ -222,7 +253,7 @@ impl Optimizer {
             for (plane, dst) in state.planes.iter().zip(elements.into_iter().flatten()) {
                 // Master weights that the file does not have stay zero, and the
                 // next step copies them from the parameters.
-                if plane.name != MASTER || loaded.master_set {
+                if plane.name != MASTER || loaded.master == Master::Set {
                     wanted.push(Wanted {
                         tensor: saved,
                         plane: &plane.name,
@@ -263,7 +294,7 @@ impl Optimizer {
         let mut parts: Vec<_> = parts.into_iter().map(Some).collect();
         let planes = self.state[loaded.tensor].planes.iter().map(|plane| {
             let spec = &self.specs[loaded.tensor];
-            if plane.name == MASTER && !loaded.master_set {
+            if plane.name == MASTER && loaded.master != Master::Set {
                 return zeros(spec, MASTER, Dtype::F32).map(Storage::Memory);
             }
             let at = arrays.iter().position(|array| array.name == plane.name);
@@ -282,21 +313,30 @@ impl Optimizer {
     /// live file that holds it is closed.
     fn kept(&self, tensor: usize) -> Result<Loaded> {
         let state = &self.state[tensor];
-        let copy = |(plane, bytes): (&Plane, &Storage)| {
+        let copy = |(plane, bytes): (&Plane, &[u8])| {
             let mut copy = zeros(&self.specs[tensor], &plane.name, plane.dtype)?;
             copy.copy_from_slice(bytes);
             Ok(Storage::Memory(copy))
         };
-        let planes = state.planes.iter().zip(&state.elements);
+        let planes = state.planes.iter().zip(state.held());
         Ok(Loaded {
             tensor,
             saved: None,
             planes: Some(planes.map(copy).collect::<Result<_>>()?),
             in_place: false,
-            master_set: state.master_set,
+            master: match state.master {
+                // What was discarded is not kept.
+                Master::Reset => Master::Empty,
+                master => master,
+            },
             parameters: None,
         })
     }
+}
+
+/// Whether a file has master weights of a tensor.
+fn has_master(saved: &SavedTensor) -> bool {
+    saved.master_set || saved.master_reset
 }
 
 /// Parameters computed from master weights by rounding.

@@ -4,34 +4,57 @@
 use bytemuck::{cast_slice, cast_slice_mut};
 use half::slice::HalfFloatSliceExt;
 
-use super::state::TensorState;
+use super::state::{zeros, TensorState};
 use super::Optimizer;
-use crate::checkpoint::{Master, Settings};
+use crate::checkpoint::Master;
 use crate::dtype::{bf16, f16, Dtype, Elements, ElementsMut};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::memory::{list, OF_A_STEP};
+use crate::layout::MASTER;
+use crate::memory::{list, try_list, AlignedBytes, OF_A_STEP, OF_TENSORS};
 use crate::step::{fits, TensorBuffers};
 
 impl Optimizer {
-    /// Discards the master weights of all tensors that have them, so that the
-    /// next step copies them from the parameters again. Call this after changing
+    /// Discards the master weights of all tensors that have them, so that the next
+    /// step copies them from the parameters again. Call this after changing
     /// parameters between steps; otherwise the next step overwrites the change.
+    ///
+    /// A live file keeps those of its last step until the next step is complete, so
+    /// that it stays a whole checkpoint of the last step: a process that loads the
+    /// parameters from it continues as if this had not been called.
     ///
     /// # Errors
     /// [`Error::Forked`] and [`Error::Io`] where the state is in a live file.
     pub fn reset_master(&mut self) -> Result<()> {
         self.between_steps()?;
-        let set = |(_, state): &(usize, &TensorState)| state.master_set;
+        let set = |(_, state): &(usize, &TensorState)| state.master == Master::Set;
         let set = self.state.iter().enumerate().filter(set);
-        let set: Vec<usize> = set.map(|(tensor, _)| tensor).collect();
+        let set = list(set.map(|(tensor, _)| tensor), OF_TENSORS)?;
+        if self.live.is_none() {
+            set.into_iter()
+                .for_each(|tensor| self.forget_master(tensor));
+            return Ok(());
+        }
+        let room = self.beside(&set)?;
         if !set.is_empty() {
             self.begin_live()?;
         }
-        set.into_iter()
-            .for_each(|tensor| self.forget_master(tensor));
+        for (tensor, zeros) in set.into_iter().zip(room) {
+            let state = &mut self.state[tensor];
+            state.beside = Some(zeros);
+            state.master = Master::Reset;
+            let settings = state.settings();
+            self.set_live(tensor, settings);
+        }
         Ok(())
+    }
+
+    /// Room for master weights beside the live file. It takes no memory before it
+    /// is written.
+    pub(super) fn beside(&self, tensors: &[usize]) -> Result<Vec<AlignedBytes>> {
+        let room = |&tensor: &usize| zeros(&self.specs[tensor], MASTER, Dtype::F32);
+        try_list(tensors.iter().map(room), OF_A_STEP)
     }
 
     /// Copies master weights that are not set from the parameters, even for
@@ -40,51 +63,54 @@ impl Optimizer {
     /// again.
     pub(super) fn take_masters(&mut self, buffers: &[TensorBuffers<'_>]) -> Result<Vec<usize>> {
         let specs = self.specs.iter().zip(&self.state).enumerate();
-        let empty = specs.filter(|(_, (spec, state))| spec.master && !state.master_set);
+        let empty = specs.filter(|(_, (spec, state))| spec.master && state.master != Master::Set);
         let empty = list(empty.map(|(tensor, _)| tensor), OF_A_STEP)?;
         for &tensor in &empty {
             let spec = &self.specs[tensor];
             let params = buffers[tensor].target.elements().elements();
             fits(spec, "the parameter", params, spec.params)?;
         }
-        if !empty.is_empty() {
-            self.begin_live()?;
-        }
+        let live = self.live.is_some();
+        let room = self.beside(if live { &empty } else { &[] })?;
+        let mut room = room.into_iter();
         for &tensor in &empty {
-            self.change_master(tensor);
             let state = &mut self.state[tensor];
-            widen(buffers[tensor].target.elements().elements(), state.master());
-            // A live file records them as set only when the step is complete, so
-            // that a process that dies before leaves them as not set.
-            state.master_set = true;
+            let params = buffers[tensor].target.elements().elements();
+            match room.next() {
+                Some(mut bytes) => {
+                    widen(params, bytemuck::cast_slice_mut(&mut bytes));
+                    state.beside = Some(bytes);
+                    state.copied = true;
+                }
+                None => {
+                    widen(params, state.master_plane());
+                    state.master = Master::Set;
+                }
+            }
         }
         Ok(empty)
     }
 
     /// Discards the master weights of a tensor: those that are not set are zero.
+    /// With a live file, only those that were copied for the step under way.
     pub(super) fn forget_master(&mut self, tensor: usize) {
-        self.change_master(tensor);
         let state = &mut self.state[tensor];
-        state.master().fill(0.0);
-        state.master_set = false;
-        let forgotten = state.settings();
-        self.set_live(tensor, forgotten);
-    }
-
-    /// Notes in the live file that master weights are being written in place.
-    fn change_master(&mut self, tensor: usize) {
-        let changing = Settings {
-            master: Master::Changing,
-            ..self.state[tensor].settings()
-        };
-        self.set_live(tensor, changing);
-        self.state[tensor].same = false;
+        if std::mem::take(&mut state.copied) {
+            // In the file they are zero, too, unless they were discarded there.
+            match (&mut state.beside, state.master) {
+                (Some(bytes), Master::Reset) => bytes.fill(0),
+                (beside, _) => *beside = None,
+            }
+        } else {
+            state.master_plane().fill(0.0);
+            state.master = Master::Empty;
+        }
     }
 }
 
 impl TensorState {
     /// The plane of master weights of a tensor that has them.
-    fn master(&mut self) -> &mut [f32] {
+    fn master_plane(&mut self) -> &mut [f32] {
         let last = self.elements.last_mut().expect("there are planes");
         bytemuck::cast_slice_mut(last)
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Optimizer;
-use crate::checkpoint::{self, Array, Header, SavedTensor, PARAMETER};
+use crate::checkpoint::{self, Array, Header, Master, SavedTensor, PARAMETER};
 use crate::dtype::Elements;
 use crate::error::{Error, Result, LIVE_FILE};
 use crate::step::fits;
@@ -12,7 +12,8 @@ impl Optimizer {
     /// Saves the state, the options and the step count to a safetensors file,
     /// together with the parameters if they are given. An existing file is
     /// replaced only when the new one is complete and on disk. If the existing
-    /// file is mapped privately, the mapping remains valid.
+    /// file is mapped privately, the mapping remains valid. A symbolic link is
+    /// followed; what is not a regular file is refused.
     ///
     /// If `path` is the live file that holds the state, this does what
     /// [`sync`](Optimizer::sync) does. A live file holds no parameters except as
@@ -78,7 +79,8 @@ impl Optimizer {
                 spec: spec.clone(),
                 lr_scale: state.lr_scale,
                 weight_decay: state.weight_decay,
-                master_set: state.master_set,
+                master_set: state.master == Master::Set,
+                master_reset: false,
             });
             let mut push = |plane, dtype, bytes| {
                 arrays.push(Array {
@@ -88,7 +90,7 @@ impl Optimizer {
                     bytes,
                 })
             };
-            for (plane, bytes) in state.planes.iter().zip(&state.elements) {
+            for (plane, bytes) in state.planes.iter().zip(state.held()) {
                 push(plane.name.as_str(), plane.dtype, bytes);
             }
             if let Some(params) = params {

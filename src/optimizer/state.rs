@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use crate::checkpoint::{Master, Part, Settings};
 use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::{Error, Result};
-use crate::layout::{planes, Plane, TensorSpec};
+use crate::layout::{planes, Plane, TensorSpec, MASTER};
 use crate::memory::{try_list, AlignedBytes, OF_TENSORS};
 use crate::options::Options;
 use crate::step::TensorBuffers;
@@ -46,9 +46,14 @@ pub(super) struct TensorState {
     pub other: Vec<Storage>,
     /// Whether the other copy is known to be equal to this one.
     pub same: bool,
-    /// Whether the tensor has master weights and they have been copied from the
-    /// parameters. Until then their plane is zero.
-    pub master_set: bool,
+    /// What the plane of master weights holds, if the tensor has one.
+    pub master: Master,
+    /// Master weights that are not in the live file that holds the state, if they
+    /// are not set there: copied from the parameters for the step that is under way,
+    /// otherwise zero. The file's stay as they are until the step is complete.
+    pub beside: Option<AlignedBytes>,
+    /// Whether they have been copied from the parameters.
+    pub copied: bool,
     pub lr_scale: f64,
     pub weight_decay: f64,
     /// Whether the tensor takes part in the step under way, or took part in the last.
@@ -68,7 +73,9 @@ impl TensorState {
             elements,
             other: Vec::new(),
             same: false,
-            master_set: false,
+            master: Master::Empty,
+            beside: None,
+            copied: false,
             lr_scale: 1.0,
             weight_decay: options.weight_decay,
             takes_part: false,
@@ -82,7 +89,19 @@ impl TensorState {
     /// The plane with this index, if there is one.
     pub(super) fn plane(&self, plane: usize) -> Option<Elements<'_>> {
         let dtype = self.planes.get(plane)?.dtype;
-        Some(Elements::from_bytes(dtype, &self.elements[plane]))
+        let bytes = self.held().nth(plane)?;
+        Some(Elements::from_bytes(dtype, bytes))
+    }
+
+    /// The bytes of every plane.
+    pub(super) fn held(&self) -> impl Iterator<Item = &[u8]> {
+        let last = self.elements.len().wrapping_sub(1);
+        let planes = self.elements.iter().enumerate();
+        // Master weights are the last plane.
+        planes.map(move |(plane, bytes)| match &self.beside {
+            Some(beside) if plane == last => &beside[..],
+            _ => &bytes[..],
+        })
     }
 
     /// Bytes of memory that are not part of a mapped file.
@@ -91,17 +110,18 @@ impl TensorState {
             Storage::Memory(bytes) => Some(bytes.len()),
             Storage::Mapped(_) => None,
         });
-        elements.sum()
+        elements.sum::<usize>() + self.beside.as_ref().map_or(0, |bytes| bytes.len())
     }
 
-    /// What a live file stores of the tensor besides its planes.
+    /// What a live file stores of the tensor besides its planes, after the step
+    /// that is under way.
     pub(super) fn settings(&self) -> Settings {
         Settings {
             lr_scale: self.lr_scale,
             weight_decay: self.weight_decay,
-            master: match self.master_set {
+            master: match self.copied {
                 true => Master::Set,
-                false => Master::Empty,
+                false => self.master,
             },
         }
     }
@@ -118,8 +138,13 @@ impl TensorState {
         let written = written.map(|(plane, bytes)| ElementsMut::from_bytes(plane.dtype, bytes));
         buffers.planes = written.collect();
         if !read.is_empty() {
-            let read = self.planes.iter().zip(read);
-            buffers.read_from(read.map(|(plane, bytes)| Elements::from_bytes(plane.dtype, bytes)));
+            let read = self.planes.iter().zip(read).map(|(plane, bytes)| {
+                match self.beside.as_deref().filter(|_| plane.name == MASTER) {
+                    Some(beside) => Elements::from_bytes(plane.dtype, beside),
+                    None => Elements::from_bytes(plane.dtype, bytes),
+                }
+            });
+            buffers.read_from(read);
         }
         (buffers.lr_scale, buffers.weight_decay) = (self.lr_scale, self.weight_decay);
     }
@@ -132,10 +157,18 @@ impl TensorState {
             }
             self.same = true;
         }
+        if let (true, Some(beside), Some(to)) = (self.copied, &self.beside, self.other.last_mut()) {
+            to.copy_from_slice(beside);
+            self.same = false;
+        }
     }
 
     /// Makes the other copy, which a step has written, the current one.
     pub(super) fn swap(&mut self) {
+        if std::mem::take(&mut self.copied) {
+            self.beside = None;
+            self.master = Master::Set;
+        }
         std::mem::swap(&mut self.elements, &mut self.other);
     }
 }

@@ -10,6 +10,7 @@ import zlib
 
 import ml_dtypes  # noqa: F401, teaches numpy what bfloat16 is
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 SIZES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "U64": 8, "U8": 1}
 
@@ -18,9 +19,52 @@ def raw_header(path):
     with open(path, "rb") as file:
         head = file.read(8)
         head += file.read(int.from_bytes(head, "little"))
-    zeroed = head[:47] + b"00000000" + head[55:]
-    assert zlib.crc32(zeroed) == int(head[47:55], 16), "checksum of the header"
-    return len(head), json.loads(head[8:])
+    header = json.loads(head[8:])
+    metadata = header["__metadata__"]
+    if int(metadata["sonew.format"]) < 4:
+        crc = zlib.crc32(head[:47] + b"00000000" + head[55:])
+    else:
+        crc = 0
+        for name, entry in header.items():
+            if name != "__metadata__":
+                shape = ",".join(map(str, entry["shape"]))
+                crc += zlib.crc32(f"{name}:{entry['dtype']}:{shape}".encode())
+        for key, value in metadata.items():
+            if key.startswith("sonew.") and key != "sonew.header_crc32":
+                crc += zlib.crc32(f"{key}={value}".encode())
+    assert crc % 2**32 == int(metadata["sonew.header_crc32"], 16), "checksum of the header"
+    return len(head), header
+
+
+def words(array):
+    return [int.from_bytes(array[i : i + 8], "little") for i in range(0, len(array), 8)]
+
+
+def checksums_of_live_file(found, names, arrays):
+    """The checksums of the planes of the current copy, if the file is as it was synced."""
+    commit = words(arrays["sonew.live/commit"])
+    found["step"], copy = divmod(commit[0] & (1 << 48) - 1, 2)
+    assert commit[0] >> 48 == zlib.crc32(commit[0].to_bytes(8, "little")[:6]) & 0xFFFF
+    suffix = ["", ".b"][copy]
+    found["synced"] = commit[1] == 0
+    if not found["synced"]:
+        return {}
+    settings = arrays["sonew.live/settings" + suffix]
+    if found["format"] == 3:
+        checksums = arrays["sonew.live/checksums"]
+        sealed = commit[2].to_bytes(8, "little") + settings + checksums
+        assert commit[2] == commit[0] and zlib.crc32(sealed) == commit[3]
+        checksums = words(checksums)
+    else:
+        records = [words(arrays["sonew.live/synced" + s]) for s in ["", ".b"]]
+        record = max(records, key=lambda record: record[0])
+        raw = arrays["sonew.live/synced" + ["", ".b"][record[0] % 2]]
+        assert record[1] == commit[0] and zlib.crc32(raw[:16] + raw[24:]) == record[2]
+        assert raw[32 : 32 + len(settings)] == settings
+        checksums = record[4 + len(settings) // 8 :]
+    names = [name for name in names if not name.startswith(("sonew.", "__"))]
+    names = names[: len(names) // 2]
+    return {name + suffix: checksum for name, checksum in zip(names, checksums)}
 
 
 def read(path):
@@ -48,20 +92,8 @@ def read(path):
 
     checksums = {k: int(v, 16) for k, v in json.loads(metadata["sonew.checksums"]).items()}
     found = {"format": int(metadata["sonew.format"]), "arrays": len(arrays)}
-    if found["format"] == 3:
-        words = [int.from_bytes(arrays["sonew.live/commit"][8 * i : 8 * i + 8], "little") for i in range(8)]
-        found["step"], copy = divmod(words[0] & (1 << 48) - 1, 2)
-        assert words[0] >> 48 == zlib.crc32(words[0].to_bytes(8, "little")[:6]) & 0xFFFF
-        suffix = ["", ".b"][copy]
-        found["synced"] = words[1] == 0
-        if found["synced"]:
-            sealed = words[2].to_bytes(8, "little") + arrays["sonew.live/settings" + suffix]
-            assert words[2] == words[0] and zlib.crc32(sealed + arrays["sonew.live/checksums"]) == words[3]
-            names = [n for n in header if not n.startswith(("sonew.", "__"))]
-            names = names[: len(names) // 2]
-            values = arrays["sonew.live/checksums"]
-            for i, name in enumerate(names):
-                checksums[name + suffix] = int.from_bytes(values[8 * i : 8 * i + 8], "little")
+    if "sonew.live/commit" in arrays:
+        checksums = checksums_of_live_file(found, header, arrays)
     else:
         found["step"] = int(metadata["sonew.step"])
     for name, crc in checksums.items():
@@ -70,5 +102,19 @@ def read(path):
     return found
 
 
-for path in sys.argv[1:]:
-    print(json.dumps(read(path)))
+def save_again(path):
+    """Reads a file and saves it beside itself, as any program may."""
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata()
+    again = path + ".again"
+    save_file(load_file(path), again, metadata=metadata)
+    return again
+
+
+if __name__ == "__main__":
+    for path in sys.argv[1:]:
+        if path == "--save-again":
+            continue
+        print(json.dumps(read(path)))
+        if sys.argv[1] == "--save-again":
+            save_again(path)

@@ -1,12 +1,12 @@
 //! Files that are mapped.
 
-use std::fs::{self, File, Metadata};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::locks::is_same;
-use super::{attempt, Effect, SourceFile};
+use super::{attempt, space, Effect, Identity, SourceFile};
 use crate::checkpoint::mapping::Mapping;
 use crate::error::Result;
 
@@ -14,22 +14,22 @@ use crate::error::Result;
 #[derive(Debug)]
 pub(in super::super) struct LiveFile {
     path: PathBuf,
-    metadata: Metadata,
     mapping: Arc<Mapping>,
+    identity: Identity,
 }
 
 impl LiveFile {
     /// Maps a locked file of `length` bytes, the length that its header says.
     /// Allocates all its space on disk first, so that no store can fail for lack
     /// of space.
-    pub(in super::super) fn map(mut file: File, path: &Path, length: u64) -> Result<LiveFile> {
-        allocate(&mut file, path, length)?;
-        let metadata = attempt("open", path, Effect::None, || file.metadata())?;
-        let mapping = attempt("map", path, Effect::None, || Mapping::shared(file, length))?;
+    pub(in super::super) fn map(file: File, path: &Path, length: u64) -> Result<LiveFile> {
+        space::allocate(&file, path, length)?;
+        let identity = attempt("open", path, Effect::None, || Identity::of(&file))?;
+        let map = attempt("map", path, Effect::None, || Mapping::shared(&file, length))?;
         Ok(LiveFile {
             path: path.to_owned(),
-            metadata,
-            mapping: Arc::new(mapping),
+            mapping: Arc::new(Mapping::new(map, file)),
+            identity,
         })
     }
 
@@ -41,6 +41,10 @@ impl LiveFile {
         &self.mapping
     }
 
+    pub(in super::super) fn identity(&self) -> Identity {
+        self.identity
+    }
+
     /// Writes these bytes of the mapping to disk.
     pub(in super::super) fn sync(&self, offset: u64, length: u64) -> Result<()> {
         let effect = Effect::SyncMapping { offset, length };
@@ -49,9 +53,41 @@ impl LiveFile {
         })
     }
 
+    /// Refuses a file that has lost its last name, so that nobody can ever open it.
+    pub(in super::super) fn check_name(&self) -> Result<()> {
+        attempt("sync", &self.path, Effect::None, || {
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::MetadataExt;
+                if self.mapping.file().metadata()?.nlink() == 0 {
+                    let reason = "it has been removed";
+                    return Err(io::Error::new(ErrorKind::NotFound, reason));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes bytes that are in the mapping to the file once more. After a sync has
+    /// failed, the system may take pages for written that are not.
+    pub(in super::super) fn write_again(&self, bytes: &[u8]) -> Result<()> {
+        #[cfg(unix)]
+        if let Some(offset) = self.mapping.offset_of(bytes) {
+            use std::os::unix::fs::FileExt;
+            space::check_limit(&self.path, offset + bytes.len() as u64)?;
+            let effect = Effect::Write { offset, bytes };
+            attempt("write", &self.path, effect, || {
+                self.mapping.file().write_all_at(bytes, offset)
+            })?;
+        }
+        Ok(())
+    }
+
     /// Whether a path leads to this file.
     pub(in super::super) fn is_at(&self, path: &Path) -> bool {
-        fs::metadata(path).is_ok_and(|named| is_same(&named, &self.metadata))
+        let own = self.mapping.file().metadata();
+        let same = |own| fs::metadata(path).is_ok_and(|named| is_same(&named, &own));
+        own.is_ok_and(same)
     }
 }
 
@@ -59,36 +95,8 @@ impl LiveFile {
 pub(in super::super) fn map_private(file: SourceFile) -> Result<Mapping> {
     let length = file.length();
     let (file, path) = file.into_parts();
-    attempt("map", &path, Effect::None, || {
-        Mapping::private(file, length)
-    })
-}
-
-/// Gives a file this length and allocates all its space on disk. New bytes are
-/// zero; the position in the file is unspecified afterwards.
-pub(super) fn allocate(file: &mut File, path: &Path, length: u64) -> Result<()> {
-    attempt("allocate", path, Effect::Allocate { length }, || {
-        #[cfg(target_os = "linux")]
-        {
-            use rustix::fs::{fallocate, FallocateFlags};
-            use rustix::io::Errno;
-            match fallocate(&file, FallocateFlags::empty(), 0, length) {
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                allocated => return allocated.map_err(io::Error::from),
-            }
-        }
-        fill(file, length)
-    })
-}
-
-/// Appends zeros up to this length, which allocates their space.
-fn fill(file: &mut File, length: u64) -> io::Result<()> {
-    let zeros = vec![0; 1 << 20];
-    let mut position = file.seek(SeekFrom::End(0))?;
-    while position < length {
-        let piece = zeros.len().min((length - position) as usize);
-        file.write_all(&zeros[..piece])?;
-        position += piece as u64;
-    }
-    Ok(())
+    let map = attempt("map", &path, Effect::None, || {
+        Mapping::private(&file, length)
+    })?;
+    Ok(Mapping::new(map, file))
 }

@@ -1,5 +1,9 @@
-//! Advisory locks, and comparisons of files. A lock belongs to the open file: it
-//! ends when the file is closed, at the latest when the process ends.
+//! Advisory locks, and comparisons of files.
+//!
+//! There are two kinds. A lock of a live file belongs to the open file: it ends when
+//! the file is closed, and excludes other optimizers of the same process, too. A
+//! lock of a temporary file belongs to the process: a child that is forked during a
+//! save does not share it, so that it ends when the saver is killed.
 
 use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{self, ErrorKind};
@@ -18,7 +22,7 @@ pub(super) enum Lock {
     Unsupported,
 }
 
-/// Asks for a lock, without waiting for it.
+/// Asks for the lock of an open file, without waiting for it.
 pub(super) fn try_lock(file: &File, path: &Path, exclusive: bool) -> Result<Lock> {
     attempt("lock", path, Effect::None, || {
         let asked = match exclusive {
@@ -32,6 +36,25 @@ pub(super) fn try_lock(file: &File, path: &Path, exclusive: bool) -> Result<Lock
             Err(TryLockError::Error(e)) => Err(e),
         }
     })
+}
+
+/// Asks for the lock of a process, without waiting for it. It ends when the process
+/// closes any descriptor of the file. It does not exclude the own process, so that
+/// a [`Claim`](super::claims::Claim) must come before it.
+pub(super) fn try_own(file: &File, path: &Path) -> Result<Lock> {
+    #[cfg(target_os = "linux")]
+    return attempt("lock", path, Effect::None, || {
+        use rustix::fs::{fcntl_lock, FlockOperation};
+        use rustix::io::Errno;
+        match fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Lock::Held),
+            Err(Errno::AGAIN | Errno::ACCESS) => Ok(Lock::Refused),
+            Err(error) if has_no_locks(&error.into()) => Ok(Lock::Unsupported),
+            Err(error) => Err(error.into()),
+        }
+    });
+    #[cfg(not(target_os = "linux"))]
+    try_lock(file, path, true)
 }
 
 fn has_no_locks(error: &io::Error) -> bool {

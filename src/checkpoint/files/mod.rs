@@ -5,15 +5,22 @@
 //! read, [`LiveFile`] one that is written through a mapping. Every operation
 //! calls [`attempt`], with which tests make operations fail and record them.
 
+mod claims;
+mod identity;
 mod live;
 mod locks;
+#[cfg(test)]
+pub(crate) mod machine;
 mod new;
 mod source;
+mod space;
+mod target;
 #[cfg(test)]
 pub(crate) mod test_double;
 
+pub(super) use identity::{Boot, Identity};
 pub(super) use live::{map_private, LiveFile};
-pub(super) use new::{refuse_in_use, NewFile};
+pub(super) use new::NewFile;
 pub(super) use source::{Access, SourceFile};
 
 use std::io;
@@ -45,24 +52,34 @@ pub(super) enum Effect<'a> {
     Remove,
 }
 
-/// Runs one file operation.
+/// Runs one file operation, again if a signal interrupts it.
 pub(super) fn attempt<T>(
     operation: &'static str,
     path: &Path,
     effect: Effect<'_>,
-    run: impl FnOnce() -> io::Result<T>,
+    mut run: impl FnMut() -> io::Result<T>,
 ) -> Result<T> {
     let _ = effect;
     #[cfg(test)]
-    let run = || match test_double::strike() {
+    test_double::before(path, effect);
+    #[cfg(test)]
+    let mut run = || match test_double::strike() {
         Some(error) => Err(error),
         None => run().inspect(|_| test_double::note(path, effect)),
     };
-    run().map_err(|source| Error::Io {
-        operation,
-        path: path.to_owned(),
-        source,
-    })
+    loop {
+        match run() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(done) => return Ok(done),
+            Err(source) => {
+                return Err(Error::Io {
+                    operation,
+                    path: path.to_owned(),
+                    source,
+                })
+            }
+        }
+    }
 }
 
 /// The directory that contains a file's name.

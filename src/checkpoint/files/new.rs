@@ -1,11 +1,13 @@
 //! Files that replace other files.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::locks::{is_named, try_lock, Lock};
-use super::{attempt, directory_of, Effect};
+use super::claims::Claim;
+use super::locks::{is_named, must_lock, try_own, Lock};
+use super::target::Target;
+use super::{attempt, directory_of, space, Access, Effect, Identity};
 use crate::error::{Error, Result};
 use crate::memory::reserve;
 
@@ -25,11 +27,11 @@ const TRIES: usize = 100;
 
 /// A file that replaces another one completely, or not at all.
 ///
-/// It is written under a temporary name in the directory of its target, and
-/// locked, so that a second save to the same target is refused. Dropping it
-/// before [`commit`](NewFile::commit) removes the temporary file. A process that
-/// is killed leaves it, unlocked, and the next save or open of the same target
-/// removes it.
+/// It is written under a temporary name in the directory of its target. Only the
+/// process that holds the lock of the file of that name may remove or rename it, and
+/// keeps the lock until it has done so. A process that is killed leaves the file,
+/// unlocked, and the next save to the same target removes it. Dropping this
+/// before [`commit`](NewFile::commit) removes it.
 pub(in super::super) struct NewFile {
     file: File,
     buffer: Vec<u8>,
@@ -38,30 +40,53 @@ pub(in super::super) struct NewFile {
     /// The offset up to which the system has been asked to start writing to disk.
     begun: u64,
     temporary: PathBuf,
-    target: PathBuf,
+    target: Target,
     committed: bool,
+    _claim: Claim,
 }
 
 impl NewFile {
-    /// Creates the temporary file of `target`.
-    pub(in super::super) fn create(target: &Path) -> Result<NewFile> {
-        let temporary = attempt("create", target, Effect::None, || {
-            temporary_of(target).ok_or_else(|| {
-                io::Error::new(ErrorKind::InvalidInput, "the path does not end in a name")
+    /// Creates the temporary file of `target`, which will have this length. A live
+    /// file is locked as such.
+    pub(in super::super) fn create(target: &Path, length: u64, access: Access) -> Result<NewFile> {
+        let nameless =
+            || io::Error::new(ErrorKind::InvalidInput, "the path does not end in a name");
+        let temporary_of = |target: &Path| {
+            attempt("create", target, Effect::None, || {
+                temporary_of(target).ok_or_else(nameless)
             })
-        })?;
-        Ok(NewFile {
-            buffer: {
-                let mut buffer = Vec::new();
-                reserve(&mut buffer, BUFFER, || "writing a file".to_owned())?;
-                buffer
-            },
-            file: create_locked(&temporary)?,
+        };
+        temporary_of(target)?;
+        let target = Target::find(target)?;
+        // Early, before much has been written. It counts when the file is replaced.
+        target.hold()?;
+        let temporary = temporary_of(&target.path)?;
+        space::check_limit(&temporary, length)?;
+        let mut buffer = Vec::new();
+        reserve(&mut buffer, BUFFER, || "writing a file".to_owned())?;
+        let claim = Claim::take(&temporary)?;
+        // What replaces a file that others may not read is not readable meanwhile.
+        let mode = target.mode.map_or(0o666, |_| 0o600);
+        let file = NewFile {
+            file: create_locked(&temporary, mode)?,
+            buffer,
             position: 0,
             begun: 0,
             temporary,
-            target: target.to_owned(),
+            target,
             committed: false,
+            _claim: claim,
+        };
+        if access == Access::Live {
+            must_lock(&file.file, &file.temporary, true)?;
+        }
+        Ok(file)
+    }
+
+    /// What tells this file from copies of it.
+    pub(in super::super) fn identity(&self) -> Result<Identity> {
+        attempt("open", &self.temporary, Effect::None, || {
+            Identity::of(&self.file)
         })
     }
 
@@ -129,100 +154,93 @@ impl NewFile {
     /// Gives the file this length, and allocates all its space on disk.
     pub(in super::super) fn allocate(&mut self, length: u64) -> Result<()> {
         self.flush()?;
-        super::live::allocate(&mut self.file, &self.temporary, length)?;
-        let position = self.position;
-        self.seek(position)
+        space::allocate(&self.file, &self.temporary, length)
     }
 
     /// Replaces the target by this file. When this returns, the file is on disk.
     /// If it fails, the target is unchanged, except if only the last sync failed:
     /// then the new file is in place, and a power failure may bring back the old
     /// one.
-    pub(in super::super) fn commit(self) -> Result<()> {
-        self.put_in_place(true).map(drop)
-    }
-
-    /// Like [`commit`](NewFile::commit), for a file that is used afterwards: it
-    /// stays locked.
-    pub(in super::super) fn commit_locked(self) -> Result<File> {
-        self.put_in_place(false)
-    }
-
-    fn put_in_place(mut self, unlock: bool) -> Result<File> {
+    ///
+    /// Returns the file and its path. A live file stays locked.
+    pub(in super::super) fn commit(mut self) -> Result<(File, PathBuf)> {
         self.flush()?;
-        let (file, temporary, target) = (&self.file, &self.temporary, &self.target);
+        let (file, temporary, target) = (&self.file, &self.temporary, &self.target.path);
+        // The file that is returned.
+        let used = attempt("open", temporary, Effect::None, || file.try_clone())?;
+        self.set_mode()?;
         let sync = || file.sync_all();
         attempt("sync", temporary, Effect::SyncFile, sync)?;
-        // The file that is returned, which the tests' record knows under its
-        // final name.
-        let used = attempt("open", temporary, Effect::None, || file.try_clone())?;
+        // Nobody may begin to work on the file that is replaced.
+        let held = self.target.hold()?;
         attempt("rename", temporary, Effect::Rename { to: target }, || {
             fs::rename(temporary, target)
         })?;
         self.committed = true;
-        if unlock {
-            // A failure does not matter, because the file is about to be closed.
-            let _ = self.file.unlock();
-        }
+        drop(held);
         // The name is durable only after its directory is synced. Only Unix can
         // open directories.
         if cfg!(unix) {
             let directory = directory_of(target);
             attempt("sync", directory, Effect::SyncDirectory, || {
-                File::open(directory)?.sync_all()
+                sync_directory(directory, &used)
             })?;
         }
-        Ok(used)
+        let path = std::mem::take(&mut self.target.path);
+        Ok((used, path))
+    }
+
+    /// Gives the file the mode of the one that it replaces.
+    fn set_mode(&self) -> Result<()> {
+        #[cfg(unix)]
+        if let Some(mode) = self.target.mode {
+            use std::os::unix::fs::PermissionsExt;
+            attempt("set the mode of", &self.temporary, Effect::None, || {
+                self.file.set_permissions(fs::Permissions::from_mode(mode))
+            })?;
+        }
+        Ok(())
     }
 }
 
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.committed {
-            // The caller reports the first error, not one from this call.
+            // The caller reports the first error, not one from this call. The name
+            // is this file's, because its lock is held.
             let _ = fs::remove_file(&self.temporary);
         }
     }
 }
 
-/// Refuses a target that is a live file in use: it would lose its name, and the
-/// optimizer that works on it would lose all later steps. `start` is the number
-/// of bytes at the start of the file that `is_live` needs.
-pub(in super::super) fn refuse_in_use(
-    target: &Path,
-    start: usize,
-    is_live: impl FnOnce(&[u8]) -> bool,
-) -> Result<()> {
-    let found = attempt("open", target, Effect::None, || {
-        match fs::metadata(target) {
-            Ok(metadata) if metadata.is_file() => match File::open(target) {
-                // A file that may not be read cannot be recognized as live.
-                Err(e) if e.kind() == ErrorKind::PermissionDenied => Ok(Found::Other),
-                opened => opened.map(Found::File),
-            },
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
-            _ => Ok(Found::Nothing),
+/// Makes a name durable. A folder that may be written but not read cannot be opened,
+/// and some file systems cannot sync folders: there the whole file system is
+/// synced.
+fn sync_directory(directory: &Path, file: &File) -> io::Result<()> {
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::io::Errno;
+        let cannot = [Errno::ACCESS, Errno::PERM, Errno::INVAL, Errno::BADF]
+            .into_iter()
+            .chain([Errno::NOSYS, Errno::OPNOTSUPP, Errno::ISDIR])
+            .map(|errno| Some(errno.raw_os_error()));
+        if let Err(error) = &synced {
+            if cannot
+                .into_iter()
+                .any(|errno| error.raw_os_error() == errno)
+            {
+                return rustix::fs::syncfs(file).map_err(io::Error::from);
+            }
         }
-    })?;
-    let Found::File(file) = found else {
-        return Ok(());
-    };
-    let mut bytes = Vec::new();
-    let mut first = (&file).take(start as u64);
-    attempt("read", target, Effect::None, || {
-        first.read_to_end(&mut bytes)
-    })?;
-    if is_live(&bytes) && try_lock(&file, target, false)? == Lock::Refused {
-        return Err(Error::FileLocked {
-            path: target.to_owned(),
-        });
     }
-    Ok(())
+    let _ = file;
+    synced
 }
 
 /// Creates a file with this name and locks it. A file that a killed process left
 /// there is removed; a symbolic link is removed, too, and never followed.
-fn create_locked(path: &Path) -> Result<File> {
+fn create_locked(path: &Path, mode: u32) -> Result<File> {
     let locked = || Error::FileLocked {
         path: path.to_owned(),
     };
@@ -230,16 +248,14 @@ fn create_locked(path: &Path) -> Result<File> {
         let created = attempt("create", path, Effect::Create, || {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create_new(true);
+            #[cfg(unix)]
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+            let _ = mode;
             options.open(path)
         });
         match created {
             Ok(file) => {
-                // Before it was locked, another save may have taken it for a
-                // leftover and removed it.
-                let own = lock_own(&file, path).inspect_err(|_| {
-                    let _ = fs::remove_file(path);
-                })?;
-                if own {
+                if lock_own(&file, path)? {
                     return Ok(file);
                 }
             }
@@ -255,31 +271,46 @@ fn create_locked(path: &Path) -> Result<File> {
 }
 
 /// Locks a file that was just created. Returns whether it is still the file with
-/// this name.
+/// this name: before it was locked, another save may have taken it for a leftover
+/// and removed it. Without locks no save removes a leftover.
 fn lock_own(file: &File, path: &Path) -> Result<bool> {
-    let locked = try_lock(file, path, true)? != Lock::Refused;
-    Ok(locked && attempt("create", path, Effect::None, || is_named(file, path))?)
+    let named = || attempt("create", path, Effect::None, || is_named(file, path));
+    let own = match try_own(file, path) {
+        Ok(Lock::Refused) => Ok(false),
+        Ok(_) => named(),
+        Err(error) => Err(error),
+    };
+    own.inspect_err(|_| {
+        if is_named(file, path).unwrap_or(false) {
+            let _ = fs::remove_file(path);
+        }
+    })
 }
 
 /// Removes the file with a temporary's name. Returns false, and removes nothing,
-/// if a save is writing it.
+/// if a save is writing it, or if there are no locks that could tell.
 fn remove_stale(path: &Path) -> Result<bool> {
-    let stale = match attempt("open", path, Effect::None, || look(path))? {
+    // Held until the file is removed, so that nobody else takes the name meanwhile.
+    let file = match attempt("open", path, Effect::None, || look(path))? {
         Found::Nothing => return Ok(true),
-        Found::Other => true,
-        Found::File(file) => match try_lock(&file, path, true)? {
-            Lock::Refused => return Ok(false),
-            _ => attempt("open", path, Effect::None, || is_named(&file, path))?,
-        },
-    };
-    if stale {
-        attempt("remove", path, Effect::Remove, || {
-            match fs::remove_file(path) {
-                Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-                removed => removed,
+        Found::Other => None,
+        Found::File(file) => {
+            if try_own(&file, path)? != Lock::Held {
+                return Ok(false);
             }
-        })?;
-    }
+            if !attempt("open", path, Effect::None, || is_named(&file, path))? {
+                return Ok(true);
+            }
+            Some(file)
+        }
+    };
+    attempt("remove", path, Effect::Remove, || {
+        match fs::remove_file(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    })?;
+    drop(file);
     Ok(true)
 }
 
@@ -292,26 +323,33 @@ enum Found {
 }
 
 fn look(path: &Path) -> io::Result<Found> {
-    let not_found = |e: io::Error| match e.kind() {
-        ErrorKind::NotFound => Ok(Found::Nothing),
-        _ => Err(e),
+    let open = || OpenOptions::new().read(true).write(true).open(path);
+    let opened = match fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.is_file() => return Ok(Found::Other),
+        Err(e) => Err(e),
+        Ok(_) => open().or_else(|error| match error.kind() {
+            // It has the mode of a file that its saver was about to replace, and
+            // that may not be written. To be locked it must be opened for writing.
+            ErrorKind::PermissionDenied => make_writable(path).and_then(|()| open()),
+            _ => Err(error),
+        }),
     };
-    match fs::symlink_metadata(path) {
-        Err(e) => not_found(e),
-        Ok(metadata) if !metadata.is_file() => Ok(Found::Other),
-        Ok(_) => File::open(path).map(Found::File).or_else(not_found),
+    match opened {
+        Ok(file) => Ok(Found::File(file)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Found::Nothing),
+        Err(e) => Err(e),
     }
 }
 
-/// Removes the temporary file that a killed save of `target` may have left, but
-/// not that of a running save. Errors are ignored, because the next save will
-/// report them.
-pub(super) fn tidy(target: &Path) {
-    if let Some(temporary) = temporary_of(target) {
-        if fs::symlink_metadata(&temporary).is_ok_and(|m| m.is_file()) {
-            let _ = remove_stale(&temporary);
-        }
+fn make_writable(path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let file = File::open(path)?;
+        file.set_permissions(fs::Permissions::from_mode(0o600))
     }
+    #[cfg(not(unix))]
+    Err(ErrorKind::PermissionDenied.into())
 }
 
 fn temporary_of(target: &Path) -> Option<PathBuf> {

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use super::locks::{is_same, must_lock};
-use super::{attempt, new, Effect};
+use super::{attempt, Effect, Identity};
 use crate::error::{Error, Result};
 
 /// The purpose of an open file.
@@ -24,8 +24,7 @@ pub(in super::super) struct SourceFile {
 }
 
 impl SourceFile {
-    /// Opens a regular file, and removes the temporary file that a killed save to
-    /// it may have left.
+    /// Opens a regular file.
     pub(in super::super) fn open(path: &Path, access: Access) -> Result<SourceFile> {
         // This is checked before opening, because opening a pipe would block
         // until another process writes to it.
@@ -43,11 +42,17 @@ impl SourceFile {
                 .open(path)
         })?;
         let length = attempt("open", path, Effect::None, || file.metadata())?.len();
-        new::tidy(path);
         Ok(SourceFile {
             file,
             path: path.to_owned(),
             length,
+        })
+    }
+
+    /// What tells this file from copies of it.
+    pub(in super::super) fn identity(&self) -> Result<Identity> {
+        attempt("open", &self.path, Effect::None, || {
+            Identity::of(&self.file)
         })
     }
 

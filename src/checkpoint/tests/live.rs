@@ -6,7 +6,6 @@ use std::os::unix::fs::FileExt;
 use safetensors::SafeTensors;
 
 use super::super::header::seal;
-use super::super::record::TEST_BOOT;
 use super::*;
 
 /// A live file with planes of two tensors, closed, and open no more.
@@ -94,13 +93,13 @@ fn a_live_file_is_a_valid_safetensors_file_that_says_what_is_current() {
         let settings = ["sonew.live/settings", "sonew.live/settings.b"][(value & 1) as usize];
         let settings = tensors.tensor(settings).unwrap();
         assert_eq!(settings.shape(), [2, 3]);
-        assert_eq!(
-            tensors.tensor("sonew.live/checksums").unwrap().shape(),
-            [4 + 3]
-        );
+        for name in ["sonew.live/synced", "sonew.live/synced.b"] {
+            let synced = tensors.tensor(name).unwrap();
+            assert_eq!(synced.shape(), [4 + 2 * 3 + 4 + 3]);
+        }
         let (length, metadata) = SafeTensors::read_metadata(&file.bytes).unwrap();
         let strings = metadata.metadata().as_ref().unwrap();
-        assert_eq!(strings["sonew.format"], "3");
+        assert_eq!(strings["sonew.format"], "4");
         for (name, info) in metadata.tensors() {
             let aligned = (8 + length + info.data_offsets.0) % 64 == 0;
             assert!(aligned || name.starts_with("sonew.padding/"), "{name}");
@@ -171,67 +170,95 @@ fn a_live_file_of_any_other_length_is_refused_before_it_is_mapped() {
     ));
 }
 
-/// Opens a live file in which one word of the commit array is another.
+/// Opens a live file, or the file that it was after a kill, with one word of the
+/// commit array changed.
 fn with_word(file: &LiveWritten, index: usize, word: u64) -> Result<Checkpoint> {
     let mut bytes = file.bytes.clone();
     bytes[file.data() + 8 * index..][..8].copy_from_slice(&word.to_le_bytes());
-    let path = file.folder.path().join("forged");
-    fs::write(&path, bytes).unwrap();
-    Checkpoint::open(&path)
+    fs::write(&file.path, bytes).unwrap();
+    Checkpoint::open(&file.path)
 }
 
 #[test]
 fn a_record_that_nobody_wrote_is_refused() {
     let is_broken = |result: Result<Checkpoint>| matches!(result, Err(Error::Checksum { part, .. }) if part == "\"sonew.live/commit\"");
     let file = LiveWritten::new(2, true);
-    let run = super::super::record::boot_id();
-    // Current, synced, seal.
-    for index in [0, 2, 3] {
-        for word in [0, 1, u64::MAX] {
-            assert!(is_broken(with_word(&file, index, word)), "{index} {word}");
-        }
+    for word in [0, 1, u64::MAX] {
+        assert!(is_broken(with_word(&file, 0, word)), "{word}");
     }
     // In use, all that counts is what is current.
     let file = LiveWritten::new(2, false);
     assert!(is_broken(with_word(&file, 0, 0)));
-    assert!(with_word(&file, 3, 0).unwrap().is_unsynced());
-    // Never synced, and written in another boot of the machine.
-    TEST_BOOT.set(Some(run + 1));
-    let result = with_word(&file, 3, 0);
-    TEST_BOOT.set(None);
+    assert!(with_word(&file, 7, 0).unwrap().is_unsynced());
+    // In use in another boot of the machine, and two steps taken.
+    test_double::boot(Some(7));
+    let result = with_word(&file, 7, 0);
+    test_double::boot(None);
     assert!(matches!(result, Err(Error::Torn { .. })));
+}
+
+/// A copy of a file in use, whatever `cp` has read of it, opens as it was synced or
+/// not at all.
+#[test]
+fn a_copy_of_a_file_in_use_is_taken_for_no_more_than_was_synced() {
+    let copy = |file: &LiveWritten, name: &str| {
+        let path = file.folder.path().join(name);
+        fs::write(&path, &file.bytes).unwrap();
+        path
+    };
+    let opens: [fn(&Path) -> Result<Checkpoint>; 2] =
+        [|path| Checkpoint::open(path), Checkpoint::open_live];
+    for open in opens {
+        // Synced: a copy is as good.
+        let file = LiveWritten::new(2, true);
+        assert_eq!(open(&copy(&file, "copy")).unwrap().header().step, 9);
+        // In use: what is synced is there until a second step is taken.
+        let file = LiveWritten::new(1, false);
+        let path = copy(&file, "copy");
+        assert_eq!(open(&path).unwrap().header().step, 7);
+        assert_eq!(open(&file.path).unwrap().header().step, 8);
+        let file = LiveWritten::new(2, false);
+        let path = copy(&file, "copy");
+        assert!(matches!(open(&path), Err(Error::Torn { .. })));
+        assert_eq!(open(&file.path).unwrap().header().step, 9);
+        // Begun before the file came into use, and ended after a step.
+        let file = LiveWritten::new(1, true);
+        let mut bytes = file.bytes.clone();
+        // The first byte of the last plane.
+        let at = bytes.len() - 64;
+        bytes[at] ^= 1;
+        let mixed = file.folder.path().join("mixed");
+        fs::write(&mixed, bytes).unwrap();
+        assert!(matches!(open(&mixed), Err(Error::Checksum { .. })));
+    }
+}
+
+/// Opening such a copy to work on it, and closing it, makes it a file of its own.
+#[test]
+fn a_copy_that_is_worked_on_is_no_copy_any_more() {
+    let file = LiveWritten::new(1, false);
+    let path = file.folder.path().join("copy");
+    fs::write(&path, &file.bytes).unwrap();
+    let (live, copies) = Checkpoint::open_live(&path).unwrap().into_live().unwrap();
+    let planes = copies[0].iter().flatten();
+    live.sync(planes.map(|part| &part[..])).unwrap();
+    drop((live, copies));
+    let opened = Checkpoint::open(&path).unwrap();
+    assert_eq!((opened.header().step, opened.is_unsynced()), (7, false));
+    opened.verify().unwrap();
 }
 
 /// After a crash of the machine only the synced state can be loaded.
 #[test]
 fn after_the_machine_went_down_the_last_sync_counts_while_it_is_whole() {
-    let file = LiveWritten::new(0, true);
-    let (mut live, mut copies) = Checkpoint::open_live(&file.path)
-        .unwrap()
-        .into_live()
-        .unwrap();
-    let mut step = |number: u64| {
-        live.begin().unwrap();
-        copies[1].iter_mut().flatten().for_each(|part| part.fill(1));
-        let settings = Settings {
-            lr_scale: 1.0,
-            weight_decay: 0.0,
-            master: Master::Empty,
-        };
-        live.commit(number, [settings; 2].into_iter());
-        copies.swap(0, 1);
-        fs::read(&file.path).unwrap()
-    };
-    let images = [step(8), step(9)];
-    drop((live, copies));
-    let path = file.folder.path().join("later");
-    TEST_BOOT.set(Some(1));
-    for (image, is_torn) in images.iter().zip([false, true]) {
-        fs::write(&path, image).unwrap();
+    for (steps, is_torn) in [(1, false), (2, true)] {
+        test_double::boot(Some(1));
+        let file = LiveWritten::new(steps, false);
+        test_double::boot(Some(2));
         let opens: [fn(&Path) -> Result<Checkpoint>; 2] =
             [|path| Checkpoint::open(path), Checkpoint::open_live];
         for open in opens {
-            match open(&path) {
+            match open(&file.path) {
                 Ok(checkpoint) => {
                     assert!(!is_torn);
                     assert_eq!(checkpoint.header().step, 7);
@@ -242,13 +269,14 @@ fn after_the_machine_went_down_the_last_sync_counts_while_it_is_whole() {
         }
         if !is_torn {
             // It can be used from there.
-            let (mut live, copies) = Checkpoint::open_live(&path).unwrap().into_live().unwrap();
+            let opened = Checkpoint::open_live(&file.path).unwrap();
+            let (mut live, copies) = opened.into_live().unwrap();
             live.begin().unwrap();
             drop((live, copies));
-            assert_eq!(Checkpoint::open(&path).unwrap().header().step, 7);
+            assert_eq!(Checkpoint::open(&file.path).unwrap().header().step, 7);
         }
+        test_double::boot(None);
     }
-    TEST_BOOT.set(None);
 }
 
 #[test]
@@ -259,12 +287,12 @@ fn headers_of_live_files_that_are_wrong_are_refused() {
         .trim_end();
     #[rustfmt::skip] // one row, one line
     let table = [
-        (r#""sonew.live/commit""#, r#""sonew.live/other""#, "\"sonew.live/commit\" is missing"),
-        (r#""fc1.weight/momentum.b""#, r#""fc1.weight/momentum.c""#, "momentum.b\" is missing"),
+        (r#""sonew.live/commit""#, r#""sonew.live/other""#, "belongs to no tensor"),
+        (r#""fc1.weight/momentum.b""#, r#""fc1.weight/momentum.c""#, "momentum.c\" belongs to no tensor"),
         (r#""dtype":"U64","shape":[8]"#, r#""dtype":"F64","shape":[8]"#, "has type F64"),
+        (r#""sonew.live/synced.b""#, r#""sonew.live/synced.c""#, "belongs to no tensor"),
         (r#""shape":[8]"#, r#""shape":[4,2]"#, "has shape [4, 2]"),
         (r#""F64","shape":[2,3]"#, r#""F64","shape":[3,2]"#, "has shape [3, 2]"),
-        (r#""sonew.format":"3""#, r#""sonew.format":"2""#, "has no checksum"),
         (r#""sonew.checksums":"{}""#, r#""sonew.checksums":"{\"fc1.weight/momentum\":\"00000000\"}""#, "has a checksum"),
     ];
     for (old, new, says) in table {
@@ -292,14 +320,20 @@ fn headers_of_live_files_that_are_wrong_are_refused() {
 fn settings_that_no_optimizer_has_are_refused() {
     let file = LiveWritten::new(1, false);
     // The second copy is current; its settings are behind commit and settings,
-    // which take one line each.
+    // which take one line each. The first tensor has no master weights.
     let at = file.data() + 64 + 64;
-    for (word, value) in [(0, f64::NAN), (1, -1.0), (2, 7.0), (2, 0.5)] {
+    for (word, value) in [
+        (0, f64::NAN),
+        (1, -1.0),
+        (2, 7.0),
+        (2, 0.5),
+        (2, 1.0),
+        (2, 2.0),
+    ] {
         let mut bytes = file.bytes.clone();
         bytes[at + 8 * word..][..8].copy_from_slice(&value.to_le_bytes());
-        let path = file.folder.path().join("forged");
-        fs::write(&path, bytes).unwrap();
-        let refused = Checkpoint::open(&path);
+        fs::write(&file.path, bytes).unwrap();
+        let refused = Checkpoint::open(&file.path);
         assert!(
             matches!(refused, Err(Error::NotACheckpoint { .. })),
             "{word} {value}"

@@ -85,6 +85,7 @@ fn saved(spec: TensorSpec) -> SavedTensor {
         lr_scale: 1.0,
         weight_decay: 0.0,
         master_set: false,
+        master_reset: false,
     }
 }
 

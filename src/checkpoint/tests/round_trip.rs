@@ -184,7 +184,7 @@ fn the_safetensors_crate_reads_it() {
 
     let (_, metadata) = SafeTensors::read_metadata(&file.bytes).unwrap();
     let strings = metadata.metadata().as_ref().unwrap();
-    assert_eq!(strings["sonew.format"], "2");
+    assert_eq!(strings["sonew.format"], "4");
     assert_eq!(strings["sonew.version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(strings["sonew.step"], "7");
     let options: serde_json::Value = serde_json::from_str(&strings["sonew.options"]).unwrap();
@@ -237,10 +237,26 @@ fn checksums_are_those_of_the_format_description() {
     let sample = Sample::small();
     let file = Written::new(&sample);
 
-    let head = &file.bytes[..file.data()];
-    let digits = std::str::from_utf8(&head[47..55]).unwrap();
-    let zeroed = [&head[..47], b"00000000", &head[55..]].concat();
-    assert_eq!(digits, format!("{:08x}", crc32(&zeroed)));
+    let header: serde_json::Value = serde_json::from_str(file.json()).unwrap();
+    let mut sum = 0u32;
+    for (name, entry) in header.as_object().unwrap() {
+        if name == "__metadata__" {
+            continue;
+        }
+        let shape = entry["shape"].as_array().unwrap().iter();
+        let shape: Vec<String> = shape.map(ToString::to_string).collect();
+        let dtype = entry["dtype"].as_str().unwrap();
+        let text = format!("{name}:{dtype}:{}", shape.join(","));
+        sum = sum.wrapping_add(crc32(text.as_bytes()));
+    }
+    for (key, value) in header["__metadata__"].as_object().unwrap() {
+        let text = format!("{key}={}", value.as_str().unwrap());
+        if key.starts_with("sonew.") && key != "sonew.header_crc32" {
+            sum = sum.wrapping_add(crc32(text.as_bytes()));
+        }
+    }
+    let digits = header["__metadata__"]["sonew.header_crc32"].as_str();
+    assert_eq!(digits, Some(&*format!("{sum:08x}")));
 
     let (_, metadata) = SafeTensors::read_metadata(&file.bytes).unwrap();
     let strings = metadata.metadata().as_ref().unwrap();
@@ -315,4 +331,28 @@ fn reading_what_is_not_there_is_refused() {
             ..
         })
     ));
+}
+
+/// Other programs may read a file and save it again: with their keys in another
+/// order, arrays in another order, and other offsets.
+#[test]
+fn a_file_that_another_program_has_saved_again_is_read() {
+    let mut header = Sample::small().header;
+    header.tensors[1].spec.state = Dtype::F32;
+    let sample = Sample::of(header);
+    let file = Written::new(&sample);
+    let tensors = SafeTensors::deserialize(&file.bytes).unwrap();
+    let (_, metadata) = SafeTensors::read_metadata(&file.bytes).unwrap();
+    // A hash map, in an order of its own.
+    let strings = metadata.metadata().clone();
+    for times in 0..10 {
+        let mut strings = strings.clone().unwrap();
+        strings.insert("framework".to_owned(), format!("np {times}"));
+        let bytes = safetensors::serialize(tensors.iter(), Some(strings)).unwrap();
+        let checkpoint = file.open_with(&bytes).unwrap();
+        assert_eq!(checkpoint.header(), &sample.header);
+        sample.assert_reads_back(&checkpoint);
+        checkpoint.verify().unwrap();
+        assert_eq!(checkpoint.map_private().unwrap().len(), 2);
+    }
 }
