@@ -11,8 +11,8 @@ const LEAST_RELATIVE_DAMPING: f64 = 1e-24;
 
 /// What is the same for all tensors of a step.
 pub(super) struct Factors<'a> {
-    options: &'a Options,
-    step: &'a StepOptions,
+    pub(super) options: &'a Options,
+    pub(super) step: StepOptions,
     /// `1 / (1 - beta1^t)`, or 1.
     momentum_correction: f64,
     /// `1 / (1 - beta2^t)`, or 1.
@@ -20,7 +20,7 @@ pub(super) struct Factors<'a> {
 }
 
 impl<'a> Factors<'a> {
-    pub(super) fn new(options: &'a Options, step: &'a StepOptions, number: u64) -> Self {
+    pub(super) fn new(options: &'a Options, step: StepOptions, number: u64) -> Self {
         let averaged = options.statistics == Statistics::MovingAverage;
         let correction = |beta, holds| {
             if holds {

@@ -7,6 +7,7 @@ use sonew_kernel::{Isa, Memory, Stochastic, TensorBuffers, Workspace};
 
 use super::block::shape;
 use super::buffers::check;
+use super::factors::Factors;
 use super::instruction_set;
 use super::run::{Lists, Run};
 use super::stages::{Progress, Stage, Stages};
@@ -302,9 +303,7 @@ impl Plan {
             memory.push(tensor.memory(buffers, kept, rounding));
         }
         Ok(Run {
-            options: &self.options,
-            step: step.clone(),
-            number,
+            factors: Factors::new(&self.options, step.clone(), number),
             tensors: &self.tensors,
             tiles: &self.tiles,
             sums: &self.sums,
