@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +19,6 @@ from ._library import LibraryError
 KEY = "sonew_jax.around"
 # The header is JSON, of which readers of safetensors accept 100 MB.
 MOST_BYTES = 16 << 20
-# The bytes of a file with the digits of the header's checksum (docs/state-files.md).
-DIGITS = slice(47, 55)
 ALIGNMENT = 64
 # As in sonew_status.
 FILE_LOCKED = 420
@@ -155,7 +152,7 @@ def write(source, path, text):
         length = int.from_bytes(old.read(8), "little")
         header = json.loads(old.read(length))
         header["__metadata__"][KEY] = text
-        new.write(sealed(header))
+        new.write(head(header))
         shutil.copyfileobj(old, new, 1 << 20)
         new.flush()
         os.fsync(new.fileno())
@@ -168,14 +165,12 @@ def write(source, path, text):
         os.close(folder)
 
 
-def sealed(header):
-    """The bytes of a file before the data: length, JSON with its checksum, spaces."""
+def head(header):
+    """The bytes of a file before the data: length, JSON, spaces. The header's checksum
+    does not cover what others than the library write there (docs/state-files.md)."""
     body = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     end = -(-(8 + len(body)) // ALIGNMENT) * ALIGNMENT
-    head = bytearray((end - 8).to_bytes(8, "little") + body.ljust(end - 8))
-    head[DIGITS] = b"00000000"
-    head[DIGITS] = b"%08x" % zlib.crc32(head)
-    return head
+    return (end - 8).to_bytes(8, "little") + body.ljust(end - 8)
 
 
 def refuse_in_use(path):
