@@ -23,28 +23,10 @@ pub(crate) const COMMON_BAND: usize = 4;
 
 impl Kernels {
     /// The directions of coordinates at hand, and what becomes of them, after the
-    /// state has taken in a gradient, if there is one.
+    /// state has taken in a gradient, if there is one. Returns by how many coordinates
+    /// the chunk has yet to advance.
     #[allow(clippy::too_many_arguments)] // Each is one thing, borrowed.
     pub fn solve(
-        &self,
-        work: &mut Workspace,
-        access: &mut Access<'_>,
-        rule: &Rule,
-        incoming: Option<&Incoming>,
-        wanted: &Wanted,
-        then: Directions,
-        norms: &mut Norms,
-    ) {
-        let left = self.solve_left(work, access, rule, incoming, wanted, then, norms);
-        if work.shape().line.is_none() {
-            self.advance(work, left);
-        }
-    }
-
-    /// The same, but that the chunk does not advance at the end. Returns how many
-    /// coordinates are left to do so.
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn solve_left(
         &self,
         work: &mut Workspace,
         access: &mut Access<'_>,
@@ -141,13 +123,9 @@ impl Kernels {
         rule: &Rule,
         then: Directions,
     ) -> bool {
-        let is_narrow = band <= 1 || band == COMMON_BAND && access.state_dtype() == Dtype::F32;
-        let is_common = match then {
-            Directions::Measured => rule.take_in.is_adam(),
-            Directions::Applied => rule.take_in.is_plain(),
-        };
         let is_alike = access.gradient_dtype() == self.arithmetic;
-        is_alike && self.is_fast() && is_narrow && is_common && has_finish(access, rule, then)
+        let has_loop = has_update(band, access, rule, then) && has_finish(access, rule, then);
+        is_alike && self.is_fast() && has_loop
     }
 
     /// Updates, solves, and finishes whole vectors: for a common band, and chains that
@@ -161,20 +139,19 @@ impl Kernels {
         of: &Wanted,
         norms: &mut Norms,
     ) -> usize {
-        let (shape, dtype, gamma) = (work.shape(), access.state_dtype(), rule.gamma);
-        let wanted = of.from / LANES;
+        let (band, wanted, gamma) = (work.shape().band, of.from / LANES, rule.gamma);
         let Norms {
             direction,
             reference,
         } = norms;
-        let is_common = match FINISH {
-            MEASURE => rule.take_in.is_adam(),
-            _ => rule.take_in.is_plain(),
+        let then = match FINISH {
+            MEASURE => Directions::Measured,
+            _ => Directions::Applied,
         };
+        let has_update = has_update(band, access, rule, then);
         let is_fused = |incoming: &&Incoming| {
-            let is_narrow = shape.band <= 1 || dtype == Dtype::F32;
             let is_whole = incoming.run.len.is_multiple_of(LANES) && !incoming.ends;
-            is_common && is_narrow && is_whole && incoming.gradient != Gradient::None
+            has_update && is_whole && incoming.gradient != Gradient::None
         };
         let fused = incoming.filter(is_fused);
         let mut outcome = Outcome::none(&mut direction.0);
@@ -237,13 +214,14 @@ impl Kernels {
         };
         let (from, room, lag) = (from / LANES, room / LANES, lag / LANES);
         macro_rules! fused {
-            ($E:ty, $BAND:literal) => {{
-                let update = &mut update::<T, $E, $BAND>(
+            ($E:ty, $BAND:expr) => {{
+                let update = &mut update::<T, $E, { $BAND }>(
                     new, band, access, rule, incoming, planes, &noise, reference,
                 );
                 let (wanted, gamma) = (finished.start, rule.gamma);
-                let solve =
-                    &mut solve::<T, $BAND, false, FINISH>(at_hand, band, wanted, gamma, outcome);
+                let solve = &mut solve::<T, { $BAND }, false, FINISH>(
+                    at_hand, band, wanted, gamma, outcome,
+                );
                 self.call(UpdateAndSolve {
                     update,
                     solve,
@@ -258,7 +236,7 @@ impl Kernels {
         match (access.state_dtype(), band) {
             (Dtype::F32, 0) => fused!(f32, 0),
             (Dtype::F32, 1) => fused!(f32, 1),
-            (Dtype::F32, _) => fused!(f32, 4),
+            (Dtype::F32, _) => fused!(f32, COMMON_BAND),
             (_, 0) => fused!(half::bf16, 0),
             (_, _) => fused!(half::bf16, 1),
         }
@@ -275,9 +253,9 @@ impl Kernels {
         let band = work.shape().band;
         let Arrays { state, at_hand, .. } = work.arrays::<T>();
         macro_rules! solve {
-            ($BAND:literal) => {{
+            ($BAND:expr) => {{
                 let wanted = finished.start;
-                let solve = &mut self::solve::<T, $BAND, false, FINISH>(
+                let solve = &mut self::solve::<T, { $BAND }, false, FINISH>(
                     at_hand, band, wanted, gamma, outcome,
                 );
                 self.call((solve, 0..finished.end, &*state))
@@ -286,7 +264,7 @@ impl Kernels {
         match band {
             0 => solve!(0),
             1 => solve!(1),
-            _ => solve!(4),
+            _ => solve!(COMMON_BAND),
         }
     }
 
@@ -316,7 +294,9 @@ impl Kernels {
             (0, _) if const { is_single::<T>() } && self.is_fast() => solve!(0, false),
             (1, false) if const { is_single::<T>() } && self.is_fast() => solve!(1, false),
             (1, true) if const { is_single::<T>() } && self.is_fast() => solve!(1, true),
-            (4, false) if const { is_single::<T>() } && self.is_fast() => solve!(4, false),
+            (COMMON_BAND, false) if const { is_single::<T>() } && self.is_fast() => {
+                solve!(COMMON_BAND, false)
+            }
             (_, false) => solve!(MAX_BAND, false),
             (_, true) => solve!(MAX_BAND, true),
         }
@@ -326,6 +306,17 @@ impl Kernels {
 /// Whether it is float32: for float64, nobody looks for speed.
 pub(crate) const fn is_single<T>() -> bool {
     size_of::<T>() == size_of::<f32>()
+}
+
+/// Whether there is a loop that updates and solves, if chains do not end and the
+/// instruction set is a fast one.
+fn has_update(band: usize, access: &Access<'_>, rule: &Rule, then: Directions) -> bool {
+    let is_narrow = band <= 1 || band == COMMON_BAND && access.state_dtype() == Dtype::F32;
+    let is_common = match then {
+        Directions::Measured => rule.take_in.is_adam(),
+        Directions::Applied => rule.take_in.is_plain(),
+    };
+    is_narrow && is_common
 }
 
 /// Whether there is a loop for what becomes of directions.

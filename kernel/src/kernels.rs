@@ -1,15 +1,12 @@
 //! The kernels, as the rest of the library calls them: each finds the loop for the
 //! types of the buffers.
 
-use arrayvec::ArrayVec;
-use bytemuck::Zeroable;
-
 use crate::access::{Access, Run, TargetRun};
 use crate::apply::{Deliver, Write};
 use crate::directions::{is_single, update};
 use crate::element::{with_element, with_state, Stored};
 use crate::norms::{GradientSquares, LargestL1};
-use crate::runs::{later, padded, padded_mut};
+use crate::runs::{later, padded, padded_mut, with_padded};
 use crate::simd::{Kernel, Scalar, LANES};
 use crate::update::{Read, Scale};
 use crate::workspace::Arrays;
@@ -171,19 +168,9 @@ impl Kernels {
                 let planes = &mut planes;
                 return self.update_whole::<T, E>(work, access, rule, incoming, planes, reference);
             }
-            // A part of a vector is padded with zeros in a copy.
-            let mut vectors = [[E::zeroed(); LANES]; MAX_PLANES];
-            let mut padded = ArrayVec::<_, MAX_PLANES>::new();
-            for (vector, plane) in vectors.iter_mut().zip(&planes) {
-                let vector = bytemuck::bytes_of_mut(vector);
-                vector[..len].copy_from_slice(plane);
-                padded.push(vector);
-            }
-            self.update_whole::<T, E>(work, access, rule, incoming, &mut padded, reference);
-            drop(padded);
-            for (vector, plane) in vectors.iter().zip(planes) {
-                plane.copy_from_slice(&bytemuck::bytes_of(vector)[..len]);
-            }
+            with_padded::<MAX_PLANES>(&mut planes, size_of::<E>(), |planes| {
+                self.update_whole::<T, E>(work, access, rule, incoming, planes, reference);
+            });
         }))
     }
 

@@ -47,6 +47,7 @@ pub use dtype::{bf16, f16, Dtype, Element, Elements, ElementsMut};
 pub use float_mode::FloatMode;
 pub use isa::{fence, Isa};
 pub use kernels::Kernels;
+pub use lines::parts_of_line;
 pub use noise::Stochastic;
 pub use norms::Squares;
 pub use runs::{Directions, Gradient, Incoming, Lines, Norms, Rule, Wanted};

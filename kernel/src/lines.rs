@@ -1,10 +1,10 @@
 //! Lines of chains that run across memory.
 
-use arrayvec::ArrayVec;
+use std::ops::Range;
 
 use crate::access::Run;
 use crate::directions::COMMON_BAND;
-use crate::runs::slice_mut;
+use crate::runs::{slice_mut, with_padded};
 use crate::simd::LANES;
 use crate::solve::{Outcome, APPLY, MEASURE};
 use crate::workspace::New;
@@ -50,17 +50,11 @@ impl Kernels {
             return;
         }
         for row in lines.rows.clone() {
-            let mut next = 0;
-            while next < width {
-                let (at, left) = (next, width - next);
-                // Whole vectors, and what is left of them by itself.
-                let whole = (left - left % LANES).min(CHUNK);
-                let len = if whole > 0 { whole } else { left };
-                next += len;
-                work.across(row as isize, at);
-                let col = lines.cols.start + at;
-                let run = Run { row, col, len };
-                self.part(work, access, rule, lines, run, kept(row, at), then, norms);
+            for part in parts_of_line(width) {
+                work.across(row as isize, part.start);
+                let (col, len) = (lines.cols.start + part.start, part.len());
+                let (run, kept) = (Run { row, col, len }, kept(row, part.start));
+                self.part(work, access, rule, lines, run, kept, then, norms);
             }
             self.end_line(work);
         }
@@ -111,7 +105,7 @@ impl Kernels {
             run: target,
             kept,
         };
-        self.solve_left(work, access, rule, incoming, &wanted, then, norms)
+        self.solve(work, access, rule, incoming, &wanted, then, norms)
     }
 
     /// The rest of a line, less than a vector, in a common kind of step: padded with
@@ -129,14 +123,6 @@ impl Kernels {
         // planes and targets are different buffers.
         // SAFETY: as said.
         let mut planes = unsafe { access.planes(run) };
-        let mut vectors = [[0f32; LANES]; COMMON_BAND + 2];
-        let mut padded = ArrayVec::<_, { COMMON_BAND + 2 }>::new();
-        for (vector, plane) in vectors.iter_mut().zip(&planes) {
-            let vector = bytemuck::bytes_of_mut(vector);
-            vector[..plane.len()].copy_from_slice(plane);
-            let size = LANES * access.state_dtype().size();
-            padded.push(&mut vector[..size]);
-        }
         let (band, scale) = (work.shape().band, rule.scale as f32);
         let New { gradient, at, .. } = work.arrays::<f32>().new;
         let gradients = gradient.chunks_mut(at.gradient_step).take(band + 1);
@@ -152,21 +138,24 @@ impl Kernels {
             gradient: Gradient::InChunk,
             ends: false,
         };
-        let (outcome, reference) = (Outcome::none(&mut norms.direction.0), &mut norms.reference);
-        match then {
+        let Norms {
+            direction,
+            reference,
+        } = norms;
+        let outcome = Outcome::none(&mut direction.0);
+        let size = access.state_dtype().size();
+        with_padded::<{ COMMON_BAND + 2 }>(&mut planes, size, |planes| match then {
             Directions::Measured => {
                 // SAFETY: as said.
                 let kept = unsafe { access.kept(kept, run.len) };
-                let outcome = Outcome {
-                    keep: kept.map_or(&mut [], slice_mut::<f32>),
-                    ..outcome
-                };
+                let keep = kept.map_or(&mut [][..], slice_mut::<f32>);
+                let outcome = Outcome { keep, ..outcome };
                 self.fused::<f32, MEASURE>(
                     work,
                     access,
                     rule,
                     &incoming,
-                    &mut padded,
+                    planes,
                     0..1,
                     outcome,
                     reference,
@@ -175,28 +164,21 @@ impl Kernels {
             Directions::Applied => {
                 // SAFETY: as said.
                 let target = unsafe { access.target(target) };
-                let mut params = [[0f32; LANES]];
-                let bytes = bytemuck::bytes_of_mut(&mut params);
-                bytes[..target.to.len()].copy_from_slice(target.to);
-                let outcome = outcome.applied(&mut params, rule.apply);
-                self.fused::<f32, APPLY>(
-                    work,
-                    access,
-                    rule,
-                    &incoming,
-                    &mut padded,
-                    0..1,
-                    outcome,
-                    reference,
-                );
-                let bytes = bytemuck::bytes_of(&params);
-                target.to.copy_from_slice(&bytes[..target.to.len()]);
+                with_padded::<1>(&mut [target.to], size_of::<f32>(), |params| {
+                    let outcome = outcome.applied(slice_mut::<f32>(params[0]), rule.apply);
+                    self.fused::<f32, APPLY>(
+                        work,
+                        access,
+                        rule,
+                        &incoming,
+                        planes,
+                        0..1,
+                        outcome,
+                        reference,
+                    );
+                });
             }
-        }
-        drop(padded);
-        for (vector, plane) in vectors.iter().zip(&mut planes) {
-            plane.copy_from_slice(&bytemuck::bytes_of(vector)[..plane.len()]);
-        }
+        });
     }
 
     /// Ends a line, where chains run across memory.
@@ -230,4 +212,17 @@ impl Kernels {
         }
         Gradient::InChunk
     }
+}
+
+/// The parts of a line that is so wide: whole vectors, up to a chunk at a time, and what
+/// is left of them by itself.
+pub fn parts_of_line(width: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut next = 0;
+    std::iter::from_fn(move || {
+        let left = width - next;
+        let whole = (left - left % LANES).min(CHUNK);
+        let part = next..next + if whole > 0 { whole } else { left };
+        next = part.end;
+        (!part.is_empty()).then_some(part)
+    })
 }

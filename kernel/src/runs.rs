@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use arrayvec::ArrayVec;
+
 use crate::access::{Run, TargetRun};
 use crate::element::Stored;
 use crate::noise::Noise;
@@ -156,5 +158,26 @@ pub(crate) fn padded_mut<E: Stored>(
         vectors[0][..rest.len()].copy_from_slice(rest);
         visit(whole.len(), &mut vectors);
         rest.copy_from_slice(&vectors[0][..rest.len()]);
+    }
+}
+
+/// Does something with up to `N` runs that are parts of vectors, of elements of this
+/// size: they are whole in a copy, padded with zeros.
+pub(crate) fn with_padded<const N: usize>(
+    runs: &mut [&mut [u8]],
+    size: usize,
+    body: impl FnOnce(&mut [&mut [u8]]),
+) {
+    // Aligned for all types, and room for each.
+    let mut vectors = [[0f64; LANES]; N];
+    let mut padded = ArrayVec::<_, N>::new();
+    for (vector, run) in vectors.iter_mut().zip(&*runs) {
+        let vector = &mut bytemuck::bytes_of_mut(vector)[..size * LANES];
+        vector[..run.len()].copy_from_slice(run);
+        padded.push(vector);
+    }
+    body(&mut padded);
+    for (run, vector) in runs.iter_mut().zip(padded) {
+        run.copy_from_slice(&vector[..run.len()]);
     }
 }

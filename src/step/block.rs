@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use sonew_kernel::{
-    Access, Coordinates, Denominator, Directions, Gradient, Incoming, Kernels, Lines, Norms, Rect,
-    Rule, Run, Shape, Squares, Wanted, Workspace, CHUNK, LANES,
+    parts_of_line, Access, Coordinates, Denominator, Directions, Gradient, Incoming, Kernels,
+    Lines, Norms, Rect, Rule, Run, Shape, Squares, Wanted, Workspace, CHUNK, LANES,
 };
 
 use crate::layout::{Grid, DIAGONAL};
@@ -266,13 +266,8 @@ impl Pass<'_, '_> {
                 continue;
             }
             next_row += 1;
-            let mut next = 0;
-            while next < cols.len() {
-                let (at, left) = (next, cols.len() - next);
-                // Whole vectors, and what is left of them by itself.
-                let whole = left - left % LANES;
-                let count = if whole > 0 { whole.min(CHUNK) } else { left };
-                next += count;
+            for part in parts_of_line(cols.len()) {
+                let (at, count) = (part.start, part.len());
                 let col = cols.start + at;
                 self.work.across(row, at);
                 let intake = match taking.contains(&row) {
@@ -505,8 +500,11 @@ impl Pass<'_, '_> {
             kept,
         };
         let (taking, norms) = (taking.as_ref(), &mut self.norms);
-        job.kernels
-            .solve(work, access, &job.rule, taking, &wanted, then, norms);
+        let kernels = &job.kernels;
+        let left = kernels.solve(work, access, &job.rule, taking, &wanted, then, norms);
+        if job.grid.line().is_none() {
+            kernels.advance(work, left);
+        }
     }
 
     /// The largest l1 of the coordinates whose directions the block has.
