@@ -10,16 +10,13 @@ use crate::noise::Noise;
 use crate::norms::AddSquares;
 use crate::runs::slice_mut;
 use crate::simd::{Scalar, LANES};
-use crate::solve::{Outcome, Solve, UpdateAndSolve, Window, APPLY, MEASURE, STORE};
+use crate::solve::{Outcome, Solve, UpdateAndSolve, ANY_BAND, APPLY, COMMON_BAND, MEASURE, STORE};
 use crate::update::{Chunk, Update};
 use crate::workspace::{Arrays, AtHand, New};
 use crate::{
     Access, Apply, Directions, Dtype, Gradient, Incoming, Kernels, Norms, Rule, Squares, Wanted,
-    Workspace, CHUNK, MAX_BAND,
+    Workspace, CHUNK,
 };
-
-/// The widest band with loops of its own.
-pub(crate) const COMMON_BAND: usize = 4;
 
 impl Kernels {
     /// The directions of coordinates at hand, and what becomes of them, after the
@@ -297,8 +294,8 @@ impl Kernels {
             (COMMON_BAND, false) if const { is_single::<T>() } && self.is_fast() => {
                 solve!(COMMON_BAND, false)
             }
-            (_, false) => solve!(MAX_BAND, false),
-            (_, true) => solve!(MAX_BAND, true),
+            (_, false) => solve!(ANY_BAND, false),
+            (_, true) => solve!(ANY_BAND, true),
         }
     }
 }
@@ -382,15 +379,14 @@ fn solve<'a, T: Scalar, const BAND: usize, const ENDS: bool, const FINISH: u8>(
         outcome.to = at_hand.direction.as_chunks_mut().0;
     }
     Solve {
-        window: Window {
-            plane: at_hand.plane,
-            neighbours: &at_hand.at.after,
-        },
+        plane: at_hand.plane,
+        after: &at_hand.at.after,
         band,
         gamma,
         reach: at_hand.reach.as_chunks().0,
         solved: at_hand.solved,
         before: &at_hand.at.before,
+        factors: at_hand.factors,
         lag: at_hand.lag,
         wanted,
         outcome,

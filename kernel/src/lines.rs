@@ -3,10 +3,9 @@
 use std::ops::Range;
 
 use crate::access::Run;
-use crate::directions::COMMON_BAND;
 use crate::runs::{slice_mut, with_padded};
 use crate::simd::LANES;
-use crate::solve::{Outcome, APPLY, MEASURE};
+use crate::solve::{Outcome, APPLY, COMMON_BAND, MEASURE};
 use crate::workspace::New;
 use crate::{
     Access, Directions, Gradient, Incoming, Kernels, Lines, Norms, Rule, Wanted, Workspace, CHUNK,

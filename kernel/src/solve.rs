@@ -12,15 +12,7 @@ use super::simd::{Kernel, Scalar, Vector, LANES};
 use super::update::Update;
 use crate::{Apply, MAX_BAND};
 
-/// Planes of a chunk's neighbourhood, seen from several neighbours.
-pub(crate) struct Window<'a> {
-    /// Elements of a plane.
-    pub(crate) plane: usize,
-    /// Where the `k`-th neighbours start in a plane.
-    pub(crate) neighbours: &'a [usize; MAX_BAND + 1],
-}
-
-/// Planes of the state's window.
+/// Planes of the state.
 const MOMENTUM: usize = 0;
 const DIAGONAL: usize = 1;
 /// Sub-diagonal `k`, from 1.
@@ -35,12 +27,15 @@ const fn sub_diagonal(k: usize) -> usize {
 /// `j+1` upward (`L_w D_w L_w^T`, no pivoting), one coordinate per lane. Then,
 /// where all before are solved, `u_j = w_j - sum_k psi_j-k,k w_j-k`.
 ///
-/// `BAND` is the band, or [`MAX_BAND`] for any; `ENDS` says that chains may end
+/// `BAND` is the band, or [`ANY_BAND`]; `ENDS` says that chains may end
 /// among the coordinates, which `reach` tells; `FINISH` is what becomes of the
 /// directions.
 pub(crate) struct Solve<'a, T, const BAND: usize, const ENDS: bool, const FINISH: u8> {
-    /// Where neighbours are in the planes of the state.
-    pub(crate) window: Window<'a>,
+    /// Elements of a plane.
+    pub(crate) plane: usize,
+    /// Where the coordinates at hand are in the planes of the state, and where the
+    /// `k`-th after them are.
+    pub(crate) after: &'a [usize; MAX_BAND + 1],
     pub(crate) band: usize,
     pub(crate) gamma: f64,
     pub(crate) reach: &'a [[T; LANES]],
@@ -49,6 +44,8 @@ pub(crate) struct Solve<'a, T, const BAND: usize, const ENDS: bool, const FINISH
     /// Where the coordinates at hand are in these, and where the `k`-th before
     /// them are.
     pub(crate) before: &'a [usize; MAX_BAND + 1],
+    /// Room for the factors of a vector, if their number is not known.
+    pub(crate) factors: &'a mut [T],
     /// By how many elements directions lag behind in the chunk.
     pub(crate) lag: usize,
     /// The vector from which on directions are wanted.
@@ -112,38 +109,78 @@ pub(crate) const APPLY: u8 = 2;
 /// memory; enough that what was stored can be loaded again.
 const VECTORS: usize = 16;
 
+/// The widest band with loops of its own.
+pub(crate) const COMMON_BAND: usize = 4;
+
+/// Stands for a band that is known only when it runs.
+pub(crate) const ANY_BAND: usize = COMMON_BAND + 1;
+
+/// Vectors of the factors of a window of this band.
+pub(crate) const fn factors(band: usize) -> usize {
+    (2 * band + 1) * band
+}
+
 /// The factors of a window: `l` is the unit lower triangle, `c` is `l` times its
-/// column's pivot; and `psi`. Written before they are read, for every vector anew;
-/// made once.
-struct Factors<V, const BAND: usize> {
-    l: [[V; BAND]; BAND],
-    c: [[V; BAND]; BAND],
-    psi: [V; BAND],
+/// column's pivot; and `psi`, a table of one row. Written before they are read, for
+/// every vector anew; made once.
+struct Factors<V: Vector, const BAND: usize> {
+    l: Table<V, BAND>,
+    c: Table<V, BAND>,
+    psi: Table<V, BAND>,
+}
+
+/// Vectors in rows of `band`: in registers, as far as there are any, or for any band in
+/// memory, since stacks may be small.
+struct Table<V: Vector, const BAND: usize> {
+    known: [[V; BAND]; BAND],
+    any: *mut [V::Scalar; LANES],
+    band: usize,
+    isa: V::Isa,
+}
+
+impl<V: Vector, const BAND: usize> Table<V, BAND> {
+    /// # Safety
+    /// It lies in its memory.
+    #[inline(always)]
+    unsafe fn get(&self, row: usize, column: usize) -> V {
+        match BAND {
+            // SAFETY: the caller's promise.
+            ANY_BAND => V::load(self.isa, unsafe {
+                &*self.any.add(row * self.band + column)
+            }),
+            _ => self.known[row][column],
+        }
+    }
+
+    /// # Safety
+    /// It lies in its memory.
+    #[inline(always)]
+    unsafe fn set(&mut self, row: usize, column: usize, x: V) {
+        match BAND {
+            // SAFETY: the caller's promise.
+            ANY_BAND => x.store(unsafe { &mut *self.any.add(row * self.band + column) }),
+            _ => self.known[row][column] = x,
+        }
+    }
 }
 
 /// Directions under way: what the loops need, in registers as far as there are any.
 pub(crate) struct Solving<'r, V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8> {
     isa: V::Isa,
     band: usize,
-    /// The planes of the state, from the coordinates at hand and each of their
-    /// neighbours on.
-    momentum: *const [V::Scalar; LANES],
-    diagonal: *const [V::Scalar; LANES],
-    later_momentum: [*const [V::Scalar; LANES]; BAND],
-    later_diagonal: [*const [V::Scalar; LANES]; BAND],
-    /// Of each sub-diagonal, that of a coordinate and those that follow.
-    entries: [[*const [V::Scalar; LANES]; BAND]; BAND],
-    reach: &'r [[V::Scalar; LANES]],
-    /// `w` and each `psi` of the coordinates at hand, and of those before them.
-    w: *mut [V::Scalar; LANES],
-    psi: [*mut [V::Scalar; LANES]; BAND],
-    w_before: [*const [V::Scalar; LANES]; BAND],
-    psi_before: [*const [V::Scalar; LANES]; BAND],
-    /// Where planes of what is solved start, and elements of a plane.
+    /// Where the planes of the state and of what is solved start, and where neighbours
+    /// are in them.
+    state: *const V::Scalar,
     solved: *mut V::Scalar,
     plane: usize,
-    /// By how many vectors directions lag behind in the chunk.
+    after: [usize; MAX_BAND + 1],
+    before: [usize; MAX_BAND + 1],
+    factors: *mut [V::Scalar; LANES],
+    reach: &'r [[V::Scalar; LANES]],
+    /// By how many vectors directions lag behind in the chunk, and how many it has
+    /// advanced.
     lag: usize,
+    advanced: usize,
     wanted: usize,
     zero: V,
     one: V,
@@ -174,39 +211,26 @@ impl<T: Scalar, const BAND: usize, const ENDS: bool, const FINISH: u8>
         vectors: usize,
         state: *const [T],
     ) -> Solving<'r, V, BAND, ENDS, FINISH> {
-        let band = if BAND == MAX_BAND { self.band } else { BAND };
-        let (plane, first) = (self.window.plane, state.cast::<T>());
+        let band = if BAND == ANY_BAND { self.band } else { BAND };
+        let plane = self.plane;
         // All that is read and written lies in these planes.
         let inside = |at: &usize| at + vectors * LANES <= plane;
         assert!(state.len() >= (band + 2) * plane && self.solved.len() >= (band + 1) * plane);
-        assert!(self.window.neighbours[..=band].iter().all(inside));
+        assert!(self.after[..=band].iter().all(inside));
         assert!(self.before[..=band].iter().all(inside));
-        let solved = self.solved.as_mut_ptr();
-        let row = |p: usize, k: usize| -> *const [T; LANES] {
-            first
-                .wrapping_add(p * plane + self.window.neighbours[k])
-                .cast()
-        };
-        let solved = |p: usize, k: usize| -> *mut [T; LANES] {
-            solved.wrapping_add(p * plane + self.before[k]).cast()
-        };
-        let (none, none_mut) = (std::ptr::null(), std::ptr::null_mut());
-        let mut solving = Solving {
+        assert!(self.factors.len() >= factors(band) * LANES);
+        Solving {
             isa,
             band,
-            momentum: row(MOMENTUM, 0),
-            diagonal: row(DIAGONAL, 0),
-            later_momentum: [none; BAND],
-            later_diagonal: [none; BAND],
-            entries: [[none; BAND]; BAND],
-            reach: self.reach,
-            w: solved(0, 0),
-            psi: [none_mut; BAND],
-            w_before: [none; BAND],
-            psi_before: [none; BAND],
+            state: state.cast(),
             solved: self.solved.as_mut_ptr(),
             plane,
+            after: *self.after,
+            before: *self.before,
+            factors: self.factors.as_mut_ptr().cast(),
+            reach: self.reach,
             lag: self.lag / LANES,
+            advanced: 0,
             wanted: self.wanted,
             zero: V::number(isa, 0.0),
             one: V::number(isa, 1.0),
@@ -220,29 +244,40 @@ impl<T: Scalar, const BAND: usize, const ENDS: bool, const FINISH: u8>
             many: self.outcome.many,
             params: &mut *self.outcome.params,
             ahead: self.outcome.ahead,
-        };
-        for k in 0..band {
-            solving.later_momentum[k] = row(MOMENTUM, k + 1);
-            solving.later_diagonal[k] = row(DIAGONAL, k + 1);
-            for i in 0..band - k {
-                solving.entries[k][i] = row(sub_diagonal(k + 1), i);
-            }
-            solving.psi[k] = solved(k + 1, 0);
-            solving.w_before[k] = solved(0, k + 1);
-            solving.psi_before[k] = solved(k + 1, k + 1);
         }
-        solving
     }
 }
 
 impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
     Solving<'_, V, BAND, ENDS, FINISH>
 {
+    /// The band, as a constant where it is known.
     #[inline(always)]
-    fn load(&self, row: *const [V::Scalar; LANES], i: usize) -> V {
-        // SAFETY: rows have the vectors that `part` is asked for, which `start`
-        // looked after.
-        V::load(self.isa, unsafe { &*row.add(i) })
+    fn band(&self) -> usize {
+        if BAND == ANY_BAND {
+            self.band
+        } else {
+            BAND
+        }
+    }
+
+    /// The `i`-th vector of a plane of the state, from the `k`-th neighbours after those
+    /// at hand on.
+    ///
+    /// # Safety
+    /// It is one of those that [`Solve::start`] looked after.
+    #[inline(always)]
+    unsafe fn state(&self, plane: usize, k: usize, i: usize) -> V {
+        let at = plane * self.plane + self.after[k] + i * LANES;
+        // SAFETY: the caller's promise.
+        V::load(self.isa, unsafe { &*self.state.add(at).cast() })
+    }
+
+    /// The same of what is solved, for the `k`-th neighbours before.
+    #[inline(always)]
+    fn solved(&self, plane: usize, k: usize, i: usize) -> *mut [V::Scalar; LANES] {
+        let at = plane * self.plane + self.before[k] + i * LANES;
+        self.solved.wrapping_add(at).cast()
     }
 
     /// Solves for some vectors, and finishes them.
@@ -251,14 +286,24 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
     /// They are among those that it was started for, since it advanced.
     #[inline(always)]
     unsafe fn part(&mut self, vectors: Range<usize>) {
-        let row = [self.zero; BAND];
-        let (l, c) = ([row; BAND], [row; BAND]);
-        let mut factors = Factors { l, c, psi: row };
+        let (isa, band) = (self.isa, self.band());
+        let table = |first: usize| Table {
+            known: [[self.zero; BAND]; BAND],
+            any: self.factors.wrapping_add(first),
+            band,
+            isa,
+        };
+        let mut factors = Factors {
+            psi: table(0),
+            l: table(band),
+            c: table(band + band * band),
+        };
         let mut first = vectors.start;
         while first < vectors.end {
             let end = vectors.end.min(first + VECTORS);
             for i in first..end {
-                self.solve(i, &mut factors);
+                // SAFETY: the caller's promise.
+                unsafe { self.solve(i - self.advanced, &mut factors) };
             }
             // Without neighbours, directions have been finished.
             let finished = if BAND == 0 {
@@ -267,11 +312,13 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
                 first.max(self.wanted)
             };
             for i in finished..end {
-                let mut u = self.load(self.w, i);
-                let band = if BAND == MAX_BAND { self.band } else { BAND };
-                for k in 0..band {
-                    let psi = self.load(self.psi_before[k], i);
-                    u = psi.neg_mul_add(self.load(self.w_before[k], i), u);
+                let at = i - self.advanced;
+                // SAFETY: the caller's promise.
+                let load = |row: *mut [V::Scalar; LANES]| V::load(isa, unsafe { &*row });
+                let mut u = load(self.solved(0, 0, at));
+                for k in 1..=band {
+                    let (psi, w) = (self.solved(k, k, at), self.solved(0, k, at));
+                    u = load(psi).neg_mul_add(load(w), u);
                 }
                 self.finish(i - self.wanted, u);
             }
@@ -280,20 +327,39 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
     }
 
     /// `psi`, the Schur complement and `D L^T m` of a vector of coordinates.
+    ///
+    /// # Safety
+    /// As for [`Solving::state`].
     #[inline(always)]
-    fn solve(&mut self, i: usize, factors: &mut Factors<V, BAND>) {
-        let band = if BAND == MAX_BAND { self.band } else { BAND };
-        let (isa, zero, one, gamma) = (self.isa, self.zero, self.one, self.gamma);
+    unsafe fn solve(&mut self, i: usize, factors: &mut Factors<V, BAND>) {
+        let (isa, band) = (self.isa, self.band());
+        let (zero, one, gamma) = (self.zero, self.one, self.gamma);
         let Factors { l, c, psi } = factors;
         let reach = match ENDS {
             true => V::load(isa, &self.reach[i]),
             false => zero,
         };
+        // SAFETY: the caller's promise, here and below; tables have `band` rows.
+        macro_rules! load {
+            ($plane:expr, $k:expr) => {
+                unsafe { self.state($plane, $k, i) }
+            };
+        }
+        macro_rules! get {
+            ($table:ident, $row:expr, $column:expr) => {
+                unsafe { $table.get($row, $column) }
+            };
+        }
+        macro_rules! set {
+            ($table:ident, $row:expr, $column:expr, $x:expr) => {
+                unsafe { $table.set($row, $column, $x) }
+            };
+        }
         // An entry of the window. Where the chain has ended before the needed
         // coordinate after j, it is as of one that does not exist.
         macro_rules! entry {
-            ($row:expr, $needed:expr, $fill:expr) => {{
-                let entry = self.load($row, i);
+            ($plane:expr, $k:expr, $needed:expr, $fill:expr) => {{
+                let entry = load!($plane, $k);
                 match ENDS {
                     true => {
                         let needed = V::number(isa, $needed as f64);
@@ -303,7 +369,7 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
                 }
             }};
         }
-        let diagonal = self.load(self.diagonal, i);
+        let diagonal = load!(DIAGONAL, 0);
         let mut schur = diagonal;
         let mut keep = zero.lt(one);
         // Row q of the elimination: its pivot, the column below it, and what of
@@ -311,12 +377,12 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
         macro_rules! eliminate {
             ($q:expr) => {{
                 let q = $q;
-                let entry = entry!(self.later_diagonal[q], q + 1, one);
+                let entry = entry!(DIAGONAL, q + 1, q + 1, one);
                 let mut pivot = entry;
-                let mut z = entry!(self.entries[q][0], q + 1, zero);
+                let mut z = entry!(sub_diagonal(q + 1), 0, q + 1, zero);
                 for t in 0..q {
-                    pivot = l[q][t].neg_mul_add(c[q][t], pivot);
-                    z = c[q][t].neg_mul_add(psi[t], z);
+                    pivot = get!(l, q, t).neg_mul_add(get!(c, q, t), pivot);
+                    z = get!(c, q, t).neg_mul_add(get!(psi, 0, t), z);
                 }
                 keep = match band {
                     // The pivot is the entry itself, and gamma below 1; should it
@@ -324,31 +390,31 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
                     1 => zero.lt(pivot),
                     _ => V::and(keep, (gamma * entry).lt(pivot)),
                 };
-                if q + 1 == band {
-                    psi[q] = z / pivot;
+                let solution = if q + 1 == band {
+                    z / pivot
                 } else {
                     let inverse = one / pivot;
                     for r in q + 1..band {
-                        let mut x = entry!(self.entries[r - q - 1][q + 1], r + 1, zero);
+                        let mut x = entry!(sub_diagonal(r - q), q + 1, r + 1, zero);
                         for t in 0..q {
-                            x = l[r][t].neg_mul_add(c[q][t], x);
+                            x = get!(l, r, t).neg_mul_add(get!(c, q, t), x);
                         }
-                        c[r][q] = x;
-                        l[r][q] = x * inverse;
+                        set!(c, r, q, x);
+                        set!(l, r, q, x * inverse);
                     }
-                    psi[q] = z * inverse;
-                }
-                schur = psi[q].neg_mul_add(z, schur);
+                    z * inverse
+                };
+                set!(psi, 0, q, solution);
+                schur = solution.neg_mul_add(z, schur);
             }};
         }
         // Rows of a known number are told apart when compiled, which keeps the
         // factors in registers.
-        if BAND == MAX_BAND {
+        if BAND == ANY_BAND {
             for q in 0..band {
                 eliminate!(q);
             }
         } else {
-            const { assert!(BAND == MAX_BAND || BAND <= 4) };
             if BAND > 0 {
                 eliminate!(0);
             }
@@ -363,27 +429,29 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
             }
         }
         for q in (0..band).rev() {
+            let mut solution = get!(psi, 0, q);
             for r in q + 1..band {
-                psi[q] = l[r][q].neg_mul_add(psi[r], psi[q]);
+                solution = get!(l, r, q).neg_mul_add(get!(psi, 0, r), solution);
             }
+            set!(psi, 0, q, solution);
         }
         let keep = V::and(keep, (gamma * diagonal).lt(schur));
         let schur = V::select(keep, schur, diagonal);
-        let mut m = self.load(self.momentum, i);
+        let mut m = load!(MOMENTUM, 0);
         for q in 0..band {
-            let psi = psi[q].only(keep);
-            m = psi.neg_mul_add(self.load(self.later_momentum[q], i), m);
-            // SAFETY: as for `load`.
-            psi.store(unsafe { &mut *self.psi[q].add(i) });
+            let psi = get!(psi, 0, q).only(keep);
+            m = psi.neg_mul_add(load!(MOMENTUM, q + 1), m);
+            // SAFETY: the caller's promise.
+            psi.store(unsafe { &mut *self.solved(q + 1, 0, i) });
         }
         let usable = V::and(zero.lt(diagonal), diagonal.lt(self.infinity));
         let w = (m / schur).only(usable);
         if BAND == 0 {
             // Without neighbours, that is the direction.
-            self.finish(i - self.wanted, w);
+            self.finish(i + self.advanced - self.wanted, w);
         } else {
-            // SAFETY: as for `load`.
-            w.store(unsafe { &mut *self.w.add(i) });
+            // SAFETY: the caller's promise.
+            w.store(unsafe { &mut *self.solved(0, 0, i) });
         }
     }
 
@@ -420,9 +488,8 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
     /// to become the history.
     #[inline(always)]
     unsafe fn advance(&mut self, state: *mut [V::Scalar], count: usize) {
-        let band = if BAND == MAX_BAND { self.band } else { BAND };
-        let of_state = (state.cast::<V::Scalar>(), 2 + band);
-        for (first, planes) in [of_state, (self.solved, 1 + band)] {
+        let of_state = (state.cast::<V::Scalar>(), 2 + self.band());
+        for (first, planes) in [of_state, (self.solved, 1 + self.band())] {
             for p in 0..planes {
                 let plane = first
                     .wrapping_add(p * self.plane)
@@ -433,18 +500,7 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
                 }
             }
         }
-        let earlier = |row: &mut *const [V::Scalar; LANES]| *row = row.wrapping_sub(count);
-        earlier(&mut self.momentum);
-        earlier(&mut self.diagonal);
-        self.w = self.w.wrapping_sub(count);
-        for k in 0..band {
-            earlier(&mut self.later_momentum[k]);
-            earlier(&mut self.later_diagonal[k]);
-            self.entries[k].iter_mut().for_each(earlier);
-            earlier(&mut self.w_before[k]);
-            earlier(&mut self.psi_before[k]);
-            self.psi[k] = self.psi[k].wrapping_sub(count);
-        }
+        self.advanced += count;
     }
 
     /// The sums of squares.
@@ -459,7 +515,7 @@ impl<T: Scalar, const BAND: usize, const ENDS: bool, const FINISH: u8> Kernel<T>
 {
     type Output = ();
     /// Only the loop for any band, and any kind of step.
-    const FOR_SPEED: bool = BAND != MAX_BAND || FINISH != STORE;
+    const FOR_SPEED: bool = BAND != ANY_BAND || FINISH != STORE;
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {

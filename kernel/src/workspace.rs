@@ -20,6 +20,7 @@
 //! bit of their neighbours.
 
 use super::simd::{Scalar, LANES};
+use super::solve::factors;
 use crate::MAX_BAND;
 
 /// The most coordinates of a chunk.
@@ -102,9 +103,14 @@ impl Shape {
         }
     }
 
+    /// Elements of the factors of a vector of windows.
+    fn factors(&self) -> usize {
+        factors(self.band) * LANES
+    }
+
     fn elements(&self) -> usize {
         let (state, solved) = self.planes();
-        ARRAYS * ARRAY + state + solved + self.gradient()
+        ARRAYS * ARRAY + state + solved + self.gradient() + self.factors()
     }
 }
 
@@ -168,6 +174,8 @@ pub(crate) struct AtHand<'a, T> {
     pub(crate) at: &'a At,
     /// Planes of `D L^T m`, and of each `psi`.
     pub(crate) solved: &'a mut [T],
+    /// The factors of a vector of windows, for a band without a loop of its own.
+    pub(crate) factors: &'a mut [T],
     /// How many coordinates of their chain follow, where chains end.
     pub(crate) reach: &'a mut [T; ARRAY],
     pub(crate) direction: &'a mut [T; ARRAY],
@@ -352,7 +360,8 @@ impl Workspace {
         let all: &mut [T] = bytemuck::cast_slice_mut(&mut self.memory);
         let (scratch, all) = all.split_at_mut(ARRAYS * ARRAY);
         let (state, all) = all.split_at_mut(self.planes.0);
-        let (solved, gradient) = all.split_at_mut(self.planes.1);
+        let (solved, all) = all.split_at_mut(self.planes.1);
+        let (factors, gradient) = all.split_at_mut(self.shape.factors());
         let [new, at_hand, direction, normalized, rms] = scratch.as_chunks_mut().0 else {
             unreachable!("so many arrays were split off");
         };
@@ -372,6 +381,7 @@ impl Workspace {
                 plane,
                 at,
                 solved,
+                factors,
                 reach: at_hand,
                 direction,
                 lag,
