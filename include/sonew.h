@@ -727,6 +727,9 @@ sonew_status sonew_step_options_init(sonew_step_options *step, size_t size);
  * is one tensor, passed once with the sum of its gradients. All tensors must be
  * float: dtype and grad_dtype SONEW_F32. For others there is sonew_step_any().
  *
+ * A step takes at most 16 KiB of the calling thread's stack, as every other way to
+ * take one does.
+ *
  * Errors: SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
  * SONEW_UNKNOWN_VALUE, SONEW_OUT_OF_RANGE, SONEW_TENSOR_COUNT,
  * SONEW_WRONG_DTYPE, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP,

@@ -4,6 +4,7 @@
 // Numbers of rows and neighbours say more than iterators over them.
 #![allow(clippy::needless_range_loop)]
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::element::Stored;
@@ -120,46 +121,56 @@ pub(crate) const fn factors(band: usize) -> usize {
     (2 * band + 1) * band
 }
 
-/// The factors of a window: `l` is the unit lower triangle, `c` is `l` times its
-/// column's pivot; and `psi`, a table of one row. Written before they are read, for
-/// every vector anew; made once.
-struct Factors<V: Vector, const BAND: usize> {
-    l: Table<V, BAND>,
-    c: Table<V, BAND>,
-    psi: Table<V, BAND>,
-}
-
-/// Vectors in rows of `band`: in registers, as far as there are any, or for any band in
-/// memory, since stacks may be small.
-struct Table<V: Vector, const BAND: usize> {
-    known: [[V; BAND]; BAND],
+/// The factors of a window, tables of `band` rows: the unit lower triangle, the same
+/// times its columns' pivots, and `psi` in one row. They are in registers, as far as there
+/// are any, or for any band in memory, since stacks may be small. Written before they are
+/// read, for every vector anew.
+struct Factors<'k, V: Vector, const BAND: usize> {
+    known: &'k mut MaybeUninit<[[[V; BAND]; BAND]; 3]>,
     any: *mut [V::Scalar; LANES],
     band: usize,
     isa: V::Isa,
 }
 
-impl<V: Vector, const BAND: usize> Table<V, BAND> {
-    /// # Safety
-    /// It lies in its memory.
+const PSI: usize = 0;
+const LOWER: usize = 1;
+const TIMES_PIVOT: usize = 2;
+
+impl<V: Vector, const BAND: usize> Factors<'_, V, BAND> {
+    /// Tables follow one another in memory, that of one row first.
     #[inline(always)]
-    unsafe fn get(&self, row: usize, column: usize) -> V {
-        match BAND {
-            // SAFETY: the caller's promise.
-            ANY_BAND => V::load(self.isa, unsafe {
-                &*self.any.add(row * self.band + column)
-            }),
-            _ => self.known[row][column],
+    fn at(&self, table: usize, row: usize, column: usize) -> *mut [V::Scalar; LANES] {
+        let rows = if table == PSI {
+            0
+        } else {
+            1 + (table - 1) * self.band
+        };
+        self.any.wrapping_add((rows + row) * self.band + column)
+    }
+
+    /// # Safety
+    /// It has been set; row and column are below the band.
+    #[inline(always)]
+    unsafe fn get(&self, table: usize, row: usize, column: usize) -> V {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match BAND {
+                ANY_BAND => V::load(self.isa, &*self.at(table, row, column)),
+                _ => (*self.known.as_ptr())[table][row][column],
+            }
         }
     }
 
     /// # Safety
-    /// It lies in its memory.
+    /// Row and column are below the band.
     #[inline(always)]
-    unsafe fn set(&mut self, row: usize, column: usize, x: V) {
-        match BAND {
-            // SAFETY: the caller's promise.
-            ANY_BAND => x.store(unsafe { &mut *self.any.add(row * self.band + column) }),
-            _ => self.known[row][column] = x,
+    unsafe fn set(&mut self, table: usize, row: usize, column: usize, x: V) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match BAND {
+                ANY_BAND => x.store(&mut *self.at(table, row, column)),
+                _ => (*self.known.as_mut_ptr())[table][row][column] = x,
+            }
         }
     }
 }
@@ -287,16 +298,11 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
     #[inline(always)]
     unsafe fn part(&mut self, vectors: Range<usize>) {
         let (isa, band) = (self.isa, self.band());
-        let table = |first: usize| Table {
-            known: [[self.zero; BAND]; BAND],
-            any: self.factors.wrapping_add(first),
+        let mut factors = Factors {
+            known: &mut MaybeUninit::uninit(),
+            any: self.factors,
             band,
             isa,
-        };
-        let mut factors = Factors {
-            psi: table(0),
-            l: table(band),
-            c: table(band + band * band),
         };
         let mut first = vectors.start;
         while first < vectors.end {
@@ -334,7 +340,6 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
     unsafe fn solve(&mut self, i: usize, factors: &mut Factors<V, BAND>) {
         let (isa, band) = (self.isa, self.band());
         let (zero, one, gamma) = (self.zero, self.one, self.gamma);
-        let Factors { l, c, psi } = factors;
         let reach = match ENDS {
             true => V::load(isa, &self.reach[i]),
             false => zero,
@@ -347,12 +352,12 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
         }
         macro_rules! get {
             ($table:ident, $row:expr, $column:expr) => {
-                unsafe { $table.get($row, $column) }
+                unsafe { factors.get($table, $row, $column) }
             };
         }
         macro_rules! set {
             ($table:ident, $row:expr, $column:expr, $x:expr) => {
-                unsafe { $table.set($row, $column, $x) }
+                unsafe { factors.set($table, $row, $column, $x) }
             };
         }
         // An entry of the window. Where the chain has ended before the needed
@@ -381,8 +386,8 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
                 let mut pivot = entry;
                 let mut z = entry!(sub_diagonal(q + 1), 0, q + 1, zero);
                 for t in 0..q {
-                    pivot = get!(l, q, t).neg_mul_add(get!(c, q, t), pivot);
-                    z = get!(c, q, t).neg_mul_add(get!(psi, 0, t), z);
+                    pivot = get!(LOWER, q, t).neg_mul_add(get!(TIMES_PIVOT, q, t), pivot);
+                    z = get!(TIMES_PIVOT, q, t).neg_mul_add(get!(PSI, 0, t), z);
                 }
                 keep = match band {
                     // The pivot is the entry itself, and gamma below 1; should it
@@ -397,14 +402,14 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
                     for r in q + 1..band {
                         let mut x = entry!(sub_diagonal(r - q), q + 1, r + 1, zero);
                         for t in 0..q {
-                            x = get!(l, r, t).neg_mul_add(get!(c, q, t), x);
+                            x = get!(LOWER, r, t).neg_mul_add(get!(TIMES_PIVOT, q, t), x);
                         }
-                        set!(c, r, q, x);
-                        set!(l, r, q, x * inverse);
+                        set!(TIMES_PIVOT, r, q, x);
+                        set!(LOWER, r, q, x * inverse);
                     }
                     z * inverse
                 };
-                set!(psi, 0, q, solution);
+                set!(PSI, 0, q, solution);
                 schur = solution.neg_mul_add(z, schur);
             }};
         }
@@ -429,17 +434,17 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
             }
         }
         for q in (0..band).rev() {
-            let mut solution = get!(psi, 0, q);
+            let mut solution = get!(PSI, 0, q);
             for r in q + 1..band {
-                solution = get!(l, r, q).neg_mul_add(get!(psi, 0, r), solution);
+                solution = get!(LOWER, r, q).neg_mul_add(get!(PSI, 0, r), solution);
             }
-            set!(psi, 0, q, solution);
+            set!(PSI, 0, q, solution);
         }
         let keep = V::and(keep, (gamma * diagonal).lt(schur));
         let schur = V::select(keep, schur, diagonal);
         let mut m = load!(MOMENTUM, 0);
         for q in 0..band {
-            let psi = get!(psi, 0, q).only(keep);
+            let psi = get!(PSI, 0, q).only(keep);
             m = psi.neg_mul_add(load!(MOMENTUM, q + 1), m);
             // SAFETY: the caller's promise.
             psi.store(unsafe { &mut *self.solved(q + 1, 0, i) });

@@ -62,6 +62,12 @@ fn the_library_is_loaded_and_closed_a_hundred_times() {
 }
 
 #[test]
+fn a_step_needs_little_stack() {
+    let (program, folder) = hazard("stack");
+    says(&program, &folder, "steps need little stack");
+}
+
+#[test]
 fn floating_point_modes_are_kept_and_change_nothing() {
     let (program, folder) = hazard("modes");
     says(&program, &folder, "modes kept");

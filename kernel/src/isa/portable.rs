@@ -4,6 +4,8 @@
 //! the same bits everywhere. Nobody looks for speed here, so operations are not
 //! inlined: that would be most of the library.
 
+use std::array::from_fn;
+
 use crate::simd::{Group, Instructions, Kernel, Register, Scalar, SingleRegister, LANES};
 
 /// Every processor has plain Rust.
@@ -28,27 +30,40 @@ const WIDTH: usize = LANES;
 #[derive(Clone, Copy)]
 pub(crate) struct Lanes<T>([T; WIDTH]);
 
-/// Applies a function to the lanes of its operands.
-macro_rules! lanes {
-    ($f:expr, $a:expr) => {{
-        let a = $a;
-        Lanes(std::array::from_fn(|i| $f(a[i])))
-    }};
-    ($f:expr, $a:expr, $b:expr) => {{
-        let (a, b) = ($a, $b);
-        Lanes(std::array::from_fn(|i| $f(a[i], b[i])))
-    }};
+/// Applies a function to the lanes of its operands. What is inlined is only that these are
+/// borrowed: copies of them would take much of the stack.
+#[inline(never)]
+fn one<A: Copy, R>(a: &[A; WIDTH], f: impl Fn(A) -> R) -> [R; WIDTH] {
+    from_fn(|i| f(a[i]))
+}
+#[inline(never)]
+fn two<A: Copy, B: Copy, R>(a: &[A; WIDTH], b: &[B; WIDTH], f: impl Fn(A, B) -> R) -> [R; WIDTH] {
+    from_fn(|i| f(a[i], b[i]))
+}
+#[inline(never)]
+fn three<A: Copy, B: Copy, C: Copy, R>(
+    a: &[A; WIDTH],
+    b: &[B; WIDTH],
+    c: &[C; WIDTH],
+    f: impl Fn(A, B, C) -> R,
+) -> [R; WIDTH] {
+    from_fn(|i| f(a[i], b[i], c[i]))
+}
+
+/// The first numbers of a slice, through a function.
+#[inline(never)]
+fn load<A: Copy, R>(from: &[A], f: impl Fn(A) -> R) -> [R; WIDTH] {
+    from_fn(|i| f(from[i]))
+}
+
+#[inline(never)]
+fn store<A: Copy>(from: &[A; WIDTH], to: &mut [A]) {
+    to[..WIDTH].copy_from_slice(from);
 }
 
 /// A register of a floating-point type. `$square` is `x * x + sum` in float64.
 macro_rules! float {
-    ($T:ident, $fused:ident, $square:expr) => {
-        /// `a b + c`, rounded once.
-        #[inline(never)]
-        fn $fused(a: [$T; WIDTH], b: [$T; WIDTH], c: [$T; WIDTH]) -> [$T; WIDTH] {
-            std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
-        }
-
+    ($T:ident, $square:expr) => {
         impl Register for Lanes<$T> {
             type Scalar = $T;
             type Isa = Token;
@@ -57,112 +72,103 @@ macro_rules! float {
             type Single = Lanes<f32>;
             const LANES: usize = WIDTH;
 
-            #[inline(never)]
+            #[inline(always)]
             fn splat(_: Token, x: $T) -> Self {
                 Lanes([x; WIDTH])
             }
-            #[inline(never)]
+            #[inline(always)]
             fn load(_: Token, from: &[$T]) -> Self {
-                Lanes(std::array::from_fn(|i| from[i]))
+                Lanes(load(from, |x| x))
             }
-            #[inline(never)]
+            #[inline(always)]
             fn store(self, to: &mut [$T]) {
-                to[..WIDTH].copy_from_slice(&self.0);
+                store(&self.0, to);
             }
-            #[inline(never)]
+            #[inline(always)]
             fn stream(self, to: &mut [$T]) {
                 self.store(to);
             }
-            #[inline(never)]
+            #[inline(always)]
             fn add(self, b: Self) -> Self {
-                lanes!(|a: $T, b: $T| a + b, self.0, b.0)
+                Lanes(two(&self.0, &b.0, |a, b| a + b))
             }
-            #[inline(never)]
+            #[inline(always)]
             fn mul(self, b: Self) -> Self {
-                lanes!(|a: $T, b: $T| a * b, self.0, b.0)
+                Lanes(two(&self.0, &b.0, |a, b| a * b))
             }
-            #[inline(never)]
+            #[inline(always)]
             fn div(self, b: Self) -> Self {
-                lanes!(|a: $T, b: $T| a / b, self.0, b.0)
+                Lanes(two(&self.0, &b.0, |a, b| a / b))
             }
-            #[inline(never)]
+            #[inline(always)]
             fn sqrt(self) -> Self {
-                lanes!($T::sqrt, self.0)
+                Lanes(one(&self.0, $T::sqrt))
             }
-            #[inline(never)]
+            #[inline(always)]
             fn abs(self) -> Self {
-                lanes!($T::abs, self.0)
+                Lanes(one(&self.0, $T::abs))
             }
-            #[inline(never)]
+            #[inline(always)]
             fn mul_add(self, b: Self, c: Self) -> Self {
-                Lanes($fused(self.0, b.0, c.0))
+                Lanes(three(&self.0, &b.0, &c.0, $T::mul_add))
             }
-            #[inline(never)]
+            #[inline(always)]
             fn neg_mul_add(self, b: Self, c: Self) -> Self {
-                Lanes($fused(self.0.map(|a| -a), b.0, c.0))
+                Lanes(three(&self.0, &b.0, &c.0, |a, b, c| (-a).mul_add(b, c)))
             }
-            #[inline(never)]
+            #[inline(always)]
             fn lt(self, b: Self) -> Self::Mask {
-                std::array::from_fn(|i| self.0[i] < b.0[i])
+                two(&self.0, &b.0, |a, b| a < b)
             }
-            #[inline(never)]
+            #[inline(always)]
             #[allow(clippy::neg_cmp_op_on_partial_ord)] // NaN is not less.
             fn not_lt(self, b: Self) -> Self::Mask {
-                std::array::from_fn(|i| !(self.0[i] < b.0[i]))
+                two(&self.0, &b.0, |a, b| !(a < b))
             }
-            #[inline(never)]
+            #[inline(always)]
             fn is_nan(self) -> Self::Mask {
-                self.0.map($T::is_nan)
+                one(&self.0, $T::is_nan)
             }
-            #[inline(never)]
+            #[inline(always)]
             fn and(a: Self::Mask, b: Self::Mask) -> Self::Mask {
-                std::array::from_fn(|i| a[i] & b[i])
+                two(&a, &b, |a, b| a & b)
             }
-            #[inline(never)]
+            #[inline(always)]
             fn any(a: Self::Mask) -> bool {
                 a != [false; WIDTH]
             }
-            #[inline(never)]
+            #[inline(always)]
             fn select(mask: Self::Mask, yes: Self, no: Self) -> Self {
-                let choose = |i: usize| if mask[i] { yes.0[i] } else { no.0[i] };
-                Lanes(std::array::from_fn(choose))
+                let choose = |mask, yes, no| if mask { yes } else { no };
+                Lanes(three(&mask, &yes.0, &no.0, choose))
             }
-            #[inline(never)]
+            #[inline(always)]
             fn only(self, mask: Self::Mask) -> Self {
-                lanes!(|x, keep| if keep { x } else { 0.0 }, self.0, mask)
+                Lanes(two(&self.0, &mask, |x, keep| if keep { x } else { 0.0 }))
             }
-            #[inline(never)]
+            #[inline(always)]
             fn load_sums(_: Token, from: &[f64]) -> Self::Sums {
-                std::array::from_fn(|i| from[i])
+                load(from, |x| x)
             }
-            #[inline(never)]
+            #[inline(always)]
             fn add_squares(self, sums: Self::Sums) -> Self::Sums {
-                std::array::from_fn(|i| $square(f64::from(self.0[i]), sums[i]))
+                two(&self.0, &sums, |x, sum| $square(f64::from(x), sum))
             }
-            #[inline(never)]
+            #[inline(always)]
             fn store_sums(sums: Self::Sums, to: &mut [f64]) {
-                to[..WIDTH].copy_from_slice(&sums);
+                store(&sums, to);
             }
         }
     };
 }
 
 // The square of a float32 is exact in float64: fused or not is the same.
-float!(f32, fused_f32, |x: f64, sum| x * x + sum);
-float!(f64, fused_f64, |x, sum| f64::mul_add(x, x, sum));
+float!(f32, |x: f64, sum: f64| x * x + sum);
+float!(f64, |x: f64, sum: f64| f64::mul_add(x, x, sum));
 
 /// Applies a function to the bits of the lanes.
-macro_rules! bits {
-    ($f:expr, $a:expr) => {
-        lanes!(|a: f32| f32::from_bits($f(a.to_bits())), $a.0)
-    };
-    ($f:expr, $a:expr, $b:expr) => {
-        lanes!(
-            |a: f32, b: f32| f32::from_bits($f(a.to_bits(), b.to_bits())),
-            $a.0,
-            $b.0
-        )
-    };
+fn bits(f: impl Fn(u32, u32) -> u32) -> impl Fn(f32, f32) -> f32 {
+    move |a, b| f32::from_bits(f(a.to_bits(), b.to_bits()))
 }
 
 impl SingleRegister for Lanes<f32> {
@@ -170,44 +176,44 @@ impl SingleRegister for Lanes<f32> {
     fn splat_bits(_: Token, x: u32) -> Self {
         Lanes([f32::from_bits(x); WIDTH])
     }
-    #[inline(never)]
+    #[inline(always)]
     fn load_bits(_: Token, from: &[u32]) -> Self {
-        Lanes(std::array::from_fn(|i| f32::from_bits(from[i])))
+        Lanes(load(from, f32::from_bits))
     }
-    #[inline(never)]
+    #[inline(always)]
     fn load_u16(_: Token, from: &[u16]) -> Self {
-        Lanes(std::array::from_fn(|i| f32::from_bits(from[i].into())))
+        Lanes(load(from, |x| f32::from_bits(x.into())))
     }
-    #[inline(never)]
+    #[inline(always)]
     fn store_u16(self, to: &mut [u16]) {
-        to[..WIDTH].copy_from_slice(&self.0.map(|x| x.to_bits() as u16));
+        store(&one(&self.0, |x| x.to_bits() as u16), to);
     }
-    #[inline(never)]
+    #[inline(always)]
     fn add_bits(self, b: Self) -> Self {
-        bits!(u32::wrapping_add, self, b)
+        Lanes(two(&self.0, &b.0, bits(u32::wrapping_add)))
     }
-    #[inline(never)]
+    #[inline(always)]
     fn mul_bits(self, b: Self) -> Self {
-        bits!(u32::wrapping_mul, self, b)
+        Lanes(two(&self.0, &b.0, bits(u32::wrapping_mul)))
     }
-    #[inline(never)]
+    #[inline(always)]
     fn and_bits(self, b: Self) -> Self {
-        bits!(|a, b| a & b, self, b)
+        Lanes(two(&self.0, &b.0, bits(|a, b| a & b)))
     }
-    #[inline(never)]
+    #[inline(always)]
     fn or_bits(self, b: Self) -> Self {
-        bits!(|a, b| a | b, self, b)
+        Lanes(two(&self.0, &b.0, bits(|a, b| a | b)))
     }
-    #[inline(never)]
+    #[inline(always)]
     fn xor_bits(self, b: Self) -> Self {
-        bits!(|a, b| a ^ b, self, b)
+        Lanes(two(&self.0, &b.0, bits(|a, b| a ^ b)))
     }
-    #[inline(never)]
+    #[inline(always)]
     fn shl_bits<const N: u32>(self) -> Self {
-        bits!(|a| a << N, self)
+        Lanes(one(&self.0, |a| f32::from_bits(a.to_bits() << N)))
     }
-    #[inline(never)]
+    #[inline(always)]
     fn shr_bits<const N: u32>(self) -> Self {
-        bits!(|a| a >> N, self)
+        Lanes(one(&self.0, |a| f32::from_bits(a.to_bits() >> N)))
     }
 }
