@@ -344,19 +344,21 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
             true => V::load(isa, &self.reach[i]),
             false => zero,
         };
-        // SAFETY: the caller's promise, here and below; tables have `band` rows.
         macro_rules! load {
             ($plane:expr, $k:expr) => {
+                // SAFETY: the caller's promise.
                 unsafe { self.state($plane, $k, i) }
             };
         }
         macro_rules! get {
             ($table:ident, $row:expr, $column:expr) => {
+                // SAFETY: it was set before; rows and columns are below the band.
                 unsafe { factors.get($table, $row, $column) }
             };
         }
         macro_rules! set {
             ($table:ident, $row:expr, $column:expr, $x:expr) => {
+                // SAFETY: rows and columns are below the band.
                 unsafe { factors.set($table, $row, $column, $x) }
             };
         }

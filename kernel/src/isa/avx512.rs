@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{intrinsics, token};
+use super::{operations, token};
 use crate::simd::{Group, Instructions, Kernel, Register, Scalar, SingleRegister};
 
 token!("avx512f", is_x86_feature_detected("avx512f"), Group<F32, 1>, Group<F64, 2>);
@@ -19,9 +19,6 @@ fn high(x: F32) -> __m256 {
     unsafe { _mm512_castps512_ps256(_mm512_shuffle_f32x4::<0b11_10_11_10>(x.0, x.0)) }
 }
 
-// SAFETY, for every block below: a token or a register, which comes from one,
-// proves that the processor has AVX-512F; slices are as long as a register.
-#[allow(clippy::undocumented_unsafe_blocks)]
 impl Register for F32 {
     type Scalar = f32;
     type Isa = Token;
@@ -30,89 +27,51 @@ impl Register for F32 {
     type Single = F32;
     const LANES: usize = 16;
 
-    intrinsics! {
-        add(b) = _mm512_add_ps;
-        mul(b) = _mm512_mul_ps;
-        div(b) = _mm512_div_ps;
-        sqrt() = _mm512_sqrt_ps;
-        abs() = _mm512_abs_ps;
-        mul_add(b, c) = _mm512_fmadd_ps;
-        neg_mul_add(b, c) = _mm512_fnmadd_ps;
-    }
-
-    #[inline(always)]
-    fn splat(_: Token, x: f32) -> Self {
-        F32(unsafe { _mm512_set1_ps(x) })
-    }
-    #[inline(always)]
-    fn load(_: Token, from: &[f32]) -> Self {
-        F32(unsafe { _mm512_loadu_ps(from[..16].as_ptr()) })
-    }
-    #[inline(always)]
-    fn store(self, to: &mut [f32]) {
-        unsafe { _mm512_storeu_ps(to[..16].as_mut_ptr(), self.0) }
-    }
-    #[inline(always)]
-    fn stream(self, to: &mut [f32]) {
-        let to = to[..16].as_mut_ptr();
-        assert!(to.cast::<__m512>().is_aligned());
-        unsafe { _mm512_stream_ps(to, self.0) }
-    }
-    #[inline(always)]
-    fn lt(self, b: Self) -> Self::Mask {
-        unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, b.0) }
-    }
-    #[inline(always)]
-    fn not_lt(self, b: Self) -> Self::Mask {
-        unsafe { _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(self.0, b.0) }
-    }
-    #[inline(always)]
-    fn is_nan(self) -> Self::Mask {
-        unsafe { _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0) }
-    }
-    #[inline(always)]
-    fn and(a: Self::Mask, b: Self::Mask) -> Self::Mask {
-        a & b
-    }
-    #[inline(always)]
-    fn any(a: Self::Mask) -> bool {
-        a != 0
-    }
-    #[inline(always)]
-    fn select(mask: Self::Mask, yes: Self, no: Self) -> Self {
-        F32(unsafe { _mm512_mask_blend_ps(mask, no.0, yes.0) })
-    }
-    #[inline(always)]
-    fn only(self, mask: Self::Mask) -> Self {
-        F32(unsafe { _mm512_maskz_mov_ps(mask, self.0) })
-    }
-    #[inline(always)]
-    fn load_sums(_: Token, from: &[f64]) -> Self::Sums {
-        let from = from[..16].as_ptr();
-        unsafe { [_mm512_loadu_pd(from), _mm512_loadu_pd(from.add(8))] }
-    }
-    #[inline(always)]
-    fn add_squares(self, sums: Self::Sums) -> Self::Sums {
-        unsafe {
+    operations! {
+        fn add(self, b: Self) -> Self = F32(_mm512_add_ps(self.0, b.0));
+        fn mul(self, b: Self) -> Self = F32(_mm512_mul_ps(self.0, b.0));
+        fn div(self, b: Self) -> Self = F32(_mm512_div_ps(self.0, b.0));
+        fn sqrt(self) -> Self = F32(_mm512_sqrt_ps(self.0));
+        fn abs(self) -> Self = F32(_mm512_abs_ps(self.0));
+        fn mul_add(self, b: Self, c: Self) -> Self = F32(_mm512_fmadd_ps(self.0, b.0, c.0));
+        fn neg_mul_add(self, b: Self, c: Self) -> Self = F32(_mm512_fnmadd_ps(self.0, b.0, c.0));
+        fn splat(_: Token, x: f32) -> Self = F32(_mm512_set1_ps(x));
+        fn load(_: Token, from: &[f32]) -> Self = F32(_mm512_loadu_ps(from[..16].as_ptr()));
+        fn store(self, to: &mut [f32]) = _mm512_storeu_ps(to[..16].as_mut_ptr(), self.0);
+        fn stream(self, to: &mut [f32]) = {
+            let to = to[..16].as_mut_ptr();
+            assert!(to.cast::<__m512>().is_aligned());
+            _mm512_stream_ps(to, self.0)
+        };
+        fn lt(self, b: Self) -> Self::Mask = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, b.0);
+        fn not_lt(self, b: Self) -> Self::Mask = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(self.0, b.0);
+        fn is_nan(self) -> Self::Mask = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+        fn and(a: Self::Mask, b: Self::Mask) -> Self::Mask = a & b;
+        fn any(a: Self::Mask) -> bool = a != 0;
+        fn select(mask: Self::Mask, yes: Self, no: Self) -> Self = {
+            F32(_mm512_mask_blend_ps(mask, no.0, yes.0))
+        };
+        fn only(self, mask: Self::Mask) -> Self = F32(_mm512_maskz_mov_ps(mask, self.0));
+        fn load_sums(_: Token, from: &[f64]) -> Self::Sums = {
+            let from = from[..16].as_ptr();
+            [_mm512_loadu_pd(from), _mm512_loadu_pd(from.add(8))]
+        };
+        fn add_squares(self, sums: Self::Sums) -> Self::Sums = {
             let low = _mm512_cvtps_pd(_mm512_castps512_ps256(self.0));
             let high = _mm512_cvtps_pd(high(self));
             [
                 _mm512_fmadd_pd(low, low, sums[0]),
                 _mm512_fmadd_pd(high, high, sums[1]),
             ]
-        }
-    }
-    #[inline(always)]
-    fn store_sums(sums: Self::Sums, to: &mut [f64]) {
-        let to = to[..16].as_mut_ptr();
-        unsafe {
+        };
+        fn store_sums(sums: Self::Sums, to: &mut [f64]) = {
+            let to = to[..16].as_mut_ptr();
             _mm512_storeu_pd(to, sums[0]);
             _mm512_storeu_pd(to.add(8), sums[1]);
-        }
+        };
     }
 }
 
-#[allow(clippy::undocumented_unsafe_blocks)]
 impl Register for F64 {
     type Scalar = f64;
     type Isa = Token;
@@ -121,73 +80,34 @@ impl Register for F64 {
     type Single = F32;
     const LANES: usize = 8;
 
-    intrinsics! {
-        add(b) = _mm512_add_pd;
-        mul(b) = _mm512_mul_pd;
-        div(b) = _mm512_div_pd;
-        sqrt() = _mm512_sqrt_pd;
-        abs() = _mm512_abs_pd;
-        mul_add(b, c) = _mm512_fmadd_pd;
-        neg_mul_add(b, c) = _mm512_fnmadd_pd;
-    }
-
-    #[inline(always)]
-    fn splat(_: Token, x: f64) -> Self {
-        F64(unsafe { _mm512_set1_pd(x) })
-    }
-    #[inline(always)]
-    fn load(_: Token, from: &[f64]) -> Self {
-        F64(unsafe { _mm512_loadu_pd(from[..8].as_ptr()) })
-    }
-    #[inline(always)]
-    fn store(self, to: &mut [f64]) {
-        unsafe { _mm512_storeu_pd(to[..8].as_mut_ptr(), self.0) }
-    }
-    #[inline(always)]
-    fn stream(self, to: &mut [f64]) {
-        let to = to[..8].as_mut_ptr();
-        assert!(to.cast::<__m512d>().is_aligned());
-        unsafe { _mm512_stream_pd(to, self.0) }
-    }
-    #[inline(always)]
-    fn lt(self, b: Self) -> Self::Mask {
-        unsafe { _mm512_cmp_pd_mask::<_CMP_LT_OQ>(self.0, b.0) }
-    }
-    #[inline(always)]
-    fn not_lt(self, b: Self) -> Self::Mask {
-        unsafe { _mm512_cmp_pd_mask::<_CMP_NLT_UQ>(self.0, b.0) }
-    }
-    #[inline(always)]
-    fn is_nan(self) -> Self::Mask {
-        unsafe { _mm512_cmp_pd_mask::<_CMP_UNORD_Q>(self.0, self.0) }
-    }
-    #[inline(always)]
-    fn and(a: Self::Mask, b: Self::Mask) -> Self::Mask {
-        a & b
-    }
-    #[inline(always)]
-    fn any(a: Self::Mask) -> bool {
-        a != 0
-    }
-    #[inline(always)]
-    fn select(mask: Self::Mask, yes: Self, no: Self) -> Self {
-        F64(unsafe { _mm512_mask_blend_pd(mask, no.0, yes.0) })
-    }
-    #[inline(always)]
-    fn only(self, mask: Self::Mask) -> Self {
-        F64(unsafe { _mm512_maskz_mov_pd(mask, self.0) })
-    }
-    #[inline(always)]
-    fn load_sums(_: Token, from: &[f64]) -> Self::Sums {
-        unsafe { _mm512_loadu_pd(from[..8].as_ptr()) }
-    }
-    #[inline(always)]
-    fn add_squares(self, sums: Self::Sums) -> Self::Sums {
-        unsafe { _mm512_fmadd_pd(self.0, self.0, sums) }
-    }
-    #[inline(always)]
-    fn store_sums(sums: Self::Sums, to: &mut [f64]) {
-        unsafe { _mm512_storeu_pd(to[..8].as_mut_ptr(), sums) }
+    operations! {
+        fn add(self, b: Self) -> Self = F64(_mm512_add_pd(self.0, b.0));
+        fn mul(self, b: Self) -> Self = F64(_mm512_mul_pd(self.0, b.0));
+        fn div(self, b: Self) -> Self = F64(_mm512_div_pd(self.0, b.0));
+        fn sqrt(self) -> Self = F64(_mm512_sqrt_pd(self.0));
+        fn abs(self) -> Self = F64(_mm512_abs_pd(self.0));
+        fn mul_add(self, b: Self, c: Self) -> Self = F64(_mm512_fmadd_pd(self.0, b.0, c.0));
+        fn neg_mul_add(self, b: Self, c: Self) -> Self = F64(_mm512_fnmadd_pd(self.0, b.0, c.0));
+        fn splat(_: Token, x: f64) -> Self = F64(_mm512_set1_pd(x));
+        fn load(_: Token, from: &[f64]) -> Self = F64(_mm512_loadu_pd(from[..8].as_ptr()));
+        fn store(self, to: &mut [f64]) = _mm512_storeu_pd(to[..8].as_mut_ptr(), self.0);
+        fn stream(self, to: &mut [f64]) = {
+            let to = to[..8].as_mut_ptr();
+            assert!(to.cast::<__m512d>().is_aligned());
+            _mm512_stream_pd(to, self.0)
+        };
+        fn lt(self, b: Self) -> Self::Mask = _mm512_cmp_pd_mask::<_CMP_LT_OQ>(self.0, b.0);
+        fn not_lt(self, b: Self) -> Self::Mask = _mm512_cmp_pd_mask::<_CMP_NLT_UQ>(self.0, b.0);
+        fn is_nan(self) -> Self::Mask = _mm512_cmp_pd_mask::<_CMP_UNORD_Q>(self.0, self.0);
+        fn and(a: Self::Mask, b: Self::Mask) -> Self::Mask = a & b;
+        fn any(a: Self::Mask) -> bool = a != 0;
+        fn select(mask: Self::Mask, yes: Self, no: Self) -> Self = {
+            F64(_mm512_mask_blend_pd(mask, no.0, yes.0))
+        };
+        fn only(self, mask: Self::Mask) -> Self = F64(_mm512_maskz_mov_pd(mask, self.0));
+        fn load_sums(_: Token, from: &[f64]) -> Self::Sums = _mm512_loadu_pd(from[..8].as_ptr());
+        fn add_squares(self, sums: Self::Sums) -> Self::Sums = _mm512_fmadd_pd(self.0, self.0, sums);
+        fn store_sums(sums: Self::Sums, to: &mut [f64]) = _mm512_storeu_pd(to[..8].as_mut_ptr(), sums);
     }
 }
 
@@ -198,56 +118,24 @@ macro_rules! bits {
     };
 }
 
-#[allow(clippy::undocumented_unsafe_blocks)]
 impl SingleRegister for F32 {
-    #[inline(always)]
-    fn splat_bits(isa: Token, x: u32) -> Self {
-        F32::splat(isa, f32::from_bits(x))
-    }
-    #[inline(always)]
-    fn load_bits(isa: Token, from: &[u32]) -> Self {
-        F32::load(isa, bytemuck::cast_slice(from))
-    }
-    #[inline(always)]
-    fn load_u16(_: Token, from: &[u16]) -> Self {
-        unsafe {
+    operations! {
+        fn splat_bits(isa: Token, x: u32) -> Self = F32::splat(isa, f32::from_bits(x));
+        fn load_bits(isa: Token, from: &[u32]) -> Self = F32::load(isa, bytemuck::cast_slice(from));
+        fn load_u16(_: Token, from: &[u16]) -> Self = {
             let words = _mm256_loadu_si256(from[..16].as_ptr().cast());
             F32(_mm512_castsi512_ps(_mm512_cvtepu16_epi32(words)))
-        }
-    }
-    #[inline(always)]
-    fn store_u16(self, to: &mut [u16]) {
-        unsafe {
+        };
+        fn store_u16(self, to: &mut [u16]) = {
             let words = _mm512_cvtepi32_epi16(_mm512_castps_si512(self.0));
             _mm256_storeu_si256(to[..16].as_mut_ptr().cast(), words);
-        }
-    }
-    #[inline(always)]
-    fn add_bits(self, b: Self) -> Self {
-        unsafe { bits!(_mm512_add_epi32(self, b)) }
-    }
-    #[inline(always)]
-    fn mul_bits(self, b: Self) -> Self {
-        unsafe { bits!(_mm512_mullo_epi32(self, b)) }
-    }
-    #[inline(always)]
-    fn and_bits(self, b: Self) -> Self {
-        unsafe { bits!(_mm512_and_si512(self, b)) }
-    }
-    #[inline(always)]
-    fn or_bits(self, b: Self) -> Self {
-        unsafe { bits!(_mm512_or_si512(self, b)) }
-    }
-    #[inline(always)]
-    fn xor_bits(self, b: Self) -> Self {
-        unsafe { bits!(_mm512_xor_si512(self, b)) }
-    }
-    #[inline(always)]
-    fn shl_bits<const N: u32>(self) -> Self {
-        unsafe { bits!(_mm512_slli_epi32::<N>(self)) }
-    }
-    #[inline(always)]
-    fn shr_bits<const N: u32>(self) -> Self {
-        unsafe { bits!(_mm512_srli_epi32::<N>(self)) }
+        };
+        fn add_bits(self, b: Self) -> Self = bits!(_mm512_add_epi32(self, b));
+        fn mul_bits(self, b: Self) -> Self = bits!(_mm512_mullo_epi32(self, b));
+        fn and_bits(self, b: Self) -> Self = bits!(_mm512_and_si512(self, b));
+        fn or_bits(self, b: Self) -> Self = bits!(_mm512_or_si512(self, b));
+        fn xor_bits(self, b: Self) -> Self = bits!(_mm512_xor_si512(self, b));
+        fn shl_bits<const N: u32>(self) -> Self = bits!(_mm512_slli_epi32::<N>(self));
+        fn shr_bits<const N: u32>(self) -> Self = bits!(_mm512_srli_epi32::<N>(self));
     }
 }

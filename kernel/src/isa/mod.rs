@@ -144,16 +144,19 @@ macro_rules! token {
     };
 }
 
-/// Methods of a register that are one intrinsic each.
-macro_rules! intrinsics {
-    ($($name:ident($($other:ident),*) = $intrinsic:path;)*) => {$(
+/// Operations of a register, one line each where that is enough.
+macro_rules! operations {
+    ($($(#[$attribute:meta])* fn $name:ident $(<const $n:ident: u32>)? ($($argument:tt)*)
+        $(-> $result:ty)? = $body:expr;)*) => {$(
+        $(#[$attribute])*
         #[inline(always)]
-        fn $name(self $(, $other: Self)*) -> Self {
-            // SAFETY: a register comes from a token, so the processor has the
-            // instruction.
-            Self(unsafe { $intrinsic(self.0 $(, $other.0)*) })
+        #[allow(unused_unsafe)] // Plain Rust is safe.
+        fn $name $(<const $n: u32>)? ($($argument)*) $(-> $result)? {
+            // SAFETY: a token or a register, which comes from one, proves that the
+            // processor has the instructions; slices are as long as a register.
+            unsafe { $body }
         }
     )*};
 }
 
-use {intrinsics, token};
+use {operations, token};

@@ -6,6 +6,7 @@
 
 use std::array::from_fn;
 
+use super::operations;
 use crate::simd::{Group, Instructions, Kernel, Register, Scalar, SingleRegister, LANES};
 
 /// Every processor has plain Rust.
@@ -72,91 +73,50 @@ macro_rules! float {
             type Single = Lanes<f32>;
             const LANES: usize = WIDTH;
 
-            #[inline(always)]
-            fn splat(_: Token, x: $T) -> Self {
-                Lanes([x; WIDTH])
-            }
-            #[inline(always)]
-            fn load(_: Token, from: &[$T]) -> Self {
-                Lanes(load(from, |x| x))
-            }
-            #[inline(always)]
-            fn store(self, to: &mut [$T]) {
-                store(&self.0, to);
-            }
-            #[inline(always)]
-            fn stream(self, to: &mut [$T]) {
-                self.store(to);
-            }
-            #[inline(always)]
-            fn add(self, b: Self) -> Self {
-                Lanes(two(&self.0, &b.0, |a, b| a + b))
-            }
-            #[inline(always)]
-            fn mul(self, b: Self) -> Self {
-                Lanes(two(&self.0, &b.0, |a, b| a * b))
-            }
-            #[inline(always)]
-            fn div(self, b: Self) -> Self {
-                Lanes(two(&self.0, &b.0, |a, b| a / b))
-            }
-            #[inline(always)]
-            fn sqrt(self) -> Self {
-                Lanes(one(&self.0, $T::sqrt))
-            }
-            #[inline(always)]
-            fn abs(self) -> Self {
-                Lanes(one(&self.0, $T::abs))
-            }
-            #[inline(always)]
-            fn mul_add(self, b: Self, c: Self) -> Self {
-                Lanes(three(&self.0, &b.0, &c.0, $T::mul_add))
-            }
-            #[inline(always)]
-            fn neg_mul_add(self, b: Self, c: Self) -> Self {
-                Lanes(three(&self.0, &b.0, &c.0, |a, b, c| (-a).mul_add(b, c)))
-            }
-            #[inline(always)]
-            fn lt(self, b: Self) -> Self::Mask {
-                two(&self.0, &b.0, |a, b| a < b)
-            }
-            #[inline(always)]
-            #[allow(clippy::neg_cmp_op_on_partial_ord)] // NaN is not less.
-            fn not_lt(self, b: Self) -> Self::Mask {
-                two(&self.0, &b.0, |a, b| !(a < b))
-            }
-            #[inline(always)]
-            fn is_nan(self) -> Self::Mask {
-                one(&self.0, $T::is_nan)
-            }
-            #[inline(always)]
-            fn and(a: Self::Mask, b: Self::Mask) -> Self::Mask {
-                two(&a, &b, |a, b| a & b)
-            }
-            #[inline(always)]
-            fn any(a: Self::Mask) -> bool {
-                a != [false; WIDTH]
-            }
-            #[inline(always)]
-            fn select(mask: Self::Mask, yes: Self, no: Self) -> Self {
-                let choose = |mask, yes, no| if mask { yes } else { no };
-                Lanes(three(&mask, &yes.0, &no.0, choose))
-            }
-            #[inline(always)]
-            fn only(self, mask: Self::Mask) -> Self {
-                Lanes(two(&self.0, &mask, |x, keep| if keep { x } else { 0.0 }))
-            }
-            #[inline(always)]
-            fn load_sums(_: Token, from: &[f64]) -> Self::Sums {
-                load(from, |x| x)
-            }
-            #[inline(always)]
-            fn add_squares(self, sums: Self::Sums) -> Self::Sums {
-                two(&self.0, &sums, |x, sum| $square(f64::from(x), sum))
-            }
-            #[inline(always)]
-            fn store_sums(sums: Self::Sums, to: &mut [f64]) {
-                store(&sums, to);
+            operations! {
+                fn splat(_: Token, x: $T) -> Self = {
+                    Lanes([x; WIDTH])
+                };
+                fn load(_: Token, from: &[$T]) -> Self = Lanes(load(from, |x| x));
+                fn store(self, to: &mut [$T]) = {
+                    store(&self.0, to);
+                };
+                fn stream(self, to: &mut [$T]) = {
+                    self.store(to);
+                };
+                fn add(self, b: Self) -> Self = Lanes(two(&self.0, &b.0, |a, b| a + b));
+                fn mul(self, b: Self) -> Self = Lanes(two(&self.0, &b.0, |a, b| a * b));
+                fn div(self, b: Self) -> Self = Lanes(two(&self.0, &b.0, |a, b| a / b));
+                fn sqrt(self) -> Self = Lanes(one(&self.0, $T::sqrt));
+                fn abs(self) -> Self = Lanes(one(&self.0, $T::abs));
+                fn mul_add(self, b: Self, c: Self) -> Self = {
+                    Lanes(three(&self.0, &b.0, &c.0, $T::mul_add))
+                };
+                fn neg_mul_add(self, b: Self, c: Self) -> Self = {
+                    Lanes(three(&self.0, &b.0, &c.0, |a, b, c| (-a).mul_add(b, c)))
+                };
+                fn lt(self, b: Self) -> Self::Mask = two(&self.0, &b.0, |a, b| a < b);
+                #[allow(clippy::neg_cmp_op_on_partial_ord)] // NaN is not less.
+                fn not_lt(self, b: Self) -> Self::Mask = two(&self.0, &b.0, |a, b| !(a < b));
+                fn is_nan(self) -> Self::Mask = one(&self.0, $T::is_nan);
+                fn and(a: Self::Mask, b: Self::Mask) -> Self::Mask = two(&a, &b, |a, b| a & b);
+                fn any(a: Self::Mask) -> bool = {
+                    a != [false; WIDTH]
+                };
+                fn select(mask: Self::Mask, yes: Self, no: Self) -> Self = {
+                    let choose = |mask, yes, no| if mask { yes } else { no };
+                    Lanes(three(&mask, &yes.0, &no.0, choose))
+                };
+                fn only(self, mask: Self::Mask) -> Self = {
+                    Lanes(two(&self.0, &mask, |x, keep| if keep { x } else { 0.0 }))
+                };
+                fn load_sums(_: Token, from: &[f64]) -> Self::Sums = load(from, |x| x);
+                fn add_squares(self, sums: Self::Sums) -> Self::Sums = {
+                    two(&self.0, &sums, |x, sum| $square(f64::from(x), sum))
+                };
+                fn store_sums(sums: Self::Sums, to: &mut [f64]) = {
+                    store(&sums, to);
+                };
             }
         }
     };
@@ -176,44 +136,22 @@ impl SingleRegister for Lanes<f32> {
     fn splat_bits(_: Token, x: u32) -> Self {
         Lanes([f32::from_bits(x); WIDTH])
     }
-    #[inline(always)]
-    fn load_bits(_: Token, from: &[u32]) -> Self {
-        Lanes(load(from, f32::from_bits))
-    }
-    #[inline(always)]
-    fn load_u16(_: Token, from: &[u16]) -> Self {
-        Lanes(load(from, |x| f32::from_bits(x.into())))
-    }
-    #[inline(always)]
-    fn store_u16(self, to: &mut [u16]) {
-        store(&one(&self.0, |x| x.to_bits() as u16), to);
-    }
-    #[inline(always)]
-    fn add_bits(self, b: Self) -> Self {
-        Lanes(two(&self.0, &b.0, bits(u32::wrapping_add)))
-    }
-    #[inline(always)]
-    fn mul_bits(self, b: Self) -> Self {
-        Lanes(two(&self.0, &b.0, bits(u32::wrapping_mul)))
-    }
-    #[inline(always)]
-    fn and_bits(self, b: Self) -> Self {
-        Lanes(two(&self.0, &b.0, bits(|a, b| a & b)))
-    }
-    #[inline(always)]
-    fn or_bits(self, b: Self) -> Self {
-        Lanes(two(&self.0, &b.0, bits(|a, b| a | b)))
-    }
-    #[inline(always)]
-    fn xor_bits(self, b: Self) -> Self {
-        Lanes(two(&self.0, &b.0, bits(|a, b| a ^ b)))
-    }
-    #[inline(always)]
-    fn shl_bits<const N: u32>(self) -> Self {
-        Lanes(one(&self.0, |a| f32::from_bits(a.to_bits() << N)))
-    }
-    #[inline(always)]
-    fn shr_bits<const N: u32>(self) -> Self {
-        Lanes(one(&self.0, |a| f32::from_bits(a.to_bits() >> N)))
+    operations! {
+        fn load_bits(_: Token, from: &[u32]) -> Self = Lanes(load(from, f32::from_bits));
+        fn load_u16(_: Token, from: &[u16]) -> Self = Lanes(load(from, |x| f32::from_bits(x.into())));
+        fn store_u16(self, to: &mut [u16]) = {
+            store(&one(&self.0, |x| x.to_bits() as u16), to);
+        };
+        fn add_bits(self, b: Self) -> Self = Lanes(two(&self.0, &b.0, bits(u32::wrapping_add)));
+        fn mul_bits(self, b: Self) -> Self = Lanes(two(&self.0, &b.0, bits(u32::wrapping_mul)));
+        fn and_bits(self, b: Self) -> Self = Lanes(two(&self.0, &b.0, bits(|a, b| a & b)));
+        fn or_bits(self, b: Self) -> Self = Lanes(two(&self.0, &b.0, bits(|a, b| a | b)));
+        fn xor_bits(self, b: Self) -> Self = Lanes(two(&self.0, &b.0, bits(|a, b| a ^ b)));
+        fn shl_bits<const N: u32>(self) -> Self = {
+            Lanes(one(&self.0, |a| f32::from_bits(a.to_bits() << N)))
+        };
+        fn shr_bits<const N: u32>(self) -> Self = {
+            Lanes(one(&self.0, |a| f32::from_bits(a.to_bits() >> N)))
+        };
     }
 }
