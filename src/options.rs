@@ -56,6 +56,13 @@ pub struct Options {
     pub bias_correction: bool,
     /// The method whose norm the update takes. Default Adam.
     pub graft: Graft,
+    /// Grafting with the norms of the step before: a tensor's update is scaled by
+    /// `|a| / |u|` of the last step that it took part in, so that a step goes through
+    /// memory once. Its first step, and one after a zero direction, takes the norms of
+    /// its own. An update that would be more than twice as long as with the norms of
+    /// its own step is brought to these. One number for each tensor is kept. Default
+    /// false.
+    pub lagged_norms: bool,
     /// Added to the square root in the grafts of Adam and normalized RMSProp,
     /// and in the plain Adam update; finite and not negative. Default 1e-8.
     pub graft_eps: f64,
@@ -94,6 +101,7 @@ impl Default for Options {
             damping: Damping::Absolute,
             bias_correction: true,
             graft: Graft::Adam,
+            lagged_norms: false,
             graft_eps: 1e-8,
             graft_bias_correction: true,
             weight_decay: 0.0,

@@ -26,6 +26,9 @@ pub struct TensorBuffers<'a> {
     pub lr_scale: f64,
     /// Decoupled weight decay, finite and not negative.
     pub weight_decay: f64,
+    /// With lagged norms: `|a| / |u|` of the tensor's last step, `None` if there was none.
+    /// A step puts its own here.
+    pub norm_ratio: Option<f64>,
 }
 
 /// The state planes of a tensor.
@@ -60,6 +63,7 @@ impl<'a> TensorBuffers<'a> {
             before: ArrayVec::new(),
             lr_scale: 1.0,
             weight_decay: 0.0,
+            norm_ratio: None,
         }
     }
 

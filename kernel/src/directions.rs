@@ -10,7 +10,9 @@ use crate::noise::Noise;
 use crate::norms::AddSquares;
 use crate::runs::slice_mut;
 use crate::simd::{Scalar, LANES};
-use crate::solve::{Outcome, Solve, UpdateAndSolve, ANY_BAND, APPLY, COMMON_BAND, MEASURE, STORE};
+use crate::solve::{
+    Outcome, Solve, UpdateAndSolve, ANY_BAND, APPLY, APPLY_AND_MEASURE, COMMON_BAND, MEASURE, STORE,
+};
 use crate::update::{Chunk, Update};
 use crate::workspace::{Arrays, AtHand, New};
 use crate::{
@@ -68,6 +70,9 @@ impl Kernels {
                 Directions::Applied => {
                     self.step::<T, APPLY>(work, access, rule, incoming, wanted, norms)
                 }
+                Directions::AppliedAndMeasured => {
+                    self.step::<T, APPLY_AND_MEASURE>(work, access, rule, incoming, wanted, norms)
+                }
             };
             done = whole;
         } else if let Some(incoming) = incoming {
@@ -87,10 +92,12 @@ impl Kernels {
         // Behind the last is what is not looked at, but its squares are added up.
         direction[left..left.next_multiple_of(LANES)].fill(T::ZERO);
         let direction = &direction.as_chunks().0[..left.div_ceil(LANES)];
+        if then.measures() {
+            let (of, sums) = (direction, &mut norms.direction.0);
+            self.call(AddSquares { of, sums });
+        }
         match then {
             Directions::Measured => {
-                let (of, sums) = (direction, &mut norms.direction.0);
-                self.call(AddSquares { of, sums });
                 // SAFETY: the access is borrowed exclusively.
                 if let Some(keep) = unsafe { access.kept(wanted.kept, run.len) } {
                     let to = &mut slice_mut::<T>(keep)[done..];
@@ -102,7 +109,7 @@ impl Kernels {
                     });
                 }
             }
-            Directions::Applied => {
+            Directions::Applied | Directions::AppliedAndMeasured => {
                 // SAFETY: the access is borrowed exclusively.
                 let target = unsafe { access.target(run) };
                 self.deliver::<T>(direction, target.skip(done), rule.apply)
@@ -143,7 +150,8 @@ impl Kernels {
         } = norms;
         let then = match FINISH {
             MEASURE => Directions::Measured,
-            _ => Directions::Applied,
+            APPLY => Directions::Applied,
+            _ => Directions::AppliedAndMeasured,
         };
         let has_update = has_update(band, access, rule, then);
         let is_fused = |incoming: &&Incoming| {
@@ -309,9 +317,9 @@ pub(crate) const fn is_single<T>() -> bool {
 /// instruction set is a fast one.
 fn has_update(band: usize, access: &Access<'_>, rule: &Rule, then: Directions) -> bool {
     let is_narrow = band <= 1 || band == COMMON_BAND && access.state_dtype() == Dtype::F32;
-    let is_common = match then {
-        Directions::Measured => rule.take_in.is_adam(),
-        Directions::Applied => rule.take_in.is_plain(),
+    let is_common = match then.measures() {
+        true => rule.take_in.is_adam(),
+        false => rule.take_in.is_plain(),
     };
     is_narrow && is_common
 }

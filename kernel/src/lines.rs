@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::access::Run;
 use crate::runs::{slice_mut, with_padded};
 use crate::simd::LANES;
-use crate::solve::{Outcome, APPLY, COMMON_BAND, MEASURE};
+use crate::solve::{Outcome, APPLY, APPLY_AND_MEASURE, COMMON_BAND, MEASURE};
 use crate::workspace::New;
 use crate::{
     Access, Directions, Gradient, Incoming, Kernels, Lines, Norms, Rule, Wanted, Workspace, CHUNK,
@@ -143,40 +143,37 @@ impl Kernels {
         } = norms;
         let outcome = Outcome::none(&mut direction.0);
         let size = access.state_dtype().size();
-        with_padded::<{ COMMON_BAND + 2 }>(&mut planes, size, |planes| match then {
-            Directions::Measured => {
-                // SAFETY: as said.
-                let kept = unsafe { access.kept(kept, run.len) };
-                let keep = kept.map_or(&mut [][..], slice_mut::<f32>);
-                let outcome = Outcome { keep, ..outcome };
-                self.fused::<f32, MEASURE>(
-                    work,
-                    access,
-                    rule,
-                    &incoming,
-                    planes,
-                    0..1,
-                    outcome,
-                    reference,
-                );
-            }
-            Directions::Applied => {
-                // SAFETY: as said.
-                let target = unsafe { access.target(target) };
-                with_padded::<1>(&mut [target.to], size_of::<f32>(), |params| {
-                    let outcome = outcome.applied(slice_mut::<f32>(params[0]), rule.apply);
-                    self.fused::<f32, APPLY>(
+        with_padded::<{ COMMON_BAND + 2 }>(&mut planes, size, |planes| {
+            macro_rules! fused {
+                ($FINISH:ident, $outcome:expr) => {
+                    self.fused::<f32, $FINISH>(
                         work,
                         access,
                         rule,
                         &incoming,
                         planes,
                         0..1,
-                        outcome,
+                        $outcome,
                         reference,
-                    );
-                });
+                    )
+                };
             }
+            if then == Directions::Measured {
+                // SAFETY: as said.
+                let kept = unsafe { access.kept(kept, run.len) };
+                let keep = kept.map_or(&mut [][..], slice_mut::<f32>);
+                fused!(MEASURE, Outcome { keep, ..outcome });
+                return;
+            }
+            // SAFETY: as said.
+            let target = unsafe { access.target(target) };
+            with_padded::<1>(&mut [target.to], size_of::<f32>(), |params| {
+                let outcome = outcome.applied(slice_mut::<f32>(params[0]), rule.apply);
+                match then.measures() {
+                    false => fused!(APPLY, outcome),
+                    true => fused!(APPLY_AND_MEASURE, outcome),
+                };
+            });
         });
     }
 

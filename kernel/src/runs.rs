@@ -91,6 +91,15 @@ pub enum Directions {
     Measured,
     /// They reach their target.
     Applied,
+    /// They reach their target, and their squares are added up for the next step.
+    AppliedAndMeasured,
+}
+
+impl Directions {
+    /// Whether their squares are added up.
+    pub(crate) fn measures(self) -> bool {
+        self != Directions::Applied
+    }
 }
 
 /// Squares of norms.

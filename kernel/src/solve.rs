@@ -54,8 +54,8 @@ pub(crate) struct Solve<'a, T, const BAND: usize, const ENDS: bool, const FINISH
     pub(crate) outcome: Outcome<'a, T>,
 }
 
-/// What becomes of directions: one of the following. Vectors are counted from the
-/// first that is wanted.
+/// What becomes of directions: one of the following, or the last two. Vectors are counted
+/// from the first that is wanted.
 pub(crate) struct Outcome<'a, T> {
     /// With [`STORE`]: where they are stored.
     pub(crate) to: &'a mut [[T; LANES]],
@@ -104,6 +104,7 @@ impl<'a, T> Outcome<'a, T> {
 pub(crate) const STORE: u8 = 0;
 pub(crate) const MEASURE: u8 = 1;
 pub(crate) const APPLY: u8 = 2;
+pub(crate) const APPLY_AND_MEASURE: u8 = 3;
 
 /// So many vectors are solved before their directions are computed: few enough
 /// that the processor does both at the same time, and divides while it waits for
@@ -465,24 +466,26 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
     /// What becomes of a vector of directions.
     #[inline(always)]
     fn finish(&mut self, i: usize, u: V) {
-        match FINISH {
-            STORE => u.store(&mut self.to[i]),
-            MEASURE => {
-                u.add_squares(&mut self.sums);
-                if let Some(keep) = self.keep.get_mut(i) {
-                    match self.many {
-                        true => u.stream(keep),
-                        false => u.store(keep),
-                    }
+        if FINISH == STORE {
+            u.store(&mut self.to[i]);
+        }
+        if FINISH == MEASURE || FINISH == APPLY_AND_MEASURE {
+            u.add_squares(&mut self.sums);
+        }
+        if FINISH == MEASURE {
+            if let Some(keep) = self.keep.get_mut(i) {
+                match self.many {
+                    true => u.stream(keep),
+                    false => u.store(keep),
                 }
             }
-            _ => {
-                let params = &mut self.params[i];
-                prefetch(params, self.ahead);
-                let p = V::load(self.isa, params);
-                let p = self.rate.mul_add(u, self.decay.mul_add(p, p));
-                p.canonical(self.isa).store(params);
-            }
+        }
+        if FINISH == APPLY || FINISH == APPLY_AND_MEASURE {
+            let params = &mut self.params[i];
+            prefetch(params, self.ahead);
+            let p = V::load(self.isa, params);
+            let p = self.rate.mul_add(u, self.decay.mul_add(p, p));
+            p.canonical(self.isa).store(params);
         }
     }
 
@@ -578,7 +581,7 @@ impl<T: Scalar, E: Stored, const BAND: usize, const FINISH: u8> Kernel<T>
             let end = all.min(updated + room.min(VECTORS));
             for i in updated..end {
                 // SAFETY: `end` leaves out what there is no room for.
-                unsafe { updating.vector(i, FINISH == MEASURE) };
+                unsafe { updating.vector(i, FINISH != APPLY) };
             }
             updated = end;
             let ready = (self.from + end).saturating_sub(self.lag).max(solved);

@@ -118,7 +118,10 @@ impl Plan {
         let workspaces = workspaces.collect::<Result<_>>()?;
         Ok(Plan {
             options: options.clone(),
-            directions: try_list(tensors.iter().map(Tensor::directions), OF_TENSORS)?,
+            directions: try_list(
+                tensors.iter().map(|t| t.directions(options.lagged_norms)),
+                OF_TENSORS,
+            )?,
             tiles,
             tensors,
             isa,
@@ -188,9 +191,27 @@ impl Plan {
         let mut stages = self.whole(step, number, buffers)?;
         while stages.next()?.is_some() {}
         let mut progress = stages.end();
-        self.gradient_norm = progress.gradient_norm;
-        progress.give_back(&mut self.lists);
+        self.finish(&mut progress, buffers);
         Ok(())
+    }
+
+    /// What is known before a step.
+    pub(super) fn progress(
+        &mut self,
+        step: &StepOptions,
+        buffers: &[TensorBuffers<'_>],
+    ) -> Result<Progress> {
+        let lagged = self.options.lagged_norms;
+        Progress::new(buffers, step.grad_scale, lagged, &mut self.lists)
+    }
+
+    /// What is known after one.
+    pub(super) fn finish(&mut self, progress: &mut Progress, buffers: &mut [TensorBuffers<'_>]) {
+        self.gradient_norm = progress.gradient_norm;
+        for (buffers, known) in buffers.iter_mut().zip(&progress.known) {
+            buffers.norm_ratio = known.next_ratio;
+        }
+        progress.give_back(&mut self.lists);
     }
 
     /// The same step in stages, for callers who reduce norms over several
@@ -217,8 +238,8 @@ impl Plan {
         number: u64,
         buffers: &'a mut [TensorBuffers<'_>],
     ) -> Result<Stages<'a>> {
-        let tensors = self.tensors.len();
-        let progress = Progress::new(tensors, step.grad_scale, &mut self.lists)?;
+        check_count("buffers", buffers.len(), self.tensors.len())?;
+        let progress = self.progress(step, buffers)?;
         let run = self.run(step, number, buffers, true)?;
         Ok(Stages::new(run, progress))
     }
@@ -234,8 +255,8 @@ impl Plan {
         buffers: &'a mut [TensorBuffers<'_>],
         reached: &[(Stage, Vec<[f64; 2]>)],
     ) -> Result<Stages<'a>> {
-        let tensors = self.tensors.len();
-        let mut progress = Progress::new(tensors, step.grad_scale, &mut self.lists)?;
+        check_count("buffers", buffers.len(), self.tensors.len())?;
+        let mut progress = self.progress(step, buffers)?;
         let run = self.run(step, number, buffers, false)?;
         run.replay(&mut progress, reached)?;
         Ok(Stages::new(run, progress))

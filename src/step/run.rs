@@ -22,6 +22,10 @@ pub(super) struct Lists {
     pub(super) known: Vec<Known>,
 }
 
+/// An update with the norms of the step before may be so many times as long as with
+/// those of its own.
+const TOO_LONG: f64 = 2.0;
+
 /// One step under way.
 pub(super) struct Run<'a> {
     pub(super) factors: Factors<'a>,
@@ -71,7 +75,10 @@ impl<'a> Run<'a> {
         }
         if progress.next == Next::Apply {
             self.take_reached(progress)?;
-            self.left(Directions::Applied, progress);
+            let defers = self.defers;
+            self.left(progress, |tensor, known| {
+                tensor.left_to_apply(known, defers)
+            });
             progress.next = Next::Done;
         }
         Ok(None)
@@ -134,11 +141,15 @@ impl<'a> Run<'a> {
                 progress,
                 Tensor::grafted,
                 |known, [direction, reference]| {
-                    known.ratio = if direction > 0.0 {
+                    let own = if direction > 0.0 {
                         (reference / direction).sqrt()
                     } else {
                         0.0
                     };
+                    let is_too_long = known.ratio > TOO_LONG * own && direction > 0.0;
+                    known.excess = (known.lagged && is_too_long).then(|| known.ratio - own);
+                    known.ratio = own;
+                    known.next_ratio = (direction > 0.0).then_some(own);
                 },
             ),
             _ => {}
@@ -249,10 +260,12 @@ impl<'a> Run<'a> {
     /// else has to come before.
     fn statistics(&mut self, progress: &Progress) {
         let (tensors, sums, defers) = (self.tensors, self.sums, self.defers);
+        let known = &progress.known;
         self.sweep(Sweep::Tiles, progress, |job, visit| {
             let tensor = &tensors[visit.tensor];
             let block = tensor.blocks.start + visit.block;
-            let then = tensor.fused(defers).filter(|_| !visit.waits);
+            let known = &known[visit.tensor];
+            let then = tensor.fused(known, defers).filter(|_| !visit.waits);
             let [direction, reference] =
                 job.statistics(visit.block, visit.access, visit.work, then);
             sums.set(block, Slot::Reference, reference);
@@ -262,7 +275,7 @@ impl<'a> Run<'a> {
         });
         self.sweep(Sweep::Waiting, progress, |job, visit| {
             let tensor = &tensors[visit.tensor];
-            if let Some(then) = tensor.fused(defers) {
+            if let Some(then) = tensor.fused(&known[visit.tensor], defers) {
                 directions(tensor, job, sums, then, visit);
             }
         });
@@ -283,25 +296,34 @@ impl<'a> Run<'a> {
     }
 
     fn norms(&mut self, progress: &mut Progress) {
-        self.left(Directions::Measured, progress);
+        self.left(progress, Tensor::left_to_measure);
         let both = |t: &Tensor| [self.fold(t, Slot::First), self.fold(t, Slot::Reference)];
         self.give(progress, Tensor::grafted, both);
     }
 
     /// Measures or applies directions where no earlier sweep did.
-    fn left(&mut self, then: Directions, progress: &Progress) {
-        let (tensors, sums) = (self.tensors, self.sums);
-        let (keeps, defers) = (self.keeps, self.defers);
-        if !tensors.iter().any(|t| t.is_left(then, defers)) {
+    fn left(
+        &mut self,
+        progress: &Progress,
+        left: impl Fn(&Tensor, &Known) -> Option<Directions> + Sync,
+    ) {
+        let (tensors, sums, known) = (self.tensors, self.sums, &progress.known);
+        let keeps = self.keeps && !self.factors.options.lagged_norms;
+        if tensors
+            .iter()
+            .zip(known)
+            .all(|(t, known)| left(t, known).is_none())
+        {
             return;
         }
         self.sweep(Sweep::Whole, progress, |job, visit| {
             let tensor = &tensors[visit.tensor];
-            if !tensor.is_left(then, defers) {
-            } else if then == Directions::Applied && keeps && tensor.grafted() {
-                job.apply_kept(visit.block, visit.access);
-            } else {
-                directions(tensor, job, sums, then, visit);
+            match left(tensor, &known[visit.tensor]) {
+                None => {}
+                Some(Directions::Applied) if keeps && tensor.grafted() => {
+                    job.apply_kept(visit.block, visit.access);
+                }
+                Some(then) => directions(tensor, job, sums, then, visit),
             }
         });
     }

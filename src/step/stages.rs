@@ -25,7 +25,8 @@ pub enum Stage {
     /// updated.
     LargestL1,
     /// The sum of squares of the direction, and that of the vector whose norm
-    /// it takes. Reduced by adding.
+    /// it takes. Reduced by adding. With lagged norms, parameters have been updated by
+    /// those of the step before, and these are for the next.
     Norms,
 }
 
@@ -44,8 +45,15 @@ pub(super) enum Next {
 pub(super) struct Known {
     pub(super) gradient_norm: f64,
     pub(super) l1: f64,
-    /// The norm that the direction takes, over its own.
+    /// The norm that the direction takes, over its own: those of the step before, until
+    /// those of this step are known.
     pub(super) ratio: f64,
+    /// Directions are applied with the norms of the step before.
+    pub(super) lagged: bool,
+    /// That made an update too long, by so much of the direction.
+    pub(super) excess: Option<f64>,
+    /// The ratio for the next step.
+    pub(super) next_ratio: Option<f64>,
 }
 
 /// A step under way, apart from its buffers.
@@ -61,14 +69,25 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(tensors: usize, scale: f64, lists: &mut Lists) -> Result<Self> {
-        let known = Known {
-            gradient_norm: 0.0,
-            l1: 0.0,
-            ratio: 1.0,
+    pub(super) fn new(
+        buffers: &[TensorBuffers<'_>],
+        scale: f64,
+        lagged: bool,
+        lists: &mut Lists,
+    ) -> Result<Self> {
+        let known = |buffers: &TensorBuffers<'_>| {
+            let ratio = buffers.norm_ratio.filter(|_| lagged);
+            Known {
+                gradient_norm: 0.0,
+                l1: 0.0,
+                ratio: ratio.unwrap_or(1.0),
+                lagged: ratio.is_some(),
+                excess: None,
+                next_ratio: ratio,
+            }
         };
-        fill(&mut lists.numbers, repeat_n([0.0; 2], tensors))?;
-        fill(&mut lists.known, repeat_n(known, tensors))?;
+        fill(&mut lists.numbers, repeat_n([0.0; 2], buffers.len()))?;
+        fill(&mut lists.known, buffers.iter().map(known))?;
         Ok(Progress {
             next: Next::Gradient,
             numbers: take(&mut lists.numbers),
@@ -128,7 +147,7 @@ impl Plan {
         Ok(UnderWay {
             step: step.clone(),
             number,
-            progress: Progress::new(buffers.len(), step.grad_scale, &mut self.lists)?,
+            progress: self.progress(step, buffers)?,
         })
     }
 
@@ -152,8 +171,7 @@ impl Plan {
         run.end();
         let stage = stage?;
         if stage.is_none() {
-            self.gradient_norm = progress.gradient_norm;
-            progress.give_back(&mut self.lists);
+            self.finish(progress, buffers);
         }
         Ok(stage)
     }
@@ -222,6 +240,12 @@ impl<'a> Stages<'a> {
     pub fn next(&mut self) -> Result<Option<Stage>> {
         let _mode = FloatMode::set_default();
         self.run.advance(&mut self.progress)
+    }
+
+    /// With lagged norms, what each tensor's next step takes for
+    /// [`TensorBuffers::norm_ratio`]; known when all is done.
+    pub fn norm_ratios(&self) -> impl ExactSizeIterator<Item = Option<f64>> + '_ {
+        self.progress.known.iter().map(|known| known.next_ratio)
     }
 
     /// The norm of all gradients together, before clipping; `None` where the

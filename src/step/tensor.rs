@@ -50,11 +50,11 @@ impl Tensor {
     }
 
     /// Memory for its directions, if it keeps them.
-    pub(super) fn directions(&self) -> Result<Option<AlignedBytes>> {
+    pub(super) fn directions(&self, lagged: bool) -> Result<Option<AlignedBytes>> {
         let name = || format!("the direction of tensor \"{}\"", self.spec.name);
         let bytes = self.grid.all_kept() * self.spec.arithmetic().size();
         let keep = || AlignedBytes::zeroed(bytes, name);
-        self.grafted().then(keep).transpose()
+        (self.grafted() && !lagged).then(keep).transpose()
     }
 
     /// All memory of the tensor in a step; `None` if it takes no part.
@@ -96,9 +96,15 @@ impl Tensor {
             ),
             gamma: factors.gamma(),
             apply: match buffers.target {
-                Target::Parameters(_) => Apply::Update {
-                    rate: -rate * known.ratio * units.direction,
-                    decay: -(rate * buffers.weight_decay),
+                Target::Parameters(_) => match known.excess {
+                    None => Apply::Update {
+                        rate: -rate * known.ratio * units.direction,
+                        decay: -(rate * buffers.weight_decay),
+                    },
+                    Some(excess) => Apply::Update {
+                        rate: rate * excess * units.direction,
+                        decay: 0.0,
+                    },
                 },
                 Target::Direction(_) => Apply::Write {
                     scale: known.ratio * units.direction,
@@ -116,18 +122,35 @@ impl Tensor {
     /// What becomes of its directions in the sweep that takes in gradients: the
     /// largest l1 has to wait for all statistics, and a step that defers applies
     /// nothing yet.
-    pub(super) fn fused(&self, defers: bool) -> Option<Directions> {
-        match (self.relative, self.grafted()) {
-            (true, _) => None,
-            (_, true) => Some(Directions::Measured),
-            _ if defers => None,
-            _ => Some(Directions::Applied),
+    pub(super) fn fused(&self, known: &Known, defers: bool) -> Option<Directions> {
+        match self.grafted() {
+            _ if self.relative => None,
+            true => Some(self.measured(known)),
+            false if defers => None,
+            false => Some(Directions::Applied),
         }
     }
 
-    /// Whether its directions are yet to be measured, or applied, after that.
-    pub(super) fn is_left(&self, directions: Directions, defers: bool) -> bool {
-        let needed = directions == Directions::Applied || self.grafted();
-        needed && self.fused(defers) != Some(directions)
+    /// The sweep that measures directions applies them, too, if the norms of the step
+    /// before will do.
+    fn measured(&self, known: &Known) -> Directions {
+        match known.lagged {
+            true => Directions::AppliedAndMeasured,
+            false => Directions::Measured,
+        }
+    }
+
+    /// What is left to be done in the sweep that measures.
+    pub(super) fn left_to_measure(&self, known: &Known) -> Option<Directions> {
+        (self.grafted() && self.relative).then(|| self.measured(known))
+    }
+
+    /// What is left to be done in the last sweep.
+    pub(super) fn left_to_apply(&self, known: &Known, defers: bool) -> Option<Directions> {
+        let is_left = match self.grafted() {
+            true => !known.lagged || known.excess.is_some(),
+            false => self.fused(known, defers).is_none(),
+        };
+        is_left.then_some(Directions::Applied)
     }
 }
