@@ -20,6 +20,7 @@ mod buffers;
 mod factors;
 mod instruction_set;
 mod plan;
+mod range;
 mod run;
 mod stages;
 mod sums;
