@@ -79,6 +79,10 @@ impl Wide {
         self.fraction.is_finite()
     }
 
+    pub(super) fn is_nan(self) -> bool {
+        self.fraction.is_nan()
+    }
+
     pub(super) fn is_positive(self) -> bool {
         self.fraction > 0.0
     }
@@ -117,13 +121,13 @@ impl Wide {
 /// or so small that directions had too few bits. `None` if the sum is of use, or
 /// nothing more can be done. `lift` is the power that it was computed with.
 pub(super) fn next_lift(arithmetic: Dtype, squares: Wide, lift: i32) -> Option<i32> {
-    // Where a direction is below the least, the momentum is below what the first lift
-    // would bring out of the range, since the diagonal is in it.
-    let (least, largest, lifts) = match arithmetic {
-        Dtype::F64 => (-900, f64::MAX_EXP, [600, 1000]),
-        _ => (-200, 2 * f32::MAX_EXP, [64, 126]),
+    // Where a direction is too small after one lift, its momentum is so small that the
+    // next does not bring it out of the range, since the diagonal is in the range.
+    let (least, largest, lifts): (_, _, &[i32]) = match arithmetic {
+        Dtype::F64 => (-900, f64::MAX_EXP, &[440, 880, 1020]),
+        _ => (-200, 2 * f32::MAX_EXP, &[64, 126]),
     };
-    let next = |size: i32| lifts.into_iter().find(|&lift| lift > size);
+    let next = |size: i32| lifts.iter().copied().find(|&lift| lift > size);
     let too_large = !squares.is_finite() || squares.exponent >= largest;
     match () {
         () if too_large && lift <= 0 => next(-lift).map(|lift| -lift),

@@ -242,22 +242,22 @@ impl<'a> Run<'a> {
         self.know_squares(progress, |_, _| true);
         // In float64 the sum of finite squares may be beyond the range, or below it.
         let next = |t: &Tensor, known: &Known| {
-            let is_double = t.kernels.arithmetic() == Dtype::F64;
-            let squares = known.squares;
-            let is_number = is_double && !squares.to_f64().is_nan();
-            is_number
-                .then(|| next_lift(Dtype::F64, squares, 0))
+            let (arithmetic, squares) = (t.kernels.arithmetic(), known.squares);
+            let may_be = arithmetic == Dtype::F64 && !squares.is_nan();
+            let as_summed = squares.shifted(2 * known.lift);
+            may_be
+                .then(|| next_lift(arithmetic, as_summed, known.lift))
                 .flatten()
         };
-        if self.lift(progress, next) {
+        while self.lift(progress, next) {
             self.sweep(Sweep::Whole, progress, |job, visit| {
                 if job.is_lifted() {
                     sum(job, visit);
                 }
             });
             self.know_squares(progress, |_, known| known.lift != 0);
-            progress.known.iter_mut().for_each(|known| known.lift = 0);
         }
+        progress.known.iter_mut().for_each(|known| known.lift = 0);
         self.give(progress, |_| true, |_, known| [known.squares.to_f64(), 0.0]);
     }
 
