@@ -11,7 +11,9 @@ use rand_pcg::Pcg64Mcg;
 use sonew::dtype::Dtype::{self, Bf16, F16, F32, F64};
 use sonew::dtype::{Element, Elements, ElementsMut};
 use sonew::layout::{TensorSpec, Update};
-use sonew::options::{Damping, Graft, NonFinite, Options, Rounding, Statistics, StepOptions};
+use sonew::options::{
+    Damping, Graft, InstructionSet, NonFinite, Options, Rounding, Statistics, StepOptions,
+};
 use sonew::oracle::Oracle;
 use sonew::{Error, Optimizer, Plan, Target, TensorBuffers};
 
@@ -390,8 +392,21 @@ impl Case {
     }
 }
 
+/// A step of which each stage is a call of its own.
+fn in_stages(
+    optimizer: &mut Optimizer,
+    step: &StepOptions,
+    params: &mut Numbers,
+    gradient: &Numbers,
+) -> sonew::Result<()> {
+    let (mut params, gradient) = ([params.elements_mut()], [Some(gradient.elements())]);
+    let mut stages = optimizer.stages(step, &mut params, &gradient)?;
+    while stages.next()?.is_some() {}
+    Ok(())
+}
+
 /// No number of finite ones is made infinite or NaN: not the parameters, and not the
-/// state, unless its diagonal overflows.
+/// state, unless its diagonal overflows. Portable code in stages does the same to the bit.
 #[test]
 fn finite_gradients_of_any_size_leave_finite_parameters() {
     let cases = std::env::var("SONEW_EXTREMES").map_or(3000, |n| n.parse().unwrap());
@@ -403,7 +418,13 @@ fn finite_gradients_of_any_size_leave_finite_parameters() {
         let tensor = case.tensor.clone();
         let (params, gradients) = (tensor.params, tensor.grads);
         let mut optimizer = Optimizer::new(case.options.clone(), &[tensor]).unwrap();
+        let portable = Options {
+            instruction_set: InstructionSet::Portable,
+            ..case.options.clone()
+        };
+        let mut staged = Optimizer::new(portable, &[case.tensor.clone()]).unwrap();
         let mut params = Numbers::new(params, &vec![1.0; case.tensor.len()]);
+        let mut params_in_stages = Numbers::new(case.tensor.params, &params.to_f64());
         for gradient in &case.gradients {
             let before = params.to_f64();
             let gradient = Numbers::new(gradients, gradient);
@@ -413,6 +434,10 @@ fn finite_gradients_of_any_size_leave_finite_parameters() {
                 &[Some(gradient.elements())],
             );
             let after = params.to_f64();
+            let again = in_stages(&mut staged, &case.step, &mut params_in_stages, &gradient);
+            assert_eq!(again.is_ok(), stepped.is_ok(), "{context}");
+            let bytes = [&params, &params_in_stages].map(|p| p.elements().bytes().to_vec());
+            assert_eq!(bytes[0], bytes[1], "{context}");
             steps += 1;
             match stepped {
                 Ok(()) => {}
@@ -443,7 +468,7 @@ fn finite_gradients_of_any_size_leave_finite_parameters() {
         }
     }
     println!("{steps} steps, {refused} refused, {compared} compared");
-    assert!(3 * refused < steps && 20 * compared > steps);
+    assert!(3 * refused < steps && 50 * compared > steps);
 }
 
 /// Whether the square of an element overflows.
@@ -470,7 +495,7 @@ fn agrees(case: &Case, optimizer: &Optimizer, g: &[f64], before: &[f64], after: 
     // A square that overflows is nobody's norm.
     if has_large_squares(case, g)
         || case.tensor.update == Update::Adam
-        || o.beta1.max(o.beta2) > 0.9999
+        || o.beta1.max(o.beta2) > 1.0 - 1e-8
     {
         return false;
     }
@@ -531,19 +556,18 @@ fn agrees(case: &Case, optimizer: &Optimizer, g: &[f64], before: &[f64], after: 
     let largest = terms.iter().copied().fold(0.0, f64::max);
     // Subnormal numbers, and those beyond float32, are less exact; an edge on the brink
     // may be removed or not.
-    let normal = |x: f64| x == 0.0 || (1e-36..1e37).contains(&x.abs());
-    let are_normal = x.h[0]
-        .iter()
-        .chain(&a)
-        .all(|x| normal(x * c2.min(1.0)) && normal(*x))
-        && x.h.iter().flatten().all(|x| x.abs() < 1e37)
-        && g.iter().all(|g| normal(*g))
+    let normal = |x: f64| x == 0.0 || (2e-38..3e38).contains(&x.abs());
+    let are_normal = x.h[0].iter().all(|x| normal(x * c2.min(1.0)) && normal(*x))
+        && x.h.iter().flatten().all(|x| normal(*x))
         && (o.eps == 0.0 || o.eps > 1e-35)
         && (o.graft_eps == 0.0 || o.graft_eps > 1e-35);
-    let is_clear =
-        (0..u.len()).all(|j| x.margin(j, o.gamma) > 1e-3 && x.psi[j].iter().all(|p| p.abs() < 1e6));
+    let is_clear = (0..u.len()).all(|j| {
+        x.margin(j, o.gamma) > 1e-3 && x.psi[j].iter().all(|p| normal(*p) && p.abs() < 1e6)
+    });
     let in_range = largest < 1e3 * of_u
-        && (1e-60..1e50).contains(&of_u)
+        && (1e-70..1e60).contains(&of_u)
+        && of_a > 1e-36
+        && a.iter().all(|a| a.abs() < 3e38)
         && (o.graft != Graft::None || (1e-35..1e35).contains(&of_u))
         && lr * of_a < 1e37;
     if !(are_normal && is_clear && in_range && of_a > 0.0) {
@@ -551,6 +575,11 @@ fn agrees(case: &Case, optimizer: &Optimizer, g: &[f64], before: &[f64], after: 
     }
     for (j, (before, after)) in before.iter().zip(after).enumerate() {
         let exact = before - lr * (u[j] * (of_a / of_u) + o.weight_decay * before);
+        if exact.abs() > 3e38 {
+            let stays = after == before || exact.abs() < 4e38;
+            assert!(stays, "{j}: {before:e} became {after:e}: {case:?}");
+            continue;
+        }
         let bound = 1e-3 * lr * of_a * (largest / of_u) + 1e-6 * before.abs() * (1.0 + lr);
         assert!(
             (after - exact).abs() <= bound + 1e-37,
