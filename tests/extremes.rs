@@ -422,7 +422,7 @@ fn finite_gradients_of_any_size_leave_finite_parameters() {
             instruction_set: InstructionSet::Portable,
             ..case.options.clone()
         };
-        let mut staged = Optimizer::new(portable, &[case.tensor.clone()]).unwrap();
+        let mut staged = Optimizer::new(portable, std::slice::from_ref(&case.tensor)).unwrap();
         let mut params = Numbers::new(params, &vec![1.0; case.tensor.len()]);
         let mut params_in_stages = Numbers::new(case.tensor.params, &params.to_f64());
         for gradient in &case.gradients {
