@@ -271,8 +271,8 @@ pub enum NonFinite {
     /// return [`Error::NonFiniteGradient`].
     Skip,
     /// Do not check, unless [`StepOptions::clip_norm`] does. Coordinates whose
-    /// statistics become infinite or NaN no longer change; the other parameters
-    /// of such a tensor may become useless.
+    /// statistics become infinite or NaN no longer change; nor may the other
+    /// parameters of such a tensor. None becomes infinite or NaN.
     Unchecked,
 }
 

@@ -7,6 +7,7 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use super::apply::{not_finite, or_else};
 use super::element::Stored;
 use super::isa::prefetch;
 use super::simd::{Kernel, Scalar, Vector, LANES};
@@ -89,7 +90,7 @@ impl<'a, T> Outcome<'a, T> {
     /// Applied to parameters.
     pub(crate) fn applied(self, params: &'a mut [[T; LANES]], apply: Apply) -> Self {
         let (rate, decay) = match apply {
-            Apply::Update { rate, decay } => (rate, decay),
+            Apply::Update { rate, decay } => (rate.number, decay),
             Apply::Write { .. } => unreachable!("there is no loop for it"),
         };
         Outcome {
@@ -479,9 +480,12 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
             _ => {
                 let params = &mut self.params[i];
                 prefetch(params, self.ahead);
-                let p = V::load(self.isa, params);
-                let p = self.rate.mul_add(u, self.decay.mul_add(p, p));
-                p.canonical(self.isa).store(params);
+                let old = V::load(self.isa, params);
+                let mut new = self.rate.mul_add(u, self.decay.mul_add(old, old));
+                if V::any(not_finite(self.isa, new)) {
+                    new = or_else(self.isa, new, old.canonical(self.isa));
+                }
+                new.store(params);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The numbers of one step: powers of the betas, corrections, factors.
 
-use sonew_kernel::{Average, Denominator, Reference, TakeIn};
+use sonew_kernel::{Average, Denominator, Factor, Reference, TakeIn};
 
 use super::block::Units;
 use crate::layout::Update;
@@ -45,11 +45,11 @@ impl<'a> Factors<'a> {
         self.options.gamma
     }
 
-    /// How a tensor's state takes in a gradient of this norm, once scaled.
+    /// How a tensor's state takes in a gradient, which this brings to norm 1.
     pub(super) fn take_in(
         &self,
         graft: Graft,
-        gradient_norm: f64,
+        normalize: Factor,
         denominator: Denominator,
     ) -> TakeIn {
         let average = |beta| Average {
@@ -67,11 +67,7 @@ impl<'a> Factors<'a> {
                 },
             },
             rms: rms.then(|| average(self.options.beta2)),
-            normalize: if gradient_norm > 0.0 {
-                1.0 / gradient_norm
-            } else {
-                0.0
-            },
+            normalize,
             reference: self.reference(graft),
             denominator,
         }

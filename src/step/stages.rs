@@ -6,6 +6,7 @@ use std::mem::take;
 use sonew_kernel::{FloatMode, TensorBuffers};
 
 use super::plan::Plan;
+use super::range::Wide;
 use super::run::{Lists, Run};
 use crate::error::Result;
 use crate::memory::fill;
@@ -42,10 +43,27 @@ pub(super) enum Next {
 /// What is known of a tensor so far.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known {
-    pub(super) gradient_norm: f64,
+    pub(super) gradient_norm: Wide,
     pub(super) l1: f64,
     /// The norm that the direction takes, over its own.
-    pub(super) ratio: f64,
+    pub(super) ratio: Wide,
+    /// The sum of squares of the stage that was reached: what its number stands for,
+    /// where float64 does not hold that.
+    pub(super) squares: Wide,
+    /// The power of two that multiplies what the current sweeps square: gradients, or
+    /// the momentum before directions are computed from it.
+    pub(super) lift: i32,
+}
+
+impl Known {
+    /// What a number of the stage that was reached stands for, if it is still the
+    /// tensor's own.
+    pub(super) fn exactly(&self, number: f64) -> Wide {
+        match self.squares.to_f64() == number {
+            true => self.squares,
+            false => Wide::from(number),
+        }
+    }
 }
 
 /// A step under way, apart from its buffers.
@@ -63,9 +81,11 @@ pub(crate) struct Progress {
 impl Progress {
     pub(super) fn new(tensors: usize, scale: f64, lists: &mut Lists) -> Result<Self> {
         let known = Known {
-            gradient_norm: 0.0,
+            gradient_norm: Wide::ZERO,
             l1: 0.0,
-            ratio: 1.0,
+            ratio: Wide::from(1.0),
+            squares: Wide::ZERO,
+            lift: 0,
         };
         fill(&mut lists.numbers, repeat_n([0.0; 2], tensors))?;
         fill(&mut lists.known, repeat_n(known, tensors))?;

@@ -3,11 +3,13 @@
 use std::ops::Range;
 
 use sonew_kernel::{
-    Apply, Directions, ElementsMut, Isa, Kernels, Memory, Rule, Stochastic, Target, TensorBuffers,
+    power_of_two, Apply, Directions, ElementsMut, Isa, Kernels, Memory, Rule, Stochastic, Target,
+    TensorBuffers,
 };
 
 use super::block::{ahead, Job};
 use super::factors::Factors;
+use super::range::Wide;
 use super::stages::Known;
 use crate::dtype::Dtype;
 use crate::error::Result;
@@ -87,21 +89,32 @@ impl Tensor {
     ) -> Job<'_> {
         let units = factors.units(self.spec.update, self.graft);
         let rate = factors.lr() * buffers.lr_scale;
+        let factor = |x: Wide| x.factor(self.kernels.arithmetic());
+        // What multiplies a direction as the kernels leave it.
+        let applied = |by: f64| {
+            let product = Wide::from(by) * known.ratio * Wide::from(units.direction);
+            factor(product.shifted(-known.lift))
+        };
+        let normalize = match known.gradient_norm.is_positive() {
+            true => Wide::from(1.0) / known.gradient_norm,
+            false => Wide::ZERO,
+        };
         let rule = Rule {
-            scale,
+            scale: factor(Wide::from(scale).shifted(known.lift)),
+            lift: power_of_two(known.lift),
             take_in: factors.take_in(
                 self.graft,
-                known.gradient_norm,
+                factor(normalize),
                 factors.denominator(self.spec.update, factors.damping(known.l1)),
             ),
             gamma: factors.gamma(),
             apply: match buffers.target {
                 Target::Parameters(_) => Apply::Update {
-                    rate: -rate * known.ratio * units.direction,
+                    rate: applied(-rate),
                     decay: -(rate * buffers.weight_decay),
                 },
                 Target::Direction(_) => Apply::Write {
-                    scale: known.ratio * units.direction,
+                    scale: applied(1.0),
                 },
             },
         };
