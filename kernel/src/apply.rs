@@ -27,16 +27,17 @@ pub enum Apply {
     },
 }
 
-/// Whether numbers are infinite or NaN.
-#[inline(always)]
-pub(crate) fn not_finite<V: Vector>(isa: V::Isa, x: V) -> V::Mask {
-    x.abs().not_lt(V::splat(isa, V::Scalar::INFINITY))
+/// Added to a parameter that stays as it is, and unknown to the compiler: of a choice
+/// between what is stored and what was loaded, it would make a masked store, which some
+/// processors do slowly.
+pub(crate) fn nothing() -> f64 {
+    std::hint::black_box(-0.0)
 }
 
-/// What is finite of the first, and in place of the rest the second.
+/// Whether numbers are infinite or NaN.
 #[inline(always)]
-pub(crate) fn or_else<V: Vector>(isa: V::Isa, x: V, other: V) -> V {
-    V::select(not_finite(isa, x), other, x)
+fn not_finite<V: Vector>(isa: V::Isa, x: V) -> V::Mask {
+    x.abs().not_lt(V::splat(isa, V::Scalar::INFINITY))
 }
 
 /// Directions are applied to parameters.
@@ -55,17 +56,19 @@ impl<T: Scalar, E: Stored> Kernel<T> for Deliver<'_, T, E> {
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
         let rate = Times::new(isa, self.rate);
-        let decay = V::number(isa, self.decay);
+        let (decay, nothing) = (V::number(isa, self.decay), V::number(isa, nothing()));
         let params = self.params.iter_mut().enumerate();
         for ((i, params), u) in params.zip(self.direction) {
             prefetch(params, self.ahead);
             let old = E::load::<V>(isa, params);
             let u = rate.lifted(V::load(isa, u));
             let new = rate.number.mul_add(u, decay.mul_add(old, old));
+            let new = V::select(not_finite(isa, new), old + nothing, new);
             let noise = self.noise.map(|(noise, index)| (noise, index + i * LANES));
             let stored = E::store(new, isa, params, noise);
-            if V::any(not_finite(isa, stored)) {
-                let kept = or_else(isa, stored, old.canonical(isa));
+            // In few bits it may have become infinite.
+            if E::ROUNDS && V::any(not_finite(isa, stored)) {
+                let kept = V::select(not_finite(isa, stored), old + nothing, stored);
                 E::store(kept, isa, params, None);
             }
         }
@@ -95,7 +98,12 @@ impl<T: Scalar, F: Stored, E: Stored> Kernel<T> for Write<'_, F, E> {
             let stored = E::store(out, isa, to, noise);
             if self.are_directions && V::any(not_finite(isa, stored)) {
                 let zero = V::number(isa, 0.0);
-                E::store(or_else(isa, stored, zero), isa, to, None);
+                E::store(
+                    V::select(not_finite(isa, stored), zero, stored),
+                    isa,
+                    to,
+                    None,
+                );
             }
         }
     }

@@ -227,8 +227,7 @@ impl Kernels {
             (Apply::Write { scale }, _) => with_element!(dtype, E => {
                 padded_mut::<E>(to, |first, to| {
                     let (from, noise) = (&direction[first..], later(noise, first));
-                    let are_directions = true;
-                    self.call::<T, _>(Write { from, to, scale, noise, are_directions });
+                    self.call::<T, _>(Write { from, to, scale, noise, are_directions: true });
                 })
             }),
             (Apply::Update { rate, decay }, None) => with_element!(dtype, E => {

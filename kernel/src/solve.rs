@@ -7,7 +7,7 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::apply::{not_finite, or_else};
+use super::apply::nothing;
 use super::element::Stored;
 use super::isa::prefetch;
 use super::simd::{Kernel, Scalar, Vector, LANES};
@@ -89,13 +89,12 @@ impl<'a, T> Outcome<'a, T> {
 
     /// Applied to parameters.
     pub(crate) fn applied(self, params: &'a mut [[T; LANES]], apply: Apply) -> Self {
-        let (rate, decay) = match apply {
-            Apply::Update { rate, decay } => (rate.number, decay),
-            Apply::Write { .. } => unreachable!("there is no loop for it"),
+        let Apply::Update { rate, decay } = apply else {
+            unreachable!("there is no loop for it")
         };
         Outcome {
             params,
-            rate,
+            rate: rate.number,
             decay,
             ..self
         }
@@ -200,6 +199,7 @@ pub(crate) struct Solving<'r, V: Vector, const BAND: usize, const ENDS: bool, co
     gamma: V,
     rate: V,
     decay: V,
+    nothing: V,
     sums: V::Sums,
     to: &'r mut [[V::Scalar; LANES]],
     keep: &'r mut [[V::Scalar; LANES]],
@@ -250,6 +250,7 @@ impl<T: Scalar, const BAND: usize, const ENDS: bool, const FINISH: u8>
             gamma: V::number(isa, self.gamma),
             rate: V::number(isa, self.outcome.rate),
             decay: V::number(isa, self.outcome.decay),
+            nothing: V::number(isa, nothing()),
             sums: V::load_sums(isa, self.outcome.sums),
             to: &mut *self.outcome.to,
             keep: &mut *self.outcome.keep,
@@ -481,11 +482,9 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
                 let params = &mut self.params[i];
                 prefetch(params, self.ahead);
                 let old = V::load(self.isa, params);
-                let mut new = self.rate.mul_add(u, self.decay.mul_add(old, old));
-                if V::any(not_finite(self.isa, new)) {
-                    new = or_else(self.isa, new, old.canonical(self.isa));
-                }
-                new.store(params);
+                let new = self.rate.mul_add(u, self.decay.mul_add(old, old));
+                let same = old + self.nothing;
+                V::select(new.abs().lt(self.infinity), new, same).store(params);
             }
         }
     }

@@ -4,7 +4,7 @@ use sonew_kernel::{Average, Denominator, Factor, Reference, TakeIn};
 
 use super::block::Units;
 use crate::layout::Update;
-use crate::options::{Damping, Graft, Options, Statistics, StepOptions};
+use crate::options::{Damping, Graft, NonFinite, Options, Statistics, StepOptions};
 
 /// The smallest relative damping, as in the authors' JAX code.
 const LEAST_RELATIVE_DAMPING: f64 = 1e-24;
@@ -39,6 +39,11 @@ impl<'a> Factors<'a> {
 
     pub(super) fn lr(&self) -> f64 {
         self.step.lr
+    }
+
+    /// Whether the step refuses gradients that are not finite.
+    pub(super) fn refuses(&self) -> bool {
+        self.step.non_finite == NonFinite::Skip || self.step.clip_norm.is_some()
     }
 
     pub(super) fn gamma(&self) -> f64 {

@@ -12,7 +12,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::layout::check_count;
 use crate::memory::again;
-use crate::options::{Graft, NonFinite};
+use crate::options::Graft;
 use crate::parallel::{Sweep, Team, Tiles, Visit};
 
 /// Lists of tensors that a step needs, empty: between steps a plan keeps their
@@ -192,12 +192,7 @@ impl<'a> Run<'a> {
 
     /// Whether the step begins with the norms of gradients.
     fn looks_at_gradients(&self) -> bool {
-        self.refuses() || self.factors.options.graft == Graft::NormalizedRmsprop
-    }
-
-    /// Whether it refuses gradients that are not finite.
-    fn refuses(&self) -> bool {
-        self.factors.step.non_finite == NonFinite::Skip || self.factors.step.clip_norm.is_some()
+        self.factors.refuses() || self.factors.options.graft == Graft::NormalizedRmsprop
     }
 
     /// Takes a stage's numbers into what is known of the tensors concerned.
@@ -288,7 +283,7 @@ impl<'a> Run<'a> {
 
     /// Looks for gradients that are not finite; clips.
     fn take_gradient_squares(&self, progress: &mut Progress) -> Result<()> {
-        if self.refuses() {
+        if self.factors.refuses() {
             let mut tensors = self.tensors.iter().zip(&progress.numbers);
             if let Some((tensor, _)) = tensors.find(|(_, [squares, _])| squares.is_nan()) {
                 return Err(Error::NonFiniteGradient {
