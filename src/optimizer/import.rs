@@ -51,6 +51,7 @@ impl Optimizer {
             for (own, elements) in state.elements.iter_mut().zip(planes) {
                 own.copy_from_slice(elements.bytes());
             }
+            state.step_count = step_count;
             state.master = match state.planes.iter().any(|plane| plane.name == MASTER) {
                 true => Master::Set,
                 false => Master::Empty,

@@ -188,9 +188,17 @@ impl Optimizer {
         let stepped = self.plan.step(step, number, &mut buffers);
         self.spare = again(buffers);
         stepped?;
+        self.complete(number);
+        Ok(())
+    }
+
+    /// Makes a step, which has been taken entirely, the last one.
+    fn complete(&mut self, number: u64) {
+        for state in &mut self.state {
+            state.step_count += u64::from(state.takes_part);
+        }
         self.commit_live_step(number);
         self.step_count = number;
-        Ok(())
     }
 
     /// The gradient norm of the last step: the norm over all tensors, after
@@ -201,9 +209,21 @@ impl Optimizer {
         self.plan.gradient_norm()
     }
 
-    /// Steps taken so far.
+    /// Steps taken so far. One in which a tensor took no part, or even none took
+    /// part, counts; for a tensor's own see
+    /// [`tensor_step_count`](Optimizer::tensor_step_count).
     pub fn step_count(&self) -> u64 {
         self.step_count
+    }
+
+    /// The steps that a tensor took part in, which its bias correction counts. So
+    /// tensors may also be stepped in separate calls, each with the gradients of the
+    /// others `None`: they get the same bits as in one call for all, but for clipping.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTensor`].
+    pub fn tensor_step_count(&self, tensor: usize) -> Result<u64> {
+        Ok(self.state_of(tensor)?.step_count)
     }
 
     /// The options that the optimizer was created with.

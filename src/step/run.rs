@@ -10,7 +10,7 @@ use super::tensor::Tensor;
 use crate::error::{Error, Result};
 use crate::layout::check_count;
 use crate::memory::again;
-use crate::options::{Graft, NonFinite};
+use crate::options::{Graft, NonFinite, Options, StepOptions};
 use crate::parallel::{Sweep, Team, Tiles, Visit};
 
 /// Lists of tensors that a step needs, empty: between steps a plan keeps their
@@ -24,7 +24,8 @@ pub(super) struct Lists {
 
 /// One step under way.
 pub(super) struct Run<'a> {
-    pub(super) factors: Factors<'a>,
+    pub(super) options: &'a Options,
+    pub(super) step: StepOptions,
     pub(super) tensors: &'a [Tensor],
     pub(super) tiles: &'a Tiles,
     pub(super) sums: &'a Sums,
@@ -168,12 +169,12 @@ impl<'a> Run<'a> {
 
     /// Whether the step begins with the norms of gradients.
     fn looks_at_gradients(&self) -> bool {
-        self.refuses() || self.factors.options.graft == Graft::NormalizedRmsprop
+        self.refuses() || self.options.graft == Graft::NormalizedRmsprop
     }
 
     /// Whether it refuses gradients that are not finite.
     fn refuses(&self) -> bool {
-        self.factors.step.non_finite == NonFinite::Skip || self.factors.step.clip_norm.is_some()
+        self.step.non_finite == NonFinite::Skip || self.step.clip_norm.is_some()
     }
 
     /// Takes a stage's numbers into what is known of the tensors concerned.
@@ -230,7 +231,7 @@ impl<'a> Run<'a> {
         let all: f64 = progress.numbers.iter().map(|[squares, _]| squares).sum();
         let norm = all.sqrt();
         progress.gradient_norm = Some(norm);
-        let clip = match self.factors.step.clip_norm {
+        let clip = match self.step.clip_norm {
             Some(most) if norm > most => most / norm,
             _ => 1.0,
         };
@@ -320,11 +321,16 @@ impl<'a> Run<'a> {
         visit: impl Fn(&Job<'_>, Visit<'_, '_>) + Sync,
     ) {
         let (tensors, buffers, memory) = (self.tensors, self.buffers, &self.memory);
-        let factors = &self.factors;
+        let (options, step) = (self.options, &self.step);
         let visit = |visited: Visit<'_, '_>| {
             let tensor = visited.tensor;
             let known = &progress.known[tensor];
-            let job = tensors[tensor].job(factors, known, progress.scale, &buffers[tensor]);
+            let factors = Factors {
+                options,
+                step,
+                corrections: known.corrections,
+            };
+            let job = tensors[tensor].job(&factors, known, progress.scale, &buffers[tensor]);
             visit(&job, visited);
         };
         let grid = |tensor: usize| &tensors[tensor].grid;

@@ -5,11 +5,12 @@ use std::mem::take;
 
 use sonew_kernel::{FloatMode, TensorBuffers};
 
+use super::factors::Corrections;
 use super::plan::Plan;
 use super::run::{Lists, Run};
 use crate::error::Result;
 use crate::memory::fill;
-use crate::options::StepOptions;
+use crate::options::{Options, StepOptions};
 
 /// A point in a step at which numbers of whole tensors are known that the rest
 /// of the step needs. Each has two numbers for every tensor.
@@ -42,6 +43,8 @@ pub(super) enum Next {
 /// What is known of a tensor so far.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known {
+    /// From the beginning.
+    pub(super) corrections: Corrections,
     pub(super) gradient_norm: f64,
     pub(super) l1: f64,
     /// The norm that the direction takes, over its own.
@@ -61,19 +64,35 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(tensors: usize, scale: f64, lists: &mut Lists) -> Result<Self> {
-        let known = Known {
-            gradient_norm: 0.0,
-            l1: 0.0,
-            ratio: 1.0,
-        };
-        fill(&mut lists.numbers, repeat_n([0.0; 2], tensors))?;
-        fill(&mut lists.known, repeat_n(known, tensors))?;
+    pub(super) fn new(
+        options: &Options,
+        step: &StepOptions,
+        number: u64,
+        buffers: &[TensorBuffers<'_>],
+        lists: &mut Lists,
+    ) -> Result<Self> {
+        let corrections = |number| (number, Corrections::new(options, number));
+        // Most tensors have the same number, whose powers are computed once.
+        let mut last = corrections(number);
+        let known = buffers.iter().map(|buffers| {
+            let own = buffers.number(number);
+            if own != last.0 {
+                last = corrections(own);
+            }
+            Known {
+                corrections: last.1,
+                gradient_norm: 0.0,
+                l1: 0.0,
+                ratio: 1.0,
+            }
+        });
+        fill(&mut lists.numbers, repeat_n([0.0; 2], buffers.len()))?;
+        fill(&mut lists.known, known)?;
         Ok(Progress {
             next: Next::Gradient,
             numbers: take(&mut lists.numbers),
             known: take(&mut lists.known),
-            scale,
+            scale: step.grad_scale,
             gradient_norm: None,
         })
     }
@@ -128,7 +147,7 @@ impl Plan {
         Ok(UnderWay {
             step: step.clone(),
             number,
-            progress: Progress::new(buffers.len(), step.grad_scale, &mut self.lists)?,
+            progress: Progress::new(&self.options, step, number, buffers, &mut self.lists)?,
         })
     }
 
