@@ -8,7 +8,7 @@ use common::{correlated, rng, CHAINS, GRAFTS};
 use sonew::dtype::{Dtype, Elements};
 use sonew::layout::{TensorSpec, Update};
 use sonew::options::{Damping, Graft, Options, Rounding, Statistics, StepOptions};
-use sonew::{Error, Optimizer, Result};
+use sonew::{Error, LoadMode, LoadOptions, Optimizer, Result};
 
 /// Bands with loops of their own.
 const BANDS: [usize; 3] = [0, 1, 4];
@@ -225,6 +225,117 @@ fn a_step_that_is_refused_or_aborted_is_not_counted() {
     }
     assert!(matches!(
         training.optimizer.tensor_step_count(8),
+        Err(Error::UnknownTensor { index: 8, count: 8 })
+    ));
+}
+
+/// A run that goes on from a file, of which each tensor has a count of its own, has the
+/// bits of one that was not interrupted.
+#[test]
+fn counts_come_back_from_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let (saved, live) = (folder.path().join("saved"), folder.path().join("live"));
+    for options in cases() {
+        let mut training = Training::new(&options);
+        training.step(&gradients(1)).unwrap();
+        training.step(&gradients(1)).unwrap();
+        training.optimizer.make_live(&live).unwrap();
+        training.step(&gradients(2)).unwrap();
+        let params: Vec<_> = training.params.iter().map(Numbers::elements).collect();
+        training.optimizer.save(&saved, Some(&params)).unwrap();
+        let at_save = training.bits();
+        training.step(&gradients(3)).unwrap();
+        let whole = training.bits();
+        let params: Vec<_> = training.params.iter().map(Numbers::to_f64).collect();
+        drop(training);
+
+        for (path, mode) in [
+            (&saved, LoadMode::Read),
+            (&saved, LoadMode::MapPrivate),
+            (&live, LoadMode::MapShared),
+        ] {
+            let mut next = Training::new(&options);
+            let load = LoadOptions {
+                mode,
+                ..LoadOptions::default()
+            };
+            if mode == LoadMode::MapShared {
+                next.optimizer.load(path, &load, None).unwrap();
+                let numbers = model().into_iter().zip(&params);
+                next.params = numbers.map(|(t, p)| Numbers::new(t.params, p)).collect();
+            } else {
+                let params = next.params.iter_mut().map(Numbers::elements_mut);
+                let params: &mut Vec<_> = &mut params.collect();
+                next.optimizer.load(path, &load, Some(params)).unwrap();
+                assert!(next.bits() == at_save, "{mode:?} {options:?}");
+                next.step(&gradients(3)).unwrap();
+            }
+            assert!(next.bits() == whole, "{mode:?} {options:?}");
+        }
+    }
+}
+
+/// Of tensors that are loaded among others, each has its own count.
+#[test]
+fn common_tensors_bring_their_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("saved");
+    let tensors = ["a", "b", "c"].map(|name| TensorSpec::new(name, &[3]));
+    let take = |optimizer: &mut Optimizer, parts: &[bool]| {
+        let mut params = vec![vec![0.0f32; 3]; parts.len()];
+        let g = [0.5f32; 3];
+        let grads: Vec<_> = parts.iter().map(|&part| part.then_some(&g[..])).collect();
+        let params = &mut common::slices_mut(&mut params);
+        optimizer.step(&options(), params, &grads).unwrap();
+    };
+    let mut first = Optimizer::new(Options::default(), &tensors[..2]).unwrap();
+    (0..5).for_each(|_| take(&mut first, &[true, false]));
+    take(&mut first, &[true, true]);
+    first.save(&path, None).unwrap();
+
+    let mut second = Optimizer::new(Options::default(), &tensors[1..]).unwrap();
+    (0..9).for_each(|_| take(&mut second, &[true, true]));
+    let common = LoadOptions {
+        common_tensors_only: true,
+        ..LoadOptions::default()
+    };
+    second.load(&path, &common, None).unwrap();
+    assert_eq!(second.step_count(), 6);
+    assert_eq!(second.tensor_step_count(0).unwrap(), 1);
+    assert_eq!(second.tensor_step_count(1).unwrap(), 9);
+}
+
+#[test]
+fn a_count_can_be_set() {
+    let mut training = Training::new(&Options::default());
+    let mut other = Training::new(&Options::default());
+    for t in 0..3 {
+        training.step(&gradients(t)).unwrap();
+        other.step(&gradients(t)).unwrap();
+    }
+    let planes = |training: &Training| -> Vec<Vec<Vec<u8>>> {
+        training
+            .bits()
+            .into_iter()
+            .map(|(_, planes)| planes)
+            .collect()
+    };
+    let before = planes(&training);
+    training.optimizer.set_tensor_step_count(1, 9).unwrap();
+    assert_eq!(training.counts(), [2, 9, 2, 2, 2, 2, 2, 2]);
+    assert!(planes(&training) == before);
+    training.optimizer.set_tensor_step_count(1, 2).unwrap();
+    // At the end of all counts nothing overflows.
+    other.optimizer.set_tensor_step_count(2, u64::MAX).unwrap();
+    training.step(&gradients(4)).unwrap();
+    other.step(&gradients(4)).unwrap();
+    let (training_bits, other_bits) = (training.bits(), other.bits());
+    assert_eq!(other_bits[2].0, u64::MAX);
+    for tensor in [0, 1, 3, 4, 5, 6, 7] {
+        assert!(training_bits[tensor] == other_bits[tensor]);
+    }
+    assert!(matches!(
+        training.optimizer.set_tensor_step_count(8, 1),
         Err(Error::UnknownTensor { index: 8, count: 8 })
     ));
 }

@@ -16,7 +16,7 @@ pub use background::Saving;
 pub use load::{LoadMode, LoadOptions};
 pub use staged::StagedStep;
 
-use crate::checkpoint::check_size;
+use crate::checkpoint::{check_size, Live};
 use crate::dtype::{Element, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{self, check_count, Plane, TensorSpec};
@@ -195,7 +195,8 @@ impl Optimizer {
     /// Makes a step, which has been taken entirely, the last one.
     fn complete(&mut self, number: u64) {
         for state in &mut self.state {
-            state.step_count += u64::from(state.takes_part);
+            let steps = u64::from(state.takes_part);
+            state.step_count = state.step_count.saturating_add(steps);
         }
         self.commit_live_step(number);
         self.step_count = number;
@@ -278,6 +279,25 @@ impl Optimizer {
         not_negative(self.of_tensor("weight_decay", tensor), decay)?;
         self.begin_live()?;
         self.state[tensor].weight_decay = decay;
+        self.set_live(tensor, self.state[tensor].settings());
+        Ok(())
+    }
+
+    /// Changes the count of the steps that a tensor took part in: for state that was
+    /// set with one count for all by [`set_state`](Optimizer::set_state), and for
+    /// tensors whose planes begin anew.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTensor`]; [`Error::OutOfRange`] for 2^47 or more,
+    /// [`Error::Forked`] and [`Error::Io`] where the state is in a live file.
+    pub fn set_tensor_step_count(&mut self, tensor: usize, count: u64) -> Result<()> {
+        self.between_steps()?;
+        self.state_of(tensor)?;
+        if self.live.is_some() {
+            Live::check_tensor_step(&self.specs[tensor].name, count)?;
+        }
+        self.begin_live()?;
+        self.state[tensor].step_count = count;
         self.set_live(tensor, self.state[tensor].settings());
         Ok(())
     }

@@ -52,7 +52,7 @@ fn see(optimizer: &Optimizer) -> Seen {
                 planes.push(bytes.to_vec());
             }
         }
-        settings.extend([state.lr_scale, state.weight_decay]);
+        settings.extend([state.lr_scale, state.weight_decay, state.step_count as f64]);
     }
     Seen {
         step: optimizer.step_count(),

@@ -126,6 +126,7 @@ impl TensorState {
                 true => Master::Set,
                 false => self.master,
             },
+            step_count: self.step_count,
         }
     }
 
@@ -150,7 +151,7 @@ impl TensorState {
             buffers.read_from(read);
         }
         (buffers.lr_scale, buffers.weight_decay) = (self.lr_scale, self.weight_decay);
-        buffers.step_number = self.step_count + 1;
+        buffers.step_number = self.step_count.saturating_add(1);
     }
 
     /// Copies the state to the other copy, unless it is known to be equal.
