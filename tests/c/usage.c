@@ -482,15 +482,19 @@ static uint64_t count_of(sonew_optimizer *optimizer, size_t tensor) {
  * optimizer, in steps of its own, and in a plan, also with the entries of an older
  * header, which have no step_number. */
 static void step_counts(void) {
-    enum { STEPS = 1000, OLD = 72 };
+    enum { STEPS = 1000 };
+    const size_t old_size = 72;
     sonew_options options;
     OK(sonew_options_init(&options, sizeof options));
     options.graft = SONEW_GRAFT_NONE;
     options.band = 0;
-    const sonew_tensor tensors[COUNT] = {
-        {.name = "a", .ndim = 1, .dims = {BIAS}},
-        {.name = "b", .ndim = 1, .dims = {BIAS}},
-    };
+    sonew_tensor tensors[COUNT];
+    memset(tensors, 0, sizeof tensors);
+    for (int i = 0; i < COUNT; i++) {
+        tensors[i].name = i ? "b" : "a";
+        tensors[i].ndim = 1;
+        tensors[i].dims[0] = BIAS;
+    }
     float a[BIAS] = {0}, b[BIAS] = {0}, fresh[BIAS] = {0};
     float *both[COUNT] = {a, b}, *other[COUNT] = {a, fresh};
     const float *first[COUNT] = {bias_grad, NULL}, *second[COUNT] = {NULL, bias_grad};
@@ -517,9 +521,7 @@ static void step_counts(void) {
 
     sonew_plan *plan = NULL;
     OK(sonew_plan_create(&options, tensors, COUNT, &plan));
-    struct {
-        unsigned char bytes[OLD];
-    } old[COUNT];
+    unsigned char old[COUNT * 72];
     for (int older = 0; older < 2; older++) {
         static float planes[COUNT][2][BIAS];
         memset(planes, 0, sizeof planes);
@@ -527,17 +529,17 @@ static void step_counts(void) {
         void *of_a[] = {planes[0][0], planes[0][1]}, *of_b[] = {planes[1][0], planes[1][1]};
         sonew_buffers buffers[COUNT];
         for (int i = 0; i < COUNT; i++) {
-            OK(sonew_buffers_init(&buffers[i], older ? OLD : sizeof buffers[i]));
+            OK(sonew_buffers_init(&buffers[i], older ? old_size : sizeof buffers[i]));
             buffers[i].params = both[i];
             buffers[i].grad = bias_grad;
             buffers[i].planes = i ? of_b : of_a;
             buffers[i].plane_count = 2;
             buffers[i].len = BIAS;
-            if (!older && i == 1)
+            if (i == 1 && !older)
                 buffers[i].step_number = 1;
-            memcpy(&old[i], &buffers[i], OLD);
+            memcpy(old + (size_t)i * old_size, &buffers[i], old_size);
         }
-        const sonew_buffers *list = older ? (const void *)old : buffers;
+        const sonew_buffers *list = older ? (const sonew_buffers *)(const void *)old : buffers;
         OK(sonew_plan_step(plan, NULL, older ? 1 : STEPS + 1, list, COUNT));
         CHECK(memcmp(b, fresh, sizeof b) == 0);
     }
