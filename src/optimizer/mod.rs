@@ -100,7 +100,8 @@ impl Optimizer {
 
     /// Takes one step: `params[i]` and the state of tensor `i` are updated
     /// from `grads[i]`. If that is `None`, the tensor takes no part in the step:
-    /// its parameters and state stay as they are. For tensors of several types
+    /// its parameters, its state and its
+    /// [step count](Optimizer::tensor_step_count) stay as they are. For tensors of several types
     /// there is [`step_any`](Optimizer::step_any).
     ///
     /// # Errors

@@ -186,6 +186,9 @@ impl Run {
                 optimizer.step(&StepOptions::default(), &mut [&mut pa[..], pb], &grads)
             }
             Work::Sync => self.optimizer().sync(),
+            Work::Setting if number.is_multiple_of(2) => {
+                self.optimizer().set_tensor_step_count(1, number.into())
+            }
             Work::Setting => self.optimizer().set_lr_scale(1, f64::from(number)),
             Work::Reset => {
                 self.params[0].fill(number as f32);
