@@ -120,7 +120,7 @@ fn gradients(t: usize) -> Vec<Option<Vec<f32>>> {
     let mut rng = rng(t as u64);
     let gradient = |(i, tensor): (usize, &TensorSpec)| {
         let g = correlated(&mut rng, tensor.len());
-        ((t + i) % 3 != 0).then_some(g)
+        (!(t + i).is_multiple_of(3)).then_some(g)
     };
     model().iter().enumerate().map(gradient).collect()
 }
