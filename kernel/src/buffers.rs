@@ -26,6 +26,9 @@ pub struct TensorBuffers<'a> {
     pub lr_scale: f64,
     /// Decoupled weight decay, finite and not negative.
     pub weight_decay: f64,
+    /// The number of the tensor's own step, from 1, if it is not that of the call; 0 if
+    /// it is. It differs where the tensor has not taken part in every step.
+    pub step_number: u64,
 }
 
 /// The state planes of a tensor.
@@ -44,7 +47,8 @@ pub enum Target<'a> {
 }
 
 impl<'a> TensorBuffers<'a> {
-    /// Buffers with a learning rate scale of 1 and no weight decay.
+    /// Buffers with a learning rate scale of 1, no weight decay, and the number of the
+    /// call's step.
     ///
     /// # Panics
     /// If there are more planes than any tensor has, 20.
@@ -60,6 +64,15 @@ impl<'a> TensorBuffers<'a> {
             before: ArrayVec::new(),
             lr_scale: 1.0,
             weight_decay: 0.0,
+            step_number: 0,
+        }
+    }
+
+    /// The number of the tensor's step in a call of this number.
+    pub fn number(&self, of_call: u64) -> u64 {
+        match self.step_number {
+            0 => of_call,
+            own => own,
         }
     }
 

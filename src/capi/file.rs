@@ -2,7 +2,7 @@
 //!
 //! A checkpoint is a safetensors file. It holds the state planes by name
 //! ("fc1.weight/momentum"), the parameters if they were passed
-//! ("fc1.weight/parameter"), options and step count in the metadata, and
+//! ("fc1.weight/parameter"), options and step counts in the metadata, and
 //! checksums of all of these. Training that continues from a checkpoint gives
 //! the same bits as training that never stopped.
 
@@ -79,7 +79,8 @@ pub struct sonew_load_options {
     /// copies them from the parameters, or be in the file only. Default 0.
     pub override_options: i32,
     /// 1: load the tensors that are in both the file and the optimizer, at least
-    /// one, and leave the optimizer's other tensors as they are. Default 0.
+    /// one, and leave the optimizer's other tensors, with their own step counts,
+    /// as they are. Default 0.
     pub common_tensors_only: i32,
     /// One of sonew_load_mode. SONEW_MAP_SHARED cannot be combined with any of
     /// the fields above. Default SONEW_READ.
@@ -136,8 +137,8 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
     })
 }
 
-/// Saves the state, the options, the step count, and each tensor's learning-rate
-/// scale and weight decay to a file. params (one buffer for each tensor, as in
+/// Saves the state, the options, the step count, and each tensor's step count,
+/// learning-rate scale and weight decay to a file. params (one buffer for each tensor, as in
 /// sonew_step(); only read) saves the parameters, too; to save the state alone,
 /// pass NULL and a count of 0. Parameters must be float; for other types there
 /// is sonew_save_any().

@@ -138,7 +138,8 @@ pub struct sonew_options {
     pub damping: i32,
     /// One of sonew_graft. Default SONEW_GRAFT_ADAM.
     pub graft: i32,
-    /// 1: bias correction, with t the step count: divide the momentum by
+    /// 1: bias correction, with t the number of the steps that the tensor took
+    /// part in: divide the momentum by
     /// 1 - beta1^t, and the statistics by 1 - beta2^t if they are an exponential
     /// moving average. 0: none. Default 1.
     pub bias_correction: i32,

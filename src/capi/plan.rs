@@ -119,11 +119,14 @@ pub struct sonew_buffers {
     /// Decoupled weight decay, finite and not negative. Default 0. The
     /// weight_decay of sonew_options is not used here.
     pub weight_decay: f64,
+    /// The number of the tensor's own step, 1 for the first in which it has a
+    /// gradient, if that is not the step_number of the call. Default 0: it is.
+    pub step_number: u64,
 }
 
-// SAFETY: 9 * 8 bytes without padding.
+// SAFETY: 10 * 8 bytes without padding.
 unsafe impl Growing for sonew_buffers {
-    const SIZES: &'static [usize] = &[size_of::<sonew_buffers>()];
+    const SIZES: &'static [usize] = &[72, size_of::<sonew_buffers>()];
 }
 
 // SAFETY: the first field is the size; numbers and raw pointers.
@@ -141,6 +144,7 @@ unsafe impl Versioned for sonew_buffers {
             len: 0,
             lr_scale: 1.0,
             weight_decay: 0.0,
+            step_number: 0,
         }
     }
 }
@@ -280,8 +284,8 @@ fn planes_of(owned: &Owned, tensor: usize) -> Result<&[CString]> {
     })
 }
 
-/// Fills in the defaults of one entry: all pointers NULL, lr_scale 1 and
-/// weight_decay 0. Pass sizeof *buffers for size.
+/// Fills in the defaults of one entry: all pointers NULL, lr_scale 1,
+/// weight_decay and step_number 0. Pass sizeof *buffers for size.
 ///
 /// Errors: SONEW_STRUCT_SIZE. Since 0.1.
 #[no_mangle]
@@ -295,7 +299,8 @@ pub unsafe extern "C" fn sonew_buffers_init(
 
 /// Takes one step. buffers has one entry for each tensor, count in all. step
 /// may be NULL, which means the defaults. step_number is the t of the bias
-/// correction, 1 for the first step; the caller counts it.
+/// correction, 1 for the first step; the caller counts it. A tensor that has not
+/// taken part in every step has a step_number of its own in its entry.
 ///
 /// Buffers that are written (params, direction, planes) may not overlap any
 /// other buffer of the call. Gradients may overlap each other.
@@ -481,6 +486,7 @@ unsafe fn check<'a>(
         buffers.planes.push(written(&buffer));
     }
     (buffers.lr_scale, buffers.weight_decay) = (entry.lr_scale, entry.weight_decay);
+    buffers.step_number = entry.step_number;
     Ok(buffers)
 }
 

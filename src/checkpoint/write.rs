@@ -7,7 +7,7 @@ use super::header::{self, Contents, LENGTH_BYTES, MAX_LENGTH};
 use super::json::ArrayInfo;
 use super::live::{Copies, Found, Live};
 use super::locate::{self, Checked};
-use super::record::{self, COMMIT_WORDS, CURRENT, DEVICE, FILE, SETTINGS, SYNCED};
+use super::record::{self, COMMIT_WORDS, CURRENT, DEVICE, FILE, SETTINGS, SETTINGS_WORDS, SYNCED};
 use super::{array_name, Array, Header, Settings, ALIGNMENT, FORMAT, PADDING, SECOND, WORD};
 use crate::error::{Error, Result};
 
@@ -45,6 +45,9 @@ pub(crate) fn create_live(
     settings: impl Iterator<Item = Settings>,
 ) -> Result<(Live, Copies)> {
     Live::check_step(header.step)?;
+    for tensor in &header.tensors {
+        Live::check_tensor_step(&tensor.spec.name, tensor.step_count)?;
+    }
     let (start, checked) = encode(path, &begin(header, arrays, true)?)?;
     let Checked {
         arrays: located,
@@ -223,7 +226,7 @@ pub(super) fn lay_out(
 ) -> Contents {
     let mut checksums = Vec::new();
     if live {
-        for shape in record::shapes(FORMAT, header.tensors.len(), arrays.len()) {
+        for shape in record::shapes(FORMAT, SETTINGS_WORDS, header.tensors.len(), arrays.len()) {
             let bytes = shape.words() * WORD;
             layout.push(shape.name.to_owned(), shape.dtype, shape.dims, bytes);
         }

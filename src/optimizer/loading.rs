@@ -29,7 +29,7 @@ struct Loaded {
 }
 
 impl Optimizer {
-    /// Loads state and step count from a file that [`Optimizer::save`] wrote,
+    /// Loads state and step counts from a file that [`Optimizer::save`] wrote,
     /// or from a live file, and the parameters if buffers for them are given.
     /// The file must have the optimizer's own options and tensors, except for
     /// differences that `load` allows. Nothing is converted: state planes, and
@@ -112,10 +112,13 @@ impl Optimizer {
                 state.elements = planes;
             }
             state.master = loaded.master;
-            if let (Some(saved), false) = (loaded.saved, load.override_options) {
+            if let Some(saved) = loaded.saved {
                 let saved = &header.tensors[saved];
-                state.lr_scale = saved.lr_scale;
-                state.weight_decay = saved.weight_decay;
+                state.step_count = saved.step_count;
+                if !load.override_options {
+                    state.lr_scale = saved.lr_scale;
+                    state.weight_decay = saved.weight_decay;
+                }
             }
             if let (Some(params), Some((_, read))) = (&mut params, loaded.parameters) {
                 params[loaded.tensor].bytes_mut().copy_from_slice(&read);
@@ -169,6 +172,7 @@ impl Optimizer {
             let saved = &header.tensors[saved];
             state.lr_scale = saved.lr_scale;
             state.weight_decay = saved.weight_decay;
+            state.step_count = saved.step_count;
             state.master = match (saved.master_set, saved.master_reset) {
                 (true, _) => Master::Set,
                 // The parameters are those of the last step again.

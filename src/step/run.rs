@@ -3,7 +3,6 @@
 use sonew_kernel::{Directions, Memory, TensorBuffers};
 
 use super::block::Job;
-use super::factors::Factors;
 use super::range::{next_lift, Wide};
 use super::stages::{Known, Next, Progress, Stage};
 use super::sums::{Slot, Sums};
@@ -12,7 +11,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::layout::check_count;
 use crate::memory::again;
-use crate::options::Graft;
+use crate::options::{Graft, NonFinite, Options, StepOptions};
 use crate::parallel::{Sweep, Team, Tiles, Visit};
 
 /// Lists of tensors that a step needs, empty: between steps a plan keeps their
@@ -26,7 +25,8 @@ pub(super) struct Lists {
 
 /// One step under way.
 pub(super) struct Run<'a> {
-    pub(super) factors: Factors<'a>,
+    pub(super) options: &'a Options,
+    pub(super) step: StepOptions,
     pub(super) tensors: &'a [Tensor],
     pub(super) tiles: &'a Tiles,
     pub(super) sums: &'a Sums,
@@ -153,21 +153,21 @@ impl<'a> Run<'a> {
         if !self.keeps {
             // Directions are computed once more; as they were measured.
             known.lift = 0;
-            while let Some(lift) = self.next_lift(tensor, direction, known.lift) {
+            while let Some(lift) = self.next_lift(tensor, direction, known) {
                 known.lift = lift;
             }
         }
     }
 
     /// See [`next_lift`]; the squares are those of the direction.
-    fn next_lift(&self, tensor: &Tensor, squares: Wide, lift: i32) -> Option<i32> {
-        let unit = self
-            .factors
-            .units(tensor.spec.update, tensor.graft)
-            .direction;
+    fn next_lift(&self, tensor: &Tensor, squares: Wide, known: &Known) -> Option<i32> {
+        let units = known
+            .factors(self.options, &self.step)
+            .units(tensor.spec.update, tensor.graft);
         // As the kernels computed them.
-        let squares = (squares / Wide::from(unit * unit)).shifted(2 * lift);
-        next_lift(tensor.kernels.arithmetic(), squares, lift)
+        let unit = Wide::from(units.direction * units.direction);
+        let squares = (squares / unit).shifted(2 * known.lift);
+        next_lift(tensor.kernels.arithmetic(), squares, known.lift)
     }
 
     /// Refuses negative numbers: all are squares or sums of sizes. NaN may
@@ -192,7 +192,12 @@ impl<'a> Run<'a> {
 
     /// Whether the step begins with the norms of gradients.
     fn looks_at_gradients(&self) -> bool {
-        self.factors.refuses() || self.factors.options.graft == Graft::NormalizedRmsprop
+        self.refuses() || self.options.graft == Graft::NormalizedRmsprop
+    }
+
+    /// Whether it refuses gradients that are not finite.
+    fn refuses(&self) -> bool {
+        self.step.non_finite == NonFinite::Skip || self.step.clip_norm.is_some()
     }
 
     /// Takes a stage's numbers into what is known of the tensors concerned.
@@ -283,7 +288,7 @@ impl<'a> Run<'a> {
 
     /// Looks for gradients that are not finite; clips.
     fn take_gradient_squares(&self, progress: &mut Progress) -> Result<()> {
-        if self.factors.refuses() {
+        if self.refuses() {
             let mut tensors = self.tensors.iter().zip(&progress.numbers);
             if let Some((tensor, _)) = tensors.find(|(_, [squares, _])| squares.is_nan()) {
                 return Err(Error::NonFiniteGradient {
@@ -295,7 +300,7 @@ impl<'a> Run<'a> {
         let all = Wide::sum(known.map(|(known, [squares, _])| known.exactly(*squares)));
         let norm = all.sqrt();
         progress.gradient_norm = Some(norm.to_f64());
-        let clip = match self.factors.step.clip_norm {
+        let clip = match self.step.clip_norm {
             Some(most) if norm.to_f64() > most => Wide::from(most) / norm,
             _ => Wide::from(1.0),
         };
@@ -372,7 +377,7 @@ impl<'a> Run<'a> {
     fn lift_of_direction(&self, tensor: &Tensor, known: &Known) -> Option<i32> {
         let reference = self.fold(tensor, Slot::Reference);
         let has_norm = tensor.grafted() && reference > 0.0 && reference < f64::INFINITY;
-        let next = || self.next_lift(tensor, known.squares, known.lift);
+        let next = || self.next_lift(tensor, known.squares, known);
         has_norm.then(next).flatten()
     }
 
@@ -408,11 +413,12 @@ impl<'a> Run<'a> {
         visit: impl Fn(&Job<'_>, Visit<'_, '_>) + Sync,
     ) {
         let (tensors, buffers, memory) = (self.tensors, self.buffers, &self.memory);
-        let factors = &self.factors;
+        let (options, step) = (self.options, &self.step);
         let visit = |visited: Visit<'_, '_>| {
             let tensor = visited.tensor;
             let known = &progress.known[tensor];
-            let job = tensors[tensor].job(factors, known, progress.scale, &buffers[tensor]);
+            let factors = known.factors(options, step);
+            let job = tensors[tensor].job(&factors, known, progress.scale, &buffers[tensor]);
             visit(&job, visited);
         };
         let grid = |tensor: usize| &tensors[tensor].grid;

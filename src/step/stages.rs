@@ -5,12 +5,13 @@ use std::mem::take;
 
 use sonew_kernel::{FloatMode, TensorBuffers};
 
+use super::factors::{Corrections, Factors};
 use super::plan::Plan;
 use super::range::Wide;
 use super::run::{Lists, Run};
 use crate::error::Result;
 use crate::memory::fill;
-use crate::options::StepOptions;
+use crate::options::{Options, StepOptions};
 
 /// A point in a step at which numbers of whole tensors are known that the rest
 /// of the step needs. Each has two numbers for every tensor.
@@ -43,6 +44,8 @@ pub(super) enum Next {
 /// What is known of a tensor so far.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known {
+    /// From the beginning.
+    pub(super) corrections: Corrections,
     pub(super) gradient_norm: Wide,
     pub(super) l1: f64,
     /// The norm that the direction takes, over its own.
@@ -56,6 +59,15 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// The numbers of a step of the tensor.
+    pub(super) fn factors<'a>(&self, options: &'a Options, step: &'a StepOptions) -> Factors<'a> {
+        Factors {
+            options,
+            step,
+            corrections: self.corrections,
+        }
+    }
+
     /// What a number of the stage that was reached stands for, if it is still the
     /// tensor's own.
     pub(super) fn exactly(&self, number: f64) -> Wide {
@@ -79,21 +91,37 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(tensors: usize, scale: f64, lists: &mut Lists) -> Result<Self> {
-        let known = Known {
-            gradient_norm: Wide::ZERO,
-            l1: 0.0,
-            ratio: Wide::from(1.0),
-            squares: Wide::ZERO,
-            lift: 0,
-        };
-        fill(&mut lists.numbers, repeat_n([0.0; 2], tensors))?;
-        fill(&mut lists.known, repeat_n(known, tensors))?;
+    pub(super) fn new(
+        options: &Options,
+        step: &StepOptions,
+        number: u64,
+        buffers: &[TensorBuffers<'_>],
+        lists: &mut Lists,
+    ) -> Result<Self> {
+        let corrections = |number| (number, Corrections::new(options, number));
+        // Most tensors have the same number, whose powers are computed once.
+        let mut last = corrections(number);
+        let known = buffers.iter().map(|buffers| {
+            let own = buffers.number(number);
+            if own != last.0 {
+                last = corrections(own);
+            }
+            Known {
+                corrections: last.1,
+                gradient_norm: Wide::ZERO,
+                l1: 0.0,
+                ratio: Wide::from(1.0),
+                squares: Wide::ZERO,
+                lift: 0,
+            }
+        });
+        fill(&mut lists.numbers, repeat_n([0.0; 2], buffers.len()))?;
+        fill(&mut lists.known, known)?;
         Ok(Progress {
             next: Next::Gradient,
             numbers: take(&mut lists.numbers),
             known: take(&mut lists.known),
-            scale,
+            scale: step.grad_scale,
             gradient_norm: None,
         })
     }
@@ -148,7 +176,7 @@ impl Plan {
         Ok(UnderWay {
             step: step.clone(),
             number,
-            progress: Progress::new(buffers.len(), step.grad_scale, &mut self.lists)?,
+            progress: Progress::new(&self.options, step, number, buffers, &mut self.lists)?,
         })
     }
 
