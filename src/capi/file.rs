@@ -10,7 +10,7 @@ use std::ffi::{c_char, c_void};
 
 use super::arguments::{flag, named, string, unused, List};
 use super::buffers::{none_overlap, state, Buffer};
-use super::guard::call;
+use super::guard::{call, call_always};
 use super::optimizer::{ask_for_own, sonew_optimizer, with};
 use super::status::sonew_status;
 use super::step::{only_of, written_params, FLOAT};
@@ -239,7 +239,7 @@ pub unsafe extern "C" fn sonew_load_options_init(
     size: usize,
 ) -> sonew_status {
     // SAFETY: the header asks for a struct of this size.
-    call(|| unsafe { versioned::init(options, size, "options") })
+    call_always(|| unsafe { versioned::init(options, size, "options") })
 }
 
 /// Loads a file that sonew_save() wrote into an optimizer that was created with

@@ -10,6 +10,7 @@ use super::locate::{self, Checked};
 use super::record::{self, COMMIT_WORDS, CURRENT, DEVICE, FILE, SETTINGS, SYNCED};
 use super::{array_name, Array, Header, Settings, ALIGNMENT, FORMAT, PADDING, SECOND, WORD};
 use crate::error::{Error, Result};
+use crate::memory::{check, OF_FILES};
 
 /// Checksums are computed, and arrays written, in chunks of this size, which
 /// fits into the processor's cache.
@@ -115,7 +116,9 @@ fn gap(bytes: usize) -> usize {
 fn begin(header: &Header, arrays: &[Array], live: bool) -> Result<Contents> {
     header.validate()?;
     check_lengths(header, arrays)?;
-    Ok(lay_out(header, arrays, live, FileLayout::default()))
+    let contents = lay_out(header, arrays, live, FileLayout::default());
+    check(OF_FILES)?;
+    Ok(contents)
 }
 
 fn check_lengths(header: &Header, arrays: &[Array]) -> Result<()> {
@@ -144,6 +147,7 @@ fn check_lengths(header: &Header, arrays: &[Array]) -> Result<()> {
 fn encode(path: &Path, contents: &Contents) -> Result<(Vec<u8>, Checked)> {
     let internal = |message: String| Error::Internal { message };
     let bytes = header::encode(contents).map_err(|e| internal(e.to_string()))?;
+    check(OF_FILES)?;
     let length = (bytes.len() - LENGTH_BYTES) as u64;
     if length > MAX_LENGTH {
         return Err(Error::HeaderLength {
@@ -161,6 +165,7 @@ fn encode(path: &Path, contents: &Contents) -> Result<(Vec<u8>, Checked)> {
     if checked.header != expected {
         return Err(internal("a header reads back differently".to_owned()));
     }
+    check(OF_FILES)?;
     Ok((bytes, checked))
 }
 

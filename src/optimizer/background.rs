@@ -9,6 +9,7 @@ use crate::dtype::Elements;
 use crate::error::{Error, Result};
 use crate::memory::AlignedBytes;
 use crate::process::Process;
+use crate::reserve::{self, Taken};
 use crate::signals::Blocked;
 
 /// A save that runs in a thread of its own. It holds a copy of everything that
@@ -68,7 +69,12 @@ impl Optimizer {
             path: path.to_owned(),
             source,
         })?;
+        let reserve = Taken::new().ok_or_else(|| Error::OutOfMemory {
+            what: "a thread".to_owned(),
+            bytes: reserve::SIZE as u128,
+        })?;
         let save = move || {
+            let _held = reserve.hold();
             let arrays: Vec<_> = copies
                 .iter()
                 .map(|(tensor, plane, dtype, bytes)| Array {
