@@ -142,7 +142,8 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
 /// pass NULL and a count of 0. Parameters must be float; for other types there
 /// is sonew_save_any().
 ///
-/// The new file is first written under the name path with ".sonew-tmp" added,
+/// The new file is first written under the name path with ".sonew-tmp" added (of a name
+/// of more than 245 bytes, under its beginning and a checksum with that added),
 /// then flushed to disk, then renamed to path. If a save fails or the process
 /// dies, the previous file is still there. (Exception: if only the last
 /// operation fails, which makes the new name durable, the new file is there.)

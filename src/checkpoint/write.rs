@@ -75,7 +75,7 @@ pub(crate) fn create_live(
         commit[CURRENT],
         settings.iter().copied(),
         checksums,
-    );
+    )?;
     for (index, words) in [
         (0, &commit),
         (SETTINGS, &settings),
@@ -158,7 +158,10 @@ fn encode(path: &Path, contents: &Contents) -> Result<(Vec<u8>, Checked)> {
     }
     // Without this check, an extra or a missing array would be noticed only when
     // the file is loaded.
-    let checked = locate::check(path, &bytes).map_err(|e| internal(e.to_string()))?;
+    let checked = locate::check(path, &bytes).map_err(|error| match error {
+        Error::OutOfMemory { .. } => error,
+        other => internal(other.to_string()),
+    })?;
     let mut expected = contents.header.clone();
     expected.options.threads = checked.header.options.threads;
     expected.options.instruction_set = checked.header.options.instruction_set;

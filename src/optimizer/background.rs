@@ -7,7 +7,7 @@ use super::Optimizer;
 use crate::checkpoint::{self, Array};
 use crate::dtype::Elements;
 use crate::error::{Error, Result};
-use crate::memory::AlignedBytes;
+use crate::memory::{ask_for_tensors, check, AlignedBytes, OF_FILES};
 use crate::process::Process;
 use crate::reserve::{self, Taken};
 use crate::signals::Blocked;
@@ -75,6 +75,8 @@ impl Optimizer {
         })?;
         let save = move || {
             let _held = reserve.hold();
+            let names = header.tensors.iter().map(|tensor| tensor.spec.name.len());
+            ask_for_tensors(names, header.options.band + 5)?;
             let arrays: Vec<_> = copies
                 .iter()
                 .map(|(tensor, plane, dtype, bytes)| Array {
@@ -84,6 +86,7 @@ impl Optimizer {
                     bytes,
                 })
                 .collect();
+            check(OF_FILES)?;
             checkpoint::write(&path, &header, &arrays)
         };
         // The name distinguishes the library's own panics from the host's.
