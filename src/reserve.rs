@@ -12,6 +12,9 @@
 //!
 //! Only with the feature `own-allocator`: the allocator of a Rust program is its own.
 
+// Without it no reserve is ever taken.
+#![cfg_attr(not(feature = "own-allocator"), allow(dead_code))]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ptr;
@@ -283,7 +286,6 @@ fn owner(memory: *mut u8) -> Option<&'static Reserve> {
 }
 
 /// The system's allocator, with the reserve of this thread behind it.
-#[cfg_attr(not(feature = "own-allocator"), allow(dead_code))]
 pub(crate) struct Allocator;
 
 #[cfg(feature = "own-allocator")]

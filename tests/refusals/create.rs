@@ -114,7 +114,7 @@ fn many_tensors_and_long_names_are_saved_and_more_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("many");
     let named = |count: usize, name: usize| -> Vec<TensorSpec> {
-        let spec = |i: usize| TensorSpec::new(&format!("{}{i}", "\"".repeat(name)), &[1]);
+        let spec = |i: usize| TensorSpec::new(format!("{}{i}", "\"".repeat(name)), &[1]);
         (0..count).map(spec).collect()
     };
     for tensors in [named(20_000, 0), named(150, 4090)] {
