@@ -69,6 +69,12 @@
  *   for one thread at a time: a second thread gets SONEW_BUSY.
  * - A handle is a number that is never used again, not an address. A freed
  *   handle is always refused.
+ * - A failed allocation is a status: SONEW_OUT_OF_MEMORY (or SONEW_IO, SONEW_THREADS
+ *   where the system says it in its own way), which every function may return but
+ *   those that free, abort, finish, initialize structs or answer questions. What the C
+ *   library itself allocates, above all when a thread starts, is excepted:
+ *   docs/guarantees.md lists it. Each thread that is in a call sets aside 256 KiB of
+ *   address space for this, which are used only if memory is lacking.
  * - Nothing is printed, no signal handlers are installed, and no threads are
  *   used but the optimizer's own, which end when it is freed.
  * - A thread that is cancelled with pthread_cancel() while it is in a call
@@ -833,7 +839,8 @@ typedef struct {
  * pass NULL and a count of 0. Parameters must be float; for other types there
  * is sonew_save_any().
  *
- * The new file is first written under the name path with ".sonew-tmp" added,
+ * The new file is first written under the name path with ".sonew-tmp" added (of a name
+ * of more than 245 bytes, under its beginning and a checksum with that added),
  * then flushed to disk, then renamed to path. If a save fails or the process
  * dies, the previous file is still there. (Exception: if only the last
  * operation fails, which makes the new name durable, the new file is there.)

@@ -10,7 +10,7 @@ use std::ffi::{c_char, c_void};
 
 use super::arguments::{flag, named, string, unused, List};
 use super::buffers::{none_overlap, state, Buffer};
-use super::guard::call;
+use super::guard::{call, call_always};
 use super::optimizer::{ask_for_own, sonew_optimizer, with};
 use super::status::sonew_status;
 use super::step::{only_of, written_params, FLOAT};
@@ -143,7 +143,8 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
 /// pass NULL and a count of 0. Parameters must be float; for other types there
 /// is sonew_save_any().
 ///
-/// The new file is first written under the name path with ".sonew-tmp" added,
+/// The new file is first written under the name path with ".sonew-tmp" added (of a name
+/// of more than 245 bytes, under its beginning and a checksum with that added),
 /// then flushed to disk, then renamed to path. If a save fails or the process
 /// dies, the previous file is still there. (Exception: if only the last
 /// operation fails, which makes the new name durable, the new file is there.)
@@ -240,7 +241,7 @@ pub unsafe extern "C" fn sonew_load_options_init(
     size: usize,
 ) -> sonew_status {
     // SAFETY: the header asks for a struct of this size.
-    call(|| unsafe { versioned::init(options, size, "options") })
+    call_always(|| unsafe { versioned::init(options, size, "options") })
 }
 
 /// Loads a file that sonew_save() wrote into an optimizer that was created with

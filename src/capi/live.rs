@@ -33,7 +33,7 @@ use std::ffi::{c_char, c_void};
 
 use super::arguments::{path, List, Out};
 use super::file::saved;
-use super::guard::call;
+use super::guard::{call, call_always};
 use super::optimizer::{ask_for_own, sonew_optimizer, with};
 use super::registry::Registry;
 use super::status::sonew_status;
@@ -151,7 +151,7 @@ pub extern "C" fn sonew_save_finish(saving: *mut sonew_saving) -> sonew_status {
     if saving.is_null() {
         return sonew_status::SONEW_OK;
     }
-    call(|| SAVINGS.remove(saving.addr(), "saving")?.finish())
+    call_always(|| SAVINGS.remove(saving.addr(), "saving")?.finish())
 }
 
 /// Checks a whole file: its header, its sizes and every checksum. Changes

@@ -4,7 +4,7 @@
 //! life.
 
 use super::arguments::{count, flag, named, number, unused};
-use super::guard::call;
+use super::guard::call_always;
 use super::status::sonew_status;
 use super::versioned::{self, Growing, Versioned};
 use crate::error::Result;
@@ -279,5 +279,5 @@ pub unsafe extern "C" fn sonew_options_init(
     size: usize,
 ) -> sonew_status {
     // SAFETY: the header asks for a struct of this size.
-    call(|| unsafe { versioned::init(options, size, "options") })
+    call_always(|| unsafe { versioned::init(options, size, "options") })
 }

@@ -10,7 +10,7 @@ use std::mem::take;
 
 use super::arguments::{not_null, List, Out};
 use super::buffers::{none_overlap, Buffer};
-use super::guard::call;
+use super::guard::{call, call_always};
 use super::optimizer::{ask_for, c_string};
 use super::options::{options, sonew_options};
 use super::registry::Registry;
@@ -204,7 +204,7 @@ pub extern "C" fn sonew_plan_free(plan: *mut sonew_plan) -> sonew_status {
     if plan.is_null() {
         return sonew_status::SONEW_OK;
     }
-    call(|| PLANS.remove(plan.addr(), "plan").map(drop))
+    call_always(|| PLANS.remove(plan.addr(), "plan").map(drop))
 }
 
 /// Writes the number of state planes that a tensor needs to *count.
@@ -216,7 +216,7 @@ pub unsafe extern "C" fn sonew_plan_plane_count(
     tensor: usize,
     count: *mut usize,
 ) -> sonew_status {
-    call(|| {
+    call_always(|| {
         // SAFETY: the header asks for a pointer to the result.
         let out = unsafe { Out::new(count, "count") }?;
         out.write(with(plan, |owned| Ok(planes_of(owned, tensor)?.len()))?);
@@ -235,7 +235,7 @@ pub unsafe extern "C" fn sonew_plan_plane_name(
     plane: usize,
     name: *mut *const c_char,
 ) -> sonew_status {
-    call(|| {
+    call_always(|| {
         // SAFETY: the header asks for a pointer to the result.
         let out = unsafe { Out::new(name, "name") }?;
         out.write(with(plan, |owned| {
@@ -256,7 +256,7 @@ pub unsafe extern "C" fn sonew_plan_plane_dtype(
     plane: usize,
     dtype: *mut i32,
 ) -> sonew_status {
-    call(|| {
+    call_always(|| {
         // SAFETY: the header asks for a pointer to the result.
         let out = unsafe { Out::new(dtype, "dtype") }?;
         out.write(with(plan, |owned| {
@@ -294,7 +294,7 @@ pub unsafe extern "C" fn sonew_buffers_init(
     size: usize,
 ) -> sonew_status {
     // SAFETY: the header asks for a struct of this size.
-    call(|| unsafe { versioned::init(buffers, size, "buffers") })
+    call_always(|| unsafe { versioned::init(buffers, size, "buffers") })
 }
 
 /// Takes one step. buffers has one entry for each tensor, count in all. step

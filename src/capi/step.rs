@@ -7,7 +7,7 @@ use std::mem::take;
 
 use super::arguments::{named, unused, List};
 use super::buffers::{for_each_of_state, none_overlap, state, Buffer, RawBuffer};
-use super::guard::call;
+use super::guard::{call, call_always};
 use super::optimizer::{sonew_optimizer, with};
 use super::status::sonew_status;
 use super::versioned::{self, Growing, Versioned};
@@ -117,7 +117,7 @@ pub unsafe extern "C" fn sonew_step_options_init(
     size: usize,
 ) -> sonew_status {
     // SAFETY: the header asks for a struct of this size.
-    call(|| unsafe { versioned::init(step, size, "step") })
+    call_always(|| unsafe { versioned::init(step, size, "step") })
 }
 
 /// Takes one step: params[i] and the state of tensor i are updated from

@@ -7,7 +7,7 @@
 use std::ffi::c_char;
 
 use super::arguments::{string, Out};
-use super::guard::call;
+use super::guard::{call, call_always};
 use super::optimizer::{query, sonew_optimizer, with};
 use super::status::sonew_status;
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ pub unsafe extern "C" fn sonew_find_tensor(
     name: *const c_char,
     tensor: *mut usize,
 ) -> sonew_status {
-    call(|| {
+    call_always(|| {
         // SAFETY: the header asks for a string and a pointer to the result.
         let (name, out) = unsafe {
             (

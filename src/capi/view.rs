@@ -14,7 +14,7 @@ use std::ffi::{c_char, c_void};
 
 use super::arguments::{not_null, string, List, Out};
 use super::buffers::{none_overlap, state, Buffer};
-use super::guard::call;
+use super::guard::{call, call_always};
 use super::optimizer::{query, sonew_optimizer, with, Owned};
 use super::status::sonew_status;
 use super::tensor::{dtype_number, SONEW_MAX_DIMS};
@@ -82,7 +82,7 @@ pub unsafe extern "C" fn sonew_find_plane(
     name: *const c_char,
     plane: *mut usize,
 ) -> sonew_status {
-    call(|| {
+    call_always(|| {
         // SAFETY: the header asks for a string and a pointer to the result.
         let (name, out) = unsafe {
             (
@@ -116,7 +116,7 @@ pub unsafe extern "C" fn sonew_plane_view(
     view: *mut sonew_view,
     size: usize,
 ) -> sonew_status {
-    call(|| {
+    call_always(|| {
         not_null(view, || "view".to_owned())?;
         let value = with(optimizer, |owned| view_of(owned, tensor, plane))?;
         // SAFETY: the header asks for a struct of this size.

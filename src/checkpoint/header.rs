@@ -278,7 +278,7 @@ pub(super) fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<Decoded<'a>> {
         step,
         parameters,
     };
-    header.validate().map_err(|e| refuse(e.to_string()))?;
+    header.validate().map_err(|e| not_in_a_file(path, e))?;
     Ok(Decoded {
         header,
         format,
@@ -290,6 +290,17 @@ pub(super) fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<Decoded<'a>> {
         arrays,
         checksums: get(checksums, 5)?,
     })
+}
+
+/// What a header that no optimizer can have says of its file.
+pub(super) fn not_in_a_file(path: &Path, error: Error) -> Error {
+    match error {
+        Error::OutOfMemory { .. } => error,
+        other => Error::NotACheckpoint {
+            path: path.to_owned(),
+            reason: other.to_string(),
+        },
+    }
 }
 
 /// Whether the checksum of a header of the earlier formats is right: it covers all

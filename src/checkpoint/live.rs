@@ -259,7 +259,7 @@ impl Live {
         let settings = &self.settings[self.copy];
         let settings = (0..settings.len()).map(|index| settings.load(index));
         let checksums = planes.map(|plane| crc32fast::hash(plane).into());
-        let words = record::synced(number, at, settings, checksums);
+        let words = record::synced(number, at, settings, checksums)?;
         // The record of the last sync is the other one.
         let record = &self.synced[record::slot(number)];
         let words = words.into_iter().enumerate();

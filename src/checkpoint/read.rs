@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::files::{map_private, Access, Boot, SourceFile};
-use super::header::{LENGTH_BYTES, MAX_LENGTH};
+use super::header::{not_in_a_file, LENGTH_BYTES, MAX_LENGTH};
 use super::live::{Copies, Found, Live};
 use super::locate::{check, in_tensors, Arrays, Checked, FileRange, StoredArray};
 use super::mapping::Part;
@@ -382,7 +382,7 @@ impl Checkpoint {
     /// trusted.
     fn settle_3(&mut self) -> Result<Found> {
         let words = self.read_record()?;
-        let synced = Synced::read_3(&words);
+        let synced = Synced::read_3(&words)?;
         let closed = words[0][1] == 0;
         let Some(synced) = synced else {
             return Err(match closed {
@@ -459,9 +459,8 @@ impl Checkpoint {
             // In format 3 the same number says that they are incomplete.
             saved.master_reset = settings.master == Master::Reset && format != LIVE_FORMAT;
         }
-        self.header
-            .validate()
-            .map_err(|error| refuse(error.to_string()))
+        let path = self.file.path();
+        self.header.validate().map_err(|e| not_in_a_file(path, e))
     }
 
     fn torn(&self) -> Error {

@@ -3,6 +3,8 @@
 
 use super::files::{Boot, Identity};
 use super::{Master, Settings, LIVE_FORMAT, WORD};
+use crate::error::Result;
+use crate::memory::{list, OF_FILES};
 
 /// The name of the array that says which copy is current.
 pub(super) const COMMIT: &str = "sonew.live/commit";
@@ -127,12 +129,12 @@ pub(super) fn synced(
     at: u64,
     settings: impl IntoIterator<Item = u64>,
     checksums: impl IntoIterator<Item = u64>,
-) -> Vec<u64> {
-    let mut words = vec![number, at, 0, 0];
-    words.extend(settings);
-    words.extend(checksums);
+) -> Result<Vec<u64>> {
+    let head = [number, at, 0, 0].into_iter();
+    let all = head.chain(settings).chain(checksums);
+    let mut words = list(all, OF_FILES)?;
     words[SEAL] = seal(&words);
-    words
+    Ok(words)
 }
 
 /// The checksum over the words of a record, except its own.
@@ -180,11 +182,13 @@ impl Synced {
     }
 
     /// What a live file of format 3 says of its last sync, if it is whole.
-    pub(super) fn read_3(record: &[Vec<u64>]) -> Option<Synced> {
+    pub(super) fn read_3(record: &[Vec<u64>]) -> Result<Option<Synced>> {
         // Word 2 is what was current, word 3 the checksum over that, the settings
         // and the checksums.
         let (commit, checksums) = (&record[0], &record[CHECKSUMS_3]);
-        let at = unpack(commit[2])?;
+        let Some(at) = unpack(commit[2]) else {
+            return Ok(None);
+        };
         let settings = &record[SETTINGS + at.1];
         let mut hasher = crc32fast::Hasher::new();
         for word in [commit[2]].iter().chain(settings).chain(checksums) {
@@ -193,17 +197,16 @@ impl Synced {
         let whole = u64::from(hasher.finalize()) == commit[3];
         // Word 1 is 0 if it is as it was synced, and word 0 what is current.
         let current = commit[1] != 0 || commit[0] == commit[2];
-        (whole && current).then(|| Synced {
+        if !whole || !current {
+            return Ok(None);
+        }
+        let (settings, count) = (settings.iter().copied(), settings.len());
+        Ok(Some(Synced {
             number: commit[1],
             at,
-            words: synced(
-                0,
-                commit[2],
-                settings.iter().copied(),
-                checksums.iter().copied(),
-            ),
-            settings: settings.len(),
-        })
+            words: synced(0, commit[2], settings, checksums.iter().copied())?,
+            settings: count,
+        }))
     }
 }
 

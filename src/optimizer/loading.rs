@@ -11,7 +11,7 @@ use crate::checkpoint::{Checkpoint, Header, Master, Part, SavedTensor, Wanted, P
 use crate::dtype::{Dtype, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{Plane, TensorSpec, MASTER};
-use crate::memory::AlignedBytes;
+use crate::memory::{check, AlignedBytes, OF_TENSORS};
 
 /// What has been read for one tensor. It is put in place when everything has
 /// been read.
@@ -84,6 +84,7 @@ impl Optimizer {
         let file = Checkpoint::open(path)?;
         let header = file.header().clone();
         let assigned = self.assign(&file, params.is_some(), load)?;
+        check(OF_TENSORS)?;
         let mut loaded = Vec::with_capacity(assigned.len());
         for (tensor, saved) in assigned.into_iter().enumerate() {
             if let Some(saved) = saved {
@@ -147,6 +148,7 @@ impl Optimizer {
         let header = file.header().clone();
         let assigned = self.assign(&file, params.is_some(), load)?;
         let positions: Vec<usize> = assigned.into_iter().flatten().collect();
+        check(OF_TENSORS)?;
         let (live, copies) = file.into_live()?;
         let mut loaded = Vec::new();
         if params.is_some() {
