@@ -314,6 +314,7 @@ impl Allocator {
 // one thread makes pieces of a reserve, one after the other until all are freed, and
 // stays valid until it is freed. Nothing here panics or allocates.
 unsafe impl GlobalAlloc for Allocator {
+    #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.
         let memory = unsafe { System.alloc(layout) };
@@ -323,6 +324,7 @@ unsafe impl GlobalAlloc for Allocator {
         }
     }
 
+    #[inline(never)]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.
         let memory = unsafe { System.alloc_zeroed(layout) };
@@ -337,6 +339,7 @@ unsafe impl GlobalAlloc for Allocator {
         memory
     }
 
+    #[inline(never)]
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         match owner(memory) {
             Some(reserve) => {
@@ -348,6 +351,7 @@ unsafe impl GlobalAlloc for Allocator {
         }
     }
 
+    #[inline(never)]
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: the caller's promise: the size is valid for this alignment.
         let larger = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };

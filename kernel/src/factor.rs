@@ -63,7 +63,7 @@ pub fn power_of_two(exponent: i32) -> f64 {
 #[derive(Clone, Copy)]
 pub(crate) struct Times<V> {
     pub(crate) number: V,
-    lift: Option<V>,
+    lift: V,
 }
 
 impl<V: Vector> Times<V> {
@@ -71,20 +71,15 @@ impl<V: Vector> Times<V> {
     pub(crate) fn new(isa: V::Isa, factor: Factor) -> Self {
         Times {
             number: V::number(isa, factor.number),
-            lift: match factor.is_plain() {
-                true => None,
-                false => Some(V::number(isa, factor.lift)),
-            },
+            lift: V::number(isa, factor.lift),
         }
     }
 
-    /// What is to be multiplied by the number.
+    /// What is to be multiplied by the number. A lift of 1 is multiplied with, too: that
+    /// costs less than a loop for each case.
     #[inline(always)]
     pub(crate) fn lifted(self, x: V) -> V {
-        match self.lift {
-            Some(lift) => x * lift * lift,
-            None => x,
-        }
+        x * self.lift * self.lift
     }
 
     /// The product.

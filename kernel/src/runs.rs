@@ -30,9 +30,9 @@ impl Rule {
     /// What a state plane becomes in the chunk.
     pub fn reading(&self, plane: usize) -> Reading {
         match plane {
-            0 if self.lift != 1.0 => Reading::Times(self.lift),
+            0 => Reading::Times(self.lift),
             1 => Reading::Denominator(self.take_in.denominator),
-            _ => Reading::Plain,
+            _ => Reading::Times(1.0),
         }
     }
 }

@@ -87,11 +87,9 @@ pub enum Denominator {
 /// What a state plane becomes in the chunk.
 #[derive(Debug, Clone, Copy)]
 pub enum Reading {
-    /// It comes as it is.
-    Plain,
     /// The diagonal: what divides the momentum.
     Denominator(Denominator),
-    /// The momentum: times a power of two.
+    /// The same, times a power of two.
     Times(f64),
 }
 
@@ -156,17 +154,16 @@ impl<T: Scalar, E: Stored> Kernel<T> for Read<'_, T, E> {
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
         let (damping, times) = match self.reading {
-            Reading::Plain => (None, None),
-            Reading::Denominator(by) => (Some(damping::<V>(isa, by)), None),
-            Reading::Times(number) => (None, Some(V::number(isa, number))),
+            Reading::Denominator(by) => (Some(damping::<V>(isa, by)), 1.0),
+            Reading::Times(number) => (None, number),
         };
+        let times = V::number(isa, times);
         for (from, to) in self.from.iter().zip(self.to) {
             prefetch(from, self.ahead);
             let x = E::load::<V>(isa, from);
-            match (damping, times) {
-                (Some((roots, add)), _) => damp(x, roots, add).store(to),
-                (None, Some(times)) => (x * times).store(to),
-                (None, None) => x.store(to),
+            match damping {
+                Some((roots, add)) => damp(x, roots, add).store(to),
+                None => (x * times).store(to),
             }
         }
     }

@@ -563,7 +563,7 @@ impl Pass<'_, '_> {
     /// row on come into the chunk.
     fn read_statistics(&mut self, row: isize, col: isize, count: usize) {
         let planes = DIAGONAL..DIAGONAL + 1 + self.job.grid.band().min(1);
-        let plain = |_| Reading::Plain;
+        let plain = |_| Reading::Times(1.0);
         self.read_planes(row, col..col + count as isize, 0, planes, plain);
     }
 }
