@@ -1633,7 +1633,7 @@ sonew_status sonew_plan_stages_abort(sonew_plan *plan);
  *      reached            s32[R]: the stages that the step has reached before
  *                         this call: 0, 1, 2
  *    operands
- *      count              s32[]: steps taken so far
+ *      count              s32[]: steps that every tensor took part in so far
  *      traced             f32[k] or f64[k]: the traced numbers, in order
  *      reached            u32[R, D, T, 2, 2], only if staged and R > 0: the
  *                         numbers of the stages before, see below
