@@ -186,7 +186,9 @@ pub(crate) fn check(what: &str) -> Result<()> {
 /// Like [`ask`], for the lists of tensors and planes and the header of a file,
 /// for tensors with names of these lengths.
 pub(crate) fn ask_for_tensors(names: impl Iterator<Item = usize>, planes: usize) -> Result<()> {
-    let tensor = |name: usize| 1024 + planes * (384 + 12 * name);
+    // A text that grows leaves its former pieces behind: up to four times its length. In
+    // the header a name stands twice, once of these in a text within the text.
+    let tensor = |name: usize| 2048 + planes * (1024 + 24 * name);
     let bytes = names.map(tensor).fold(0, usize::saturating_add);
     ask(bytes, || OF_TENSORS.to_owned())
 }

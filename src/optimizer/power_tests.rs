@@ -112,7 +112,10 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Run {
-        let folder = tempfile::tempdir().unwrap();
+        // What a disk would hold is simulated: files in memory will do, where there are any.
+        let folder = TempDir::new_in("/dev/shm")
+            .or_else(|_| TempDir::new())
+            .unwrap();
         let mut random = Pcg64::seed_from_u64(seed);
         // Planes of some sectors, or of a page each.
         let length = *[150, 1024].choose(&mut random).unwrap();

@@ -10,12 +10,13 @@
 
 #include "../c/check.h"
 
-enum { FEW = 3, MANY = 700, LEN = 40 };
+/* The names of many are more than 32 KiB. */
+enum { FEW = 3, MANY = 250, LEN = 40 };
 
 static size_t count;
 static char saved[4096], damaged[4096], live[4096];
 static float memory[2 * MANY * LEN], *params[MANY], *grads[MANY];
-static char names[MANY][128];
+static char names[MANY][256];
 static sonew_tensor tensors[MANY];
 static sonew_options options;
 static sonew_optimizer *optimizer;
@@ -111,7 +112,8 @@ enum { OF_A_THREAD = 5 };
 static void each_starting(int threads, const char *what, sonew_status (*call)(void)) {
     long tried = 0, ended = 0, wrong = 0, refused = 0;
     for (int all_after = 0; all_after < 2; all_after++)
-        for (long after = 0;; after += 1 + after / (count == MANY ? 16 : 256)) {
+        for (long after = 0;;
+             after += 1 + after / (count == MANY ? 8 : all_after ? 32 : 256)) {
             fflush(stdout);
             pid_t child = fork();
             CHECK(child >= 0);
@@ -182,7 +184,9 @@ int main(int argc, char **argv) {
     snprintf(live, sizeof live, "%s/live.safetensors", argv[1]);
     OK(sonew_options_init(&options, sizeof options));
     for (int i = 0; i < MANY; i++) {
-        snprintf(names[i], sizeof names[i], "a name of a usual length/with a \" to escape/%d", i);
+        snprintf(names[i], sizeof names[i],
+                 "a name that is rather long, so that there need not be so many tensors/"
+                 "the next part of it, which is long, too/with a \" to escape/%d", i);
         tensors[i] = (sonew_tensor){.name = names[i], .ndim = 1, .dims = {LEN}};
         params[i] = memory + 2 * i * LEN;
         grads[i] = params[i] + LEN;
