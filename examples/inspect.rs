@@ -119,7 +119,7 @@ fn options(options: &Options) -> Vec<Vec<String>> {
         .into()
 }
 
-const TENSORS: [&str; 8] = [
+const TENSORS: [&str; 9] = [
     "tensor",
     "shape",
     "chains",
@@ -128,6 +128,7 @@ const TENSORS: [&str; 8] = [
     "grads",
     "lr scale",
     "weight decay",
+    "steps",
 ];
 
 fn tensor(saved: &SavedTensor) -> Vec<String> {
@@ -141,6 +142,7 @@ fn tensor(saved: &SavedTensor) -> Vec<String> {
         spec.grads.to_string(),
         saved.lr_scale.to_string(),
         saved.weight_decay.to_string(),
+        saved.step_count.to_string(),
     ]
 }
 

@@ -69,6 +69,12 @@
  *   for one thread at a time: a second thread gets SONEW_BUSY.
  * - A handle is a number that is never used again, not an address. A freed
  *   handle is always refused.
+ * - A failed allocation is a status: SONEW_OUT_OF_MEMORY (or SONEW_IO, SONEW_THREADS
+ *   where the system says it in its own way), which every function may return but
+ *   those that free, abort, finish, initialize structs or answer questions. What the C
+ *   library itself allocates, above all when a thread starts, is excepted:
+ *   docs/guarantees.md lists it. Each thread that is in a call sets aside 256 KiB of
+ *   address space for this, which are used only if memory is lacking.
  * - Nothing is printed, no signal handlers are installed, and no threads are
  *   used but the optimizer's own, which end when it is freed.
  * - A thread that is cancelled with pthread_cancel() while it is in a call
@@ -472,7 +478,8 @@ typedef struct {
   /** One of sonew_graft. Default SONEW_GRAFT_ADAM. */
   int32_t graft;
   /**
-   * 1: bias correction, with t the step count: divide the momentum by
+   * 1: bias correction, with t the number of the steps that the tensor took
+   * part in: divide the momentum by
    * 1 - beta1^t, and the statistics by 1 - beta2^t if they are an exponential
    * moving average. 0: none. Default 1.
    */
@@ -720,8 +727,12 @@ sonew_status sonew_step_options_init(sonew_step_options *step, size_t size);
  * as its tensor has, in the tensor's order. step may be NULL, which means the
  * defaults.
  *
- * grads[i] may be NULL: tensor i then takes no part in the step, and its
- * parameters and state stay as they are. params[i] may not be NULL. Two
+ * grads[i] may be NULL: tensor i then takes no part in the step: its
+ * parameters, its state and its own step count, which its bias correction
+ * follows, stay as they are. So tensors may also be stepped in separate calls,
+ * with NULL for the others: they get the same bits as in one call for all,
+ * except with clip_norm, and the optimizer's step count grows with each call.
+ * (The learning rate of each step is the caller's in any case.) params[i] may not be NULL. Two
  * gradients may be the same buffer; parameters may not overlap any other buffer
  * of the call, nor the state. A parameter that is used in two places of a model
  * is one tensor, passed once with the sum of its gradients. All tensors must be
@@ -747,7 +758,7 @@ sonew_status sonew_step(sonew_optimizer *optimizer,
  *
  * A checkpoint is a safetensors file. It holds the state planes by name
  * ("fc1.weight/momentum"), the parameters if they were passed
- * ("fc1.weight/parameter"), options and step count in the metadata, and
+ * ("fc1.weight/parameter"), options and step counts in the metadata, and
  * checksums of all of these. Training that continues from a checkpoint gives
  * the same bits as training that never stopped.
  ******************************************************************************/
@@ -808,7 +819,8 @@ typedef struct {
   int32_t override_options;
   /**
    * 1: load the tensors that are in both the file and the optimizer, at least
-   * one, and leave the optimizer's other tensors as they are. Default 0.
+   * one, and leave the optimizer's other tensors, with their own step counts,
+   * as they are. Default 0.
    */
   int32_t common_tensors_only;
   /**
@@ -821,13 +833,14 @@ typedef struct {
 } sonew_load_options;
 
 /**
- * Saves the state, the options, the step count, and each tensor's learning-rate
- * scale and weight decay to a file. params (one buffer for each tensor, as in
+ * Saves the state, the options, the step count, and each tensor's step count,
+ * learning-rate scale and weight decay to a file. params (one buffer for each tensor, as in
  * sonew_step(); only read) saves the parameters, too; to save the state alone,
  * pass NULL and a count of 0. Parameters must be float; for other types there
  * is sonew_save_any().
  *
- * The new file is first written under the name path with ".sonew-tmp" added,
+ * The new file is first written under the name path with ".sonew-tmp" added (of a name
+ * of more than 245 bytes, under its beginning and a checksum with that added),
  * then flushed to disk, then renamed to path. If a save fails or the process
  * dies, the previous file is still there. (Exception: if only the last
  * operation fails, which makes the new name durable, the new file is there.)
@@ -958,7 +971,7 @@ typedef struct sonew_saving sonew_saving;
  * sonew_sync() does. Views of the state become invalid.
  *
  * Errors: SONEW_FILE_LOCKED, SONEW_FORKED, SONEW_OUT_OF_RANGE (a step count of
- * 2^47 or more), SONEW_HEADER_LENGTH, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
+ * the optimizer or of a tensor is 2^47 or more), SONEW_HEADER_LENGTH, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
  */
 sonew_status sonew_make_live(sonew_optimizer *optimizer,
                              const char *path);
@@ -1076,13 +1089,38 @@ sonew_status sonew_weight_decay(const sonew_optimizer *optimizer,
                                 size_t tensor,
                                 double *decay);
 
+/**
+ * Writes the number of the steps that a tensor took part in to *count: its
+ * bias correction counts these. A step in which it had no gradient is not among
+ * them.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
+ */
+sonew_status sonew_tensor_step_count(const sonew_optimizer *optimizer,
+                                     size_t tensor,
+                                     uint64_t *count);
+
+/**
+ * Changes the number of the steps that a tensor took part in: after
+ * sonew_set_state(), which gives all tensors one count, of those that have not
+ * taken part in every step.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR; in a live file SONEW_OUT_OF_RANGE (2^47 or
+ * more), SONEW_FORKED and SONEW_IO. Since 0.1.
+ */
+sonew_status sonew_set_tensor_step_count(sonew_optimizer *optimizer,
+                                         size_t tensor,
+                                         uint64_t count);
+
 /******************************************************************************
  * About an optimizer
  ******************************************************************************/
 
 /**
  * Writes the number of steps taken so far to *count. Refused and skipped steps
- * are not counted. Loading sets it to the file's count. Since 0.1.
+ * are not counted; steps in which some tensors took no part are. Bias correction
+ * counts those of each tensor: sonew_tensor_step_count(). Loading sets it to the
+ * file's count. Since 0.1.
  */
 sonew_status sonew_step_count(const sonew_optimizer *optimizer,
                               uint64_t *count);
@@ -1163,6 +1201,11 @@ typedef struct {
   int32_t dtype;
   /** Is 0. */
   int32_t reserved;
+  /**
+   * The number of the steps that the tensor took part in: the t of its bias
+   * correction. sonew_tensor_step_count().
+   */
+  uint64_t step_count;
 } sonew_view;
 
 /**
@@ -1198,8 +1241,9 @@ sonew_status sonew_plane_view(const sonew_optimizer *optimizer,
                               size_t size);
 
 /**
- * Replaces the optimizer's state by a copy of the caller's: its step count, and
- * count state planes, those of the first tensor first, each tensor's in the
+ * Replaces the optimizer's state by a copy of the caller's: its step count,
+ * which becomes that of every tensor, too (sonew_set_tensor_step_count() changes
+ * one), and count state planes, those of the first tensor first, each tensor's in the
  * order of their indices. For programs that kept the state in arrays of their
  * own. "master" is taken as set, so that the next step does not copy it from
  * the parameters. Views of the state become invalid; a live file that held the
@@ -1337,6 +1381,11 @@ typedef struct {
    * weight_decay of sonew_options is not used here.
    */
   double weight_decay;
+  /**
+   * The number of the tensor's own step, 1 for the first in which it has a
+   * gradient, if that is not the step_number of the call. Default 0: it is.
+   */
+  uint64_t step_number;
 } sonew_buffers;
 
 /**
@@ -1387,8 +1436,8 @@ sonew_status sonew_plan_plane_dtype(const sonew_plan *plan,
                                     int32_t *dtype);
 
 /**
- * Fills in the defaults of one entry: all pointers NULL, lr_scale 1 and
- * weight_decay 0. Pass sizeof *buffers for size.
+ * Fills in the defaults of one entry: all pointers NULL, lr_scale 1,
+ * weight_decay and step_number 0. Pass sizeof *buffers for size.
  *
  * Errors: SONEW_STRUCT_SIZE. Since 0.1.
  */
@@ -1397,7 +1446,8 @@ sonew_status sonew_buffers_init(sonew_buffers *buffers, size_t size);
 /**
  * Takes one step. buffers has one entry for each tensor, count in all. step
  * may be NULL, which means the defaults. step_number is the t of the bias
- * correction, 1 for the first step; the caller counts it.
+ * correction, 1 for the first step; the caller counts it. A tensor that has not
+ * taken part in every step has a step_number of its own in its entry.
  *
  * Buffers that are written (params, direction, planes) may not overlap any
  * other buffer of the call. Gradients may overlap each other.
@@ -1583,7 +1633,7 @@ sonew_status sonew_plan_stages_abort(sonew_plan *plan);
  *      reached            s32[R]: the stages that the step has reached before
  *                         this call: 0, 1, 2
  *    operands
- *      count              s32[]: steps taken so far
+ *      count              s32[]: steps that every tensor took part in so far
  *      traced             f32[k] or f64[k]: the traced numbers, in order
  *      reached            u32[R, D, T, 2, 2], only if staged and R > 0: the
  *                         numbers of the stages before, see below

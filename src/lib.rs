@@ -64,6 +64,7 @@ pub mod options;
 pub mod oracle;
 mod parallel;
 mod process;
+mod reserve;
 mod signals;
 mod step;
 mod xla;

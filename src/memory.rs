@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use memmap2::{MmapMut, MmapOptions};
 
 use crate::error::{Error, Result};
+use crate::reserve::{self, is_used, without};
 
 /// One cache line; a slice of these is aligned to cache lines.
 #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
@@ -39,7 +40,8 @@ impl AlignedBytes {
     /// are first written. `what` names the buffer in the error.
     pub(crate) fn zeroed(len: usize, what: impl FnOnce() -> String) -> Result<Self> {
         let buffer = if len < MAPPED {
-            let lines = bytemuck::allocation::try_zeroed_slice_box(len.div_ceil(LINE));
+            let lines = len.div_ceil(LINE);
+            let lines = without(|| bytemuck::allocation::try_zeroed_slice_box(lines));
             lines
                 .ok()
                 .map(|lines| AlignedBytes::Allocated { lines, len })
@@ -76,11 +78,14 @@ pub(crate) fn reserve<T>(
     more: usize,
     what: impl FnOnce() -> String,
 ) -> Result<()> {
-    list.try_reserve_exact(more)
-        .map_err(|_| Error::OutOfMemory {
+    let reserved = without(|| list.try_reserve_exact(more));
+    if reserved.is_err() || is_used() {
+        return Err(Error::OutOfMemory {
             what: what(),
             bytes: more as u128 * size_of::<T>() as u128,
-        })
+        });
+    }
+    Ok(())
 }
 
 /// Collects an iterator into a list. Running out of memory is an error.
@@ -97,16 +102,23 @@ pub(crate) fn try_list<T>(
     let mut list = Vec::new();
     reserve(&mut list, items.size_hint().0, || what.to_owned())?;
     for item in items {
-        if list.len() == list.capacity() {
-            // This reserves more than one entry when needed: capacity doubles.
-            list.try_reserve(1).map_err(|_| Error::OutOfMemory {
-                what: what.to_owned(),
-                bytes: (list.len() as u128 + 1) * size_of::<T>() as u128,
-            })?;
-        }
-        list.push(item?);
+        push(&mut list, item?, what)?;
     }
     Ok(list)
+}
+
+/// Adds an entry to a list. Running out of memory is an error, and so is having run out
+/// of it in what made the entry.
+pub(crate) fn push<T>(list: &mut Vec<T>, item: T, what: &str) -> Result<()> {
+    // This reserves more than one entry when needed: capacity doubles.
+    if without(|| list.try_reserve(1)).is_err() || is_used() {
+        return Err(Error::OutOfMemory {
+            what: what.to_owned(),
+            bytes: (list.len() as u128 + 1) * size_of::<T>() as u128,
+        });
+    }
+    list.push(item);
+    Ok(())
 }
 
 /// Turns a list that is not needed any more into an empty one that keeps its
@@ -133,15 +145,24 @@ pub(crate) const OF_A_STEP: &str = "the lists of a step";
 /// Names permanent lists of tensors in the error for lack of memory.
 pub(crate) const OF_TENSORS: &str = "the list of tensors";
 
-/// Below this number of bytes [`ask`] does not check.
+/// Names the lists of arrays of a file in the error for lack of memory.
+pub(crate) const OF_FILES: &str = "the list of a file's arrays";
+
+/// Below this number of bytes [`ask`] does nothing: the first reserve is enough.
 const FEW: usize = 32 << 10;
 
-/// Checks that this much memory is available, by allocating and freeing it. For
-/// use before code that makes many small allocations, or aborts if one fails,
-/// and that allocates at most this much in all.
+/// Sets this much memory aside until the call ends; in a Rust program it only checks
+/// that there is so much. For use before code that ends the process if an allocation
+/// fails, and that allocates at most this much in all.
 pub(crate) fn ask(bytes: usize, what: impl FnOnce() -> String) -> Result<()> {
     if bytes < FEW {
         return Ok(());
+    }
+    if reserve::is_held() {
+        return reserve::add(bytes).ok_or_else(|| Error::OutOfMemory {
+            what: what(),
+            bytes: bytes as u128,
+        });
     }
     let mut block: Vec<u8> = Vec::new();
     reserve(&mut block, bytes, what)?;
@@ -150,10 +171,24 @@ pub(crate) fn ask(bytes: usize, what: impl FnOnce() -> String) -> Result<()> {
     Ok(())
 }
 
+/// An error if the system has refused memory in this call. For use between pieces of
+/// work that [`ask`] stands before, so that they need no more than the reserve.
+pub(crate) fn check(what: &str) -> Result<()> {
+    match is_used() {
+        false => Ok(()),
+        true => Err(Error::OutOfMemory {
+            what: what.to_owned(),
+            bytes: 1,
+        }),
+    }
+}
+
 /// Like [`ask`], for the lists of tensors and planes and the header of a file,
 /// for tensors with names of these lengths.
 pub(crate) fn ask_for_tensors(names: impl Iterator<Item = usize>, planes: usize) -> Result<()> {
-    let tensor = |name: usize| 1024 + planes * (384 + 12 * name);
+    // A text that grows leaves its former pieces behind: up to four times its length. In
+    // the header a name stands twice, once of these in a text within the text.
+    let tensor = |name: usize| 2048 + planes * (1024 + 24 * name);
     let bytes = names.map(tensor).fold(0, usize::saturating_add);
     ask(bytes, || OF_TENSORS.to_owned())
 }

@@ -60,8 +60,11 @@ pub struct Options {
     /// `|a| / |u|` of the last step that it took part in, so that a step goes through
     /// memory once. Its first step, and one after a zero direction, takes the norms of
     /// its own. An update that would be more than twice as long as with the norms of
-    /// its own step is brought to these. One number for each tensor is kept. Default
-    /// false.
+    /// its own step is brought to these. The number is the caller's
+    /// ([`TensorBuffers::norm_ratio`](crate::TensorBuffers)): an [`Optimizer`] does not
+    /// keep it yet, and refuses the option. Default false.
+    ///
+    /// [`Optimizer`]: crate::Optimizer
     pub lagged_norms: bool,
     /// Added to the square root in the grafts of Adam and normalized RMSProp,
     /// and in the plain Adam update; finite and not negative. Default 1e-8.
@@ -279,8 +282,8 @@ pub enum NonFinite {
     /// return [`Error::NonFiniteGradient`].
     Skip,
     /// Do not check, unless [`StepOptions::clip_norm`] does. Coordinates whose
-    /// statistics become infinite or NaN no longer change; the other parameters
-    /// of such a tensor may become useless.
+    /// statistics become infinite or NaN no longer change; nor may the other
+    /// parameters of such a tensor. None becomes infinite or NaN.
     Unchecked,
 }
 

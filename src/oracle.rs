@@ -5,7 +5,7 @@
 //! options and the tensor specifications. It is believed because it follows
 //! the trajectories of the authors' own programs to the last digits
 //! (`tests/golden.rs`). For a tensor, its gradient `g` after scaling, and the
-//! optimizer's step `t` from 1:
+//! number `t` of the steps that it took part in, this one included:
 //!
 //! ```text
 //! m      <- beta1 m + (1 - beta1) g                            momentum
@@ -54,6 +54,10 @@ pub struct TensorState {
     pub lr_scale: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
+    /// `|a| / |u|` of its last step.
+    pub norm_ratio: Option<f64>,
+    /// The steps that it took part in.
+    pub step_count: u64,
 }
 
 impl Oracle {
@@ -65,6 +69,8 @@ impl Oracle {
             spec: spec.clone(),
             lr_scale: 1.0,
             weight_decay: options.weight_decay,
+            step_count: 0,
+            norm_ratio: None,
         });
         Oracle {
             options: options.clone(),
@@ -87,9 +93,15 @@ impl Oracle {
         self.step_count += 1;
         for (i, g) in grads.iter().enumerate() {
             let Some(g) = g else { continue };
+            self.tensors[i].step_count += 1;
             let g: Vec<f64> = g.iter().map(|x| step.grad_scale * x).collect();
             self.accumulate(i, &g, step.statistics_weight);
-            let u = self.direction(i, &g);
+            let u = self.direction(i);
+            let (u, ratio) = match self.graft_norm(i, &self.corrected_momentum(i), &g) {
+                Some(target) => self.grafted(i, u, target),
+                None => (u, None),
+            };
+            self.tensors[i].norm_ratio = ratio;
             let tensor = &self.tensors[i];
             let lr = step.lr * tensor.lr_scale;
             for (p, u) in params[i].iter_mut().zip(u) {
@@ -98,7 +110,7 @@ impl Oracle {
         }
     }
 
-    /// Number of steps taken.
+    /// Number of steps taken; a tensor's own is [`TensorState::step_count`].
     pub fn step_count(&self) -> u64 {
         self.step_count
     }
@@ -148,48 +160,66 @@ impl Oracle {
     }
 
     /// What momentum is divided by.
-    fn correction1(&self) -> f64 {
+    fn correction1(&self, step_count: u64) -> f64 {
         match self.options.bias_correction {
-            true => 1.0 - self.options.beta1.powf(self.step_count as f64),
+            true => 1.0 - self.options.beta1.powf(step_count as f64),
             false => 1.0,
         }
     }
 
     /// What the diagonal and the sub-diagonals are divided by.
-    fn correction2(&self) -> f64 {
+    fn correction2(&self, step_count: u64) -> f64 {
         let average = self.options.statistics == Statistics::MovingAverage;
         match self.options.bias_correction && average {
-            true => 1.0 - self.options.beta2.powf(self.step_count as f64),
+            true => 1.0 - self.options.beta2.powf(step_count as f64),
             false => 1.0,
         }
     }
 
     /// `u` of tensor `i` from its state planes, grafted; before learning rate
     /// and weight decay.
-    fn direction(&self, i: usize, g: &[f64]) -> Vec<f64> {
+    fn direction(&self, i: usize) -> Vec<f64> {
         let tensor = &self.tensors[i];
-        let m: Vec<f64> = tensor.planes[0]
-            .iter()
-            .map(|m| m / self.correction1())
-            .collect();
+        let m = self.corrected_momentum(i);
         if tensor.spec.update == Update::Adam {
-            return self.adam(&m, &tensor.planes[1], self.correction2());
+            let correction = self.correction2(tensor.step_count);
+            return self.adam(&m, &tensor.planes[1], correction);
         }
-        let u = self.preconditioner(i).apply(&tensor.chains, &m);
-        let Some(target) = self.graft_norm(i, &m, g) else {
-            return u;
+        self.preconditioner(i).apply(&tensor.chains, &m)
+    }
+
+    /// `m^` of tensor `i`.
+    fn corrected_momentum(&self, i: usize) -> Vec<f64> {
+        let tensor = &self.tensors[i];
+        let correction = self.correction1(tensor.step_count);
+        tensor.planes[0].iter().map(|m| m / correction).collect()
+    }
+
+    /// `u |a| / |u|` of tensor `i`, with the norms of this step or of the step before, and
+    /// `|a| / |u|` of this step, if there is one.
+    fn grafted(&self, i: usize, u: Vec<f64>, target: f64) -> (Vec<f64>, Option<f64>) {
+        let own = divide(target, norm(&u));
+        let before = self.tensors[i].norm_ratio;
+        let scale = match before {
+            Some(before) if self.options.lagged_norms && before <= 2.0 * own => before,
+            _ => own,
         };
-        let scale = divide(target, norm(&u));
-        u.iter().map(|u| u * scale).collect()
+        let scaled = u.iter().map(|u| u * scale).collect();
+        (scaled, (own > 0.0).then_some(own))
     }
 
     /// `|a|`: the norm that the direction of tensor `i` takes.
     fn graft_norm(&self, i: usize, m: &[f64], g: &[f64]) -> Option<f64> {
-        let planes = &self.tensors[i].planes;
+        let TensorState {
+            planes, step_count, ..
+        } = &self.tensors[i];
         let correction = match self.options.graft_bias_correction {
-            true => self.correction2(),
+            true => self.correction2(*step_count),
             false => 1.0,
         };
+        if self.tensors[i].spec.update == Update::Adam {
+            return None;
+        }
         Some(match self.options.graft {
             Graft::None => return None,
             Graft::Sgd => norm(g),
@@ -215,7 +245,8 @@ impl Oracle {
     pub fn preconditioner(&self, i: usize) -> Preconditioner {
         let tensor = &self.tensors[i];
         let band = tensor.spec.update.band(&self.options);
-        let correct = |plane: &Vec<f64>| plane.iter().map(|h| h / self.correction2()).collect();
+        let correction = self.correction2(tensor.step_count);
+        let correct = |plane: &Vec<f64>| plane.iter().map(|h| h / correction).collect();
         let mut h: Vec<Vec<f64>> = tensor.planes[1..=1 + band].iter().map(correct).collect();
         let damping = match self.options.damping {
             Damping::Absolute => self.options.eps,

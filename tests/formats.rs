@@ -25,6 +25,7 @@ const FORMAT_3: &str = concat!(
     "/tests/files/format-3.safetensors"
 );
 
+/// Without step counts of tensors.
 const FORMAT_4: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/tests/files/format-4.safetensors"
@@ -32,6 +33,16 @@ const FORMAT_4: &str = concat!(
 const FORMAT_4_LIVE: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/tests/files/format-4-live.safetensors"
+);
+
+/// With them. The second tensor took no part in one of the steps.
+const COUNTED: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/files/format-4-counted.safetensors"
+);
+const COUNTED_LIVE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/files/format-4-counted-live.safetensors"
 );
 
 fn options() -> Options {
@@ -60,6 +71,8 @@ fn format_1_is_read() {
     let strict = LoadOptions::default();
     optimizer.load(FORMAT_1, &strict, Some(params)).unwrap();
     assert_eq!(optimizer.step_count(), 3);
+    let counts = [0, 1].map(|tensor| optimizer.tensor_step_count(tensor).unwrap());
+    assert_eq!(counts, [3, 3]);
     assert_eq!(optimizer.lr_scale(1).unwrap(), 0.5);
 
     let bytes = std::fs::read(FORMAT_1).unwrap();
@@ -125,36 +138,40 @@ fn write_the_files_of_this_version() {
     let mut optimizer = Optimizer::new(options(), &tensors).unwrap();
     let (mut weight, mut bias) = (vec![bf16::ONE; 6], vec![0.5f32; 5]);
     let step = StepOptions::default();
-    let mut take = |optimizer: &mut Optimizer| {
+    let mut take = |optimizer: &mut Optimizer, both: bool| {
         let params = &mut [ElementsMut::new(&mut weight), ElementsMut::new(&mut bias)];
         let grads = [
             &[0.1, -0.2, 0.3, 0.4, -0.5, 0.6][..],
             &[1.0, 2.0, -3.0, 0.0, 0.25],
         ];
-        let grads = grads.map(|grad: &[f32]| Some(Elements::new(grad)));
+        let mut grads = grads.map(|grad: &[f32]| Some(Elements::new(grad)));
+        grads[1] = grads[1].filter(|_| both);
         optimizer.step_any(&step, params, &grads).unwrap();
     };
-    take(&mut optimizer);
+    take(&mut optimizer, true);
     optimizer.set_lr_scale(1, 0.5).unwrap();
-    take(&mut optimizer);
-    let live = Path::new(FORMAT_4_LIVE);
-    assert!(!live.exists() && !Path::new(FORMAT_4).exists());
+    take(&mut optimizer, true);
+    let live = Path::new(COUNTED_LIVE);
+    assert!(!live.exists() && !Path::new(COUNTED).exists());
     optimizer.make_live(live).unwrap();
-    take(&mut optimizer);
+    take(&mut optimizer, false);
     let params = [Elements::new(&weight), Elements::new(&bias)];
-    optimizer.save(FORMAT_4, Some(&params)).unwrap();
+    optimizer.save(COUNTED, Some(&params)).unwrap();
 }
 
 #[test]
 fn formats_2_to_4_are_read_in_every_mode() {
     let folder = tempfile::tempdir().unwrap();
     let files = [
-        (FORMAT_2, ""),
-        (FORMAT_3, ".b"),
-        (FORMAT_4, ""),
-        (FORMAT_4_LIVE, ".b"),
+        (FORMAT_2, "", 3),
+        (FORMAT_3, ".b", 3),
+        (FORMAT_4, "", 3),
+        (FORMAT_4_LIVE, ".b", 3),
+        (COUNTED, "", 2),
+        (COUNTED_LIVE, ".b", 2),
     ];
-    for (format, suffix) in files {
+    let counts = |optimizer: &Optimizer| [0, 1].map(|t| optimizer.tensor_step_count(t).unwrap());
+    for (format, suffix, count) in files {
         let bytes = std::fs::read(format).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         for mode in [LoadMode::Read, LoadMode::MapPrivate, LoadMode::MapShared] {
@@ -175,6 +192,7 @@ fn formats_2_to_4_are_read_in_every_mode() {
             }
             loaded.unwrap();
             assert_eq!(optimizer.step_count(), 3);
+            assert_eq!(counts(&optimizer), [3, count]);
             assert_eq!(optimizer.lr_scale(1).unwrap(), 0.5);
             for (tensor, spec) in typed_tensors().iter().enumerate() {
                 for (p, plane) in optimizer.planes(tensor).unwrap().iter().enumerate() {
@@ -200,6 +218,14 @@ fn formats_2_to_4_are_read_in_every_mode() {
                 .step_any(&StepOptions::default(), params, &grads)
                 .unwrap();
             assert_eq!(optimizer.step_count(), 4);
+            assert_eq!(counts(&optimizer), [4, count]);
+            if mode == LoadMode::MapShared {
+                // They are in the file that has replaced an earlier one.
+                drop(optimizer);
+                let mut again = Optimizer::new(options(), &typed_tensors()).unwrap();
+                again.load(&path, &LoadOptions::default(), None).unwrap();
+                assert_eq!(counts(&again), [4, count]);
+            }
         }
     }
 }

@@ -73,19 +73,17 @@ impl Training {
         result
     }
 
-    /// All bits of one tensor's parameters and state.
-    fn bits_of(&self, tensor: usize) -> Vec<u32> {
+    /// All bits of one tensor's parameters and state, and its step count.
+    fn bits_of(&self, tensor: usize) -> (u64, Vec<u32>) {
         let planes = self.optimizer.planes(tensor).unwrap().len();
         let state = (0..planes).flat_map(|p| common::plane(&self.optimizer, tensor, p));
-        self.params[tensor]
-            .iter()
-            .chain(state)
-            .map(|x| x.to_bits())
-            .collect()
+        let bits = self.params[tensor].iter().chain(state).map(|x| x.to_bits());
+        let count = self.optimizer.tensor_step_count(tensor).unwrap();
+        (count, bits.collect())
     }
 
-    /// All bits of parameters and state, and the step count.
-    fn bits(&self) -> (u64, Vec<Vec<u32>>) {
+    /// All bits of parameters and state, and the step counts.
+    fn bits(&self) -> (u64, Vec<(u64, Vec<u32>)>) {
         let tensors = 0..self.tensors.len();
         (
             self.optimizer.step_count(),

@@ -117,6 +117,8 @@ impl Training {
             .map(|p| bytemuck::cast_slice(p).to_vec())
             .collect();
         for tensor in 0..self.params.len() {
+            let count = self.optimizer.tensor_step_count(tensor).unwrap();
+            bits.push(count.to_le_bytes().to_vec());
             for plane in 0..self.optimizer.planes(tensor).unwrap().len() {
                 bits.push(
                     self.optimizer

@@ -67,7 +67,7 @@ struct Seen {
     step: u64,
     params: Vec<Vec<u8>>,
     planes: Vec<Vec<u8>>,
-    settings: Vec<(f64, f64)>,
+    settings: Vec<(f64, f64, u64)>,
 }
 
 impl Training {
@@ -122,7 +122,8 @@ impl Training {
         });
         let setting = |tensor| {
             let decay = optimizer.weight_decay(tensor).unwrap();
-            (optimizer.lr_scale(tensor).unwrap(), decay)
+            let count = optimizer.tensor_step_count(tensor).unwrap();
+            (optimizer.lr_scale(tensor).unwrap(), decay, count)
         };
         Seen {
             step: optimizer.step_count(),
@@ -403,14 +404,20 @@ fn settings_are_in_the_live_file_at_once() {
     live.optimizer.sync().unwrap();
     live.optimizer.set_lr_scale(1, 0.25).unwrap();
     live.optimizer.set_weight_decay(4, 0.5).unwrap();
+    live.optimizer.set_tensor_step_count(2, 77).unwrap();
     refused!(
         live.optimizer.set_lr_scale(1, -1.0),
+        Error::OutOfRange { .. }
+    );
+    refused!(
+        live.optimizer.set_tensor_step_count(1, 1 << 47),
         Error::OutOfRange { .. }
     );
     let live = left_by_a_kill(live, &path);
     let resumed = live.resume(&path, LoadMode::MapShared).unwrap();
     assert!(resumed.see() == live.seen);
     assert_eq!(resumed.optimizer.lr_scale(1).unwrap(), 0.25);
+    assert_eq!(resumed.optimizer.tensor_step_count(2).unwrap(), 77);
     // And stay there.
     let live = left_by_a_kill(resumed.steps(2), &path);
     let resumed = live.resume(&path, LoadMode::Read).unwrap();

@@ -39,6 +39,8 @@ struct Buffers {
     plan: Plan,
     state: Vec<Vec<Vec<f32>>>,
     targets: Vec<Vec<f32>>,
+    /// The steps that each tensor took part in.
+    counts: [u64; 5],
 }
 
 impl Buffers {
@@ -48,6 +50,7 @@ impl Buffers {
             plan: Plan::new(options, &model()).unwrap(),
             state: model().iter().map(zeros).collect(),
             targets,
+            counts: [0; 5],
         }
     }
 
@@ -58,12 +61,17 @@ impl Buffers {
         target: impl Fn(&mut [f32]) -> Target<'_>,
     ) {
         let buffers = self.state.iter_mut().zip(&mut self.targets).zip(grads);
+        let buffers = buffers.zip(&mut self.counts);
         let mut buffers: Vec<_> = buffers
-            .map(|((planes, values), g)| {
+            .map(|(((planes, values), g), count)| {
                 let gradient = g.as_deref().map(Elements::new);
                 let mut buffers =
                     TensorBuffers::new(target(values), gradient, elements_mut(planes));
                 (buffers.lr_scale, buffers.weight_decay) = (0.5, 0.1);
+                *count += u64::from(gradient.is_some());
+                // Those of tensors that have always taken part are the call's.
+                let always = *count == number || gradient.is_none();
+                buffers.step_number = if always { 0 } else { *count };
                 buffers
             })
             .collect();

@@ -681,6 +681,8 @@ class View {
   std::string_view tensor() const noexcept { return view_.tensor; }
   /// The plane's name.
   std::string_view plane() const noexcept { return view_.plane; }
+  /// The number of the steps that the tensor took part in.
+  std::uint64_t step_count() const noexcept { return view_.step_count; }
   /// The tensor's dimensions, slowest first.
   Span<const std::size_t> dims() const noexcept { return {view_.dims, view_.ndim}; }
 
@@ -846,8 +848,8 @@ class Optimizer {
 
   /// Takes one step: parameters and state are updated from the gradients, and
   /// the step count grows by one. Both lists have one buffer for each tensor; a
-  /// gradient may be nullptr: that tensor then takes no part in the step.
-  /// sonew_step_any().
+  /// gradient may be nullptr: that tensor then takes no part in the step, and its
+  /// own step count stays as it is. sonew_step_any().
   ///
   /// Throws non_finite_gradient if the step was skipped because of a gradient
   /// that is not finite, and error for everything else.
@@ -955,6 +957,17 @@ class Optimizer {
     return detail::query<std::uint64_t>(sonew_step_count, get());
   }
 
+  /// The number of the steps that a tensor took part in, which its bias
+  /// correction counts.
+  std::uint64_t tensor_step_count(std::size_t tensor) const {
+    return detail::query<std::uint64_t>(sonew_tensor_step_count, get(), tensor);
+  }
+  /// Changes the number of the steps that a tensor took part in, after
+  /// set_state().
+  void set_tensor_step_count(std::size_t tensor, std::uint64_t count) {
+    detail::check(sonew_set_tensor_step_count(get(), tensor, count));
+  }
+
   /// The gradient norm of the last step, over all tensors; NaN if the step did
   /// not compute it. sonew_gradient_norm().
   double gradient_norm() const {
@@ -1011,8 +1024,9 @@ class Optimizer {
     return this->plane(index, find_plane(index, plane));
   }
 
-  /// Replaces the state by a copy of the caller's: its step count, and all
-  /// planes, those of the first tensor first. sonew_set_state().
+  /// Replaces the state by a copy of the caller's: its step count, which becomes
+  /// that of every tensor, too, and all planes, those of the first tensor first.
+  /// sonew_set_state().
   void set_state(std::uint64_t step_count, const ConstBuffers &planes) {
     std::vector<const void *> pointers;
     for (std::size_t i = 0; i < tensors_.size(); i++)
@@ -1076,6 +1090,8 @@ struct TensorBuffers {
   Buffers planes = {};
   double lr_scale = 1;
   double weight_decay = 0;
+  /// The number of the tensor's own step, if it is not that of the call.
+  std::uint64_t step_number = 0;
 };
 
 /// A step over buffers that all belong to the caller: sonew_plan.
@@ -1182,6 +1198,7 @@ class Plan {
       to.len = tensor.size;
       to.lr_scale = from.lr_scale;
       to.weight_decay = from.weight_decay;
+      to.step_number = from.step_number;
       list.push_back(to);
     }
     return function(c, list);

@@ -1,9 +1,14 @@
 //! Directions reach the parameters or the caller.
+//!
+//! Where what would be written is not finite, a parameter stays as it is, and a
+//! direction is zero: no step makes a finite parameter infinite or NaN.
 
 use super::element::Stored;
+use super::factor::Times;
 use super::isa::prefetch;
 use super::noise::Noise;
 use super::simd::{Kernel, Scalar, Vector, LANES};
+use crate::Factor;
 
 /// What becomes of directions.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -11,22 +16,35 @@ pub enum Apply {
     /// `p <- p + decay p + rate u`; both factors are negative or zero.
     Update {
         /// Multiplies the direction.
-        rate: f64,
+        rate: Factor,
         /// Multiplies the parameter.
         decay: f64,
     },
     /// `out = scale u`.
     Write {
         /// Multiplies the direction.
-        scale: f64,
+        scale: Factor,
     },
+}
+
+/// Added to a parameter that stays as it is, and unknown to the compiler: of a choice
+/// between what is stored and what was loaded, it would make a masked store, which some
+/// processors do slowly.
+pub(crate) fn nothing() -> f64 {
+    std::hint::black_box(-0.0)
+}
+
+/// Whether numbers are infinite or NaN.
+#[inline(always)]
+fn not_finite<V: Vector>(isa: V::Isa, x: V) -> V::Mask {
+    x.abs().not_lt(V::splat(isa, V::Scalar::INFINITY))
 }
 
 /// Directions are applied to parameters.
 pub(crate) struct Deliver<'a, T, E> {
     pub(crate) direction: &'a [[T; LANES]],
     pub(crate) params: &'a mut [[E; LANES]],
-    pub(crate) rate: f64,
+    pub(crate) rate: Factor,
     pub(crate) decay: f64,
     pub(crate) noise: Option<(Noise, usize)>,
     pub(crate) ahead: usize,
@@ -37,15 +55,22 @@ impl<T: Scalar, E: Stored> Kernel<T> for Deliver<'_, T, E> {
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        let rate = V::number(isa, self.rate);
-        let decay = V::number(isa, self.decay);
+        let rate = Times::new(isa, self.rate);
+        let (decay, nothing) = (V::number(isa, self.decay), V::number(isa, nothing()));
         let params = self.params.iter_mut().enumerate();
         for ((i, params), u) in params.zip(self.direction) {
             prefetch(params, self.ahead);
-            let p = E::load::<V>(isa, params);
-            let p = rate.mul_add(V::load(isa, u), decay.mul_add(p, p));
+            let old = E::load::<V>(isa, params);
+            let u = rate.lifted(V::load(isa, u));
+            let new = rate.number.mul_add(u, decay.mul_add(old, old));
+            let new = V::select(not_finite(isa, new), old + nothing, new);
             let noise = self.noise.map(|(noise, index)| (noise, index + i * LANES));
-            E::store(p.canonical(isa), isa, params, noise);
+            let stored = E::store(new, isa, params, noise);
+            // In few bits it may have become infinite.
+            if E::ROUNDS && V::any(not_finite(isa, stored)) {
+                let kept = V::select(not_finite(isa, stored), old + nothing, stored);
+                E::store(kept, isa, params, None);
+            }
         }
     }
 }
@@ -55,8 +80,10 @@ impl<T: Scalar, E: Stored> Kernel<T> for Deliver<'_, T, E> {
 pub(crate) struct Write<'a, F, E> {
     pub(crate) from: &'a [[F; LANES]],
     pub(crate) to: &'a mut [[E; LANES]],
-    pub(crate) scale: f64,
+    pub(crate) scale: Factor,
     pub(crate) noise: Option<(Noise, usize)>,
+    /// They are directions: zero where they are not finite.
+    pub(crate) are_directions: bool,
 }
 
 impl<T: Scalar, F: Stored, E: Stored> Kernel<T> for Write<'_, F, E> {
@@ -64,11 +91,20 @@ impl<T: Scalar, F: Stored, E: Stored> Kernel<T> for Write<'_, F, E> {
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        let scale = V::number(isa, self.scale);
+        let scale = Times::new(isa, self.scale);
         for ((i, to), from) in self.to.iter_mut().enumerate().zip(self.from) {
-            let out = (scale * F::load::<V>(isa, from)).canonical(isa);
+            let out = scale.of(F::load::<V>(isa, from)).canonical(isa);
             let noise = self.noise.map(|(noise, index)| (noise, index + i * LANES));
-            E::store(out, isa, to, noise);
+            let stored = E::store(out, isa, to, noise);
+            if self.are_directions && V::any(not_finite(isa, stored)) {
+                let zero = V::number(isa, 0.0);
+                E::store(
+                    V::select(not_finite(isa, stored), zero, stored),
+                    isa,
+                    to,
+                    None,
+                );
+            }
         }
     }
 }

@@ -29,6 +29,9 @@ pub struct TensorBuffers<'a> {
     /// With lagged norms: `|a| / |u|` of the tensor's last step, `None` if there was none.
     /// A step puts its own here.
     pub norm_ratio: Option<f64>,
+    /// The number of the tensor's own step, from 1, if it is not that of the call; 0 if
+    /// it is. It differs where the tensor has not taken part in every step.
+    pub step_number: u64,
 }
 
 /// The state planes of a tensor.
@@ -47,7 +50,8 @@ pub enum Target<'a> {
 }
 
 impl<'a> TensorBuffers<'a> {
-    /// Buffers with a learning rate scale of 1 and no weight decay.
+    /// Buffers with a learning rate scale of 1, no weight decay, and the number of the
+    /// call's step.
     ///
     /// # Panics
     /// If there are more planes than any tensor has, 20.
@@ -64,6 +68,15 @@ impl<'a> TensorBuffers<'a> {
             lr_scale: 1.0,
             weight_decay: 0.0,
             norm_ratio: None,
+            step_number: 0,
+        }
+    }
+
+    /// The number of the tensor's step in a call of this number.
+    pub fn number(&self, of_call: u64) -> u64 {
+        match self.step_number {
+            0 => of_call,
+            own => own,
         }
     }
 

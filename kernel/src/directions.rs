@@ -129,7 +129,7 @@ impl Kernels {
     ) -> bool {
         let is_alike = access.gradient_dtype() == self.arithmetic;
         let has_loop = has_update(band, access, rule, then) && has_finish(access, rule, then);
-        is_alike && self.is_fast() && has_loop
+        is_alike && rule.scale.is_plain() && self.is_fast() && has_loop
     }
 
     /// Updates, solves, and finishes whole vectors: for a common band, and chains that
@@ -328,7 +328,9 @@ fn has_update(band: usize, access: &Access<'_>, rule: &Rule, then: Directions) -
 fn has_finish(access: &Access<'_>, rule: &Rule, then: Directions) -> bool {
     match (then, rule.apply) {
         (Directions::Measured, _) => true,
-        (_, Apply::Update { .. }) => access.target_type() == (Dtype::F32, false),
+        (_, Apply::Update { rate, .. }) => {
+            rate.is_plain() && access.target_type() == (Dtype::F32, false)
+        }
         (_, Apply::Write { .. }) => false,
     }
 }
@@ -349,7 +351,7 @@ pub(crate) fn update<'a, 'p, T: Scalar, E: Stored, const BAND: usize>(
     let (gradient, step, scale) = match incoming.gradient {
         Gradient::InMemory { step } => {
             let gradient = bytemuck::cast_slice(access.gradient_from(run));
-            (gradient, step, rule.scale)
+            (gradient, step, rule.scale.number)
         }
         _ => (&new.gradient[from..], new.at.gradient_step, 1.0),
     };

@@ -11,7 +11,7 @@ use crate::simd::{Kernel, Scalar, LANES};
 use crate::update::{Read, Scale};
 use crate::workspace::Arrays;
 use crate::{
-    Apply, Coordinates, Denominator, Dtype, Gradient, Incoming, Isa, Rule, Shape, Squares,
+    Apply, Coordinates, Dtype, Factor, Gradient, Incoming, Isa, Reading, Rule, Shape, Squares,
     Workspace, MAX_PLANES,
 };
 
@@ -98,7 +98,7 @@ impl Kernels {
         access: &Access<'_>,
         run: Run,
         (neighbour, from): (usize, usize),
-        scale: f64,
+        scale: Factor,
     ) {
         let (run, dtype) = (access.gradient(run), access.gradient_dtype());
         in_arithmetic!(self, T => {
@@ -112,16 +112,15 @@ impl Kernels {
         })
     }
 
-    /// A run of a state plane comes into the chunk as it is, from the `from`-th new
-    /// coordinate on. With a denominator, which is for the diagonal, it becomes
-    /// what divides the momentum.
+    /// A run of a state plane comes into the chunk, from the `from`-th new coordinate
+    /// on.
     pub fn read(
         &self,
         work: &mut Workspace,
         access: &Access<'_>,
         run: Run,
         (plane, from): (usize, usize),
-        denominator: Option<Denominator>,
+        reading: Reading,
     ) {
         let (run, dtype) = (access.plane(plane, run), access.state_dtype());
         let ahead = access.ahead() * dtype.size();
@@ -131,7 +130,7 @@ impl Kernels {
             let to = to.as_chunks_mut().0;
             with_state!(T, dtype, E => padded::<E>(run, |first, from| {
                 let to = &mut to[first..];
-                self.call(Read { from, to, ahead, denominator });
+                self.call(Read { from, to, ahead, reading });
             }))
         })
     }
@@ -148,14 +147,8 @@ impl Kernels {
     ) {
         if incoming.gradient == Gradient::None {
             for plane in 0..2 + work.shape().band {
-                let denominator = (plane == 1).then_some(rule.take_in.denominator);
-                self.read(
-                    work,
-                    access,
-                    incoming.run,
-                    (plane, incoming.from),
-                    denominator,
-                );
+                let at = (plane, incoming.from);
+                self.read(work, access, incoming.run, at, rule.reading(plane));
             }
             return;
         }
@@ -234,7 +227,7 @@ impl Kernels {
             (Apply::Write { scale }, _) => with_element!(dtype, E => {
                 padded_mut::<E>(to, |first, to| {
                     let (from, noise) = (&direction[first..], later(noise, first));
-                    self.call::<T, _>(Write { from, to, scale, noise });
+                    self.call::<T, _>(Write { from, to, scale, noise, are_directions: true });
                 })
             }),
             (Apply::Update { rate, decay }, None) => with_element!(dtype, E => {
@@ -256,11 +249,11 @@ impl Kernels {
                         ahead,
                     });
                 });
-                let (scale, noise) = (1.0, None);
+                let (scale, noise, are_directions) = (Factor::ONE, None, false);
                 with_element!(dtype, E => padded_mut::<E>(to, |first, to| {
                     padded::<f32>(&master[first * LANES * size_of::<f32>()..], |later, from| {
                         let to = &mut to[later..];
-                        self.call::<T, _>(Write { from, to, scale, noise });
+                        self.call::<T, _>(Write { from, to, scale, noise, are_directions });
                     });
                 }))
             }
@@ -269,7 +262,7 @@ impl Kernels {
 
     /// The sum of squares of `scale * gradient` over a run; NaN if one of them
     /// is not finite.
-    pub fn gradient_squares(&self, access: &Access<'_>, run: Run, scale: f64) -> f64 {
+    pub fn gradient_squares(&self, access: &Access<'_>, run: Run, scale: Factor) -> f64 {
         let (run, dtype) = (access.gradient(run), access.gradient_dtype());
         let mut squares = Squares::default();
         let mut finite = true;
@@ -304,7 +297,7 @@ impl Kernels {
             });
             let l1 = |i: usize| {
                 let entry = before.map_or(0.0, |before| before[i].to_f64().abs());
-                T::from_f64(diagonal[i].to_f64() + entry).to_f64()
+                rounded::<T>(diagonal[i].to_f64() + entry)
             };
             let rest = (count - rest.len()..count).map(l1);
             rest.fold(largest, |a, b| if a < b { b } else { a })
@@ -314,5 +307,14 @@ impl Kernels {
     /// `H_jj + |H_j+1,j|` of the `i`-th new coordinate.
     pub fn l1_of_first(&self, work: &mut Workspace, i: usize) -> f64 {
         in_arithmetic!(self, T => work.l1_of_first::<T>(i))
+    }
+}
+
+/// A number as the vectors round it, and as it is where their type does not hold it.
+pub(crate) fn rounded<T: Scalar>(x: f64) -> f64 {
+    let rounded = T::from_f64(x).to_f64();
+    match rounded.is_finite() {
+        true => rounded,
+        false => x,
     }
 }

@@ -27,6 +27,7 @@ mod buffers;
 mod directions;
 mod dtype;
 mod element;
+mod factor;
 mod float_mode;
 mod isa;
 mod kernels;
@@ -44,6 +45,7 @@ pub use access::{Access, Rect, Run};
 pub use apply::Apply;
 pub use buffers::{Memory, Planes, Target, TensorBuffers};
 pub use dtype::{bf16, f16, Dtype, Element, Elements, ElementsMut};
+pub use factor::{power_of_two, Factor};
 pub use float_mode::FloatMode;
 pub use isa::{fence, Isa};
 pub use kernels::Kernels;
@@ -52,7 +54,7 @@ pub use noise::Stochastic;
 pub use norms::Squares;
 pub use runs::{Directions, Gradient, Incoming, Lines, Norms, Rule, Wanted};
 pub use simd::LANES;
-pub use update::{Average, Denominator, Reference, TakeIn};
+pub use update::{Average, Denominator, Reading, Reference, TakeIn};
 pub use workspace::{Coordinates, Shape, Workspace, CHUNK, LAG};
 
 /// The widest band.

@@ -122,7 +122,7 @@ impl Kernels {
         // planes and targets are different buffers.
         // SAFETY: as said.
         let mut planes = unsafe { access.planes(run) };
-        let (band, scale) = (work.shape().band, rule.scale as f32);
+        let (band, scale) = (work.shape().band, rule.scale.number as f32);
         let New { gradient, at, .. } = work.arrays::<f32>().new;
         let gradients = gradient.chunks_mut(at.gradient_step).take(band + 1);
         for (neighbour, to) in gradients.enumerate() {
@@ -198,7 +198,7 @@ impl Kernels {
             return Gradient::None;
         }
         let is_alike = access.gradient_dtype() == self.arithmetic;
-        if is_alike && run.len.is_multiple_of(LANES) {
+        if is_alike && rule.scale.is_plain() && run.len.is_multiple_of(LANES) {
             let step = access.cols();
             return Gradient::InMemory { step };
         }

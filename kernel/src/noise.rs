@@ -8,7 +8,7 @@ use super::simd::{SingleRegister, LANES};
 pub struct Stochastic {
     /// The seed of the options.
     pub seed: u64,
-    /// The step's number.
+    /// The number of the tensor's step.
     pub step: u64,
     /// The tensor's index.
     pub tensor: usize,

@@ -5,7 +5,9 @@
 //! on every instruction set.
 
 use super::element::Stored;
+use super::factor::Times;
 use super::simd::{Kernel, Scalar, Vector, LANES};
+use crate::Factor;
 
 /// A sum of squares, lane by lane.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,7 +61,7 @@ impl<T: Scalar> Kernel<T> for AddSquares<'_, T> {
 /// type of the arithmetic.
 pub(crate) struct GradientSquares<'a, E> {
     pub(crate) gradient: &'a [[E; LANES]],
-    pub(crate) scale: f64,
+    pub(crate) scale: Factor,
     pub(crate) sums: &'a mut [f64; LANES],
 }
 
@@ -68,13 +70,13 @@ impl<T: Scalar, E: Stored> Kernel<T> for GradientSquares<'_, E> {
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) -> bool {
-        let scale = V::number(isa, self.scale);
+        let scale = Times::new(isa, self.scale);
         let infinity = V::splat(isa, T::INFINITY);
         let (zero, one) = (V::number(isa, 0.0), V::number(isa, 1.0));
         let mut total = V::load_sums(isa, self.sums);
         let mut overflow = zero;
         for g in self.gradient {
-            let g = E::load::<V>(isa, g) * scale;
+            let g = scale.of(E::load::<V>(isa, g));
             overflow = V::select((g * g).not_lt(infinity), one, overflow);
             g.add_squares(&mut total);
         }
@@ -96,11 +98,24 @@ impl<T: Scalar> Kernel<T> for LargestL1<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) -> f64 {
-        let mut largest = V::number(isa, 0.0);
+        let largest = self.largest::<V>(isa, 1.0);
+        // The sum of two finite numbers may be beyond the range of the type.
+        match largest < f64::INFINITY {
+            true => largest,
+            false => 2.0 * self.largest::<V>(isa, 0.5),
+        }
+    }
+}
+
+impl<T: Scalar> LargestL1<'_, T> {
+    /// In this unit.
+    #[inline(always)]
+    fn largest<V: Vector<Scalar = T>>(&self, isa: V::Isa, unit: f64) -> f64 {
+        let (unit, mut largest) = (V::number(isa, unit), V::number(isa, 0.0));
         for (i, diagonal) in self.diagonal.iter().enumerate() {
-            let mut t = V::load(isa, diagonal);
+            let mut t = V::load(isa, diagonal) * unit;
             if let Some(before) = self.before {
-                t = t + V::load(isa, &before[i]).abs();
+                t = t + V::load(isa, &before[i]).abs() * unit;
             }
             largest = V::select(largest.lt(t), t, largest);
         }

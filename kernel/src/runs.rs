@@ -8,19 +8,33 @@ use crate::access::{Run, TargetRun};
 use crate::element::Stored;
 use crate::noise::Noise;
 use crate::simd::{Scalar, LANES};
-use crate::{Apply, Dtype, Squares, TakeIn};
+use crate::{Apply, Dtype, Factor, Reading, Squares, TakeIn};
 
 /// How a step treats a tensor.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
     /// Multiplies the gradient.
-    pub scale: f64,
+    pub scale: Factor,
+    /// Multiplies the momentum, where directions are computed from state that takes in
+    /// nothing: a power of two.
+    pub lift: f64,
     /// How the state takes it in.
     pub take_in: TakeIn,
     /// The tolerance of edge removal.
     pub gamma: f64,
     /// How directions reach the target.
     pub apply: Apply,
+}
+
+impl Rule {
+    /// What a state plane becomes in the chunk.
+    pub fn reading(&self, plane: usize) -> Reading {
+        match plane {
+            0 => Reading::Times(self.lift),
+            1 => Reading::Denominator(self.take_in.denominator),
+            _ => Reading::Times(1.0),
+        }
+    }
 }
 
 /// A run of state that comes into the chunk. If it takes in a gradient, it is whole

@@ -7,6 +7,7 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use super::apply::nothing;
 use super::element::Stored;
 use super::isa::prefetch;
 use super::simd::{Kernel, Scalar, Vector, LANES};
@@ -88,13 +89,12 @@ impl<'a, T> Outcome<'a, T> {
 
     /// Applied to parameters.
     pub(crate) fn applied(self, params: &'a mut [[T; LANES]], apply: Apply) -> Self {
-        let (rate, decay) = match apply {
-            Apply::Update { rate, decay } => (rate, decay),
-            Apply::Write { .. } => unreachable!("there is no loop for it"),
+        let Apply::Update { rate, decay } = apply else {
+            unreachable!("there is no loop for it")
         };
         Outcome {
             params,
-            rate,
+            rate: rate.number,
             decay,
             ..self
         }
@@ -200,6 +200,7 @@ pub(crate) struct Solving<'r, V: Vector, const BAND: usize, const ENDS: bool, co
     gamma: V,
     rate: V,
     decay: V,
+    nothing: V,
     sums: V::Sums,
     to: &'r mut [[V::Scalar; LANES]],
     keep: &'r mut [[V::Scalar; LANES]],
@@ -250,6 +251,7 @@ impl<T: Scalar, const BAND: usize, const ENDS: bool, const FINISH: u8>
             gamma: V::number(isa, self.gamma),
             rate: V::number(isa, self.outcome.rate),
             decay: V::number(isa, self.outcome.decay),
+            nothing: V::number(isa, nothing()),
             sums: V::load_sums(isa, self.outcome.sums),
             to: &mut *self.outcome.to,
             keep: &mut *self.outcome.keep,
@@ -483,9 +485,10 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
         if FINISH == APPLY || FINISH == APPLY_AND_MEASURE {
             let params = &mut self.params[i];
             prefetch(params, self.ahead);
-            let p = V::load(self.isa, params);
-            let p = self.rate.mul_add(u, self.decay.mul_add(p, p));
-            p.canonical(self.isa).store(params);
+            let old = V::load(self.isa, params);
+            let new = self.rate.mul_add(u, self.decay.mul_add(old, old));
+            let same = old + self.nothing;
+            V::select(new.abs().lt(self.infinity), new, same).store(params);
         }
     }
 

@@ -11,10 +11,12 @@ use std::array::from_fn;
 use std::marker::PhantomData;
 
 use super::element::{chunks_mut, Stored};
+use super::factor::Times;
 use super::isa::prefetch;
 use super::noise::Noise;
 use super::norms::add_squares;
 use super::simd::{Kernel, Scalar, Vector, LANES};
+use crate::Factor;
 
 /// An average: `keep` multiplies what is there, `weight` what comes in.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,7 +37,7 @@ pub struct TakeIn {
     /// That of the plane of normalized RMSProp, where there is one.
     pub rms: Option<Average>,
     /// Makes the gradient one of norm 1.
-    pub normalize: f64,
+    pub normalize: Factor,
     /// The direction whose squares are added up.
     pub reference: Option<Reference>,
     /// What divides the momentum where there are no edges.
@@ -82,11 +84,20 @@ pub enum Denominator {
     Adam(f64),
 }
 
+/// What a state plane becomes in the chunk.
+#[derive(Debug, Clone, Copy)]
+pub enum Reading {
+    /// The diagonal: what divides the momentum.
+    Denominator(Denominator),
+    /// The same, times a power of two.
+    Times(f64),
+}
+
 /// Copies `scale * x`, as the arithmetic's type.
 pub(crate) struct Scale<'a, T, E> {
     pub(crate) from: &'a [[E; LANES]],
     pub(crate) to: &'a mut [[T; LANES]],
-    pub(crate) scale: f64,
+    pub(crate) scale: Factor,
 }
 
 impl<T: Scalar, E: Stored> Kernel<T> for Scale<'_, T, E> {
@@ -94,9 +105,9 @@ impl<T: Scalar, E: Stored> Kernel<T> for Scale<'_, T, E> {
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        let scale = V::number(isa, self.scale);
+        let scale = Times::new(isa, self.scale);
         for (from, to) in self.from.iter().zip(self.to) {
-            (E::load::<V>(isa, from) * scale).store(to);
+            scale.of(E::load::<V>(isa, from)).store(to);
         }
     }
 }
@@ -129,13 +140,12 @@ impl Chunk {
     }
 }
 
-/// A state plane of a run comes into the chunk as it is.
+/// A state plane of a run comes into the chunk.
 pub(crate) struct Read<'a, T, E> {
     pub(crate) from: &'a [[E; LANES]],
     pub(crate) to: &'a mut [[T; LANES]],
     pub(crate) ahead: usize,
-    /// The diagonal becomes what divides the momentum.
-    pub(crate) denominator: Option<Denominator>,
+    pub(crate) reading: Reading,
 }
 
 impl<T: Scalar, E: Stored> Kernel<T> for Read<'_, T, E> {
@@ -143,13 +153,17 @@ impl<T: Scalar, E: Stored> Kernel<T> for Read<'_, T, E> {
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        let damping = self.denominator.map(|by| damping::<V>(isa, by));
+        let (damping, times) = match self.reading {
+            Reading::Denominator(by) => (Some(damping::<V>(isa, by)), 1.0),
+            Reading::Times(number) => (None, number),
+        };
+        let times = V::number(isa, times);
         for (from, to) in self.from.iter().zip(self.to) {
             prefetch(from, self.ahead);
             let x = E::load::<V>(isa, from);
             match damping {
                 Some((roots, add)) => damp(x, roots, add).store(to),
-                None => x.store(to),
+                None => (x * times).store(to),
             }
         }
     }
@@ -407,12 +421,12 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
         }
         if let Some(average) = by.rms {
             let [keep, weight] = both::<V>(isa, average);
-            let normalize = V::number(isa, by.normalize);
+            let normalize = Times::new(isa, by.normalize);
             let p = 2 + update.band;
             for i in 0..count {
                 let plane = &mut chunks_mut::<E>(update.planes[p])[i];
                 let gradient = &update.gradient.as_chunks().0[i];
-                let q = V::load(isa, gradient) * scale * normalize;
+                let q = normalize.of(V::load(isa, gradient) * scale);
                 let noise = noise(p, i);
                 let r = self::average::<V, E>(isa, plane, keep, weight * q, q, least, noise);
                 q.store(&mut update.normalized[i]);

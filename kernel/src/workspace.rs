@@ -19,6 +19,7 @@
 //! behind a line) are padded with unit diagonal and no edges, which changes no
 //! bit of their neighbours.
 
+use super::kernels::rounded;
 use super::simd::{Scalar, LANES};
 use super::solve::factors;
 use crate::MAX_BAND;
@@ -348,8 +349,7 @@ impl Workspace {
         let state = self.arrays::<T>().state;
         let diagonal = state[plane + at].to_f64();
         match state.get(2 * plane + at) {
-            // Rounded as the vector kernel rounds it.
-            Some(entry) => T::from_f64(diagonal + entry.to_f64().abs()).to_f64(),
+            Some(entry) => rounded::<T>(diagonal + entry.to_f64().abs()),
             None => diagonal,
         }
     }

@@ -7,7 +7,8 @@ use std::mem::size_of;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::memory::reserve;
+use crate::memory::{push, reserve};
+use crate::reserve::without;
 
 /// Refuses a null pointer.
 pub(crate) fn not_null<T>(pointer: *const T, argument: impl FnOnce() -> String) -> Result<()> {
@@ -82,9 +83,9 @@ impl<T: Copy> List<T> {
             return Err(too_many());
         }
         let mut list = Vec::new();
-        list.try_reserve_exact(self.count).map_err(|_| too_many())?;
+        without(|| list.try_reserve_exact(self.count)).map_err(|_| too_many())?;
         for (i, value) in self.iter().enumerate() {
-            list.push(convert(i, value)?);
+            push(&mut list, convert(i, value)?, what)?;
         }
         Ok(list)
     }

@@ -2,7 +2,7 @@
 //!
 //! A checkpoint is a safetensors file. It holds the state planes by name
 //! ("fc1.weight/momentum"), the parameters if they were passed
-//! ("fc1.weight/parameter"), options and step count in the metadata, and
+//! ("fc1.weight/parameter"), options and step counts in the metadata, and
 //! checksums of all of these. Training that continues from a checkpoint gives
 //! the same bits as training that never stopped.
 
@@ -10,7 +10,7 @@ use std::ffi::{c_char, c_void};
 
 use super::arguments::{flag, named, string, unused, List};
 use super::buffers::{none_overlap, state, Buffer};
-use super::guard::call;
+use super::guard::{call, call_always};
 use super::optimizer::{ask_for_own, sonew_optimizer, with};
 use super::status::sonew_status;
 use super::step::{only_of, written_params, FLOAT};
@@ -79,7 +79,8 @@ pub struct sonew_load_options {
     /// copies them from the parameters, or be in the file only. Default 0.
     pub override_options: i32,
     /// 1: load the tensors that are in both the file and the optimizer, at least
-    /// one, and leave the optimizer's other tensors as they are. Default 0.
+    /// one, and leave the optimizer's other tensors, with their own step counts,
+    /// as they are. Default 0.
     pub common_tensors_only: i32,
     /// One of sonew_load_mode. SONEW_MAP_SHARED cannot be combined with any of
     /// the fields above. Default SONEW_READ.
@@ -136,13 +137,14 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
     })
 }
 
-/// Saves the state, the options, the step count, and each tensor's learning-rate
-/// scale and weight decay to a file. params (one buffer for each tensor, as in
+/// Saves the state, the options, the step count, and each tensor's step count,
+/// learning-rate scale and weight decay to a file. params (one buffer for each tensor, as in
 /// sonew_step(); only read) saves the parameters, too; to save the state alone,
 /// pass NULL and a count of 0. Parameters must be float; for other types there
 /// is sonew_save_any().
 ///
-/// The new file is first written under the name path with ".sonew-tmp" added,
+/// The new file is first written under the name path with ".sonew-tmp" added (of a name
+/// of more than 245 bytes, under its beginning and a checksum with that added),
 /// then flushed to disk, then renamed to path. If a save fails or the process
 /// dies, the previous file is still there. (Exception: if only the last
 /// operation fails, which makes the new name durable, the new file is there.)
@@ -239,7 +241,7 @@ pub unsafe extern "C" fn sonew_load_options_init(
     size: usize,
 ) -> sonew_status {
     // SAFETY: the header asks for a struct of this size.
-    call(|| unsafe { versioned::init(options, size, "options") })
+    call_always(|| unsafe { versioned::init(options, size, "options") })
 }
 
 /// Loads a file that sonew_save() wrote into an optimizer that was created with

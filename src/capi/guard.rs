@@ -1,6 +1,6 @@
 //! Wraps the body of every exported function: saves and restores the caller's
-//! floating-point mode, holds back cancellation, catches panics, and turns an error into a status and a
-//! message.
+//! floating-point mode, holds back cancellation, sets memory aside, catches panics, and
+//! turns an error into a status and a message.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -13,10 +13,33 @@ use super::status::sonew_status;
 use sonew_kernel::FloatMode;
 
 use crate::error::{Error, Result};
+use crate::reserve::{self, Taken};
 use crate::signals::NotCancelled;
 
-/// Runs the body of an exported function.
+/// Runs the body of an exported function, with a reserve for its small allocations.
 pub(super) fn call(body: impl FnOnce() -> Result<()>) -> sonew_status {
+    match Taken::new() {
+        Some(reserve) => {
+            let _held = reserve.hold();
+            answer(body)
+        }
+        None => {
+            // No error, because its text would need memory.
+            let needs = format_args!("out of memory: a call needs {} bytes", reserve::SIZE);
+            last_error::set(&needs);
+            sonew_status::SONEW_OUT_OF_MEMORY
+        }
+    }
+}
+
+/// The same for a function that allocates nothing when it succeeds. It is not refused
+/// for lack of memory.
+pub(super) fn call_always(body: impl FnOnce() -> Result<()>) -> sonew_status {
+    let _held = Taken::new().map(Taken::hold);
+    answer(body)
+}
+
+fn answer(body: impl FnOnce() -> Result<()>) -> sonew_status {
     match caught(body) {
         Ok(()) => sonew_status::SONEW_OK,
         Err(error) => {

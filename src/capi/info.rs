@@ -6,7 +6,9 @@ use super::optimizer::{query, sonew_optimizer, Owned};
 use super::status::sonew_status;
 
 /// Writes the number of steps taken so far to *count. Refused and skipped steps
-/// are not counted. Loading sets it to the file's count. Since 0.1.
+/// are not counted; steps in which some tensors took no part are. Bias correction
+/// counts those of each tensor: sonew_tensor_step_count(). Loading sets it to the
+/// file's count. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_step_count(
     optimizer: *const sonew_optimizer,

@@ -33,7 +33,7 @@ use std::ffi::{c_char, c_void};
 
 use super::arguments::{path, List, Out};
 use super::file::saved;
-use super::guard::call;
+use super::guard::{call, call_always};
 use super::optimizer::{ask_for_own, sonew_optimizer, with};
 use super::registry::Registry;
 use super::status::sonew_status;
@@ -67,7 +67,7 @@ static SAVINGS: Registry<Saving> = Registry::new();
 /// sonew_sync() does. Views of the state become invalid.
 ///
 /// Errors: SONEW_FILE_LOCKED, SONEW_FORKED, SONEW_OUT_OF_RANGE (a step count of
-/// 2^47 or more), SONEW_HEADER_LENGTH, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
+/// the optimizer or of a tensor is 2^47 or more), SONEW_HEADER_LENGTH, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_make_live(
     optimizer: *mut sonew_optimizer,
@@ -151,7 +151,7 @@ pub extern "C" fn sonew_save_finish(saving: *mut sonew_saving) -> sonew_status {
     if saving.is_null() {
         return sonew_status::SONEW_OK;
     }
-    call(|| SAVINGS.remove(saving.addr(), "saving")?.finish())
+    call_always(|| SAVINGS.remove(saving.addr(), "saving")?.finish())
 }
 
 /// Checks a whole file: its header, its sizes and every checksum. Changes

@@ -72,6 +72,12 @@
 //!   for one thread at a time: a second thread gets SONEW_BUSY.
 //! - A handle is a number that is never used again, not an address. A freed
 //!   handle is always refused.
+//! - A failed allocation is a status: SONEW_OUT_OF_MEMORY (or SONEW_IO, SONEW_THREADS
+//!   where the system says it in its own way), which every function may return but
+//!   those that free, abort, finish, initialize structs or answer questions. What the C
+//!   library itself allocates, above all when a thread starts, is excepted:
+//!   docs/guarantees.md lists it. Each thread that is in a call sets aside 256 KiB of
+//!   address space for this, which are used only if memory is lacking.
 //! - Nothing is printed, no signal handlers are installed, and no threads are
 //!   used but the optimizer's own, which end when it is freed.
 //! - A thread that is cancelled with pthread_cancel() while it is in a call

@@ -6,7 +6,7 @@
 use std::ffi::CString;
 
 use super::arguments::Out;
-use super::guard::call;
+use super::guard::{call, call_always};
 use super::options::{options, sonew_options, SONEW_MAX_BAND};
 use super::registry::Registry;
 use super::status::sonew_status;
@@ -68,7 +68,7 @@ pub(super) unsafe fn query<T>(
     argument: &str,
     value: impl FnOnce(&Owned) -> Result<T>,
 ) -> sonew_status {
-    call(|| {
+    call_always(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { Out::new(out, argument) }?;
         out.write(with(optimizer, |owned| value(owned))?);
@@ -176,5 +176,5 @@ pub extern "C" fn sonew_free(optimizer: *mut sonew_optimizer) -> sonew_status {
     if optimizer.is_null() {
         return sonew_status::SONEW_OK;
     }
-    call(|| OPTIMIZERS.remove(optimizer.addr(), "optimizer").map(drop))
+    call_always(|| OPTIMIZERS.remove(optimizer.addr(), "optimizer").map(drop))
 }

@@ -4,7 +4,7 @@
 //! life.
 
 use super::arguments::{count, flag, named, number, unused};
-use super::guard::call;
+use super::guard::call_always;
 use super::status::sonew_status;
 use super::versioned::{self, Growing, Versioned};
 use crate::error::Result;
@@ -138,7 +138,8 @@ pub struct sonew_options {
     pub damping: i32,
     /// One of sonew_graft. Default SONEW_GRAFT_ADAM.
     pub graft: i32,
-    /// 1: bias correction, with t the step count: divide the momentum by
+    /// 1: bias correction, with t the number of the steps that the tensor took
+    /// part in: divide the momentum by
     /// 1 - beta1^t, and the statistics by 1 - beta2^t if they are an exponential
     /// moving average. 0: none. Default 1.
     pub bias_correction: i32,
@@ -258,6 +259,7 @@ pub(crate) unsafe fn options(pointer: *const sonew_options) -> Result<Options> {
         damping: named(c.damping, of("damping"), DAMPINGS)?,
         bias_correction: flag(c.bias_correction, "options.bias_correction")?,
         graft: named(c.graft, of("graft"), GRAFTS)?,
+        lagged_norms: false,
         graft_eps: c.graft_eps,
         graft_bias_correction: flag(c.graft_bias_correction, "options.graft_bias_correction")?,
         weight_decay: c.weight_decay,
@@ -278,5 +280,5 @@ pub unsafe extern "C" fn sonew_options_init(
     size: usize,
 ) -> sonew_status {
     // SAFETY: the header asks for a struct of this size.
-    call(|| unsafe { versioned::init(options, size, "options") })
+    call_always(|| unsafe { versioned::init(options, size, "options") })
 }

@@ -10,7 +10,7 @@ use std::mem::take;
 
 use super::arguments::{not_null, List, Out};
 use super::buffers::{none_overlap, Buffer};
-use super::guard::call;
+use super::guard::{call, call_always};
 use super::optimizer::{ask_for, c_string};
 use super::options::{options, sonew_options};
 use super::registry::Registry;
@@ -119,11 +119,14 @@ pub struct sonew_buffers {
     /// Decoupled weight decay, finite and not negative. Default 0. The
     /// weight_decay of sonew_options is not used here.
     pub weight_decay: f64,
+    /// The number of the tensor's own step, 1 for the first in which it has a
+    /// gradient, if that is not the step_number of the call. Default 0: it is.
+    pub step_number: u64,
 }
 
-// SAFETY: 9 * 8 bytes without padding.
+// SAFETY: 10 * 8 bytes without padding.
 unsafe impl Growing for sonew_buffers {
-    const SIZES: &'static [usize] = &[size_of::<sonew_buffers>()];
+    const SIZES: &'static [usize] = &[72, size_of::<sonew_buffers>()];
 }
 
 // SAFETY: the first field is the size; numbers and raw pointers.
@@ -141,6 +144,7 @@ unsafe impl Versioned for sonew_buffers {
             len: 0,
             lr_scale: 1.0,
             weight_decay: 0.0,
+            step_number: 0,
         }
     }
 }
@@ -200,7 +204,7 @@ pub extern "C" fn sonew_plan_free(plan: *mut sonew_plan) -> sonew_status {
     if plan.is_null() {
         return sonew_status::SONEW_OK;
     }
-    call(|| PLANS.remove(plan.addr(), "plan").map(drop))
+    call_always(|| PLANS.remove(plan.addr(), "plan").map(drop))
 }
 
 /// Writes the number of state planes that a tensor needs to *count.
@@ -212,7 +216,7 @@ pub unsafe extern "C" fn sonew_plan_plane_count(
     tensor: usize,
     count: *mut usize,
 ) -> sonew_status {
-    call(|| {
+    call_always(|| {
         // SAFETY: the header asks for a pointer to the result.
         let out = unsafe { Out::new(count, "count") }?;
         out.write(with(plan, |owned| Ok(planes_of(owned, tensor)?.len()))?);
@@ -231,7 +235,7 @@ pub unsafe extern "C" fn sonew_plan_plane_name(
     plane: usize,
     name: *mut *const c_char,
 ) -> sonew_status {
-    call(|| {
+    call_always(|| {
         // SAFETY: the header asks for a pointer to the result.
         let out = unsafe { Out::new(name, "name") }?;
         out.write(with(plan, |owned| {
@@ -252,7 +256,7 @@ pub unsafe extern "C" fn sonew_plan_plane_dtype(
     plane: usize,
     dtype: *mut i32,
 ) -> sonew_status {
-    call(|| {
+    call_always(|| {
         // SAFETY: the header asks for a pointer to the result.
         let out = unsafe { Out::new(dtype, "dtype") }?;
         out.write(with(plan, |owned| {
@@ -280,8 +284,8 @@ fn planes_of(owned: &Owned, tensor: usize) -> Result<&[CString]> {
     })
 }
 
-/// Fills in the defaults of one entry: all pointers NULL, lr_scale 1 and
-/// weight_decay 0. Pass sizeof *buffers for size.
+/// Fills in the defaults of one entry: all pointers NULL, lr_scale 1,
+/// weight_decay and step_number 0. Pass sizeof *buffers for size.
 ///
 /// Errors: SONEW_STRUCT_SIZE. Since 0.1.
 #[no_mangle]
@@ -290,12 +294,13 @@ pub unsafe extern "C" fn sonew_buffers_init(
     size: usize,
 ) -> sonew_status {
     // SAFETY: the header asks for a struct of this size.
-    call(|| unsafe { versioned::init(buffers, size, "buffers") })
+    call_always(|| unsafe { versioned::init(buffers, size, "buffers") })
 }
 
 /// Takes one step. buffers has one entry for each tensor, count in all. step
 /// may be NULL, which means the defaults. step_number is the t of the bias
-/// correction, 1 for the first step; the caller counts it.
+/// correction, 1 for the first step; the caller counts it. A tensor that has not
+/// taken part in every step has a step_number of its own in its entry.
 ///
 /// Buffers that are written (params, direction, planes) may not overlap any
 /// other buffer of the call. Gradients may overlap each other.
@@ -481,6 +486,7 @@ unsafe fn check<'a>(
         buffers.planes.push(written(&buffer));
     }
     (buffers.lr_scale, buffers.weight_decay) = (entry.lr_scale, entry.weight_decay);
+    buffers.step_number = entry.step_number;
     Ok(buffers)
 }
 

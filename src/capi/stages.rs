@@ -37,7 +37,7 @@ use std::ffi::c_void;
 
 use super::arguments::Out;
 use super::buffers::{Buffer, Output};
-use super::guard::call;
+use super::guard::{call, call_always};
 use super::optimizer::{sonew_optimizer, with};
 use super::plan::{self, sonew_buffers, sonew_plan};
 use super::status::sonew_status;
@@ -227,7 +227,7 @@ pub unsafe extern "C" fn sonew_stages_next(
 /// SONEW_IO. Since 0.1.
 #[no_mangle]
 pub extern "C" fn sonew_stages_abort(optimizer: *mut sonew_optimizer) -> sonew_status {
-    call(|| {
+    call_always(|| {
         with(optimizer, |owned| {
             owned.optimizer.abort_stages()?;
             owned.end_stages();
@@ -304,7 +304,7 @@ pub unsafe extern "C" fn sonew_plan_stages_next(
 /// Errors: SONEW_NO_STAGES. Since 0.1.
 #[no_mangle]
 pub extern "C" fn sonew_plan_stages_abort(plan: *mut sonew_plan) -> sonew_status {
-    call(|| {
+    call_always(|| {
         plan::with(plan, |owned| {
             owned.staged.as_ref().ok_or(Error::NoStages)?;
             owned.end_stages();

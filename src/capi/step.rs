@@ -7,7 +7,7 @@ use std::mem::take;
 
 use super::arguments::{named, unused, List};
 use super::buffers::{for_each_of_state, none_overlap, state, Buffer, RawBuffer};
-use super::guard::call;
+use super::guard::{call, call_always};
 use super::optimizer::{sonew_optimizer, with};
 use super::status::sonew_status;
 use super::versioned::{self, Growing, Versioned};
@@ -117,7 +117,7 @@ pub unsafe extern "C" fn sonew_step_options_init(
     size: usize,
 ) -> sonew_status {
     // SAFETY: the header asks for a struct of this size.
-    call(|| unsafe { versioned::init(step, size, "step") })
+    call_always(|| unsafe { versioned::init(step, size, "step") })
 }
 
 /// Takes one step: params[i] and the state of tensor i are updated from
@@ -126,8 +126,12 @@ pub unsafe extern "C" fn sonew_step_options_init(
 /// as its tensor has, in the tensor's order. step may be NULL, which means the
 /// defaults.
 ///
-/// grads[i] may be NULL: tensor i then takes no part in the step, and its
-/// parameters and state stay as they are. params[i] may not be NULL. Two
+/// grads[i] may be NULL: tensor i then takes no part in the step: its
+/// parameters, its state and its own step count, which its bias correction
+/// follows, stay as they are. So tensors may also be stepped in separate calls,
+/// with NULL for the others: they get the same bits as in one call for all,
+/// except with clip_norm, and the optimizer's step count grows with each call.
+/// (The learning rate of each step is the caller's in any case.) params[i] may not be NULL. Two
 /// gradients may be the same buffer; parameters may not overlap any other buffer
 /// of the call, nor the state. A parameter that is used in two places of a model
 /// is one tensor, passed once with the sum of its gradients. All tensors must be

@@ -66,9 +66,10 @@ static STRUCTS: &[Struct] = &[
     layout!(sonew_load_options {
         struct_size, renames, rename_count, override_options, common_tensors_only, mode, reserved,
     }),
-    layout!(sonew_view { data, len, tensor, plane, ndim, dims, dtype, reserved }),
+    layout!(sonew_view { data, len, tensor, plane, ndim, dims, dtype, reserved, step_count }),
     layout!(sonew_buffers {
         struct_size, params, direction, grad, planes, plane_count, len, lr_scale, weight_decay,
+        step_number,
     }),
 ];
 

@@ -7,7 +7,7 @@
 use std::ffi::c_char;
 
 use super::arguments::{string, Out};
-use super::guard::call;
+use super::guard::{call, call_always};
 use super::optimizer::{query, sonew_optimizer, with};
 use super::status::sonew_status;
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ pub unsafe extern "C" fn sonew_find_tensor(
     name: *const c_char,
     tensor: *mut usize,
 ) -> sonew_status {
-    call(|| {
+    call_always(|| {
         // SAFETY: the header asks for a string and a pointer to the result.
         let (name, out) = unsafe {
             (
@@ -97,6 +97,37 @@ pub unsafe extern "C" fn sonew_weight_decay(
     let value = |o: &super::optimizer::Owned| o.optimizer.weight_decay(tensor);
     // SAFETY: the header asks for a pointer to the result.
     unsafe { query(optimizer, decay, "decay", value) }
+}
+
+/// Writes the number of the steps that a tensor took part in to *count: its
+/// bias correction counts these. A step in which it had no gradient is not among
+/// them.
+///
+/// Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_tensor_step_count(
+    optimizer: *const sonew_optimizer,
+    tensor: usize,
+    count: *mut u64,
+) -> sonew_status {
+    let value = |o: &super::optimizer::Owned| o.optimizer.tensor_step_count(tensor);
+    // SAFETY: the header asks for a pointer to the result.
+    unsafe { query(optimizer, count, "count", value) }
+}
+
+/// Changes the number of the steps that a tensor took part in: after
+/// sonew_set_state(), which gives all tensors one count, of those that have not
+/// taken part in every step.
+///
+/// Errors: SONEW_UNKNOWN_TENSOR; in a live file SONEW_OUT_OF_RANGE (2^47 or
+/// more), SONEW_FORKED and SONEW_IO. Since 0.1.
+#[no_mangle]
+pub extern "C" fn sonew_set_tensor_step_count(
+    optimizer: *mut sonew_optimizer,
+    tensor: usize,
+    count: u64,
+) -> sonew_status {
+    change(optimizer, |o| o.set_tensor_step_count(tensor, count))
 }
 
 fn change(

@@ -8,7 +8,7 @@
 use std::ffi::c_char;
 
 use super::arguments::{string, Out};
-use super::guard::call;
+use super::guard::call_always;
 use super::status::sonew_status;
 use super::struct_layout::extent;
 
@@ -46,7 +46,7 @@ pub unsafe extern "C" fn sonew_struct_field(
     offset: *mut usize,
     size: *mut usize,
 ) -> sonew_status {
-    call(|| {
+    call_always(|| {
         // SAFETY: the header asks for strings that end with a NUL.
         let (structure, field) = unsafe {
             let named = || string(field, || "field".to_owned());

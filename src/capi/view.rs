@@ -14,7 +14,7 @@ use std::ffi::{c_char, c_void};
 
 use super::arguments::{not_null, string, List, Out};
 use super::buffers::{none_overlap, state, Buffer};
-use super::guard::call;
+use super::guard::{call, call_always};
 use super::optimizer::{query, sonew_optimizer, with, Owned};
 use super::status::sonew_status;
 use super::tensor::{dtype_number, SONEW_MAX_DIMS};
@@ -47,11 +47,14 @@ pub struct sonew_view {
     pub dtype: i32,
     /// Is 0.
     pub reserved: i32,
+    /// The number of the steps that the tensor took part in: the t of its bias
+    /// correction. sonew_tensor_step_count().
+    pub step_count: u64,
 }
 
-// SAFETY: 13 * 8 + 2 * 4 bytes without padding.
+// SAFETY: 14 * 8 + 2 * 4 bytes without padding.
 unsafe impl Growing for sonew_view {
-    const SIZES: &'static [usize] = &[size_of::<sonew_view>()];
+    const SIZES: &'static [usize] = &[112, size_of::<sonew_view>()];
 }
 
 /// Writes the number of state planes of a tensor to *count.
@@ -79,7 +82,7 @@ pub unsafe extern "C" fn sonew_find_plane(
     name: *const c_char,
     plane: *mut usize,
 ) -> sonew_status {
-    call(|| {
+    call_always(|| {
         // SAFETY: the header asks for a string and a pointer to the result.
         let (name, out) = unsafe {
             (
@@ -113,7 +116,7 @@ pub unsafe extern "C" fn sonew_plane_view(
     view: *mut sonew_view,
     size: usize,
 ) -> sonew_status {
-    call(|| {
+    call_always(|| {
         not_null(view, || "view".to_owned())?;
         let value = with(optimizer, |owned| view_of(owned, tensor, plane))?;
         // SAFETY: the header asks for a struct of this size.
@@ -136,11 +139,13 @@ fn view_of(owned: &Owned, tensor: usize, plane: usize) -> Result<sonew_view> {
         dims,
         dtype: dtype_number(elements.dtype()),
         reserved: 0,
+        step_count: owned.optimizer.tensor_step_count(tensor)?,
     })
 }
 
-/// Replaces the optimizer's state by a copy of the caller's: its step count, and
-/// count state planes, those of the first tensor first, each tensor's in the
+/// Replaces the optimizer's state by a copy of the caller's: its step count,
+/// which becomes that of every tensor, too (sonew_set_tensor_step_count() changes
+/// one), and count state planes, those of the first tensor first, each tensor's in the
 /// order of their indices. For programs that kept the state in arrays of their
 /// own. "master" is taken as set, so that the next step does not copy it from
 /// the parameters. Views of the state become invalid; a live file that held the

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::json::{
     self, ArrayInfo, Document, Entry, Pairs, RawText, SavedOptions, Stop, TensorMirror,
 };
-use super::{Header, ALIGNMENT, FIRST_FORMAT_OF_ANY_ORDER, FORMAT, LIVE_FORMAT, PADDING};
+use super::{record, Header, ALIGNMENT, FIRST_FORMAT_OF_ANY_ORDER, FORMAT, LIVE_FORMAT, PADDING};
 use crate::error::{Error, Result};
 
 /// The longest header that safetensors readers accept.
@@ -52,6 +52,8 @@ pub(super) struct Decoded<'a> {
     pub(super) format: u64,
     /// Whether the file is a live file.
     pub(super) live: bool,
+    /// Words of a tensor's settings in a live file.
+    pub(super) settings_words: usize,
     /// The number of arrays.
     pub(super) arrays: usize,
     /// JSON: the checksums of the arrays of a checkpoint.
@@ -206,10 +208,14 @@ pub(super) fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<Decoded<'a>> {
     };
     let mut entries = Sum::default();
     let (mut arrays, mut parameters, mut recorded) = (0, false, false);
+    let mut settings_words = record::SETTINGS_WORDS;
     let mut array = |name: Cow<'a, str>, entry: Entry<'a>| {
         arrays += 1;
         parameters |= is_parameter(&name);
-        recorded |= name == super::record::COMMIT;
+        recorded |= name == record::COMMIT;
+        if name == record::SETTINGS_NAME && entry.shape.get(1) == Some(&record::UNCOUNTED) {
+            settings_words = record::UNCOUNTED;
+        }
         entries.array(&name, &entry.dtype, &entry.shape);
         Ok(())
     };
@@ -264,14 +270,15 @@ pub(super) fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<Decoded<'a>> {
     let SavedOptions(options) =
         serde_json::from_str(&text(options, 3)?).map_err(|e| malformed(3, e))?;
     // Each has a momentum and a diagonal.
-    let tensors = json::read_tensors(get(tensors, 4)?, arrays / 2).map_err(|e| malformed(4, e))?;
+    let tensors = json::read_tensors(get(tensors, 4)?, arrays / 2, step);
+    let tensors = tensors.map_err(|e| malformed(4, e))?;
     let header = Header {
         options,
         tensors,
         step,
         parameters,
     };
-    header.validate().map_err(|e| refuse(e.to_string()))?;
+    header.validate().map_err(|e| not_in_a_file(path, e))?;
     Ok(Decoded {
         header,
         format,
@@ -279,9 +286,21 @@ pub(super) fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<Decoded<'a>> {
             LIVE_FORMAT => true,
             _ => recorded && format >= FIRST_FORMAT_OF_ANY_ORDER,
         },
+        settings_words,
         arrays,
         checksums: get(checksums, 5)?,
     })
+}
+
+/// What a header that no optimizer can have says of its file.
+pub(super) fn not_in_a_file(path: &Path, error: Error) -> Error {
+    match error {
+        Error::OutOfMemory { .. } => error,
+        other => Error::NotACheckpoint {
+            path: path.to_owned(),
+            reason: other.to_string(),
+        },
+    }
 }
 
 /// Whether the checksum of a header of the earlier formats is right: it covers all

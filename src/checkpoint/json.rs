@@ -345,13 +345,17 @@ where
     Ok(dims.into_iter().collect())
 }
 
-/// Reads `sonew.tensors`: at most `limit` tensors, because the text of a hostile
-/// file would take several times its memory.
+/// Reads `sonew.tensors` of a file of this step: at most `limit` tensors, because the
+/// text of a hostile file would take several times its memory.
 pub(super) fn read_tensors(
     json: RawText<'_>,
     limit: usize,
+    step: u64,
 ) -> serde_json::Result<Vec<SavedTensor>> {
-    struct Tensors(usize);
+    struct Tensors {
+        limit: usize,
+        step: u64,
+    }
     impl<'de> DeserializeSeed<'de> for Tensors {
         type Value = Vec<SavedTensor>;
         fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Self::Value, D::Error> {
@@ -362,22 +366,22 @@ pub(super) fn read_tensors(
         type Value = Vec<SavedTensor>;
 
         fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-            write!(f, "at most {} tensors", self.0)
+            write!(f, "at most {} tensors", self.limit)
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
             let mut tensors = Vec::new();
             while let Some(mirror) = seq.next_element::<TensorMirror>()? {
-                if tensors.len() == self.0 {
-                    return Err(de::Error::invalid_length(self.0 + 1, &self));
+                if tensors.len() == self.limit {
+                    return Err(de::Error::invalid_length(self.limit + 1, &self));
                 }
-                tensors.push(mirror.into());
+                tensors.push(mirror.saved(self.step));
             }
             Ok(tensors)
         }
     }
     let mut deserializer = serde_json::Deserializer::from_reader(io::BufReader::new(json.reader()));
-    let tensors = Tensors(limit).deserialize(&mut deserializer)?;
+    let tensors = Tensors { limit, step }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(tensors)
 }
@@ -401,6 +405,8 @@ struct OptionsMirror {
     damping: Damping,
     bias_correction: bool,
     graft: Graft,
+    #[serde(default, skip_serializing_if = "is_false")]
+    lagged_norms: bool,
     graft_eps: f64,
     graft_bias_correction: bool,
     weight_decay: f64,
@@ -414,6 +420,12 @@ struct OptionsMirror {
     /// Not saved, as above.
     #[serde(skip, default = "auto")]
     instruction_set: InstructionSet,
+}
+
+/// What is false is left out, as in files from before there was the option.
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde asks for it.
+fn is_false(option: &bool) -> bool {
+    !option
 }
 
 /// The rounding of files of format 1, which do not contain it.
@@ -444,6 +456,8 @@ pub(super) struct TensorMirror {
     state: Dtype,
     #[serde(default)]
     master: Master,
+    /// Missing in files from before tensors had one: it is the optimizer's.
+    step_count: Option<u64>,
 }
 
 /// The variants of [`Dtype`] under the names that safetensors files use.
@@ -499,27 +513,30 @@ impl From<&SavedTensor> for TensorMirror {
                 (true, false) => Master::Empty,
                 (true, true) => Master::Set,
             },
+            step_count: Some(tensor.step_count),
         }
     }
 }
 
-impl From<TensorMirror> for SavedTensor {
-    fn from(mirror: TensorMirror) -> Self {
+impl TensorMirror {
+    /// The tensor of a file of this step.
+    fn saved(self, step: u64) -> SavedTensor {
         SavedTensor {
             spec: TensorSpec {
-                name: mirror.name,
-                dims: mirror.dims,
-                chains: mirror.chains,
-                update: mirror.update,
-                params: mirror.params,
-                grads: mirror.grads,
-                state: mirror.state,
-                master: !matches!(mirror.master, Master::None),
+                name: self.name,
+                dims: self.dims,
+                chains: self.chains,
+                update: self.update,
+                params: self.params,
+                grads: self.grads,
+                state: self.state,
+                master: !matches!(self.master, Master::None),
             },
-            lr_scale: mirror.lr_scale,
-            weight_decay: mirror.weight_decay,
-            master_set: matches!(mirror.master, Master::Set),
+            lr_scale: self.lr_scale,
+            weight_decay: self.weight_decay,
+            master_set: matches!(self.master, Master::Set),
             master_reset: false,
+            step_count: self.step_count.unwrap_or(step),
         }
     }
 }

@@ -221,13 +221,13 @@ impl Live {
 
     /// Refuses a step that the record cannot hold.
     pub(crate) fn check_step(step: u64) -> Result<()> {
-        if step <= record::LARGEST_STEP {
-            return Ok(());
-        }
-        Err(Error::OutOfRange {
-            argument: "the step count of a live file".to_owned(),
-            value: step as f64,
-            allowed: "below 2^47",
+        check_count(step, || "the step count of a live file".to_owned())
+    }
+
+    /// Refuses a tensor's step count that the record cannot hold.
+    pub(crate) fn check_tensor_step(tensor: &str, step: u64) -> Result<()> {
+        check_count(step, || {
+            format!("the step count of tensor \"{tensor}\" in a live file")
         })
     }
 
@@ -259,7 +259,7 @@ impl Live {
         let settings = &self.settings[self.copy];
         let settings = (0..settings.len()).map(|index| settings.load(index));
         let checksums = planes.map(|plane| crc32fast::hash(plane).into());
-        let words = record::synced(number, at, settings, checksums);
+        let words = record::synced(number, at, settings, checksums)?;
         // The record of the last sync is the other one.
         let record = &self.synced[record::slot(number)];
         let words = words.into_iter().enumerate();
@@ -282,6 +282,17 @@ impl Live {
     fn sync_head(&self) -> Result<()> {
         self.file.sync(self.head.offset, self.head.bytes)
     }
+}
+
+fn check_count(count: u64, argument: impl FnOnce() -> String) -> Result<()> {
+    if count <= record::LARGEST_STEP {
+        return Ok(());
+    }
+    Err(Error::OutOfRange {
+        argument: argument(),
+        value: count as f64,
+        allowed: "below 2^47",
+    })
 }
 
 fn put(words: &Words, tensor: usize, settings: Settings) {

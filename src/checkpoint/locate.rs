@@ -74,6 +74,8 @@ pub(super) struct LiveArrays {
     pub(super) second: Vec<Vec<StoredArray>>,
     /// The arrays of [`record::shapes`].
     pub(super) record: Vec<FileRange>,
+    /// Words of a tensor's settings in it.
+    pub(super) settings_words: usize,
 }
 
 /// The contents of the bytes before the data, checked as far as possible without
@@ -103,7 +105,11 @@ pub(super) fn check(path: &Path, bytes: &[u8]) -> Result<Checked> {
         record,
         ..
     } = search;
-    let live = decoded.live.then_some(LiveArrays { second, record });
+    let live = decoded.live.then_some(LiveArrays {
+        second,
+        record,
+        settings_words: decoded.settings_words,
+    });
     Ok(Checked {
         header: decoded.header,
         format: decoded.format,
@@ -136,6 +142,7 @@ impl<'h> Search<'h> {
             header,
             format,
             live,
+            settings_words,
             arrays: limit,
             ..
         } = decoded;
@@ -167,7 +174,7 @@ impl<'h> Search<'h> {
             first.push(arrays);
         }
         let shapes = match live {
-            true => record::shapes(*format, tensors.len(), count),
+            true => record::shapes(*format, *settings_words, tensors.len(), count),
             false => Vec::new(),
         };
         Ok(Search {

@@ -117,6 +117,8 @@ pub struct SavedTensor {
     /// step. The next step copies them from the parameters again, unless these are
     /// loaded from them.
     pub master_reset: bool,
+    /// The steps that it took part in.
+    pub step_count: u64,
 }
 
 /// What a live file stores of a tensor besides its planes.
@@ -125,6 +127,7 @@ pub(crate) struct Settings {
     pub(crate) lr_scale: f64,
     pub(crate) weight_decay: f64,
     pub(crate) master: Master,
+    pub(crate) step_count: u64,
 }
 
 /// What a tensor's plane of master weights holds.

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::files::{map_private, Access, Boot, SourceFile};
-use super::header::{LENGTH_BYTES, MAX_LENGTH};
+use super::header::{not_in_a_file, LENGTH_BYTES, MAX_LENGTH};
 use super::live::{Copies, Found, Live};
 use super::locate::{check, in_tensors, Arrays, Checked, FileRange, StoredArray};
 use super::mapping::Part;
-use super::record::{self, Synced, CURRENT, IN_USE, SETTINGS, SYNCED};
+use super::record::{self, Synced, CURRENT, IN_USE, SETTINGS, SETTINGS_WORDS, SYNCED};
 use super::write::create_live;
 use super::{array_name, Array, Header, Master, LIVE_FORMAT};
 use crate::dtype::Dtype;
@@ -279,10 +279,11 @@ impl Checkpoint {
         Ok(in_tensors(&self.arrays.first, &mut parts.into_iter()))
     }
 
-    /// Maps a live file to work on it. Returns its planes, too. A file of format 3
-    /// is replaced by one of this format.
+    /// Maps a live file to work on it. Returns its planes, too. A file that has no room
+    /// for step counts of tensors, as that of format 3, is replaced by one that has.
     pub(crate) fn into_live(self) -> Result<(Live, Copies)> {
-        if self.format == LIVE_FORMAT {
+        let live = self.arrays.live.as_ref();
+        if live.is_some_and(|live| live.settings_words != SETTINGS_WORDS) {
             return self.renew();
         }
         let not_live = Error::NotALiveFile {
@@ -300,7 +301,7 @@ impl Checkpoint {
         // is one, may read it.
         self.file.lock(Access::Read)?;
         let path = self.file.path().to_owned();
-        let header = self.header.clone();
+        let mut header = self.header.clone();
         let planes = self
             .header
             .tensors
@@ -320,20 +321,27 @@ impl Checkpoint {
         let settings = header.tensors.iter().map(|tensor| super::Settings {
             lr_scale: tensor.lr_scale,
             weight_decay: tensor.weight_decay,
-            master: match tensor.master_set {
-                true => Master::Set,
-                false => Master::Empty,
+            master: match (tensor.master_set, tensor.master_reset) {
+                (true, _) => Master::Set,
+                (_, true) => Master::Reset,
+                _ => Master::Empty,
             },
+            step_count: tensor.step_count,
         });
-        create_live(&path, &header, &arrays, settings)
+        let settings: Vec<_> = settings.collect();
+        // Only the settings say that they were discarded.
+        for tensor in &mut header.tensors {
+            tensor.master_reset = false;
+        }
+        create_live(&path, &header, &arrays, settings.into_iter())
     }
 
     /// Reads the record of a live file: the current step and copy, the settings
     /// of tensors, and the checksums. Chooses the state that can be trusted.
     fn settle(&mut self) -> Result<Found> {
         let words = self.read_record()?;
-        let tensors = self.header.tensors.len();
-        let read = |place: usize| Synced::read(&words[SYNCED + place], tensors, place);
+        let settings = words[SETTINGS].len();
+        let read = |place: usize| Synced::read(&words[SYNCED + place], settings, place);
         let mut synced: Vec<Synced> = (0..2).filter_map(read).collect();
         synced.sort_by_key(|synced| std::cmp::Reverse(synced.number));
         let commit = &words[0];
@@ -374,7 +382,7 @@ impl Checkpoint {
     /// trusted.
     fn settle_3(&mut self) -> Result<Found> {
         let words = self.read_record()?;
-        let synced = Synced::read_3(&words, self.header.tensors.len());
+        let synced = Synced::read_3(&words)?;
         let closed = words[0][1] == 0;
         let Some(synced) = synced else {
             return Err(match closed {
@@ -433,10 +441,12 @@ impl Checkpoint {
             path: self.file.path().to_owned(),
             reason,
         };
-        let format = self.format;
-        for (tensor, saved) in self.header.tensors.iter_mut().enumerate() {
+        let (format, step) = (self.format, self.header.step);
+        let of_one = words.len() / self.header.tensors.len();
+        let tensors = self.header.tensors.iter_mut();
+        for (saved, words) in tensors.zip(words.chunks(of_one)) {
             let name = &saved.spec.name;
-            let settings = record::settings(words, tensor)
+            let settings = record::settings(words, step)
                 .ok_or_else(|| refuse(format!("the settings of {name:?} are unknown")))?;
             if settings.master != Master::Empty && !saved.spec.master {
                 let reason = format!("{name:?} has no master weights, but its settings say so");
@@ -444,13 +454,13 @@ impl Checkpoint {
             }
             saved.lr_scale = settings.lr_scale;
             saved.weight_decay = settings.weight_decay;
+            saved.step_count = settings.step_count;
             saved.master_set = settings.master == Master::Set;
             // In format 3 the same number says that they are incomplete.
             saved.master_reset = settings.master == Master::Reset && format != LIVE_FORMAT;
         }
-        self.header
-            .validate()
-            .map_err(|error| refuse(error.to_string()))
+        let path = self.file.path();
+        self.header.validate().map_err(|e| not_in_a_file(path, e))
     }
 
     fn torn(&self) -> Error {

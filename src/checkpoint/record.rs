@@ -3,9 +3,14 @@
 
 use super::files::{Boot, Identity};
 use super::{Master, Settings, LIVE_FORMAT, WORD};
+use crate::error::Result;
+use crate::memory::{list, OF_FILES};
 
 /// The name of the array that says which copy is current.
 pub(super) const COMMIT: &str = "sonew.live/commit";
+
+/// The name of the array of the settings of the first copy.
+pub(super) const SETTINGS_NAME: &str = "sonew.live/settings";
 
 /// Positions of the arrays in [`shapes`]: the settings of the first copy, and of
 /// the second.
@@ -31,17 +36,22 @@ impl Shape {
 }
 
 /// The arrays of the record, for this many tensors and planes.
-pub(super) fn shapes(format: u64, tensors: usize, planes: usize) -> Vec<Shape> {
+pub(super) fn shapes(
+    format: u64,
+    settings_words: usize,
+    tensors: usize,
+    planes: usize,
+) -> Vec<Shape> {
     let array = |name, dtype, dims: &[usize]| Shape {
         name,
         dtype,
         dims: dims.to_vec(),
     };
-    let settings = [tensors, SETTINGS_WORDS];
-    let record = [HEAD + tensors * SETTINGS_WORDS + planes];
+    let settings = [tensors, settings_words];
+    let record = [HEAD + tensors * settings_words + planes];
     let mut shapes = vec![
         array(COMMIT, "U64", &[COMMIT_WORDS]),
-        array("sonew.live/settings", "F64", &settings),
+        array(SETTINGS_NAME, "F64", &settings),
         array("sonew.live/settings.b", "F64", &settings),
     ];
     match format {
@@ -79,8 +89,10 @@ pub(super) const SEAL: usize = 2;
 const HEAD: usize = 4;
 
 /// Number of words of a tensor's settings: learning-rate scale, weight decay,
-/// [`Master`].
-pub(super) const SETTINGS_WORDS: usize = 3;
+/// [`Master`], step count.
+pub(super) const SETTINGS_WORDS: usize = 4;
+/// In files from before tensors had step counts: all are that of the file.
+pub(super) const UNCOUNTED: usize = 3;
 
 /// Number of bits of a commit word for step and copy; the others are a checksum
 /// of them.
@@ -117,12 +129,12 @@ pub(super) fn synced(
     at: u64,
     settings: impl IntoIterator<Item = u64>,
     checksums: impl IntoIterator<Item = u64>,
-) -> Vec<u64> {
-    let mut words = vec![number, at, 0, 0];
-    words.extend(settings);
-    words.extend(checksums);
+) -> Result<Vec<u64>> {
+    let head = [number, at, 0, 0].into_iter();
+    let all = head.chain(settings).chain(checksums);
+    let mut words = list(all, OF_FILES)?;
     words[SEAL] = seal(&words);
-    words
+    Ok(words)
 }
 
 /// The checksum over the words of a record, except its own.
@@ -140,12 +152,14 @@ pub(super) struct Synced {
     pub(super) number: u64,
     pub(super) at: (u64, usize),
     words: Vec<u64>,
-    tensors: usize,
+    /// The number of the words of all settings.
+    settings: usize,
 }
 
 impl Synced {
-    /// The record in one of the two places, if it is whole.
-    pub(super) fn read(words: &[u64], tensors: usize, place: usize) -> Option<Synced> {
+    /// The record in one of the two places, with so many words of settings, if it is
+    /// whole.
+    pub(super) fn read(words: &[u64], settings: usize, place: usize) -> Option<Synced> {
         let number = words[NUMBER];
         let whole = number != 0 && slot(number) == place && words[SEAL] == seal(words);
         let at = unpack(words[AT]).filter(|_| whole)?;
@@ -153,26 +167,28 @@ impl Synced {
             number,
             at,
             words: words.to_vec(),
-            tensors,
+            settings,
         })
     }
 
     /// The words of the settings of all tensors.
     pub(super) fn settings(&self) -> &[u64] {
-        &self.words[HEAD..][..self.tensors * SETTINGS_WORDS]
+        &self.words[HEAD..][..self.settings]
     }
 
     /// The checksums of all planes.
     pub(super) fn checksums(&self) -> &[u64] {
-        &self.words[HEAD + self.tensors * SETTINGS_WORDS..]
+        &self.words[HEAD + self.settings..]
     }
 
     /// What a live file of format 3 says of its last sync, if it is whole.
-    pub(super) fn read_3(record: &[Vec<u64>], tensors: usize) -> Option<Synced> {
+    pub(super) fn read_3(record: &[Vec<u64>]) -> Result<Option<Synced>> {
         // Word 2 is what was current, word 3 the checksum over that, the settings
         // and the checksums.
         let (commit, checksums) = (&record[0], &record[CHECKSUMS_3]);
-        let at = unpack(commit[2])?;
+        let Some(at) = unpack(commit[2]) else {
+            return Ok(None);
+        };
         let settings = &record[SETTINGS + at.1];
         let mut hasher = crc32fast::Hasher::new();
         for word in [commit[2]].iter().chain(settings).chain(checksums) {
@@ -181,13 +197,16 @@ impl Synced {
         let whole = u64::from(hasher.finalize()) == commit[3];
         // Word 1 is 0 if it is as it was synced, and word 0 what is current.
         let current = commit[1] != 0 || commit[0] == commit[2];
-        let settings = settings.iter().copied();
-        (whole && current).then(|| Synced {
+        if !whole || !current {
+            return Ok(None);
+        }
+        let (settings, count) = (settings.iter().copied(), settings.len());
+        Ok(Some(Synced {
             number: commit[1],
             at,
-            words: synced(0, commit[2], settings, checksums.iter().copied()),
-            tensors,
-        })
+            words: synced(0, commit[2], settings, checksums.iter().copied())?,
+            settings: count,
+        }))
     }
 }
 
@@ -219,20 +238,36 @@ pub(super) fn settings_words(settings: Settings) -> [u64; SETTINGS_WORDS] {
         lr_scale,
         weight_decay,
         master,
+        step_count,
     } = settings;
-    [lr_scale, weight_decay, f64::from(master as u8)].map(f64::to_bits)
+    // It is below 2^47, which float64 represents.
+    let numbers = [
+        lr_scale,
+        weight_decay,
+        f64::from(master as u8),
+        step_count as f64,
+    ];
+    numbers.map(f64::to_bits)
 }
 
-/// The settings of tensor `index`, if the words are valid.
-pub(super) fn settings(words: &[u64], index: usize) -> Option<Settings> {
-    let number = |i| f64::from_bits(words[index * SETTINGS_WORDS + i]);
+/// The settings of a tensor in a file of this step, if the words are valid.
+pub(super) fn settings(words: &[u64], step: u64) -> Option<Settings> {
+    let number = |i: usize| words.get(i).copied().map(f64::from_bits);
     let known = [Master::Empty, Master::Set, Master::Reset];
-    let master = number(2);
+    let master = number(2)?;
+    let count = number(SETTINGS_WORDS - 1);
     Some(Settings {
-        lr_scale: number(0),
-        weight_decay: number(1),
+        lr_scale: number(0)?,
+        weight_decay: number(1)?,
         master: known
             .into_iter()
             .find(|&known| f64::from(known as u8) == master)?,
+        step_count: count.map_or(Some(step), whole_number)?,
     })
+}
+
+/// A step count that a live file can hold.
+fn whole_number(count: f64) -> Option<u64> {
+    let whole = count as u64;
+    (whole <= LARGEST_STEP && whole as f64 == count).then_some(whole)
 }

@@ -58,6 +58,8 @@ fn contents(options: &Options, tensors: &[TensorSpec], layout: FileLayout) -> Co
         weight_decay: options.weight_decay,
         master_set: spec.master,
         master_reset: false,
+        // It will have more digits than at first.
+        step_count: u64::MAX,
     };
     let header = Header {
         options: options.clone(),

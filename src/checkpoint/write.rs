@@ -7,9 +7,10 @@ use super::header::{self, Contents, LENGTH_BYTES, MAX_LENGTH};
 use super::json::ArrayInfo;
 use super::live::{Copies, Found, Live};
 use super::locate::{self, Checked};
-use super::record::{self, COMMIT_WORDS, CURRENT, DEVICE, FILE, SETTINGS, SYNCED};
+use super::record::{self, COMMIT_WORDS, CURRENT, DEVICE, FILE, SETTINGS, SETTINGS_WORDS, SYNCED};
 use super::{array_name, Array, Header, Settings, ALIGNMENT, FORMAT, PADDING, SECOND, WORD};
 use crate::error::{Error, Result};
+use crate::memory::{check, OF_FILES};
 
 /// Checksums are computed, and arrays written, in chunks of this size, which
 /// fits into the processor's cache.
@@ -45,6 +46,9 @@ pub(crate) fn create_live(
     settings: impl Iterator<Item = Settings>,
 ) -> Result<(Live, Copies)> {
     Live::check_step(header.step)?;
+    for tensor in &header.tensors {
+        Live::check_tensor_step(&tensor.spec.name, tensor.step_count)?;
+    }
     let (start, checked) = encode(path, &begin(header, arrays, true)?)?;
     let Checked {
         arrays: located,
@@ -74,7 +78,7 @@ pub(crate) fn create_live(
         commit[CURRENT],
         settings.iter().copied(),
         checksums,
-    );
+    )?;
     for (index, words) in [
         (0, &commit),
         (SETTINGS, &settings),
@@ -115,7 +119,9 @@ fn gap(bytes: usize) -> usize {
 fn begin(header: &Header, arrays: &[Array], live: bool) -> Result<Contents> {
     header.validate()?;
     check_lengths(header, arrays)?;
-    Ok(lay_out(header, arrays, live, FileLayout::default()))
+    let contents = lay_out(header, arrays, live, FileLayout::default());
+    check(OF_FILES)?;
+    Ok(contents)
 }
 
 fn check_lengths(header: &Header, arrays: &[Array]) -> Result<()> {
@@ -144,6 +150,7 @@ fn check_lengths(header: &Header, arrays: &[Array]) -> Result<()> {
 fn encode(path: &Path, contents: &Contents) -> Result<(Vec<u8>, Checked)> {
     let internal = |message: String| Error::Internal { message };
     let bytes = header::encode(contents).map_err(|e| internal(e.to_string()))?;
+    check(OF_FILES)?;
     let length = (bytes.len() - LENGTH_BYTES) as u64;
     if length > MAX_LENGTH {
         return Err(Error::HeaderLength {
@@ -154,13 +161,17 @@ fn encode(path: &Path, contents: &Contents) -> Result<(Vec<u8>, Checked)> {
     }
     // Without this check, an extra or a missing array would be noticed only when
     // the file is loaded.
-    let checked = locate::check(path, &bytes).map_err(|e| internal(e.to_string()))?;
+    let checked = locate::check(path, &bytes).map_err(|error| match error {
+        Error::OutOfMemory { .. } => error,
+        other => internal(other.to_string()),
+    })?;
     let mut expected = contents.header.clone();
     expected.options.threads = checked.header.options.threads;
     expected.options.instruction_set = checked.header.options.instruction_set;
     if checked.header != expected {
         return Err(internal("a header reads back differently".to_owned()));
     }
+    check(OF_FILES)?;
     Ok((bytes, checked))
 }
 
@@ -223,7 +234,7 @@ pub(super) fn lay_out(
 ) -> Contents {
     let mut checksums = Vec::new();
     if live {
-        for shape in record::shapes(FORMAT, header.tensors.len(), arrays.len()) {
+        for shape in record::shapes(FORMAT, SETTINGS_WORDS, header.tensors.len(), arrays.len()) {
             let bytes = shape.words() * WORD;
             layout.push(shape.name.to_owned(), shape.dtype, shape.dims, bytes);
         }

@@ -6,6 +6,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::memory::OF_TENSORS;
 use crate::options::{Graft, Options};
+use crate::reserve::without;
 
 /// The largest number of dimensions of a tensor.
 pub const MAX_DIMS: usize = 8;
@@ -200,12 +201,10 @@ pub(crate) fn validate<'a>(
         return Err(Error::NoTensors);
     }
     let mut names = HashSet::new();
-    names
-        .try_reserve(tensors.len())
-        .map_err(|_| Error::OutOfMemory {
-            what: OF_TENSORS.to_owned(),
-            bytes: tensors.len() as u128 * size_of::<&str>() as u128,
-        })?;
+    without(|| names.try_reserve(tensors.len())).map_err(|_| Error::OutOfMemory {
+        what: OF_TENSORS.to_owned(),
+        bytes: tensors.len() as u128 * size_of::<&str>() as u128,
+    })?;
     for (index, tensor) in tensors.enumerate() {
         let name = tensor.name.as_str();
         if name.is_empty() || name.chars().any(char::is_control) {

@@ -7,8 +7,9 @@ use super::Optimizer;
 use crate::checkpoint::{self, Array};
 use crate::dtype::Elements;
 use crate::error::{Error, Result};
-use crate::memory::AlignedBytes;
+use crate::memory::{ask_for_tensors, check, AlignedBytes, OF_FILES};
 use crate::process::Process;
+use crate::reserve::{self, Taken};
 use crate::signals::Blocked;
 
 /// A save that runs in a thread of its own. It holds a copy of everything that
@@ -68,7 +69,14 @@ impl Optimizer {
             path: path.to_owned(),
             source,
         })?;
+        let reserve = Taken::new().ok_or_else(|| Error::OutOfMemory {
+            what: "a thread".to_owned(),
+            bytes: reserve::SIZE as u128,
+        })?;
         let save = move || {
+            let _held = reserve.hold();
+            let names = header.tensors.iter().map(|tensor| tensor.spec.name.len());
+            ask_for_tensors(names, header.options.band + 5)?;
             let arrays: Vec<_> = copies
                 .iter()
                 .map(|(tensor, plane, dtype, bytes)| Array {
@@ -78,6 +86,7 @@ impl Optimizer {
                     bytes,
                 })
                 .collect();
+            check(OF_FILES)?;
             checkpoint::write(&path, &header, &arrays)
         };
         // The name distinguishes the library's own panics from the host's.

@@ -10,9 +10,10 @@ use crate::step::fits;
 
 impl Optimizer {
     /// Replaces the optimizer's state by a copy of the caller's: its step count,
-    /// and for each tensor its planes in the order of
-    /// [`planes`](Optimizer::planes), as [`plane`](Optimizer::plane) returns
-    /// them. Master weights are taken as set, so that the next step does not
+    /// which becomes that of every tensor, too, and for each tensor its planes in the
+    /// order of [`planes`](Optimizer::planes), as [`plane`](Optimizer::plane) returns
+    /// them. [`set_tensor_step_count`](Optimizer::set_tensor_step_count) changes that
+    /// of tensors which have not taken part in every step. Master weights are taken as set, so that the next step does not
     /// copy them from the parameters. If the state was in a live file, that file
     /// is closed at its last step, and the new state is in memory.
     ///
@@ -51,6 +52,7 @@ impl Optimizer {
             for (own, elements) in state.elements.iter_mut().zip(planes) {
                 own.copy_from_slice(elements.bytes());
             }
+            state.step_count = step_count;
             state.master = match state.planes.iter().any(|plane| plane.name == MASTER) {
                 true => Master::Set,
                 false => Master::Empty,

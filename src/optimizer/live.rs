@@ -49,7 +49,7 @@ impl Optimizer {
     /// # Errors
     /// Nothing has changed then. [`Error::Io`]; [`Error::FileLocked`] where the
     /// path is a live file in use; [`Error::Forked`]; [`Error::OutOfRange`] for
-    /// a step count of 2^47 or more; [`Error::HeaderLength`].
+    /// a step count, of the optimizer or of a tensor, of 2^47 or more; [`Error::HeaderLength`].
     pub fn make_live(&mut self, path: impl AsRef<Path>) -> Result<()> {
         self.between_steps()?;
         let path = path.as_ref();
@@ -158,6 +158,9 @@ impl Optimizer {
     pub(super) fn begin_live_step(&mut self, number: u64) -> Result<()> {
         if self.live.is_some() {
             Live::check_step(number)?;
+            for (spec, state) in self.specs.iter().zip(&self.state) {
+                Live::check_tensor_step(&spec.name, state.step_count.saturating_add(1))?;
+            }
         }
         self.begin_live()
     }

@@ -43,8 +43,8 @@ pub struct LoadOptions {
     /// Dimensions, chains and element types must still agree.
     pub override_options: bool,
     /// Load the tensors that are in both the file and the optimizer, at least
-    /// one, and leave the optimizer's other tensors as they are. The step count
-    /// becomes the file's.
+    /// one, and leave the optimizer's other tensors as they are. The step count of
+    /// the optimizer becomes the file's.
     pub common_tensors_only: bool,
     /// Tensors whose names differ: (name in the file, name in the optimizer).
     /// All renames happen at once, so that two tensors can swap their names.
@@ -112,6 +112,7 @@ fn same_options(file: &Options, optimizer: &Options) -> Result<()> {
         damping,
         bias_correction,
         graft,
+        lagged_norms,
         graft_eps,
         graft_bias_correction,
         weight_decay,
@@ -133,6 +134,7 @@ fn same_options(file: &Options, optimizer: &Options) -> Result<()> {
         &optimizer.bias_correction,
     )?;
     same("graft", graft, &optimizer.graft)?;
+    same("lagged_norms", lagged_norms, &optimizer.lagged_norms)?;
     same("graft_eps", graft_eps, &optimizer.graft_eps)?;
     same(
         "graft_bias_correction",

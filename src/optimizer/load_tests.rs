@@ -17,6 +17,7 @@ fn header(options: &Options, tensors: &[TensorSpec]) -> Header {
         weight_decay: 0.0,
         master_set: spec.master,
         master_reset: false,
+        step_count: 2,
     };
     Header {
         options: options.clone(),

@@ -11,7 +11,7 @@ use crate::checkpoint::{Checkpoint, Header, Master, Part, SavedTensor, Wanted, P
 use crate::dtype::{Dtype, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{Plane, TensorSpec, MASTER};
-use crate::memory::AlignedBytes;
+use crate::memory::{check, AlignedBytes, OF_TENSORS};
 
 /// What has been read for one tensor. It is put in place when everything has
 /// been read.
@@ -29,7 +29,7 @@ struct Loaded {
 }
 
 impl Optimizer {
-    /// Loads state and step count from a file that [`Optimizer::save`] wrote,
+    /// Loads state and step counts from a file that [`Optimizer::save`] wrote,
     /// or from a live file, and the parameters if buffers for them are given.
     /// The file must have the optimizer's own options and tensors, except for
     /// differences that `load` allows. Nothing is converted: state planes, and
@@ -84,6 +84,7 @@ impl Optimizer {
         let file = Checkpoint::open(path)?;
         let header = file.header().clone();
         let assigned = self.assign(&file, params.is_some(), load)?;
+        check(OF_TENSORS)?;
         let mut loaded = Vec::with_capacity(assigned.len());
         for (tensor, saved) in assigned.into_iter().enumerate() {
             if let Some(saved) = saved {
@@ -112,10 +113,13 @@ impl Optimizer {
                 state.elements = planes;
             }
             state.master = loaded.master;
-            if let (Some(saved), false) = (loaded.saved, load.override_options) {
+            if let Some(saved) = loaded.saved {
                 let saved = &header.tensors[saved];
-                state.lr_scale = saved.lr_scale;
-                state.weight_decay = saved.weight_decay;
+                state.step_count = saved.step_count;
+                if !load.override_options {
+                    state.lr_scale = saved.lr_scale;
+                    state.weight_decay = saved.weight_decay;
+                }
             }
             if let (Some(params), Some((_, read))) = (&mut params, loaded.parameters) {
                 params[loaded.tensor].bytes_mut().copy_from_slice(&read);
@@ -144,6 +148,7 @@ impl Optimizer {
         let header = file.header().clone();
         let assigned = self.assign(&file, params.is_some(), load)?;
         let positions: Vec<usize> = assigned.into_iter().flatten().collect();
+        check(OF_TENSORS)?;
         let (live, copies) = file.into_live()?;
         let mut loaded = Vec::new();
         if params.is_some() {
@@ -169,6 +174,7 @@ impl Optimizer {
             let saved = &header.tensors[saved];
             state.lr_scale = saved.lr_scale;
             state.weight_decay = saved.weight_decay;
+            state.step_count = saved.step_count;
             state.master = match (saved.master_set, saved.master_reset) {
                 (true, _) => Master::Set,
                 // The parameters are those of the last step again.

@@ -16,7 +16,7 @@ pub use background::Saving;
 pub use load::{LoadMode, LoadOptions};
 pub use staged::StagedStep;
 
-use crate::checkpoint::check_size;
+use crate::checkpoint::{check_size, Live};
 use crate::dtype::{Element, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{self, check_count, Plane, TensorSpec};
@@ -76,6 +76,13 @@ impl Optimizer {
     /// ([`Error::OutOfMemory`]).
     pub fn new(options: Options, tensors: &[TensorSpec]) -> Result<Self> {
         options.validate()?;
+        if options.lagged_norms {
+            return Err(Error::OutOfRange {
+                argument: "options.lagged_norms".to_owned(),
+                value: 1.0,
+                allowed: "0 for an optimizer, which does not keep the norms yet",
+            });
+        }
         layout::validate(tensors)?;
         check_size(&options, tensors)?;
         // The state is allocated before the plan: for tensors of an absurd size
@@ -100,7 +107,8 @@ impl Optimizer {
 
     /// Takes one step: `params[i]` and the state of tensor `i` are updated
     /// from `grads[i]`. If that is `None`, the tensor takes no part in the step:
-    /// its parameters and state stay as they are. For tensors of several types
+    /// its parameters, its state and its
+    /// [step count](Optimizer::tensor_step_count) stay as they are. For tensors of several types
     /// there is [`step_any`](Optimizer::step_any).
     ///
     /// # Errors
@@ -188,9 +196,18 @@ impl Optimizer {
         let stepped = self.plan.step(step, number, &mut buffers);
         self.spare = again(buffers);
         stepped?;
+        self.complete(number);
+        Ok(())
+    }
+
+    /// Makes a step, which has been taken entirely, the last one.
+    fn complete(&mut self, number: u64) {
+        for state in &mut self.state {
+            let steps = u64::from(state.takes_part);
+            state.step_count = state.step_count.saturating_add(steps);
+        }
         self.commit_live_step(number);
         self.step_count = number;
-        Ok(())
     }
 
     /// The gradient norm of the last step: the norm over all tensors, after
@@ -201,9 +218,21 @@ impl Optimizer {
         self.plan.gradient_norm()
     }
 
-    /// Steps taken so far.
+    /// Steps taken so far. One in which a tensor took no part, or even none took
+    /// part, counts; for a tensor's own see
+    /// [`tensor_step_count`](Optimizer::tensor_step_count).
     pub fn step_count(&self) -> u64 {
         self.step_count
+    }
+
+    /// The steps that a tensor took part in, which its bias correction counts. So
+    /// tensors may also be stepped in separate calls, each with the gradients of the
+    /// others `None`: they get the same bits as in one call for all, but for clipping.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTensor`].
+    pub fn tensor_step_count(&self, tensor: usize) -> Result<u64> {
+        Ok(self.state_of(tensor)?.step_count)
     }
 
     /// The options that the optimizer was created with.
@@ -258,6 +287,25 @@ impl Optimizer {
         not_negative(self.of_tensor("weight_decay", tensor), decay)?;
         self.begin_live()?;
         self.state[tensor].weight_decay = decay;
+        self.set_live(tensor, self.state[tensor].settings());
+        Ok(())
+    }
+
+    /// Changes the count of the steps that a tensor took part in: for state that was
+    /// set with one count for all by [`set_state`](Optimizer::set_state), and for
+    /// tensors whose planes begin anew.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTensor`]; [`Error::OutOfRange`] for 2^47 or more,
+    /// [`Error::Forked`] and [`Error::Io`] where the state is in a live file.
+    pub fn set_tensor_step_count(&mut self, tensor: usize, count: u64) -> Result<()> {
+        self.between_steps()?;
+        self.state_of(tensor)?;
+        if self.live.is_some() {
+            Live::check_tensor_step(&self.specs[tensor].name, count)?;
+        }
+        self.begin_live()?;
+        self.state[tensor].step_count = count;
         self.set_live(tensor, self.state[tensor].settings());
         Ok(())
     }

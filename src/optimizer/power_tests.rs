@@ -52,7 +52,7 @@ fn see(optimizer: &Optimizer) -> Seen {
                 planes.push(bytes.to_vec());
             }
         }
-        settings.extend([state.lr_scale, state.weight_decay]);
+        settings.extend([state.lr_scale, state.weight_decay, state.step_count as f64]);
     }
     Seen {
         step: optimizer.step_count(),
@@ -112,7 +112,10 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Run {
-        let folder = tempfile::tempdir().unwrap();
+        // What a disk would hold is simulated: files in memory will do, where there are any.
+        let folder = TempDir::new_in("/dev/shm")
+            .or_else(|_| TempDir::new())
+            .unwrap();
         let mut random = Pcg64::seed_from_u64(seed);
         // Planes of some sectors, or of a page each.
         let length = *[150, 1024].choose(&mut random).unwrap();
@@ -186,6 +189,9 @@ impl Run {
                 optimizer.step(&StepOptions::default(), &mut [&mut pa[..], pb], &grads)
             }
             Work::Sync => self.optimizer().sync(),
+            Work::Setting if number.is_multiple_of(2) => {
+                self.optimizer().set_tensor_step_count(1, number.into())
+            }
             Work::Setting => self.optimizer().set_lr_scale(1, f64::from(number)),
             Work::Reset => {
                 self.params[0].fill(number as f32);

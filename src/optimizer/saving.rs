@@ -81,6 +81,7 @@ impl Optimizer {
                 weight_decay: state.weight_decay,
                 master_set: state.master == Master::Set,
                 master_reset: false,
+                step_count: state.step_count,
             });
             let mut push = |plane, dtype, bytes| {
                 arrays.push(Array {

@@ -151,8 +151,7 @@ impl Optimizer {
         match reached {
             Ok(None) => {
                 self.staged = None;
-                self.commit_live_step(number);
-                self.step_count = number;
+                self.complete(number);
             }
             Err(Error::NonFiniteGradient { .. }) => self.end_stages(),
             _ => {}

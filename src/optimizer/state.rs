@@ -56,6 +56,8 @@ pub(super) struct TensorState {
     pub copied: bool,
     pub lr_scale: f64,
     pub weight_decay: f64,
+    /// The steps that the tensor took part in, for its bias correction.
+    pub step_count: u64,
     /// Whether the tensor takes part in the step under way, or took part in the last.
     pub takes_part: bool,
 }
@@ -78,6 +80,7 @@ impl TensorState {
             copied: false,
             lr_scale: 1.0,
             weight_decay: options.weight_decay,
+            step_count: 0,
             takes_part: false,
         })
     }
@@ -123,6 +126,7 @@ impl TensorState {
                 true => Master::Set,
                 false => self.master,
             },
+            step_count: self.step_count,
         }
     }
 
@@ -147,6 +151,7 @@ impl TensorState {
             buffers.read_from(read);
         }
         (buffers.lr_scale, buffers.weight_decay) = (self.lr_scale, self.weight_decay);
+        buffers.step_number = self.step_count.saturating_add(1);
     }
 
     /// Copies the state to the other copy, unless it is known to be equal.

@@ -1,11 +1,13 @@
 //! The threads of one plan: its own, never the host's.
 
+use std::io::ErrorKind;
 use std::thread::JoinHandle;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
 use crate::process::Process;
+use crate::reserve::Taken;
 use crate::signals::Blocked;
 
 /// Threads that are started when first needed and joined when dropped.
@@ -111,7 +113,11 @@ impl Started {
             .spawn_handler(|worker| {
                 let name = format!("sonew-{}", worker.index() + 1);
                 let thread = std::thread::Builder::new().name(name);
-                handles.push(thread.spawn(|| worker.run())?);
+                let reserve = Taken::new().ok_or(ErrorKind::OutOfMemory)?;
+                handles.push(thread.spawn(|| {
+                    let _held = reserve.hold();
+                    worker.run();
+                })?);
                 Ok(())
             })
             .build()

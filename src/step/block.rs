@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use sonew_kernel::{
-    parts_of_line, Access, Coordinates, Denominator, Directions, Gradient, Incoming, Kernels,
-    Lines, Norms, Rect, Rule, Run, Shape, Squares, Wanted, Workspace, CHUNK, LANES,
+    parts_of_line, Access, Coordinates, Directions, Gradient, Incoming, Kernels, Lines, Norms,
+    Reading, Rect, Rule, Run, Shape, Squares, Wanted, Workspace, CHUNK, LANES,
 };
 
 use crate::layout::{Grid, DIAGONAL};
@@ -46,6 +46,11 @@ struct Pass<'p, 'a> {
 }
 
 impl Job<'_> {
+    /// Whether what it squares is multiplied by a power of two.
+    pub(super) fn is_lifted(&self) -> bool {
+        self.rule.lift != 1.0
+    }
+
     /// The sum of squares of the block's gradient; NaN if it is not finite.
     pub(super) fn gradient_squares(&self, block: usize, access: &Access<'_>) -> f64 {
         let rect = self.grid.statistics(block);
@@ -379,10 +384,10 @@ impl Pass<'_, '_> {
             });
         }
         // The gradient is read where it lies, if that of the neighbours lies there,
-        // too; what does not is copied.
-        let step = job.grid.neighbour_step(run).filter(|_| {
-            access.gradient_dtype() == job.kernels.arithmetic() && run.len.is_multiple_of(LANES)
-        });
+        // too, and a number of the type scales it; what does not is copied.
+        let is_alike = access.gradient_dtype() == job.kernels.arithmetic();
+        let as_it_lies = is_alike && job.rule.scale.is_plain() && run.len.is_multiple_of(LANES);
+        let step = job.grid.neighbour_step(run).filter(|_| as_it_lies);
         let gradient = step.map_or(Gradient::InChunk, |step| Gradient::InMemory { step });
         if gradient == Gradient::InChunk {
             self.copy_gradient(row, cols, from);
@@ -435,20 +440,20 @@ impl Pass<'_, '_> {
     fn read(&mut self, row: isize, col: isize, count: usize, from: usize) {
         if count > 0 {
             let planes = 0..2 + self.job.grid.band();
-            let denominator = Some(self.job.rule.take_in.denominator);
-            self.read_planes(row, col..col + count as isize, from, planes, denominator);
+            let rule = self.job.rule;
+            let reading = |plane| rule.reading(plane);
+            self.read_planes(row, col..col + count as isize, from, planes, reading);
         }
     }
 
-    /// Some planes of it. With a denominator, the diagonal becomes what divides the
-    /// momentum.
+    /// Some planes of it, and what they become.
     fn read_planes(
         &mut self,
         row: isize,
         cols: Range<isize>,
         from: usize,
         planes: Range<usize>,
-        denominator: Option<Denominator>,
+        reading: impl Fn(usize) -> Reading,
     ) {
         let Pass {
             job, access, work, ..
@@ -460,8 +465,7 @@ impl Pass<'_, '_> {
                 return kernels.pad(work, at, piece.len);
             };
             for plane in planes.clone() {
-                let denominator = denominator.filter(|_| plane == DIAGONAL);
-                kernels.read(work, access, run, (plane, at), denominator);
+                kernels.read(work, access, run, (plane, at), reading(plane));
             }
         });
     }
@@ -559,7 +563,8 @@ impl Pass<'_, '_> {
     /// row on come into the chunk.
     fn read_statistics(&mut self, row: isize, col: isize, count: usize) {
         let planes = DIAGONAL..DIAGONAL + 1 + self.job.grid.band().min(1);
-        self.read_planes(row, col..col + count as isize, 0, planes, None);
+        let plain = |_| Reading::Times(1.0);
+        self.read_planes(row, col..col + count as isize, 0, planes, plain);
     }
 }
 

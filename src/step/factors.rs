@@ -1,6 +1,6 @@
 //! The numbers of one step: powers of the betas, corrections, factors.
 
-use sonew_kernel::{Average, Denominator, Reference, TakeIn};
+use sonew_kernel::{Average, Denominator, Factor, Reference, TakeIn};
 
 use super::block::Units;
 use crate::layout::Update;
@@ -9,18 +9,17 @@ use crate::options::{Damping, Graft, Options, Statistics, StepOptions};
 /// The smallest relative damping, as in the authors' JAX code.
 const LEAST_RELATIVE_DAMPING: f64 = 1e-24;
 
-/// What is the same for all tensors of a step.
-pub(super) struct Factors<'a> {
-    pub(super) options: &'a Options,
-    pub(super) step: StepOptions,
+/// What bias correction multiplies with in the `t`-th step of a tensor.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Corrections {
     /// `1 / (1 - beta1^t)`, or 1.
-    momentum_correction: f64,
+    momentum: f64,
     /// `1 / (1 - beta2^t)`, or 1.
-    statistics_correction: f64,
+    statistics: f64,
 }
 
-impl<'a> Factors<'a> {
-    pub(super) fn new(options: &'a Options, step: StepOptions, number: u64) -> Self {
+impl Corrections {
+    pub(super) fn new(options: &Options, number: u64) -> Self {
         let averaged = options.statistics == Statistics::MovingAverage;
         let correction = |beta, holds| {
             if holds {
@@ -29,14 +28,21 @@ impl<'a> Factors<'a> {
                 1.0
             }
         };
-        Factors {
-            options,
-            step,
-            momentum_correction: correction(options.beta1, options.bias_correction),
-            statistics_correction: correction(options.beta2, options.bias_correction && averaged),
+        Corrections {
+            momentum: correction(options.beta1, options.bias_correction),
+            statistics: correction(options.beta2, options.bias_correction && averaged),
         }
     }
+}
 
+/// The numbers of a step of one tensor.
+pub(super) struct Factors<'a> {
+    pub(super) options: &'a Options,
+    pub(super) step: &'a StepOptions,
+    pub(super) corrections: Corrections,
+}
+
+impl Factors<'_> {
     pub(super) fn lr(&self) -> f64 {
         self.step.lr
     }
@@ -45,11 +51,11 @@ impl<'a> Factors<'a> {
         self.options.gamma
     }
 
-    /// How a tensor's state takes in a gradient of this norm, once scaled.
+    /// How a tensor's state takes in a gradient, which this brings to norm 1.
     pub(super) fn take_in(
         &self,
         graft: Graft,
-        gradient_norm: f64,
+        normalize: Factor,
         denominator: Denominator,
     ) -> TakeIn {
         let average = |beta| Average {
@@ -67,11 +73,7 @@ impl<'a> Factors<'a> {
                 },
             },
             rms: rms.then(|| average(self.options.beta2)),
-            normalize: if gradient_norm > 0.0 {
-                1.0 / gradient_norm
-            } else {
-                0.0
-            },
+            normalize,
             reference: self.reference(graft),
             denominator,
         }
@@ -94,7 +96,7 @@ impl<'a> Factors<'a> {
     /// What corrects the diagonal in the vector that gives the norm.
     fn graft_correction(&self) -> f64 {
         if self.options.graft_bias_correction {
-            self.statistics_correction
+            self.corrections.statistics
         } else {
             1.0
         }
@@ -104,16 +106,16 @@ impl<'a> Factors<'a> {
     /// correction, `c H_jj + eps` is `c (H_jj + eps / c)`.
     pub(super) fn denominator(&self, update: Update, damping: f64) -> Denominator {
         match update {
-            Update::Sonew => Denominator::Damped(damping / self.statistics_correction),
+            Update::Sonew => Denominator::Damped(damping / self.corrections.statistics),
             Update::Adam => {
-                Denominator::Adam(self.options.graft_eps / self.statistics_correction.sqrt())
+                Denominator::Adam(self.options.graft_eps / self.corrections.statistics.sqrt())
             }
         }
     }
 
     /// What the kernels' results are multiplied with.
     pub(super) fn units(&self, update: Update, graft: Graft) -> Units {
-        let (m, h) = (self.momentum_correction, self.statistics_correction);
+        let (m, h) = (self.corrections.momentum, self.corrections.statistics);
         Units {
             statistics: h,
             direction: match update {

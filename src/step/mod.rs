@@ -12,6 +12,9 @@
 //! apply              p <- p - lr (u |a| / |u| + weight_decay p)
 //! ```
 //!
+//! Norms and their quotients may be beyond the range of the types that they are of; `range`
+//! is what keeps them right.
+//!
 //! The direction is always computed from the state as stored, so it is the
 //! same whether one sweep computes it or two.
 
@@ -20,6 +23,7 @@ mod buffers;
 mod factors;
 mod instruction_set;
 mod plan;
+mod range;
 mod run;
 mod stages;
 mod sums;

@@ -7,7 +7,6 @@ use sonew_kernel::{Isa, Memory, Stochastic, TensorBuffers, Workspace};
 
 use super::block::shape;
 use super::buffers::check;
-use super::factors::Factors;
 use super::instruction_set;
 use super::run::{Lists, Run};
 use super::stages::{Progress, Stage, Stages};
@@ -51,7 +50,7 @@ const TILE: Range<usize> = 8..64;
 /// # Ok::<(), sonew::Error>(())
 /// ```
 pub struct Plan {
-    options: Options,
+    pub(super) options: Options,
     tensors: Vec<Tensor>,
     /// Where each tensor's directions are kept between the sweep that measures
     /// them and the one that applies them: to read them back is cheaper than
@@ -173,7 +172,8 @@ impl Plan {
 
     /// Updates parameters (or writes directions) and state by one step.
     ///
-    /// `number` is the step's number, from 1: it decides the bias correction.
+    /// `number` is the step's number, from 1: it decides the bias correction of tensors
+    /// whose buffers have no [`step_number`](TensorBuffers::step_number) of their own.
     /// `buffers` has one entry for each tensor.
     ///
     /// # Errors
@@ -193,16 +193,6 @@ impl Plan {
         let mut progress = stages.end();
         self.finish(&mut progress, buffers);
         Ok(())
-    }
-
-    /// What is known before a step.
-    pub(super) fn progress(
-        &mut self,
-        step: &StepOptions,
-        buffers: &[TensorBuffers<'_>],
-    ) -> Result<Progress> {
-        let lagged = self.options.lagged_norms;
-        Progress::new(buffers, step.grad_scale, lagged, &mut self.lists)
     }
 
     /// What is known after one.
@@ -238,8 +228,7 @@ impl Plan {
         number: u64,
         buffers: &'a mut [TensorBuffers<'_>],
     ) -> Result<Stages<'a>> {
-        check_count("buffers", buffers.len(), self.tensors.len())?;
-        let progress = self.progress(step, buffers)?;
+        let progress = Progress::new(&self.options, step, number, buffers, &mut self.lists)?;
         let run = self.run(step, number, buffers, true)?;
         Ok(Stages::new(run, progress))
     }
@@ -255,8 +244,7 @@ impl Plan {
         buffers: &'a mut [TensorBuffers<'_>],
         reached: &[(Stage, Vec<[f64; 2]>)],
     ) -> Result<Stages<'a>> {
-        check_count("buffers", buffers.len(), self.tensors.len())?;
-        let mut progress = self.progress(step, buffers)?;
+        let mut progress = Progress::new(&self.options, step, number, buffers, &mut self.lists)?;
         let run = self.run(step, number, buffers, false)?;
         run.replay(&mut progress, reached)?;
         Ok(Stages::new(run, progress))
@@ -318,13 +306,14 @@ impl Plan {
             let kept = kept.as_deref_mut().filter(|_| keeps);
             let rounding = is_stochastic.then_some(Stochastic {
                 seed: self.options.seed,
-                step: number,
+                step: buffers.number(number),
                 tensor: index,
             });
             memory.push(tensor.memory(buffers, kept, rounding));
         }
         Ok(Run {
-            factors: Factors::new(&self.options, step.clone(), number),
+            options: &self.options,
+            step: step.clone(),
             tensors: &self.tensors,
             tiles: &self.tiles,
             sums: &self.sums,
@@ -335,7 +324,8 @@ impl Plan {
             lists,
             buffers,
             memory,
-            keeps,
+            // With lagged norms only first steps would keep them.
+            keeps: keeps && !self.options.lagged_norms,
             defers: false,
         })
     }

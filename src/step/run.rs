@@ -3,14 +3,15 @@
 use sonew_kernel::{Directions, Memory, TensorBuffers};
 
 use super::block::Job;
-use super::factors::Factors;
+use super::range::{next_lift, Wide};
 use super::stages::{Known, Next, Progress, Stage};
 use super::sums::{Slot, Sums};
 use super::tensor::Tensor;
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::layout::check_count;
 use crate::memory::again;
-use crate::options::{Graft, NonFinite};
+use crate::options::{Graft, NonFinite, Options, StepOptions};
 use crate::parallel::{Sweep, Team, Tiles, Visit};
 
 /// Lists of tensors that a step needs, empty: between steps a plan keeps their
@@ -28,7 +29,8 @@ const TOO_LONG: f64 = 2.0;
 
 /// One step under way.
 pub(super) struct Run<'a> {
-    pub(super) factors: Factors<'a>,
+    pub(super) options: &'a Options,
+    pub(super) step: StepOptions,
     pub(super) tensors: &'a [Tensor],
     pub(super) tiles: &'a Tiles,
     pub(super) sums: &'a Sums,
@@ -134,27 +136,50 @@ impl<'a> Run<'a> {
                 self.take_gradient_squares(progress)?;
             }
             Next::Measure => {
-                let known = |known: &mut Known, [l1, _]: [f64; 2]| known.l1 = l1;
+                let known = |_: &Tensor, known: &mut Known, [l1, _]: [f64; 2]| known.l1 = l1;
                 self.take(progress, |t| t.relative, known);
             }
-            Next::Apply => self.take(
-                progress,
-                Tensor::grafted,
-                |known, [direction, reference]| {
-                    let own = if direction > 0.0 {
-                        (reference / direction).sqrt()
-                    } else {
-                        0.0
-                    };
-                    let is_too_long = known.ratio > TOO_LONG * own && direction > 0.0;
-                    known.excess = (known.lagged && is_too_long).then(|| known.ratio - own);
-                    known.ratio = own;
-                    known.next_ratio = (direction > 0.0).then_some(own);
-                },
-            ),
+            Next::Apply => {
+                let known =
+                    |t: &Tensor, known: &mut Known, numbers| self.take_norms(t, known, numbers);
+                self.take(progress, Tensor::grafted, known);
+            }
             _ => {}
         }
         Ok(())
+    }
+
+    /// The factor that gives a direction its norm; zero where that is not known.
+    fn take_norms(&self, tensor: &Tensor, known: &mut Known, [direction, reference]: [f64; 2]) {
+        let (direction, reference) = (known.exactly(direction), Wide::from(reference));
+        let are_known = direction.is_positive() && direction.is_finite() && reference.is_finite();
+        known.ratio = match are_known {
+            true => (reference / direction).sqrt(),
+            false => Wide::ZERO,
+        };
+        let is_positive = |ratio: &f64| *ratio > 0.0 && ratio.is_finite();
+        known.next_ratio = Some(known.ratio.to_f64()).filter(is_positive);
+        if let Some(lagged) = known.lagged.filter(|_| direction.is_positive()) {
+            known.is_too_long = !((lagged / known.ratio).to_f64() <= TOO_LONG);
+        }
+        if !self.keeps {
+            // Directions are computed once more; as they were measured.
+            known.lift = 0;
+            while let Some(lift) = self.next_lift(tensor, direction, known) {
+                known.lift = lift;
+            }
+        }
+    }
+
+    /// See [`next_lift`]; the squares are those of the direction.
+    fn next_lift(&self, tensor: &Tensor, squares: Wide, known: &Known) -> Option<i32> {
+        let units = known
+            .factors(self.options, &self.step)
+            .units(tensor.spec.update, tensor.graft);
+        // As the kernels computed them.
+        let unit = Wide::from(units.direction * units.direction);
+        let squares = (squares / unit).shifted(2 * known.lift);
+        next_lift(tensor.kernels.arithmetic(), squares, known.lift)
     }
 
     /// Refuses negative numbers: all are squares or sums of sizes. NaN may
@@ -179,25 +204,27 @@ impl<'a> Run<'a> {
 
     /// Whether the step begins with the norms of gradients.
     fn looks_at_gradients(&self) -> bool {
-        self.refuses() || self.factors.options.graft == Graft::NormalizedRmsprop
+        self.refuses() || self.options.graft == Graft::NormalizedRmsprop
     }
 
     /// Whether it refuses gradients that are not finite.
     fn refuses(&self) -> bool {
-        self.factors.step.non_finite == NonFinite::Skip || self.factors.step.clip_norm.is_some()
+        self.step.non_finite == NonFinite::Skip || self.step.clip_norm.is_some()
     }
 
-    /// Takes a stage's numbers into what is known of the tensors concerned.
+    /// Takes a stage's numbers into what is known of the tensors that take part, and are
+    /// concerned.
     fn take(
         &self,
         progress: &mut Progress,
         concerned: impl Fn(&Tensor) -> bool,
-        take: impl Fn(&mut Known, [f64; 2]),
+        take: impl Fn(&Tensor, &mut Known, [f64; 2]),
     ) {
         let numbers = progress.known.iter_mut().zip(&progress.numbers);
-        for (tensor, (known, &numbers)) in self.tensors.iter().zip(numbers) {
-            if concerned(tensor) {
-                take(known, numbers);
+        let tensors = self.tensors.iter().zip(&self.memory).zip(numbers);
+        for ((tensor, memory), (known, &numbers)) in tensors {
+            if memory.is_some() && concerned(tensor) {
+                take(tensor, known, numbers);
             }
         }
     }
@@ -207,12 +234,12 @@ impl<'a> Run<'a> {
         &self,
         progress: &mut Progress,
         concerned: impl Fn(&Tensor) -> bool,
-        numbers: impl Fn(&Tensor) -> [f64; 2],
+        numbers: impl Fn(&Tensor, &Known) -> [f64; 2],
     ) {
-        let tensors = self.tensors.iter().zip(&self.memory);
-        for ((tensor, memory), place) in tensors.zip(&mut progress.numbers) {
+        let tensors = self.tensors.iter().zip(&self.memory).zip(&progress.known);
+        for (((tensor, memory), known), place) in tensors.zip(&mut progress.numbers) {
             *place = match memory {
-                Some(_) if concerned(tensor) => numbers(tensor),
+                Some(_) if concerned(tensor) => numbers(tensor, known),
                 _ => [0.0; 2],
             };
         }
@@ -220,12 +247,57 @@ impl<'a> Run<'a> {
 
     fn gradient_squares(&mut self, progress: &mut Progress) {
         let (tensors, sums) = (self.tensors, self.sums);
-        self.sweep(Sweep::Whole, progress, |job, visit| {
+        let sum = |job: &Job<'_>, visit: Visit<'_, '_>| {
             let squares = job.gradient_squares(visit.block, visit.access);
             let block = tensors[visit.tensor].blocks.start + visit.block;
             sums.set(block, Slot::First, squares);
-        });
-        self.give(progress, |_| true, |t| [self.fold(t, Slot::First), 0.0]);
+        };
+        self.sweep(Sweep::Whole, progress, sum);
+        self.know_squares(progress, |_, _| true);
+        // In float64 the sum of finite squares may be beyond the range, or below it.
+        let next = |t: &Tensor, known: &Known| {
+            let (arithmetic, squares) = (t.kernels.arithmetic(), known.squares);
+            let may_be = arithmetic == Dtype::F64 && !squares.is_nan();
+            let as_summed = squares.shifted(2 * known.lift);
+            may_be
+                .then(|| next_lift(arithmetic, as_summed, known.lift))
+                .flatten()
+        };
+        while self.lift(progress, next) {
+            self.sweep(Sweep::Whole, progress, |job, visit| {
+                if job.is_lifted() {
+                    sum(job, visit);
+                }
+            });
+            self.know_squares(progress, |_, known| known.lift != 0);
+        }
+        progress.known.iter_mut().for_each(|known| known.lift = 0);
+        self.give(progress, |_| true, |_, known| [known.squares.to_f64(), 0.0]);
+    }
+
+    /// Of tensors that take part, and are concerned: the sums of squares as they are,
+    /// without what lifted them.
+    fn know_squares(&self, progress: &mut Progress, concerned: impl Fn(&Tensor, &Known) -> bool) {
+        let tensors = self.tensors.iter().zip(&self.memory);
+        for ((tensor, memory), known) in tensors.zip(&mut progress.known) {
+            if memory.is_some() && concerned(tensor, known) {
+                let squares = Wide::from(self.fold(tensor, Slot::First));
+                known.squares = squares.shifted(-2 * known.lift);
+            }
+        }
+    }
+
+    /// Sets the power of two with which sums of squares are computed again, where they
+    /// are to be. Returns whether any are.
+    fn lift(&self, progress: &mut Progress, next: impl Fn(&Tensor, &Known) -> Option<i32>) -> bool {
+        let mut any = false;
+        let tensors = self.tensors.iter().zip(&self.memory);
+        for ((tensor, memory), known) in tensors.zip(&mut progress.known) {
+            let lift = memory.as_ref().and_then(|_| next(tensor, known));
+            any |= lift.is_some();
+            known.lift = lift.unwrap_or(known.lift);
+        }
+        any
     }
 
     /// Looks for gradients that are not finite; clips.
@@ -238,21 +310,19 @@ impl<'a> Run<'a> {
                 });
             }
         }
-        let all: f64 = progress.numbers.iter().map(|[squares, _]| squares).sum();
+        let known = progress.known.iter().zip(&progress.numbers);
+        let all = Wide::sum(known.map(|(known, [squares, _])| known.exactly(*squares)));
         let norm = all.sqrt();
-        progress.gradient_norm = Some(norm);
-        let clip = match self.factors.step.clip_norm {
-            Some(most) if norm > most => most / norm,
-            _ => 1.0,
+        progress.gradient_norm = Some(norm.to_f64());
+        let clip = match self.step.clip_norm {
+            Some(most) if norm.to_f64() > most => Wide::from(most) / norm,
+            _ => Wide::from(1.0),
         };
-        progress.scale *= clip;
-        self.take(
-            progress,
-            |_| true,
-            |known, [squares, _]| {
-                known.gradient_norm = squares.sqrt() * clip;
-            },
-        );
+        progress.scale = (Wide::from(progress.scale) * clip).to_f64();
+        let known = |_: &Tensor, known: &mut Known, [squares, _]: [f64; 2]| {
+            known.gradient_norm = known.exactly(squares).sqrt() * clip;
+        };
+        self.take(progress, |_| true, known);
         Ok(())
     }
 
@@ -292,13 +362,39 @@ impl<'a> Run<'a> {
             }
         });
         let fold = |t: &Tensor| sums.fold(t.blocks.clone(), Slot::First, f64::max);
-        self.give(progress, |t| t.relative, |t| [fold(t), 0.0]);
+        self.give(progress, |t| t.relative, |t, _| [fold(t), 0.0]);
     }
 
     fn norms(&mut self, progress: &mut Progress) {
+        let (tensors, sums) = (self.tensors, self.sums);
         self.left(progress, Tensor::left_to_measure);
-        let both = |t: &Tensor| [self.fold(t, Slot::First), self.fold(t, Slot::Reference)];
+        self.know_squares(progress, |t, _| t.grafted());
+        while self.lift(progress, |t, known| self.lift_of_direction(t, known)) {
+            self.sweep(Sweep::Whole, progress, |job, visit| {
+                if job.is_lifted() {
+                    directions(
+                        &tensors[visit.tensor],
+                        job,
+                        sums,
+                        Directions::Measured,
+                        visit,
+                    );
+                }
+            });
+            self.know_squares(progress, |t, known| t.grafted() && known.lift != 0);
+        }
+        let both =
+            |t: &Tensor, known: &Known| [known.squares.to_f64(), self.fold(t, Slot::Reference)];
         self.give(progress, Tensor::grafted, both);
+    }
+
+    /// A direction that has left the range of its type, or nearly so, comes back into it
+    /// from momentum that is larger or smaller.
+    fn lift_of_direction(&self, tensor: &Tensor, known: &Known) -> Option<i32> {
+        let reference = self.fold(tensor, Slot::Reference);
+        let has_norm = tensor.grafted() && reference > 0.0 && reference < f64::INFINITY;
+        let next = || self.next_lift(tensor, known.squares, known);
+        has_norm.then(next).flatten()
     }
 
     /// Measures or applies directions where no earlier sweep did.
@@ -308,7 +404,7 @@ impl<'a> Run<'a> {
         left: impl Fn(&Tensor, &Known) -> Option<Directions> + Sync,
     ) {
         let (tensors, sums, known) = (self.tensors, self.sums, &progress.known);
-        let keeps = self.keeps && !self.factors.options.lagged_norms;
+        let keeps = self.keeps;
         if tensors
             .iter()
             .zip(known)
@@ -342,11 +438,12 @@ impl<'a> Run<'a> {
         visit: impl Fn(&Job<'_>, Visit<'_, '_>) + Sync,
     ) {
         let (tensors, buffers, memory) = (self.tensors, self.buffers, &self.memory);
-        let factors = &self.factors;
+        let (options, step) = (self.options, &self.step);
         let visit = |visited: Visit<'_, '_>| {
             let tensor = visited.tensor;
             let known = &progress.known[tensor];
-            let job = tensors[tensor].job(factors, known, progress.scale, &buffers[tensor]);
+            let factors = known.factors(options, step);
+            let job = tensors[tensor].job(&factors, known, progress.scale, &buffers[tensor]);
             visit(&job, visited);
         };
         let grid = |tensor: usize| &tensors[tensor].grid;

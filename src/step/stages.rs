@@ -5,11 +5,13 @@ use std::mem::take;
 
 use sonew_kernel::{FloatMode, TensorBuffers};
 
+use super::factors::{Corrections, Factors};
 use super::plan::Plan;
+use super::range::Wide;
 use super::run::{Lists, Run};
 use crate::error::Result;
 use crate::memory::fill;
-use crate::options::StepOptions;
+use crate::options::{Options, StepOptions};
 
 /// A point in a step at which numbers of whole tensors are known that the rest
 /// of the step needs. Each has two numbers for every tensor.
@@ -43,17 +45,44 @@ pub(super) enum Next {
 /// What is known of a tensor so far.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known {
-    pub(super) gradient_norm: f64,
+    /// From the beginning.
+    pub(super) corrections: Corrections,
+    pub(super) gradient_norm: Wide,
     pub(super) l1: f64,
-    /// The norm that the direction takes, over its own: those of the step before, until
-    /// those of this step are known.
-    pub(super) ratio: f64,
-    /// Directions are applied with the norms of the step before.
-    pub(super) lagged: bool,
-    /// That made an update too long, by so much of the direction.
-    pub(super) excess: Option<f64>,
+    /// The norm that the direction takes, over its own.
+    pub(super) ratio: Wide,
+    /// The same of the step before, if directions are applied with it.
+    pub(super) lagged: Option<Wide>,
+    /// That made the update too long.
+    pub(super) is_too_long: bool,
     /// The ratio for the next step.
     pub(super) next_ratio: Option<f64>,
+    /// The sum of squares of the stage that was reached: what its number stands for,
+    /// where float64 does not hold that.
+    pub(super) squares: Wide,
+    /// The power of two that multiplies what the current sweeps square: gradients, or
+    /// the momentum before directions are computed from it.
+    pub(super) lift: i32,
+}
+
+impl Known {
+    /// The numbers of a step of the tensor.
+    pub(super) fn factors<'a>(&self, options: &'a Options, step: &'a StepOptions) -> Factors<'a> {
+        Factors {
+            options,
+            step,
+            corrections: self.corrections,
+        }
+    }
+
+    /// What a number of the stage that was reached stands for, if it is still the
+    /// tensor's own.
+    pub(super) fn exactly(&self, number: f64) -> Wide {
+        match self.squares.to_f64() == number {
+            true => self.squares,
+            false => Wide::from(number),
+        }
+    }
 }
 
 /// A step under way, apart from its buffers.
@@ -70,29 +99,40 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(super) fn new(
+        options: &Options,
+        step: &StepOptions,
+        number: u64,
         buffers: &[TensorBuffers<'_>],
-        scale: f64,
-        lagged: bool,
         lists: &mut Lists,
     ) -> Result<Self> {
-        let known = |buffers: &TensorBuffers<'_>| {
-            let ratio = buffers.norm_ratio.filter(|_| lagged);
-            Known {
-                gradient_norm: 0.0,
-                l1: 0.0,
-                ratio: ratio.unwrap_or(1.0),
-                lagged: ratio.is_some(),
-                excess: None,
-                next_ratio: ratio,
+        let corrections = |number| (number, Corrections::new(options, number));
+        // Most tensors have the same number, whose powers are computed once.
+        let mut last = corrections(number);
+        let known = buffers.iter().map(|buffers| {
+            let own = buffers.number(number);
+            if own != last.0 {
+                last = corrections(own);
             }
-        };
+            let lagged = buffers.norm_ratio.filter(|_| options.lagged_norms);
+            Known {
+                corrections: last.1,
+                gradient_norm: Wide::ZERO,
+                l1: 0.0,
+                ratio: Wide::from(lagged.unwrap_or(1.0)),
+                lagged: lagged.map(Wide::from),
+                is_too_long: false,
+                next_ratio: lagged,
+                squares: Wide::ZERO,
+                lift: 0,
+            }
+        });
         fill(&mut lists.numbers, repeat_n([0.0; 2], buffers.len()))?;
-        fill(&mut lists.known, buffers.iter().map(known))?;
+        fill(&mut lists.known, known)?;
         Ok(Progress {
             next: Next::Gradient,
             numbers: take(&mut lists.numbers),
             known: take(&mut lists.known),
-            scale,
+            scale: step.grad_scale,
             gradient_norm: None,
         })
     }
@@ -147,7 +187,7 @@ impl Plan {
         Ok(UnderWay {
             step: step.clone(),
             number,
-            progress: self.progress(step, buffers)?,
+            progress: Progress::new(&self.options, step, number, buffers, &mut self.lists)?,
         })
     }
 

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
+use crate::reserve::without;
 
 /// Two numbers for each block of all tensors.
 pub(super) struct Sums {
@@ -21,7 +22,7 @@ pub(super) enum Slot {
 
 impl Sums {
     pub(super) fn new(blocks: usize) -> Result<Self> {
-        match bytemuck::allocation::try_zeroed_slice_box(blocks) {
+        match without(|| bytemuck::allocation::try_zeroed_slice_box(blocks)) {
             Ok(blocks) => Ok(Sums { blocks }),
             Err(()) => Err(Error::OutOfMemory {
                 what: "the sums of blocks".to_owned(),

@@ -3,11 +3,13 @@
 use std::ops::Range;
 
 use sonew_kernel::{
-    Apply, Directions, ElementsMut, Isa, Kernels, Memory, Rule, Stochastic, Target, TensorBuffers,
+    power_of_two, Apply, Directions, ElementsMut, Isa, Kernels, Memory, Rule, Stochastic, Target,
+    TensorBuffers,
 };
 
 use super::block::{ahead, Job};
 use super::factors::Factors;
+use super::range::Wide;
 use super::stages::Known;
 use crate::dtype::Dtype;
 use crate::error::Result;
@@ -87,27 +89,42 @@ impl Tensor {
     ) -> Job<'_> {
         let units = factors.units(self.spec.update, self.graft);
         let rate = factors.lr() * buffers.lr_scale;
+        let factor = |x: Wide| x.factor(self.kernels.arithmetic());
+        // What multiplies a direction as the kernels leave it.
+        let applied = |by: f64, ratio: Wide| {
+            let product = Wide::from(by) * ratio * Wide::from(units.direction);
+            factor(product.shifted(-known.lift))
+        };
+        let normalize = match known.gradient_norm.is_positive() {
+            true => Wide::from(1.0) / known.gradient_norm,
+            false => Wide::ZERO,
+        };
         let rule = Rule {
-            scale,
+            scale: factor(Wide::from(scale).shifted(known.lift)),
+            lift: power_of_two(known.lift),
             take_in: factors.take_in(
                 self.graft,
-                known.gradient_norm,
+                factor(normalize),
                 factors.denominator(self.spec.update, factors.damping(known.l1)),
             ),
             gamma: factors.gamma(),
             apply: match buffers.target {
-                Target::Parameters(_) => match known.excess {
+                Target::Parameters(_) => match known.lagged.filter(|_| known.is_too_long) {
                     None => Apply::Update {
-                        rate: -rate * known.ratio * units.direction,
+                        rate: applied(-rate, known.ratio),
                         decay: -(rate * buffers.weight_decay),
                     },
-                    Some(excess) => Apply::Update {
-                        rate: rate * excess * units.direction,
-                        decay: 0.0,
-                    },
+                    // What was too much is taken back.
+                    Some(lagged) => {
+                        let excess = 1.0 - (known.ratio / lagged).to_f64();
+                        Apply::Update {
+                            rate: applied(rate * excess, lagged),
+                            decay: 0.0,
+                        }
+                    }
                 },
                 Target::Direction(_) => Apply::Write {
-                    scale: known.ratio * units.direction,
+                    scale: applied(1.0, known.ratio),
                 },
             },
         };
@@ -135,8 +152,8 @@ impl Tensor {
     /// before will do.
     fn measured(&self, known: &Known) -> Directions {
         match known.lagged {
-            true => Directions::AppliedAndMeasured,
-            false => Directions::Measured,
+            Some(_) => Directions::AppliedAndMeasured,
+            None => Directions::Measured,
         }
     }
 
@@ -148,7 +165,7 @@ impl Tensor {
     /// What is left to be done in the last sweep.
     pub(super) fn left_to_apply(&self, known: &Known, defers: bool) -> Option<Directions> {
         let is_left = match self.grafted() {
-            true => !known.lagged || known.excess.is_some(),
+            true => known.lagged.is_none() || known.is_too_long,
             false => self.fused(known, defers).is_none(),
         };
         is_left.then_some(Directions::Applied)

@@ -33,7 +33,7 @@
 //!   reached            s32[R]: the stages that the step has reached before
 //!                      this call: 0, 1, 2
 //! operands
-//!   count              s32[]: steps taken so far
+//!   count              s32[]: steps that every tensor took part in so far
 //!   traced             f32[k] or f64[k]: the traced numbers, in order
 //!   reached            u32[R, D, T, 2, 2], only if staged and R > 0: the
 //!                      numbers of the stages before, see below
@@ -72,10 +72,10 @@ mod operands;
 mod settings;
 mod step;
 
-use std::ffi::{c_void, CString};
+use std::ffi::{c_void, CStr, CString};
 
 use crate::capi::guard::caught;
-use crate::error::Error;
+use crate::reserve::Taken;
 
 /// The handler. call_frame is the runtime's XLA_FFI_CallFrame; the result is
 /// NULL, or an XLA_FFI_Error with the code INVALID_ARGUMENT and a message like
@@ -85,6 +85,11 @@ use crate::error::Error;
 #[no_mangle]
 pub unsafe extern "C" fn sonew_xla_step_v1(call_frame: *mut c_void) -> *mut c_void {
     let call_frame = call_frame.cast::<ffi::CallFrame>();
+    let Some(reserve) = Taken::new() else {
+        // SAFETY: the header asks for what the runtime passes.
+        return unsafe { failure(call_frame, c"out of memory") };
+    };
+    let _held = reserve.hold();
     // SAFETY: the header asks for what the runtime passes.
     let outcome = caught(|| unsafe {
         if frame::answered_metadata(call_frame)? {
@@ -97,8 +102,12 @@ pub unsafe extern "C" fn sonew_xla_step_v1(call_frame: *mut c_void) -> *mut c_vo
     });
     match outcome {
         Ok(()) => std::ptr::null_mut(),
-        // SAFETY: as above.
-        Err(error) => unsafe { failure(call_frame, &error) },
+        Err(error) => {
+            let text = error.to_string().replace('\0', " ");
+            let message = CString::new(text).unwrap_or_default();
+            // SAFETY: as above.
+            unsafe { failure(call_frame, &message) }
+        }
     }
 }
 
@@ -107,6 +116,7 @@ pub unsafe extern "C" fn sonew_xla_step_v1(call_frame: *mut c_void) -> *mut c_vo
 /// running after training. Since 0.1.
 #[no_mangle]
 pub extern "C" fn sonew_xla_release() {
+    let _held = Taken::new().map(Taken::hold);
     // There is no way to report a panic while freeing.
     let _ = caught(|| {
         cache::clear();
@@ -114,14 +124,12 @@ pub extern "C" fn sonew_xla_release() {
     });
 }
 
-/// Converts an error into one of the runtime; null if the runtime offers no
+/// Makes an error of the runtime; null if the runtime offers no
 /// function to create errors.
 ///
 /// # Safety
 /// `call_frame` is null, or what the runtime passes.
-unsafe fn failure(call_frame: *const ffi::CallFrame, error: &Error) -> *mut c_void {
-    let text = error.to_string().replace('\0', " ");
-    let message = CString::new(text).unwrap_or_default();
+unsafe fn failure(call_frame: *const ffi::CallFrame, message: &CStr) -> *mut c_void {
     // SAFETY: the caller's promise; sizes are checked before fields are read.
     unsafe {
         let Ok(create) = frame::error_create(call_frame) else {

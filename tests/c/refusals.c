@@ -53,7 +53,7 @@ typedef struct world {
     float planes_a[PLANES][LENGTH_A], planes_b[PLANES][LENGTH_B];
     float state_a[PLANES][LENGTH_A], state_b[PLANES][LENGTH_B];
     double lr_scale[COUNT], weight_decay[COUNT];
-    uint64_t step_count;
+    uint64_t step_count, step_counts[COUNT];
     unsigned char file[4096];
 } world;
 
@@ -75,6 +75,7 @@ static world look(void) {
         }
         OK(sonew_lr_scale(optimizer, tensor, &now.lr_scale[tensor]));
         OK(sonew_weight_decay(optimizer, tensor, &now.weight_decay[tensor]));
+        OK(sonew_tensor_step_count(optimizer, tensor, &now.step_counts[tensor]));
     }
     OK(sonew_step_count(optimizer, &now.step_count));
     FILE *file = fopen(in_folder("good.safetensors"), "rb");

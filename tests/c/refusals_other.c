@@ -66,6 +66,18 @@ static sonew_status lr_scale_nan(void) {
 static sonew_status lr_scale_of_none(void) {
     return sonew_set_lr_scale(optimizer, 2, 1);
 }
+static sonew_status step_count_of_none(void) {
+    uint64_t count = 77;
+    sonew_status status = sonew_tensor_step_count(optimizer, 2, &count);
+    CHECK(count == 77);
+    return status;
+}
+static sonew_status step_count_null(void) {
+    return sonew_tensor_step_count(optimizer, 0, NULL);
+}
+static sonew_status step_count_for_none(void) {
+    return sonew_set_tensor_step_count(optimizer, 2, 1);
+}
 static sonew_status weight_decay_negative(void) {
     return sonew_set_weight_decay(optimizer, 1, -1e-3);
 }
@@ -171,6 +183,10 @@ const refusal other_refusals[] = {
     REFUSAL(lr_scale_nan, SONEW_OUT_OF_RANGE, "lr_scale of tensor \"a\" is NaN"),
     REFUSAL(lr_scale_of_none, SONEW_UNKNOWN_TENSOR,
             "there is no tensor 2, the number of tensors is 2"),
+    REFUSAL(step_count_of_none, SONEW_UNKNOWN_TENSOR,
+            "there is no tensor 2, the number of tensors is 2"),
+    REFUSAL(step_count_null, SONEW_NULL_POINTER, "count is null"),
+    REFUSAL(step_count_for_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 2"),
     REFUSAL(weight_decay_negative, SONEW_OUT_OF_RANGE, "weight_decay of tensor \"b\" is -0.001"),
     REFUSAL(weight_decay_nan, SONEW_OUT_OF_RANGE, "weight_decay of tensor \"b\" is NaN"),
     REFUSAL(weight_decay_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 1844"),
@@ -182,7 +198,7 @@ const refusal other_refusals[] = {
     REFUSAL(plane_name_unknown, SONEW_UNKNOWN_NAME,
             "tensor \"b\" has no state plane named \"rms\""),
     REFUSAL(view_of_none, SONEW_UNKNOWN_PLANE, "tensor \"a\" has no state plane 3, it has 3"),
-    REFUSAL(view_too_small, SONEW_STRUCT_SIZE, "the size of view is 16, expected 112"),
+    REFUSAL(view_too_small, SONEW_STRUCT_SIZE, "the size of view is 16, expected 120"),
     REFUSAL(layout_of_none, SONEW_UNKNOWN_NAME,
             "the library has no struct named \"sonew_tensors\""),
     REFUSAL(layout_of_no_field, SONEW_UNKNOWN_NAME,

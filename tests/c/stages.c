@@ -242,6 +242,7 @@ static void refused_in_stages(machine *m, const char *folder) {
     REFUSED(sonew_sync(o), SONEW_IN_STAGES, text);
     REFUSED(sonew_set_lr_scale(o, 0, 2), SONEW_IN_STAGES, text);
     REFUSED(sonew_set_weight_decay(o, 0, 2), SONEW_IN_STAGES, text);
+    REFUSED(sonew_set_tensor_step_count(o, 0, 2), SONEW_IN_STAGES, text);
     REFUSED(sonew_reset_master(o), SONEW_IN_STAGES, text);
     for (size_t i = 0; i < 5; i++)
         planes[i] = m->planes[i / 3][i % 3];

@@ -88,6 +88,7 @@ static void defaults(void) {
     OK(sonew_buffers_init(&buffers, sizeof buffers));
     CHECK(buffers.params == NULL && buffers.direction == NULL);
     CHECK(buffers.lr_scale == 1 && buffers.weight_decay == 0);
+    CHECK(buffers.step_number == 0);
 }
 
 static void versions(void) {
@@ -138,10 +139,12 @@ static void layouts(void) {
     FIELD(sonew_view, data);
     FIELD(sonew_view, ndim);
     FIELD(sonew_view, reserved);
+    FIELD(sonew_view, step_count);
     STRUCT(sonew_buffers);
     FIELD(sonew_buffers, struct_size);
     FIELD(sonew_buffers, planes);
     FIELD(sonew_buffers, weight_decay);
+    FIELD(sonew_buffers, step_number);
 }
 
 static void information(sonew_optimizer *optimizer) {
@@ -466,6 +469,83 @@ static void stateless(void) {
     OK(sonew_plan_free(plan));
 }
 
+static uint64_t count_of(sonew_optimizer *optimizer, size_t tensor) {
+    uint64_t count = 77;
+    sonew_view view;
+    OK(sonew_tensor_step_count(optimizer, tensor, &count));
+    OK(sonew_plane_view(optimizer, tensor, 1, &view, sizeof view));
+    CHECK(view.step_count == count);
+    return count;
+}
+
+/* A tensor that has had no gradient for long begins as in a fresh optimizer: in an
+ * optimizer, in steps of its own, and in a plan, also with the entries of an older
+ * header, which have no step_number. */
+static void step_counts(void) {
+    enum { STEPS = 1000 };
+    const size_t old_size = 72;
+    sonew_options options;
+    OK(sonew_options_init(&options, sizeof options));
+    options.graft = SONEW_GRAFT_NONE;
+    options.band = 0;
+    sonew_tensor tensors[COUNT];
+    memset(tensors, 0, sizeof tensors);
+    for (int i = 0; i < COUNT; i++) {
+        tensors[i].name = i ? "b" : "a";
+        tensors[i].ndim = 1;
+        tensors[i].dims[0] = BIAS;
+    }
+    float a[BIAS] = {0}, b[BIAS] = {0}, fresh[BIAS] = {0};
+    float *both[COUNT] = {a, b}, *other[COUNT] = {a, fresh};
+    const float *first[COUNT] = {bias_grad, NULL}, *second[COUNT] = {NULL, bias_grad};
+    const float *all[COUNT] = {bias_grad, bias_grad};
+    fill_all();
+
+    sonew_optimizer *optimizer = NULL;
+    OK(sonew_create(&options, tensors, COUNT, &optimizer));
+    OK(sonew_step(optimizer, NULL, other, second, COUNT));
+    OK(sonew_free(optimizer));
+    CHECK(fresh[0] != 0);
+
+    OK(sonew_create(&options, tensors, COUNT, &optimizer));
+    for (int i = 0; i < STEPS; i++)
+        OK(sonew_step(optimizer, NULL, both, first, COUNT));
+    CHECK(count_of(optimizer, 0) == STEPS && count_of(optimizer, 1) == 0);
+    OK(sonew_step(optimizer, NULL, both, all, COUNT));
+    CHECK(step_count(optimizer) == STEPS + 1);
+    CHECK(count_of(optimizer, 0) == STEPS + 1 && count_of(optimizer, 1) == 1);
+    CHECK(memcmp(b, fresh, sizeof b) == 0);
+    OK(sonew_set_tensor_step_count(optimizer, 1, 5));
+    CHECK(count_of(optimizer, 0) == STEPS + 1 && count_of(optimizer, 1) == 5);
+    OK(sonew_free(optimizer));
+
+    sonew_plan *plan = NULL;
+    OK(sonew_plan_create(&options, tensors, COUNT, &plan));
+    unsigned char old[COUNT * 72];
+    for (int older = 0; older < 2; older++) {
+        static float planes[COUNT][2][BIAS];
+        memset(planes, 0, sizeof planes);
+        memset(b, 0, sizeof b);
+        void *of_a[] = {planes[0][0], planes[0][1]}, *of_b[] = {planes[1][0], planes[1][1]};
+        sonew_buffers buffers[COUNT];
+        for (int i = 0; i < COUNT; i++) {
+            OK(sonew_buffers_init(&buffers[i], older ? old_size : sizeof buffers[i]));
+            buffers[i].params = both[i];
+            buffers[i].grad = bias_grad;
+            buffers[i].planes = i ? of_b : of_a;
+            buffers[i].plane_count = 2;
+            buffers[i].len = BIAS;
+            if (i == 1 && !older)
+                buffers[i].step_number = 1;
+            memcpy(old + (size_t)i * old_size, &buffers[i], old_size);
+        }
+        const sonew_buffers *list = older ? (const sonew_buffers *)(const void *)old : buffers;
+        OK(sonew_plan_step(plan, NULL, older ? 1 : STEPS + 1, list, COUNT));
+        CHECK(memcmp(b, fresh, sizeof b) == 0);
+    }
+    OK(sonew_plan_free(plan));
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2);
     CHECK(strcmp(sonew_last_error(), "") == 0);
@@ -489,6 +569,7 @@ int main(int argc, char **argv) {
     live_files(argv[1]);
     any_floats();
     stateless();
+    step_counts();
     puts("all used");
     return 0;
 }

@@ -68,6 +68,8 @@ int main(int, char **argv) {
 
   // Settings and views.
   THROWS(SONEW_UNKNOWN_TENSOR, "there is no tensor 2", optimizer.set_lr_scale(2, 1));
+  THROWS(SONEW_UNKNOWN_TENSOR, "there is no tensor 2", optimizer.tensor_step_count(2));
+  THROWS(SONEW_UNKNOWN_TENSOR, "there is no tensor 2", optimizer.set_tensor_step_count(2, 1));
   THROWS(SONEW_OUT_OF_RANGE, "lr_scale of tensor \"a\" is -1", optimizer.set_lr_scale(0, -1));
   THROWS(SONEW_OUT_OF_RANGE, "weight_decay of tensor \"b\" is inf", optimizer.set_weight_decay(1, INFINITY));
   THROWS(SONEW_UNKNOWN_NAME, "no tensor named \"c\"", optimizer.plane("c", "momentum"));

@@ -132,6 +132,8 @@ static void steps_and_files(const std::string &folder) {
   CHECK(bias == numbers(3, -1) && weight != numbers(12, 1));
   optimizer.step({weight, bias}, {weight_grad, bias_grad}, step);
   CHECK(optimizer.step_count() == 2 && optimizer.gradient_norm() > 0);
+  CHECK(optimizer.tensor_step_count(0) == 2 && optimizer.tensor_step_count(1) == 1);
+  CHECK(optimizer.plane("fc1.bias", "diagonal").step_count() == 1);
   CHECK(bias != numbers(3, -1));
   views(optimizer);
 
@@ -155,7 +157,7 @@ static void steps_and_files(const std::string &folder) {
   Floats resumed_weight(12), resumed_bias(3);
   resumed.load(path, {resumed_weight, resumed_bias});
   CHECK(resumed_weight == weight && resumed_bias == bias && resumed.step_count() == 2);
-  CHECK(resumed.lr_scale(1) == 0.5);
+  CHECK(resumed.lr_scale(1) == 0.5 && resumed.tensor_step_count(1) == 1);
   CHECK(resumed.try_step({resumed_weight, resumed_bias}, {weight_grad, bias_grad}, step));
   optimizer.step({weight, bias}, {weight_grad, bias_grad}, step);
   CHECK(resumed_weight == weight && resumed_bias == bias);
@@ -258,6 +260,36 @@ static void plan() {
   CHECK(same == weight && u != Floats(12));
   const sonew::Plan moved = std::move(plan);
   CHECK(moved.plane_count(0) == 3);
+}
+
+// A tensor that has had no gradient for long begins as in a fresh optimizer.
+static void step_counts() {
+  sonew::Options plain;
+  plain.graft = sonew::Graft::none;
+  const std::vector<sonew::Tensor> tensors{{"a", {3}}, {"b", {3}}};
+  const Floats grad = numbers(3, 0.1f);
+  Floats a(3), b(3), fresh(3);
+  sonew::Optimizer first(tensors, plain), second(tensors, plain);
+  first.step({a, fresh}, {nullptr, grad});
+  for (int i = 0; i < 1000; i++) second.step({a, b}, {grad, nullptr});
+  second.step({a, b}, {grad, grad});
+  CHECK(b == fresh && b != Floats(3));
+  CHECK(second.step_count() == 1001 && second.tensor_step_count(1) == 1);
+  second.set_tensor_step_count(1, 7);
+  CHECK(second.tensor_step_count(0) == 1001 && second.tensor_step_count(1) == 7);
+
+  sonew::Plan plan(tensors, plain);
+  std::vector<Floats> of_a(3, Floats(3)), of_b = of_a;
+  std::vector<sonew::TensorBuffers> buffers(2);
+  b = Floats(3);
+  buffers[0].params = a;
+  buffers[0].planes = of_a;
+  buffers[1].params = b;
+  buffers[1].grad = grad;
+  buffers[1].planes = of_b;
+  buffers[1].step_number = 1;
+  plan.step(1001, buffers);
+  CHECK(b == fresh);
 }
 
 // A step in stages whose numbers are not changed gives the same as a step.
@@ -477,6 +509,7 @@ int main(int, char **argv) {
   steps_and_files(argv[1]);
   types();
   plan();
+  step_counts();
   stages(argv[1]);
   exceptions_in_stages(argv[1]);
   moved_from(argv[1]);

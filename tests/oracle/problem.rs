@@ -142,6 +142,10 @@ impl Problem {
             }
         }
         assert_eq!(optimizer.step_count(), oracle.step_count());
+        for i in 0..self.tensors.len() {
+            let own = optimizer.tensor_step_count(i).unwrap();
+            assert_eq!(own, oracle.tensor(i).step_count);
+        }
     }
 
     /// The parameters before the first step, and the steps.

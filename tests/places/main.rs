@@ -113,12 +113,13 @@ fn another_process() {
         return;
     };
     let arguments = arguments.into_string().unwrap();
-    let (what, path) = arguments.split_once(' ').unwrap();
+    let (what, path) = arguments.split_once(':').unwrap();
     let path = Path::new(path);
     let outcome = match what {
         "save" => optimizer(2).save(path, None),
-        "make live" | "make_live" => optimizer(2).make_live(path),
+        "make_live" => optimizer(2).make_live(path),
         "share" => load(path, LoadMode::MapShared).map(drop),
+        "go on" => go_on(path),
         "read" => load(path, LoadMode::Read).map(drop),
         "work" => {
             let mut live = optimizer(0);
@@ -153,6 +154,58 @@ fn another_process() {
     println!("\nOUTCOME {outcome:?}");
 }
 
+/// What a training run does in a folder: it is killed at a live file and in the middle
+/// of a save, begun again, and ends.
+fn go_on(folder: &Path) -> Result<()> {
+    let live = folder.join("live");
+    let ready = live.with_extension("ready");
+    let mut worker = process("work", &live).spawn().unwrap();
+    wait_for(|| ready.exists());
+    // Nobody else can work on it, or replace it.
+    for mode in [LoadMode::Read, LoadMode::MapPrivate, LoadMode::MapShared] {
+        assert!(matches!(load(&live, mode), Err(Error::FileLocked { .. })));
+    }
+    let replaced = optimizer(1).save(&live, None);
+    assert!(matches!(replaced, Err(Error::FileLocked { .. })));
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    let mut again = load(&live, LoadMode::MapShared)?;
+    assert_eq!(again.step_count(), 3);
+    step(&mut again);
+    again.sync()?;
+    drop(again);
+    assert_eq!(step_of(&live), 4);
+
+    let saved = folder.join("saved");
+    optimizer(1).save(&saved, None)?;
+    let reached = folder.join("reached");
+    for delay in ["fsync=60000", "rename=60000"] {
+        let mut command = with("save", &saved, "SONEW_DELAY", delay);
+        let mut saver = command.env("SONEW_REACHED", &reached).spawn().unwrap();
+        wait_for(|| reached.exists());
+        saver.kill().unwrap();
+        saver.wait().unwrap();
+        fs::remove_file(&reached).unwrap();
+        assert_eq!(step_of(&saved), 1);
+        assert!(folder.join("saved.sonew-tmp").exists());
+    }
+    let mapped = load(&saved, LoadMode::MapPrivate)?;
+    optimizer(2).save(&saved, None)?;
+    assert_eq!(step_of(&saved), 2);
+    assert_eq!(mapped.step_count(), 1);
+    assert_eq!(names(folder), ["live", "live.ready", "saved"]);
+    // A copy of a file in use.
+    let mut in_use = load(&live, LoadMode::MapShared)?;
+    (0..2).for_each(|_| step(&mut in_use));
+    fs::copy(&live, folder.join("copy")).unwrap();
+    match load(&folder.join("copy"), LoadMode::Read) {
+        Err(Error::Torn { .. }) => {}
+        Ok(copy) => assert_eq!(copy.step_count(), 4),
+        Err(other) => return Err(other),
+    }
+    Ok(())
+}
+
 fn process(what: &str, path: &Path) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     as_process(&mut command, what, path);
@@ -162,7 +215,7 @@ fn process(what: &str, path: &Path) -> Command {
 fn as_process(command: &mut Command, what: &str, path: &Path) {
     command
         .args(["--exact", "--ignored", "--nocapture", "another_process"])
-        .env("SONEW_PLACES", format!("{what} {}", path.display()))
+        .env("SONEW_PLACES", format!("{what}:{}", path.display()))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
 }
@@ -451,6 +504,61 @@ fn holes_on_a_full_disk_are_a_status() {
         outcome.contains(&format!("code: {}", libc::ENOSPC)),
         "{outcome}"
     );
+}
+
+/// Runs end and go on in a file system of their own, which a script mounts on a folder.
+fn goes_on_in(what: &str, mount: &str) {
+    let folder = TempDir::new().unwrap();
+    let run_in = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", script]).arg(folder.path());
+        command
+    };
+    let tried = run_in(mount).output();
+    if !tried.as_ref().is_ok_and(|tried| tried.status.success()) {
+        let why = match tried {
+            Ok(tried) => String::from_utf8_lossy(&tried.stderr).trim().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        return not_tested(&format!(
+            "state files on {what}: cannot mount it here: {why}"
+        ));
+    }
+    let script = format!(r#"{{ {mount}; }} && shift && exec "$@""#);
+    let mut command = run_in(&script);
+    command.arg("").arg(env::current_exe().unwrap());
+    as_process(&mut command, "go on", &folder.path().join("mounted"));
+    // The mounts end with the process and its namespace.
+    assert_eq!(run(command), "Ok(())", "{what}");
+    assert_eq!(
+        fs::read_dir(folder.path().join("mounted")).unwrap().count(),
+        0
+    );
+}
+
+#[test]
+fn training_goes_on_on_ext4() {
+    // All that the file system has is in a file, by a loop device.
+    let mount = r#"mkdir -p "$0/mounted" && rm -f "$0/disk" && truncate -s 32M "$0/disk" &&
+        mkfs.ext4 -q -F "$0/disk" && mount -o loop "$0/disk" "$0/mounted" &&
+        rmdir "$0/mounted/lost+found""#;
+    goes_on_in("ext4", mount);
+}
+
+#[test]
+fn training_goes_on_on_tmpfs() {
+    let mount = r#"mkdir -p "$0/mounted" && mount -t tmpfs none "$0/mounted""#;
+    goes_on_in("tmpfs", mount);
+}
+
+/// As in a container.
+#[test]
+fn training_goes_on_on_overlayfs() {
+    let mount = r#"mkdir -p "$0/mounted" "$0/layers" && mount -t tmpfs none "$0/layers" &&
+        mkdir "$0/layers/lower" "$0/layers/upper" "$0/layers/work" &&
+        mount -t overlay overlay "$0/mounted" \
+            -o "lowerdir=$0/layers/lower,upperdir=$0/layers/upper,workdir=$0/layers/work""#;
+    goes_on_in("overlayfs", mount);
 }
 
 /// A save writes for a while. Somebody begins to work on the file that it is to

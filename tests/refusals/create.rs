@@ -107,3 +107,28 @@ fn sizes_beyond_memory() {
         refused!(one(dims), Error::OutOfMemory { .. });
     }
 }
+
+/// What was created can be saved and read back, and what cannot is not created.
+#[test]
+fn many_tensors_and_long_names_are_saved_and_more_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("many");
+    let named = |count: usize, name: usize| -> Vec<TensorSpec> {
+        let spec = |i: usize| TensorSpec::new(format!("{}{i}", "\"".repeat(name)), &[1]);
+        (0..count).map(spec).collect()
+    };
+    for tensors in [named(20_000, 0), named(150, 4090)] {
+        create_with(&tensors).unwrap().save(&path, None).unwrap();
+        sonew::checkpoint::verify(&path).unwrap();
+        let mut loaded = create_with(&tensors).unwrap();
+        let load = sonew::LoadOptions::default();
+        loaded.load(&path, &load, None).unwrap();
+    }
+    refused!(
+        create_with(&named(1_000_000, 0)),
+        Error::TooManyTensors {
+            tensors: 1_000_000,
+            ..
+        }
+    );
+}

@@ -110,6 +110,68 @@ def test_a_run_moves_to_c_and_back(tmp_path):
     assert bits(steps(params, state, range(5, 7))) == bits(expected)
 
 
+def steps_in_c(path, start, parts):
+    """A program in C takes a step for each list of leaves, in which the others take no
+    part, and saves."""
+    with Handle(start, 0.0, None, False, OPTIONS) as handle:
+        c = library()
+        handle.put(sonew(1e-2, **OPTIONS).init(start)[0])
+        arrays = [np.array(array) for array in handle.params]
+        pointers = handle.pointers(arrays)
+        own = StepOptions()
+        check(c.sonew_step_options_init(byref(own), ctypes.c_size_t(ctypes.sizeof(own))))
+        own.lr = 1e-2
+        for step, leaves in parts:
+            grads = [np.array(g) for g in jax.tree.leaves(tree(step))]
+            there = [g.ctypes.data if i in leaves else None for i, g in enumerate(grads)]
+            listed = (c_void_p * len(grads))(*there)
+            check(c.sonew_step(handle.c, byref(own), pointers, listed, ctypes.c_size_t(len(grads))))
+        check(c.sonew_save_any(handle.c, bytes(path), pointers, len(arrays)))
+
+
+def test_a_file_of_separate_calls_has_the_count_of_every_leaf(tmp_path):
+    path = tmp_path / "x.safetensors"
+    start, optimizer = tree(99), fused_sonew(1e-2, **OPTIONS)
+    params, state = start, optimizer.init(start)
+    for i in range(3):
+        params, state = optimizer.step(params, tree(i), state)
+    steps_in_c(path, start, [(i, [leaf]) for i in range(3) for leaf in (2, 0, 1)])
+    loaded = load(path, start, optimizer.init(start), **OPTIONS)
+    assert int(loaded[1].count) == 3
+    assert bits(loaded) == bits((params, state))
+
+
+def test_a_file_in_which_leaves_have_different_counts_is_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    start, optimizer = tree(99), fused_sonew(1e-2, **OPTIONS)
+    steps_in_c(path, start, [(0, [0, 1, 2]), (1, [0, 2])])
+    counts = "'fc1.bias' took part in 2 steps and 'fc1.kernel' in 1"
+    with pytest.raises(ValueError, match=counts):
+        load(path, start, optimizer.init(start), **OPTIONS)
+    # So are leaves that are not in the file, and are kept.
+    steps_in_c(path, start, [(0, [0, 1, 2])])
+    more = {**start, "more": jnp.ones(3)}
+    state = optimizer.init(more)
+    with pytest.raises(ValueError, match="'fc1.bias' took part in 1 steps and 'more' in 0"):
+        load(path, more, state, common_tensors_only=True, **OPTIONS)
+    _, state = optimizer.step(more, more, state)
+    _, loaded = load(path, more, state, common_tensors_only=True, **OPTIONS)
+    assert int(loaded.count) == 1
+    assert bits(loaded.momentum["more"]) == bits(state.momentum["more"])
+
+
+def test_every_leaf_takes_part_in_every_step():
+    """So the one count of a state is right for all of its leaves. A leaf without a
+    gradient is refused; one that is masked has no state, and each group of optax's
+    multi_transform has a count of its own."""
+    params = {"a": jnp.ones(3), "b": jnp.ones(3)}
+    optimizer = sonew(1e-2)
+    with pytest.raises(ValueError, match="'b' is not among the gradients"):
+        optimizer.update({"a": jnp.ones(3), "b": None}, optimizer.init(params), params)
+    with pytest.raises(ValueError, match="'b' is not among the gradients"):
+        optimizer.update({"a": jnp.ones(3)}, optimizer.init(params), params)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_16_bits_and_master_weights(tmp_path, dtype):
     path = tmp_path / "x.safetensors"

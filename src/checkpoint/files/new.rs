@@ -21,6 +21,9 @@ const AHEAD: u64 = 16 << 20;
 /// Added to the target's name to make the temporary file's name.
 const TEMPORARY_SUFFIX: &str = ".sonew-tmp";
 
+/// The longest name in bytes that file systems take.
+const LONGEST_NAME: usize = 255;
+
 /// How often creating the temporary file is tried while other processes create
 /// and remove files of the same name.
 const TRIES: usize = 100;
@@ -352,8 +355,19 @@ fn make_writable(path: &Path) -> io::Result<()> {
     Err(ErrorKind::PermissionDenied.into())
 }
 
+/// The name that a file has while it is written. It is the same for every save to the
+/// target, so that savers exclude each other and find what a killed one has left.
 fn temporary_of(target: &Path) -> Option<PathBuf> {
-    let mut name = target.file_name()?.to_owned();
-    name.push(TEMPORARY_SUFFIX);
-    Some(target.with_file_name(name))
+    let name = target.file_name()?;
+    let mut temporary = name.to_owned();
+    if name.len() + TEMPORARY_SUFFIX.len() > LONGEST_NAME {
+        // Two long names with the same beginning and checksum would only exclude each
+        // other.
+        let text = name.to_string_lossy();
+        let start: String = text.chars().take(LONGEST_NAME / 8).collect();
+        let sum = crc32fast::hash(name.as_encoded_bytes());
+        temporary = format!("{start}.{sum:08x}").into();
+    }
+    temporary.push(TEMPORARY_SUFFIX);
+    Some(target.with_file_name(temporary))
 }

@@ -32,6 +32,9 @@ impl Target {
                     Err(e) if e.kind() == ErrorKind::NotFound => {
                         return Ok(Target { path, mode: None });
                     }
+                    Err(e) if e.kind() == ErrorKind::InvalidFilename => {
+                        return Err(too_long(&path))
+                    }
                     found => found?,
                 };
                 if metadata.is_symlink() {
@@ -83,6 +86,13 @@ impl Target {
 
 fn refusal(reason: &'static str) -> io::Error {
     io::Error::new(ErrorKind::InvalidInput, reason)
+}
+
+fn too_long(path: &Path) -> io::Error {
+    let name = path.file_name().unwrap_or_default().len();
+    let bytes = path.as_os_str().len();
+    let reason = format!("the system takes no path of {bytes} bytes with a name of {name} bytes");
+    io::Error::new(ErrorKind::InvalidFilename, reason)
 }
 
 /// Whether the file is a mount point, if the system says so.

@@ -118,6 +118,9 @@ fn wrong_options_tensors_and_checksums_are_refused() {
         (r#""params":"F32""#, r#""params":"BF16""#, "\"fc1.weight/parameter\" has type F32, not BF16"),
         (r#""master":"none""#, r#""master":"set""#, "\"fc1.weight/master\" is missing"),
         (r#""master":"none""#, r#""master":"some""#, "some"),
+        (r#""step_count":2"#, r#""step_count":-2"#, "sonew.tensors is malformed"),
+        (r#""step_count":2"#, r#""step_count":2.5"#, "sonew.tensors is malformed"),
+        (r#""step_count":2"#, r#""step_count":18446744073709551616"#, "sonew.tensors is malformed"),
         (r#""rounding":"nearest""#, r#""rounding":"down""#, "down"),
         (r#""seed":0"#, r#""seed":-1"#, "sonew.options is malformed"),
         (r#"{"fc1.weight/momentum""#, r#"{"x":"00000000","fc1.weight/momentum""#, "\"x\" has a checksum"),
@@ -280,6 +283,24 @@ fn random_edits_are_refused_or_harmless() {
 #[cfg(target_os = "linux")]
 #[test]
 fn long_headers_take_no_more_memory_than_the_file() {
+    // In a process without other tests.
+    let run = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--ignored", "--nocapture"])
+        .arg("checkpoint::tests::forged::long_headers_alone")
+        .output()
+        .unwrap();
+    let [said, errors] = [run.stdout, run.stderr].map(|text| String::from_utf8(text).unwrap());
+    println!("{said}");
+    assert!(
+        run.status.success() && said.contains("1 passed"),
+        "{said}{errors}"
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore]
+fn long_headers_alone() {
     let length = std::env::var("SONEW_HEADER_BYTES");
     let length = length.map_or(8_000_000, |length| length.parse().unwrap());
     let many = |start: &str, one: &dyn Fn(usize) -> String, end: &str| {
@@ -358,8 +379,7 @@ fn long_headers_take_no_more_memory_than_the_file() {
             "{index}: {grown} bytes more for {}, {took:?}: {refused}",
             text.len()
         );
-        // Other tests run beside this one, and allocate little.
-        assert!(!reset || grown < text.len() + (4 << 20), "{index}: {grown}");
+        assert!(!reset || grown < text.len() + (1 << 20), "{index}: {grown}");
     }
 }
 

@@ -25,6 +25,7 @@ fn create(path: &Path) -> Result<(Live, Copies)> {
         lr_scale: tensor.lr_scale,
         weight_decay: tensor.weight_decay,
         master: Master::Empty,
+        step_count: tensor.step_count,
     });
     let settings: Vec<_> = settings.collect();
     let arrays: Vec<_> = sample.arrays().collect();
@@ -46,6 +47,7 @@ impl LiveWritten {
                 lr_scale: step as f64,
                 weight_decay: 0.5,
                 master: [Master::Empty, Master::Set][tensor],
+                step_count: step - tensor as u64,
             };
             live.commit(step, (0..2).map(settings));
             copies.swap(0, 1);
@@ -92,10 +94,16 @@ fn a_live_file_is_a_valid_safetensors_file_that_says_what_is_current() {
         }
         let settings = ["sonew.live/settings", "sonew.live/settings.b"][(value & 1) as usize];
         let settings = tensors.tensor(settings).unwrap();
-        assert_eq!(settings.shape(), [2, 3]);
+        assert_eq!(settings.shape(), [2, 4]);
+        // The second tensor was left out once.
+        if steps > 0 {
+            let number = |at: usize| settings.data()[8 * at..][..8].try_into().unwrap();
+            let counts = [3, 7].map(|at| f64::from_le_bytes(number(at)));
+            assert_eq!(counts, [7 + steps, 6 + steps].map(|count| count as f64));
+        }
         for name in ["sonew.live/synced", "sonew.live/synced.b"] {
             let synced = tensors.tensor(name).unwrap();
-            assert_eq!(synced.shape(), [4 + 2 * 3 + 4 + 3]);
+            assert_eq!(synced.shape(), [4 + 2 * 4 + 4 + 3]);
         }
         let (length, metadata) = SafeTensors::read_metadata(&file.bytes).unwrap();
         let strings = metadata.metadata().as_ref().unwrap();
@@ -292,7 +300,8 @@ fn headers_of_live_files_that_are_wrong_are_refused() {
         (r#""dtype":"U64","shape":[8]"#, r#""dtype":"F64","shape":[8]"#, "has type F64"),
         (r#""sonew.live/synced.b""#, r#""sonew.live/synced.c""#, "belongs to no tensor"),
         (r#""shape":[8]"#, r#""shape":[4,2]"#, "has shape [4, 2]"),
-        (r#""F64","shape":[2,3]"#, r#""F64","shape":[3,2]"#, "has shape [3, 2]"),
+        (r#""F64","shape":[2,4]"#, r#""F64","shape":[4,2]"#, "has shape [4, 2]"),
+        (r#""F64","shape":[2,4]"#, r#""F64","shape":[2,3]"#, "is to have 48 bytes"),
         (r#""sonew.checksums":"{}""#, r#""sonew.checksums":"{\"fc1.weight/momentum\":\"00000000\"}""#, "has a checksum"),
     ];
     for (old, new, says) in table {
@@ -329,6 +338,11 @@ fn settings_that_no_optimizer_has_are_refused() {
         (2, 0.5),
         (2, 1.0),
         (2, 2.0),
+        (3, f64::NAN),
+        (3, -1.0),
+        (3, 0.5),
+        (3, f64::INFINITY),
+        (3, 2f64.powi(47)),
     ] {
         let mut bytes = file.bytes.clone();
         bytes[at + 8 * word..][..8].copy_from_slice(&value.to_le_bytes());
@@ -358,6 +372,13 @@ fn a_step_beyond_the_commit_word_is_refused() {
     let path = file.folder.path().join("late");
     let result = create_live(&path, &sample.header, &arrays, std::iter::empty());
     assert!(matches!(result, Err(Error::OutOfRange { .. })));
+    let mut sample = Sample::of(sample.header.clone());
+    sample.header.step = 0;
+    sample.header.tensors[1].step_count = limit;
+    let arrays: Vec<_> = sample.arrays().collect();
+    let result = create_live(&path, &sample.header, &arrays, std::iter::empty());
+    let named = |argument: &str| argument.contains("step count of tensor \"fc1.bias\"");
+    assert!(matches!(result, Err(Error::OutOfRange { argument, .. }) if named(&argument)));
     assert!(!path.exists());
 }
 

@@ -86,6 +86,7 @@ fn saved(spec: TensorSpec) -> SavedTensor {
         weight_decay: 0.0,
         master_set: false,
         master_reset: false,
+        step_count: 2,
     }
 }
 

@@ -196,6 +196,7 @@ fn the_safetensors_crate_reads_it() {
         "name": "fc1.weight", "dims": [2, 3], "chains": "column_major", "update": "sonew",
         "lr_scale": 1.0, "weight_decay": 0.0,
         "params": "F32", "grads": "F32", "state": "F32", "master": "none",
+        "step_count": 2,
     });
     assert_eq!(saved[0], weight);
 }

@@ -88,6 +88,60 @@ fn what_a_killed_save_left_is_replaced() {
     assert_eq!(names_beside(&file.path), ["state.safetensors"]);
 }
 
+/// The temporary's name of a long name is a shorter one, which the next save finds.
+#[test]
+fn the_longest_names_can_be_saved_to() {
+    let folder = tempfile::tempdir().unwrap();
+    for length in [244, 245, 246, 254, 255] {
+        for letter in ["x", "é", "语"] {
+            let letters = length / letter.len();
+            let name = letter.repeat(letters) + &"y".repeat(length - letters * letter.len());
+            let path = folder.path().join(&name);
+            let begun = NewFile::create(&path, 1, Access::Read).unwrap();
+            let names = names_beside(&path);
+            let [temporary] = &names[..] else {
+                panic!("{names:?}");
+            };
+            let temporary = folder.path().join(temporary);
+            assert_ne!(temporary, path);
+            let second = another().write(&path);
+            assert!(
+                matches!(&second, Err(Error::FileLocked { path }) if *path == temporary),
+                "{second:?}"
+            );
+            // As a save that is killed leaves it.
+            drop(begun);
+            fs::write(&temporary, "half a file").unwrap();
+            another().write(&path).unwrap();
+            assert_eq!(names_beside(&path), [name]);
+            verify(&path).unwrap();
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let beginnings = ["a", "b"].map(|end| folder.path().join("x".repeat(250) + end));
+    let [first, second] = beginnings
+        .each_ref()
+        .map(|path| NewFile::create(path, 1, Access::Read).unwrap());
+    assert_eq!(names_beside(&beginnings[0]).len(), 2);
+    drop((first, second));
+}
+
+#[test]
+fn a_name_that_is_too_long_is_refused_with_its_length() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = "x".repeat(256);
+    let path = folder.path().join(&name);
+    let refused = another().write(&path).unwrap_err();
+    assert!(
+        matches!(&refused, Error::Io { source, .. } if source.kind() == ErrorKind::InvalidFilename),
+        "{refused:?}"
+    );
+    let message = refused.to_string();
+    assert!(message.contains("a name of 256 bytes"), "{message}");
+    assert!(message.contains(&name), "{message}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
 /// It may be that of a save that has just created it.
 #[test]
 fn readers_leave_temporary_files_alone() {

@@ -120,7 +120,6 @@ def checked(found, path):
         "sonew_create": [POINTER(Options), POINTER(Tensor), c_size_t, handles],
         "sonew_free": [c_void_p],
         "sonew_instruction_set": [c_void_p, POINTER(c_char_p)],
-        "sonew_step_count": [c_void_p, POINTER(c_uint64)],
     }.items():
         function = getattr(found, name, None)
         if function is not None:

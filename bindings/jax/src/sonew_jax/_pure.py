@@ -72,6 +72,11 @@ def quotient(a, b):
     return where_positive(b, lambda b: 1 / b) * a
 
 
+def finite_or(x, other):
+    """x where it is finite: what is beyond the range of its type reaches no parameter."""
+    return jnp.where(jnp.isfinite(x), x, other)
+
+
 def squares(x):
     return jnp.sum(x * x)
 
@@ -358,6 +363,8 @@ class Run:
             # Together, because every function of a scalar takes long to compile.
             norms, references = map(jnp.stack, zip(*pairs.values()))
             ratios = root(references) * where_positive(norms, jax.lax.rsqrt)
+            # Where a norm is beyond the range of its type, the direction is zero.
+            ratios = jnp.where(norms < jnp.inf, finite_or(ratios, 0), 0)
             for place, i in enumerate(pairs):
                 found[i] = ratios[place]
         return found
@@ -369,6 +376,7 @@ class Run:
             key = (self.settings, self.step_number, i, len(state))
             if self.program.direction:
                 new = _bits.rounded(ratio * u, self.types[i], *key)
+                new = finite_or(new, jnp.zeros_like(new))
                 old = self.targets[i] if self.program.staged else jnp.zeros_like(new)
                 targets.append(self.kept(new, old))
                 planes.append(state)
@@ -379,11 +387,11 @@ class Run:
             p = old.astype(dtype)
             p = p - decay * p - (rate * ratio) * u
             if leaf.master:
-                master = self.kept(p.astype(jnp.float32), state[-1])
+                master = self.kept(finite_or(p.astype(jnp.float32), old), state[-1])
                 state = (*state[:-1], master)
                 new = master.astype(self.types[i])
             else:
-                new = _bits.rounded(p, self.types[i], *key)
+                new = finite_or(_bits.rounded(p, self.types[i], *key), old)
             targets.append(self.kept(new, self.targets[i]))
             planes.append(state)
         self.targets, self.planes = tuple(targets), tuple(planes)

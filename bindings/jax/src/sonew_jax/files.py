@@ -152,7 +152,10 @@ def load(
         optimizer; the message has the reason, `status` the number of the
         sonew_status.
       ValueError, TypeError: parameters or state do not match the options, or
-        state around SONew's is not in the file, with the name of the leaf.
+        state around SONew's is not in the file, with the name of the leaf; or
+        leaves took part in different numbers of steps (in another program, or
+        with `common_tensors_only` those that are not in the file), for which a
+        state has no counts.
     """
     own = find(state)
     mine, others = split(params, own.momentum)
@@ -304,6 +307,7 @@ class Handle:
             "sonew_save_any": [c_void_p, c_char_p, pointers, c_size_t],
             "sonew_load_any": [c_void_p, c_char_p, POINTER(LoadOptions), pointers, c_size_t],
             "sonew_set_state": [c_void_p, c_uint64, pointers, c_size_t],
+            "sonew_tensor_step_count": [c_void_p, c_size_t, POINTER(c_uint64)],
             "sonew_set_weight_decay": [c_void_p, c_size_t, ctypes.c_double],
             "sonew_plane_view": [c_void_p, c_size_t, c_size_t, POINTER(View), c_size_t],
         }.items():
@@ -339,14 +343,29 @@ class Handle:
 
     def get(self, like, skipped):
         """The optimizer's state, as arrays where those of `like` are."""
-        c, planes = library(), self.leaves.planes(like)
+        planes = self.leaves.planes(like)
         for tensor, i in enumerate(self.full):
             planes[i] = tuple(self.plane(tensor, p, like) for p, like in enumerate(planes[i]))
-        steps = c_uint64()
-        check(c.sonew_step_count(self.c, byref(steps)))
         most = np.iinfo(np.int32).max
-        count = placed(np.int32(min(steps.value, most)), like.count)
+        count = placed(np.int32(min(self.count(), most)), like.count)
         return self.leaves.state(count, placed(np.int32(skipped), like.skipped), planes, like)
+
+    def count(self):
+        """The steps that every leaf took part in. In JAX all leaves of a state take
+        part in each step, so that it has one count; in another program each tensor
+        has its own."""
+        names = {}
+        for tensor, i in enumerate(self.full):
+            steps = c_uint64()
+            check(library().sonew_tensor_step_count(self.c, tensor, byref(steps)))
+            names.setdefault(steps.value, self.leaves.names[i])
+        if len(names) > 1:
+            (some, name), (others, other) = list(names.items())[:2]
+            raise ValueError(
+                f"{name!r} took part in {some} steps and {other!r} in {others}, but a state "
+                "has one count of steps for all of its leaves"
+            )
+        return next(iter(names))
 
     def plane(self, tensor, plane, like):
         view = View()

@@ -34,6 +34,7 @@ end
     step_count(opt) -> Int
 
 Steps taken so far, without those that were refused. Loading sets it to the file's count.
+Of the steps that one array took part in, [`SONew.tensor_step_count`](@ref) is the number.
 """
 step_count(opt::Optimizer) = Int(ask(:sonew_step_count, UInt64, opt))
 
@@ -80,18 +81,18 @@ function instruction_set(opt::Optimizer)
 end
 
 # Reads or changes a number of one array.
-function get_number(f::Symbol, opt, tensor)
+function get_number(f::Symbol, ::Type{T}, opt, tensor) where {T}
     protected(opt) do handle
-        out = Ref{Float64}()
-        check(ccall(getfield(c(), f), Int32, (Ptr{Cvoid}, Csize_t, Ptr{Float64}),
+        out = Ref{T}()
+        check(ccall(getfield(c(), f), Int32, (Ptr{Cvoid}, Csize_t, Ptr{T}),
                     handle, tensor_index(opt, tensor) - 1, out))
         return out[]
     end
 end
 
-function set_number!(f::Symbol, opt, tensor, value)
+function set_number!(f::Symbol, ::Type{T}, opt, tensor, value) where {T}
     protected(opt) do handle
-        check(ccall(getfield(c(), f), Int32, (Ptr{Cvoid}, Csize_t, Float64),
+        check(ccall(getfield(c(), f), Int32, (Ptr{Cvoid}, Csize_t, T),
                     handle, tensor_index(opt, tensor) - 1, value))
     end
     return
@@ -103,7 +104,7 @@ end
 The factor on the learning rate of an array, 1 at first. `tensor` is the array's name or
 number.
 """
-lr_scale(opt::Optimizer, tensor) = get_number(:sonew_lr_scale, opt, tensor)
+lr_scale(opt::Optimizer, tensor) = get_number(:sonew_lr_scale, Float64, opt, tensor)
 
 """
     SONew.set_lr_scale!(opt, tensor, scale)
@@ -111,14 +112,14 @@ lr_scale(opt::Optimizer, tensor) = get_number(:sonew_lr_scale, opt, tensor)
 Changes the factor on the learning rate of an array; finite and not negative.
 """
 set_lr_scale!(opt::Optimizer, tensor, scale::Real) =
-    set_number!(:sonew_set_lr_scale, opt, tensor, scale)
+    set_number!(:sonew_set_lr_scale, Float64, opt, tensor, scale)
 
 """
     SONew.weight_decay(opt, tensor) -> Float64
 
 The decoupled weight decay of an array, at first that of the rule.
 """
-weight_decay(opt::Optimizer, tensor) = get_number(:sonew_weight_decay, opt, tensor)
+weight_decay(opt::Optimizer, tensor) = get_number(:sonew_weight_decay, Float64, opt, tensor)
 
 """
     SONew.set_weight_decay!(opt, tensor, decay)
@@ -126,7 +127,24 @@ weight_decay(opt::Optimizer, tensor) = get_number(:sonew_weight_decay, opt, tens
 Changes the decoupled weight decay of an array; finite and not negative.
 """
 set_weight_decay!(opt::Optimizer, tensor, decay::Real) =
-    set_number!(:sonew_set_weight_decay, opt, tensor, decay)
+    set_number!(:sonew_set_weight_decay, Float64, opt, tensor, decay)
+
+"""
+    SONew.tensor_step_count(opt, tensor) -> Int
+
+The number of the steps that an array took part in, which its bias correction counts.
+`tensor` is the array's name or number.
+"""
+tensor_step_count(opt::Optimizer, tensor) =
+    Int(get_number(:sonew_tensor_step_count, UInt64, opt, tensor))
+
+"""
+    SONew.set_tensor_step_count!(opt, tensor, count)
+
+Changes the number of the steps that an array took part in.
+"""
+set_tensor_step_count!(opt::Optimizer, tensor, count::Integer) =
+    set_number!(:sonew_set_tensor_step_count, UInt64, opt, tensor, count)
 
 """
     SONew.reset_master!(opt)

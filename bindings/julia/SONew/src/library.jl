@@ -10,6 +10,7 @@ const FUNCTIONS = (
     :sonew_step_any, :sonew_reset_master, :sonew_save_any, :sonew_load_any,
     :sonew_make_live, :sonew_sync, :sonew_save_begin, :sonew_save_finish, :sonew_verify,
     :sonew_set_lr_scale, :sonew_lr_scale, :sonew_set_weight_decay, :sonew_weight_decay,
+    :sonew_set_tensor_step_count, :sonew_tensor_step_count,
     :sonew_step_count, :sonew_gradient_norm, :sonew_state_bytes, :sonew_memory_bytes,
     :sonew_threads, :sonew_instruction_set, :sonew_plane_count, :sonew_find_plane,
     :sonew_plane_view, :sonew_plan_create, :sonew_plan_free, :sonew_plan_plane_count,

@@ -6,7 +6,8 @@
 Takes one step: updates the arrays of `model` in place from `grads`, which has the
 structure of `model` with a gradient for every array, of the array's size and of its
 `grad_dtype`. `nothing`, for an array or for a whole part of the model, means that it
-takes no part in the step: its parameters and its state stay as they are. Fields and keys
+takes no part in the step: its parameters, its state and its own step count, which its
+bias correction follows, stay as they are. Fields and keys
 without arrays, such as an activation function, may be left out. Returns `opt`.
 
 The keywords are hyperparameters of this step; those that are not given are as in

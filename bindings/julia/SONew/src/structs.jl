@@ -71,6 +71,7 @@ struct View
     dims::NTuple{MAX_DIMS,Csize_t}
     dtype::Int32
     reserved::Int32
+    step_count::UInt64
 end
 
 struct Buffers
@@ -83,6 +84,7 @@ struct Buffers
     len::Csize_t
     lr_scale::Float64
     weight_decay::Float64
+    step_number::UInt64
 end
 
 # Each struct with its name in C, and whether the library accepts an older, shorter

@@ -38,3 +38,27 @@ close(plan)
 close(plan)
 @test !isopen(plan)
 @test refused(() -> direction!(zeros(Float32, 3), plan, planes, x, 1), :SONEW_BAD_HANDLE, "plan")
+
+# An array that has had no gradient for long begins as with a fresh optimizer, in an
+# optimizer and in a plan, and its count comes back from a file.
+for graft in (:none, :adam), band in (0, 1, 4)
+    rule = SONewRule(eta = 0.1, graft = graft, band = band)
+    model = (a = zeros(Float32, 5), b = zeros(Float32, 5))
+    g = Float32[1, 2, -1, 1, 3]
+    opt = setup(rule, model)
+    for _ in 1:1000
+        step!(opt, model, (a = g, b = nothing))
+    end
+    @test SONew.tensor_step_count(opt, "a") == 1000 && SONew.tensor_step_count(opt, 2) == 0
+    step!(opt, model, (a = g, b = g))
+    fresh = zeros(Float32, 5)
+    step!(setup(rule, fresh), fresh, g)
+    @test same_bits(model.b, fresh) && fresh != zeros(Float32, 5)
+    @test step_count(opt) == 1001 && SONew.tensor_step_count(opt, "b") == 1
+    path = tempname()
+    save(opt, path, model)
+    again = load(path, rule, deepcopy(model))
+    @test SONew.tensor_step_count.(Ref(again), ["a", "b"]) == [1001, 1]
+    SONew.set_tensor_step_count!(again, "b", 1001)
+    @test SONew.tensor_step_count.(Ref(again), ["a", "b"]) == [1001, 1001]
+end

@@ -46,6 +46,10 @@ end
 @test no(() -> SONew.set_lr_scale!(opt, "b", -1), :SONEW_OUT_OF_RANGE, "lr_scale")
 @test no(() -> SONew.set_weight_decay!(opt, 2, NaN), :SONEW_OUT_OF_RANGE, "weight_decay")
 @test no(() -> SONew.lr_scale(opt, "c"), :SONEW_UNKNOWN_TENSOR, "no array \"c\"", "W, b")
+@test no(() -> SONew.tensor_step_count(opt, "c"), :SONEW_UNKNOWN_TENSOR, "no array \"c\"")
+@test no(() -> SONew.set_tensor_step_count!(opt, 3, 1), :SONEW_UNKNOWN_TENSOR, "1 to 2")
+@test_throws InexactError SONew.set_tensor_step_count!(opt, 1, -1)
+@test unchanged()
 @test no(() -> plane(opt, 3, "momentum"), :SONEW_UNKNOWN_TENSOR, "1 to 2")
 @test no(() -> plane(opt, 0, "momentum"), :SONEW_UNKNOWN_TENSOR)
 @test no(() -> plane(opt, "W", "rms"), :SONEW_UNKNOWN_NAME, "rms")
@@ -75,7 +79,8 @@ close(opt)
 @test !isopen(opt) && occursin("closed", sprint(show, opt))
 for use in (() -> step!(opt, model, good), () -> step_count(opt), () -> plane(opt, 1, "momentum"),
             () -> plane_names(opt, 1), () -> save(opt, tempname()), () -> load!(opt, tempname()),
-            () -> SONew.lr_scale(opt, 1), () -> SONew.set_lr_scale!(opt, 1, 1),
+            () -> SONew.tensor_step_count(opt, 1),
+            () -> SONew.set_tensor_step_count!(opt, 1, 1), () -> SONew.lr_scale(opt, 1), () -> SONew.set_lr_scale!(opt, 1, 1),
             () -> make_live!(opt, tempname()), () -> sync(opt), () -> save_begin(opt, tempname()),
             () -> SONew.reset_master!(opt), () -> SONew.instruction_set(opt))
     @test refused(use, :SONEW_BAD_HANDLE, "closed")

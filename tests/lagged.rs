@@ -1,0 +1,227 @@
+//! Grafting with the norms of the step before.
+
+mod common;
+
+use common::{correlated, elements_mut, rng, to_f64, CHAINS, GRAFTS};
+use sonew::dtype::{Dtype, Element, Elements};
+use sonew::layout::{planes, TensorSpec, Update};
+use sonew::options::{Damping, Graft, InstructionSet, Options, StepOptions};
+use sonew::oracle::Oracle;
+use sonew::{Error, Optimizer, Plan, Target, TensorBuffers};
+
+/// A tensor of every kind of chains, with a width that is no multiple of a vector, and a
+/// vector with the plain Adam update, which has no graft.
+fn model(dtype: Dtype) -> Vec<TensorSpec> {
+    let matrix = |(i, chains)| TensorSpec::new(format!("{i}"), &[37, 45]).with_chains(chains);
+    let mut tensors: Vec<_> = CHAINS.into_iter().enumerate().map(matrix).collect();
+    tensors.push(TensorSpec::new("bias", &[37]).with_update(Update::Adam));
+    let of = |t: TensorSpec| t.with_dtypes(dtype, dtype, dtype);
+    tensors.into_iter().map(of).collect()
+}
+
+/// A plan with what its caller owns.
+struct Run<T> {
+    plan: Plan,
+    state: Vec<Vec<Vec<T>>>,
+    params: Vec<Vec<T>>,
+    ratios: Vec<Option<f64>>,
+    counts: Vec<u64>,
+}
+
+impl<T: Element> Run<T> {
+    fn new(options: &Options, model: &[TensorSpec]) -> Run<T> {
+        let zeros = |t: &TensorSpec| vec![vec![T::default(); t.len()]; planes(options, t).len()];
+        Run {
+            plan: Plan::new(options, model).unwrap(),
+            state: model.iter().map(zeros).collect(),
+            params: model.iter().map(|t| vec![T::default(); t.len()]).collect(),
+            ratios: vec![None; model.len()],
+            counts: vec![0; model.len()],
+        }
+    }
+
+    /// In one call, or in stages.
+    fn step(&mut self, step: &StepOptions, grads: &[Option<Vec<T>>], in_stages: bool) {
+        let tensors = self.state.iter_mut().zip(&mut self.params).zip(grads);
+        let tensors = tensors.zip(self.counts.iter_mut().zip(&self.ratios));
+        let buffers = tensors.map(|(((state, params), grad), (count, &ratio))| {
+            let gradient = grad.as_deref().map(Elements::new);
+            *count += u64::from(gradient.is_some());
+            let target = Target::Parameters(params.as_mut_slice().into());
+            let mut buffers = TensorBuffers::new(target, gradient, elements_mut(state));
+            (buffers.weight_decay, buffers.step_number) = (0.1, *count);
+            buffers.norm_ratio = ratio;
+            buffers
+        });
+        let mut buffers: Vec<_> = buffers.collect();
+        let number = 1;
+        self.ratios = match in_stages {
+            false => {
+                self.plan.step(step, number, &mut buffers).unwrap();
+                buffers.iter().map(|b| b.norm_ratio).collect()
+            }
+            true => {
+                let mut stages = self.plan.stages(step, number, &mut buffers).unwrap();
+                while stages.next().unwrap().is_some() {}
+                stages.norm_ratios().collect()
+            }
+        };
+    }
+}
+
+fn every_options() -> impl Iterator<Item = Options> {
+    let bands = [0, 1, 2, 4].into_iter();
+    let cases = bands.flat_map(|band| GRAFTS.map(|graft| (band, graft)));
+    cases.flat_map(|(band, graft)| {
+        [Damping::Absolute, Damping::Relative].map(|damping| Options {
+            band,
+            damping,
+            eps: 1e-3,
+            graft,
+            lagged_norms: true,
+            ..Options::default()
+        })
+    })
+}
+
+/// Gradients whose size changes from step to step; one tensor has none.
+fn gradients(model: &[TensorSpec], step: usize) -> Vec<Option<Vec<f64>>> {
+    let mut rng = rng(step as u64);
+    let size = [1.0, 1.3, 0.7, 30.0, 1.0, 1e-3, 1.0, 0.0][step % 8];
+    let gradient = |t: &TensorSpec| {
+        let g = to_f64(&correlated(&mut rng, t.len()));
+        Some(g.into_iter().map(|x| x * size).collect())
+    };
+    let mut grads: Vec<_> = model.iter().map(gradient).collect();
+    grads[step % model.len()] = None;
+    grads
+}
+
+fn largest_error(a: &[f64], b: &[f64]) -> f64 {
+    let pairs = a.iter().zip(b);
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+#[test]
+fn steps_are_those_of_the_oracle() {
+    let model = model(Dtype::F64);
+    let step = StepOptions {
+        lr: 0.01,
+        ..StepOptions::default()
+    };
+    for options in every_options() {
+        let mut run = Run::<f64>::new(&options, &model);
+        let mut oracle = Oracle::new(&options, &model);
+        for tensor in 0..model.len() {
+            oracle.tensor_mut(tensor).weight_decay = 0.1;
+        }
+        let mut expected = run.params.clone();
+        for number in 0..20 {
+            let grads = gradients(&model, number);
+            run.step(&step, &grads, false);
+            oracle.step(&step, &mut expected, &grads);
+            for (tensor, expected) in expected.iter().enumerate() {
+                let error = largest_error(&run.params[tensor], expected);
+                assert!(error < 1e-10, "{options:?} {number} {tensor}: {error}");
+            }
+        }
+    }
+}
+
+/// Float32 has loops of its own, with the common bands and where whole vectors of a
+/// tensor are long enough.
+#[test]
+fn threads_instruction_sets_and_stages_change_no_bit() {
+    same_bits::<f64>(&model(Dtype::F64), |x| x);
+    let mut model = model(Dtype::F32);
+    model.push(TensorSpec::new("long", &[5_000]));
+    same_bits::<f32>(&model, |x| x as f32);
+}
+
+fn same_bits<T: Element>(model: &[TensorSpec], number: impl Fn(f64) -> T) {
+    let step = StepOptions::default();
+    for options in every_options() {
+        let others = [
+            (1, InstructionSet::Portable, false),
+            (3, InstructionSet::Auto, false),
+            (2, InstructionSet::Auto, true),
+        ];
+        let mut first = Run::<T>::new(&options, model);
+        let mut others = others.map(|(threads, instruction_set, in_stages)| {
+            let options = Options {
+                threads,
+                instruction_set,
+                ..options.clone()
+            };
+            (Run::<T>::new(&options, model), in_stages)
+        });
+        for step_number in 0..6 {
+            let grads = gradients(model, step_number);
+            let to_t = |g: Vec<f64>| g.into_iter().map(&number).collect::<Vec<T>>();
+            let grads: Vec<_> = grads.into_iter().map(|g| g.map(to_t)).collect();
+            first.step(&step, &grads, false);
+            for (other, in_stages) in &mut others {
+                other.step(&step, &grads, *in_stages);
+                assert!(first.params == other.params, "{options:?} {step_number}");
+                assert!(first.ratios == other.ratios, "{options:?} {step_number}");
+            }
+        }
+    }
+}
+
+/// With gradients of 1e-10, damping makes directions tiny beside Adam's; the next gradient
+/// is of 1. The norms of the step before would make that update thousands of times too long.
+#[test]
+fn a_spike_moves_no_farther_than_twice_what_its_own_norms_allow() {
+    let model = [TensorSpec::new("w", &[20, 50]).with_dtypes(Dtype::F64, Dtype::F64, Dtype::F64)];
+    let step = StepOptions {
+        lr: 1.0,
+        ..StepOptions::default()
+    };
+    for (small, large) in [(1e-10, 1.0), (1.0, 1e3), (1e3, 1e-6), (1e-6, 1e-3)] {
+        for graft in [Graft::Adam, Graft::Sgd, Graft::Momentum] {
+            let lagged = Options {
+                graft,
+                lagged_norms: true,
+                ..Options::default()
+            };
+            let own = Options {
+                lagged_norms: false,
+                ..lagged.clone()
+            };
+            let (mut oracle, mut run) =
+                (Oracle::new(&own, &model), Run::<f64>::new(&lagged, &model));
+            oracle.tensor_mut(0).weight_decay = 0.1;
+            let mut params = run.params.clone();
+            for number in 0..12 {
+                let size = if number == 6 { large } else { small };
+                let g = to_f64(&correlated(&mut rng(number), 1000));
+                let grads = [Some(g.iter().map(|x| x * size).collect::<Vec<_>>())];
+                params.clone_from(&run.params);
+                let before = params[0].clone();
+                run.step(&step, &grads, false);
+                oracle.step(&step, &mut params, &grads);
+                let moved = |to: &[f64]| {
+                    let by = |(to, from): (&f64, &f64)| to - 0.9 * from;
+                    let squares = to.iter().zip(&before).map(by).map(|x| x * x);
+                    squares.sum::<f64>().sqrt()
+                };
+                let (found, allowed) = (moved(&run.params[0]), moved(&params[0]));
+                assert!(found <= 2.000_001 * allowed, "{graft:?} {small} {number}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_optimizer_refuses_what_it_does_not_keep() {
+    let options = Options {
+        lagged_norms: true,
+        ..Options::default()
+    };
+    let refused = Optimizer::new(options, &model(Dtype::F32));
+    let Err(Error::OutOfRange { argument, .. }) = refused else {
+        panic!("it was created");
+    };
+    assert_eq!(argument, "options.lagged_norms");
+}
