@@ -160,7 +160,7 @@ impl<'a> Run<'a> {
         let is_positive = |ratio: &f64| *ratio > 0.0 && ratio.is_finite();
         known.next_ratio = Some(known.ratio.to_f64()).filter(is_positive);
         if let Some(lagged) = known.lagged.filter(|_| direction.is_positive()) {
-            known.is_too_long = !((lagged / known.ratio).to_f64() <= TOO_LONG);
+            known.is_too_long = (lagged / known.ratio).to_f64() > TOO_LONG;
         }
         if !self.keeps {
             // Directions are computed once more; as they were measured.
