@@ -971,7 +971,8 @@ typedef struct sonew_saving sonew_saving;
  * sonew_sync() does. Views of the state become invalid.
  *
  * Errors: SONEW_FILE_LOCKED, SONEW_FORKED, SONEW_OUT_OF_RANGE (a step count of
- * the optimizer or of a tensor is 2^47 or more), SONEW_HEADER_LENGTH, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
+ * the optimizer or of a tensor is 2^47 or more), SONEW_HEADER_LENGTH, SONEW_IO,
+ * SONEW_OUT_OF_MEMORY. Since 0.1.
  */
 sonew_status sonew_make_live(sonew_optimizer *optimizer,
                              const char *path);

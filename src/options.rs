@@ -309,7 +309,12 @@ impl StepOptions {
 }
 
 /// Refuses `value` unless `allowed` holds.
-fn in_range(argument: impl Display, value: f64, holds: bool, allowed: &'static str) -> Result<()> {
+pub(crate) fn in_range(
+    argument: impl Display,
+    value: f64,
+    holds: bool,
+    allowed: &'static str,
+) -> Result<()> {
     if holds {
         return Ok(());
     }

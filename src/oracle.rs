@@ -96,11 +96,7 @@ impl Oracle {
             self.tensors[i].step_count += 1;
             let g: Vec<f64> = g.iter().map(|x| step.grad_scale * x).collect();
             self.accumulate(i, &g, step.statistics_weight);
-            let u = self.direction(i);
-            let (u, ratio) = match self.graft_norm(i, &self.corrected_momentum(i), &g) {
-                Some(target) => self.grafted(i, u, target),
-                None => (u, None),
-            };
+            let (u, ratio) = self.direction(i, &g);
             self.tensors[i].norm_ratio = ratio;
             let tensor = &self.tensors[i];
             let lr = step.lr * tensor.lr_scale;
@@ -176,31 +172,24 @@ impl Oracle {
         }
     }
 
-    /// `u` of tensor `i` from its state planes, grafted; before learning rate
-    /// and weight decay.
-    fn direction(&self, i: usize) -> Vec<f64> {
+    /// `u` of tensor `i` from its state planes, grafted; before learning rate and
+    /// weight decay. And `|a| / |u|` of this step, if there is one.
+    fn direction(&self, i: usize, g: &[f64]) -> (Vec<f64>, Option<f64>) {
         let tensor = &self.tensors[i];
-        let m = self.corrected_momentum(i);
+        let m: Vec<f64> = tensor.planes[0]
+            .iter()
+            .map(|m| m / self.correction1(tensor.step_count))
+            .collect();
         if tensor.spec.update == Update::Adam {
             let correction = self.correction2(tensor.step_count);
-            return self.adam(&m, &tensor.planes[1], correction);
+            return (self.adam(&m, &tensor.planes[1], correction), None);
         }
-        self.preconditioner(i).apply(&tensor.chains, &m)
-    }
-
-    /// `m^` of tensor `i`.
-    fn corrected_momentum(&self, i: usize) -> Vec<f64> {
-        let tensor = &self.tensors[i];
-        let correction = self.correction1(tensor.step_count);
-        tensor.planes[0].iter().map(|m| m / correction).collect()
-    }
-
-    /// `u |a| / |u|` of tensor `i`, with the norms of this step or of the step before, and
-    /// `|a| / |u|` of this step, if there is one.
-    fn grafted(&self, i: usize, u: Vec<f64>, target: f64) -> (Vec<f64>, Option<f64>) {
+        let u = self.preconditioner(i).apply(&tensor.chains, &m);
+        let Some(target) = self.graft_norm(i, &m, g) else {
+            return (u, None);
+        };
         let own = divide(target, norm(&u));
-        let before = self.tensors[i].norm_ratio;
-        let scale = match before {
+        let scale = match tensor.norm_ratio {
             Some(before) if self.options.lagged_norms && before <= 2.0 * own => before,
             _ => own,
         };
@@ -217,9 +206,6 @@ impl Oracle {
             true => self.correction2(*step_count),
             false => 1.0,
         };
-        if self.tensors[i].spec.update == Update::Adam {
-            return None;
-        }
         Some(match self.options.graft {
             Graft::None => return None,
             Graft::Sgd => norm(g),

@@ -8,42 +8,33 @@ use sonew::layout::{Chains, TensorSpec, Update};
 use sonew::options::{Graft, Options, Rounding, StepOptions};
 use sonew::{Error, LoadMode, LoadOptions, Optimizer};
 
+/// The path of a file that is kept.
+macro_rules! kept {
+    ($name:literal) => {
+        concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/files/",
+            $name,
+            ".safetensors"
+        )
+    };
+}
+
 /// Written after three steps by the last version that knew float32 only.
-const FORMAT_1: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/tests/files/format-1.safetensors"
-);
+const FORMAT_1: &str = kept!("format-1");
 
 /// Written after three steps by the versions that began them: checkpoints, and
 /// live files.
-const FORMAT_2: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/tests/files/format-2.safetensors"
-);
-const FORMAT_3: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/tests/files/format-3.safetensors"
-);
+const FORMAT_2: &str = kept!("format-2");
+const FORMAT_3: &str = kept!("format-3");
 
 /// Without step counts of tensors.
-const FORMAT_4: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/tests/files/format-4.safetensors"
-);
-const FORMAT_4_LIVE: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/tests/files/format-4-live.safetensors"
-);
+const FORMAT_4: &str = kept!("format-4");
+const FORMAT_4_LIVE: &str = kept!("format-4-live");
 
 /// With them. The second tensor took no part in one of the steps.
-const COUNTED: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/tests/files/format-4-counted.safetensors"
-);
-const COUNTED_LIVE: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/tests/files/format-4-counted-live.safetensors"
-);
+const COUNTED: &str = kept!("format-4-counted");
+const COUNTED_LIVE: &str = kept!("format-4-counted-live");
 
 fn options() -> Options {
     Options {
@@ -132,7 +123,7 @@ fn typed_tensors() -> Vec<TensorSpec> {
 /// Writes the files of this version. Only for a new format: those that exist
 /// are what later versions must read.
 #[test]
-#[ignore]
+#[ignore = "only for a new format"]
 fn write_the_files_of_this_version() {
     let tensors = typed_tensors();
     let mut optimizer = Optimizer::new(options(), &tensors).unwrap();

@@ -225,3 +225,29 @@ fn an_optimizer_refuses_what_it_does_not_keep() {
     };
     assert_eq!(argument, "options.lagged_norms");
 }
+
+#[test]
+fn a_ratio_that_no_step_leaves_is_refused() {
+    let options = Options {
+        lagged_norms: true,
+        ..Options::default()
+    };
+    let model = model(Dtype::F64);
+    for ratio in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let mut run = Run::<f64>::new(&options, &model);
+        run.ratios[2] = Some(ratio);
+        let tensors = run.state.iter_mut().zip(&mut run.params).zip(&run.ratios);
+        let buffers = tensors.map(|((state, params), &ratio)| {
+            let target = Target::Parameters(params.as_mut_slice().into());
+            let mut buffers = TensorBuffers::new(target, None, elements_mut(state));
+            buffers.norm_ratio = ratio;
+            buffers
+        });
+        let mut buffers: Vec<_> = buffers.collect();
+        let refused = run.plan.step(&StepOptions::default(), 1, &mut buffers);
+        let Err(Error::OutOfRange { argument, .. }) = refused else {
+            panic!("{ratio} was taken");
+        };
+        assert_eq!(argument, "norm_ratio of tensor \"2\"");
+    }
+}

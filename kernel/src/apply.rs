@@ -13,7 +13,8 @@ use crate::Factor;
 /// What becomes of directions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Apply {
-    /// `p <- p + decay p + rate u`; both factors are negative or zero.
+    /// `p <- p + decay p + rate u`. The rate is negative or zero, except where a part of
+    /// an update is taken back.
     Update {
         /// Multiplies the direction.
         rate: Factor,
@@ -98,12 +99,8 @@ impl<T: Scalar, F: Stored, E: Stored> Kernel<T> for Write<'_, F, E> {
             let stored = E::store(out, isa, to, noise);
             if self.are_directions && V::any(not_finite(isa, stored)) {
                 let zero = V::number(isa, 0.0);
-                E::store(
-                    V::select(not_finite(isa, stored), zero, stored),
-                    isa,
-                    to,
-                    None,
-                );
+                let finite = V::select(not_finite(isa, stored), zero, stored);
+                E::store(finite, isa, to, None);
             }
         }
     }

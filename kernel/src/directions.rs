@@ -5,14 +5,13 @@ use std::ops::Range;
 
 use crate::apply::Keep;
 use crate::element::Stored;
+use crate::elimination::{ANY_BAND, COMMON_BAND};
 use crate::kernels::in_arithmetic;
 use crate::noise::Noise;
 use crate::norms::AddSquares;
 use crate::runs::slice_mut;
 use crate::simd::{Scalar, LANES};
-use crate::solve::{
-    Outcome, Solve, UpdateAndSolve, ANY_BAND, APPLY, APPLY_AND_MEASURE, COMMON_BAND, MEASURE, STORE,
-};
+use crate::solve::{Outcome, Solve, UpdateAndSolve, APPLY, APPLY_AND_MEASURE, MEASURE, STORE};
 use crate::update::{Chunk, Update};
 use crate::workspace::{Arrays, AtHand, New};
 use crate::{
@@ -396,7 +395,7 @@ fn solve<'a, T: Scalar, const BAND: usize, const ENDS: bool, const FINISH: u8>(
         reach: at_hand.reach.as_chunks().0,
         solved: at_hand.solved,
         before: &at_hand.at.before,
-        factors: at_hand.factors,
+        elimination: at_hand.elimination,
         lag: at_hand.lag,
         wanted,
         outcome,

@@ -27,6 +27,7 @@ mod buffers;
 mod directions;
 mod dtype;
 mod element;
+mod elimination;
 mod factor;
 mod float_mode;
 mod isa;

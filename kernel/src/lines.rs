@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use crate::access::Run;
+use crate::elimination::COMMON_BAND;
 use crate::runs::{slice_mut, with_padded};
 use crate::simd::LANES;
-use crate::solve::{Outcome, APPLY, APPLY_AND_MEASURE, COMMON_BAND, MEASURE};
+use crate::solve::{Outcome, APPLY, APPLY_AND_MEASURE, MEASURE};
 use crate::workspace::New;
 use crate::{
     Access, Directions, Gradient, Incoming, Kernels, Lines, Norms, Rule, Wanted, Workspace, CHUNK,

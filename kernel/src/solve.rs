@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::apply::nothing;
 use super::element::Stored;
+use super::elimination::{Elimination, ANY_BAND, LOWER, PSI, TIMES_PIVOT};
 use super::isa::prefetch;
 use super::simd::{Kernel, Scalar, Vector, LANES};
 use super::update::Update;
@@ -46,8 +47,8 @@ pub(crate) struct Solve<'a, T, const BAND: usize, const ENDS: bool, const FINISH
     /// Where the coordinates at hand are in these, and where the `k`-th before
     /// them are.
     pub(crate) before: &'a [usize; MAX_BAND + 1],
-    /// Room for the factors of a vector, if their number is not known.
-    pub(crate) factors: &'a mut [T],
+    /// Room for an elimination, if its band is not known.
+    pub(crate) elimination: &'a mut [T],
     /// By how many elements directions lag behind in the chunk.
     pub(crate) lag: usize,
     /// The vector from which on directions are wanted.
@@ -111,71 +112,6 @@ pub(crate) const APPLY_AND_MEASURE: u8 = 3;
 /// memory; enough that what was stored can be loaded again.
 const VECTORS: usize = 16;
 
-/// The widest band with loops of its own.
-pub(crate) const COMMON_BAND: usize = 4;
-
-/// Stands for a band that is known only when it runs.
-pub(crate) const ANY_BAND: usize = COMMON_BAND + 1;
-
-/// Vectors of the factors of a window of this band.
-pub(crate) const fn factors(band: usize) -> usize {
-    (2 * band + 1) * band
-}
-
-/// The factors of a window, tables of `band` rows: the unit lower triangle, the same
-/// times its columns' pivots, and `psi` in one row. They are in registers, as far as there
-/// are any, or for any band in memory, since stacks may be small. Written before they are
-/// read, for every vector anew.
-struct Factors<'k, V: Vector, const BAND: usize> {
-    known: &'k mut MaybeUninit<[[[V; BAND]; BAND]; 3]>,
-    any: *mut [V::Scalar; LANES],
-    band: usize,
-    isa: V::Isa,
-}
-
-const PSI: usize = 0;
-const LOWER: usize = 1;
-const TIMES_PIVOT: usize = 2;
-
-impl<V: Vector, const BAND: usize> Factors<'_, V, BAND> {
-    /// Tables follow one another in memory, that of one row first.
-    #[inline(always)]
-    fn at(&self, table: usize, row: usize, column: usize) -> *mut [V::Scalar; LANES] {
-        let rows = if table == PSI {
-            0
-        } else {
-            1 + (table - 1) * self.band
-        };
-        self.any.wrapping_add((rows + row) * self.band + column)
-    }
-
-    /// # Safety
-    /// It has been set; row and column are below the band.
-    #[inline(always)]
-    unsafe fn get(&self, table: usize, row: usize, column: usize) -> V {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match BAND {
-                ANY_BAND => V::load(self.isa, &*self.at(table, row, column)),
-                _ => (*self.known.as_ptr())[table][row][column],
-            }
-        }
-    }
-
-    /// # Safety
-    /// Row and column are below the band.
-    #[inline(always)]
-    unsafe fn set(&mut self, table: usize, row: usize, column: usize, x: V) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match BAND {
-                ANY_BAND => x.store(&mut *self.at(table, row, column)),
-                _ => (*self.known.as_mut_ptr())[table][row][column] = x,
-            }
-        }
-    }
-}
-
 /// Directions under way: what the loops need, in registers as far as there are any.
 pub(crate) struct Solving<'r, V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8> {
     isa: V::Isa,
@@ -187,7 +123,7 @@ pub(crate) struct Solving<'r, V: Vector, const BAND: usize, const ENDS: bool, co
     plane: usize,
     after: [usize; MAX_BAND + 1],
     before: [usize; MAX_BAND + 1],
-    factors: *mut [V::Scalar; LANES],
+    elimination: *mut [V::Scalar; LANES],
     reach: &'r [[V::Scalar; LANES]],
     /// By how many vectors directions lag behind in the chunk, and how many it has
     /// advanced.
@@ -231,7 +167,7 @@ impl<T: Scalar, const BAND: usize, const ENDS: bool, const FINISH: u8>
         assert!(state.len() >= (band + 2) * plane && self.solved.len() >= (band + 1) * plane);
         assert!(self.after[..=band].iter().all(inside));
         assert!(self.before[..=band].iter().all(inside));
-        assert!(self.factors.len() >= factors(band) * LANES);
+        assert!(self.elimination.len() >= super::elimination::vectors(band) * LANES);
         Solving {
             isa,
             band,
@@ -240,7 +176,7 @@ impl<T: Scalar, const BAND: usize, const ENDS: bool, const FINISH: u8>
             plane,
             after: *self.after,
             before: *self.before,
-            factors: self.factors.as_mut_ptr().cast(),
+            elimination: self.elimination.as_mut_ptr().cast(),
             reach: self.reach,
             lag: self.lag / LANES,
             advanced: 0,
@@ -301,9 +237,9 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
     #[inline(always)]
     unsafe fn part(&mut self, vectors: Range<usize>) {
         let (isa, band) = (self.isa, self.band());
-        let mut factors = Factors {
+        let mut elimination = Elimination {
             known: &mut MaybeUninit::uninit(),
-            any: self.factors,
+            any: self.elimination,
             band,
             isa,
         };
@@ -312,7 +248,7 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
             let end = vectors.end.min(first + VECTORS);
             for i in first..end {
                 // SAFETY: the caller's promise.
-                unsafe { self.solve(i - self.advanced, &mut factors) };
+                unsafe { self.solve(i - self.advanced, &mut elimination) };
             }
             // Without neighbours, directions have been finished.
             let finished = if BAND == 0 {
@@ -340,7 +276,7 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
     /// # Safety
     /// As for [`Solving::state`].
     #[inline(always)]
-    unsafe fn solve(&mut self, i: usize, factors: &mut Factors<V, BAND>) {
+    unsafe fn solve(&mut self, i: usize, elimination: &mut Elimination<V, BAND>) {
         let (isa, band) = (self.isa, self.band());
         let (zero, one, gamma) = (self.zero, self.one, self.gamma);
         let reach = match ENDS {
@@ -356,13 +292,13 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
         macro_rules! get {
             ($table:ident, $row:expr, $column:expr) => {
                 // SAFETY: it was set before; rows and columns are below the band.
-                unsafe { factors.get($table, $row, $column) }
+                unsafe { elimination.get($table, $row, $column) }
             };
         }
         macro_rules! set {
             ($table:ident, $row:expr, $column:expr, $x:expr) => {
                 // SAFETY: rows and columns are below the band.
-                unsafe { factors.set($table, $row, $column, $x) }
+                unsafe { elimination.set($table, $row, $column, $x) }
             };
         }
         // An entry of the window. Where the chain has ended before the needed

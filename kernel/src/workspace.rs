@@ -19,9 +19,9 @@
 //! behind a line) are padded with unit diagonal and no edges, which changes no
 //! bit of their neighbours.
 
+use super::elimination;
 use super::kernels::rounded;
 use super::simd::{Scalar, LANES};
-use super::solve::factors;
 use crate::MAX_BAND;
 
 /// The most coordinates of a chunk.
@@ -104,14 +104,14 @@ impl Shape {
         }
     }
 
-    /// Elements of the factors of a vector of windows.
-    fn factors(&self) -> usize {
-        factors(self.band) * LANES
+    /// Elements that an elimination needs.
+    fn elimination(&self) -> usize {
+        elimination::vectors(self.band) * LANES
     }
 
     fn elements(&self) -> usize {
         let (state, solved) = self.planes();
-        ARRAYS * ARRAY + state + solved + self.gradient() + self.factors()
+        ARRAYS * ARRAY + state + solved + self.gradient() + self.elimination()
     }
 }
 
@@ -175,8 +175,8 @@ pub(crate) struct AtHand<'a, T> {
     pub(crate) at: &'a At,
     /// Planes of `D L^T m`, and of each `psi`.
     pub(crate) solved: &'a mut [T],
-    /// The factors of a vector of windows, for a band without a loop of its own.
-    pub(crate) factors: &'a mut [T],
+    /// For the elimination of a band without a loop of its own.
+    pub(crate) elimination: &'a mut [T],
     /// How many coordinates of their chain follow, where chains end.
     pub(crate) reach: &'a mut [T; ARRAY],
     pub(crate) direction: &'a mut [T; ARRAY],
@@ -361,7 +361,7 @@ impl Workspace {
         let (scratch, all) = all.split_at_mut(ARRAYS * ARRAY);
         let (state, all) = all.split_at_mut(self.planes.0);
         let (solved, all) = all.split_at_mut(self.planes.1);
-        let (factors, gradient) = all.split_at_mut(self.shape.factors());
+        let (elimination, gradient) = all.split_at_mut(self.shape.elimination());
         let [new, at_hand, direction, normalized, rms] = scratch.as_chunks_mut().0 else {
             unreachable!("so many arrays were split off");
         };
@@ -381,7 +381,7 @@ impl Workspace {
                 plane,
                 at,
                 solved,
-                factors,
+                elimination,
                 reach: at_hand,
                 direction,
                 lag,

@@ -13,9 +13,10 @@ impl Optimizer {
     /// which becomes that of every tensor, too, and for each tensor its planes in the
     /// order of [`planes`](Optimizer::planes), as [`plane`](Optimizer::plane) returns
     /// them. [`set_tensor_step_count`](Optimizer::set_tensor_step_count) changes that
-    /// of tensors which have not taken part in every step. Master weights are taken as set, so that the next step does not
-    /// copy them from the parameters. If the state was in a live file, that file
-    /// is closed at its last step, and the new state is in memory.
+    /// of tensors which have not taken part in every step. Master weights are taken as
+    /// set, so that the next step does not copy them from the parameters. If the state
+    /// was in a live file, that file is closed at its last step, and the new state is in
+    /// memory.
     ///
     /// # Errors
     /// Nothing has changed then. [`Error::TensorCount`], [`Error::PlaneCount`],

@@ -195,11 +195,13 @@ impl Plan {
         Ok(())
     }
 
-    /// What is known after one.
+    /// Hands over what a step leaves to its caller, and its lists to the next.
     pub(super) fn finish(&mut self, progress: &mut Progress, buffers: &mut [TensorBuffers<'_>]) {
         self.gradient_norm = progress.gradient_norm;
-        for (buffers, known) in buffers.iter_mut().zip(&progress.known) {
-            buffers.norm_ratio = known.next_ratio;
+        if self.options.lagged_norms {
+            for (buffers, known) in buffers.iter_mut().zip(&progress.known) {
+                buffers.norm_ratio = known.next_ratio;
+            }
         }
         progress.give_back(&mut self.lists);
     }

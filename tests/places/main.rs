@@ -107,7 +107,7 @@ fn preload() -> &'static Path {
 
 /// Another process: does what the arguments say, and says how it went.
 #[test]
-#[ignore]
+#[ignore = "the other tests of this file run it, in processes of their own"]
 fn another_process() {
     let Some(arguments) = env::var_os("SONEW_PLACES") else {
         return;

@@ -299,7 +299,7 @@ fn long_headers_take_no_more_memory_than_the_file() {
 
 #[cfg(target_os = "linux")]
 #[test]
-#[ignore]
+#[ignore = "the test above runs it, in a process of its own"]
 fn long_headers_alone() {
     let length = std::env::var("SONEW_HEADER_BYTES");
     let length = length.map_or(8_000_000, |length| length.parse().unwrap());
