@@ -126,9 +126,8 @@ impl Kernels {
         rule: &Rule,
         then: Directions,
     ) -> bool {
-        let is_alike = access.gradient_dtype() == self.arithmetic;
         let has_loop = has_update(band, access, rule, then) && has_finish(access, rule, then);
-        is_alike && rule.scale.is_plain() && self.is_fast() && has_loop
+        self.reads_in_place(access, rule) && self.is_fast() && has_loop
     }
 
     /// Updates, solves, and finishes whole vectors: for a common band, and chains that

@@ -193,6 +193,12 @@ impl Kernels {
         }
     }
 
+    /// Whether a gradient can be read where it lies: it has the type of the arithmetic, and
+    /// a number of that type scales it.
+    pub fn reads_in_place(&self, access: &Access<'_>, rule: &Rule) -> bool {
+        access.gradient_dtype() == self.arithmetic && rule.scale.is_plain()
+    }
+
     /// Whether anybody looks for speed: for float32, where there are instructions
     /// for it.
     pub(crate) fn is_fast(&self) -> bool {

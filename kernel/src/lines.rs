@@ -198,8 +198,7 @@ impl Kernels {
         if !lines.takes_in {
             return Gradient::None;
         }
-        let is_alike = access.gradient_dtype() == self.arithmetic;
-        if is_alike && rule.scale.is_plain() && run.len.is_multiple_of(LANES) {
+        if self.reads_in_place(access, rule) && run.len.is_multiple_of(LANES) {
             let step = access.cols();
             return Gradient::InMemory { step };
         }

@@ -384,10 +384,10 @@ impl Pass<'_, '_> {
             });
         }
         // The gradient is read where it lies, if that of the neighbours lies there,
-        // too, and a number of the type scales it; what does not is copied.
-        let is_alike = access.gradient_dtype() == job.kernels.arithmetic();
-        let as_it_lies = is_alike && job.rule.scale.is_plain() && run.len.is_multiple_of(LANES);
-        let step = job.grid.neighbour_step(run).filter(|_| as_it_lies);
+        // too; what does not is copied.
+        let in_place = job.kernels.reads_in_place(access, &job.rule);
+        let in_place = in_place && run.len.is_multiple_of(LANES);
+        let step = job.grid.neighbour_step(run).filter(|_| in_place);
         let gradient = step.map_or(Gradient::InChunk, |step| Gradient::InMemory { step });
         if gradient == Gradient::InChunk {
             self.copy_gradient(row, cols, from);

@@ -253,9 +253,8 @@ impl<'a> Run<'a> {
             sums.set(block, Slot::First, squares);
         };
         self.sweep(Sweep::Whole, progress, sum);
-        self.know_squares(progress, |_, _| true);
         // In float64 the sum of finite squares may be beyond the range, or below it.
-        let next = |t: &Tensor, known: &Known| {
+        let next = |_: &Self, t: &Tensor, known: &Known| {
             let (arithmetic, squares) = (t.kernels.arithmetic(), known.squares);
             let may_be = arithmetic == Dtype::F64 && !squares.is_nan();
             let as_summed = squares.shifted(2 * known.lift);
@@ -263,16 +262,29 @@ impl<'a> Run<'a> {
                 .then(|| next_lift(arithmetic, as_summed, known.lift))
                 .flatten()
         };
-        while self.lift(progress, next) {
+        self.settle_squares(progress, |_| true, next, sum);
+        progress.known.iter_mut().for_each(|known| known.lift = 0);
+        self.give(progress, |_| true, |_, known| [known.squares.to_f64(), 0.0]);
+    }
+
+    /// Sums of squares come to be known; where `next` finds a lift for a sum that is not of
+    /// use, it is computed again with that.
+    fn settle_squares(
+        &mut self,
+        progress: &mut Progress,
+        concerned: impl Fn(&Tensor) -> bool,
+        next: impl Fn(&Self, &Tensor, &Known) -> Option<i32>,
+        sum: impl Fn(&Job<'_>, Visit<'_, '_>) + Sync,
+    ) {
+        self.know_squares(progress, |t, _| concerned(t));
+        while self.lift(progress, |t, known| next(self, t, known)) {
             self.sweep(Sweep::Whole, progress, |job, visit| {
                 if job.is_lifted() {
                     sum(job, visit);
                 }
             });
-            self.know_squares(progress, |_, known| known.lift != 0);
+            self.know_squares(progress, |t, known| concerned(t) && known.lift != 0);
         }
-        progress.known.iter_mut().for_each(|known| known.lift = 0);
-        self.give(progress, |_| true, |_, known| [known.squares.to_f64(), 0.0]);
     }
 
     /// Of tensors that take part, and are concerned: the sums of squares as they are,
@@ -368,21 +380,11 @@ impl<'a> Run<'a> {
     fn norms(&mut self, progress: &mut Progress) {
         let (tensors, sums) = (self.tensors, self.sums);
         self.left(progress, Tensor::left_to_measure);
-        self.know_squares(progress, |t, _| t.grafted());
-        while self.lift(progress, |t, known| self.lift_of_direction(t, known)) {
-            self.sweep(Sweep::Whole, progress, |job, visit| {
-                if job.is_lifted() {
-                    directions(
-                        &tensors[visit.tensor],
-                        job,
-                        sums,
-                        Directions::Measured,
-                        visit,
-                    );
-                }
-            });
-            self.know_squares(progress, |t, known| t.grafted() && known.lift != 0);
-        }
+        let measure = |job: &Job<'_>, visit: Visit<'_, '_>| {
+            let tensor = &tensors[visit.tensor];
+            directions(tensor, job, sums, Directions::Measured, visit);
+        };
+        self.settle_squares(progress, Tensor::grafted, Self::lift_of_direction, measure);
         let both =
             |t: &Tensor, known: &Known| [known.squares.to_f64(), self.fold(t, Slot::Reference)];
         self.give(progress, Tensor::grafted, both);

@@ -80,7 +80,8 @@ close(opt)
 for use in (() -> step!(opt, model, good), () -> step_count(opt), () -> plane(opt, 1, "momentum"),
             () -> plane_names(opt, 1), () -> save(opt, tempname()), () -> load!(opt, tempname()),
             () -> SONew.tensor_step_count(opt, 1),
-            () -> SONew.set_tensor_step_count!(opt, 1, 1), () -> SONew.lr_scale(opt, 1), () -> SONew.set_lr_scale!(opt, 1, 1),
+            () -> SONew.set_tensor_step_count!(opt, 1, 1),
+            () -> SONew.lr_scale(opt, 1), () -> SONew.set_lr_scale!(opt, 1, 1),
             () -> make_live!(opt, tempname()), () -> sync(opt), () -> save_begin(opt, tempname()),
             () -> SONew.reset_master!(opt), () -> SONew.instruction_set(opt))
     @test refused(use, :SONEW_BAD_HANDLE, "closed")
