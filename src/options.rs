@@ -60,11 +60,7 @@ pub struct Options {
     /// `|a| / |u|` of the last step that it took part in, so that a step goes through
     /// memory once. Its first step, and one after a zero direction, takes the norms of
     /// its own. An update that would be more than twice as long as with the norms of
-    /// its own step is brought to these. The number is the caller's
-    /// ([`TensorBuffers::norm_ratio`](crate::TensorBuffers)): an [`Optimizer`] does not
-    /// keep it yet, and refuses the option. Default false.
-    ///
-    /// [`Optimizer`]: crate::Optimizer
+    /// its own step is brought to these, by a second pass. Default false.
     pub lagged_norms: bool,
     /// Added to the square root in the grafts of Adam and normalized RMSProp,
     /// and in the plain Adam update; finite and not negative. Default 1e-8.
@@ -260,6 +256,12 @@ pub struct StepOptions {
     pub clip_norm: Option<f64>,
     /// What to do about gradients that are not finite. Default skip.
     pub non_finite: NonFinite,
+    /// The decay rate of the momentum in this step, in `[0, 1)`, for schedules. Bias
+    /// correction follows the product of the betas of all steps. Default `None`:
+    /// [`Options::beta1`].
+    pub beta1: Option<f64>,
+    /// The same in place of [`Options::beta2`].
+    pub beta2: Option<f64>,
 }
 
 impl Default for StepOptions {
@@ -270,6 +272,8 @@ impl Default for StepOptions {
             statistics_weight: 1.0,
             clip_norm: None,
             non_finite: NonFinite::Skip,
+            beta1: None,
+            beta2: None,
         }
     }
 }
@@ -288,6 +292,12 @@ pub enum NonFinite {
 }
 
 impl StepOptions {
+    /// `beta1` and `beta2` of the step.
+    pub(crate) fn betas(&self, options: &Options) -> [f64; 2] {
+        let beta1 = self.beta1.unwrap_or(options.beta1);
+        [beta1, self.beta2.unwrap_or(options.beta2)]
+    }
+
     /// Refuses the first number that is out of its range.
     ///
     /// # Errors
@@ -299,6 +309,8 @@ impl StepOptions {
             positive("step.clip_norm", clip_norm)?;
         }
         not_negative("step.statistics_weight", self.statistics_weight)?;
+        unit("step.beta1", self.beta1.unwrap_or(0.0))?;
+        unit("step.beta2", self.beta2.unwrap_or(0.0))?;
         in_range(
             "step.statistics_weight",
             self.statistics_weight,

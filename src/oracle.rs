@@ -12,8 +12,8 @@
 //! H_ij   <- beta2 H_ij + (1 - beta2) g_i g_j    |i - j| <= b   moving average
 //! H_ij   <- H_ij + w_t g_i g_j                                 weighted sum
 //! q       = g / |g|,  r <- beta2 r + (1 - beta2) q^2           rms
-//! m^      = m / (1 - beta1^t)                                  if corrected
-//! H^      = H / (1 - beta2^t) + damping I                      average, if corrected
+//! m^      = m / (1 - beta1 beta1 ...), the product of t steps  if corrected
+//! H^      = H / (1 - beta2 beta2 ...) + damping I              average, if corrected
 //! u       = X m^,  then  u <- u |a| / |u|                      see `graft_norm`
 //! p      <- p - lr lr_scale (u + weight_decay p)
 //! ```
@@ -54,8 +54,10 @@ pub struct TensorState {
     pub lr_scale: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// `|a| / |u|` of its last step.
-    pub norm_ratio: Option<f64>,
+    /// `|a| / |u|` of its last step; 0 if there was none.
+    pub norm_ratio: f64,
+    /// The products of the `beta1` and of the `beta2` of its steps.
+    pub beta_products: [f64; 2],
     /// The steps that it took part in.
     pub step_count: u64,
 }
@@ -70,7 +72,8 @@ impl Oracle {
             lr_scale: 1.0,
             weight_decay: options.weight_decay,
             step_count: 0,
-            norm_ratio: None,
+            norm_ratio: 0.0,
+            beta_products: [1.0; 2],
         });
         Oracle {
             options: options.clone(),
@@ -95,9 +98,9 @@ impl Oracle {
             let Some(g) = g else { continue };
             self.tensors[i].step_count += 1;
             let g: Vec<f64> = g.iter().map(|x| step.grad_scale * x).collect();
-            self.accumulate(i, &g, step.statistics_weight);
-            let (u, ratio) = self.direction(i, &g);
-            self.tensors[i].norm_ratio = ratio;
+            let betas = step.betas(&self.options);
+            self.accumulate(i, &g, betas, step.statistics_weight);
+            let u = self.direction(i, &g);
             let tensor = &self.tensors[i];
             let lr = step.lr * tensor.lr_scale;
             for (p, u) in params[i].iter_mut().zip(u) {
@@ -127,14 +130,15 @@ impl Oracle {
     }
 
     /// Lets the scaled gradient `g` into the state planes of tensor `i`.
-    fn accumulate(&mut self, i: usize, g: &[f64], weight: f64) {
-        let (beta1, beta2) = (self.options.beta1, self.options.beta2);
+    fn accumulate(&mut self, i: usize, g: &[f64], [beta1, beta2]: [f64; 2], weight: f64) {
         let (keep, add) = match self.options.statistics {
             Statistics::MovingAverage => (beta2, 1.0 - beta2),
             Statistics::WeightedSum => (1.0, weight),
         };
         let norm_of_g = norm(g);
         let tensor = &mut self.tensors[i];
+        tensor.beta_products[0] *= beta1;
+        tensor.beta_products[1] *= beta2;
         let band = tensor.spec.update.band(&self.options);
         for (m, g) in tensor.planes[0].iter_mut().zip(g) {
             *m = beta1 * *m + (1.0 - beta1) * g;
@@ -156,54 +160,54 @@ impl Oracle {
     }
 
     /// What momentum is divided by.
-    fn correction1(&self, step_count: u64) -> f64 {
+    fn correction1(&self, tensor: &TensorState) -> f64 {
         match self.options.bias_correction {
-            true => 1.0 - self.options.beta1.powf(step_count as f64),
+            true => 1.0 - tensor.beta_products[0],
             false => 1.0,
         }
     }
 
     /// What the diagonal and the sub-diagonals are divided by.
-    fn correction2(&self, step_count: u64) -> f64 {
+    fn correction2(&self, tensor: &TensorState) -> f64 {
         let average = self.options.statistics == Statistics::MovingAverage;
         match self.options.bias_correction && average {
-            true => 1.0 - self.options.beta2.powf(step_count as f64),
+            true => 1.0 - tensor.beta_products[1],
             false => 1.0,
         }
     }
 
     /// `u` of tensor `i` from its state planes, grafted; before learning rate and
-    /// weight decay. And `|a| / |u|` of this step, if there is one.
-    fn direction(&self, i: usize, g: &[f64]) -> (Vec<f64>, Option<f64>) {
+    /// weight decay.
+    fn direction(&mut self, i: usize, g: &[f64]) -> Vec<f64> {
         let tensor = &self.tensors[i];
         let m: Vec<f64> = tensor.planes[0]
             .iter()
-            .map(|m| m / self.correction1(tensor.step_count))
+            .map(|m| m / self.correction1(tensor))
             .collect();
         if tensor.spec.update == Update::Adam {
-            let correction = self.correction2(tensor.step_count);
-            return (self.adam(&m, &tensor.planes[1], correction), None);
+            let correction = self.correction2(tensor);
+            return self.adam(&m, &tensor.planes[1], correction);
         }
         let u = self.preconditioner(i).apply(&tensor.chains, &m);
         let Some(target) = self.graft_norm(i, &m, g) else {
-            return (u, None);
+            return u;
         };
         let own = divide(target, norm(&u));
-        let scale = match tensor.norm_ratio {
-            Some(before) if self.options.lagged_norms && before <= 2.0 * own => before,
-            _ => own,
+        let before = tensor.norm_ratio;
+        let scale = match self.options.lagged_norms && before > 0.0 && before <= 2.0 * own {
+            true => before,
+            false => own,
         };
-        let scaled = u.iter().map(|u| u * scale).collect();
-        (scaled, (own > 0.0).then_some(own))
+        self.tensors[i].norm_ratio = own;
+        u.iter().map(|u| u * scale).collect()
     }
 
     /// `|a|`: the norm that the direction of tensor `i` takes.
     fn graft_norm(&self, i: usize, m: &[f64], g: &[f64]) -> Option<f64> {
-        let TensorState {
-            planes, step_count, ..
-        } = &self.tensors[i];
+        let tensor = &self.tensors[i];
+        let planes = &tensor.planes;
         let correction = match self.options.graft_bias_correction {
-            true => self.correction2(*step_count),
+            true => self.correction2(tensor),
             false => 1.0,
         };
         Some(match self.options.graft {
@@ -231,7 +235,7 @@ impl Oracle {
     pub fn preconditioner(&self, i: usize) -> Preconditioner {
         let tensor = &self.tensors[i];
         let band = tensor.spec.update.band(&self.options);
-        let correction = self.correction2(tensor.step_count);
+        let correction = self.correction2(tensor);
         let correct = |plane: &Vec<f64>| plane.iter().map(|h| h / correction).collect();
         let mut h: Vec<Vec<f64>> = tensor.planes[1..=1 + band].iter().map(correct).collect();
         let damping = match self.options.damping {

@@ -4,10 +4,10 @@ mod common;
 
 use common::{correlated, elements_mut, rng, to_f64, CHAINS, GRAFTS};
 use sonew::dtype::{Dtype, Element, Elements};
-use sonew::layout::{planes, TensorSpec, Update};
+use sonew::layout::{planes, Scalars, TensorSpec, Update};
 use sonew::options::{Damping, Graft, InstructionSet, Options, StepOptions};
 use sonew::oracle::Oracle;
-use sonew::{Error, Optimizer, Plan, Target, TensorBuffers};
+use sonew::{Error, Plan, Target, TensorBuffers};
 
 /// A tensor of every kind of chains, with a width that is no multiple of a vector, and a
 /// vector with the plain Adam update, which has no graft.
@@ -24,7 +24,7 @@ struct Run<T> {
     plan: Plan,
     state: Vec<Vec<Vec<T>>>,
     params: Vec<Vec<T>>,
-    ratios: Vec<Option<f64>>,
+    scalars: Vec<Scalars>,
     counts: Vec<u64>,
 }
 
@@ -35,7 +35,7 @@ impl<T: Element> Run<T> {
             plan: Plan::new(options, model).unwrap(),
             state: model.iter().map(zeros).collect(),
             params: model.iter().map(|t| vec![T::default(); t.len()]).collect(),
-            ratios: vec![None; model.len()],
+            scalars: vec![Scalars::default(); model.len()],
             counts: vec![0; model.len()],
         }
     }
@@ -43,27 +43,27 @@ impl<T: Element> Run<T> {
     /// In one call, or in stages.
     fn step(&mut self, step: &StepOptions, grads: &[Option<Vec<T>>], in_stages: bool) {
         let tensors = self.state.iter_mut().zip(&mut self.params).zip(grads);
-        let tensors = tensors.zip(self.counts.iter_mut().zip(&self.ratios));
-        let buffers = tensors.map(|(((state, params), grad), (count, &ratio))| {
+        let tensors = tensors.zip(self.counts.iter_mut().zip(&self.scalars));
+        let buffers = tensors.map(|(((state, params), grad), (count, &scalars))| {
             let gradient = grad.as_deref().map(Elements::new);
             *count += u64::from(gradient.is_some());
             let target = Target::Parameters(params.as_mut_slice().into());
             let mut buffers = TensorBuffers::new(target, gradient, elements_mut(state));
             (buffers.weight_decay, buffers.step_number) = (0.1, *count);
-            buffers.norm_ratio = ratio;
+            buffers.scalars = scalars;
             buffers
         });
         let mut buffers: Vec<_> = buffers.collect();
         let number = 1;
-        self.ratios = match in_stages {
+        self.scalars = match in_stages {
             false => {
                 self.plan.step(step, number, &mut buffers).unwrap();
-                buffers.iter().map(|b| b.norm_ratio).collect()
+                buffers.iter().map(|b| b.scalars).collect()
             }
             true => {
                 let mut stages = self.plan.stages(step, number, &mut buffers).unwrap();
                 while stages.next().unwrap().is_some() {}
-                stages.norm_ratios().collect()
+                stages.scalars().collect()
             }
         };
     }
@@ -163,7 +163,7 @@ fn same_bits<T: Element>(model: &[TensorSpec], number: impl Fn(f64) -> T) {
             for (other, in_stages) in &mut others {
                 other.step(&step, &grads, *in_stages);
                 assert!(first.params == other.params, "{options:?} {step_number}");
-                assert!(first.ratios == other.ratios, "{options:?} {step_number}");
+                assert!(first.scalars == other.scalars, "{options:?} {step_number}");
             }
         }
     }
@@ -213,41 +213,51 @@ fn a_spike_moves_no_farther_than_twice_what_its_own_norms_allow() {
     }
 }
 
+/// Numbers that no step leaves, and what the message says of them.
 #[test]
-fn an_optimizer_refuses_what_it_does_not_keep() {
-    let options = Options {
-        lagged_norms: true,
-        ..Options::default()
+fn scalars_that_no_step_leaves_are_refused() {
+    let ratio = |norm_ratio| Scalars {
+        norm_ratio,
+        ..Scalars::default()
     };
-    let refused = Optimizer::new(options, &model(Dtype::F32));
-    let Err(Error::OutOfRange { argument, .. }) = refused else {
-        panic!("it was created");
+    let corrections = |bias_corrections| Scalars {
+        bias_corrections,
+        ..Scalars::default()
     };
-    assert_eq!(argument, "options.lagged_norms");
-}
-
-#[test]
-fn a_ratio_that_no_step_leaves_is_refused() {
+    let mut cases: Vec<_> = [-1.0, f64::NAN, f64::INFINITY].map(ratio).into();
+    let wrong = [
+        [0.5, 0.0],
+        [0.0, 0.5],
+        [1.5, 0.5],
+        [0.5, -0.5],
+        [f64::NAN, 0.5],
+    ];
+    cases.extend(wrong.map(corrections));
     let options = Options {
         lagged_norms: true,
         ..Options::default()
     };
     let model = model(Dtype::F64);
-    for ratio in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+    for (i, scalars) in cases.into_iter().enumerate() {
         let mut run = Run::<f64>::new(&options, &model);
-        run.ratios[2] = Some(ratio);
-        let tensors = run.state.iter_mut().zip(&mut run.params).zip(&run.ratios);
-        let buffers = tensors.map(|((state, params), &ratio)| {
+        run.scalars[2] = scalars;
+        let tensors = run.state.iter_mut().zip(&mut run.params).zip(&run.scalars);
+        let buffers = tensors.map(|((state, params), &scalars)| {
             let target = Target::Parameters(params.as_mut_slice().into());
             let mut buffers = TensorBuffers::new(target, None, elements_mut(state));
-            buffers.norm_ratio = ratio;
+            buffers.scalars = scalars;
             buffers
         });
         let mut buffers: Vec<_> = buffers.collect();
         let refused = run.plan.step(&StepOptions::default(), 1, &mut buffers);
         let Err(Error::OutOfRange { argument, .. }) = refused else {
-            panic!("{ratio} was taken");
+            panic!("{scalars:?} were taken");
         };
-        assert_eq!(argument, "norm_ratio of tensor \"2\"");
+        let name = if i < 3 {
+            "norm_ratio"
+        } else {
+            "bias_corrections"
+        };
+        assert_eq!(argument, format!("{name} of tensor \"2\""));
     }
 }

@@ -14,6 +14,8 @@ const STEP: StepOptions = StepOptions {
     statistics_weight: 1.0,
     clip_norm: None,
     non_finite: sonew::options::NonFinite::Skip,
+    beta1: None,
+    beta2: None,
 };
 
 /// A matrix with master weights, a vector with them, and one without.

@@ -26,12 +26,24 @@ pub struct TensorBuffers<'a> {
     pub lr_scale: f64,
     /// Decoupled weight decay, finite and not negative.
     pub weight_decay: f64,
-    /// With lagged norms: `|a| / |u|` of the tensor's last step, `None` if there was none.
-    /// A step puts its own here.
-    pub norm_ratio: Option<f64>,
+    /// What the tensor's last step left to this one besides the planes. A step puts its
+    /// own here.
+    pub scalars: Scalars,
     /// The number of the tensor's own step, from 1, if it is not that of the call; 0 if
     /// it is. It differs where the tensor has not taken part in every step.
     pub step_number: u64,
+}
+
+/// The numbers of a tensor's state, besides its planes; zeros before the first step.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Scalars {
+    /// With lagged norms: `|a| / |u|` of the tensor's last step; finite and not negative. 0
+    /// if there was none, or its update was zero: the step then takes its own.
+    pub norm_ratio: f64,
+    /// What momentum and statistics were divided by in the last step, where betas have
+    /// differed from those of the options: 1 minus the product of the betas of all
+    /// steps, in `(0, 1]`. Otherwise zeros: it is `1 - beta^t`.
+    pub bias_corrections: [f64; 2],
 }
 
 /// The state planes of a tensor.
@@ -67,7 +79,7 @@ impl<'a> TensorBuffers<'a> {
             before: ArrayVec::new(),
             lr_scale: 1.0,
             weight_decay: 0.0,
-            norm_ratio: None,
+            scalars: Scalars::default(),
             step_number: 0,
         }
     }

@@ -44,7 +44,7 @@ mod workspace;
 
 pub use access::{Access, Rect, Run};
 pub use apply::Apply;
-pub use buffers::{Memory, Planes, Target, TensorBuffers};
+pub use buffers::{Memory, Planes, Scalars, Target, TensorBuffers};
 pub use dtype::{bf16, f16, Dtype, Element, Elements, ElementsMut};
 pub use factor::{power_of_two, Factor};
 pub use float_mode::FloatMode;

@@ -42,7 +42,7 @@ impl RawBuffer {
     }
 }
 
-/// A buffer that holds one value for each element of a tensor.
+/// A buffer of a tensor, in most cases with one value for each of its elements.
 #[derive(Clone, Copy)]
 pub(crate) struct Buffer<'a> {
     tensor: &'a TensorSpec,
@@ -61,6 +61,16 @@ impl<'a> Buffer<'a> {
         first: *const c_void,
         argument: impl FnOnce() -> String,
     ) -> Result<Self> {
+        Buffer::of_length(tensor, what, (dtype, tensor.len()), first, argument)
+    }
+
+    fn of_length(
+        tensor: &'a TensorSpec,
+        what: &'a str,
+        (dtype, len): (Dtype, usize),
+        first: *const c_void,
+        argument: impl FnOnce() -> String,
+    ) -> Result<Self> {
         not_null(first, || {
             format!("{}, {what} of tensor \"{}\",", argument(), tensor.name)
         })?;
@@ -74,7 +84,7 @@ impl<'a> Buffer<'a> {
                 alignment,
             });
         }
-        let bytes = tensor.len() * dtype.size();
+        let bytes = len * dtype.size();
         if address.checked_add(bytes).is_none() {
             return Err(Error::PastLastAddress {
                 tensor: tensor.name.clone(),
@@ -104,6 +114,22 @@ impl<'a> Buffer<'a> {
         argument: impl FnOnce() -> String,
     ) -> Result<Self> {
         let buffer = Self::read(tensor, what, dtype, first, argument)?;
+        Ok(Buffer {
+            written: true,
+            ..buffer
+        })
+    }
+
+    /// Numbers that the call writes, of which the tensor has so many.
+    pub(super) fn numbers(
+        tensor: &'a TensorSpec,
+        what: &'a str,
+        len: usize,
+        first: *mut f64,
+        argument: impl FnOnce() -> String,
+    ) -> Result<Self> {
+        let kind = (Dtype::F64, len);
+        let buffer = Self::of_length(tensor, what, kind, first.cast(), argument)?;
         Ok(Buffer {
             written: true,
             ..buffer

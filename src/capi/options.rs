@@ -3,7 +3,7 @@
 //! The options that an optimizer is created with. They do not change over its
 //! life.
 
-use super::arguments::{count, flag, named, number, unused};
+use super::arguments::{count, flag, named, number};
 use super::guard::call_always;
 use super::status::sonew_status;
 use super::versioned::{self, Growing, Versioned};
@@ -152,8 +152,12 @@ pub struct sonew_options {
     /// One of sonew_isa: the instruction set that steps use. Results do not
     /// depend on it. Default SONEW_ISA_AUTO.
     pub instruction_set: i32,
-    /// Must be 0.
-    pub reserved: [i32; 1],
+    /// 1: grafting with the norms of the step before: a tensor's update is scaled by
+    /// |a| / |u| of the last step that it took part in, so that a step goes through
+    /// memory once. Its first step, and one after a zero update, takes its own. An
+    /// update that would be more than twice as long as with the norms of its own
+    /// step is brought to these. 0: with those of the step itself. Default 0.
+    pub lagged_norms: i32,
 }
 
 // SAFETY: 8 + 2 * 4 + 7 * 8 + 8 * 4 bytes without padding.
@@ -186,7 +190,7 @@ unsafe impl Versioned for sonew_options {
             graft_bias_correction: options.graft_bias_correction.into(),
             rounding: number(options.rounding, ROUNDINGS),
             instruction_set: number(options.instruction_set, ISAS),
-            reserved: [0],
+            lagged_norms: options.lagged_norms.into(),
         }
     }
 }
@@ -247,7 +251,6 @@ pub(crate) unsafe fn options(pointer: *const sonew_options) -> Result<Options> {
     }
     // SAFETY: the caller's promise.
     let c = unsafe { versioned::read(pointer, "options") }?;
-    unused(&c.reserved, || "options.reserved".to_owned())?;
     let of = |field: &'static str| move || format!("options.{field}");
     Ok(Options {
         band: count(c.band, "options.band")?,
@@ -259,7 +262,7 @@ pub(crate) unsafe fn options(pointer: *const sonew_options) -> Result<Options> {
         damping: named(c.damping, of("damping"), DAMPINGS)?,
         bias_correction: flag(c.bias_correction, "options.bias_correction")?,
         graft: named(c.graft, of("graft"), GRAFTS)?,
-        lagged_norms: false,
+        lagged_norms: flag(c.lagged_norms, "options.lagged_norms")?,
         graft_eps: c.graft_eps,
         graft_bias_correction: flag(c.graft_bias_correction, "options.graft_bias_correction")?,
         weight_decay: c.weight_decay,

@@ -19,8 +19,9 @@ use super::step::{sonew_step_options, step_options};
 use super::tensor::{dtype_number, sonew_tensor, tensors};
 use super::versioned::{self, Growing, Versioned};
 use crate::error::{Error, Result};
-use crate::layout::{check_count, planes, Plane, TensorSpec};
+use crate::layout::{check_count, planes, Plane, Scalars, TensorSpec};
 use crate::memory::{again, list, reserve, try_list, OF_A_STEP, OF_TENSORS};
+use crate::options::StepOptions;
 use crate::step::UnderWay;
 use crate::{Plan, Target, TensorBuffers};
 
@@ -37,7 +38,7 @@ pub(super) struct Owned {
     planes: Vec<Vec<Plane>>,
     c_planes: Vec<Vec<CString>>,
     /// The step in stages that is under way, if one is, and its buffers.
-    pub staged: Option<(UnderWay, Vec<TensorBuffers<'static>>)>,
+    pub staged: Option<(UnderWay, Passed)>,
     pub spare: SpareBuffers,
 }
 
@@ -47,8 +48,8 @@ impl Owned {
         &self,
         mut body: impl FnMut(Buffer<'_>) -> Result<()>,
     ) -> Result<()> {
-        let (_, buffers) = self.staged.as_ref().ok_or(Error::NoStages)?;
-        let tensors = self.tensors.iter().zip(&self.planes).zip(buffers);
+        let (_, passed) = self.staged.as_ref().ok_or(Error::NoStages)?;
+        let tensors = self.tensors.iter().zip(&self.planes).zip(&passed.buffers);
         for ((tensor, planes), buffers) in tensors {
             let target = match buffers.target {
                 Target::Parameters(_) => PARAMETER,
@@ -71,8 +72,8 @@ impl Owned {
 
     /// Notes that no step in stages is under way any more.
     pub(super) fn end_stages(&mut self) {
-        if let Some((_, buffers)) = self.staged.take() {
-            self.spare.keep(buffers);
+        if let Some((_, passed)) = self.staged.take() {
+            self.spare.passed = passed;
         }
     }
 }
@@ -122,11 +123,20 @@ pub struct sonew_buffers {
     /// The number of the tensor's own step, 1 for the first in which it has a
     /// gradient, if that is not the step_number of the call. Default 0: it is.
     pub step_number: u64,
+    /// SONEW_SCALARS numbers of the tensor's state, zero before its first step; each
+    /// step in which it has a gradient updates them. May be NULL unless the plan has
+    /// lagged_norms, or the step betas of its own.
+    pub scalars: *mut f64,
 }
 
-// SAFETY: 10 * 8 bytes without padding.
+/// The numbers of a tensor's state besides its planes: |a| / |u| of its last step, with
+/// lagged_norms; and what momentum and statistics were divided by in it, where betas
+/// have differed from those of the options (otherwise 0).
+pub const SONEW_SCALARS: usize = 3;
+
+// SAFETY: 11 * 8 bytes without padding.
 unsafe impl Growing for sonew_buffers {
-    const SIZES: &'static [usize] = &[72, size_of::<sonew_buffers>()];
+    const SIZES: &'static [usize] = &[72, 80, size_of::<sonew_buffers>()];
 }
 
 // SAFETY: the first field is the size; numbers and raw pointers.
@@ -145,6 +155,7 @@ unsafe impl Versioned for sonew_buffers {
             lr_scale: 1.0,
             weight_decay: 0.0,
             step_number: 0,
+            scalars: std::ptr::null_mut(),
         }
     }
 }
@@ -320,9 +331,12 @@ pub unsafe extern "C" fn sonew_plan_step(
         let step = unsafe { step_options(step) }?;
         // SAFETY: the header asks for buffers as long as they say.
         with(plan, |owned| unsafe {
-            let mut buffers = checked_buffers(owned, buffers, count)?;
-            let stepped = owned.plan.step(&step, step_number, &mut buffers);
-            owned.spare.keep(buffers);
+            let mut passed = checked_buffers(owned, &step, buffers, count)?;
+            let stepped = owned.plan.step(&step, step_number, &mut passed.buffers);
+            if stepped.is_ok() {
+                passed.give_scalars();
+            }
+            owned.spare.passed = passed;
             stepped
         })
     })
@@ -335,24 +349,86 @@ pub unsafe extern "C" fn sonew_plan_step(
 /// step is done.
 pub(super) unsafe fn checked_buffers(
     owned: &mut Owned,
+    step: &StepOptions,
     buffers: *const sonew_buffers,
     count: usize,
-) -> Result<Vec<TensorBuffers<'static>>> {
+) -> Result<Passed> {
     if owned.staged.is_some() {
         return Err(Error::InStages);
     }
     check_count("buffers", count, owned.tensors.len())?;
     not_null(buffers, || "buffers".to_owned())?;
     let (tensors, planes) = (&owned.tensors, &owned.planes);
+    let options = owned.plan.options();
+    let asks = options.lagged_norms || step.betas(options) != [options.beta1, options.beta2];
     // SAFETY: the caller's promise.
-    unsafe { owned.spare.check(buffers, tensors, planes) }
+    unsafe { owned.spare.check(buffers, tensors, planes, asks) }
+}
+
+/// The checked buffers of a step.
+#[derive(Default)]
+pub(super) struct Passed {
+    pub(super) buffers: Vec<TensorBuffers<'static>>,
+    /// Where the caller keeps the scalars of each tensor.
+    scalars: Vec<CallersScalars>,
+}
+
+/// The scalars of a tensor, or null.
+struct CallersScalars(*mut f64);
+
+// SAFETY: the header asks that nobody else uses them until the step is done, whichever
+// thread takes its stages.
+unsafe impl Send for CallersScalars {}
+
+impl CallersScalars {
+    /// # Safety
+    /// They are there, or the pointer is null.
+    unsafe fn read(&self) -> Scalars {
+        let number = |i: usize| match self.0.is_null() {
+            true => 0.0,
+            // SAFETY: the caller's promise; checked to be aligned.
+            false => unsafe { self.0.add(i).read() },
+        };
+        Scalars {
+            norm_ratio: number(0),
+            bias_corrections: [number(1), number(2)],
+        }
+    }
+
+    /// # Safety
+    /// They are there, or the pointer is null.
+    unsafe fn write(&self, scalars: Scalars) {
+        let [momentum, statistics] = scalars.bias_corrections;
+        let numbers: [f64; SONEW_SCALARS] = [scalars.norm_ratio, momentum, statistics];
+        for (i, number) in numbers
+            .into_iter()
+            .enumerate()
+            .filter(|_| !self.0.is_null())
+        {
+            // SAFETY: as above.
+            unsafe { self.0.add(i).write(number) };
+        }
+    }
+}
+
+impl Passed {
+    /// Hands over what a step that is done has left to the next.
+    ///
+    /// # Safety
+    /// The pointers that were passed are still valid.
+    pub(super) unsafe fn give_scalars(&self) {
+        for (place, buffers) in self.scalars.iter().zip(&self.buffers) {
+            // SAFETY: the caller's promise.
+            unsafe { place.write(buffers.scalars) };
+        }
+    }
 }
 
 /// Lists that are empty between steps and keep their allocations, so that a step
 /// allocates nothing.
 #[derive(Default)]
 pub(super) struct SpareBuffers {
-    buffers: Vec<TensorBuffers<'static>>,
+    passed: Passed,
     all: Vec<Buffer<'static>>,
 }
 
@@ -367,13 +443,20 @@ impl SpareBuffers {
         first: *const sonew_buffers,
         tensors: &[TensorSpec],
         planes: &[Vec<Plane>],
-    ) -> Result<Vec<TensorBuffers<'static>>> {
-        let mut buffers = take(&mut self.buffers);
+        asks_for_scalars: bool,
+    ) -> Result<Passed> {
+        let Passed {
+            buffers,
+            mut scalars,
+        } = take(&mut self.passed);
+        let mut buffers = again(buffers);
+        scalars.clear();
         let mut all = again(take(&mut self.all));
         let what = || OF_A_STEP.to_owned();
-        let most = planes.iter().map(|planes| 2 + planes.len()).sum();
+        let most = planes.iter().map(|planes| 3 + planes.len()).sum();
         reserve(&mut all, most, what)?;
         reserve(&mut buffers, tensors.len(), what)?;
+        reserve(&mut scalars, tensors.len(), what)?;
         // SAFETY: the caller's promise, for the first entry.
         let stride = unsafe { struct_size(first) };
         for (i, (tensor, planes)) in tensors.iter().zip(planes).enumerate() {
@@ -381,17 +464,27 @@ impl SpareBuffers {
             // been checked to be `stride` bytes apart.
             unsafe {
                 let entry = entry(first, i, stride)?;
-                buffers.push(check(i, &entry, tensor, planes, &mut all)?);
+                let mut checked = check(i, &entry, tensor, planes, &mut all)?;
+                let place = entry.scalars;
+                if asks_for_scalars || !place.is_null() {
+                    let name = || format!("buffers[{i}].scalars");
+                    all.push(Buffer::numbers(
+                        tensor,
+                        SCALARS,
+                        SONEW_SCALARS,
+                        place,
+                        name,
+                    )?);
+                }
+                let place = CallersScalars(place);
+                checked.scalars = place.read();
+                buffers.push(checked);
+                scalars.push(place);
             }
         }
         none_overlap(&mut all)?;
         self.all = again(all);
-        Ok(buffers)
-    }
-
-    /// Keeps the allocation of a list that is not needed any more.
-    pub(super) fn keep(&mut self, buffers: Vec<TensorBuffers<'static>>) {
-        self.buffers = again(buffers);
+        Ok(Passed { buffers, scalars })
     }
 }
 
@@ -494,6 +587,7 @@ unsafe fn check<'a>(
 const PARAMETER: &str = "the parameter";
 const DIRECTION: &str = "the direction";
 const GRADIENT: &str = "the gradient";
+const SCALARS: &str = "the scalars";
 
 /// The parameters or the direction: the buffer that a step writes besides the
 /// state planes.

@@ -252,9 +252,9 @@ pub unsafe extern "C" fn sonew_plan_stages_begin(
         let step = unsafe { step_options(step) }?;
         // SAFETY: the header asks for buffers as long as they say.
         plan::with(plan, |owned| unsafe {
-            let buffers = plan::checked_buffers(owned, buffers, count)?;
-            let begun = owned.plan.begin(&step, step_number, &buffers)?;
-            owned.staged = Some((begun, buffers));
+            let passed = plan::checked_buffers(owned, &step, buffers, count)?;
+            let begun = owned.plan.begin(&step, step_number, &passed.buffers)?;
+            owned.staged = Some((begun, passed));
             Ok(())
         })
     })
@@ -278,13 +278,17 @@ pub unsafe extern "C" fn sonew_plan_stages_next(
             let numbers = unsafe { Numbers::new(numbers, count, tensors) }?;
             outputs.apart()?;
             owned.for_each_staged(|buffer| outputs.apart_from(&buffer))?;
-            let (under_way, buffers) = owned.staged.as_mut().ok_or(Error::NoStages)?;
+            let (under_way, passed) = owned.staged.as_mut().ok_or(Error::NoStages)?;
             if under_way.has_begun() {
                 numbers.take(under_way.numbers());
             }
             // The buffers were checked when the step began, and the header forbids any
             // other use of them before it is done.
-            let reached = owned.plan.advance(under_way, buffers);
+            let reached = owned.plan.advance(under_way, &mut passed.buffers);
+            if let Ok(None) = reached {
+                // SAFETY: as said.
+                unsafe { passed.give_scalars() };
+            }
             match reached {
                 Ok(Some(_)) => numbers.give(under_way.numbers()),
                 Ok(None) | Err(Error::NonFiniteGradient { .. }) => owned.end_stages(),

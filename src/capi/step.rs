@@ -51,13 +51,19 @@ pub struct sonew_step_options {
     /// reads every gradient first, and refuses those that are not finite
     /// whatever non_finite says. Default 0.
     pub clip_norm: f64,
+    /// The decay rate of the momentum in this step, at least 0 and less than 1, for
+    /// schedules; -1 for that of the options. Bias correction follows the product of
+    /// the betas of all steps. Default -1.
+    pub beta1: f64,
+    /// The same in place of the options' beta2. Default -1.
+    pub beta2: f64,
     /// One of sonew_non_finite. Default SONEW_SKIP.
     pub non_finite: i32,
     /// Must be 0.
     pub reserved: [i32; 1],
 }
 
-// SAFETY: 5 * 8 + 2 * 4 bytes without padding.
+// SAFETY: 7 * 8 + 2 * 4 bytes without padding.
 unsafe impl Growing for sonew_step_options {
     const SIZES: &'static [usize] = &[size_of::<sonew_step_options>()];
 }
@@ -74,11 +80,16 @@ unsafe impl Versioned for sonew_step_options {
             grad_scale: step.grad_scale,
             statistics_weight: step.statistics_weight,
             clip_norm: step.clip_norm.unwrap_or(0.0),
+            beta1: step.beta1.unwrap_or(OF_OPTIONS),
+            beta2: step.beta2.unwrap_or(OF_OPTIONS),
             non_finite: super::arguments::number(step.non_finite, NON_FINITE),
             reserved: [0],
         }
     }
 }
+
+/// Stands for a beta of the options.
+const OF_OPTIONS: f64 = -1.0;
 
 const NON_FINITE: &[(i32, NonFinite)] = &[
     (sonew_non_finite::SONEW_SKIP as i32, NonFinite::Skip),
@@ -104,6 +115,8 @@ pub(crate) unsafe fn step_options(pointer: *const sonew_step_options) -> Result<
         grad_scale: c.grad_scale,
         statistics_weight: c.statistics_weight,
         clip_norm: (c.clip_norm != 0.0).then_some(c.clip_norm),
+        beta1: (c.beta1 != OF_OPTIONS).then_some(c.beta1),
+        beta2: (c.beta2 != OF_OPTIONS).then_some(c.beta2),
         non_finite: named(c.non_finite, || "step.non_finite".to_owned(), NON_FINITE)?,
     })
 }

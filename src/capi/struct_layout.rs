@@ -54,13 +54,14 @@ static STRUCTS: &[Struct] = &[
     layout!(sonew_options {
         struct_size, band, threads, beta1, beta2, eps, gamma, graft_eps, weight_decay, seed,
         statistics, damping, graft, bias_correction, graft_bias_correction, rounding,
-        instruction_set, reserved,
+        instruction_set, lagged_norms,
     }),
     layout!(sonew_tensor {
         name, ndim, dims, chains, update, dtype, grad_dtype, state_dtype, master, reserved,
     }),
     layout!(sonew_step_options {
-        struct_size, lr, grad_scale, statistics_weight, clip_norm, non_finite, reserved,
+        struct_size, lr, grad_scale, statistics_weight, clip_norm, beta1, beta2, non_finite,
+        reserved,
     }),
     layout!(sonew_rename { from, to }),
     layout!(sonew_load_options {
@@ -69,7 +70,7 @@ static STRUCTS: &[Struct] = &[
     layout!(sonew_view { data, len, tensor, plane, ndim, dims, dtype, reserved, step_count }),
     layout!(sonew_buffers {
         struct_size, params, direction, grad, planes, plane_count, len, lr_scale, weight_decay,
-        step_number,
+        step_number, scalars,
     }),
 ];
 

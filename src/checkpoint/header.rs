@@ -213,8 +213,12 @@ pub(super) fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<Decoded<'a>> {
         arrays += 1;
         parameters |= is_parameter(&name);
         recorded |= name == record::COMMIT;
-        if name == record::SETTINGS_NAME && entry.shape.get(1) == Some(&record::UNCOUNTED) {
-            settings_words = record::UNCOUNTED;
+        if name == record::SETTINGS_NAME {
+            let words = entry.shape.get(1);
+            let older = record::OLDER_WORDS
+                .iter()
+                .find(|&older| words == Some(older));
+            settings_words = older.copied().unwrap_or(settings_words);
         }
         entries.array(&name, &entry.dtype, &entry.shape);
         Ok(())

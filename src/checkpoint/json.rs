@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::SavedTensor;
 use crate::dtype::Dtype;
-use crate::layout::{Chains, TensorSpec, Update, MAX_DIMS};
+use crate::layout::{Chains, Scalars, TensorSpec, Update, MAX_DIMS};
 use crate::options::{Damping, Graft, InstructionSet, Options, Rounding, Statistics};
 
 const METADATA: &str = "__metadata__";
@@ -458,6 +458,19 @@ pub(super) struct TensorMirror {
     master: Master,
     /// Missing in files from before tensors had one: it is the optimizer's.
     step_count: Option<u64>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    norm_ratio: f64,
+    #[serde(default, skip_serializing_if = "are_zero")]
+    bias_corrections: [f64; 2],
+}
+
+/// What no step has set is left out, too.
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
+}
+
+fn are_zero(numbers: &[f64; 2]) -> bool {
+    *numbers == [0.0; 2]
 }
 
 /// The variants of [`Dtype`] under the names that safetensors files use.
@@ -514,6 +527,8 @@ impl From<&SavedTensor> for TensorMirror {
                 (true, true) => Master::Set,
             },
             step_count: Some(tensor.step_count),
+            norm_ratio: tensor.scalars.norm_ratio,
+            bias_corrections: tensor.scalars.bias_corrections,
         }
     }
 }
@@ -537,6 +552,10 @@ impl TensorMirror {
             master_set: matches!(self.master, Master::Set),
             master_reset: false,
             step_count: self.step_count.unwrap_or(step),
+            scalars: Scalars {
+                norm_ratio: self.norm_ratio,
+                bias_corrections: self.bias_corrections,
+            },
         }
     }
 }

@@ -41,7 +41,7 @@ pub(crate) use files::{machine, test_double};
 
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::layout::{self, Plane, TensorSpec};
+use crate::layout::{self, check_scalars, Plane, Scalars, TensorSpec};
 use crate::options::{not_negative, Options};
 
 pub(crate) use live::{Copies, Live};
@@ -119,6 +119,8 @@ pub struct SavedTensor {
     pub master_reset: bool,
     /// The steps that it took part in.
     pub step_count: u64,
+    /// What its last step left to the next, besides the planes.
+    pub scalars: Scalars,
 }
 
 /// What a live file stores of a tensor besides its planes.
@@ -128,6 +130,7 @@ pub(crate) struct Settings {
     pub(crate) weight_decay: f64,
     pub(crate) master: Master,
     pub(crate) step_count: u64,
+    pub(crate) scalars: Scalars,
 }
 
 /// What a tensor's plane of master weights holds.
@@ -165,6 +168,7 @@ impl Header {
             spec,
             lr_scale,
             weight_decay,
+            scalars,
             ..
         } in &self.tensors
         {
@@ -173,6 +177,7 @@ impl Header {
                 format_args!("weight_decay of \"{}\"", spec.name),
                 *weight_decay,
             )?;
+            check_scalars(spec, scalars)?;
         }
         Ok(())
     }

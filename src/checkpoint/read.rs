@@ -280,7 +280,7 @@ impl Checkpoint {
     }
 
     /// Maps a live file to work on it. Returns its planes, too. A file that has no room
-    /// for step counts of tensors, as that of format 3, is replaced by one that has.
+    /// for all numbers of tensors, as that of format 3, is replaced by one that has.
     pub(crate) fn into_live(self) -> Result<(Live, Copies)> {
         let live = self.arrays.live.as_ref();
         if live.is_some_and(|live| live.settings_words != SETTINGS_WORDS) {
@@ -327,6 +327,7 @@ impl Checkpoint {
                 _ => Master::Empty,
             },
             step_count: tensor.step_count,
+            scalars: tensor.scalars,
         });
         let settings: Vec<_> = settings.collect();
         // Only the settings say that they were discarded.
@@ -455,6 +456,7 @@ impl Checkpoint {
             saved.lr_scale = settings.lr_scale;
             saved.weight_decay = settings.weight_decay;
             saved.step_count = settings.step_count;
+            saved.scalars = settings.scalars;
             saved.master_set = settings.master == Master::Set;
             // In format 3 the same number says that they are incomplete.
             saved.master_reset = settings.master == Master::Reset && format != LIVE_FORMAT;

@@ -4,6 +4,7 @@
 use super::files::{Boot, Identity};
 use super::{Master, Settings, LIVE_FORMAT, WORD};
 use crate::error::Result;
+use crate::layout::Scalars;
 use crate::memory::{list, OF_FILES};
 
 /// The name of the array that says which copy is current.
@@ -89,10 +90,11 @@ pub(super) const SEAL: usize = 2;
 const HEAD: usize = 4;
 
 /// Number of words of a tensor's settings: learning-rate scale, weight decay,
-/// [`Master`], step count.
-pub(super) const SETTINGS_WORDS: usize = 4;
-/// In files from before tensors had step counts: all are that of the file.
-pub(super) const UNCOUNTED: usize = 3;
+/// [`Master`], step count, norm ratio, bias corrections.
+pub(super) const SETTINGS_WORDS: usize = 7;
+/// Those of older files: without step counts of tensors, all of which are that of the
+/// file; and without what follows, which is zero.
+pub(super) const OLDER_WORDS: [usize; 2] = [3, 4];
 
 /// Number of bits of a commit word for step and copy; the others are a checksum
 /// of them.
@@ -239,13 +241,18 @@ pub(super) fn settings_words(settings: Settings) -> [u64; SETTINGS_WORDS] {
         weight_decay,
         master,
         step_count,
+        scalars,
     } = settings;
+    let [momentum, statistics] = scalars.bias_corrections;
     // It is below 2^47, which float64 represents.
     let numbers = [
         lr_scale,
         weight_decay,
         f64::from(master as u8),
         step_count as f64,
+        scalars.norm_ratio,
+        momentum,
+        statistics,
     ];
     numbers.map(f64::to_bits)
 }
@@ -255,7 +262,8 @@ pub(super) fn settings(words: &[u64], step: u64) -> Option<Settings> {
     let number = |i: usize| words.get(i).copied().map(f64::from_bits);
     let known = [Master::Empty, Master::Set, Master::Reset];
     let master = number(2)?;
-    let count = number(SETTINGS_WORDS - 1);
+    let count = number(3);
+    let scalar = |i: usize| number(i).unwrap_or(0.0);
     Some(Settings {
         lr_scale: number(0)?,
         weight_decay: number(1)?,
@@ -263,6 +271,10 @@ pub(super) fn settings(words: &[u64], step: u64) -> Option<Settings> {
             .into_iter()
             .find(|&known| f64::from(known as u8) == master)?,
         step_count: count.map_or(Some(step), whole_number)?,
+        scalars: Scalars {
+            norm_ratio: scalar(4),
+            bias_corrections: [scalar(5), scalar(6)],
+        },
     })
 }
 

@@ -4,7 +4,7 @@ use super::header::{self, Contents, LENGTH_BYTES, MAX_LENGTH};
 use super::write::{lay_out, FileLayout};
 use super::{Array, Header, SavedTensor, PARAMETER};
 use crate::error::{Error, Result};
-use crate::layout::{planes, TensorSpec};
+use crate::layout::{planes, Scalars, TensorSpec};
 use crate::options::Options;
 
 /// Refuses tensors whose header would be longer than readers of safetensors accept,
@@ -60,6 +60,10 @@ fn contents(options: &Options, tensors: &[TensorSpec], layout: FileLayout) -> Co
         master_reset: false,
         // It will have more digits than at first.
         step_count: u64::MAX,
+        scalars: Scalars {
+            norm_ratio: f64::MIN_POSITIVE,
+            bias_corrections: [f64::MIN_POSITIVE; 2],
+        },
     };
     let header = Header {
         options: options.clone(),

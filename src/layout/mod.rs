@@ -8,4 +8,5 @@ mod tensor;
 pub(crate) use grid::Grid;
 pub use tensor::{planes, Chains, Plane, TensorSpec, Update, MAX_DIMS};
 
-pub(crate) use tensor::{check_count, validate, DIAGONAL, MASTER};
+pub use sonew_kernel::Scalars;
+pub(crate) use tensor::{check_count, check_scalars, validate, DIAGONAL, MASTER};

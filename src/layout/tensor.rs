@@ -5,8 +5,10 @@ use std::collections::HashSet;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::memory::OF_TENSORS;
-use crate::options::{Graft, Options};
+use crate::options::{in_range, Graft, Options};
 use crate::reserve::without;
+
+use super::Scalars;
 
 /// The largest number of dimensions of a tensor.
 pub const MAX_DIMS: usize = 8;
@@ -260,6 +262,28 @@ fn validate_dims(tensor: &TensorSpec) -> Result<()> {
                 tensor: name(),
                 dims: tensor.dims.clone(),
             })?;
+    }
+    Ok(())
+}
+/// Refuses numbers that no step leaves.
+pub(crate) fn check_scalars(tensor: &TensorSpec, scalars: &Scalars) -> Result<()> {
+    let &Scalars {
+        norm_ratio,
+        bias_corrections,
+    } = scalars;
+    let argument = format_args!("norm_ratio of tensor \"{}\"", tensor.name);
+    let is_ratio = norm_ratio >= 0.0 && norm_ratio.is_finite();
+    in_range(argument, norm_ratio, is_ratio, "finite and not negative")?;
+    let is_none = bias_corrections == [0.0; 2];
+    for correction in bias_corrections {
+        let argument = format_args!("bias_corrections of tensor \"{}\"", tensor.name);
+        let is_one = correction > 0.0 && correction <= 1.0;
+        in_range(
+            argument,
+            correction,
+            is_none || is_one,
+            "both 0, or in (0, 1]",
+        )?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use super::Optimizer;
 use crate::checkpoint::Master;
 use crate::dtype::Elements;
 use crate::error::{Error, Result};
-use crate::layout::{TensorSpec, MASTER};
+use crate::layout::{Scalars, TensorSpec, MASTER};
 use crate::step::fits;
 
 impl Optimizer {
@@ -54,6 +54,7 @@ impl Optimizer {
                 own.copy_from_slice(elements.bytes());
             }
             state.step_count = step_count;
+            state.scalars = Scalars::default();
             state.master = match state.planes.iter().any(|plane| plane.name == MASTER) {
                 true => Master::Set,
                 false => Master::Empty,

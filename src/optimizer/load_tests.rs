@@ -2,7 +2,7 @@
 //! options allow.
 
 use super::*;
-use crate::layout::{Chains, Update};
+use crate::layout::{Chains, Scalars, Update};
 use crate::options::{Damping, Graft, InstructionSet, Rounding, Statistics};
 
 fn specs(names: &[&str]) -> Vec<TensorSpec> {
@@ -18,6 +18,7 @@ fn header(options: &Options, tensors: &[TensorSpec]) -> Header {
         master_set: spec.master,
         master_reset: false,
         step_count: 2,
+        scalars: Scalars::default(),
     };
     Header {
         options: options.clone(),

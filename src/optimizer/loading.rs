@@ -116,6 +116,7 @@ impl Optimizer {
             if let Some(saved) = loaded.saved {
                 let saved = &header.tensors[saved];
                 state.step_count = saved.step_count;
+                state.scalars = saved.scalars;
                 if !load.override_options {
                     state.lr_scale = saved.lr_scale;
                     state.weight_decay = saved.weight_decay;
@@ -175,6 +176,7 @@ impl Optimizer {
             state.lr_scale = saved.lr_scale;
             state.weight_decay = saved.weight_decay;
             state.step_count = saved.step_count;
+            state.scalars = saved.scalars;
             state.master = match (saved.master_set, saved.master_reset) {
                 (true, _) => Master::Set,
                 // The parameters are those of the last step again.

@@ -76,13 +76,6 @@ impl Optimizer {
     /// ([`Error::OutOfMemory`]).
     pub fn new(options: Options, tensors: &[TensorSpec]) -> Result<Self> {
         options.validate()?;
-        if options.lagged_norms {
-            return Err(Error::OutOfRange {
-                argument: "options.lagged_norms".to_owned(),
-                value: 1.0,
-                allowed: "0 for an optimizer, which does not keep the norms yet",
-            });
-        }
         layout::validate(tensors)?;
         check_size(&options, tensors)?;
         // The state is allocated before the plan: for tensors of an absurd size
@@ -202,9 +195,11 @@ impl Optimizer {
 
     /// Makes a step, which has been taken entirely, the last one.
     fn complete(&mut self, number: u64) {
-        for state in &mut self.state {
-            let steps = u64::from(state.takes_part);
-            state.step_count = state.step_count.saturating_add(steps);
+        for (state, scalars) in self.state.iter_mut().zip(self.plan.scalars()) {
+            if state.takes_part {
+                state.step_count = state.step_count.saturating_add(1);
+                state.scalars = scalars;
+            }
         }
         self.commit_live_step(number);
         self.step_count = number;
@@ -293,7 +288,8 @@ impl Optimizer {
 
     /// Changes the count of the steps that a tensor took part in: for state that was
     /// set with one count for all by [`set_state`](Optimizer::set_state), and for
-    /// tensors whose planes begin anew.
+    /// tensors whose planes begin anew. Bias correction is then that of so many steps
+    /// with the betas of the options.
     ///
     /// # Errors
     /// [`Error::UnknownTensor`]; [`Error::OutOfRange`] for 2^47 or more,
@@ -306,6 +302,7 @@ impl Optimizer {
         }
         self.begin_live()?;
         self.state[tensor].step_count = count;
+        self.state[tensor].scalars.bias_corrections = [0.0; 2];
         self.set_live(tensor, self.state[tensor].settings());
         Ok(())
     }

@@ -82,6 +82,7 @@ impl Optimizer {
                 master_set: state.master == Master::Set,
                 master_reset: false,
                 step_count: state.step_count,
+                scalars: state.scalars,
             });
             let mut push = |plane, dtype, bytes| {
                 arrays.push(Array {

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use crate::checkpoint::{Master, Part, Settings};
 use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::{Error, Result};
-use crate::layout::{planes, Plane, TensorSpec, MASTER};
+use crate::layout::{planes, Plane, Scalars, TensorSpec, MASTER};
 use crate::memory::{try_list, AlignedBytes, OF_TENSORS};
 use crate::options::Options;
 use crate::step::TensorBuffers;
@@ -58,6 +58,8 @@ pub(super) struct TensorState {
     pub weight_decay: f64,
     /// The steps that the tensor took part in, for its bias correction.
     pub step_count: u64,
+    /// What its last step left to the next, besides the planes.
+    pub scalars: Scalars,
     /// Whether the tensor takes part in the step under way, or took part in the last.
     pub takes_part: bool,
 }
@@ -81,6 +83,7 @@ impl TensorState {
             lr_scale: 1.0,
             weight_decay: options.weight_decay,
             step_count: 0,
+            scalars: Scalars::default(),
             takes_part: false,
         })
     }
@@ -127,6 +130,7 @@ impl TensorState {
                 false => self.master,
             },
             step_count: self.step_count,
+            scalars: self.scalars,
         }
     }
 
@@ -152,6 +156,7 @@ impl TensorState {
         }
         (buffers.lr_scale, buffers.weight_decay) = (self.lr_scale, self.weight_decay);
         buffers.step_number = self.step_count.saturating_add(1);
+        buffers.scalars = self.scalars;
     }
 
     /// Copies the state to the other copy, unless it is known to be equal.

@@ -4,8 +4,8 @@ use sonew_kernel::{Target, TensorBuffers};
 
 use crate::dtype::{Dtype, Elements};
 use crate::error::{Error, Result};
-use crate::layout::{Plane, TensorSpec};
-use crate::options::{in_range, not_negative};
+use crate::layout::{check_scalars, Plane, TensorSpec};
+use crate::options::not_negative;
 
 /// Refuses a buffer that has not the tensor's length, or not this type.
 pub(crate) fn fits(
@@ -63,11 +63,7 @@ pub(super) fn check(
         |what, value| not_negative(format_args!("{what} of tensor \"{}\"", tensor.name), value);
     not_negative("lr_scale", buffers.lr_scale)?;
     not_negative("weight_decay", buffers.weight_decay)?;
-    if let Some(ratio) = buffers.norm_ratio {
-        let argument = format_args!("norm_ratio of tensor \"{}\"", tensor.name);
-        let is_positive = ratio > 0.0 && ratio.is_finite();
-        in_range(argument, ratio, is_positive, "finite and positive")?;
-    }
+    check_scalars(tensor, &buffers.scalars)?;
     let rate = lr * buffers.lr_scale;
     not_negative("lr times lr_scale", rate)?;
     let decay = rate * buffers.weight_decay;

@@ -19,20 +19,44 @@ pub(super) struct Corrections {
 }
 
 impl Corrections {
+    /// Of a step of this number, all of them with the betas of the options.
     pub(super) fn new(options: &Options, number: u64) -> Self {
+        let one_minus = |beta| 1.0 - power(beta, number);
+        Corrections::of(options, [options.beta1, options.beta2].map(one_minus))
+    }
+
+    /// Of what momentum and statistics are divided by where they are corrected.
+    pub(super) fn of(options: &Options, [momentum, statistics]: [f64; 2]) -> Self {
         let averaged = options.statistics == Statistics::MovingAverage;
-        let correction = |beta, holds| {
-            if holds {
-                1.0 / (1.0 - power(beta, number))
-            } else {
-                1.0
-            }
-        };
+        let correction = |divisor: f64, holds| if holds { 1.0 / divisor } else { 1.0 };
         Corrections {
-            momentum: correction(options.beta1, options.bias_correction),
-            statistics: correction(options.beta2, options.bias_correction && averaged),
+            momentum: correction(momentum, options.bias_correction),
+            statistics: correction(statistics, options.bias_correction && averaged),
         }
     }
+}
+
+/// What momentum and statistics are divided by in a tensor's step of this number, if
+/// that follows products of betas; zeros if it follows from the number alone. `before`
+/// is the same of the step before.
+pub(super) fn bias_corrections(
+    options: &Options,
+    step: &StepOptions,
+    before: [f64; 2],
+    number: u64,
+) -> [f64; 2] {
+    let (all, own) = ([options.beta1, options.beta2], step.betas(options));
+    if !options.bias_correction || before == [0.0; 2] && own == all {
+        return [0.0; 2];
+    }
+    std::array::from_fn(|i| {
+        let before = match before[i] {
+            0.0 => 1.0 - power(all[i], number - 1),
+            before => before,
+        };
+        // It is the weight of all gradients in the exponential moving average.
+        (own[i] * before + (1.0 - own[i])).min(1.0)
+    })
 }
 
 /// The numbers of a step of one tensor.
@@ -62,17 +86,18 @@ impl Factors<'_> {
             keep: beta,
             weight: 1.0 - beta,
         };
+        let [beta1, beta2] = self.step.betas(self.options);
         let rms = graft == Graft::NormalizedRmsprop;
         TakeIn {
-            momentum: average(self.options.beta1),
+            momentum: average(beta1),
             statistics: match self.options.statistics {
-                Statistics::MovingAverage => average(self.options.beta2),
+                Statistics::MovingAverage => average(beta2),
                 Statistics::WeightedSum => Average {
                     keep: 1.0,
                     weight: self.step.statistics_weight,
                 },
             },
-            rms: rms.then(|| average(self.options.beta2)),
+            rms: rms.then(|| average(beta2)),
             normalize,
             reference: self.reference(graft),
             denominator,

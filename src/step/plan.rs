@@ -14,7 +14,7 @@ use super::sums::Sums;
 use super::tensor::Tensor;
 use crate::dtype::Elements;
 use crate::error::{Error, Result};
-use crate::layout::{check_count, validate, TensorSpec};
+use crate::layout::{check_count, validate, Scalars, TensorSpec};
 use crate::memory::{again, list, reserve, try_list, AlignedBytes, OF_A_STEP, OF_TENSORS};
 use crate::options::{Options, Rounding, StepOptions};
 use crate::parallel::{Pool, Team, Tiles};
@@ -198,12 +198,15 @@ impl Plan {
     /// Hands over what a step leaves to its caller, and its lists to the next.
     pub(super) fn finish(&mut self, progress: &mut Progress, buffers: &mut [TensorBuffers<'_>]) {
         self.gradient_norm = progress.gradient_norm;
-        if self.options.lagged_norms {
-            for (buffers, known) in buffers.iter_mut().zip(&progress.known) {
-                buffers.norm_ratio = known.next_ratio;
-            }
+        for (buffers, known) in buffers.iter_mut().zip(&progress.known) {
+            buffers.scalars = known.scalars;
         }
         progress.give_back(&mut self.lists);
+    }
+
+    /// What the last step left to each tensor's next one, besides the planes.
+    pub(crate) fn scalars(&self) -> impl Iterator<Item = Scalars> + '_ {
+        self.lists.known.iter().map(|known| known.scalars)
     }
 
     /// The same step in stages, for callers who reduce norms over several

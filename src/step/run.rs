@@ -157,8 +157,11 @@ impl<'a> Run<'a> {
             true => (reference / direction).sqrt(),
             false => Wide::ZERO,
         };
-        let is_positive = |ratio: &f64| *ratio > 0.0 && ratio.is_finite();
-        known.next_ratio = Some(known.ratio.to_f64()).filter(is_positive);
+        if self.options.lagged_norms {
+            // Beyond float64 there is none.
+            let ratio = Some(known.ratio.to_f64()).filter(|ratio| ratio.is_finite());
+            known.scalars.norm_ratio = ratio.unwrap_or(0.0);
+        }
         if let Some(lagged) = known.lagged.filter(|_| direction.is_positive()) {
             known.is_too_long = (lagged / known.ratio).to_f64() > TOO_LONG;
         }

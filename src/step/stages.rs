@@ -3,9 +3,9 @@
 use std::iter::repeat_n;
 use std::mem::take;
 
-use sonew_kernel::{FloatMode, TensorBuffers};
+use sonew_kernel::{FloatMode, Scalars, TensorBuffers};
 
-use super::factors::{Corrections, Factors};
+use super::factors::{bias_corrections, Corrections, Factors};
 use super::plan::Plan;
 use super::range::Wide;
 use super::run::{Lists, Run};
@@ -55,8 +55,8 @@ pub(super) struct Known {
     pub(super) lagged: Option<Wide>,
     /// That made the update too long.
     pub(super) is_too_long: bool,
-    /// The ratio for the next step.
-    pub(super) next_ratio: Option<f64>,
+    /// What the step leaves to the next.
+    pub(super) scalars: Scalars,
     /// The sum of squares of the stage that was reached: what its number stands for,
     /// where float64 does not hold that.
     pub(super) squares: Wide,
@@ -110,18 +110,29 @@ impl Progress {
         let mut last = corrections(number);
         let known = buffers.iter().map(|buffers| {
             let own = buffers.number(number);
-            if own != last.0 {
-                last = corrections(own);
+            let mut scalars = buffers.scalars;
+            if buffers.gradient.is_some() {
+                let before = scalars.bias_corrections;
+                scalars.bias_corrections = bias_corrections(options, step, before, own);
             }
-            let lagged = buffers.norm_ratio.filter(|_| options.lagged_norms);
+            let corrections = match scalars.bias_corrections {
+                [0.0, 0.0] => {
+                    if own != last.0 {
+                        last = corrections(own);
+                    }
+                    last.1
+                }
+                divisors => Corrections::of(options, divisors),
+            };
+            let lagged = Some(scalars.norm_ratio).filter(|&r| options.lagged_norms && r > 0.0);
             Known {
-                corrections: last.1,
+                corrections,
                 gradient_norm: Wide::ZERO,
                 l1: 0.0,
                 ratio: Wide::from(lagged.unwrap_or(1.0)),
                 lagged: lagged.map(Wide::from),
                 is_too_long: false,
-                next_ratio: lagged,
+                scalars,
                 squares: Wide::ZERO,
                 lift: 0,
             }
@@ -282,10 +293,10 @@ impl<'a> Stages<'a> {
         self.run.advance(&mut self.progress)
     }
 
-    /// With lagged norms, what each tensor's next step takes for
-    /// [`TensorBuffers::norm_ratio`]; known when all is done.
-    pub fn norm_ratios(&self) -> impl ExactSizeIterator<Item = Option<f64>> + '_ {
-        self.progress.known.iter().map(|known| known.next_ratio)
+    /// What each tensor's next step takes for [`TensorBuffers::scalars`]; known when all
+    /// is done.
+    pub fn scalars(&self) -> impl ExactSizeIterator<Item = Scalars> + '_ {
+        self.progress.known.iter().map(|known| known.scalars)
     }
 
     /// The norm of all gradients together, before clipping; `None` where the

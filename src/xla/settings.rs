@@ -99,7 +99,7 @@ impl<'a> Settings<'a> {
                 graft_bias_correction: frame.int("graft_bias_correction")?,
                 rounding: frame.int("rounding")?,
                 instruction_set: frame.int("instruction_set")?,
-                reserved: [0],
+                lagged_norms: 0,
             },
             non_finite: frame.int("non_finite")?,
             direction: frame.flag("direction")?,
@@ -142,6 +142,8 @@ impl<'a> Settings<'a> {
             grad_scale,
             statistics_weight,
             clip_norm,
+            beta1: -1.0,
+            beta2: -1.0,
             non_finite: self.non_finite,
             reserved: [0],
         };

@@ -46,6 +46,7 @@ impl Problem {
             damping: Damping::Absolute,
             bias_correction: rng.random(),
             graft: Graft::None,
+            lagged_norms: rng.random_bool(0.3),
             graft_eps: *[1e-8, 0.1].choose(&mut rng).unwrap(),
             graft_bias_correction: rng.random(),
             weight_decay: *[0.0, 0.3].choose(&mut rng).unwrap(),
@@ -176,6 +177,8 @@ impl Problem {
                 true => NonFinite::Skip,
                 false => NonFinite::Unchecked,
             },
+            beta1: rng.random_bool(0.1).then_some(0.7),
+            beta2: rng.random_bool(0.1).then_some(0.8),
             ..StepOptions::default()
         };
         let scale = (self.sigma / grad_scale) as f32;

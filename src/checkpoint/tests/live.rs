@@ -26,6 +26,7 @@ fn create(path: &Path) -> Result<(Live, Copies)> {
         weight_decay: tensor.weight_decay,
         master: Master::Empty,
         step_count: tensor.step_count,
+        scalars: tensor.scalars,
     });
     let settings: Vec<_> = settings.collect();
     let arrays: Vec<_> = sample.arrays().collect();
@@ -48,6 +49,10 @@ impl LiveWritten {
                 weight_decay: 0.5,
                 master: [Master::Empty, Master::Set][tensor],
                 step_count: step - tensor as u64,
+                scalars: Scalars {
+                    norm_ratio: step as f64 / 3.0,
+                    bias_corrections: [0.5, 0.25],
+                },
             };
             live.commit(step, (0..2).map(settings));
             copies.swap(0, 1);

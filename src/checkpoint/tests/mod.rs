@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::error::Error;
-use crate::layout::{Chains, Update};
+use crate::layout::{Chains, Scalars, Update};
 
 /// A header, and an array of numbers for each that the file must have.
 #[derive(Clone)]
@@ -87,6 +87,7 @@ fn saved(spec: TensorSpec) -> SavedTensor {
         master_set: false,
         master_reset: false,
         step_count: 2,
+        scalars: Scalars::default(),
     }
 }
 
