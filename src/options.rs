@@ -62,6 +62,11 @@ pub struct Options {
     /// its own. An update that would be more than twice as long as with the norms of
     /// its own step is brought to these, by a second pass. Default false.
     pub lagged_norms: bool,
+    /// Nesterov momentum: in the direction and in the norms of the grafts of Adam and
+    /// momentum, `m^` is replaced by `(beta1 m + (1 - beta1) g) / (1 - beta1^t)`, with `m`
+    /// the momentum after the step. Tensors with the plain Adam update do the same.
+    /// Default false.
+    pub nesterov: bool,
     /// Added to the square root in the grafts of Adam and normalized RMSProp,
     /// and in the plain Adam update; finite and not negative. Default 1e-8.
     pub graft_eps: f64,
@@ -101,6 +106,7 @@ impl Default for Options {
             bias_correction: true,
             graft: Graft::Adam,
             lagged_norms: false,
+            nesterov: false,
             graft_eps: 1e-8,
             graft_bias_correction: true,
             weight_decay: 0.0,

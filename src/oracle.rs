@@ -12,6 +12,7 @@
 //! H_ij   <- beta2 H_ij + (1 - beta2) g_i g_j    |i - j| <= b   moving average
 //! H_ij   <- H_ij + w_t g_i g_j                                 weighted sum
 //! q       = g / |g|,  r <- beta2 r + (1 - beta2) q^2           rms
+//! m       = beta1 m + (1 - beta1) g, not stored                if Nesterov's
 //! m^      = m / (1 - beta1 beta1 ...), the product of t steps  if corrected
 //! H^      = H / (1 - beta2 beta2 ...) + damping I              average, if corrected
 //! u       = X m^,  then  u <- u |a| / |u|                      see `graft_norm`
@@ -100,7 +101,7 @@ impl Oracle {
             let g: Vec<f64> = g.iter().map(|x| step.grad_scale * x).collect();
             let betas = step.betas(&self.options);
             self.accumulate(i, &g, betas, step.statistics_weight);
-            let u = self.direction(i, &g);
+            let u = self.direction(i, &g, betas[0]);
             let tensor = &self.tensors[i];
             let lr = step.lr * tensor.lr_scale;
             for (p, u) in params[i].iter_mut().zip(u) {
@@ -178,12 +179,17 @@ impl Oracle {
 
     /// `u` of tensor `i` from its state planes, grafted; before learning rate and
     /// weight decay.
-    fn direction(&mut self, i: usize, g: &[f64]) -> Vec<f64> {
+    fn direction(&mut self, i: usize, g: &[f64], beta1: f64) -> Vec<f64> {
         let tensor = &self.tensors[i];
-        let m: Vec<f64> = tensor.planes[0]
-            .iter()
-            .map(|m| m / self.correction1(tensor))
-            .collect();
+        let mut m = tensor.planes[0].clone();
+        if self.options.nesterov {
+            for (m, g) in m.iter_mut().zip(g) {
+                *m = beta1 * *m + (1.0 - beta1) * g;
+            }
+        }
+        for m in &mut m {
+            *m /= self.correction1(tensor);
+        }
         if tensor.spec.update == Update::Adam {
             let correction = self.correction2(tensor);
             return self.adam(&m, &tensor.planes[1], correction);

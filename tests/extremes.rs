@@ -338,6 +338,8 @@ impl Case {
             graft: *GRAFTS.choose(rng).unwrap(),
             graft_eps: *[0.0, 1e-40, 1e-8, 1.0].choose(rng).unwrap(),
             graft_bias_correction: rng.random(),
+            lagged_norms: rng.random_bool(0.3),
+            nesterov: rng.random_bool(0.3),
             weight_decay: *[0.0, 0.1].choose(rng).unwrap(),
             rounding: *[Rounding::Nearest, Rounding::Stochastic]
                 .choose(rng)
@@ -359,6 +361,8 @@ impl Case {
                 .choose(rng)
                 .unwrap(),
             non_finite: *[NonFinite::Skip, NonFinite::Unchecked].choose(rng).unwrap(),
+            beta1: None,
+            beta2: *[None, Some(0.5)].choose(rng).unwrap(),
         };
         let dims: &[usize] = [&[1][..], &[2], &[5], &[40], &[4, 5], &[3, 17]]
             .choose(rng)
@@ -492,10 +496,13 @@ fn agrees(case: &Case, optimizer: &Optimizer, g: &[f64], before: &[f64], after: 
     let (o, step, steps) = (&case.options, &case.step, optimizer.step_count());
     let state = |plane: usize| common::to_f64(common::plane(optimizer, 0, plane));
     let planes: Vec<Vec<f64>> = (0..optimizer.planes(0).unwrap().len()).map(state).collect();
-    // A square that overflows is nobody's norm.
+    let (beta1, beta2) = (o.beta1, step.beta2.unwrap_or(o.beta2));
+    // A square that overflows is nobody's norm; and the norms of the step before are not
+    // in the state.
     if has_large_squares(case, g)
+        || o.lagged_norms
         || case.tensor.update == Update::Adam
-        || o.beta1.max(o.beta2) > 1.0 - 1e-8
+        || beta1.max(beta2) > 1.0 - 1e-8
     {
         return false;
     }
@@ -510,9 +517,17 @@ fn agrees(case: &Case, optimizer: &Optimizer, g: &[f64], before: &[f64], after: 
         false => 1.0,
     };
     let averaged = o.statistics == Statistics::MovingAverage;
-    let c1 = correction(o.beta1, o.bias_correction);
-    let c2 = correction(o.beta2, o.bias_correction && averaged);
-    let m: Vec<f64> = planes[0].iter().map(|m| m / c1).collect();
+    let c1 = correction(beta1, o.bias_correction);
+    let c2 = correction(beta2, o.bias_correction && averaged);
+    let scale = step.grad_scale;
+    let total = norm(g.iter().map(|g| g * scale));
+    let clip = step.clip_norm.map_or(1.0, |most| (most / total).min(1.0));
+    let g: Vec<f64> = g.iter().map(|g| (g * scale * clip) as f32 as f64).collect();
+    let momentum = planes[0].iter().zip(&g).map(|(m, g)| match o.nesterov {
+        true => beta1 * m + (1.0 - beta1) * g,
+        false => *m,
+    });
+    let m: Vec<f64> = momentum.map(|m| m / c1).collect();
     let x = oracle.preconditioner(0);
     let u = x.apply(oracle.chains(0), &m);
     // Terms of u, which may cancel.
@@ -526,10 +541,6 @@ fn agrees(case: &Case, optimizer: &Optimizer, g: &[f64], before: &[f64], after: 
             psi.for_each(|(p, &i)| terms[i] += p.abs() * w);
         }
     }
-    let scale = step.grad_scale;
-    let total = norm(g.iter().map(|g| g * scale));
-    let clip = step.clip_norm.map_or(1.0, |most| (most / total).min(1.0));
-    let g: Vec<f64> = g.iter().map(|g| (g * scale * clip) as f32 as f64).collect();
     let v = |h: f64| h / if o.graft_bias_correction { c2 } else { 1.0 };
     let adam = |m: f64, h: f64| match h.sqrt() + o.graft_eps > 0.0 {
         true => m / (h.sqrt() + o.graft_eps),
@@ -559,6 +570,7 @@ fn agrees(case: &Case, optimizer: &Optimizer, g: &[f64], before: &[f64], after: 
     let normal = |x: f64| x == 0.0 || (2e-38..3e38).contains(&x.abs());
     let are_normal = x.h[0].iter().all(|x| normal(x * c2.min(1.0)) && normal(*x))
         && x.h.iter().flatten().all(|x| normal(*x))
+        && (!o.nesterov || g.iter().all(|g| normal(*g)))
         && (o.eps == 0.0 || o.eps > 1e-35)
         && (o.graft_eps == 0.0 || o.graft_eps > 1e-35);
     let is_clear = (0..u.len()).all(|j| {

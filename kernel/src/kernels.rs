@@ -8,7 +8,7 @@ use crate::element::{with_element, with_state, Stored};
 use crate::norms::{GradientSquares, LargestL1};
 use crate::runs::{later, padded, padded_mut, with_padded};
 use crate::simd::{Kernel, Scalar, LANES};
-use crate::update::{Read, Scale};
+use crate::update::{Nesterov, Read, Scale};
 use crate::workspace::Arrays;
 use crate::{
     Apply, Coordinates, Dtype, Factor, Gradient, Incoming, Isa, Reading, Rule, Shape, Squares,
@@ -122,6 +122,7 @@ impl Kernels {
         (plane, from): (usize, usize),
         reading: Reading,
     ) {
+        let (gradient, gradient_dtype) = (access.gradient(run), access.gradient_dtype());
         let (run, dtype) = (access.plane(plane, run), access.state_dtype());
         let ahead = access.ahead() * dtype.size();
         in_arithmetic!(self, T => {
@@ -131,7 +132,13 @@ impl Kernels {
             with_state!(T, dtype, E => padded::<E>(run, |first, from| {
                 let to = &mut to[first..];
                 self.call(Read { from, to, ahead, reading });
-            }))
+            }));
+            if let Reading::Nesterov { by, scale, .. } = reading {
+                with_element!(gradient_dtype, E => padded::<E>(gradient, |first, gradient| {
+                    let momentum = &mut to[first..];
+                    self.call(Nesterov { gradient, momentum, by, scale });
+                }));
+            }
         })
     }
 

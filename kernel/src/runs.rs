@@ -16,7 +16,7 @@ pub struct Rule {
     /// Multiplies the gradient.
     pub scale: Factor,
     /// Multiplies the momentum, where directions are computed from state that takes in
-    /// nothing: a power of two.
+    /// nothing: a power of two, which is in `scale`, too.
     pub lift: f64,
     /// How the state takes it in.
     pub take_in: TakeIn,
@@ -30,6 +30,11 @@ impl Rule {
     /// What a state plane becomes in the chunk.
     pub fn reading(&self, plane: usize) -> Reading {
         match plane {
+            0 if self.take_in.nesterov => Reading::Nesterov {
+                times: self.lift,
+                by: self.take_in.momentum,
+                scale: self.scale,
+            },
             0 => Reading::Times(self.lift),
             1 => Reading::Denominator(self.take_in.denominator),
             _ => Reading::Times(1.0),

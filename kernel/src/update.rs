@@ -32,6 +32,9 @@ pub struct Average {
 pub struct TakeIn {
     /// The momentum's average.
     pub momentum: Average,
+    /// Nesterov momentum: what directions and norms are computed from is the momentum
+    /// averaged with the gradient once more.
+    pub nesterov: bool,
     /// That of diagonal and sub-diagonals.
     pub statistics: Average,
     /// That of the plane of normalized RMSProp, where there is one.
@@ -91,6 +94,15 @@ pub enum Reading {
     Denominator(Denominator),
     /// The same, times a power of two.
     Times(f64),
+    /// Nesterov momentum: the same, and then averaged with the gradient.
+    Nesterov {
+        /// The power of two.
+        times: f64,
+        /// The momentum's average.
+        by: Average,
+        /// Multiplies the gradient; the power of two is in it.
+        scale: Factor,
+    },
 }
 
 /// Copies `scale * x`, as the arithmetic's type.
@@ -155,7 +167,7 @@ impl<T: Scalar, E: Stored> Kernel<T> for Read<'_, T, E> {
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
         let (damping, times) = match self.reading {
             Reading::Denominator(by) => (Some(damping::<V>(isa, by)), 1.0),
-            Reading::Times(number) => (None, number),
+            Reading::Times(times) | Reading::Nesterov { times, .. } => (None, times),
         };
         let times = V::number(isa, times);
         for (from, to) in self.from.iter().zip(self.to) {
@@ -165,6 +177,27 @@ impl<T: Scalar, E: Stored> Kernel<T> for Read<'_, T, E> {
                 Some((roots, add)) => damp(x, roots, add).store(to),
                 None => (x * times).store(to),
             }
+        }
+    }
+}
+
+/// Momentum that came into the chunk is averaged with the gradient once more.
+pub(crate) struct Nesterov<'a, T, E> {
+    pub(crate) gradient: &'a [[E; LANES]],
+    pub(crate) momentum: &'a mut [[T; LANES]],
+    pub(crate) by: Average,
+    pub(crate) scale: Factor,
+}
+
+impl<T: Scalar, E: Stored> Kernel<T> for Nesterov<'_, T, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
+        let (scale, by) = (Times::new(isa, self.scale), both(isa, self.by));
+        for (m, g) in self.momentum.iter_mut().zip(self.gradient) {
+            let g = scale.of(E::load::<V>(isa, g));
+            nesterov(V::load(isa, m), by, g).store(m);
         }
     }
 }
@@ -212,6 +245,7 @@ pub(crate) struct Updating<'r, V: Vector, E, const BAND: usize> {
     diagonal_chunk: *mut [V::Scalar; LANES],
     band_chunks: [*mut [V::Scalar; LANES]; BAND],
     by_momentum: [V; 2],
+    nesterov: bool,
     by: [V; 2],
     least: V,
     /// Added to the diagonal, or to its root.
@@ -279,6 +313,7 @@ impl<T: Scalar, E: Stored, const BAND: usize> Update<'_, '_, T, E, BAND> {
             diagonal_chunk: chunk(1),
             band_chunks: from_fn(|k| chunk(2 + k)),
             by_momentum: both(isa, by.momentum),
+            nesterov: by.nesterov,
             by: both(isa, by.statistics),
             least: V::number(isa, E::LEAST_NORMAL),
             add,
@@ -345,7 +380,11 @@ impl<V: Vector, E: Stored, const BAND: usize> Updating<'_, V, E, BAND> {
         let plane = &mut self.momentum[i];
         prefetch(plane, self.ahead);
         let [m_keep, m_weight] = self.by_momentum;
-        let m = average::<V, E>(isa, plane, m_keep, m_weight, g, least, noise(0));
+        let mut m = average::<V, E>(isa, plane, m_keep, m_weight, g, least, noise(0));
+        let stored = m;
+        if self.nesterov {
+            m = nesterov(m, self.by_momentum, g);
+        }
         // SAFETY: the caller's promise.
         m.store(unsafe { &mut *self.momentum_chunk.add(i) });
 
@@ -356,7 +395,7 @@ impl<V: Vector, E: Stored, const BAND: usize> Updating<'_, V, E, BAND> {
         // SAFETY: as above.
         d.store(unsafe { &mut *self.diagonal_chunk.add(i) });
         if !E::ROUNDS {
-            self.sum = self.sum + (m + h);
+            self.sum = self.sum + (stored + h);
         }
 
         for k in 0..BAND {
@@ -488,6 +527,12 @@ fn average<V: Vector, E: Stored>(
 ) -> V {
     let new = a.mul_add(b, keep * E::load::<V>(isa, plane));
     E::store(new.flush(least), isa, plane, noise)
+}
+
+/// Nesterov momentum of momentum after a step.
+#[inline(always)]
+fn nesterov<V: Vector>(m: V, [keep, weight]: [V; 2], g: V) -> V {
+    weight.mul_add(g, keep * m)
 }
 
 /// Whether the diagonal's root is taken, and what is added to it.

@@ -3,7 +3,7 @@
 //! The options that an optimizer is created with. They do not change over its
 //! life.
 
-use super::arguments::{count, flag, named, number};
+use super::arguments::{count, flag, named, number, unused};
 use super::guard::call_always;
 use super::status::sonew_status;
 use super::versioned::{self, Growing, Versioned};
@@ -158,9 +158,15 @@ pub struct sonew_options {
     /// update that would be more than twice as long as with the norms of its own
     /// step is brought to these. 0: with those of the step itself. Default 0.
     pub lagged_norms: i32,
+    /// 1: Nesterov momentum: in the direction and in the norms of the grafts of Adam
+    /// and momentum, m^ is replaced by (beta1 m + (1 - beta1) g) / (1 - beta1^t), with
+    /// m the momentum after the step. 0: m^ itself. Default 0.
+    pub nesterov: i32,
+    /// Must be 0.
+    pub reserved: [i32; 1],
 }
 
-// SAFETY: 8 + 2 * 4 + 7 * 8 + 8 * 4 bytes without padding.
+// SAFETY: 8 + 2 * 4 + 7 * 8 + 10 * 4 bytes without padding.
 unsafe impl Growing for sonew_options {
     const SIZES: &'static [usize] = &[size_of::<sonew_options>()];
 }
@@ -191,6 +197,8 @@ unsafe impl Versioned for sonew_options {
             rounding: number(options.rounding, ROUNDINGS),
             instruction_set: number(options.instruction_set, ISAS),
             lagged_norms: options.lagged_norms.into(),
+            nesterov: options.nesterov.into(),
+            reserved: [0],
         }
     }
 }
@@ -251,6 +259,7 @@ pub(crate) unsafe fn options(pointer: *const sonew_options) -> Result<Options> {
     }
     // SAFETY: the caller's promise.
     let c = unsafe { versioned::read(pointer, "options") }?;
+    unused(&c.reserved, || "options.reserved".to_owned())?;
     let of = |field: &'static str| move || format!("options.{field}");
     Ok(Options {
         band: count(c.band, "options.band")?,
@@ -263,6 +272,7 @@ pub(crate) unsafe fn options(pointer: *const sonew_options) -> Result<Options> {
         bias_correction: flag(c.bias_correction, "options.bias_correction")?,
         graft: named(c.graft, of("graft"), GRAFTS)?,
         lagged_norms: flag(c.lagged_norms, "options.lagged_norms")?,
+        nesterov: flag(c.nesterov, "options.nesterov")?,
         graft_eps: c.graft_eps,
         graft_bias_correction: flag(c.graft_bias_correction, "options.graft_bias_correction")?,
         weight_decay: c.weight_decay,

@@ -407,6 +407,8 @@ struct OptionsMirror {
     graft: Graft,
     #[serde(default, skip_serializing_if = "is_false")]
     lagged_norms: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    nesterov: bool,
     graft_eps: f64,
     graft_bias_correction: bool,
     weight_decay: f64,

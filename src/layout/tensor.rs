@@ -274,16 +274,10 @@ pub(crate) fn check_scalars(tensor: &TensorSpec, scalars: &Scalars) -> Result<()
     let argument = format_args!("norm_ratio of tensor \"{}\"", tensor.name);
     let is_ratio = norm_ratio >= 0.0 && norm_ratio.is_finite();
     in_range(argument, norm_ratio, is_ratio, "finite and not negative")?;
-    let is_none = bias_corrections == [0.0; 2];
     for correction in bias_corrections {
         let argument = format_args!("bias_corrections of tensor \"{}\"", tensor.name);
-        let is_one = correction > 0.0 && correction <= 1.0;
-        in_range(
-            argument,
-            correction,
-            is_none || is_one,
-            "both 0, or in (0, 1]",
-        )?;
+        let is_one = (0.0..=1.0).contains(&correction);
+        in_range(argument, correction, is_one, "in [0, 1]")?;
     }
     Ok(())
 }

@@ -113,6 +113,7 @@ fn same_options(file: &Options, optimizer: &Options) -> Result<()> {
         bias_correction,
         graft,
         lagged_norms,
+        nesterov,
         graft_eps,
         graft_bias_correction,
         weight_decay,
@@ -135,6 +136,7 @@ fn same_options(file: &Options, optimizer: &Options) -> Result<()> {
     )?;
     same("graft", graft, &optimizer.graft)?;
     same("lagged_norms", lagged_norms, &optimizer.lagged_norms)?;
+    same("nesterov", nesterov, &optimizer.nesterov)?;
     same("graft_eps", graft_eps, &optimizer.graft_eps)?;
     same(
         "graft_bias_correction",

@@ -70,10 +70,12 @@ fn tensors_are_found_by_name() {
 #[test]
 fn every_option_that_differs_is_named() {
     type Change = fn(&mut Options);
-    let differing: [(&str, Change); 14] = [
+    let differing: [(&str, Change); 16] = [
         ("band", |o| o.band = 0),
         ("beta1", |o| o.beta1 = o.beta1.next_up()),
         ("beta2", |o| o.beta2 = 0.5),
+        ("lagged_norms", |o| o.lagged_norms = true),
+        ("nesterov", |o| o.nesterov = true),
         ("eps", |o| o.eps = 0.5),
         ("gamma", |o| o.gamma = 0.5),
         ("statistics", |o| o.statistics = Statistics::WeightedSum),

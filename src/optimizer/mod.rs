@@ -288,8 +288,9 @@ impl Optimizer {
 
     /// Changes the count of the steps that a tensor took part in: for state that was
     /// set with one count for all by [`set_state`](Optimizer::set_state), and for
-    /// tensors whose planes begin anew. Bias correction is then that of so many steps
-    /// with the betas of the options.
+    /// tensors whose planes begin anew, with the count 0. Other counts do not change
+    /// bias correction where it follows the betas of single steps
+    /// ([`StepOptions::beta1`]).
     ///
     /// # Errors
     /// [`Error::UnknownTensor`]; [`Error::OutOfRange`] for 2^47 or more,
@@ -302,7 +303,6 @@ impl Optimizer {
         }
         self.begin_live()?;
         self.state[tensor].step_count = count;
-        self.state[tensor].scalars.bias_corrections = [0.0; 2];
         self.set_live(tensor, self.state[tensor].settings());
         Ok(())
     }

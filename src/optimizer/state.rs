@@ -156,7 +156,11 @@ impl TensorState {
         }
         (buffers.lr_scale, buffers.weight_decay) = (self.lr_scale, self.weight_decay);
         buffers.step_number = self.step_count.saturating_add(1);
-        buffers.scalars = self.scalars;
+        // A tensor whose count was set to zero begins anew.
+        buffers.scalars = match self.step_count {
+            0 => Scalars::default(),
+            _ => self.scalars,
+        };
     }
 
     /// Copies the state to the other copy, unless it is known to be equal.

@@ -90,6 +90,7 @@ impl Factors<'_> {
         let rms = graft == Graft::NormalizedRmsprop;
         TakeIn {
             momentum: average(beta1),
+            nesterov: self.options.nesterov,
             statistics: match self.options.statistics {
                 Statistics::MovingAverage => average(beta2),
                 Statistics::WeightedSum => Average {

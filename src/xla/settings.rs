@@ -100,6 +100,8 @@ impl<'a> Settings<'a> {
                 rounding: frame.int("rounding")?,
                 instruction_set: frame.int("instruction_set")?,
                 lagged_norms: 0,
+                nesterov: 0,
+                reserved: [0],
             },
             non_finite: frame.int("non_finite")?,
             direction: frame.flag("direction")?,

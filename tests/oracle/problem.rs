@@ -47,6 +47,7 @@ impl Problem {
             bias_correction: rng.random(),
             graft: Graft::None,
             lagged_norms: rng.random_bool(0.3),
+            nesterov: rng.random_bool(0.3),
             graft_eps: *[1e-8, 0.1].choose(&mut rng).unwrap(),
             graft_bias_correction: rng.random(),
             weight_decay: *[0.0, 0.3].choose(&mut rng).unwrap(),

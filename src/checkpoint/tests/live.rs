@@ -99,16 +99,16 @@ fn a_live_file_is_a_valid_safetensors_file_that_says_what_is_current() {
         }
         let settings = ["sonew.live/settings", "sonew.live/settings.b"][(value & 1) as usize];
         let settings = tensors.tensor(settings).unwrap();
-        assert_eq!(settings.shape(), [2, 4]);
+        assert_eq!(settings.shape(), [2, 7]);
         // The second tensor was left out once.
         if steps > 0 {
             let number = |at: usize| settings.data()[8 * at..][..8].try_into().unwrap();
-            let counts = [3, 7].map(|at| f64::from_le_bytes(number(at)));
+            let counts = [3, 10].map(|at| f64::from_le_bytes(number(at)));
             assert_eq!(counts, [7 + steps, 6 + steps].map(|count| count as f64));
         }
         for name in ["sonew.live/synced", "sonew.live/synced.b"] {
             let synced = tensors.tensor(name).unwrap();
-            assert_eq!(synced.shape(), [4 + 2 * 4 + 4 + 3]);
+            assert_eq!(synced.shape(), [4 + 2 * 7 + 4 + 3]);
         }
         let (length, metadata) = SafeTensors::read_metadata(&file.bytes).unwrap();
         let strings = metadata.metadata().as_ref().unwrap();
@@ -305,8 +305,8 @@ fn headers_of_live_files_that_are_wrong_are_refused() {
         (r#""dtype":"U64","shape":[8]"#, r#""dtype":"F64","shape":[8]"#, "has type F64"),
         (r#""sonew.live/synced.b""#, r#""sonew.live/synced.c""#, "belongs to no tensor"),
         (r#""shape":[8]"#, r#""shape":[4,2]"#, "has shape [4, 2]"),
-        (r#""F64","shape":[2,4]"#, r#""F64","shape":[4,2]"#, "has shape [4, 2]"),
-        (r#""F64","shape":[2,4]"#, r#""F64","shape":[2,3]"#, "is to have 48 bytes"),
+        (r#""F64","shape":[2,7]"#, r#""F64","shape":[7,2]"#, "has shape [7, 2]"),
+        (r#""F64","shape":[2,7]"#, r#""F64","shape":[2,3]"#, "is to have 48 bytes"),
         (r#""sonew.checksums":"{}""#, r#""sonew.checksums":"{\"fc1.weight/momentum\":\"00000000\"}""#, "has a checksum"),
     ];
     for (old, new, says) in table {
@@ -334,8 +334,8 @@ fn headers_of_live_files_that_are_wrong_are_refused() {
 fn settings_that_no_optimizer_has_are_refused() {
     let file = LiveWritten::new(1, false);
     // The second copy is current; its settings are behind commit and settings,
-    // which take one line each. The first tensor has no master weights.
-    let at = file.data() + 64 + 64;
+    // which take one line and two. The first tensor has no master weights.
+    let at = file.data() + 64 + 128;
     for (word, value) in [
         (0, f64::NAN),
         (1, -1.0),
@@ -348,6 +348,10 @@ fn settings_that_no_optimizer_has_are_refused() {
         (3, 0.5),
         (3, f64::INFINITY),
         (3, 2f64.powi(47)),
+        (4, -1.0),
+        (4, f64::INFINITY),
+        (5, 1.5),
+        (6, f64::NAN),
     ] {
         let mut bytes = file.bytes.clone();
         bytes[at + 8 * word..][..8].copy_from_slice(&value.to_le_bytes());

@@ -31,6 +31,7 @@ fn every_option_comes_back_except_those_of_the_machine() {
         graft: Graft::NormalizedRmsprop,
         graft_eps: 1e-9,
         lagged_norms: true,
+        nesterov: true,
         graft_bias_correction: false,
         weight_decay: 0.125,
         rounding: Rounding::Stochastic,
