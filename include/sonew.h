@@ -499,6 +499,20 @@ typedef struct {
    * depend on it. Default SONEW_ISA_AUTO.
    */
   int32_t instruction_set;
+  /**
+   * 1: grafting with the norms of the step before: a tensor's update is scaled by
+   * |a| / |u| of the last step that it took part in, so that a step goes through
+   * memory once. Its first step, and one after a zero update, takes its own. An
+   * update that would be more than twice as long as with the norms of its own
+   * step is brought to these. 0: with those of the step itself. Default 0.
+   */
+  int32_t lagged_norms;
+  /**
+   * 1: Nesterov momentum: in the direction and in the norms of the grafts of Adam
+   * and momentum, m^ is replaced by (beta1 m + (1 - beta1) g) / (1 - beta1^t), with
+   * m the momentum after the step. 0: m^ itself. Default 0.
+   */
+  int32_t nesterov;
   /** Must be 0. */
   int32_t reserved[1];
 } sonew_options;
@@ -707,6 +721,14 @@ typedef struct {
    * whatever non_finite says. Default 0.
    */
   double clip_norm;
+  /**
+   * The decay rate of the momentum in this step, at least 0 and less than 1, for
+   * schedules; -1 for that of the options. Bias correction follows the product of
+   * the betas of all steps. Default -1.
+   */
+  double beta1;
+  /** The same in place of the options' beta2. Default -1. */
+  double beta2;
   /** One of sonew_non_finite. Default SONEW_SKIP. */
   int32_t non_finite;
   /** Must be 0. */
@@ -1335,6 +1357,13 @@ sonew_status sonew_reset_master(sonew_optimizer *optimizer);
  * with its state, and both give the same bits.
  ******************************************************************************/
 
+/**
+ * The numbers of a tensor's state besides its planes: |a| / |u| of its last step, with
+ * lagged_norms; and what momentum and statistics were divided by in it, where betas
+ * have differed from those of the options (otherwise 0).
+ */
+#define SONEW_SCALARS 3
+
 /** A plan. Created by sonew_plan_create(), freed by sonew_plan_free(). */
 typedef struct sonew_plan sonew_plan;
 
@@ -1387,6 +1416,12 @@ typedef struct {
    * gradient, if that is not the step_number of the call. Default 0: it is.
    */
   uint64_t step_number;
+  /**
+   * SONEW_SCALARS numbers of the tensor's state, zero before its first step; each
+   * step in which it has a gradient updates them. May be NULL unless the plan has
+   * lagged_norms, or the step betas of its own.
+   */
+  double *scalars;
 } sonew_buffers;
 
 /**

@@ -465,6 +465,8 @@ struct Options {
   bool graft_bias_correction = detail::options().graft_bias_correction != 0;
   Rounding rounding = static_cast<Rounding>(detail::options().rounding);
   Isa instruction_set = static_cast<Isa>(detail::options().instruction_set);
+  bool lagged_norms = detail::options().lagged_norms != 0;
+  bool nesterov = detail::options().nesterov != 0;
 };
 
 /// One parameter tensor: contiguous, its last dimension fastest. Name and
@@ -493,6 +495,8 @@ struct StepOptions {
   double grad_scale = detail::step_options().grad_scale;
   double statistics_weight = detail::step_options().statistics_weight;
   double clip_norm = detail::step_options().clip_norm;
+  double beta1 = detail::step_options().beta1;
+  double beta2 = detail::step_options().beta2;
   NonFinite non_finite = static_cast<NonFinite>(detail::step_options().non_finite);
 };
 
@@ -526,6 +530,8 @@ inline sonew_options to_c(const Options &o) {
   c.graft_bias_correction = o.graft_bias_correction;
   c.rounding = static_cast<std::int32_t>(o.rounding);
   c.instruction_set = static_cast<std::int32_t>(o.instruction_set);
+  c.lagged_norms = o.lagged_norms;
+  c.nesterov = o.nesterov;
   return c;
 }
 
@@ -535,6 +541,8 @@ inline sonew_step_options to_c(const StepOptions &o) {
   c.grad_scale = o.grad_scale;
   c.statistics_weight = o.statistics_weight;
   c.clip_norm = o.clip_norm;
+  c.beta1 = o.beta1;
+  c.beta2 = o.beta2;
   c.non_finite = static_cast<std::int32_t>(o.non_finite);
   return c;
 }
@@ -1092,6 +1100,9 @@ struct TensorBuffers {
   double weight_decay = 0;
   /// The number of the tensor's own step, if it is not that of the call.
   std::uint64_t step_number = 0;
+  /// The numbers of the tensor's state, zero before its first step: needed with
+  /// lagged_norms, and for steps with betas of their own.
+  std::array<double, SONEW_SCALARS> *scalars = nullptr;
 };
 
 /// A step over buffers that all belong to the caller: sonew_plan.
@@ -1199,6 +1210,7 @@ class Plan {
       to.lr_scale = from.lr_scale;
       to.weight_decay = from.weight_decay;
       to.step_number = from.step_number;
+      if (from.scalars) to.scalars = from.scalars->data();
       list.push_back(to);
     }
     return function(c, list);

@@ -52,6 +52,8 @@ WITH(graft_unknown, options.graft = 5)
 WITH(bias_correction_2, options.bias_correction = 2)
 WITH(graft_bias_correction_2, options.graft_bias_correction = 2)
 WITH(rounding_unknown, options.rounding = 2)
+WITH(lagged_norms_2, options.lagged_norms = 2)
+WITH(nesterov_negative, options.nesterov = -1)
 WITH(instruction_set_unknown, options.instruction_set = 5)
 #if defined(__x86_64__) || defined(_M_X64)
 WITH(instruction_set_elsewhere, options.instruction_set = SONEW_ISA_NEON)
@@ -150,14 +152,16 @@ const refusal create_refusals[] = {
     REFUSAL(bias_correction_2, SONEW_UNKNOWN_VALUE, "options.bias_correction is 2, must be 0 or 1"),
     REFUSAL(graft_bias_correction_2, SONEW_UNKNOWN_VALUE,
             "options.graft_bias_correction is 2"),
+    REFUSAL(lagged_norms_2, SONEW_UNKNOWN_VALUE, "options.lagged_norms is 2, must be 0 or 1"),
+    REFUSAL(nesterov_negative, SONEW_UNKNOWN_VALUE, "options.nesterov is -1, must be 0 or 1"),
     REFUSAL(rounding_unknown, SONEW_UNKNOWN_VALUE, "options.rounding is 2"),
     REFUSAL(instruction_set_unknown, SONEW_UNKNOWN_VALUE, "options.instruction_set is 5"),
     REFUSAL(instruction_set_elsewhere, SONEW_INSTRUCTION_SET,
             "\": this processor and this build have portable"),
     REFUSAL(options_reserved, SONEW_UNKNOWN_VALUE, "options.reserved[0] is 1, must be 0"),
     REFUSAL(options_not_filled_in, SONEW_STRUCT_SIZE,
-            "options.struct_size is 0, expected 104: call sonew_options_init() first"),
-    REFUSAL(options_of_odd_size, SONEW_STRUCT_SIZE, "options.struct_size is 103"),
+            "options.struct_size is 0, expected 112: call sonew_options_init() first"),
+    REFUSAL(options_of_odd_size, SONEW_STRUCT_SIZE, "options.struct_size is 111"),
     REFUSAL(tensors_null, SONEW_NULL_POINTER, "tensors is null"),
     REFUSAL(no_tensors, SONEW_NO_TENSORS, "the list of tensors is empty"),
     REFUSAL(too_many_tensors_to_list, SONEW_OUT_OF_MEMORY,

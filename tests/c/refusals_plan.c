@@ -15,6 +15,7 @@
         return sonew_plan_step(plan, &step, number, buffers, count);           \
     }
 
+static double scalars[SONEW_SCALARS];
 static const double nan_value = (double)(1e300 * 1e300) * 0.0;
 
 WITH(number_zero, number = 0)
@@ -41,6 +42,12 @@ WITH(direction_is_gradient, buffers[0].params = NULL; buffers[0].direction = gra
 WITH(lr_scale_negative, buffers[0].lr_scale = -1)
 WITH(lr_scale_nan, buffers[1].lr_scale = nan_value)
 WITH(weight_decay_negative, buffers[1].weight_decay = -0.5)
+WITH(scalars_null, step.beta1 = 0.5)
+WITH(scalars_askew, buffers[0].scalars = (double *)(void *)((char *)scalars + 4))
+WITH(scalars_are_a_plane, buffers[1].scalars = (double *)(void *)planes_a[1])
+WITH(scalars_are_equal, buffers[0].scalars = buffers[1].scalars = scalars)
+WITH(norm_ratio_negative, double wrong[SONEW_SCALARS] = {-1}; buffers[1].scalars = wrong)
+WITH(bias_correction_is_2, double wrong[SONEW_SCALARS] = {0}; wrong[1] = 2; buffers[0].scalars = wrong)
 
 /* The check finds a NaN in the second tensor before the first is written. */
 static sonew_status gradient_nan(void) {
@@ -82,7 +89,7 @@ const refusal plan_refusals[] = {
     REFUSAL(too_few, SONEW_TENSOR_COUNT, "buffers has 1 tensors, expected 2"),
     REFUSAL(buffers_null, SONEW_NULL_POINTER, "buffers is null"),
     REFUSAL(not_filled_in, SONEW_STRUCT_SIZE, "call sonew_buffers_init() first"),
-    REFUSAL(sizes_differ, SONEW_STRUCT_SIZE, "buffers[1].struct_size is 88"),
+    REFUSAL(sizes_differ, SONEW_STRUCT_SIZE, "buffers[1].struct_size is 96"),
     REFUSAL(length_wrong, SONEW_WRONG_LENGTH,
             "tensor \"b\": buffers[1] has 4 elements, expected 3"),
     REFUSAL(length_zero, SONEW_WRONG_LENGTH, "tensor \"a\": buffers[0] has 0 elements"),
@@ -109,6 +116,14 @@ const refusal plan_refusals[] = {
     REFUSAL(lr_scale_negative, SONEW_OUT_OF_RANGE, "lr_scale of tensor \"a\" is -1"),
     REFUSAL(lr_scale_nan, SONEW_OUT_OF_RANGE, "lr_scale of tensor \"b\" is NaN"),
     REFUSAL(weight_decay_negative, SONEW_OUT_OF_RANGE, "weight_decay of tensor \"b\" is -0.5"),
+    REFUSAL(scalars_null, SONEW_NULL_POINTER,
+            "buffers[0].scalars, the scalars of tensor \"a\", is null"),
+    REFUSAL(scalars_askew, SONEW_MISALIGNED, "tensor \"a\": the scalars at 0x"),
+    REFUSAL(scalars_are_a_plane, SONEW_OVERLAP, "the scalars of tensor \"b\""),
+    REFUSAL(scalars_are_equal, SONEW_OVERLAP, "the scalars of tensor \"b\""),
+    REFUSAL(norm_ratio_negative, SONEW_OUT_OF_RANGE, "norm_ratio of tensor \"b\" is -1"),
+    REFUSAL(bias_correction_is_2, SONEW_OUT_OF_RANGE,
+            "bias_corrections of tensor \"a\" is 2, must be in [0, 1]"),
     REFUSAL(gradient_nan, SONEW_NON_FINITE_GRADIENT, "tensor \"b\""),
     REFUSAL(unknown_tensor, SONEW_UNKNOWN_TENSOR, "there is no tensor 2"),
     REFUSAL(unknown_plane, SONEW_UNKNOWN_PLANE, "tensor \"b\" has no state plane 3"),

@@ -55,6 +55,9 @@ WITH(clip_norm_negative, step.clip_norm = -1)
 WITH(clip_norm_nan, step.clip_norm = nan_value)
 WITH(clip_norm_infinite, step.clip_norm = INFINITE)
 WITH(clip_norm_too_small, step.clip_norm = 1e-50)
+WITH(beta1_is_1, step.beta1 = 1)
+WITH(beta2_negative, step.beta2 = -0.5)
+WITH(beta2_nan, step.beta2 = nan_value)
 WITH(non_finite_unknown, step.non_finite = 9)
 WITH(step_reserved, step.reserved[0] = -5)
 WITH(step_not_filled_in, memset(&step, 0, sizeof step))
@@ -99,6 +102,9 @@ const refusal step_refusals[] = {
             "step.clip_norm is -1, must be finite and positive"),
     REFUSAL(clip_norm_nan, SONEW_OUT_OF_RANGE, "step.clip_norm is NaN"),
     REFUSAL(clip_norm_infinite, SONEW_OUT_OF_RANGE, "step.clip_norm is inf"),
+    REFUSAL(beta1_is_1, SONEW_OUT_OF_RANGE, "step.beta1 is 1, must be in [0, 1)"),
+    REFUSAL(beta2_negative, SONEW_OUT_OF_RANGE, "step.beta2 is -0.5, must be in [0, 1)"),
+    REFUSAL(beta2_nan, SONEW_OUT_OF_RANGE, "step.beta2 is NaN"),
     REFUSAL(clip_norm_too_small, SONEW_OUT_OF_RANGE,
             "step.clip_norm is 1e-50, must be within the range of float32"),
     REFUSAL(non_finite_unknown, SONEW_UNKNOWN_VALUE, "step.non_finite is 9"),

@@ -71,12 +71,13 @@ static void defaults(void) {
     CHECK(options.bias_correction == 1 && options.graft_bias_correction == 1);
     CHECK(options.rounding == SONEW_NEAREST && options.seed == 0);
     CHECK(options.instruction_set == SONEW_ISA_AUTO);
+    CHECK(options.lagged_norms == 0 && options.nesterov == 0);
 
     sonew_step_options step;
     OK(sonew_step_options_init(&step, sizeof step));
     CHECK(step.lr == 0.001 && step.grad_scale == 1);
     CHECK(step.statistics_weight == 1 && step.non_finite == SONEW_SKIP);
-    CHECK(step.clip_norm == 0);
+    CHECK(step.clip_norm == 0 && step.beta1 == -1 && step.beta2 == -1);
 
     sonew_load_options load;
     OK(sonew_load_options_init(&load, sizeof load));
@@ -88,7 +89,7 @@ static void defaults(void) {
     OK(sonew_buffers_init(&buffers, sizeof buffers));
     CHECK(buffers.params == NULL && buffers.direction == NULL);
     CHECK(buffers.lr_scale == 1 && buffers.weight_decay == 0);
-    CHECK(buffers.step_number == 0);
+    CHECK(buffers.step_number == 0 && buffers.scalars == NULL);
 }
 
 static void versions(void) {
@@ -145,6 +146,7 @@ static void layouts(void) {
     FIELD(sonew_buffers, planes);
     FIELD(sonew_buffers, weight_decay);
     FIELD(sonew_buffers, step_number);
+    FIELD(sonew_buffers, scalars);
 }
 
 static void information(sonew_optimizer *optimizer) {
@@ -546,6 +548,57 @@ static void step_counts(void) {
     OK(sonew_plan_free(plan));
 }
 
+/* A plan whose caller keeps the scalars does what an optimizer does, also in stages. */
+static void scalars(void) {
+    sonew_options options;
+    OK(sonew_options_init(&options, sizeof options));
+    options.lagged_norms = options.nesterov = 1;
+    sonew_tensor tensor;
+    memset(&tensor, 0, sizeof tensor);
+    tensor.name = "a";
+    tensor.ndim = 1;
+    tensor.dims[0] = BIAS;
+    float own[BIAS] = {0}, of_plan[BIAS] = {0}, planes[3][BIAS] = {{0}};
+    float *const params_of[] = {own};
+    const float *const grads_of[] = {bias_grad};
+    void *of_tensor[] = {planes[0], planes[1], planes[2]};
+    double kept[SONEW_SCALARS] = {0};
+    sonew_optimizer *optimizer = NULL;
+    sonew_plan *plan = NULL;
+    fill_all();
+    OK(sonew_create(&options, &tensor, 1, &optimizer));
+    OK(sonew_plan_create(&options, &tensor, 1, &plan));
+    sonew_buffers buffers;
+    OK(sonew_buffers_init(&buffers, sizeof buffers));
+    buffers.params = of_plan;
+    buffers.grad = bias_grad;
+    buffers.planes = of_tensor;
+    buffers.plane_count = 3;
+    buffers.len = BIAS;
+    buffers.scalars = kept;
+    sonew_step_options step;
+    OK(sonew_step_options_init(&step, sizeof step));
+    for (uint64_t number = 1; number <= 4; number++) {
+        step.beta2 = number == 3 ? 0.5 : -1;
+        OK(sonew_step(optimizer, &step, params_of, grads_of, 1));
+        if (number % 2 == 0) {
+            double numbers[2];
+            int32_t stage = -1;
+            OK(sonew_plan_stages_begin(plan, &step, number, &buffers, 1));
+            while (stage != SONEW_DONE)
+                OK(sonew_plan_stages_next(plan, numbers, 1, &stage));
+        } else {
+            OK(sonew_plan_step(plan, &step, number, &buffers, 1));
+        }
+        CHECK(memcmp(own, of_plan, sizeof own) == 0);
+        CHECK(kept[0] > 0 && (number < 3) == (kept[1] == 0 && kept[2] == 0));
+    }
+    double expected = 1 - 0.99 * 0.99 * 0.5 * 0.99;
+    CHECK(kept[2] > expected - 1e-15 && kept[2] < expected + 1e-15);
+    OK(sonew_plan_free(plan));
+    OK(sonew_free(optimizer));
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2);
     CHECK(strcmp(sonew_last_error(), "") == 0);
@@ -570,6 +623,7 @@ int main(int argc, char **argv) {
     any_floats();
     stateless();
     step_counts();
+    scalars();
     puts("all used");
     return 0;
 }

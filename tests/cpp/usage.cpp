@@ -48,10 +48,11 @@ static void defaults() {
   CHECK(o.weight_decay == c.weight_decay && o.seed == c.seed);
   CHECK(o.statistics == sonew::Statistics::moving_average && o.damping == sonew::Damping::absolute);
   CHECK(o.graft == sonew::Graft::adam && o.rounding == sonew::Rounding::nearest);
-  CHECK(o.bias_correction && o.graft_bias_correction);
+  CHECK(o.bias_correction && o.graft_bias_correction && !o.lagged_norms && !o.nesterov);
   CHECK(o.instruction_set == sonew::Isa::automatic);
   const sonew::StepOptions s;
   CHECK(s.lr == 0.001 && s.grad_scale == 1 && s.statistics_weight == 1 && s.clip_norm == 0);
+  CHECK(s.beta1 == -1 && s.beta2 == -1);
   CHECK(s.non_finite == sonew::NonFinite::skip);
 #if __cplusplus > 201703L
   const sonew::Options some{.band = 4, .eps = 1e-4};
@@ -292,6 +293,33 @@ static void step_counts() {
   CHECK(b == fresh);
 }
 
+// A plan whose caller keeps the scalars does what an optimizer does.
+static void scalars() {
+  sonew::Options lagged;
+  lagged.lagged_norms = lagged.nesterov = true;
+  const Floats grad = numbers(12, 0.3f);
+  Floats weight = numbers(12, 1), same = weight;
+  sonew::Optimizer optimizer({{"w", {3, 4}}}, lagged);
+  sonew::Plan plan({{"w", {3, 4}}}, lagged);
+  std::vector<Floats> planes(3, Floats(12));
+  std::array<double, SONEW_SCALARS> kept{};
+  sonew::TensorBuffers buffers;
+  buffers.params = same;
+  buffers.grad = grad;
+  buffers.planes = planes;
+  THROWS(SONEW_NULL_POINTER, "the scalars of tensor", plan.step(1, {buffers}));
+  buffers.scalars = &kept;
+  sonew::StepOptions step;
+  for (std::uint64_t number = 1; number < 5; number++) {
+    step.beta1 = number == 2 ? 0.8 : -1;
+    optimizer.step(weight, grad, step);
+    plan.step(number, {buffers}, step);
+    CHECK(same == weight && kept[0] > 0);
+  }
+  // One minus the product of the betas.
+  CHECK(std::abs(kept[1] - (1 - 0.9 * 0.8 * 0.9 * 0.9)) < 1e-15);
+}
+
 // A step in stages whose numbers are not changed gives the same as a step.
 static void stages(const std::string &folder) {
   Floats weight = numbers(12, 1), same = weight, own = weight;
@@ -510,6 +538,7 @@ int main(int, char **argv) {
   types();
   plan();
   step_counts();
+  scalars();
   stages(argv[1]);
   exceptions_in_stages(argv[1]);
   moved_from(argv[1]);

@@ -24,10 +24,12 @@ end
 SONew.optimisers_rule(rule::SONewRule) = OptimisersRule(rule)
 Optimisers.setup(rule::SONewRule, model) = Optimisers.setup(OptimisersRule(rule), model)
 
-# The state: plain arrays and the step count, which can be copied and saved.
+# The state: plain arrays and the step count, which can be copied and saved; with lagged
+# norms the scalars, too.
 function Optimisers.init(o::OptimisersRule, x::AbstractArray)
     planes = SONew.with_plan(SONew.zero_planes, o.rule, eltype(x), size(x))
-    return (planes = Tuple(planes), step = 0)
+    start = (planes = Tuple(planes), step = 0)
+    return o.rule.lagged_norms ? (; start..., scalars = SONew.zero_scalars()) : start
 end
 
 # Updates the planes in place and returns the change, which Optimisers.jl subtracts from x.
@@ -37,11 +39,12 @@ function Optimisers.apply!(o::OptimisersRule, state, x::AbstractArray{T}, dx) wh
     SONew.with_plan(o.rule, T, size(x)) do plan
         SONew.direction!(change, plan, state.planes, dense(dx, plan.info.grad_type), step;
                          grad_scale = o.rule.grad_scale, non_finite = o.rule.non_finite,
-                         statistics_weight = o.rule.statistics_weight)
+                         statistics_weight = o.rule.statistics_weight,
+                         scalars = get(state, :scalars, nothing))
     end
     eta, decay = T(o.rule.eta), T(o.rule.weight_decay)
     change .= decay == 0 ? eta .* change : eta .* (change .+ decay .* x)
-    return (planes = state.planes, step = step), change
+    return (; state..., step = step), change
 end
 
 # A gradient may be a lazy expression, as from another rule of a chain, or any array.

@@ -58,28 +58,43 @@ weights, copy the parameters to the last one.
 zero_planes(plan::Plan) = Any[fill!(Array{T}(undef, plan.info.size...), zero_of(T))
                               for T in plan.plane_types]
 
+"""
+    SONew.zero_scalars() -> Vector{Float64}
+
+The numbers of an array's state besides its planes, before the first step.
+"""
+zero_scalars() = zeros(Float64, SCALARS)
+
 zero_of(::Type{T}) where {T} = zero(T)
 zero_of(::Type{BFloat16}) = reinterpret(BFloat16, 0x0000)
 
 """
-    SONew.direction!(u, plan, planes, grad, step_number; grad_scale, ...)
+    SONew.direction!(u, plan, planes, grad, step_number; grad_scale, ..., scalars, beta1, beta2)
 
 Updates the state `planes` from `grad`, and writes the grafted direction to `u`, an array
 like the parameters. The caller then applies `x .-= eta .* (u .+ weight_decay .* x)`.
-`step_number` is 1 in the first step. Returns `u`.
+`step_number` is 1 in the first step. With `lagged_norms`, and for a step with a `beta1` or
+`beta2` of its own, `scalars` are the numbers from [`SONew.zero_scalars`](@ref), which it
+updates, too. Returns `u`.
 """
 function direction!(u::AbstractArray, plan::Plan, planes, grad::AbstractArray,
                     step_number::Integer; grad_scale::Real = plan.rule.grad_scale,
                     clip_norm::Real = plan.rule.clip_norm,
                     statistics_weight::Real = plan.rule.statistics_weight,
-                    non_finite::Symbol = plan.rule.non_finite)
+                    non_finite::Symbol = plan.rule.non_finite,
+                    scalars::Union{Nothing,Vector{Float64}} = nothing,
+                    beta1::Union{Nothing,Real} = nothing,
+                    beta2::Union{Nothing,Real} = nothing)
     info = plan.info
-    step = step_options(plan.rule.eta, grad_scale, statistics_weight, clip_norm, non_finite)
+    step = step_options(plan.rule.eta, grad_scale, statistics_weight, clip_norm, non_finite;
+                        beta1 = beta1, beta2 = beta2)
+    scalars === nothing || length(scalars) == SCALARS || refuse(
+        WRONG_LENGTH, "there are ", length(scalars), " scalars, expected ", SCALARS)
     length(planes) == length(plan.plane_types) || refuse(
         PLANE_COUNT, "there are ", length(planes), " state planes, expected ",
         length(plan.plane_types))
     protected(plan) do handle
-        GC.@preserve u planes grad begin
+        GC.@preserve u planes grad scalars begin
             pointers = Ptr{Cvoid}[fitting(p, info, T, "state plane $name of")
                                   for (p, T, name) in zip(planes, plan.plane_types, plan.plane_names)]
             GC.@preserve pointers begin
@@ -87,7 +102,8 @@ function direction!(u::AbstractArray, plan::Plan, planes, grad::AbstractArray,
                     direction = fitting(u, info, info.type, "the direction of"),
                     grad = fitting(grad, info, info.grad_type, "the gradient of"),
                     planes = pointer(pointers), plane_count = length(pointers),
-                    len = length(u))
+                    len = length(u),
+                    scalars = scalars === nothing ? C_NULL : pointer(scalars))
                 check(ccall(c().sonew_plan_step, Int32,
                             (Ptr{Cvoid}, Ref{StepOptions}, UInt64, Ref{Buffers}, Csize_t),
                             handle, step, step_number, buffers, 1))

@@ -30,6 +30,11 @@ Hyperparameters of an optimizer:
 - `graft = :adam`: the norm of the update is that of `:none`, `:sgd`,
   `:momentum`, `:adam` or `:normalized_rmsprop`; `graft_eps = 1e-8`,
   `graft_bias_correction = true`.
+- `lagged_norms = false`: the norms are those of the step before: an array's update is
+  scaled by `|a| / |u|` of the last step that it took part in, so that a step goes
+  through memory once. An update that would be more than twice as long as with its own
+  norms is brought to these.
+- `nesterov = false`: Nesterov momentum, in directions and norms.
 - `weight_decay = 0`: decoupled: `p -= eta * (u + weight_decay * p)`.
 - `statistics = :moving_average` (an exponential moving average) or `:weighted_sum`;
   `bias_correction = true`.
@@ -93,8 +98,10 @@ struct SONewRule
     seed::UInt64
     threads::Int32
     instruction_set::Symbol
+    lagged_norms::Bool
+    nesterov::Bool
 
-    function SONewRule(values::Vararg{Any,26})
+    function SONewRule(values::Vararg{Any,28})
         rule = new(values...)
         # Refuses a misspelt name here, not only in setup().
         number(GRAFT, rule.graft, "graft")
@@ -146,7 +153,7 @@ function library_defaults()
         o.graft_bias_correction != 0, s.grad_scale, s.clip_norm, s.statistics_weight,
         name(NON_FINITE, s.non_finite), nothing, nothing, false,
         name(ROUNDING, o.rounding), o.seed, o.threads,
-        name(INSTRUCTION_SET, o.instruction_set))
+        name(INSTRUCTION_SET, o.instruction_set), o.lagged_norms != 0, o.nesterov != 0)
 end
 
 options(rule::SONewRule) = Options(
@@ -156,11 +163,18 @@ options(rule::SONewRule) = Options(
     number(DAMPING, rule.damping, "damping"), number(GRAFT, rule.graft, "graft"),
     rule.bias_correction, rule.graft_bias_correction,
     number(ROUNDING, rule.rounding, "rounding"),
-    number(INSTRUCTION_SET, rule.instruction_set, "instruction_set"), (0,))
+    number(INSTRUCTION_SET, rule.instruction_set, "instruction_set"),
+    rule.lagged_norms, rule.nesterov, (0,))
 
-step_options(eta, grad_scale, statistics_weight, clip_norm, non_finite) = StepOptions(
+step_options(eta, grad_scale, statistics_weight, clip_norm, non_finite; beta1 = nothing,
+             beta2 = nothing) = StepOptions(
     sizeof(StepOptions), eta, grad_scale, statistics_weight, clip_norm,
+    of_step(beta1), of_step(beta2),
     number(NON_FINITE, non_finite, "non_finite"), (0,))
+
+# The library takes -1 for the beta of the rule.
+of_step(::Nothing) = -1.0
+of_step(beta::Real) = Float64(beta) == -1 ? NaN : Float64(beta)
 
 dtype_or_default(::Nothing, argument) = Int32(0)
 function dtype_or_default(type::DataType, argument)

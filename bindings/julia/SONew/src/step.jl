@@ -1,7 +1,8 @@
 # Steps.
 
 """
-    step!(opt, model, grads; eta, grad_scale, clip_norm, statistics_weight, non_finite)
+    step!(opt, model, grads; eta, grad_scale, clip_norm, statistics_weight, non_finite,
+          beta1, beta2)
 
 Takes one step: updates the arrays of `model` in place from `grads`, which has the
 structure of `model` with a gradient for every array, of the array's size and of its
@@ -11,7 +12,7 @@ bias correction follows, stay as they are. Fields and keys
 without arrays, such as an activation function, may be left out. Returns `opt`.
 
 The keywords are hyperparameters of this step; those that are not given are as in
-`opt.rule`.
+`opt.rule`. Bias correction follows the products of the betas of all steps.
 
 A refused step changes nothing and throws a [`SONewError`](@ref), or an `ArgumentError`
 if `grads` has another structure. A gradient with a NaN or an infinity is refused with
@@ -21,8 +22,10 @@ function step!(opt::Optimizer, model, grads; eta::Real = opt.rule.eta,
                grad_scale::Real = opt.rule.grad_scale,
                clip_norm::Real = opt.rule.clip_norm,
                statistics_weight::Real = opt.rule.statistics_weight,
-               non_finite::Symbol = opt.rule.non_finite)
-    step = step_options(eta, grad_scale, statistics_weight, clip_norm, non_finite)
+               non_finite::Symbol = opt.rule.non_finite,
+               beta1::Union{Nothing,Real} = nothing, beta2::Union{Nothing,Real} = nothing)
+    step = step_options(eta, grad_scale, statistics_weight, clip_norm, non_finite;
+                        beta1 = beta1, beta2 = beta2)
     protected(opt) do handle
         GC.@preserve model grads begin
             gather!(opt, model, grads)

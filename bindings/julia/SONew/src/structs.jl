@@ -2,6 +2,7 @@
 # opened, the offset and size of every field are compared with the library's.
 
 const MAX_DIMS = 8
+const SCALARS = 3
 
 struct Options
     struct_size::Csize_t
@@ -21,6 +22,8 @@ struct Options
     graft_bias_correction::Int32
     rounding::Int32
     instruction_set::Int32
+    lagged_norms::Int32
+    nesterov::Int32
     reserved::NTuple{1,Int32}
 end
 
@@ -43,6 +46,8 @@ struct StepOptions
     grad_scale::Float64
     statistics_weight::Float64
     clip_norm::Float64
+    beta1::Float64
+    beta2::Float64
     non_finite::Int32
     reserved::NTuple{1,Int32}
 end
@@ -85,6 +90,7 @@ struct Buffers
     lr_scale::Float64
     weight_decay::Float64
     step_number::UInt64
+    scalars::Ptr{Float64}
 end
 
 # Each struct with its name in C, and whether the library accepts an older, shorter

@@ -27,6 +27,7 @@ upper(values, prefix = "") =
                                    "ROWS" => SONew.CHAINS.columns,
                                    "COLUMNS" => SONew.CHAINS.rows)
 @test occursin("#define SONEW_MAX_DIMS $(SONew.MAX_DIMS)\n", header)
+@test occursin("#define SONEW_SCALARS $(SONew.SCALARS)\n", header)
 
 statuses = enum("sonew_status")
 for (status, number) in (SONew.BAD_HANDLE, SONew.NO_TENSORS, SONew.TOO_MANY_DIMENSIONS,
