@@ -180,8 +180,6 @@ enum {
   SONEW_DUPLICATE_NAME = 202,
   /** A tensor has more than SONEW_MAX_DIMS dimensions. */
   SONEW_TOO_MANY_DIMENSIONS = 203,
-  /** A dimension is zero. */
-  SONEW_ZERO_DIMENSION = 204,
   /** A tensor's size does not fit into the address space. */
   SONEW_SIZE_OVERFLOW = 205,
   /** A call passes another number of tensors than the handle has. */
@@ -598,7 +596,11 @@ typedef struct {
   const char *name;
   /** Number of dimensions, 0 (a scalar) to SONEW_MAX_DIMS. */
   size_t ndim;
-  /** The dimensions, slowest first; each at least 1, those beyond ndim 0. */
+  /**
+   * The dimensions, slowest first; those beyond ndim 0. A tensor of which one is 0
+   * has no elements: its buffers may be NULL, it takes part in no step, and it
+   * appears in files.
+   */
   size_t dims[SONEW_MAX_DIMS];
   /** One of sonew_chains. Default (0) SONEW_ROW_MAJOR. */
   int32_t chains;
@@ -651,7 +653,7 @@ typedef struct sonew_optimizer sonew_optimizer;
  * Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
  * SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING, SONEW_NO_TENSORS,
  * SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME, SONEW_TOO_MANY_DIMENSIONS,
- * SONEW_ZERO_DIMENSION, SONEW_SIZE_OVERFLOW, SONEW_STATE_DTYPE,
+ * SONEW_SIZE_OVERFLOW, SONEW_STATE_DTYPE,
  * SONEW_MASTER_DTYPE, SONEW_INSTRUCTION_SET, SONEW_HEADER_LENGTH (the tensors are so
  * many, or their names so long, that they could not be saved),
  * SONEW_OUT_OF_MEMORY. Since 0.1.

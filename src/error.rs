@@ -145,15 +145,6 @@ pub enum Error {
         ndim: usize,
     },
 
-    /// A dimension is zero.
-    #[error("tensor \"{tensor}\": dimension {dimension} is zero")]
-    ZeroDimension {
-        /// The tensor.
-        tensor: String,
-        /// Which dimension, from 0.
-        dimension: usize,
-    },
-
     /// The number of elements or bytes overflows.
     #[error("tensor \"{tensor}\": the size of {dims:?} overflows")]
     SizeOverflow {

@@ -71,11 +71,16 @@ impl<'a> Buffer<'a> {
         first: *const c_void,
         argument: impl FnOnce() -> String,
     ) -> Result<Self> {
+        let alignment = dtype.size();
+        let first = match len {
+            // Of no elements, the pointer says nothing.
+            0 => std::ptr::without_provenance(alignment),
+            _ => first,
+        };
         not_null(first, || {
             format!("{}, {what} of tensor \"{}\",", argument(), tensor.name)
         })?;
         let address = first.addr();
-        let alignment = dtype.size();
         if !address.is_multiple_of(alignment) {
             return Err(Error::Misaligned {
                 tensor: tensor.name.clone(),
@@ -256,7 +261,7 @@ pub(crate) fn none_overlap(buffers: &mut [Buffer<'_>]) -> Result<()> {
     buffers.sort_unstable_by_key(|buffer| (buffer.start(), buffer.end()));
     let mut furthest: Option<&Buffer<'_>> = None;
     let mut furthest_written: Option<&Buffer<'_>> = None;
-    for buffer in &*buffers {
+    for buffer in buffers.iter().filter(|buffer| buffer.raw.bytes > 0) {
         let before = match buffer.written {
             true => furthest,
             false => furthest_written,

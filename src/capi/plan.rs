@@ -597,11 +597,11 @@ fn target<'a>(i: usize, entry: &sonew_buffers, tensor: &'a TensorSpec) -> Result
             let tensor = tensor.name.clone();
             return Err(Error::AmbiguousTarget { tensor });
         }
-        (true, true) => {
+        (true, true) if !tensor.is_empty() => {
             let tensor = tensor.name.clone();
             return Err(Error::NoTarget { index: i, tensor });
         }
-        (true, false) => (DIRECTION, "direction", entry.direction),
+        (true, _) => (DIRECTION, "direction", entry.direction),
         (false, true) => (PARAMETER, "params", entry.params),
     };
     let name = || format!("buffers[{i}].{field}");

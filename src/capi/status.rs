@@ -59,8 +59,6 @@ pub enum sonew_status {
     SONEW_DUPLICATE_NAME = 202,
     /// A tensor has more than SONEW_MAX_DIMS dimensions.
     SONEW_TOO_MANY_DIMENSIONS = 203,
-    /// A dimension is zero.
-    SONEW_ZERO_DIMENSION = 204,
     /// A tensor's size does not fit into the address space.
     SONEW_SIZE_OVERFLOW = 205,
     /// A call passes another number of tensors than the handle has.
@@ -180,7 +178,6 @@ impl From<&Error> for sonew_status {
             Error::TensorName { .. } => SONEW_TENSOR_NAME,
             Error::DuplicateName { .. } => SONEW_DUPLICATE_NAME,
             Error::TooManyDimensions { .. } => SONEW_TOO_MANY_DIMENSIONS,
-            Error::ZeroDimension { .. } => SONEW_ZERO_DIMENSION,
             Error::SizeOverflow { .. } | Error::PastLastAddress { .. } => SONEW_SIZE_OVERFLOW,
             Error::TensorCount { .. } => SONEW_TENSOR_COUNT,
             Error::WrongLength { .. } => SONEW_WRONG_LENGTH,
@@ -243,7 +240,6 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_TENSOR_NAME, c"SONEW_TENSOR_NAME"),
     (SONEW_DUPLICATE_NAME, c"SONEW_DUPLICATE_NAME"),
     (SONEW_TOO_MANY_DIMENSIONS, c"SONEW_TOO_MANY_DIMENSIONS"),
-    (SONEW_ZERO_DIMENSION, c"SONEW_ZERO_DIMENSION"),
     (SONEW_SIZE_OVERFLOW, c"SONEW_SIZE_OVERFLOW"),
     (SONEW_TENSOR_COUNT, c"SONEW_TENSOR_COUNT"),
     (SONEW_WRONG_LENGTH, c"SONEW_WRONG_LENGTH"),

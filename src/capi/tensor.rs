@@ -68,7 +68,9 @@ pub struct sonew_tensor {
     pub name: *const c_char,
     /// Number of dimensions, 0 (a scalar) to SONEW_MAX_DIMS.
     pub ndim: usize,
-    /// The dimensions, slowest first; each at least 1, those beyond ndim 0.
+    /// The dimensions, slowest first; those beyond ndim 0. A tensor of which one is 0
+    /// has no elements: its buffers may be NULL, it takes part in no step, and it
+    /// appears in files.
     pub dims: [usize; SONEW_MAX_DIMS],
     /// One of sonew_chains. Default (0) SONEW_ROW_MAJOR.
     pub chains: i32,

@@ -77,6 +77,7 @@ impl Grid {
         let len = tensor.len();
         let along = |chain| Grid::along(len, chain, band);
         match tensor.chains {
+            _ if len == 0 => along(1),
             // Without a band there is nothing to follow a chain for.
             _ if band == 0 => along(len),
             Chains::RowMajor => along(len),
@@ -249,7 +250,8 @@ impl Grid {
 
     /// Room for all of them.
     pub(crate) fn all_kept(&self) -> usize {
-        self.kept(self.blocks() - 1).end
+        let last = self.blocks().checked_sub(1);
+        last.map_or(0, |last| self.kept(last).end)
     }
 
     /// The runs of a rectangle's coordinates, and where each is among those that

@@ -91,9 +91,9 @@ impl TensorSpec {
         self.dims.iter().product()
     }
 
-    /// Never true for a valid tensor: no dimension is zero.
+    /// Whether a dimension is zero. Such a tensor takes part in no step.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.dims.contains(&0)
     }
 }
 
@@ -245,18 +245,13 @@ fn validate_dims(tensor: &TensorSpec) -> Result<()> {
             ndim: tensor.dims.len(),
         });
     }
-    if let Some(dimension) = tensor.dims.iter().position(|&d| d == 0) {
-        return Err(Error::ZeroDimension {
-            tensor: name(),
-            dimension,
-        });
-    }
     // No buffer of 8-byte elements can be longer than this.
     let limit = isize::MAX as usize / 8;
     let mut len = 1usize;
     for &d in &tensor.dims {
+        // Where there are no elements, the dimensions around them are limited, too.
         len = len
-            .checked_mul(d)
+            .checked_mul(d.max(1))
             .filter(|&n| n <= limit)
             .ok_or_else(|| Error::SizeOverflow {
                 tensor: name(),

@@ -137,7 +137,8 @@ impl TensorState {
     /// Lends the state to a step. If it is in a live file, the step reads it here and
     /// writes the other copy; otherwise it updates the planes in place.
     pub(super) fn lend<'a>(&'a mut self, buffers: &mut TensorBuffers<'a>) {
-        self.takes_part = buffers.gradient.is_some();
+        let is_empty = self.elements[0].is_empty();
+        self.takes_part = buffers.gradient.is_some() && !is_empty;
         let (written, read): (_, &[Storage]) = match self.other.is_empty() {
             true => (&mut self.elements, &[]),
             false => (&mut self.other, &self.elements),

@@ -72,7 +72,7 @@ impl Plan {
     /// # Errors
     /// [`Error::OutOfRange`] for options; [`Error::NoTensors`],
     /// [`Error::TensorName`], [`Error::DuplicateName`],
-    /// [`Error::TooManyDimensions`], [`Error::ZeroDimension`] and
+    /// [`Error::TooManyDimensions`] and
     /// [`Error::SizeOverflow`], [`Error::StateDtype`] and
     /// [`Error::MasterDtype`] for tensors; [`Error::InstructionSet`] where the
     /// one that was asked for is not there; [`Error::OutOfMemory`].

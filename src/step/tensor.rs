@@ -66,7 +66,7 @@ impl Tensor {
         kept: Option<&'a mut [u8]>,
         rounding: Option<Stochastic>,
     ) -> Option<Memory<'a>> {
-        buffers.gradient.as_ref()?;
+        buffers.gradient.filter(|_| !self.spec.is_empty())?;
         let few = |dtype| matches!(dtype, Dtype::Bf16 | Dtype::F16);
         let is_few = few(self.spec.state) || few(self.spec.params);
         Some(Memory {

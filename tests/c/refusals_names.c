@@ -45,7 +45,6 @@ static const char *with_newlines(void) {
 WITH(long_twice, tensors[1].name = tensors[0].name)
 WITH(long_newlines, tensors[1].name = with_newlines())
 WITH(long_dimensions, tensors[0].ndim = 9)
-WITH(long_zero, tensors[0].dims[1] = 0)
 WITH(long_overflow, tensors[0].dims[0] = SIZE_MAX)
 WITH(long_f16_state, tensors[1].state_dtype = SONEW_F16)
 WITH(long_master, tensors[1].dtype = SONEW_F64; tensors[1].master = 1)
@@ -108,7 +107,6 @@ const refusal name_refusals[] = {
     REFUSAL(long_newlines, SONEW_TENSOR_NAME,
             B_ENDS ": a name needs at least one character and no control characters"),
     REFUSAL(long_dimensions, SONEW_TOO_MANY_DIMENSIONS, A_ENDS " has 9 dimensions, at most 8"),
-    REFUSAL(long_zero, SONEW_ZERO_DIMENSION, A_ENDS ": dimension 1 is zero"),
     REFUSAL(long_overflow, SONEW_SIZE_OVERFLOW, A_ENDS ": the size of [18446744073709551615, 3]"),
     REFUSAL(long_f16_state, SONEW_STATE_DTYPE, B_ENDS ": the state cannot be F16"),
     REFUSAL(long_master, SONEW_MASTER_DTYPE, B_ENDS ": master weights are F32"),

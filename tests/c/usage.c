@@ -548,6 +548,51 @@ static void step_counts(void) {
     OK(sonew_plan_free(plan));
 }
 
+/* A tensor without elements needs no buffers, and changes nothing for the others. */
+static void empty(const char *folder) {
+    sonew_tensor tensors[COUNT];
+    memset(tensors, 0, sizeof tensors);
+    for (int i = 0; i < COUNT; i++) {
+        tensors[i].name = i ? "some" : "none";
+        tensors[i].ndim = 2;
+        tensors[i].dims[0] = i ? BIAS : 0;
+        tensors[i].dims[1] = 1;
+    }
+    float both[BIAS] = {0}, alone[BIAS] = {0}, planes[3][BIAS] = {{0}}, of_plan[BIAS] = {0};
+    float *const params_of[] = {NULL, both}, *const params_alone[] = {alone};
+    const float *const grads_of[] = {NULL, bias_grad};
+    fill_all();
+    sonew_optimizer *optimizer = NULL, *other = NULL;
+    OK(sonew_create(NULL, tensors, COUNT, &optimizer));
+    OK(sonew_create(NULL, tensors + 1, 1, &other));
+    sonew_plan *plan = NULL;
+    OK(sonew_plan_create(NULL, tensors, COUNT, &plan));
+    sonew_buffers buffers[COUNT];
+    void *nothing[] = {NULL, NULL, NULL}, *of_tensor[] = {planes[0], planes[1], planes[2]};
+    for (int i = 0; i < COUNT; i++) {
+        OK(sonew_buffers_init(&buffers[i], sizeof buffers[i]));
+        buffers[i].plane_count = 3;
+        buffers[i].planes = i ? of_tensor : nothing;
+    }
+    buffers[1].params = of_plan;
+    buffers[1].grad = bias_grad;
+    buffers[1].len = BIAS;
+    for (uint64_t number = 1; number <= 3; number++) {
+        OK(sonew_step(optimizer, NULL, params_of, grads_of, COUNT));
+        OK(sonew_step(other, NULL, params_alone, grads_of + 1, 1));
+        OK(sonew_plan_step(plan, NULL, number, buffers, COUNT));
+    }
+    CHECK(memcmp(both, alone, sizeof both) == 0 && memcmp(both, of_plan, sizeof both) == 0);
+    CHECK(count_of(optimizer, 0) == 0 && count_of(optimizer, 1) == 3);
+    char path[4096];
+    snprintf(path, sizeof path, "%s/empty", folder);
+    OK(sonew_save(optimizer, path, NULL, 0));
+    OK(sonew_load(optimizer, path, NULL, NULL, 0));
+    OK(sonew_plan_free(plan));
+    OK(sonew_free(other));
+    OK(sonew_free(optimizer));
+}
+
 /* A plan whose caller keeps the scalars does what an optimizer does, also in stages. */
 static void scalars(void) {
     sonew_options options;
@@ -624,6 +669,7 @@ int main(int argc, char **argv) {
     stateless();
     step_counts();
     scalars();
+    empty(argv[1]);
     puts("all used");
     return 0;
 }

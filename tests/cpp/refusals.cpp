@@ -21,7 +21,6 @@ int main(int, char **argv) {
   THROWS(SONEW_INVALID_STRING, "tensors[0].name is not valid UTF-8", Optimizer({{"\xff", {1}}}));
   THROWS(SONEW_TOO_MANY_DIMENSIONS, "tensor \"a\" has 9 dimensions",
          Optimizer({{"a", {1, 1, 1, 1, 1, 1, 1, 1, 1}}}));
-  THROWS(SONEW_ZERO_DIMENSION, "tensor \"a\": dimension 1 is zero", Optimizer({{"a", {2, 0}}}));
   THROWS(SONEW_SIZE_OVERFLOW, "tensor \"a\"", Optimizer({{"a", {SIZE_MAX, 2}}}));
   THROWS(SONEW_OUT_OF_MEMORY, "momentum of tensor \"a\"", Optimizer({{"a", {std::size_t{1} << 55}}}));
   Options options;

@@ -134,4 +134,15 @@ step!(opt, (deep, fill(1.0f0)), (deep .* 1, fill(2.0f0)))
 @test size(plane(opt, 1, "momentum")) == size(deep) && size(plane(opt, 2, "momentum")) == ()
 @test refused(() -> setup(SONewRule(), ones(Float32, ntuple(_ -> 1, 9)...)),
               :SONEW_TOO_MANY_DIMENSIONS, "9 dimensions")
-@test refused(() -> setup(SONewRule(), zeros(Float32, 0, 3)), :SONEW_ZERO_DIMENSION)
+
+# Arrays without elements take part in nothing, and appear in files.
+model = (none = zeros(Float32, 0, 3), some = ones(Float32, 2))
+opt = setup(SONewRule(), model)
+step!(opt, model, (none = zeros(Float32, 0, 3), some = ones(Float32, 2)))
+@test model.some != ones(Float32, 2)
+@test SONew.tensor_step_count.(Ref(opt), ["none", "some"]) == [0, 1]
+path = tempname()
+save(opt, path, model)
+again = load(path, SONewRule(), deepcopy(model))
+@test size(plane(again, "none", "momentum")) == (0, 3)
+@test same_bits(copy(plane(again, "some", "band.1")), copy(plane(opt, "some", "band.1")))
