@@ -29,6 +29,8 @@ fn cases() -> Vec<Options> {
             _ => Statistics::MovingAverage,
         },
         graft_bias_correction: i % 3 != 1,
+        lagged_norms: i % 5 < 2,
+        nesterov: i % 4 == 3,
         ..Options::default()
     };
     all.enumerate().map(case).collect()
