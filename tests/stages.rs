@@ -164,62 +164,104 @@ fn a_step_in_stages_is_the_step_to_the_bit() {
     }
 }
 
-/// Where a tensor is cut for two machines: between two of its rows.
-const CUT: usize = 13;
+/// The rows of cut tensors that each of three machines has: the last one has none.
+const ROWS: [std::ops::Range<usize>; 3] = [0..13, 13..40, 40..40];
 
-/// The rows that a machine has of each tensor; the bias is cut, too.
+/// A matrix and its bias, which are cut; a matrix that all machines have whole; and one
+/// that only the last machine has.
+fn of_machine(rows: usize, alone: usize) -> Vec<TensorSpec> {
+    vec![
+        TensorSpec::new("w", &[rows, 67]).with_chains(Chains::Rows),
+        TensorSpec::new("bias", &[rows]).with_update(Update::Adam),
+        TensorSpec::new("whole", &[12, 30]),
+        TensorSpec::new("alone", &[alone, 9]),
+    ]
+}
+
+/// The position of the tensor that all machines have whole.
+const WHOLE: usize = 2;
+
+/// What a machine has of each tensor.
 fn parts(all: &[Vec<f32>], machine: usize) -> Vec<Vec<f32>> {
-    let cut = |values: &Vec<f32>| {
-        let at = CUT * values.len() / 40;
-        let (first, second) = values.split_at(at);
-        [first, second][machine].to_vec()
+    let rows = ROWS[machine].clone();
+    let [w, bias, whole, alone] = all else {
+        panic!("four tensors");
     };
-    all.iter().map(cut).collect()
+    let alone = if machine == 2 { &alone[..] } else { &[] };
+    vec![
+        w[67 * rows.start..67 * rows.end].to_vec(),
+        bias[rows].to_vec(),
+        whole.clone(),
+        alone.to_vec(),
+    ]
+}
+
+/// As the sample loop of the header reduces them.
+fn reduce(stage: Stage, numbers: &mut [&mut [[f64; 2]]]) {
+    for tensor in 0..numbers[0].len() {
+        for i in 0..2 {
+            let of = |(machine, numbers): (usize, &&mut [[f64; 2]])| {
+                let is_counted = machine == 0 || tensor != WHOLE || stage == Stage::LargestL1;
+                if is_counted {
+                    numbers[tensor][i]
+                } else {
+                    0.0
+                }
+            };
+            let all: Vec<f64> = numbers.iter().enumerate().map(of).collect();
+            let reduced = match stage {
+                Stage::LargestL1 => all.into_iter().fold(0.0, f64::max),
+                _ => all.into_iter().sum(),
+            };
+            numbers
+                .iter_mut()
+                .for_each(|numbers| numbers[tensor][i] = reduced);
+        }
+    }
 }
 
 #[test]
-fn two_machines_with_half_of_the_chains_each_are_one() {
-    let cut_model = |rows: usize| {
-        vec![
-            TensorSpec::new("w", &[rows, 67]).with_chains(Chains::Rows),
-            TensorSpec::new("bias", &[rows]).with_update(Update::Adam),
-        ]
-    };
-    let whole = cut_model(40);
+fn machines_with_parts_of_the_tensors_are_one() {
+    let whole = of_machine(40, 20);
     for (options, how) in settings() {
-        let create = |rows| Optimizer::new(options.clone(), &cut_model(rows)).unwrap();
-        let mut one = (create(40), start(&whole));
-        let mut machines = [0, 1].map(|machine| {
-            let rows = [CUT, 40 - CUT][machine];
-            (create(rows), parts(&start(&whole), machine))
+        let create = |model: &[TensorSpec]| Optimizer::new(options.clone(), model).unwrap();
+        let mut one = (create(&whole), start(&whole));
+        let mut machines = [0, 1, 2].map(|machine| {
+            let alone = if machine == 2 { 20 } else { 0 };
+            let model = of_machine(ROWS[machine].len(), alone);
+            (create(&model), parts(&start(&whole), machine))
         });
         for number in 1..5 {
             let grads = gradients(&whole, number);
             step(&mut one.0, &how, &mut one.1, &grads);
             let all: Vec<_> = grads.into_iter().flatten().collect();
-            let grads = [0, 1].map(|m| parts(&all, m).into_iter().map(Some).collect::<Vec<_>>());
-            let [(first, first_params), (second, second_params)] = &mut machines;
-            let (mut p, g) = (elements_mut(first_params), lent(&grads[0]));
-            let mut a = first.stages(&how, &mut p, &g).unwrap();
-            let (mut p, g) = (elements_mut(second_params), lent(&grads[1]));
-            let mut b = second.stages(&how, &mut p, &g).unwrap();
+            let of = |machine| {
+                parts(&all, machine)
+                    .into_iter()
+                    .map(Some)
+                    .collect::<Vec<_>>()
+            };
+            let grads = [0, 1, 2].map(of);
+            let grads = grads.each_ref().map(|grads| lent(grads));
+            let [a, b, c] = &mut machines;
+            let mut params = [&mut a.1, &mut b.1, &mut c.1].map(|params| elements_mut(params));
+            let [p, q, r] = &mut params;
+            let mut a = a.0.stages(&how, p, &grads[0]).unwrap();
+            let mut b = b.0.stages(&how, q, &grads[1]).unwrap();
+            let mut c = c.0.stages(&how, r, &grads[2]).unwrap();
+            let mut reached = Vec::new();
             while let Some(stage) = a.next().unwrap() {
                 assert_eq!(b.next().unwrap(), Some(stage));
-                for (a, b) in a.numbers().iter_mut().zip(b.numbers()) {
-                    for (a, b) in a.iter_mut().zip(b) {
-                        *a = match stage {
-                            Stage::LargestL1 => a.max(*b),
-                            _ => *a + *b,
-                        };
-                        *b = *a;
-                    }
-                }
+                assert_eq!(c.next().unwrap(), Some(stage));
+                reduce(stage, &mut [a.numbers(), b.numbers(), c.numbers()]);
+                reached.push(stage);
             }
             assert_eq!(b.next().unwrap(), None);
+            assert_eq!(c.next().unwrap(), None);
+            assert_eq!(reached, expected(&options, &how));
         }
-        // Largest values are exact; sums of two parts may differ in the last
-        // bit of a float64, and what is made of them in that of a float32,
-        // four steps long.
+        // Largest values are exact; sums of parts may differ in the last bit of a
+        // float64, and what is made of them in that of a float32, four steps long.
         let exact = options.graft == Graft::None && how.clip_norm != Some(0.5);
         let bound = if exact { 0.0 } else { 8.0 * common::ULP32 };
         for (machine, (_, params)) in machines.iter().enumerate() {
@@ -228,6 +270,25 @@ fn two_machines_with_half_of_the_chains_each_are_one() {
                 let size = common::largest(common::to_f64(&whole));
                 let error = common::largest(error);
                 assert!(error <= bound * size, "{error} {options:?} {how:?}");
+            }
+        }
+    }
+}
+
+/// Machines with different tensors stop at the same stages, whatever these need.
+#[test]
+fn stages_follow_from_the_options_alone() {
+    let adam = [TensorSpec::new("bias", &[40]).with_update(Update::Adam)];
+    let empty = [TensorSpec::new("w", &[0, 4])];
+    for model in [&adam, &empty] {
+        for (options, how) in settings() {
+            let mut optimizer = Optimizer::new(options.clone(), model).unwrap();
+            let mut params = start(model);
+            for grads in [gradients(model, 1), vec![None]] {
+                let (mut params, grads) = (elements_mut(&mut params), lent(&grads));
+                let mut stages = optimizer.stages(&how, &mut params, &grads).unwrap();
+                let reached = std::iter::from_fn(|| stages.next().unwrap());
+                assert_eq!(reached.collect::<Vec<_>>(), expected(&options, &how));
             }
         }
     }

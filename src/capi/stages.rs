@@ -1,11 +1,13 @@
 //! Step in stages
 //!
 //! For programs that train one model on several machines (or in several
-//! processes), each of which holds a part of every tensor. Most of a step needs
+//! processes), each of which holds a part of the model. Most of a step needs
 //! only neighbouring elements, but clipping, relative damping and grafting need
 //! sums or maxima over whole tensors, in up to three stages. A step in stages
 //! stops at each of them: the program reduces the numbers of all parts and
-//! continues the step. With MPI:
+//! continues the step. Every machine lists all tensors, in the same order. A tensor of
+//! which it has nothing has a dimension of 0, as {0, 784}. A tensor that every machine
+//! holds whole is counted by one of them only. With MPI:
 //!
 //! ```c
 //! double numbers[2 * COUNT];                     // two for each tensor
@@ -15,18 +17,30 @@
 //!     status = sonew_stages_next(optimizer, numbers, COUNT, &stage);
 //!     if (status != SONEW_OK || stage == SONEW_DONE)
 //!         break;
+//!     for (int i = 0; i < COUNT; i++)            // those that all machines hold whole
+//!         if (rank != 0 && is_whole[i])
+//!             numbers[2 * i] = numbers[2 * i + 1] = 0;
 //!     MPI_Allreduce(MPI_IN_PLACE, numbers, 2 * COUNT, MPI_DOUBLE,
 //!                   stage == SONEW_LARGEST_L1 ? MPI_MAX : MPI_SUM, MPI_COMM_WORLD);
 //! }
 //! ```
 //!
-//! Which stages there are depends only on options and tensors, so that all
-//! machines stop at the same ones; a step that needs none is done at the first
-//! sonew_stages_next(). If the numbers are given back unchanged, the step gives
-//! the same bits as sonew_step(). If they are reduced, it gives the step of the
-//! whole tensors, up to the rounding of the sums, provided that tensors are cut
-//! between chains: between rows with SONEW_ROWS, between columns with
-//! SONEW_COLUMNS.
+//! Which stages there are depends only on the options of optimizer and step, so that all
+//! machines stop at the same ones, whatever tensors they have; a step that needs none is
+//! done at the first sonew_stages_next(). If a machine's call fails where those of others
+//! do not (SONEW_THREADS, for example), the others wait for it: repeat the call, or end the
+//! program.
+//!
+//! If the numbers are given back unchanged, the step gives the same bits as sonew_step().
+//! If they are reduced, it gives the step of the whole tensors, up to the rounding of the
+//! sums, provided that tensors are cut between chains: between rows with SONEW_ROWS,
+//! between columns with SONEW_COLUMNS. Where a chain is cut, the edges over the cut are
+//! missing. With numbers that are only compared (SONEW_LARGEST_L1) the bits are those of
+//! the whole tensors. Sums are added up in another order than on one machine: that
+//! changes the last bits of their float64, and so rarely one of the parameters. With
+//! SONEW_STOCHASTIC, each machine draws random numbers of its own.
+//!
+//! Each machine saves its part to a file of its own, with sonew_save(), at the same step.
 //!
 //! While a step in stages is under way, functions that only read answer as they
 //! did before it. Functions that step, save, load, sync or change a setting are

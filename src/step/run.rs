@@ -11,7 +11,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::layout::check_count;
 use crate::memory::again;
-use crate::options::{Graft, NonFinite, Options, StepOptions};
+use crate::options::{Damping, Graft, NonFinite, Options, StepOptions};
 use crate::parallel::{Sweep, Team, Tiles, Visit};
 
 /// Lists of tensors that a step needs, empty: between steps a plan keeps their
@@ -62,7 +62,9 @@ impl<'a> Run<'a> {
             self.take_reached(progress)?;
             self.statistics(progress);
             progress.next = Next::Measure;
-            if self.tensors.iter().any(|t| t.relative) {
+            // Stages follow from the options alone, so that machines with different
+            // tensors stop at the same ones.
+            if self.options.damping == Damping::Relative {
                 self.largest_l1(progress);
                 return Ok(Some(Stage::LargestL1));
             }
@@ -70,7 +72,7 @@ impl<'a> Run<'a> {
         if progress.next == Next::Measure {
             self.take_reached(progress)?;
             progress.next = Next::Apply;
-            if self.tensors.iter().any(Tensor::grafted) {
+            if self.options.graft != Graft::None {
                 self.norms(progress);
                 return Ok(Some(Stage::Norms));
             }
@@ -368,14 +370,16 @@ impl<'a> Run<'a> {
 
     fn largest_l1(&mut self, progress: &mut Progress) {
         let (tensors, sums) = (self.tensors, self.sums);
-        self.sweep(Sweep::Whole, progress, |job, visit| {
-            let tensor = &tensors[visit.tensor];
-            if tensor.relative {
-                let block = tensor.blocks.start + visit.block;
-                let l1 = job.largest_l1(visit.block, visit.access, visit.work);
-                sums.set(block, Slot::First, l1);
-            }
-        });
+        if tensors.iter().any(|t| t.relative) {
+            self.sweep(Sweep::Whole, progress, |job, visit| {
+                let tensor = &tensors[visit.tensor];
+                if tensor.relative {
+                    let block = tensor.blocks.start + visit.block;
+                    let l1 = job.largest_l1(visit.block, visit.access, visit.work);
+                    sums.set(block, Slot::First, l1);
+                }
+            });
+        }
         let fold = |t: &Tensor| sums.fold(t.blocks.clone(), Slot::First, f64::max);
         self.give(progress, |t| t.relative, |t, _| [fold(t), 0.0]);
     }
