@@ -290,6 +290,12 @@ enum {
   /** A load option cannot be combined with SONEW_MAP_SHARED. */
   SONEW_SHARED_OPTION = 426,
   /**
+   * The older copy in a live file was asked for (sonew_load_options.older_copy), and is
+   * not whole: a step has begun to write it, there was none, or the machine went down
+   * since.
+   */
+  SONEW_NO_OLDER_COPY = 427,
+  /**
    * A bug in this library; please report the message. Only after this error
    * may something have changed: the handle that was in use is refused from
    * now on, and can only be freed.
@@ -852,8 +858,13 @@ typedef struct {
    * the fields above. Default SONEW_READ.
    */
   int32_t mode;
-  /** Must be 0. */
-  int32_t reserved[1];
+  /**
+   * 1: load the older of the two copies in a live file, the state before its last
+   * step. For processes that train together: those that were killed may lie one step
+   * apart, and go on from the same one. With SONEW_MAP_SHARED it becomes the current
+   * copy, and is synced. Default 0.
+   */
+  int32_t older_copy;
 } sonew_load_options;
 
 /**

@@ -443,6 +443,13 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// The older copy in a live file was asked for, and is not whole.
+    #[error("the older copy in \"{}\" is not whole: a step has begun to write it, there was none, or the machine went down since", path.display())]
+    NoOlderCopy {
+        /// The file.
+        path: PathBuf,
+    },
+
     /// A live file was not synced after its last step, so that it has no
     /// checksums to verify.
     #[error("\"{}\" was not synced after its last step: it has no checksums of that step", path.display())]

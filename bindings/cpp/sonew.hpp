@@ -508,6 +508,7 @@ struct LoadOptions {
   bool override_options = false;
   bool common_tensors_only = false;
   LoadMode mode = LoadMode::read;
+  bool older_copy = false;
 };
 
 namespace detail {
@@ -915,6 +916,7 @@ class Optimizer {
     c.rename_count = renames.size();
     c.override_options = options.override_options;
     c.common_tensors_only = options.common_tensors_only;
+    c.older_copy = options.older_copy;
     c.mode = static_cast<std::int32_t>(options.mode);
     const auto pointers = optional(params);
     detail::check(sonew_load_any(get(), detail::c_string(path, "path"), &c, pointers.data(),

@@ -8,7 +8,7 @@
 
 use std::ffi::{c_char, c_void};
 
-use super::arguments::{flag, named, string, unused, List};
+use super::arguments::{flag, named, string, List};
 use super::buffers::{none_overlap, state, Buffer};
 use super::guard::{call, call_always};
 use super::optimizer::{ask_for_own, sonew_optimizer, with};
@@ -85,8 +85,11 @@ pub struct sonew_load_options {
     /// One of sonew_load_mode. SONEW_MAP_SHARED cannot be combined with any of
     /// the fields above. Default SONEW_READ.
     pub mode: i32,
-    /// Must be 0.
-    pub reserved: [i32; 1],
+    /// 1: load the older of the two copies in a live file, the state before its last
+    /// step. For processes that train together: those that were killed may lie one step
+    /// apart, and go on from the same one. With SONEW_MAP_SHARED it becomes the current
+    /// copy, and is synced. Default 0.
+    pub older_copy: i32,
 }
 
 // SAFETY: 3 * 8 + 4 * 4 bytes without padding.
@@ -106,7 +109,7 @@ unsafe impl Versioned for sonew_load_options {
             override_options: 0,
             common_tensors_only: 0,
             mode: SONEW_READ as i32,
-            reserved: [0],
+            older_copy: 0,
         }
     }
 }
@@ -128,12 +131,12 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
         // SAFETY: the caller's promise.
         unsafe { Ok((string(pair.from, of("from"))?, string(pair.to, of("to"))?)) }
     })?;
-    unused(&c.reserved, || "options.reserved".to_owned())?;
     Ok(LoadOptions {
         mode: named(c.mode, || "options.mode".to_owned(), &LOAD_MODES)?,
         override_options: flag(c.override_options, "options.override_options")?,
         common_tensors_only: flag(c.common_tensors_only, "options.common_tensors_only")?,
         rename,
+        older_copy: flag(c.older_copy, "options.older_copy")?,
     })
 }
 

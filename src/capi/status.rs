@@ -147,6 +147,10 @@ pub enum sonew_status {
     SONEW_UNSYNCED = 425,
     /// A load option cannot be combined with SONEW_MAP_SHARED.
     SONEW_SHARED_OPTION = 426,
+    /// The older copy in a live file was asked for (sonew_load_options.older_copy), and is
+    /// not whole: a step has begun to write it, there was none, or the machine went down
+    /// since.
+    SONEW_NO_OLDER_COPY = 427,
 
     /// A bug in this library; please report the message. Only after this error
     /// may something have changed: the handle that was in use is refused from
@@ -216,6 +220,7 @@ impl From<&Error> for sonew_status {
             Error::Torn { .. } => SONEW_TORN,
             Error::Unsynced { .. } => SONEW_UNSYNCED,
             Error::SharedOption { .. } => SONEW_SHARED_OPTION,
+            Error::NoOlderCopy { .. } => SONEW_NO_OLDER_COPY,
             Error::Internal { .. } => SONEW_INTERNAL,
         }
     }
@@ -276,6 +281,7 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_TORN, c"SONEW_TORN"),
     (SONEW_UNSYNCED, c"SONEW_UNSYNCED"),
     (SONEW_SHARED_OPTION, c"SONEW_SHARED_OPTION"),
+    (SONEW_NO_OLDER_COPY, c"SONEW_NO_OLDER_COPY"),
     (SONEW_INTERNAL, c"SONEW_INTERNAL"),
 ];
 

@@ -65,7 +65,7 @@ static STRUCTS: &[Struct] = &[
     }),
     layout!(sonew_rename { from, to }),
     layout!(sonew_load_options {
-        struct_size, renames, rename_count, override_options, common_tensors_only, mode, reserved,
+        struct_size, renames, rename_count, override_options, common_tensors_only, mode, older_copy,
     }),
     layout!(sonew_view { data, len, tensor, plane, ndim, dims, dtype, reserved, step_count }),
     layout!(sonew_buffers {

@@ -26,7 +26,7 @@ use super::locate::{in_tensors, Arrays, FileRange};
 use super::mapping::{Part, Words};
 use super::record::{
     self, pack, settings_words, Synced, BOOT, BOOT_TIME, CURRENT, DEVICE, FILE, IN_USE, NUMBER,
-    SEAL, SETTINGS, SETTINGS_WORDS, SYNCED,
+    OTHER, SEAL, SETTINGS, SETTINGS_WORDS, SYNCED,
 };
 use super::Settings;
 use crate::error::{Error, Result};
@@ -45,6 +45,8 @@ pub(crate) struct Live {
     /// Which copy is current.
     copy: usize,
     step: u64,
+    /// The word that says what the other copy holds, if that is whole.
+    other: u64,
     /// The number of the last sync.
     number: AtomicU64,
     /// Whether the file says that it is in use.
@@ -119,11 +121,12 @@ impl Live {
                 offset: begin,
                 bytes: end - begin,
             },
-            commit,
             settings: [settings, settings_b],
             synced: [synced, synced_b],
             copy,
             step,
+            other: commit.load(OTHER),
+            commit,
             number: number.into(),
             in_use: in_use.into(),
             marked: false.into(),
@@ -149,7 +152,22 @@ impl Live {
         let settings = synced.settings().iter().enumerate();
         settings.for_each(|(index, &word)| self.settings[self.copy].store(index, word));
         self.commit.store(CURRENT, pack(self.step, self.copy));
+        self.set_other(0);
         self.mark()
+    }
+
+    /// Makes the copy that it was opened with, the older one, the current one.
+    pub(super) fn go_back(&mut self) -> Result<()> {
+        self.mark()?;
+        self.commit.store(CURRENT, pack(self.step, self.copy));
+        // What the other copy holds is later.
+        self.set_other(0);
+        Ok(())
+    }
+
+    fn set_other(&mut self, other: u64) {
+        self.other = other;
+        self.commit.store(OTHER, other);
     }
 
     /// The file's path when it was opened.
@@ -178,6 +196,19 @@ impl Live {
     pub(crate) fn begin(&mut self) -> Result<()> {
         self.check_process()?;
         self.mark()
+    }
+
+    /// The same before a step, which writes the other copy.
+    pub(crate) fn begin_step(&mut self) -> Result<()> {
+        self.begin()?;
+        self.commit.store(OTHER, 0);
+        Ok(())
+    }
+
+    /// The step was refused or aborted. If it has written nothing, the other copy is as it
+    /// was.
+    pub(crate) fn end_step(&mut self, has_written: bool) {
+        self.set_other(if has_written { 0 } else { self.other });
     }
 
     fn mark(&self) -> Result<()> {
@@ -215,7 +246,9 @@ impl Live {
         for (tensor, settings) in settings.enumerate() {
             put(&self.settings[other], tensor, settings);
         }
+        let before = pack(self.step, self.copy);
         self.commit.store(CURRENT, pack(step, other));
+        self.set_other(before);
         (self.step, self.copy) = (step, other);
     }
 

@@ -44,6 +44,7 @@ use crate::error::Result;
 use crate::layout::{self, check_scalars, Plane, Scalars, TensorSpec};
 use crate::options::{not_negative, Options};
 
+pub(crate) use files::Access;
 pub(crate) use live::{Copies, Live};
 pub(crate) use mapping::Part;
 pub(crate) use read::Wanted;

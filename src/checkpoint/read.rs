@@ -9,7 +9,7 @@ use super::header::{not_in_a_file, LENGTH_BYTES, MAX_LENGTH};
 use super::live::{Copies, Found, Live};
 use super::locate::{check, in_tensors, Arrays, Checked, FileRange, StoredArray};
 use super::mapping::Part;
-use super::record::{self, Synced, CURRENT, IN_USE, SETTINGS, SETTINGS_WORDS, SYNCED};
+use super::record::{self, Synced, CURRENT, IN_USE, OTHER, SETTINGS, SETTINGS_WORDS, SYNCED};
 use super::write::create_live;
 use super::{array_name, Array, Header, Master, LIVE_FORMAT};
 use crate::dtype::Dtype;
@@ -38,6 +38,8 @@ pub struct Checkpoint {
     copy: usize,
     /// How a live file was found.
     found: Option<Found>,
+    /// The older of its two copies is wanted.
+    older: bool,
     file: SourceFile,
 }
 
@@ -78,15 +80,18 @@ impl Checkpoint {
     /// [`Error::FormatVersion`], [`Error::Checksum`] of the header; for a live
     /// file also [`Error::FileLocked`] and [`Error::Torn`].
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
-        Self::open_as(path.as_ref(), Access::Read)
+        Self::open_as(path.as_ref(), Access::Read, false)
     }
 
     /// Opens a live file to work on it, and checks it.
+    #[cfg(test)]
     pub(crate) fn open_live(path: &Path) -> Result<Checkpoint> {
-        Self::open_as(path, Access::Live)
+        Self::open_as(path, Access::Live, false)
     }
 
-    fn open_as(path: &Path, access: Access) -> Result<Checkpoint> {
+    /// Opens a file to read it, or a live file to work on it; with `older`, a live file at
+    /// the step before its last.
+    pub(crate) fn open_as(path: &Path, access: Access, older: bool) -> Result<Checkpoint> {
         let file = SourceFile::open(path, access)?;
         let Checked {
             header,
@@ -100,7 +105,7 @@ impl Checkpoint {
         let live = arrays.live.is_some();
         if live {
             file.lock(access)?;
-        } else if access == Access::Live {
+        } else if older || access == Access::Live {
             return Err(Error::NotALiveFile {
                 path: path.to_owned(),
             });
@@ -111,10 +116,12 @@ impl Checkpoint {
             arrays,
             copy: 0,
             found: None,
+            older,
             file,
         };
         if live {
             let found = match format {
+                LIVE_FORMAT if older => return Err(checkpoint.no_older_copy()),
                 LIVE_FORMAT => checkpoint.settle_3()?,
                 _ => checkpoint.settle()?,
             };
@@ -293,7 +300,11 @@ impl Checkpoint {
         let length = self.file.length();
         let (file, path) = self.file.into_parts();
         let at = (self.header.step, self.copy);
-        Live::new(file, &path, length, &self.arrays, at, &found)
+        let (mut live, copies) = Live::new(file, &path, length, &self.arrays, at, &found)?;
+        if self.older {
+            live.go_back()?;
+        }
+        Ok((live, copies))
     }
 
     fn renew(self) -> Result<(Live, Copies)> {
@@ -354,6 +365,11 @@ impl Checkpoint {
             if current != Some(last.at) {
                 return Err(broken());
             }
+            if self.older {
+                let is_own = now.file == then.file;
+                self.go_back(&words, last.at, is_own)?;
+                return Ok(Found::Synced(last.number));
+            }
             self.take(&last)?;
             // A copy may have been made while the file was changing.
             if now.file != then.file {
@@ -363,8 +379,15 @@ impl Checkpoint {
         }
         if now == then && record::boot(commit).is(Boot::now()) {
             let (step, copy) = current.ok_or_else(broken)?;
+            if self.older {
+                self.go_back(&words, (step, copy), true)?;
+                return Ok(Found::InUse(commit[IN_USE]));
+            }
             self.settle_at(step, copy, &words[SETTINGS + copy])?;
             return Ok(Found::InUse(commit[IN_USE]));
+        }
+        if self.older {
+            return Err(self.no_older_copy());
         }
         // A sync before the last one that has returned is no substitute for it.
         let last = |synced: &Synced| synced.number >= commit[IN_USE];
@@ -377,6 +400,21 @@ impl Checkpoint {
             }
         }
         Err(self.torn())
+    }
+
+    /// Takes the older copy, if it is whole. `is_own`: the file is no copy of another one, of
+    /// which nothing but the current copy would be verified.
+    fn go_back(&mut self, words: &[Vec<u64>], current: (u64, usize), is_own: bool) -> Result<()> {
+        let older = record::unpack(words[0][OTHER]);
+        let is_there = |older: &(u64, usize)| is_own && older.1 != current.1;
+        let (step, copy) = older.filter(is_there).ok_or_else(|| self.no_older_copy())?;
+        self.settle_at(step, copy, &words[SETTINGS + copy])
+    }
+
+    fn no_older_copy(&self) -> Error {
+        Error::NoOlderCopy {
+            path: self.file.path().to_owned(),
+        }
     }
 
     /// The same for a live file of format 3. What is not as it was synced is not

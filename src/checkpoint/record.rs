@@ -78,6 +78,9 @@ pub(super) const BOOT_TIME: usize = 3;
 /// The file that has been in use, and its device.
 pub(super) const FILE: usize = 4;
 pub(super) const DEVICE: usize = 5;
+/// The step and copy before the current ones, as long as that copy is whole; zero while a
+/// step writes it, and where there was none.
+pub(super) const OTHER: usize = 6;
 
 /// Words of a record of a sync, before the settings of all tensors and the
 /// checksums of all planes: the number of the sync,

@@ -162,7 +162,15 @@ impl Optimizer {
                 Live::check_tensor_step(&spec.name, state.step_count.saturating_add(1))?;
             }
         }
-        self.begin_live()
+        let live = self.live.as_mut();
+        live.map_or(Ok(()), |live| live.file.begin_step())
+    }
+
+    /// A step was refused or aborted.
+    pub(super) fn end_live_step(&mut self, has_written: bool) {
+        if let Some(live) = &mut self.live {
+            live.file.end_step(has_written);
+        }
     }
 
     /// Writes the settings of a tensor to the live file.

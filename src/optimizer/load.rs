@@ -53,6 +53,11 @@ pub struct LoadOptions {
     /// How the file is opened. [`LoadMode::MapShared`] cannot be combined with
     /// any of the fields above.
     pub mode: LoadMode,
+    /// Load the older of the two copies in a live file: the state before its last step.
+    /// For processes that train together: those that were killed may lie one step apart,
+    /// and go on from the same one. With [`LoadMode::MapShared`] it becomes the current
+    /// copy, and is synced.
+    pub older_copy: bool,
 }
 
 /// Finds the position in the file of every tensor of the optimizer, or returns

@@ -7,7 +7,7 @@ use super::load::{assign, LoadMode, LoadOptions};
 use super::master::narrow;
 use super::state::{zeros, Storage};
 use super::Optimizer;
-use crate::checkpoint::{Checkpoint, Header, Master, Part, SavedTensor, Wanted, PARAMETER};
+use crate::checkpoint::{Access, Checkpoint, Header, Master, Part, SavedTensor, Wanted, PARAMETER};
 use crate::dtype::{Dtype, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{Plane, TensorSpec, MASTER};
@@ -56,6 +56,7 @@ impl Optimizer {
     /// [`Error::TensorMissing`] and [`Error::PlaneMissing`] for one of another
     /// optimizer; [`Error::FileLocked`] for a live file in use,
     /// [`Error::Torn`] for one that a power failure has damaged;
+    /// [`Error::NoOlderCopy`] where that is asked for and not whole;
     /// [`Error::NotALiveFile`] and [`Error::SharedOption`] for a shared mapping.
     pub fn load(
         &mut self,
@@ -81,7 +82,7 @@ impl Optimizer {
         load: &LoadOptions,
         mut params: Option<&mut [ElementsMut<'_>]>,
     ) -> Result<()> {
-        let file = Checkpoint::open(path)?;
+        let file = Checkpoint::open_as(path, Access::Read, load.older_copy)?;
         let header = file.header().clone();
         let assigned = self.assign(&file, params.is_some(), load)?;
         check(OF_TENSORS)?;
@@ -145,7 +146,7 @@ impl Optimizer {
         if let Some((_, option)) = forbidden.into_iter().find(|(given, _)| *given) {
             return Err(Error::SharedOption { option });
         }
-        let file = Checkpoint::open_live(path)?;
+        let file = Checkpoint::open_as(path, Access::Live, load.older_copy)?;
         let header = file.header().clone();
         let assigned = self.assign(&file, params.is_some(), load)?;
         let positions: Vec<usize> = assigned.into_iter().flatten().collect();
@@ -192,6 +193,10 @@ impl Optimizer {
             }
         }
         self.step_count = header.step;
+        if load.older_copy {
+            // The last sync was of the later copy, which the next step writes.
+            self.sync()?;
+        }
         Ok(())
     }
 

@@ -176,6 +176,7 @@ impl Optimizer {
         match next(self, buffers) {
             Ok(done) => Ok((done, masters)),
             Err(error) => {
+                self.end_live_step(false);
                 self.forget_masters(masters);
                 Err(error)
             }

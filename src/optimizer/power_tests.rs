@@ -69,9 +69,10 @@ enum Work {
     Reset,
     Save,
     Reopen,
+    GoBack,
 }
 
-const WORK: [Work; 9] = [
+const WORK: [Work; 10] = [
     Work::Step,
     Work::Step,
     Work::Step,
@@ -81,6 +82,7 @@ const WORK: [Work; 9] = [
     Work::Reset,
     Work::Save,
     Work::Reopen,
+    Work::GoBack,
 ];
 
 /// A machine with one process that works on a live file.
@@ -102,6 +104,10 @@ struct Run {
     begun: Vec<Seen>,
     /// The steps that were begun since.
     steps: usize,
+    /// The state before the last step, while the other copy holds it.
+    older: Option<Seen>,
+    /// A step was killed that may have begun to write it, or the machine went down.
+    doubtful: bool,
     /// What the last save has saved.
     last_save: Option<Seen>,
     /// What was done, for messages.
@@ -142,6 +148,8 @@ impl Run {
             },
             begun: Vec::new(),
             steps: 0,
+            older: None,
+            doubtful: false,
             last_save: None,
             specs,
             done: vec![format!("seed {seed}")],
@@ -171,6 +179,7 @@ impl Run {
         self.synced = see(&optimizer);
         self.begun.clear();
         self.steps = 0;
+        self.older = None;
         self.optimizer = Some(optimizer);
     }
 
@@ -201,10 +210,29 @@ impl Run {
                 let path = self.saved.clone();
                 self.optimizer().save(path, None)
             }
-            Work::Reopen => {
+            Work::Reopen | Work::GoBack => {
                 self.optimizer = None;
                 let mut optimizer = self.fresh();
-                load(&mut optimizer, &self.live, LoadMode::MapShared)?;
+                let load = LoadOptions {
+                    mode: LoadMode::MapShared,
+                    older_copy: work == Work::GoBack,
+                    ..LoadOptions::default()
+                };
+                match optimizer.load(&self.live, &load, None) {
+                    Err(Error::NoOlderCopy { .. }) if self.older.is_none() || self.doubtful => {
+                        self::load(&mut optimizer, &self.live, LoadMode::MapShared)?;
+                    }
+                    loaded => {
+                        loaded?;
+                        if work == Work::GoBack {
+                            let older = self
+                                .older
+                                .as_ref()
+                                .unwrap_or_else(|| panic!("{:?}", self.done));
+                            assert_eq!(&see(&optimizer), older, "{:?}", self.done);
+                        }
+                    }
+                }
                 self.optimizer = Some(optimizer);
                 Ok(())
             }
@@ -228,8 +256,10 @@ impl Run {
         });
         let unstruck = test_double::clear();
         let killed = test_double::killed();
-        if matches!(work, Work::Sync | Work::Reopen) {
+        if matches!(work, Work::Sync | Work::Reopen | Work::GoBack) {
             self.begun.push(before.clone());
+            self.begun
+                .extend(self.older.clone().filter(|_| work == Work::GoBack));
         }
         for event in &events {
             self.machine.apply(event);
@@ -237,6 +267,7 @@ impl Run {
             self.look(saving);
         }
         if let Some(bytes) = killed {
+            self.doubtful |= work == Work::Step;
             self.optimizer = None;
             fs::write(&self.live, bytes).unwrap();
             self.resume(&before);
@@ -245,11 +276,15 @@ impl Run {
         assert!(kill.is_none() || unstruck);
         result.unwrap_or_else(|error| panic!("{error}: {:?}", self.done));
         match work {
-            Work::Sync | Work::Reopen => {
-                self.synced = before;
+            Work::Sync | Work::Reopen | Work::GoBack => {
+                self.synced = see(self.optimizer());
+                if self.synced != before {
+                    self.older = None;
+                }
                 self.begun.clear();
                 self.steps = 0;
             }
+            Work::Step => (self.older, self.doubtful) = (Some(before), false),
             Work::Save => self.last_save = Some(before),
             _ => {}
         }
@@ -297,6 +332,9 @@ impl Run {
         match loaded {
             Ok(()) => {
                 self.synced = see(&optimizer);
+                // A sync writes both copies.
+                self.older.take_if(|_| self.steps > 0);
+                self.doubtful = true;
                 self.begun.clear();
                 self.steps = 0;
                 self.optimizer = Some(optimizer);
@@ -409,7 +447,7 @@ fn power_failures_and_kills_at_any_moment_lose_nothing_that_is_promised() {
                 1 | 2 => {
                     let work = *WORK.choose(&mut run.random).unwrap();
                     // Not while it is closed in an orderly way.
-                    if work != Work::Reopen {
+                    if !matches!(work, Work::Reopen | Work::GoBack) {
                         let operations = run.random.random_range(0..3);
                         run.one(work, Some(operations));
                     }

@@ -153,7 +153,7 @@ impl Optimizer {
                 self.staged = None;
                 self.complete(number);
             }
-            Err(Error::NonFiniteGradient { .. }) => self.end_stages(),
+            Err(Error::NonFiniteGradient { .. }) => self.end_stages(false),
             _ => {}
         }
         reached
@@ -185,11 +185,12 @@ impl Optimizer {
             // The step has updated the other copy, so the two may differ now.
             self.state.iter_mut().for_each(|state| state.same = false);
         }
-        self.end_stages();
+        self.end_stages(written);
         Ok(())
     }
 
-    fn end_stages(&mut self) {
+    fn end_stages(&mut self, has_written: bool) {
+        self.end_live_step(has_written);
         if let Some(staged) = self.staged.take() {
             self.forget_masters(staged.masters);
         }

@@ -83,7 +83,7 @@ static void defaults(void) {
     OK(sonew_load_options_init(&load, sizeof load));
     CHECK(load.renames == NULL && load.rename_count == 0);
     CHECK(load.override_options == 0 && load.common_tensors_only == 0);
-    CHECK(load.mode == SONEW_READ);
+    CHECK(load.mode == SONEW_READ && load.older_copy == 0);
 
     sonew_buffers buffers;
     OK(sonew_buffers_init(&buffers, sizeof buffers));
@@ -135,7 +135,7 @@ static void layouts(void) {
     FIELD(sonew_load_options, struct_size);
     FIELD(sonew_load_options, rename_count);
     FIELD(sonew_load_options, mode);
-    FIELD(sonew_load_options, reserved);
+    FIELD(sonew_load_options, older_copy);
     STRUCT(sonew_view);
     FIELD(sonew_view, data);
     FIELD(sonew_view, ndim);

@@ -21,7 +21,8 @@ pub(crate) mod test_double;
 pub(super) use identity::{Boot, Identity};
 pub(super) use live::{map_private, LiveFile};
 pub(super) use new::NewFile;
-pub(super) use source::{Access, SourceFile};
+pub(crate) use source::Access;
+pub(super) use source::SourceFile;
 
 use std::io;
 use std::path::Path;

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 /// The purpose of an open file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Access {
+pub(crate) enum Access {
     Read,
     /// To be mapped and written through the mapping.
     Live,

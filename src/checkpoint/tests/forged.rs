@@ -107,7 +107,7 @@ fn wrong_options_tensors_and_checksums_are_refused() {
         (r#""name":"fc1.weight""#, r#""name":"fc1.bias""#, "two tensors are named \"fc1.bias\""),
         (r#""name":"fc1.weight""#, r#""name":"""#, "tensor 0 is named"),
         (r#""name":"fc1.weight""#, r#""name":"fc2.weight""#, "\"fc1.weight/momentum\" belongs to no tensor"),
-        (r#""dims":[2,3]"#, r#""dims":[2,0]"#, "dimension 1 is zero"),
+        (r#""dims":[2,3]"#, r#""dims":[2,0]"#, "its tensor [2, 0]"),
         (r#""dims":[2,3]"#, r#""dims":[3,2]"#, "\"fc1.weight/momentum\" has shape [2, 3]"),
         (r#""dims":[2,3]"#, r#""dims":[2,3,1,1,1,1,1,1,1]"#, "at most 8"),
         (r#""dims":[2,3]"#, r#""dims":[4294967296,4294967296]"#, "\"fc1.weight\": the size"),

@@ -23,7 +23,7 @@ end
 
 """
     load!(opt, path, model = nothing; mode = :read, renames = [],
-          override_options = false, common_tensors_only = false)
+          override_options = false, common_tensors_only = false, older_copy = false)
 
 Loads a file into an optimizer that was set up with the same hyperparameters and the
 same arrays, and with `model` the parameters into its arrays. Views of the state become
@@ -38,10 +38,12 @@ invalid. Returns `opt`.
 - `override_options`: keep the optimizer's options where the file has others.
 - `common_tensors_only`: load the arrays that are in both, and leave the others as they
   are.
+- `older_copy`: load the state before the last step of a live file, so that processes that
+  train together go on from the same step.
 """
 function load!(opt::Optimizer, path::AbstractString, model = nothing; mode::Symbol = :read,
                renames = (), override_options::Bool = false,
-               common_tensors_only::Bool = false)
+               common_tensors_only::Bool = false, older_copy::Bool = false)
     names = Pair{String,String}[c_name(from) => c_name(to) for (from, to) in renames]
     list = [Rename(pointer(from), pointer(to)) for (from, to) in names]
     number_of_mode = number(LOAD_MODE, mode, "mode")
@@ -49,7 +51,7 @@ function load!(opt::Optimizer, path::AbstractString, model = nothing; mode::Symb
         GC.@preserve names list model with_params(opt, model) do params, count
             options = LoadOptions(sizeof(LoadOptions), isempty(list) ? C_NULL : pointer(list),
                                   length(list), override_options, common_tensors_only,
-                                  number_of_mode, (0,))
+                                  number_of_mode, older_copy)
             check(ccall(c().sonew_load_any, Int32,
                         (Ptr{Cvoid}, Cstring, Ref{LoadOptions}, Ptr{Ptr{Cvoid}}, Csize_t),
                         handle, String(path), options, params, count))

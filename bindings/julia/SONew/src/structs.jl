@@ -64,7 +64,7 @@ struct LoadOptions
     override_options::Int32
     common_tensors_only::Int32
     mode::Int32
-    reserved::NTuple{1,Int32}
+    older_copy::Int32
 end
 
 struct View

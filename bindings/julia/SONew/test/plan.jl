@@ -62,7 +62,7 @@ end
 @test scalars[2] ≈ 1 - 0.9^3 * 0.5
 @test refused(() -> direction!(u, p, state_planes, x, 5; scalars = zeros(2)),
               :SONEW_WRONG_LENGTH, "2 scalars")
-@test refused(() -> step!(opt, x, x; beta2 = -1), :SONEW_OUT_OF_RANGE, "step.beta2")
+@test refused(() -> step!(opt, x, copy(x); beta2 = -1), :SONEW_OUT_OF_RANGE, "step.beta2")
 
 # An array that has had no gradient for long begins as with a fresh optimizer, in an
 # optimizer and in a plan, and its count comes back from a file.
