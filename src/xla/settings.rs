@@ -100,6 +100,7 @@ impl<'a> Settings<'a> {
                 rounding: frame.int("rounding")?,
                 instruction_set: frame.int("instruction_set")?,
                 reserved: [0],
+                pool: std::ptr::null(),
             },
             non_finite: frame.int("non_finite")?,
             direction: frame.flag("direction")?,
@@ -146,7 +147,7 @@ impl<'a> Settings<'a> {
             reserved: [0],
         };
         // SAFETY: both structs have the size of this version.
-        let (options, step) = unsafe { (options(&c)?, step_options(&step)?) };
+        let (options, step) = unsafe { (options(&c)?.0, step_options(&step)?) };
         Ok((options, step, decay))
     }
 }
