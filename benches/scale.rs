@@ -88,7 +88,7 @@ fn many() -> Result<()> {
             let second = start.elapsed();
             let start = Instant::now();
             for optimizer in &mut calls {
-                optimizer.step(&step, &mut [&mut [0.5]], &[Some(&[0.1])])?;
+                optimizer.step(&step, &mut [&mut [0.5f32]], &[Some(&[0.1f32])])?;
             }
             times.push([first, second, start.elapsed()].map(|t| 1e3 * t.as_secs_f64()));
         }

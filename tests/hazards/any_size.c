@@ -63,9 +63,9 @@ static sonew_status share_and_step(void) {
 }
 static sonew_status free_it(void) { return sonew_free(optimizer); }
 static sonew_status make_pool(void) {
-    size_t processors[] = {0, 0, 0};
+    size_t processors[] = {0};
     sonew_pool *pool = NULL;
-    sonew_status status = sonew_pool_create(2, processors, only_one ? 3 : 0, &pool);
+    sonew_status status = sonew_pool_create(2, processors, only_one ? 1 : 0, &pool);
     return status == SONEW_OK ? sonew_pool_free(pool) : status;
 }
 static sonew_status free_plan(void) { return sonew_plan_free(plan); }

@@ -14,6 +14,7 @@ const FILES: [&str; 13] = [
     "errors",
     "tree",
     "plan",
+    "pool",
     "structs",
     "bfloat16",
     "library",

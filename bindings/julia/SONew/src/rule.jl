@@ -34,8 +34,9 @@ Hyperparameters of an optimizer:
 - `statistics = :moving_average` (an exponential moving average) or `:weighted_sum`;
   `bias_correction = true`.
 - `rounding = :nearest` or `:stochastic`, to 16 bits; `seed = 0`.
-- `threads = 0`: the largest number of the library's own threads; 0 means one for each
+- `threads = 0`: the largest number of threads of a step; 0 means one for each
   processor that the process may run on. Results do not depend on it.
+- `pool = nothing`: a [`SONew.Pool`](@ref) whose threads steps use; then `threads` is 0.
 - `instruction_set = :auto`, `:portable`, `:avx2`, `:avx512` or `:neon`. Results do
   not depend on it.
 
@@ -92,9 +93,10 @@ struct SONewRule
     rounding::Symbol
     seed::UInt64
     threads::Int32
+    pool::Union{Nothing,Pool}
     instruction_set::Symbol
 
-    function SONewRule(values::Vararg{Any,26})
+    function SONewRule(values::Vararg{Any,27})
         rule = new(values...)
         # Refuses a misspelt name here, not only in setup().
         number(GRAFT, rule.graft, "graft")
@@ -145,7 +147,7 @@ function library_defaults()
         name(STATISTICS, o.statistics), o.bias_correction != 0, o.graft_eps,
         o.graft_bias_correction != 0, s.grad_scale, s.clip_norm, s.statistics_weight,
         name(NON_FINITE, s.non_finite), nothing, nothing, false,
-        name(ROUNDING, o.rounding), o.seed, o.threads,
+        name(ROUNDING, o.rounding), o.seed, o.threads, nothing,
         name(INSTRUCTION_SET, o.instruction_set))
 end
 
@@ -156,7 +158,12 @@ options(rule::SONewRule) = Options(
     number(DAMPING, rule.damping, "damping"), number(GRAFT, rule.graft, "graft"),
     rule.bias_correction, rule.graft_bias_correction,
     number(ROUNDING, rule.rounding, "rounding"),
-    number(INSTRUCTION_SET, rule.instruction_set, "instruction_set"), (0,))
+    number(INSTRUCTION_SET, rule.instruction_set, "instruction_set"), (0,),
+    handle_of(rule.pool))
+
+# The handle of a pool, for a call during which the caller keeps the rule.
+handle_of(::Nothing) = C_NULL
+handle_of(pool::Pool) = protected(identity, pool)
 
 step_options(eta, grad_scale, statistics_weight, clip_norm, non_finite) = StepOptions(
     sizeof(StepOptions), eta, grad_scale, statistics_weight, clip_norm,

@@ -22,6 +22,7 @@ struct Options
     rounding::Int32
     instruction_set::Int32
     reserved::NTuple{1,Int32}
+    pool::Ptr{Cvoid}
 end
 
 struct Tensor
