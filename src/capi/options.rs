@@ -157,8 +157,8 @@ pub struct sonew_options {
     pub instruction_set: i32,
     /// Must be 0.
     pub reserved: [i32; 1],
-    /// The threads that steps use, in place of those that are shared by default;
-    /// then threads must be 0. Default NULL: those that are shared by default.
+    /// The pool whose threads steps use. Then threads must be 0. Default NULL: the
+    /// one that all who ask for the same number of threads share.
     pub pool: *const sonew_pool,
 }
 
