@@ -5,8 +5,9 @@ use std::{env, fs};
 
 /// The sections of the header, in order: files of src/capi, and src/xla. The
 /// documentation at the top of each file introduces its section.
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "status",
+    "pool",
     "options",
     "tensor",
     "optimizer",

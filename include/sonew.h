@@ -66,7 +66,8 @@
  *   and overlapping buffers are refused. The library cannot check whether a
  *   buffer is as long as its tensor.
  * - Different handles may be used by different threads at once. One handle is
- *   for one thread at a time: a second thread gets SONEW_BUSY.
+ *   for one thread at a time: a second thread gets SONEW_BUSY. Only a pool is for
+ *   any number of threads.
  * - A handle is a number that is never used again, not an address. A freed
  *   handle is always refused.
  * - A failed allocation is a status: SONEW_OUT_OF_MEMORY (or SONEW_IO, SONEW_THREADS
@@ -76,7 +77,8 @@
  *   docs/guarantees.md lists it. Each thread that is in a call sets aside 256 KiB of
  *   address space for this, which are used only if memory is lacking.
  * - Nothing is printed, no signal handlers are installed, and no threads are
- *   used but the optimizer's own, which end when it is freed.
+ *   used but the library's own, which end when the last optimizer or plan that
+ *   has used them is freed.
  * - A thread that is cancelled with pthread_cancel() while it is in a call
  *   completes the call, and ends at its next cancellation point. A call must not
  *   be left by longjmp() out of a signal handler: its handles then stay
@@ -222,13 +224,19 @@ enum {
   SONEW_CUSTOM_CALL = 230,
   /** There is not enough memory. */
   SONEW_OUT_OF_MEMORY = 300,
-  /** The system could not create the threads that were asked for. */
+  /**
+   * The system could not create a thread: that of a save in the background, or the
+   * one with which sonew_pool_create() tries processors. A step that gets fewer
+   * threads than it may use goes on with those.
+   */
   SONEW_THREADS = 301,
   /**
    * The processor, or the library as it was built, lacks the instruction
    * set that was asked for.
    */
   SONEW_INSTRUCTION_SET = 302,
+  /** The threads of a pool may not run on a processor. */
+  SONEW_PROCESSOR = 303,
   /** A file operation failed; the message has the system's reason. */
   SONEW_IO = 400,
   /**
@@ -319,6 +327,58 @@ const char *sonew_status_name(int32_t status);
  * 0.1.
  */
 const char *sonew_last_error(void);
+
+/******************************************************************************
+ * Pool
+ *
+ * A pool is a set of threads that any number of optimizers and plans share.
+ * Programs that do not need a choice need no pool: all optimizers and plans of
+ * a process that ask for the same number of threads share one, so that hundreds
+ * of optimizers, one for each parameter, have no more threads than one has. A
+ * pool of a program's own, in sonew_options.pool, keeps groups of them apart, or
+ * runs their threads on chosen processors.
+ *
+ * Its threads start when a step first needs them, and end when the last
+ * optimizer or plan that has used them is freed. If the system refuses some, steps
+ * go on with those that it gives. Two steps at once divide the threads. Results
+ * do not depend on any of this.
+ ******************************************************************************/
+
+/** A pool. Created by sonew_pool_create(), freed by sonew_pool_free(). */
+typedef struct sonew_pool sonew_pool;
+
+/**
+ * Creates a pool of up to 1024 threads, the thread that calls a step included, and
+ * writes its handle to *pool. processors has the numbers, as the system counts
+ * them, of count processors: the threads of the pool run on no others, while the
+ * calling thread runs where it does. With count 0 they run on any, and processors
+ * may be NULL. 0 threads means one for each of these processors, or for each one
+ * that the process may run on. No thread of the pool starts before a step needs it.
+ *
+ * Any number of threads may use a pool's handle at once.
+ *
+ * Errors: SONEW_OUT_OF_RANGE for threads; SONEW_PROCESSOR for a processor that is
+ * not there, or that the process may not run on, and on systems other than Linux
+ * for any; SONEW_THREADS; SONEW_OUT_OF_MEMORY. Since 0.1.
+ */
+sonew_status sonew_pool_create(int32_t threads,
+                               const size_t *processors,
+                               size_t count,
+                               sonew_pool **pool);
+
+/**
+ * Frees a pool. Optimizers and plans that were created with it keep it: it may be
+ * freed before them. NULL is allowed and does nothing. Since 0.1.
+ */
+sonew_status sonew_pool_free(sonew_pool *pool);
+
+/**
+ * Writes to *threads the largest number of threads that a step uses, the calling
+ * thread included: while the threads of the pool are running, those that the
+ * system gave, otherwise those that were asked for. Since 0.1.
+ */
+sonew_status sonew_pool_threads(const sonew_pool *pool,
+                                size_t *threads);
 
 /******************************************************************************
  * Options
@@ -442,8 +502,9 @@ typedef struct {
   /**
    * The largest number of threads that a step uses, the calling thread
    * included, up to 1024. 0 means one for each processor that the process may
-   * run on; 1 means that no step creates a thread. Results do not depend on
-   * it. Default 0.
+   * run on; 1 means that no step creates a thread. All optimizers and plans that
+   * ask for the same number share one pool. Results do not depend on it.
+   * Default 0.
    */
   int32_t threads;
   /** Decay rate of the momentum, at least 0 and less than 1. Default 0.9. */
@@ -519,6 +580,11 @@ typedef struct {
   int32_t nesterov;
   /** Must be 0. */
   int32_t reserved[1];
+  /**
+   * The threads that steps use, in place of those that are shared by default;
+   * then threads must be 0. Default NULL: those that are shared by default.
+   */
+  const sonew_pool *pool;
 } sonew_options;
 
 /**
@@ -654,10 +720,11 @@ typedef struct sonew_optimizer sonew_optimizer;
  * numbers of state in the tensor's state_dtype, one more with
  * SONEW_GRAFT_NORMALIZED_RMSPROP, and 4 bytes with master weights; with any
  * graft, one more number for the direction; and some scratch memory for each
- * thread. No thread is created before a step needs one.
+ * thread that a step of this many parameters uses. No thread is created before a
+ * step needs one.
  *
  * Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
- * SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING, SONEW_NO_TENSORS,
+ * SONEW_BAD_HANDLE for the pool, SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING, SONEW_NO_TENSORS,
  * SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME, SONEW_TOO_MANY_DIMENSIONS,
  * SONEW_SIZE_OVERFLOW, SONEW_STATE_DTYPE,
  * SONEW_MASTER_DTYPE, SONEW_INSTRUCTION_SET, SONEW_HEADER_LENGTH (the tensors are so
@@ -670,8 +737,8 @@ sonew_status sonew_create(const sonew_options *options,
                           sonew_optimizer **optimizer);
 
 /**
- * Frees an optimizer, its state and its threads. NULL is allowed and does
- * nothing. Views of the state become invalid. A live file is written to disk,
+ * Frees an optimizer and its state, and its threads if no other optimizer or plan
+ * has used them. NULL is allowed and does nothing. Views of the state become invalid. A live file is written to disk,
  * as by sonew_sync(), and unlocked; to know whether that worked, call
  * sonew_sync() first. A handle that was freed before gets SONEW_BAD_HANDLE. One
  * that another thread is using gets SONEW_BUSY and is not freed. Since 0.1.
@@ -1188,9 +1255,11 @@ sonew_status sonew_memory_bytes(const sonew_optimizer *optimizer,
 
 /**
  * Writes to *threads the largest number of threads that a step uses, the
- * calling thread included. Since 0.1.
+ * calling thread included: while the threads of its pool are running, those that
+ * the system gave, otherwise those that were asked for. Since 0.1.
  */
-sonew_status sonew_threads(const sonew_optimizer *optimizer, size_t *threads);
+sonew_status sonew_threads(const sonew_optimizer *optimizer,
+                           size_t *threads);
 
 /**
  * Writes the name of the instruction set in use to *name: "avx512", "avx2",
@@ -1448,7 +1517,7 @@ sonew_status sonew_plan_create(const sonew_options *options,
                                sonew_plan **plan);
 
 /**
- * Frees a plan and its threads, as sonew_free() does an optimizer. NULL is
+ * Frees a plan, and its threads as sonew_free() does an optimizer's. NULL is
  * allowed and does nothing. Since 0.1.
  */
 sonew_status sonew_plan_free(sonew_plan *plan);
@@ -1736,7 +1805,7 @@ void *sonew_xla_step_v1(void *call_frame);
 
 /**
  * Frees the idle plans that are kept for the handler's next calls, with their
- * scratch memory and threads. Plans in use are kept. For programs that go on
+ * scratch memory, and the threads that nothing else has used. Plans in use are kept. For programs that go on
  * running after training. Since 0.1.
  */
 void sonew_xla_release(void);

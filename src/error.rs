@@ -327,7 +327,18 @@ pub enum Error {
         available: String,
     },
 
-    /// The worker threads could not be started.
+    /// A pool's threads may not run on a processor.
+    #[error("processors[{index}] is {processor}: {reason}")]
+    Processor {
+        /// Its place in the list.
+        index: usize,
+        /// Its number.
+        processor: usize,
+        /// Why not.
+        reason: &'static str,
+    },
+
+    /// Threads could not be started.
     #[error("cannot start {threads} threads: {reason}")]
     Threads {
         /// How many threads were asked for.

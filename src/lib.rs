@@ -39,8 +39,8 @@
 //!   threads, the instruction set, or the floating-point mode of the caller; a
 //!   run that is saved, loaded and continued ends like one that never stopped.
 //! - **No side effects on the host process.** The only threads are the
-//!   optimizer's own, which end with it; nothing is printed; the caller's
-//!   floating-point mode is restored.
+//!   library's own ([`Pool`]), which end with the last optimizer that has used
+//!   them; nothing is printed; the caller's floating-point mode is restored.
 //!
 //! # The modules
 //! Each depends only on those after it: `capi` (every exported function) ->
@@ -71,4 +71,5 @@ mod xla;
 
 pub use error::{Error, Result};
 pub use optimizer::{LoadMode, LoadOptions, Optimizer, Saving, StagedStep};
+pub use parallel::Pool;
 pub use step::{Plan, Planes, Stage, Stages, Target, TensorBuffers};

@@ -84,9 +84,10 @@ pub struct Options {
     /// Seed of stochastic rounding. Default 0.
     pub seed: u64,
     /// The largest number of threads that a step uses, the calling thread
-    /// included. 0 means one for each processor that the process may run on; 1
-    /// means that no step creates a thread. Results do not depend on it. Default
-    /// 0.
+    /// included, up to 1024. 0 means one for each processor that the process may run
+    /// on; 1 means that no step creates a thread. All optimizers and plans that ask
+    /// for the same number share one [`Pool`](crate::Pool). Results do not depend on
+    /// it. Default 0.
     pub threads: usize,
     /// The instruction set that steps use. Results do not depend on it.
     /// Default the best there is.

@@ -5,7 +5,8 @@
 //! every child a memory page of zeros in place of its parent's. A process that finds
 //! zero there takes a number that none of its ancestors has.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 /// A process: its id, and a number that differs from those of its ancestors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,67 @@ impl Process {
 
     pub(crate) fn is_current(self) -> bool {
         self == Process::current()
+    }
+}
+
+/// A value that every process has for itself. A forked child begins with a new one, and
+/// never touches its parent's, whose locks other threads may have held at that moment.
+pub(crate) struct PerProcess<T: Default + Send + Sync>(AtomicPtr<Of<T>>);
+
+/// A value, and whose it is.
+struct Of<T> {
+    process: Process,
+    value: T,
+}
+
+impl<T: Default + Send + Sync> PerProcess<T> {
+    pub(crate) const fn new() -> Self {
+        PerProcess(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// The value of this process, if it has been asked for before. Allocates nothing.
+    pub(crate) fn known(&self) -> Option<&T> {
+        self.own(self.0.load(Ordering::Acquire))
+    }
+
+    /// The value of this process. Does not wait.
+    pub(crate) fn get(&self) -> &T {
+        let mut last = self.0.load(Ordering::Acquire);
+        loop {
+            if let Some(value) = self.own(last) {
+                return value;
+            }
+            let new = Box::into_raw(Box::new(Of {
+                process: Process::current(),
+                value: T::default(),
+            }));
+            let (order, failed) = (Ordering::AcqRel, Ordering::Acquire);
+            match self.0.compare_exchange(last, new, order, failed) {
+                // What was there before belongs to the parent, and is left as it is.
+                Ok(_) => last = new,
+                Err(first) => {
+                    // SAFETY: no other thread knows it.
+                    drop(unsafe { Box::from_raw(new) });
+                    last = first;
+                }
+            }
+        }
+    }
+
+    /// The value that has been found, if it is this process's.
+    fn own(&self, found: *mut Of<T>) -> Option<&T> {
+        // SAFETY: null, or a value that is freed only with this one.
+        let of = unsafe { found.as_ref() }?;
+        of.process.is_current().then_some(&of.value)
+    }
+}
+
+impl<T: Default + Send + Sync> Drop for PerProcess<T> {
+    fn drop(&mut self) {
+        if self.known().is_some() {
+            // SAFETY: nothing else knows it any more.
+            drop(unsafe { Box::from_raw(*self.0.get_mut()) });
+        }
     }
 }
 
@@ -108,6 +170,17 @@ mod page {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_threads_of_a_process_have_one_value() {
+        static VALUE: PerProcess<AtomicU64> = PerProcess::new();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| VALUE.get().fetch_add(1, Ordering::Relaxed));
+            }
+        });
+        assert_eq!(VALUE.get().load(Ordering::Relaxed), 4);
+    }
 
     #[test]
     fn a_process_is_itself_in_all_its_threads() {

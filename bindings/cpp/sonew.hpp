@@ -19,7 +19,7 @@
 //   std::span, an array, a single number), of float, double, or a 16-bit type.
 //   Buffers are passed by reference and never copied; their lengths and types
 //   are compared with those of the tensors.
-// - Optimizers, plans, saves and steps in stages can be moved but not copied. An
+// - Optimizers, plans, pools, saves and steps in stages can be moved but not copied. An
 //   object that was moved from can only be destroyed or assigned to; any other
 //   use throws SONEW_NULL_POINTER.
 // - Different objects may be used by different threads at once. Of two threads
@@ -115,6 +115,44 @@ inline const sonew_options &options() {
 inline const sonew_step_options &step_options() {
   static const sonew_step_options values = defaults(sonew_step_options_init);
   return values;
+}
+
+/// A handle that is freed exactly once.
+template <class T, sonew_status (*Free)(T *)>
+class Handle {
+ public:
+  Handle() noexcept = default;
+  Handle(Handle &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Handle &operator=(Handle &&other) noexcept {
+    if (this != &other) {
+      Free(handle_);
+      handle_ = std::exchange(other.handle_, nullptr);
+    }
+    return *this;
+  }
+  Handle(const Handle &) = delete;
+  Handle &operator=(const Handle &) = delete;
+  ~Handle() { Free(handle_); }
+
+  T *get() const noexcept { return handle_; }
+  T **out() noexcept { return &handle_; }
+  T *release() noexcept { return std::exchange(handle_, nullptr); }
+
+ private:
+  T *handle_ = nullptr;
+};
+
+/// Refuses an object that was moved from, before anything else is compared with it.
+inline void not_moved_from(const void *handle, const char *argument) {
+  if (!handle) throw error(SONEW_NULL_POINTER, std::string(argument) + " is null: it was moved from");
+}
+
+/// Calls a function and returns what it writes to its last argument.
+template <class T, class F, class... A>
+T query(F function, A... arguments) {
+  T value{};
+  check(function(arguments..., &value));
+  return value;
 }
 
 }  // namespace detail
@@ -446,6 +484,29 @@ enum class LoadMode : std::int32_t {
   map_shared = SONEW_MAP_SHARED,
 };
 
+/// A pool of threads that any number of optimizers and plans share: sonew_pool. They
+/// keep it: it may be destroyed before them. Any number of threads may use it at once.
+class Pool {
+ public:
+  /// Creates a pool of so many threads, whose own run on these processors only, if
+  /// there are any in the list. sonew_pool_create().
+  explicit Pool(std::int32_t threads = 0, const std::vector<std::size_t> &processors = {}) {
+    detail::check(
+        sonew_pool_create(threads, processors.data(), processors.size(), handle_.out()));
+  }
+
+  /// The largest number of threads that a step uses. sonew_pool_threads().
+  std::size_t threads() const {
+    return detail::query<std::size_t>(sonew_pool_threads, get());
+  }
+
+  /// The handle, for functions of sonew.h; this object still owns it.
+  sonew_pool *get() const noexcept { return handle_.get(); }
+
+ private:
+  detail::Handle<sonew_pool, sonew_pool_free> handle_;
+};
+
 /// The options of an optimizer. The fields, their ranges and their defaults are
 /// those of sonew_options.
 struct Options {
@@ -467,6 +528,8 @@ struct Options {
   Isa instruction_set = static_cast<Isa>(detail::options().instruction_set);
   bool lagged_norms = detail::options().lagged_norms != 0;
   bool nesterov = detail::options().nesterov != 0;
+  /// Used while an optimizer or a plan is created, which then keep it.
+  const Pool *pool = nullptr;
 };
 
 /// One parameter tensor: contiguous, its last dimension fastest. Name and
@@ -533,6 +596,10 @@ inline sonew_options to_c(const Options &o) {
   c.instruction_set = static_cast<std::int32_t>(o.instruction_set);
   c.lagged_norms = o.lagged_norms;
   c.nesterov = o.nesterov;
+  if (o.pool) {
+    not_moved_from(o.pool->get(), "options.pool");
+    c.pool = o.pool->get();
+  }
   return c;
 }
 
@@ -628,44 +695,6 @@ inline std::vector<const void *> gradients(const std::vector<Expected> &tensors,
     pointers.push_back(grads[i].data());
   }
   return pointers;
-}
-
-/// A handle that is freed exactly once.
-template <class T, sonew_status (*Free)(T *)>
-class Handle {
- public:
-  Handle() noexcept = default;
-  Handle(Handle &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
-  Handle &operator=(Handle &&other) noexcept {
-    if (this != &other) {
-      Free(handle_);
-      handle_ = std::exchange(other.handle_, nullptr);
-    }
-    return *this;
-  }
-  Handle(const Handle &) = delete;
-  Handle &operator=(const Handle &) = delete;
-  ~Handle() { Free(handle_); }
-
-  T *get() const noexcept { return handle_; }
-  T **out() noexcept { return &handle_; }
-  T *release() noexcept { return std::exchange(handle_, nullptr); }
-
- private:
-  T *handle_ = nullptr;
-};
-
-/// Refuses an object that was moved from, before anything else is compared with it.
-inline void not_moved_from(const void *handle, const char *argument) {
-  if (!handle) throw error(SONEW_NULL_POINTER, std::string(argument) + " is null: it was moved from");
-}
-
-/// Calls a function and returns what it writes to its last argument.
-template <class T, class F, class... A>
-T query(F function, A... arguments) {
-  T value{};
-  check(function(arguments..., &value));
-  return value;
 }
 
 }  // namespace detail

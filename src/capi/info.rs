@@ -70,7 +70,8 @@ pub unsafe extern "C" fn sonew_memory_bytes(
 }
 
 /// Writes to *threads the largest number of threads that a step uses, the
-/// calling thread included. Since 0.1.
+/// calling thread included: while the threads of its pool are running, those that
+/// the system gave, otherwise those that were asked for. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_threads(
     optimizer: *const sonew_optimizer,

@@ -69,7 +69,8 @@
 //!   and overlapping buffers are refused. The library cannot check whether a
 //!   buffer is as long as its tensor.
 //! - Different handles may be used by different threads at once. One handle is
-//!   for one thread at a time: a second thread gets SONEW_BUSY.
+//!   for one thread at a time: a second thread gets SONEW_BUSY. Only a pool is for
+//!   any number of threads.
 //! - A handle is a number that is never used again, not an address. A freed
 //!   handle is always refused.
 //! - A failed allocation is a status: SONEW_OUT_OF_MEMORY (or SONEW_IO, SONEW_THREADS
@@ -79,7 +80,8 @@
 //!   docs/guarantees.md lists it. Each thread that is in a call sets aside 256 KiB of
 //!   address space for this, which are used only if memory is lacking.
 //! - Nothing is printed, no signal handlers are installed, and no threads are
-//!   used but the optimizer's own, which end when it is freed.
+//!   used but the library's own, which end when the last optimizer or plan that
+//!   has used them is freed.
 //! - A thread that is cancelled with pthread_cancel() while it is in a call
 //!   completes the call, and ends at its next cancellation point. A call must not
 //!   be left by longjmp() out of a signal handler: its handles then stay
@@ -112,6 +114,7 @@ mod live;
 mod optimizer;
 pub(crate) mod options;
 mod plan;
+mod pool;
 mod registry;
 mod stages;
 mod status;

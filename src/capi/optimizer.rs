@@ -116,10 +116,11 @@ pub(super) fn ask_for_own(optimizer: &Optimizer) -> Result<()> {
 /// numbers of state in the tensor's state_dtype, one more with
 /// SONEW_GRAFT_NORMALIZED_RMSPROP, and 4 bytes with master weights; with any
 /// graft, one more number for the direction; and some scratch memory for each
-/// thread. No thread is created before a step needs one.
+/// thread that a step of this many parameters uses. No thread is created before a
+/// step needs one.
 ///
 /// Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
-/// SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING, SONEW_NO_TENSORS,
+/// SONEW_BAD_HANDLE for the pool, SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING, SONEW_NO_TENSORS,
 /// SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME, SONEW_TOO_MANY_DIMENSIONS,
 /// SONEW_SIZE_OVERFLOW, SONEW_STATE_DTYPE,
 /// SONEW_MASTER_DTYPE, SONEW_INSTRUCTION_SET, SONEW_HEADER_LENGTH (the tensors are so
@@ -145,7 +146,7 @@ unsafe fn create(
     out: *mut *mut sonew_optimizer,
 ) -> Result<()> {
     // SAFETY: the caller's promise, for all three.
-    let (out, options, tensors) = unsafe {
+    let (out, (options, pool), tensors) = unsafe {
         (
             Out::new(out, "optimizer")?,
             options(c_options)?,
@@ -153,7 +154,7 @@ unsafe fn create(
         )
     };
     ask_for(&tensors, options.band)?;
-    let optimizer = Optimizer::new(options, &tensors)?;
+    let optimizer = Optimizer::in_pool(options, &tensors, pool.as_ref())?;
     let owned = Owned {
         names: names(&optimizer)?,
         instruction_set: c_string(optimizer.instruction_set())?,
@@ -166,8 +167,8 @@ unsafe fn create(
     Ok(())
 }
 
-/// Frees an optimizer, its state and its threads. NULL is allowed and does
-/// nothing. Views of the state become invalid. A live file is written to disk,
+/// Frees an optimizer and its state, and its threads if no other optimizer or plan
+/// has used them. NULL is allowed and does nothing. Views of the state become invalid. A live file is written to disk,
 /// as by sonew_sync(), and unlocked; to know whether that worked, call
 /// sonew_sync() first. A handle that was freed before gets SONEW_BAD_HANDLE. One
 /// that another thread is using gets SONEW_BUSY and is not freed. Since 0.1.

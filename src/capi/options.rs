@@ -5,10 +5,12 @@
 
 use super::arguments::{count, flag, named, number, unused};
 use super::guard::call_always;
+use super::pool::{self, sonew_pool};
 use super::status::sonew_status;
 use super::versioned::{self, Growing, Versioned};
 use crate::error::Result;
 use crate::options::{Damping, Graft, InstructionSet, Options, Rounding, Statistics, MAX_BAND};
+use crate::Pool;
 
 /// The largest sonew_options.band.
 pub const SONEW_MAX_BAND: usize = 16;
@@ -108,8 +110,9 @@ pub struct sonew_options {
     pub band: i32,
     /// The largest number of threads that a step uses, the calling thread
     /// included, up to 1024. 0 means one for each processor that the process may
-    /// run on; 1 means that no step creates a thread. Results do not depend on
-    /// it. Default 0.
+    /// run on; 1 means that no step creates a thread. All optimizers and plans that
+    /// ask for the same number share one pool. Results do not depend on it.
+    /// Default 0.
     pub threads: i32,
     /// Decay rate of the momentum, at least 0 and less than 1. Default 0.9.
     pub beta1: f64,
@@ -164,14 +167,17 @@ pub struct sonew_options {
     pub nesterov: i32,
     /// Must be 0.
     pub reserved: [i32; 1],
+    /// The pool whose threads steps use. Then threads must be 0. Default NULL: the
+    /// one that all who ask for the same number of threads share.
+    pub pool: *const sonew_pool,
 }
 
-// SAFETY: 8 + 2 * 4 + 7 * 8 + 10 * 4 bytes without padding.
+// SAFETY: 8 + 2 * 4 + 7 * 8 + 10 * 4 + 8 bytes without padding.
 unsafe impl Growing for sonew_options {
-    const SIZES: &'static [usize] = &[size_of::<sonew_options>()];
+    const SIZES: &'static [usize] = &[104, 112, size_of::<sonew_options>()];
 }
 
-// SAFETY: the first field is the size; only numbers.
+// SAFETY: the first field is the size; numbers and a raw pointer.
 unsafe impl Versioned for sonew_options {
     const HINT: &'static str = "call sonew_options_init() first";
 
@@ -199,6 +205,7 @@ unsafe impl Versioned for sonew_options {
             lagged_norms: options.lagged_norms.into(),
             nesterov: options.nesterov.into(),
             reserved: [0],
+            pool: std::ptr::null(),
         }
     }
 }
@@ -249,19 +256,21 @@ const ISAS: &[(i32, InstructionSet)] = &[
     (sonew_isa::SONEW_ISA_NEON as i32, InstructionSet::Neon),
 ];
 
-/// The options of a caller; NULL means the defaults.
+/// The options of a caller, and its pool if it has one; NULL means the defaults.
 ///
 /// # Safety
 /// As for [`versioned::read`].
-pub(crate) unsafe fn options(pointer: *const sonew_options) -> Result<Options> {
+pub(crate) unsafe fn options(pointer: *const sonew_options) -> Result<(Options, Option<Pool>)> {
     if pointer.is_null() {
-        return Ok(Options::default());
+        return Ok((Options::default(), None));
     }
     // SAFETY: the caller's promise.
     let c = unsafe { versioned::read(pointer, "options") }?;
     unused(&c.reserved, || "options.reserved".to_owned())?;
     let of = |field: &'static str| move || format!("options.{field}");
-    Ok(Options {
+    let pool = || pool::get(c.pool, "options.pool");
+    let pool = (!c.pool.is_null()).then(pool).transpose()?;
+    let options = Options {
         band: count(c.band, "options.band")?,
         beta1: c.beta1,
         beta2: c.beta2,
@@ -280,7 +289,8 @@ pub(crate) unsafe fn options(pointer: *const sonew_options) -> Result<Options> {
         rounding: named(c.rounding, of("rounding"), ROUNDINGS)?,
         seed: c.seed,
         instruction_set: named(c.instruction_set, of("instruction_set"), ISAS)?,
-    })
+    };
+    Ok((options, pool))
 }
 
 /// Fills in the defaults. Pass sizeof *options for size, from which the library

@@ -183,7 +183,7 @@ unsafe fn create(
     out: *mut *mut sonew_plan,
 ) -> Result<()> {
     // SAFETY: the caller's promise, for all three.
-    let (out, options, tensors) = unsafe {
+    let (out, (options, pool), tensors) = unsafe {
         (
             Out::new(out, "plan")?,
             options(c_options)?,
@@ -191,7 +191,7 @@ unsafe fn create(
         )
     };
     ask_for(&tensors, options.band)?;
-    let plan = Plan::new(&options, &tensors)?;
+    let plan = Plan::in_pool(&options, &tensors, pool.as_ref())?;
     let planes = list(tensors.iter().map(|t| planes(&options, t)), OF_TENSORS)?;
     let c_strings =
         |planes: &Vec<Plane>| try_list(planes.iter().map(|p| c_string(&p.name)), OF_TENSORS);
@@ -208,7 +208,7 @@ unsafe fn create(
     Ok(())
 }
 
-/// Frees a plan and its threads, as sonew_free() does an optimizer. NULL is
+/// Frees a plan, and its threads as sonew_free() does an optimizer's. NULL is
 /// allowed and does nothing. Since 0.1.
 #[no_mangle]
 pub extern "C" fn sonew_plan_free(plan: *mut sonew_plan) -> sonew_status {

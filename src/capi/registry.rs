@@ -31,14 +31,17 @@ struct Slot<T> {
 
 /// The slot holds no value.
 const FREE: usize = 0;
-/// The slot holds a value that no thread is using.
-const LIVE: usize = 1;
 /// One thread has exclusive access to the value.
-const IN_USE: usize = 2;
+const IN_USE: usize = 1;
 /// A panic may have left the value inconsistent: it can only be freed.
-const BROKEN: usize = 3;
+const BROKEN: usize = 2;
+/// The slot holds a value that no thread is using. Greater states: so many threads are
+/// copying it.
+const LIVE: usize = 3;
+/// The largest state.
+const MOST: usize = (1 << STATE) - 1;
 /// Bits of a state.
-const STATE: u32 = 2;
+const STATE: u32 = 8;
 
 /// The lowest byte of every handle. Small integers and aligned addresses have
 /// another one, so they are not taken for handles.
@@ -101,6 +104,48 @@ impl<T> Registry<T> {
         Ok(value.expect("a live slot has a value"))
     }
 
+    /// A copy of the value of a handle. Any number of threads may copy it at once; nor
+    /// does a child suffer that is forked in the middle, but it cannot free the handle.
+    pub(super) fn copy(&self, handle: usize, argument: &'static str) -> Result<T>
+    where
+        T: Clone + Sync,
+    {
+        let (slot, word) = self.find(handle, argument)?;
+        let mut now = slot.word.load(Ordering::Relaxed);
+        loop {
+            let state = now.wrapping_sub(word);
+            if !(LIVE..MOST).contains(&state) {
+                return Err(refusal(now, word, argument));
+            }
+            let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
+            match slot.word.compare_exchange_weak(now, now + 1, order, failed) {
+                Ok(_) => break,
+                Err(other) => now = other,
+            }
+        }
+        // SAFETY: as long as the state is greater than LIVE, no thread changes the value.
+        let value = unsafe { &*slot.value.get() };
+        let copy = T::clone(value.as_ref().expect("a live slot has a value"));
+        slot.word.fetch_sub(1, Ordering::Release);
+        Ok(copy)
+    }
+
+    /// Finds the slot of a handle, and the handle's part of its word.
+    fn find(&self, handle: usize, argument: &'static str) -> Result<(&Slot<T>, usize)> {
+        if handle == 0 {
+            let argument = argument.to_owned();
+            return Err(Error::NullPointer { argument });
+        }
+        if handle & 0xff != TAG {
+            return Err(Error::BadHandle { argument });
+        }
+        let number = handle >> 8;
+        let mut slots = slots(&self.buckets[number % BUCKETS]);
+        let holds = |slot: &&Slot<T>| slot.word.load(Ordering::Relaxed) >> STATE == number;
+        let slot = slots.find(holds).ok_or(Error::BadHandle { argument })?;
+        Ok((slot, number << STATE))
+    }
+
     /// Finds the slot of a handle and marks it as in use by this thread.
     fn take(
         &self,
@@ -108,36 +153,32 @@ impl<T> Registry<T> {
         argument: &'static str,
         broken: bool,
     ) -> Result<(&Slot<T>, usize)> {
-        if handle == 0 {
-            let argument = argument.to_owned();
-            return Err(Error::NullPointer { argument });
-        }
-        let unknown = || Error::BadHandle { argument };
-        if handle & 0xff != TAG {
-            return Err(unknown());
-        }
-        let number = handle >> 8;
-        let mut slots = slots(&self.buckets[number % BUCKETS]);
-        let holds = |slot: &&Slot<T>| slot.word.load(Ordering::Relaxed) >> STATE == number;
-        let slot = slots.find(holds).ok_or_else(unknown)?;
-        let word = number << STATE;
+        let (slot, word) = self.find(handle, argument)?;
         let take = |from| {
             let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
             slot.word
                 .compare_exchange(word | from, word | IN_USE, order, failed)
         };
+        let number = word >> STATE;
         match take(LIVE) {
             Ok(_) => Ok((slot, number)),
             Err(now) if now == word | BROKEN && broken && take(BROKEN).is_ok() => {
                 Ok((slot, number))
             }
-            Err(now) if now == word | BROKEN => Err(Error::Internal {
-                message: format!("an earlier call broke {argument}, it can only be freed"),
-            }),
-            Err(now) if now == word | IN_USE => Err(Error::Busy { argument }),
-            // Another thread has freed it since its slot was found.
-            Err(_) => Err(unknown()),
+            Err(now) => Err(refusal(now, word, argument)),
         }
+    }
+}
+
+/// Why a value is not available, by what its slot's word is and would be.
+fn refusal(now: usize, word: usize, argument: &'static str) -> Error {
+    match now.wrapping_sub(word) {
+        BROKEN => Error::Internal {
+            message: format!("an earlier call broke {argument}, it can only be freed"),
+        },
+        IN_USE | LIVE..=MOST => Error::Busy { argument },
+        // Another thread has freed it since its slot was found.
+        _ => Error::BadHandle { argument },
     }
 }
 
@@ -145,7 +186,7 @@ impl<T> Slot<T> {
     /// Takes a free slot for a new handle.
     fn claim(&self, in_use: usize) -> bool {
         let word = self.word.load(Ordering::Relaxed);
-        let free = word & ((1 << STATE) - 1) == FREE;
+        let free = word & MOST == FREE;
         let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
         free && self
             .word
@@ -266,6 +307,41 @@ mod tests {
         });
         assert!(matches!(inner.unwrap(), Err(Error::Busy { .. })));
         assert_eq!(read(&registry, handle).unwrap(), 1);
+    }
+
+    /// Its copies are made by several threads at once.
+    #[derive(Debug)]
+    struct Met(std::sync::Arc<std::sync::Barrier>);
+
+    impl Clone for Met {
+        fn clone(&self) -> Self {
+            self.0.wait();
+            Met(self.0.clone())
+        }
+    }
+
+    #[test]
+    fn a_value_is_copied_by_several_threads_at_once_and_not_freed_meanwhile() {
+        let barrier = std::sync::Arc::new(std::sync::Barrier::new(3));
+        let registry = Registry::<Met>::new();
+        let handle = registry.insert(Box::new(Met(barrier.clone())));
+        std::thread::scope(|scope| {
+            let copy = || registry.copy(handle, "met").map(drop);
+            let copies = [scope.spawn(copy), scope.spawn(copy)];
+            let slot = registry.find(handle, "met").unwrap().0;
+            while slot.word.load(Ordering::Relaxed) & MOST != LIVE + 2 {
+                std::thread::yield_now();
+            }
+            let refused = registry.remove(handle, "met");
+            assert!(matches!(refused, Err(Error::Busy { argument: "met" })));
+            barrier.wait();
+            for copy in copies {
+                copy.join().unwrap().unwrap();
+            }
+        });
+        registry.remove(handle, "met").unwrap();
+        let refused = registry.copy(handle, "met");
+        assert!(matches!(refused, Err(Error::BadHandle { .. })));
     }
 
     #[test]

@@ -94,11 +94,15 @@ pub enum sonew_status {
 
     /// There is not enough memory.
     SONEW_OUT_OF_MEMORY = 300,
-    /// The system could not create the threads that were asked for.
+    /// The system could not create a thread: that of a save in the background, or the
+    /// one with which sonew_pool_create() tries processors. A step that gets fewer
+    /// threads than it may use goes on with those.
     SONEW_THREADS = 301,
     /// The processor, or the library as it was built, lacks the instruction
     /// set that was asked for.
     SONEW_INSTRUCTION_SET = 302,
+    /// The threads of a pool may not run on a processor.
+    SONEW_PROCESSOR = 303,
 
     /// A file operation failed; the message has the system's reason.
     SONEW_IO = 400,
@@ -201,6 +205,7 @@ impl From<&Error> for sonew_status {
             Error::OutOfMemory { .. } => SONEW_OUT_OF_MEMORY,
             Error::Threads { .. } => SONEW_THREADS,
             Error::InstructionSet { .. } => SONEW_INSTRUCTION_SET,
+            Error::Processor { .. } => SONEW_PROCESSOR,
             Error::Io { .. } => SONEW_IO,
             Error::NotACheckpoint { .. } => SONEW_NOT_A_CHECKPOINT,
             Error::FileLength { .. } => SONEW_FILE_LENGTH,
@@ -262,6 +267,7 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_OUT_OF_MEMORY, c"SONEW_OUT_OF_MEMORY"),
     (SONEW_THREADS, c"SONEW_THREADS"),
     (SONEW_INSTRUCTION_SET, c"SONEW_INSTRUCTION_SET"),
+    (SONEW_PROCESSOR, c"SONEW_PROCESSOR"),
     (SONEW_IO, c"SONEW_IO"),
     (SONEW_NOT_A_CHECKPOINT, c"SONEW_NOT_A_CHECKPOINT"),
     (SONEW_FILE_LENGTH, c"SONEW_FILE_LENGTH"),

@@ -54,7 +54,7 @@ static STRUCTS: &[Struct] = &[
     layout!(sonew_options {
         struct_size, band, threads, beta1, beta2, eps, gamma, graft_eps, weight_decay, seed,
         statistics, damping, graft, bias_correction, graft_bias_correction, rounding,
-        instruction_set, lagged_norms, nesterov, reserved,
+        instruction_set, lagged_norms, nesterov, reserved, pool,
     }),
     layout!(sonew_tensor {
         name, ndim, dims, chains, update, dtype, grad_dtype, state_dtype, master, reserved,

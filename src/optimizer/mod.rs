@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::layout::{self, check_count, Plane, TensorSpec};
 use crate::memory::{again, fill, list, try_list, OF_TENSORS};
 use crate::options::{not_negative, Options, StepOptions};
+use crate::parallel::Pool;
 use crate::step::{Plan, Target, TensorBuffers};
 use live::LiveState;
 use staged::Staged;
@@ -75,6 +76,22 @@ impl Optimizer {
     /// optimized, more of them than a file can name ([`Error::TooManyTensors`]), and state that does not fit into memory
     /// ([`Error::OutOfMemory`]).
     pub fn new(options: Options, tensors: &[TensorSpec]) -> Result<Self> {
+        Optimizer::in_pool(options, tensors, None)
+    }
+
+    /// An optimizer whose steps use the threads of a pool. `options.threads` is 0.
+    ///
+    /// # Errors
+    /// See [`new`](Optimizer::new).
+    pub fn with_pool(options: Options, tensors: &[TensorSpec], pool: &Pool) -> Result<Self> {
+        Optimizer::in_pool(options, tensors, Some(pool))
+    }
+
+    pub(crate) fn in_pool(
+        options: Options,
+        tensors: &[TensorSpec],
+        pool: Option<&Pool>,
+    ) -> Result<Self> {
         options.validate()?;
         layout::validate(tensors)?;
         check_size(&options, tensors)?;
@@ -85,7 +102,7 @@ impl Optimizer {
             .iter()
             .map(|spec| TensorState::zeroed(spec, &options));
         let state = try_list(state, OF_TENSORS)?;
-        let plan = Plan::new(&options, tensors)?;
+        let plan = Plan::in_pool(&options, tensors, pool)?;
         Ok(Optimizer {
             plan,
             specs: list(tensors.iter().cloned(), OF_TENSORS)?,
@@ -108,8 +125,7 @@ impl Optimizer {
     /// Nothing has changed then: parameters, state and step count are as
     /// before. [`Error::NonFiniteGradient`] where the check finds one;
     /// [`Error::TensorCount`], [`Error::WrongDtype`], [`Error::WrongLength`]
-    /// and [`Error::OutOfRange`] for arguments that do not fit;
-    /// [`Error::Threads`] if the system gives no threads.
+    /// and [`Error::OutOfRange`] for arguments that do not fit.
     pub fn step<P: Element, G: Element>(
         &mut self,
         step: &StepOptions,
@@ -346,7 +362,7 @@ impl Optimizer {
         state + self.plan.bytes()
     }
 
-    /// The largest number of threads that a step uses.
+    /// The largest number of threads that a step uses: [`Pool::threads`].
     pub fn threads(&self) -> usize {
         self.plan.threads()
     }

@@ -37,7 +37,7 @@ impl StagedStep<'_, '_> {
     /// [`Error::NonFiniteGradient`] after [`Stage::GradientSquares`]: nothing
     /// has changed, and the step is over. The step stays at its stage after
     /// [`Error::OutOfRange`], for a reduced number that is negative;
-    /// [`Error::Threads`]; [`Error::Forked`]. [`Error::NoStages`] after the end.
+    /// [`Error::Forked`]. [`Error::NoStages`] after the end.
     #[allow(clippy::should_implement_trait)] // It can fail.
     pub fn next(&mut self) -> Result<Option<Stage>> {
         let params = self.params.iter_mut().map(ElementsMut::reborrow);

@@ -1,7 +1,9 @@
 //! The only room with threads: who works on which tile.
 
 mod pool;
+mod processors;
 mod sweep;
 
-pub(crate) use pool::Pool;
+pub use pool::Pool;
+pub(crate) use pool::Workers;
 pub(crate) use sweep::{Sweep, Team, Tiles, Visit};

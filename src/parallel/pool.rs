@@ -1,96 +1,280 @@
-//! The threads of one plan: its own, never the host's.
+//! Threads that any number of plans share: the library's own, never the host's.
 
-use std::io::ErrorKind;
+use std::mem::{forget, take};
+use std::sync::mpsc::{channel, Receiver};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
-use crate::error::{Error, Result};
-use crate::process::Process;
+use super::processors::Processors;
+use crate::error::Result;
+use crate::options::{in_range, Options, MAX_THREADS};
+use crate::process::{PerProcess, Process};
 use crate::reserve::Taken;
 use crate::signals::Blocked;
 
-/// Threads that are started when first needed and joined when dropped.
-pub(crate) struct Pool {
-    /// The largest number of threads at work, the caller's included.
-    threads: usize,
-    started: Option<Started>,
+/// Threads that any number of optimizers and plans share.
+///
+/// All optimizers and plans of the process that ask for the same number of threads share
+/// one. A pool of the program's own, for
+/// [`Optimizer::with_pool`](crate::Optimizer::with_pool) and
+/// [`Plan::with_pool`](crate::Plan::with_pool), keeps groups of them apart, or runs their
+/// threads on chosen processors. Two steps at once divide the threads; results do not
+/// depend on any of this.
+///
+/// The threads start when a step first needs them, and end with the last optimizer or
+/// plan that has used them. If the system refuses some, steps go on with the others:
+/// [`threads`](Pool::threads) says how many. A clone is the same pool.
+#[derive(Clone)]
+pub struct Pool {
+    /// How many are asked for, the thread that calls a step included.
+    asked: usize,
+    /// `None` is the pool that the process has for this number.
+    own: Option<Arc<Place>>,
 }
 
-struct Started {
-    pool: ThreadPool,
-    handles: Vec<JoinHandle<()>>,
-    /// The process that the threads live in.
-    process: Process,
+/// Where the threads of a pool are found.
+struct Place {
+    processors: Option<Processors>,
+    /// They live as long as a plan holds them.
+    threads: PerProcess<Mutex<Weak<Threads>>>,
+}
+
+/// The pool of the process for each number of threads.
+static SHARED: [Place; MAX_THREADS + 1] = [const { Place::new(None) }; MAX_THREADS + 1];
+
+impl Place {
+    const fn new(processors: Option<Processors>) -> Self {
+        Place {
+            processors,
+            threads: PerProcess::new(),
+        }
+    }
+
+    /// The threads that are running, if there are any.
+    fn running(&self) -> Option<Arc<Threads>> {
+        lock(self.threads.known()?).upgrade()
+    }
+
+    /// The same, or those that `start` makes.
+    fn running_or(&self, start: impl FnOnce() -> Threads) -> Arc<Threads> {
+        let mut running = lock(self.threads.get());
+        running.upgrade().unwrap_or_else(|| {
+            let started = Arc::new(start());
+            *running = Arc::downgrade(&started);
+            started
+        })
+    }
+}
+
+fn lock(threads: &Mutex<Weak<Threads>>) -> MutexGuard<'_, Weak<Threads>> {
+    // Nothing is changed under the lock but the reference, as a whole.
+    threads.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pool {
-    /// A pool of up to `threads` threads; 0 means as many as the process may
-    /// run on. Starts none.
-    pub(crate) fn new(threads: usize) -> Self {
-        let threads = match threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            n => n,
+    /// A pool of the program's own, of so many threads, the thread that calls a step
+    /// included. 0 means one for each of `processors`, or without them one for each
+    /// processor that the process may run on. With `processors`, numbered as the system
+    /// does, the threads of the pool run on no other; the calling thread runs where it
+    /// does. Starts no thread.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for more than 1024 threads,
+    /// [`Error::Processor`](crate::Error::Processor) for a processor that the process
+    /// may not run on, and on systems other than Linux for any. With processors, which
+    /// are tried, [`Error::Threads`](crate::Error::Threads).
+    pub fn new(threads: usize, processors: &[usize]) -> Result<Self> {
+        let allowed = "0 to 1024";
+        in_range("threads", threads as f64, threads <= MAX_THREADS, allowed)?;
+        let processors = (!processors.is_empty()).then(|| Processors::new(processors));
+        let processors = processors.transpose()?;
+        let asked = match (threads, &processors) {
+            (0, Some(processors)) => processors.count().min(MAX_THREADS),
+            _ => or_all(threads),
         };
-        Pool {
-            threads,
-            started: None,
+        Ok(Pool {
+            asked,
+            own: Some(Arc::new(Place::new(processors))),
+        })
+    }
+
+    /// The pool for these options, which are valid: the one that is given, or the one that
+    /// the process has for the number of threads.
+    pub(crate) fn choose(options: &Options, given: Option<&Pool>) -> Result<Self> {
+        let threads = options.threads;
+        let holds = threads == 0 || given.is_none();
+        in_range("options.threads", threads as f64, holds, "0 with a pool")?;
+        Ok(given.cloned().unwrap_or_else(|| Pool {
+            asked: or_all(threads),
+            own: None,
+        }))
+    }
+
+    fn place(&self) -> &Place {
+        match &self.own {
+            Some(own) => own,
+            None => &SHARED[self.asked],
         }
     }
 
-    /// The largest number of threads at work, the caller's included.
-    pub(crate) fn threads(&self) -> usize {
-        self.threads
+    /// How many are asked for.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked
     }
 
-    /// Starts the threads, unless one worker is enough. After a fork the
-    /// child starts its own: the parent's did not come along.
-    pub(crate) fn prepare(&mut self, workers: usize) -> Result<()> {
-        if workers <= 1 {
-            return Ok(());
-        }
-        if let Some(started) = &self.started {
-            if started.process.is_current() {
-                return Ok(());
-            }
-            self.stop();
-        }
-        self.started = Some(Started::new(self.threads - 1)?);
-        Ok(())
+    /// The largest number of threads that a step uses, the calling thread included: while
+    /// the pool's threads are running, those that the system gave, otherwise those
+    /// that were asked for.
+    pub fn threads(&self) -> usize {
+        let running = self.place().running();
+        running.map_or(self.asked, |threads| 1 + threads.handles.len())
+    }
+}
+
+/// So many; 0 means as many as the process may run on.
+fn or_all(threads: usize) -> usize {
+    match threads {
+        0 => std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS)),
+        n => n,
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("asked", &self.asked).finish()
+    }
+}
+
+/// What a plan has of a pool: its threads, from the first step on that needs them.
+pub(crate) struct Workers {
+    pool: Pool,
+    threads: Option<Arc<Threads>>,
+}
+
+impl Workers {
+    pub(crate) fn of(pool: Pool) -> Self {
+        let threads = None;
+        Workers { pool, threads }
     }
 
-    /// Runs `work` once for each item, at the same time where the pool has
-    /// been prepared; the caller's thread takes the first.
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Sees to it that there are threads, unless one worker is enough. Returns how many
+    /// workers there are, up to `wanted`. After a fork the child starts its own: the
+    /// parent's did not come along.
+    pub(crate) fn prepare(&mut self, wanted: usize) -> usize {
+        if wanted <= 1 {
+            return wanted;
+        }
+        let is_current = |threads: &Arc<Threads>| threads.process.is_current();
+        if !self.threads.as_ref().is_some_and(is_current) {
+            let place = self.pool.place();
+            let start = || Threads::start(self.pool.asked - 1, place.processors.as_ref());
+            self.threads = Some(place.running_or(start));
+        }
+        let threads = self.threads.as_ref();
+        wanted.min(1 + threads.map_or(0, |threads| threads.handles.len()))
+    }
+
+    /// Runs `work` once for each item, at the same time if they are as many as have
+    /// been [prepared](Workers::prepare); the caller's thread takes the first.
     pub(crate) fn run<T: Send>(&self, items: &mut [T], work: &(impl Fn(&mut T) + Sync)) {
         let Some((mine, others)) = items.split_first_mut() else {
             return;
         };
-        match &self.started {
-            Some(started) if !others.is_empty() => started.pool.in_place_scope(|scope| {
+        let threads = self.threads.as_ref().filter(|_| !others.is_empty());
+        match threads.and_then(|threads| threads.pool.as_ref()) {
+            Some(pool) => pool.in_place_scope(|scope| {
                 for item in others {
                     scope.spawn(move |_| work(item));
                 }
                 work(mine);
             }),
-            _ => {
+            None => {
                 work(mine);
                 others.iter_mut().for_each(work);
             }
         }
     }
+}
 
-    fn stop(&mut self) {
-        let Some(started) = self.started.take() else {
-            return;
+/// Running threads. They end when this is dropped.
+struct Threads {
+    /// `None` if the system gave none.
+    pool: Option<ThreadPool>,
+    handles: Vec<JoinHandle<()>>,
+    /// The process that they live in.
+    process: Process,
+}
+
+impl Threads {
+    /// Starts up to so many: as many as the system gives.
+    fn start(wanted: usize, processors: Option<&Processors>) -> Self {
+        let mut threads = Threads {
+            pool: None,
+            handles: Vec::with_capacity(wanted),
+            process: Process::current(),
         };
-        if !started.process.is_current() {
+        let mut posts = Vec::with_capacity(wanted);
+        for index in 0..wanted {
+            let (post, work) = channel();
+            let Some(thread) = start(index, work) else {
+                break;
+            };
+            if processors.is_some_and(|processors| processors.bind(&thread).is_err()) {
+                drop(post);
+                // Without work it ends.
+                let _ = thread.join();
+                break;
+            }
+            posts.push(post);
+            threads.handles.push(thread);
+        }
+        if !posts.is_empty() {
+            // They exist before the pool is made, which does not do with fewer.
+            let pool = ThreadPoolBuilder::new().num_threads(posts.len());
+            let pool = pool.spawn_handler(|worker| {
+                let post = &posts[worker.index()];
+                // Its thread waits for it.
+                let sent = post.send(worker);
+                sent.map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+            });
+            threads.pool = pool.build().ok();
+        }
+        threads
+    }
+}
+
+/// Starts a thread that waits for its work; `None` if the system refuses it.
+fn start(index: usize, work: Receiver<ThreadBuilder>) -> Option<JoinHandle<()>> {
+    // The name distinguishes the library's own panics from the host's.
+    let thread = std::thread::Builder::new().name(format!("sonew-{}", index + 1));
+    let reserve = Taken::new()?;
+    let _blocked = Blocked::now();
+    let work = move || {
+        let _held = reserve.hold();
+        if let Ok(worker) = work.recv() {
+            worker.run();
+        }
+    };
+    thread.spawn(work).ok()
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        let (pool, handles) = (self.pool.take(), take(&mut self.handles));
+        if !self.process.is_current() {
             // A forked child: the threads exist in the parent only, and their
             // locks may be held for ever.
-            std::mem::forget(started);
+            forget((pool, handles));
             return;
         }
-        drop(started.pool);
-        for handle in started.handles {
+        drop(pool);
+        for handle in handles {
             // They have nothing left to do. A panic in one was passed on to
             // the step that caused it.
             let _ = handle.join();
@@ -98,68 +282,6 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-impl Started {
-    fn new(threads: usize) -> Result<Self> {
-        let mut handles = Vec::with_capacity(threads);
-        let _blocked = Blocked::now();
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .spawn_handler(|worker| {
-                let name = format!("sonew-{}", worker.index() + 1);
-                let thread = std::thread::Builder::new().name(name);
-                let reserve = Taken::new().ok_or(ErrorKind::OutOfMemory)?;
-                handles.push(thread.spawn(|| {
-                    let _held = reserve.hold();
-                    worker.run();
-                })?);
-                Ok(())
-            })
-            .build()
-            .map_err(|error| Error::Threads {
-                threads,
-                reason: error.to_string(),
-            })?;
-        Ok(Started {
-            pool,
-            handles,
-            process: Process::current(),
-        })
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashSet;
-    use std::sync::{Barrier, Mutex};
-
-    #[test]
-    fn one_thread_means_that_none_is_started() {
-        let mut pool = Pool::new(1);
-        pool.prepare(1).unwrap();
-        assert!(pool.started.is_none());
-        let mut items = [0, 0, 0];
-        pool.run(&mut items, &|x| *x += 1);
-        assert_eq!(items, [1, 1, 1]);
-    }
-
-    #[test]
-    fn items_are_worked_on_at_the_same_time() {
-        let mut pool = Pool::new(3);
-        pool.prepare(3).unwrap();
-        // Passing the barrier takes three threads at once.
-        let barrier = Barrier::new(3);
-        let threads = Mutex::new(HashSet::new());
-        pool.run(&mut [(); 3], &|_| {
-            barrier.wait();
-            threads.lock().unwrap().insert(std::thread::current().id());
-        });
-        assert_eq!(threads.into_inner().unwrap().len(), 3);
-    }
-}
+#[path = "pool_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sonew_kernel::{fence, Access, FloatMode, Memory, Rect, Workspace};
 
-use super::pool::Pool;
+use super::pool::Workers;
 use crate::error::Result;
 use crate::layout::Grid;
 use crate::memory::{list, OF_TENSORS};
@@ -80,7 +80,7 @@ pub(crate) struct Visit<'a, 'w> {
 
 /// Who sweeps: the threads, and a workspace for each of them.
 pub(crate) struct Team<'a> {
-    pub pool: &'a Pool,
+    pub workers: &'a Workers,
     pub workspaces: &'a mut [Workspace],
 }
 
@@ -100,7 +100,7 @@ impl Team<'_> {
             return;
         }
         let next = AtomicUsize::new(0);
-        self.pool.run(self.workspaces, &|work: &mut Workspace| {
+        self.workers.run(self.workspaces, &|work: &mut Workspace| {
             let _mode = FloatMode::set_default();
             while let Some(tile) = tiles.get(next.fetch_add(1, Ordering::Relaxed), &grid) {
                 if let Some(memory) = memory(tile.tensor) {

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::layout::{check_count, validate, Scalars, TensorSpec};
 use crate::memory::{again, list, reserve, try_list, AlignedBytes, OF_A_STEP, OF_TENSORS};
 use crate::options::{Options, Rounding, StepOptions};
-use crate::parallel::{Pool, Team, Tiles};
+use crate::parallel::{Pool, Team, Tiles, Workers};
 
 /// A thread is worth waking for this many parameters.
 const PARAMETERS_PER_THREAD: usize = 32 * 1024;
@@ -59,7 +59,7 @@ pub struct Plan {
     tiles: Tiles,
     isa: Isa,
     pub(super) gradient_norm: Option<f64>,
-    pool: Pool,
+    workers: Workers,
     most_threads: usize,
     workspaces: Vec<Workspace>,
     sums: Sums,
@@ -77,18 +77,36 @@ impl Plan {
     /// [`Error::MasterDtype`] for tensors; [`Error::InstructionSet`] where the
     /// one that was asked for is not there; [`Error::OutOfMemory`].
     pub fn new(options: &Options, tensors: &[TensorSpec]) -> Result<Self> {
+        Plan::in_pool(options, tensors, None)
+    }
+
+    /// A plan whose steps use the threads of a pool. `options.threads` is 0.
+    ///
+    /// # Errors
+    /// See [`Plan::new`].
+    pub fn with_pool(options: &Options, tensors: &[TensorSpec], pool: &Pool) -> Result<Self> {
+        Plan::in_pool(options, tensors, Some(pool))
+    }
+
+    pub(crate) fn in_pool(
+        options: &Options,
+        tensors: &[TensorSpec],
+        pool: Option<&Pool>,
+    ) -> Result<Self> {
         let isa = instruction_set::choose(options.instruction_set)?;
-        Plan::with(options, tensors, isa, None)
+        Plan::with(options, tensors, pool, isa, None)
     }
 
     /// A plan on a given instruction set, with tiles of up to so many blocks.
     fn with(
         options: &Options,
         tensors: &[TensorSpec],
+        pool: Option<&Pool>,
         isa: Isa,
         tile: Option<usize>,
     ) -> Result<Self> {
         options.validate()?;
+        let pool = Pool::choose(options, pool)?;
         validate(tensors)?;
         let mut blocks = 0;
         let tensors = tensors.iter().map(|spec| {
@@ -98,7 +116,6 @@ impl Plan {
         });
         let tensors = list(tensors, OF_TENSORS)?;
         let sums = Sums::new(blocks)?;
-        let pool = Pool::new(options.threads);
         let parameters = tensors
             .iter()
             .map(|t| t.spec.len())
@@ -125,7 +142,7 @@ impl Plan {
             tensors,
             isa,
             gradient_norm: None,
-            pool,
+            workers: Workers::of(pool),
             most_threads: usize::MAX,
             workspaces,
             sums,
@@ -143,9 +160,9 @@ impl Plan {
         self.tensors.iter().map(|t| &t.spec)
     }
 
-    /// The largest number of threads that a step uses.
+    /// The largest number of threads that a step uses: [`Pool::threads`].
     pub fn threads(&self) -> usize {
-        self.pool.threads()
+        self.workers.pool().threads()
     }
 
     /// The instruction set in use: `"avx512"`, `"avx2"`, `"neon"` or
@@ -180,8 +197,7 @@ impl Plan {
     /// Nothing has been written then. [`Error::NonFiniteGradient`] where the
     /// check finds one; [`Error::TensorCount`], [`Error::PlaneCount`],
     /// [`Error::WrongDtype`], [`Error::WrongLength`] and [`Error::OutOfRange`]
-    /// for arguments that do not fit; [`Error::Threads`] if the system gives
-    /// no threads.
+    /// for arguments that do not fit.
     pub fn step(
         &mut self,
         step: &StepOptions,
@@ -299,8 +315,8 @@ impl Plan {
         let gradients = buffers.iter().filter_map(|b| b.gradient);
         let parameters = gradients.map(Elements::len).sum();
         let most = self.workspaces.len().min(self.most_threads);
-        let workers = workers(&self.pool, parameters).min(most);
-        self.pool.prepare(workers)?;
+        let wanted = workers(self.workers.pool(), parameters).min(most);
+        let workers = self.workers.prepare(wanted);
 
         let lists = &mut self.lists;
         let mut memory: Vec<Option<Memory<'_>>> = again(take(&mut lists.memory));
@@ -323,7 +339,7 @@ impl Plan {
             tiles: &self.tiles,
             sums: &self.sums,
             team: Team {
-                pool: &self.pool,
+                workers: &self.workers,
                 workspaces: &mut self.workspaces[..workers],
             },
             lists,
@@ -358,7 +374,7 @@ impl Plan {
 /// Threads for so many parameters: none is woken for what one core finishes
 /// sooner.
 fn workers(pool: &Pool, parameters: usize) -> usize {
-    (parameters / PARAMETERS_PER_THREAD).clamp(1, pool.threads())
+    (parameters / PARAMETERS_PER_THREAD).clamp(1, pool.asked())
 }
 
 #[cfg(test)]

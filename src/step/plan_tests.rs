@@ -209,14 +209,19 @@ fn cases() -> Vec<Options> {
 
 /// A plan on the best instruction set.
 fn best(tensors: &[TensorSpec], options: &Options, tile: Option<usize>) -> Plan {
-    Plan::with(options, tensors, Isa::best(), tile).unwrap()
+    Plan::with(options, tensors, None, Isa::best(), tile).unwrap()
 }
 
 #[test]
 fn instruction_sets_agree_to_the_bit() {
     for wild in [false, true] {
         for options in cases() {
-            let on = |isa| run(Plan::with(&options, &small(), isa, None).unwrap(), wild);
+            let on = |isa| {
+                run(
+                    Plan::with(&options, &small(), None, isa, None).unwrap(),
+                    wild,
+                )
+            };
             let mut sets = Isa::available();
             let expected = on(sets.next().unwrap());
             for isa in sets {

@@ -102,6 +102,7 @@ impl<'a> Settings<'a> {
                 lagged_norms: 0,
                 nesterov: 0,
                 reserved: [0],
+                pool: std::ptr::null(),
             },
             non_finite: frame.int("non_finite")?,
             direction: frame.flag("direction")?,
@@ -150,7 +151,7 @@ impl<'a> Settings<'a> {
             reserved: [0],
         };
         // SAFETY: both structs have the size of this version.
-        let (options, step) = unsafe { (options(&c)?, step_options(&step)?) };
+        let (options, step) = unsafe { (options(&c)?.0, step_options(&step)?) };
         Ok((options, step, decay))
     }
 }

@@ -60,6 +60,8 @@ WITH(instruction_set_elsewhere, options.instruction_set = SONEW_ISA_NEON)
 #else
 WITH(instruction_set_elsewhere, options.instruction_set = SONEW_ISA_AVX512)
 #endif
+WITH(pool_never_created, options.pool = (const sonew_pool *)(const void *)&options)
+WITH(pool_is_an_optimizer, options.pool = (const sonew_pool *)optimizer)
 WITH(options_reserved, options.reserved[0] = 1)
 WITH(options_not_filled_in, memset(&options, 0, sizeof options))
 WITH(options_of_odd_size, options.struct_size -= 1)
@@ -87,6 +89,62 @@ WITH(size_overflows, tensors[0].dims[0] = SIZE_MAX; tensors[0].dims[1] = 2)
 WITH(size_is_2_60, tensors[1].dims[0] = (size_t)1 << 60)
 WITH(size_is_2_59, tensors[1].dims[0] = (size_t)1 << 59)
 WITH(size_is_2_50, tensors[1].dims[0] = (size_t)1 << 50)
+
+/* Options with a pool, which is freed before the call or after it. */
+static sonew_status with_pool(int32_t threads, int freed) {
+    sonew_options options = good_options();
+    sonew_tensor tensors[COUNT];
+    good_tensors(tensors);
+    sonew_pool *pool = NULL;
+    OK(sonew_pool_create(2, NULL, 0, &pool));
+    options.pool = pool;
+    options.threads = threads;
+    if (freed)
+        OK(sonew_pool_free(pool));
+    sonew_status status = create(&options, tensors, COUNT);
+    if (!freed)
+        OK(sonew_pool_free(pool));
+    return status;
+}
+
+static sonew_status pool_freed(void) { return with_pool(0, 1); }
+static sonew_status pool_and_threads(void) { return with_pool(2, 0); }
+
+/* Creates a pool, which must fail and not touch the output. */
+static sonew_status create_pool(int32_t threads, const size_t *processors, size_t count) {
+    static char mark;
+    sonew_pool *const untouched = (sonew_pool *)&mark;
+    sonew_pool *out = untouched;
+    sonew_status status = sonew_pool_create(threads, processors, count, &out);
+    CHECK(status != SONEW_OK && out == untouched);
+    return status;
+}
+
+static sonew_status pool_threads_negative(void) { return create_pool(-1, NULL, 0); }
+static sonew_status pool_threads_1025(void) { return create_pool(1025, NULL, 0); }
+static sonew_status pool_processors_null(void) { return create_pool(1, NULL, 1); }
+static sonew_status pool_processors_without_end(void) {
+    size_t one = 0;
+    return create_pool(1, &one, SIZE_MAX);
+}
+static sonew_status pool_processor_absent(void) {
+    size_t processors[] = {8191};
+    return create_pool(2, processors, 1);
+}
+static sonew_status pool_out_null(void) { return sonew_pool_create(1, NULL, 0, NULL); }
+static sonew_status pool_query_null(void) {
+    size_t threads = 7;
+    sonew_status status = sonew_pool_threads(NULL, &threads);
+    CHECK(threads == 7);
+    return status;
+}
+static sonew_status pool_query_of_plan(void) {
+    size_t threads = 7;
+    sonew_status status = sonew_pool_threads((sonew_pool *)plan, &threads);
+    CHECK(threads == 7);
+    return status;
+}
+static sonew_status pool_free_of_plan(void) { return sonew_pool_free((sonew_pool *)plan); }
 
 static sonew_status out_null(void) {
     sonew_tensor tensors[COUNT];
@@ -157,6 +215,20 @@ const refusal create_refusals[] = {
     REFUSAL(instruction_set_unknown, SONEW_UNKNOWN_VALUE, "options.instruction_set is 5"),
     REFUSAL(instruction_set_elsewhere, SONEW_INSTRUCTION_SET,
             "\": this processor and this build have portable"),
+    REFUSAL(pool_never_created, SONEW_BAD_HANDLE, "options.pool is not a live handle"),
+    REFUSAL(pool_is_an_optimizer, SONEW_BAD_HANDLE, "options.pool is not a live handle"),
+    REFUSAL(pool_freed, SONEW_BAD_HANDLE, "options.pool is not a live handle"),
+    REFUSAL(pool_and_threads, SONEW_OUT_OF_RANGE, "options.threads is 2, must be 0 with a pool"),
+    REFUSAL(pool_threads_negative, SONEW_OUT_OF_RANGE, "threads is -1, must be not negative"),
+    REFUSAL(pool_threads_1025, SONEW_OUT_OF_RANGE, "threads is 1025, must be 0 to 1024"),
+    REFUSAL(pool_processors_null, SONEW_NULL_POINTER, "processors is null"),
+    REFUSAL(pool_processors_without_end, SONEW_OUT_OF_MEMORY,
+            "out of memory: the list of processors needs"),
+    REFUSAL(pool_processor_absent, SONEW_PROCESSOR, "processors[0] is 8191: "),
+    REFUSAL(pool_out_null, SONEW_NULL_POINTER, "pool is null"),
+    REFUSAL(pool_query_null, SONEW_NULL_POINTER, "pool is null"),
+    REFUSAL(pool_query_of_plan, SONEW_BAD_HANDLE, "pool is not a live handle"),
+    REFUSAL(pool_free_of_plan, SONEW_BAD_HANDLE, "pool is not a live handle"),
     REFUSAL(options_reserved, SONEW_UNKNOWN_VALUE, "options.reserved[0] is 1, must be 0"),
     REFUSAL(options_not_filled_in, SONEW_STRUCT_SIZE,
             "options.struct_size is 0, expected 112: call sonew_options_init() first"),
@@ -192,6 +264,6 @@ const refusal create_refusals[] = {
     REFUSAL(unknown_field, SONEW_UNKNOWN_FIELD,
             "options has a field that this version does not know, at byte 118"),
     REFUSAL(init_null, SONEW_NULL_POINTER, "options is null"),
-    REFUSAL(init_too_small, SONEW_STRUCT_SIZE, "the size of options is 8, expected 104"),
+    REFUSAL(init_too_small, SONEW_STRUCT_SIZE, "the size of options is 8, expected 112"),
     {0},
 };

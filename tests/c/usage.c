@@ -72,6 +72,7 @@ static void defaults(void) {
     CHECK(options.rounding == SONEW_NEAREST && options.seed == 0);
     CHECK(options.instruction_set == SONEW_ISA_AUTO);
     CHECK(options.lagged_norms == 0 && options.nesterov == 0);
+    CHECK(options.pool == NULL);
 
     sonew_step_options step;
     OK(sonew_step_options_init(&step, sizeof step));
@@ -119,7 +120,7 @@ static void layouts(void) {
     STRUCT(sonew_options);
     FIELD(sonew_options, struct_size);
     FIELD(sonew_options, seed);
-    FIELD(sonew_options, reserved);
+    FIELD(sonew_options, pool);
     STRUCT(sonew_tensor);
     FIELD(sonew_tensor, name);
     FIELD(sonew_tensor, dims);
@@ -644,6 +645,39 @@ static void scalars(void) {
     OK(sonew_free(optimizer));
 }
 
+/* Two optimizers with one pool, which is freed before them. */
+static void pools(void) {
+    sonew_pool *pool = NULL;
+    OK(sonew_pool_create(3, NULL, 0, &pool));
+    size_t threads = 0;
+    OK(sonew_pool_threads(pool, &threads));
+    CHECK(threads == 3);
+    sonew_options options = with_band(1);
+    options.threads = 0;
+    options.pool = pool;
+    sonew_tensor tensors[COUNT];
+    describe(tensors);
+    sonew_optimizer *optimizers[2] = {NULL, NULL};
+    for (int i = 0; i < 2; i++)
+        OK(sonew_create(&options, tensors, COUNT, &optimizers[i]));
+    OK(sonew_pool_free(pool));
+    OK(sonew_pool_free(NULL));
+    CHECK(sonew_pool_threads(pool, &threads) == SONEW_BAD_HANDLE);
+    fill_all();
+    for (int i = 0; i < 2; i++) {
+        OK(sonew_threads(optimizers[i], &threads));
+        CHECK(threads == 3);
+        OK(sonew_step(optimizers[i], NULL, params, grads, COUNT));
+        OK(sonew_free(optimizers[i]));
+    }
+    /* A program that was compiled before there were pools: what lies behind its
+     * options is something else. */
+    OK(sonew_options_init(&options, offsetof(sonew_options, pool)));
+    memset((char *)&options + offsetof(sonew_options, pool), 7, sizeof options.pool);
+    OK(sonew_create(&options, tensors, COUNT, &optimizers[0]));
+    OK(sonew_free(optimizers[0]));
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2);
     CHECK(strcmp(sonew_last_error(), "") == 0);
@@ -670,6 +704,7 @@ int main(int argc, char **argv) {
     step_counts();
     scalars();
     empty(argv[1]);
+    pools();
     puts("all used");
     return 0;
 }

@@ -34,6 +34,16 @@ int main(int, char **argv) {
   options = Options();
   options.graft = static_cast<sonew::Graft>(77);
   THROWS(SONEW_UNKNOWN_VALUE, "graft is 77", Optimizer({{"a"}}, options));
+  THROWS(SONEW_OUT_OF_RANGE, "threads is -1", sonew::Pool(-1));
+  THROWS(SONEW_PROCESSOR, "processors[0] is 8191", sonew::Pool(1, {8191}));
+  sonew::Pool pool(2);
+  options = Options();
+  options.threads = 2;
+  options.pool = &pool;
+  THROWS(SONEW_OUT_OF_RANGE, "threads is 2, must be 0 with a pool", Optimizer({{"a"}}, options));
+  options.threads = 0;
+  const sonew::Pool elsewhere = std::move(pool);
+  THROWS(SONEW_NULL_POINTER, "options.pool is null: it was moved from", Optimizer({{"a"}}, options));
   sonew::Tensor half{"a", {2}};
   half.state_dtype = sonew::Dtype::f16;
   THROWS(SONEW_STATE_DTYPE, "tensor \"a\"", Optimizer({half}));

@@ -60,6 +60,28 @@ static void defaults() {
 #endif
 }
 
+// Optimizers and plans that share a pool, which is destroyed before them.
+static void pools() {
+  std::vector<sonew::Optimizer> optimizers;
+  std::vector<sonew::Plan> plans;
+  {
+    const sonew::Pool pool(3);
+    CHECK(pool.threads() == 3 && sonew::Pool(1, {}).threads() == 1);
+    sonew::Options sharing = options();
+    sharing.threads = 0;
+    sharing.pool = &pool;
+    for (int i = 0; i < 2; i++) {
+      optimizers.emplace_back(tensors(), sharing);
+      plans.emplace_back(tensors(), sharing);
+    }
+  }
+  Floats weight = numbers(12, 1), bias = numbers(3, -1);
+  for (sonew::Optimizer &optimizer : optimizers) {
+    CHECK(optimizer.threads() == 3);
+    optimizer.step({weight, bias}, {numbers(12, 0), numbers(3, 0)});
+  }
+}
+
 // Buffers are made of whatever has contiguous elements.
 static void buffers() {
   Floats vector{1, 2, 3};
@@ -533,6 +555,7 @@ static void busy() {
 
 int main(int, char **argv) {
   defaults();
+  pools();
   buffers();
   steps_and_files(argv[1]);
   types();

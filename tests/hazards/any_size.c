@@ -21,6 +21,7 @@ static sonew_tensor tensors[MANY];
 static sonew_options options;
 static sonew_optimizer *optimizer;
 static sonew_plan *plan;
+static int only_one;
 
 static sonew_status load_as(int32_t mode, const char *path) {
     sonew_load_options how;
@@ -61,6 +62,12 @@ static sonew_status share_and_step(void) {
     return status == SONEW_OK ? step() : status;
 }
 static sonew_status free_it(void) { return sonew_free(optimizer); }
+static sonew_status make_pool(void) {
+    size_t processors[] = {0};
+    sonew_pool *pool = NULL;
+    sonew_status status = sonew_pool_create(2, processors, only_one ? 1 : 0, &pool);
+    return status == SONEW_OK ? sonew_pool_free(pool) : status;
+}
 static sonew_status free_plan(void) { return sonew_plan_free(plan); }
 
 /* A copy of the saved file with a wrong byte in the last plane before the last
@@ -197,6 +204,9 @@ int main(int argc, char **argv) {
     all_calls();
     count = MANY;
     all_calls();
+    each("sonew_pool_create", make_pool);
+    only_one = 1;
+    each_starting(1, "sonew_pool_create on a processor", make_pool);
     options.threads = 3;
     OK(create());
     each_starting(2, "the first sonew_step on 3 threads", step);

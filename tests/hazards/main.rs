@@ -92,6 +92,22 @@ fn threads_are_created_as_asked_for_and_end() {
 }
 
 #[test]
+fn optimizers_and_plans_share_threads() {
+    let (program, folder) = hazard("pool");
+    says(&program, &folder, "threads are shared");
+}
+
+#[test]
+fn a_step_goes_on_with_the_threads_that_a_limit_leaves() {
+    let (program, folder) = hazard("limited");
+    match run(Command::new(program).arg(folder)).as_str() {
+        "steps go on\n" => {}
+        "no right to become another user\n" => not_tested("a limit of threads: needs root"),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
 fn signals_locale_and_output_are_the_hosts() {
     let (program, folder) = hazard("quiet");
     says(&program, &folder, "as it was");

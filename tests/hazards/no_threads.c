@@ -1,4 +1,4 @@
-/* Each optimizer has its own number of threads; 1 means that none is created. This
+/* Optimizers have as many threads as they ask for; 1 means that none is created. This
  * program's pthread_create counts every thread of the process. */
 #include <dlfcn.h>
 #include <pthread.h>
@@ -38,7 +38,7 @@ int main(int argc, char **argv) {
         end(&m);
         CHECK(left(1));
     }
-    /* Two optimizers have their own. */
+    /* Optimizers that ask for different numbers have their own. */
     struct model a = model(2), b = model(3);
     OK(take_step(&a, 0));
     OK(take_step(&b, 0));

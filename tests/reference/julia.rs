@@ -4,7 +4,7 @@
 use std::fs;
 
 /// The package's files, in the order of the page.
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     "rule",
     "optimizer",
     "step",
@@ -14,6 +14,7 @@ const FILES: [&str; 13] = [
     "errors",
     "tree",
     "plan",
+    "pool",
     "structs",
     "bfloat16",
     "library",

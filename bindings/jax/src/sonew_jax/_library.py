@@ -51,6 +51,7 @@ class Options(ctypes.Structure):
         ("rounding", c_int32),
         ("instruction_set", c_int32),
         ("reserved", c_int32 * 1),
+        ("pool", c_void_p),
     ]
 
 

@@ -62,10 +62,14 @@ memory_bytes(opt::Optimizer) = Int(ask(:sonew_memory_bytes, Csize_t, opt))
 
 """
     SONew.threads(opt) -> Int
+    SONew.threads(pool) -> Int
 
-The largest number of threads that a step uses, the calling thread included.
+The largest number of threads that a step uses, the calling thread included: while the
+threads of the pool are running, those that the system gave, otherwise those that were
+asked for.
 """
 threads(opt::Optimizer) = Int(ask(:sonew_threads, Csize_t, opt))
+threads(pool::Pool) = Int(ask(:sonew_pool_threads, Csize_t, pool))
 
 """
     SONew.instruction_set(opt) -> String

@@ -15,6 +15,7 @@ const FUNCTIONS = (
     :sonew_threads, :sonew_instruction_set, :sonew_plane_count, :sonew_find_plane,
     :sonew_plane_view, :sonew_plan_create, :sonew_plan_free, :sonew_plan_plane_count,
     :sonew_plan_plane_name, :sonew_plan_plane_dtype, :sonew_plan_step,
+    :sonew_pool_create, :sonew_pool_free, :sonew_pool_threads,
 )
 
 struct Library

@@ -163,7 +163,8 @@ const BUSY = Int32(102)
 """
     close(opt)
 
-Frees the optimizer, its state and its threads. If the state is in a live file, writes
+Frees the optimizer and its state, and its threads if no other optimizer or plan has used
+them. If the state is in a live file, writes
 the last step to disk first. Views of the state become invalid. Closing an optimizer
 again does nothing.
 """

@@ -39,8 +39,9 @@ Hyperparameters of an optimizer:
 - `statistics = :moving_average` (an exponential moving average) or `:weighted_sum`;
   `bias_correction = true`.
 - `rounding = :nearest` or `:stochastic`, to 16 bits; `seed = 0`.
-- `threads = 0`: the largest number of the library's own threads; 0 means one for each
+- `threads = 0`: the largest number of threads of a step; 0 means one for each
   processor that the process may run on. Results do not depend on it.
+- `pool = nothing`: a [`SONew.Pool`](@ref) whose threads steps use; then `threads` is 0.
 - `instruction_set = :auto`, `:portable`, `:avx2`, `:avx512` or `:neon`. Results do
   not depend on it.
 
@@ -97,11 +98,12 @@ struct SONewRule
     rounding::Symbol
     seed::UInt64
     threads::Int32
+    pool::Union{Nothing,Pool}
     instruction_set::Symbol
     lagged_norms::Bool
     nesterov::Bool
 
-    function SONewRule(values::Vararg{Any,28})
+    function SONewRule(values::Vararg{Any,29})
         rule = new(values...)
         # Refuses a misspelt name here, not only in setup().
         number(GRAFT, rule.graft, "graft")
@@ -152,7 +154,7 @@ function library_defaults()
         name(STATISTICS, o.statistics), o.bias_correction != 0, o.graft_eps,
         o.graft_bias_correction != 0, s.grad_scale, s.clip_norm, s.statistics_weight,
         name(NON_FINITE, s.non_finite), nothing, nothing, false,
-        name(ROUNDING, o.rounding), o.seed, o.threads,
+        name(ROUNDING, o.rounding), o.seed, o.threads, nothing,
         name(INSTRUCTION_SET, o.instruction_set), o.lagged_norms != 0, o.nesterov != 0)
 end
 
@@ -164,7 +166,11 @@ options(rule::SONewRule) = Options(
     rule.bias_correction, rule.graft_bias_correction,
     number(ROUNDING, rule.rounding, "rounding"),
     number(INSTRUCTION_SET, rule.instruction_set, "instruction_set"),
-    rule.lagged_norms, rule.nesterov, (0,))
+    rule.lagged_norms, rule.nesterov, (0,), handle_of(rule.pool))
+
+# The handle of a pool, for a call during which the caller keeps the rule.
+handle_of(::Nothing) = C_NULL
+handle_of(pool::Pool) = protected(identity, pool)
 
 step_options(eta, grad_scale, statistics_weight, clip_norm, non_finite; beta1 = nothing,
              beta2 = nothing) = StepOptions(

@@ -25,6 +25,7 @@ struct Options
     lagged_norms::Int32
     nesterov::Int32
     reserved::NTuple{1,Int32}
+    pool::Ptr{Cvoid}
 end
 
 struct Tensor

@@ -1,0 +1,103 @@
+//! Pool
+//!
+//! A pool is a set of threads that any number of optimizers and plans share.
+//! Programs that do not need a choice need no pool: all optimizers and plans of
+//! a process that ask for the same number of threads share one, so that hundreds
+//! of optimizers, one for each parameter, have no more threads than one has. A
+//! pool of a program's own, in sonew_options.pool, keeps groups of them apart, or
+//! runs their threads on chosen processors.
+//!
+//! Its threads start when a step first needs them, and end when the last
+//! optimizer or plan that has used them is freed. If the system refuses some, steps
+//! go on with those that it gives. Two steps at once divide the threads. Results
+//! do not depend on any of this.
+
+use super::arguments::{count, List, Out};
+use super::guard::{call, call_always};
+use super::registry::Registry;
+use super::status::sonew_status;
+use crate::error::Result;
+use crate::Pool;
+
+/// A pool. Created by sonew_pool_create(), freed by sonew_pool_free().
+pub struct sonew_pool {
+    _opaque: [u8; 0],
+}
+
+static POOLS: Registry<Pool> = Registry::new();
+
+/// The pool of a handle, which other threads may get at the same time.
+pub(super) fn get(pool: *const sonew_pool, argument: &'static str) -> Result<Pool> {
+    POOLS.copy(pool.addr(), argument)
+}
+
+/// Creates a pool of up to 1024 threads, the thread that calls a step included, and
+/// writes its handle to *pool. processors has the numbers, as the system counts
+/// them, of count processors: the threads of the pool run on no others, while the
+/// calling thread runs where it does. With count 0 they run on any, and processors
+/// may be NULL. 0 threads means one for each of these processors, or for each one
+/// that the process may run on. No thread of the pool starts before a step needs it.
+///
+/// Any number of threads may use a pool's handle at once.
+///
+/// Errors: SONEW_OUT_OF_RANGE for threads; SONEW_PROCESSOR for a processor that is
+/// not there, or that the process may not run on, and on systems other than Linux
+/// for any; SONEW_THREADS; SONEW_OUT_OF_MEMORY. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_pool_create(
+    threads: i32,
+    processors: *const usize,
+    count: usize,
+    pool: *mut *mut sonew_pool,
+) -> sonew_status {
+    // SAFETY: the header asks for pointers that hold what they say.
+    call(|| unsafe { create(threads, processors, count, pool) })
+}
+
+/// # Safety
+/// As for [`sonew_pool_create`].
+unsafe fn create(
+    threads: i32,
+    processors: *const usize,
+    len: usize,
+    out: *mut *mut sonew_pool,
+) -> Result<()> {
+    // SAFETY: the caller's promise, for both.
+    let (out, processors) = unsafe {
+        (
+            Out::new(out, "pool")?,
+            List::new(processors, len, "processors")?,
+        )
+    };
+    let processors = processors.collect("the list of processors", |_, number| Ok(number))?;
+    let pool = Pool::new(count(threads, "threads")?, &processors)?;
+    let handle = POOLS.insert(Box::new(pool));
+    out.write(std::ptr::without_provenance_mut(handle));
+    Ok(())
+}
+
+/// Frees a pool. Optimizers and plans that were created with it keep it: it may be
+/// freed before them. NULL is allowed and does nothing. Since 0.1.
+#[no_mangle]
+pub extern "C" fn sonew_pool_free(pool: *mut sonew_pool) -> sonew_status {
+    if pool.is_null() {
+        return sonew_status::SONEW_OK;
+    }
+    call_always(|| POOLS.remove(pool.addr(), "pool").map(drop))
+}
+
+/// Writes to *threads the largest number of threads that a step uses, the calling
+/// thread included: while the threads of the pool are running, those that the
+/// system gave, otherwise those that were asked for. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_pool_threads(
+    pool: *const sonew_pool,
+    threads: *mut usize,
+) -> sonew_status {
+    call_always(|| {
+        // SAFETY: the header asks for a pointer to the result.
+        let out = unsafe { Out::new(threads, "threads") }?;
+        out.write(get(pool, "pool")?.threads());
+        Ok(())
+    })
+}
