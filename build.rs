@@ -5,7 +5,7 @@ use std::{env, fs};
 
 /// The sections of the header, in order: files of src/capi, and src/xla. The
 /// documentation at the top of each file introduces its section.
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "status",
     "options",
     "tensor",
@@ -13,6 +13,7 @@ const SECTIONS: [&str; 14] = [
     "step",
     "file",
     "live",
+    "contents",
     "tensor_settings",
     "info",
     "view",

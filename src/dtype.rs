@@ -1,6 +1,7 @@
 //! Element types, and buffers of them.
 
 pub use sonew_kernel::{bf16, f16, Dtype, Element, Elements, ElementsMut};
+pub(crate) use sonew_kernel::{convert, Stochastic};
 
 #[cfg(test)]
 mod tests {

@@ -104,6 +104,7 @@
 
 pub(crate) mod arguments;
 pub(crate) mod buffers;
+mod contents;
 mod file;
 pub(crate) mod guard;
 mod info;

@@ -7,7 +7,7 @@ use std::ffi::CString;
 
 use super::arguments::Out;
 use super::guard::{call, call_always};
-use super::options::{options, sonew_options, SONEW_MAX_BAND};
+use super::options::{options, sonew_options};
 use super::registry::Registry;
 use super::status::sonew_status;
 use super::step::{SpareStepArguments, StepArguments};
@@ -98,9 +98,7 @@ fn names(optimizer: &Optimizer) -> Result<Vec<Names>> {
 /// Returns an error if there is no memory for the lists of tensors and planes
 /// that a call makes.
 pub(super) fn ask_for(tensors: &[TensorSpec], band: usize) -> Result<()> {
-    // Momentum, diagonal, rms, master, and parameters in a file.
-    let planes = band.min(SONEW_MAX_BAND) + 5;
-    ask_for_tensors(tensors.iter().map(|tensor| tensor.name.len()), planes)
+    ask_for_tensors(tensors.iter().map(|tensor| tensor.name.len()), band)
 }
 
 /// [`ask_for`] the tensors of an optimizer.
@@ -153,7 +151,11 @@ unsafe fn create(
         )
     };
     ask_for(&tensors, options.band)?;
-    let optimizer = Optimizer::new(options, &tensors)?;
+    own(Optimizer::new(options, &tensors)?, out)
+}
+
+/// Writes the handle of a new optimizer.
+pub(super) fn own(optimizer: Optimizer, out: Out<*mut sonew_optimizer>) -> Result<()> {
     let owned = Owned {
         names: names(&optimizer)?,
         instruction_set: c_string(optimizer.instruction_set())?,

@@ -3,6 +3,7 @@
 
 use std::mem::{offset_of, size_of};
 
+use super::contents::{sonew_contents, sonew_saved_tensor};
 use super::file::{sonew_load_options, sonew_rename};
 use super::options::sonew_options;
 use super::plan::sonew_buffers;
@@ -64,9 +65,16 @@ static STRUCTS: &[Struct] = &[
     }),
     layout!(sonew_rename { from, to }),
     layout!(sonew_load_options {
-        struct_size, renames, rename_count, override_options, common_tensors_only, mode, reserved,
+        struct_size, renames, rename_count, override_options, common_tensors_only, mode,
+        convert_state,
     }),
     layout!(sonew_view { data, len, tensor, plane, ndim, dims, dtype, reserved, step_count }),
+    layout!(sonew_contents {
+        step_count, file_bytes, tensor_count, format, parameters, live, unsynced,
+    }),
+    layout!(sonew_saved_tensor {
+        tensor, lr_scale, weight_decay, step_count, arrays, array_count, master_set, reserved,
+    }),
     layout!(sonew_buffers {
         struct_size, params, direction, grad, planes, plane_count, len, lr_scale, weight_decay,
         step_number,

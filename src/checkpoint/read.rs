@@ -11,10 +11,10 @@ use super::locate::{check, in_tensors, Arrays, Checked, FileRange, StoredArray};
 use super::mapping::Part;
 use super::record::{self, Synced, CURRENT, IN_USE, SETTINGS, SETTINGS_WORDS, SYNCED};
 use super::write::create_live;
-use super::{array_name, Array, Header, Master, LIVE_FORMAT};
-use crate::dtype::Dtype;
+use super::{array_name, Array, Header, Master, SavedTensor, LIVE_FORMAT};
+use crate::dtype::{convert, Dtype, Elements, ElementsMut, Stochastic};
 use crate::error::{Error, Result};
-use crate::memory::{ask, zeroed_list};
+use crate::memory::{ask, zeroed_list, AlignedBytes};
 use crate::signals::Blocked;
 
 /// Arrays are read, and their checksums computed, in chunks of this size, which
@@ -128,6 +128,19 @@ impl Checkpoint {
         &self.header
     }
 
+    /// The version of its format.
+    pub fn format(&self) -> u64 {
+        self.format
+    }
+
+    /// The type of an array.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTensor`], [`Error::PlaneMissing`].
+    pub fn dtype(&self, tensor: usize, plane: &str) -> Result<Dtype> {
+        Ok(self.find(tensor, plane)?.dtype)
+    }
+
     /// Whether it is a live file.
     pub fn is_live(&self) -> bool {
         self.arrays.live.is_some()
@@ -198,27 +211,67 @@ impl Checkpoint {
         arrays.try_for_each(|array| self.check(array.tensor, array.plane))
     }
 
+    /// Copies one array, of this type, to a buffer of its tensor's length, and compares
+    /// its checksum, if it has one.
+    ///
+    /// # Errors
+    /// Nothing has been written then. [`Error::Checksum`], [`Error::Io`],
+    /// [`Error::UnknownTensor`], [`Error::PlaneMissing`], [`Error::WrongDtype`],
+    /// [`Error::WrongLength`].
+    pub fn read_array(&self, tensor: usize, plane: &str, mut to: ElementsMut<'_>) -> Result<()> {
+        let dtype = self.dtype(tensor, plane)?;
+        let spec = &self.header.tensors[tensor].spec;
+        if to.dtype() != dtype {
+            return Err(Error::WrongDtype {
+                tensor: spec.name.clone(),
+                argument: plane.to_owned(),
+                dtype: to.dtype(),
+                expected: dtype,
+            });
+        }
+        let bytes = to.bytes_mut();
+        let what = || format!("{plane} of tensor \"{}\"", spec.name);
+        let mut read = AlignedBytes::zeroed(bytes.len(), what)?;
+        let wanted = Wanted {
+            tensor,
+            plane,
+            dtype,
+            rounding: None,
+            dst: &mut read,
+        };
+        self.read(vec![wanted], 1)?;
+        bytes.copy_from_slice(&read);
+        Ok(())
+    }
+
     /// Fills buffers with arrays, on up to `threads` threads. If this fails, the
     /// buffers may have been written.
     pub(crate) fn read(&self, wanted: Vec<Wanted<'_>>, threads: usize) -> Result<()> {
         let mut arrays = Vec::with_capacity(wanted.len());
         let mut pieces = Vec::new();
-        for Wanted { tensor, plane, dst } in wanted {
-            let array = self.find(tensor, plane)?;
-            if dst.len() as u64 != array.file_range.bytes {
-                let spec = &self.header.tensors[tensor].spec;
+        for wanted in wanted {
+            let (tensor, size) = (wanted.tensor, wanted.dtype.size());
+            let array = self.find(tensor, wanted.plane)?;
+            let spec = &self.header.tensors[tensor].spec;
+            if wanted.dst.len() != spec.len() * size {
                 return Err(Error::WrongLength {
                     tensor: spec.name.clone(),
-                    argument: plane.to_owned(),
-                    length: dst.len() / array.dtype.size(),
+                    argument: wanted.plane.to_owned(),
+                    length: wanted.dst.len() / size,
                     expected: spec.len(),
                 });
             }
-            let mut offset = array.file_range.offset;
-            for bytes in dst.chunks_mut(PIECE) {
-                let length = bytes.len() as u64;
-                pieces.push(Piece::new(arrays.len(), offset, bytes));
-                offset += length;
+            for (index, dst) in wanted.dst.chunks_mut(PIECE).enumerate() {
+                pieces.push(Piece {
+                    array: arrays.len(),
+                    stored: array,
+                    first: index * (PIECE / size),
+                    dtype: wanted.dtype,
+                    rounding: wanted.rounding,
+                    dst,
+                    sum: crc32fast::Hasher::new(),
+                    too_large: None,
+                });
             }
             arrays.push((tensor, array));
         }
@@ -228,8 +281,19 @@ impl Checkpoint {
         for piece in &pieces {
             sums[piece.array].combine(&piece.sum);
         }
-        let mut pairs = arrays.into_iter().zip(sums);
-        pairs.try_for_each(|((tensor, array), sum)| self.compare(tensor, array, sum.finalize()))
+        for ((tensor, array), sum) in arrays.iter().zip(sums) {
+            self.compare(*tensor, array, sum.finalize())?;
+        }
+        match pieces
+            .iter()
+            .find_map(|p| p.too_large.map(|x| (p.array, x)))
+        {
+            None => Ok(()),
+            Some((array, number)) => {
+                let (tensor, array) = arrays[array];
+                Err(too_large(&self.header.tensors[tensor], &array.name, number))
+            }
+        }
     }
 
     fn find(&self, tensor: usize, plane: &str) -> Result<&StoredArray> {
@@ -475,7 +539,12 @@ pub(crate) struct Wanted<'a> {
     pub(crate) tensor: usize,
     /// The state plane, or [`PARAMETER`](super::PARAMETER).
     pub(crate) plane: &'a str,
-    /// Has the size of the array.
+    /// The type that its elements are to have. If they have another one in the file,
+    /// they are converted, as elements of state.
+    pub(crate) dtype: Dtype,
+    /// Stochastic rounding of what is converted, and the position of its plane.
+    pub(crate) rounding: Option<(Stochastic, usize)>,
+    /// Has the size of the array in that type.
     pub(crate) dst: &'a mut [u8],
 }
 
@@ -483,29 +552,57 @@ pub(crate) struct Wanted<'a> {
 struct Piece<'a> {
     /// The index of the array.
     array: usize,
-    offset: u64,
+    stored: &'a StoredArray,
+    /// The index of its first element in the array.
+    first: usize,
+    dtype: Dtype,
+    rounding: Option<(Stochastic, usize)>,
     dst: &'a mut [u8],
+    /// Of its bytes in the file.
     sum: crc32fast::Hasher,
+    /// The first number that is too large for the type it was converted to.
+    too_large: Option<f64>,
 }
 
-impl<'a> Piece<'a> {
-    fn new(array: usize, offset: u64, dst: &'a mut [u8]) -> Self {
-        Piece {
-            array,
-            offset,
-            dst,
-            sum: crc32fast::Hasher::new(),
-        }
-    }
-
+impl Piece<'_> {
     fn read(&mut self, file: &SourceFile) -> Result<()> {
-        let mut offset = self.offset;
-        for chunk in self.dst.chunks_mut(CHUNK) {
-            file.read_at(offset, chunk)?;
-            self.sum.update(chunk);
-            offset += chunk.len() as u64;
+        let (from, to) = (self.stored.dtype, self.dtype);
+        let offset = |first: usize| self.stored.file_range.offset + (first * from.size()) as u64;
+        let mut first = self.first;
+        if from == to {
+            for chunk in self.dst.chunks_mut(CHUNK) {
+                file.read_at(offset(first), chunk)?;
+                self.sum.update(chunk);
+                first += chunk.len() / to.size();
+            }
+            return Ok(());
+        }
+        let most = CHUNK / from.size().max(to.size());
+        let what = || "converting an array".to_owned();
+        let mut read = AlignedBytes::zeroed(most * from.size(), what)?;
+        for chunk in self.dst.chunks_mut(most * to.size()) {
+            let count = chunk.len() / to.size();
+            let read = &mut read[..count * from.size()];
+            file.read_at(offset(first), read)?;
+            self.sum.update(read);
+            let (read, chunk) = (
+                Elements::from_bytes(from, read),
+                ElementsMut::from_bytes(to, chunk),
+            );
+            let found = convert(read, chunk, self.rounding, first);
+            self.too_large = self.too_large.or(found);
+            first += count;
         }
         Ok(())
+    }
+}
+
+/// The refusal of a number of state that has no place in another type.
+pub(super) fn too_large(tensor: &SavedTensor, plane: &str, number: f64) -> Error {
+    Error::OutOfRange {
+        argument: format!("{plane} of tensor \"{}\"", tensor.spec.name),
+        value: number,
+        allowed: "in the range of the type that it is converted to",
     }
 }
 

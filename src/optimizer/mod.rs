@@ -75,6 +75,15 @@ impl Optimizer {
     /// optimized, more of them than a file can name ([`Error::TooManyTensors`]), and state that does not fit into memory
     /// ([`Error::OutOfMemory`]).
     pub fn new(options: Options, tensors: &[TensorSpec]) -> Result<Self> {
+        Self::with_state(options, tensors, TensorState::zeroed)
+    }
+
+    /// An optimizer whose state is made of each tensor by `state`.
+    fn with_state(
+        options: Options,
+        tensors: &[TensorSpec],
+        state: impl Fn(&TensorSpec, &Options) -> Result<TensorState>,
+    ) -> Result<Self> {
         options.validate()?;
         if options.lagged_norms {
             return Err(Error::OutOfRange {
@@ -88,9 +97,7 @@ impl Optimizer {
         // The state is allocated before the plan: for tensors of an absurd size
         // its allocation fails at once, while the smaller ones of the plan might
         // succeed and be written to.
-        let state = tensors
-            .iter()
-            .map(|spec| TensorState::zeroed(spec, &options));
+        let state = tensors.iter().map(|spec| state(spec, &options));
         let state = try_list(state, OF_TENSORS)?;
         let plan = Plan::new(&options, tensors)?;
         Ok(Optimizer {
