@@ -17,30 +17,30 @@
 //! options.threads = 4;
 //! sonew_tensor *tensors = calloc(contents.tensor_count, sizeof *tensors);
 //! for (size_t i = 0; i < contents.tensor_count; i++) {
-//!     sonew_saved_tensor saved;
-//!     sonew_file_tensor(file, i, &saved, sizeof saved);
-//!     tensors[i] = saved.tensor;
+//!     sonew_tensor_state state;
+//!     sonew_file_tensor(file, i, &state, sizeof state);
+//!     tensors[i] = state.tensor;
 //! }
 //! sonew_create(&options, tensors, contents.tensor_count, &optimizer);
 //! sonew_file_free(file);
 //! sonew_load(optimizer, "step-1000.safetensors", NULL, params, count);
 //! ```
 
-use std::ffi::{c_char, c_void, CString};
+use std::ffi::{c_char, c_void};
 use std::path::Path;
 
 use super::arguments::{not_null, path, string, Out};
 use super::buffers::Buffer;
 use super::guard::{call, call_always};
-use super::optimizer::c_string;
+use super::optimizer::Names;
 use super::options::{from_options, sonew_options};
 use super::registry::Registry;
 use super::status::sonew_status;
-use super::tensor::{from_spec, sonew_tensor};
+use super::tensor_settings::sonew_tensor_state;
 use super::versioned::{self, Growing};
 use crate::checkpoint::{Checkpoint, SavedTensor};
 use crate::error::{Error, Result};
-use crate::memory::{ask_for_tensors, list, try_list, OF_TENSORS};
+use crate::memory::{ask_for_tensors, try_list, OF_TENSORS};
 
 /// An open file. Created by sonew_file_open(), freed by sonew_file_free().
 pub struct sonew_file {
@@ -73,54 +73,11 @@ unsafe impl Growing for sonew_contents {
     const SIZES: &'static [usize] = &[size_of::<sonew_contents>()];
 }
 
-/// A tensor of a file.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct sonew_saved_tensor {
-    /// The tensor as sonew_create() takes it, with every type named. The name
-    /// lives as long as the handle of the file.
-    pub tensor: sonew_tensor,
-    /// The factor by which its learning rate is multiplied.
-    pub lr_scale: f64,
-    /// Its decoupled weight decay.
-    pub weight_decay: f64,
-    /// The number of the steps that it took part in.
-    pub step_count: u64,
-    /// The names of its arrays: its state planes, in order, and "parameter" if the
-    /// file has the parameters. They live as long as the handle of the file.
-    /// "parameter" has the type tensor.dtype, "master" is SONEW_F32, the others
-    /// have tensor.state_dtype.
-    pub arrays: *const *const c_char,
-    /// The number of these names.
-    pub array_count: usize,
-    /// 1: it has master weights, and they have been copied from the parameters. 0:
-    /// it has none, or the next step copies them.
-    pub master_set: i32,
-    /// Is 0.
-    pub reserved: i32,
-}
-
-// SAFETY: a sonew_tensor, 5 * 8 + 2 * 4 bytes, without padding.
-unsafe impl Growing for sonew_saved_tensor {
-    const SIZES: &'static [usize] = &[size_of::<sonew_saved_tensor>()];
-}
-
 /// The value that a handle stands for.
 struct Owned {
     file: Checkpoint,
     tensors: Vec<Names>,
 }
-
-/// The names of a tensor and of its arrays, as C strings.
-struct Names {
-    tensor: CString,
-    arrays: Vec<CString>,
-    /// Pointers to them.
-    list: Vec<*const c_char>,
-}
-
-// SAFETY: the pointers are to the strings beside them, which nobody changes.
-unsafe impl Send for Names {}
 
 static FILES: Registry<Owned> = Registry::new();
 
@@ -134,26 +91,9 @@ impl Owned {
         let header = file.header();
         let lengths = header.tensors.iter().map(|tensor| tensor.spec.name.len());
         ask_for_tensors(lengths, header.options.band)?;
-        let names = |tensor: &SavedTensor| {
-            let arrays = header.arrays(tensor).into_iter();
-            let arrays = try_list(arrays.map(|array| c_string(&array.name)), OF_TENSORS)?;
-            Ok(Names {
-                tensor: c_string(&tensor.spec.name)?,
-                list: list(arrays.iter().map(|name| name.as_ptr()), OF_TENSORS)?,
-                arrays,
-            })
-        };
+        let names = |tensor: &SavedTensor| Names::new(&tensor.spec, &header.arrays(tensor));
         let tensors = try_list(header.tensors.iter().map(names), OF_TENSORS)?;
         Ok(Owned { file, tensors })
-    }
-
-    fn tensor(&self, tensor: usize) -> Result<(&SavedTensor, &Names)> {
-        let saved = self.file.header().tensors.get(tensor);
-        let unknown = Error::UnknownTensor {
-            index: tensor,
-            count: self.tensors.len(),
-        };
-        Ok((saved.ok_or(unknown)?, &self.tensors[tensor]))
     }
 }
 
@@ -229,38 +169,40 @@ pub unsafe extern "C" fn sonew_file_options(
     })
 }
 
-/// Writes a tensor of the file to *saved. tensor is an index from 0, in the order
-/// of the optimizer that wrote the file. Pass sizeof *saved for size.
+/// Writes a tensor of the file and its settings to *state. tensor is an index from
+/// 0, in the order of the optimizer that wrote the file. Pass sizeof *state for
+/// size.
 ///
 /// Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_file_tensor(
     file: *const sonew_file,
     tensor: usize,
-    saved: *mut sonew_saved_tensor,
+    state: *mut sonew_tensor_state,
     size: usize,
 ) -> sonew_status {
     call_always(|| {
-        not_null(saved, || "saved".to_owned())?;
+        not_null(state, || "state".to_owned())?;
         let value = with(file, |owned| {
-            let (saved, names) = owned.tensor(tensor)?;
-            Ok(sonew_saved_tensor {
-                tensor: from_spec(&saved.spec, names.tensor.as_ptr()),
+            let saved = &owned.file.header().tensors;
+            let saved = saved.get(tensor).ok_or(Error::UnknownTensor {
+                index: tensor,
+                count: saved.len(),
+            })?;
+            Ok(sonew_tensor_state {
                 lr_scale: saved.lr_scale,
                 weight_decay: saved.weight_decay,
                 step_count: saved.step_count,
-                arrays: names.list.as_ptr(),
-                array_count: names.arrays.len(),
                 master_set: saved.master_set.into(),
-                reserved: 0,
+                ..sonew_tensor_state::new(&saved.spec, &owned.tensors[tensor])
             })
         })?;
         // SAFETY: the header asks for a struct of this size.
-        unsafe { versioned::write(value, saved, size, "saved") }
+        unsafe { versioned::write(value, state, size, "state") }
     })
 }
 
-/// Copies an array of a tensor, one of sonew_saved_tensor.arrays, to data, and
+/// Copies an array of a tensor, one of sonew_tensor_state.arrays, to data, and
 /// compares its checksum, if the file has one. data has one element of the array's
 /// type for each element of the tensor, in the tensor's own order, and is aligned
 /// to its elements. Of a live file the array is that of the last step.

@@ -349,10 +349,10 @@ pub(super) unsafe fn load(
 /// the file with sonew_load(). threads and instruction_set are in no file and have
 /// their defaults.
 ///
-/// Parameters stay in the file: sonew_file_read() reads them. For other threads,
-/// and for parameters that are loaded together with the state, take options and
-/// tensors from the file, and create and load the optimizer: see "Contents of a
-/// file".
+/// sonew_tensor_count() and sonew_optimizer_tensor() tell its tensors. Parameters
+/// stay in the file: sonew_file_read() reads them. For other threads, and for
+/// parameters that are loaded together with the state, take options and tensors
+/// from the file, and create and load the optimizer: see "Contents of a file".
 ///
 /// Errors: SONEW_UNKNOWN_VALUE, and those of sonew_load() for a file that is no
 /// checkpoint, is damaged or in use, or is no live file; SONEW_INSTRUCTION_SET;

@@ -3,7 +3,7 @@
 //! An optimizer is a handle that owns the state of a list of tensors. Parameters
 //! and gradients stay in the caller's buffers.
 
-use std::ffi::CString;
+use std::ffi::{c_char, CString};
 
 use super::arguments::Out;
 use super::guard::{call, call_always};
@@ -13,8 +13,8 @@ use super::status::sonew_status;
 use super::step::{SpareStepArguments, StepArguments};
 use super::tensor::{sonew_tensor, tensors};
 use crate::error::{Error, Result};
-use crate::layout::TensorSpec;
-use crate::memory::{ask_for_tensors, try_list, OF_TENSORS};
+use crate::layout::{Plane, TensorSpec};
+use crate::memory::{ask_for_tensors, list, try_list, OF_TENSORS};
 use crate::Optimizer;
 
 /// An optimizer. Created by sonew_create(), freed by sonew_free().
@@ -42,10 +42,26 @@ impl Owned {
     }
 }
 
-/// The names of a tensor and of its planes, as C strings.
+/// The names of a tensor and of its arrays, as C strings.
 pub(super) struct Names {
     pub tensor: CString,
-    pub planes: Vec<CString>,
+    pub arrays: Vec<CString>,
+    /// Pointers to those of the arrays.
+    pub list: Vec<*const c_char>,
+}
+
+// SAFETY: the pointers are to the strings beside them, which nobody changes.
+unsafe impl Send for Names {}
+
+impl Names {
+    pub(super) fn new(tensor: &TensorSpec, arrays: &[Plane]) -> Result<Names> {
+        let arrays = try_list(arrays.iter().map(|array| c_string(&array.name)), OF_TENSORS)?;
+        Ok(Names {
+            tensor: c_string(&tensor.name)?,
+            list: list(arrays.iter().map(|name| name.as_ptr()), OF_TENSORS)?,
+            arrays,
+        })
+    }
 }
 
 static OPTIMIZERS: Registry<Owned> = Registry::new();
@@ -85,14 +101,8 @@ pub(super) fn c_string(text: &str) -> Result<CString> {
 
 fn names(optimizer: &Optimizer) -> Result<Vec<Names>> {
     let tensors = optimizer.tensors().iter().enumerate();
-    let of_one = |(i, tensor): (usize, &crate::layout::TensorSpec)| {
-        let planes = optimizer.planes(i)?.iter();
-        Ok(Names {
-            tensor: c_string(&tensor.name)?,
-            planes: try_list(planes.map(|plane| c_string(&plane.name)), OF_TENSORS)?,
-        })
-    };
-    try_list(tensors.map(of_one), OF_TENSORS)
+    let names = tensors.map(|(i, tensor)| Names::new(tensor, optimizer.planes(i)?));
+    try_list(names, OF_TENSORS)
 }
 
 /// Returns an error if there is no memory for the lists of tensors and planes

@@ -50,6 +50,15 @@ impl Optimizer {
         Ok(())
     }
 
+    /// Whether a tensor has master weights that have been copied from the parameters. If
+    /// not, the next step copies those that it may have.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTensor`].
+    pub fn master_set(&self, tensor: usize) -> Result<bool> {
+        Ok(self.state_of(tensor)?.master == Master::Set)
+    }
+
     /// Room for master weights beside the live file. It takes no memory before it
     /// is written.
     pub(super) fn beside(&self, tensors: &[usize]) -> Result<Vec<AlignedBytes>> {
