@@ -22,6 +22,7 @@
 //!
 //! [safetensors]: https://github.com/huggingface/safetensors
 
+mod convert;
 mod files;
 mod header;
 mod json;
@@ -44,6 +45,7 @@ use crate::error::Result;
 use crate::layout::{self, Plane, TensorSpec};
 use crate::options::{not_negative, Options};
 
+pub use convert::{bytes_to_convert, convert, Conversion};
 pub(crate) use live::{Copies, Live};
 pub(crate) use mapping::Part;
 pub(crate) use read::Wanted;

@@ -172,22 +172,39 @@ impl Checkpoint {
         })
     }
 
-    /// Reads one array and compares its checksum, if it has one.
+    /// Reads one array and compares its checksum, if it has one. `progress` is called with
+    /// the number of bytes read since it was called last.
     ///
     /// # Errors
     /// [`Error::Checksum`], [`Error::Io`], [`Error::UnknownTensor`],
     /// [`Error::PlaneMissing`].
-    pub fn check(&self, tensor: usize, plane: &str) -> Result<()> {
+    pub fn check(&self, tensor: usize, plane: &str, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        self.read_in_chunks(tensor, plane, |elements, _| {
+            progress(elements.bytes().len() as u64);
+            Ok(())
+        })
+    }
+
+    /// Reads one array in chunks: its elements, and the index of the first of them. At
+    /// the end compares its checksum, if it has one.
+    pub(super) fn read_in_chunks(
+        &self,
+        tensor: usize,
+        plane: &str,
+        mut chunk: impl FnMut(Elements<'_>, usize) -> Result<()>,
+    ) -> Result<()> {
         let array = self.find(tensor, plane)?;
         let FileRange { offset, bytes } = array.file_range;
         let length = CHUNK.min(bytes as usize);
-        let mut buffer = zeroed_list(length, || "checking a file".to_owned())?;
+        let mut buffer = AlignedBytes::zeroed(length, || "reading an array".to_owned())?;
         let mut hasher = crc32fast::Hasher::new();
         let mut done = 0;
         while done < bytes {
             let piece = (bytes - done).min(CHUNK as u64) as usize;
             self.file.read_at(offset + done, &mut buffer[..piece])?;
             hasher.update(&buffer[..piece]);
+            let elements = Elements::from_bytes(array.dtype, &buffer[..piece]);
+            chunk(elements, done as usize / array.dtype.size())?;
             done += piece as u64;
         }
         self.compare(tensor, array, hasher.finalize())
@@ -208,7 +225,7 @@ impl Checkpoint {
 
     fn verify_arrays(&self) -> Result<()> {
         let mut arrays = self.arrays();
-        arrays.try_for_each(|array| self.check(array.tensor, array.plane))
+        arrays.try_for_each(|array| self.check(array.tensor, array.plane, &mut |_| ()))
     }
 
     /// Copies one array, of this type, to a buffer of its tensor's length, and compares

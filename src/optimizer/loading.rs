@@ -4,11 +4,10 @@ use std::path::Path;
 
 use super::live::LiveState;
 use super::load::{assign, LoadMode, LoadOptions};
-use super::master::narrow;
 use super::state::{zeros, Storage, TensorState};
 use super::Optimizer;
 use crate::checkpoint::{Checkpoint, Header, Master, Part, SavedTensor, Wanted, PARAMETER};
-use crate::dtype::{Dtype, ElementsMut, Stochastic};
+use crate::dtype::{narrow, Dtype, ElementsMut, Stochastic};
 use crate::error::{Error, Result};
 use crate::layout::{Plane, TensorSpec, MASTER};
 use crate::memory::{ask_for_tensors, check, list, AlignedBytes, OF_TENSORS};
