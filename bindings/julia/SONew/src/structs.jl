@@ -59,7 +59,7 @@ struct LoadOptions
     override_options::Int32
     common_tensors_only::Int32
     mode::Int32
-    reserved::NTuple{1,Int32}
+    convert_state::Int32
 end
 
 struct View
@@ -72,6 +72,27 @@ struct View
     dtype::Int32
     reserved::Int32
     step_count::UInt64
+end
+
+struct Contents
+    step_count::UInt64
+    file_bytes::UInt64
+    tensor_count::Csize_t
+    format::Int32
+    parameters::Int32
+    live::Int32
+    unsynced::Int32
+end
+
+struct TensorState
+    tensor::Tensor
+    lr_scale::Float64
+    weight_decay::Float64
+    step_count::UInt64
+    arrays::Ptr{Ptr{UInt8}}
+    array_count::Csize_t
+    master_set::Int32
+    reserved::Int32
 end
 
 struct Buffers
@@ -96,6 +117,8 @@ const STRUCTS = (
     (Rename, "sonew_rename", false),
     (LoadOptions, "sonew_load_options", true),
     (View, "sonew_view", true),
+    (Contents, "sonew_contents", true),
+    (TensorState, "sonew_tensor_state", true),
     (Buffers, "sonew_buffers", true),
 )
 
