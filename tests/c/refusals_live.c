@@ -124,7 +124,7 @@ static sonew_status mode_unknown(void) { return load_as("good.safetensors", 3); 
 SHARED_WITH(share_overriding, with.override_options = 1)
 SHARED_WITH(share_common, with.common_tensors_only = 1)
 SHARED_WITH(share_renaming, with.rename_count = 1)
-SHARED_WITH(load_reserved, with.reserved[0] = 1)
+SHARED_WITH(share_converting, with.convert_state = 1)
 
 static sonew_status own_live_with_params(void) {
     sonew_optimizer *other = another();
@@ -242,7 +242,7 @@ const refusal live_refusals[] = {
     REFUSAL(share_overriding, SONEW_SHARED_OPTION, "override_options cannot be combined with"),
     REFUSAL(share_common, SONEW_SHARED_OPTION, "common_tensors_only cannot be combined with"),
     REFUSAL(share_renaming, SONEW_SHARED_OPTION, "rename cannot be combined with"),
-    REFUSAL(load_reserved, SONEW_UNKNOWN_VALUE, "options.reserved[0] is 1"),
+    REFUSAL(share_converting, SONEW_SHARED_OPTION, "convert_state cannot be combined with"),
     REFUSAL(own_live_with_params, SONEW_PLANE_MISSING, "tensor \"a\": the live file has no parameter, except as master weights"),
     REFUSAL(step_with_old_view, SONEW_OVERLAP, "momentum of tensor \"a\""),
     REFUSAL(live_path_null, SONEW_NULL_POINTER, "path is null"),
