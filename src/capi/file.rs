@@ -31,7 +31,8 @@ pub struct sonew_rename {
     pub to: *const c_char,
 }
 
-/// How sonew_load() opens a file, and where the state is kept afterwards.
+/// How sonew_load() and sonew_open() open a file, and where the state is kept
+/// afterwards.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum sonew_load_mode {

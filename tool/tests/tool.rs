@@ -105,7 +105,10 @@ fn inspect_shows_what_is_in_a_file() {
     let folder = files();
     let (out, err, code) = printed(folder.path(), &["inspect", "saved"]);
     assert_eq!((&err[..], code), ("", 0));
-    let rows: Vec<Vec<&str>> = out.lines().map(|l| l.split_whitespace().collect()).collect();
+    let rows: Vec<Vec<&str>> = out
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
     let has = |row: &str| {
         let row: Vec<&str> = row.split_whitespace().collect();
         assert!(rows.contains(&row), "no {row:?} in\n{out}");
@@ -131,7 +134,10 @@ fn inspect_shows_what_is_in_a_file() {
     let (value, code) = json_of(folder.path(), &["inspect", "saved"]);
     assert_eq!(code, 0);
     assert_eq!(value["step"], 3);
-    assert_eq!((&value["live"], &value["synced"]), (&json!(false), &json!(true)));
+    assert_eq!(
+        (&value["live"], &value["synced"]),
+        (&json!(false), &json!(true))
+    );
     assert_eq!(value["options"]["graft"], "normalized_rmsprop");
     assert_eq!(value["options"]["gamma"], 0.01);
     let bias = json!({
@@ -171,7 +177,10 @@ fn files_of_every_format_are_shown_verified_and_converted() {
         let path = kept(name);
         let path = path.to_str().unwrap();
         let (value, code) = json_of(folder.path(), &["inspect", path]);
-        assert_eq!((&value["format"], &value["live"]), (&json!(format), &json!(live)));
+        assert_eq!(
+            (&value["format"], &value["live"]),
+            (&json!(format), &json!(live))
+        );
         assert_eq!((&value["step"], code), (&json!(3), 0));
         let (out, err, code) = printed(folder.path(), &["verify", path]);
         assert_eq!((&err[..], code), ("", 0));
@@ -190,7 +199,10 @@ fn verify_names_every_array_that_is_damaged() {
     let folder = files();
     let path = folder.path().join("saved");
     let (value, code) = json_of(folder.path(), &["verify", "saved"]);
-    assert_eq!((&value["damaged"], &value["arrays"], code), (&json!([]), &json!(11), 0));
+    assert_eq!(
+        (&value["damaged"], &value["arrays"], code),
+        (&json!([]), &json!(11), 0)
+    );
     let mut bytes = fs::read(&path).unwrap();
     let file = Checkpoint::open(&path).unwrap();
     let names = ["fc1.weight/band.2", "fc1.bias/diagonal"];
@@ -224,7 +236,10 @@ fn verify_names_every_array_that_is_damaged() {
 fn a_process_that_dies_while_it_works_on_a_live_file() {
     let path = std::env::var_os("SONEW_LIVE").unwrap();
     let mut optimizer = Optimizer::open(path, LoadMode::MapShared).unwrap();
-    step(&mut optimizer, &mut (vec![bf16::ONE; 300_000], vec![0.5; 13]));
+    step(
+        &mut optimizer,
+        &mut (vec![bf16::ONE; 300_000], vec![0.5; 13]),
+    );
     std::process::abort();
 }
 
@@ -259,7 +274,11 @@ fn errors_are_the_librarys_own() {
     // A live file in use, and then one whose process died.
     let working = Optimizer::open(path("live"), LoadMode::MapShared).unwrap();
     same(&["verify", &text("live")], opened("live"), 3);
-    same(&["convert", &text("saved"), &text("live")], opened("live"), 3);
+    same(
+        &["convert", &text("saved"), &text("live")],
+        opened("live"),
+        3,
+    );
     drop(working);
     let died = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--ignored"])
@@ -272,7 +291,10 @@ fn errors_are_the_librarys_own() {
     assert!(matches!(unsynced, Error::Unsynced { .. }), "{unsynced}");
     same(&["verify", &text("live")], unsynced, 3);
     let (value, code) = json_of(folder.path(), &["inspect", "live"]);
-    assert_eq!((&value["synced"], &value["step"], code), (&json!(false), &json!(5), 0));
+    assert_eq!(
+        (&value["synced"], &value["step"], code),
+        (&json!(false), &json!(5), 0)
+    );
     assert_eq!(value["arrays"][0]["crc32"], Value::Null);
 
     // Parameters from neither parameters nor master weights.
@@ -280,16 +302,23 @@ fn errors_are_the_librarys_own() {
     plain.iter_mut().for_each(|spec| spec.master = false);
     let mut optimizer = Optimizer::new(options(), &plain).unwrap();
     optimizer.save(path("plain"), None).unwrap();
-    let params = &mut [
-        ElementsMut::new(&mut vec![bf16::ONE; 300_000][..]),
-        ElementsMut::new(&mut [0.0f32; 13]),
-    ];
+    let (mut weight, mut bias) = (vec![bf16::ONE; 300_000], [0.0f32; 13]);
+    let params = &mut [ElementsMut::new(&mut weight), ElementsMut::new(&mut bias)];
     let load = LoadOptions::default();
-    let missing = optimizer.load(path("plain"), &load, Some(params)).unwrap_err();
-    same(&["convert", "plain", "new", "--parameters", "yes"], missing, 3);
+    let missing = optimizer
+        .load(path("plain"), &load, Some(params))
+        .unwrap_err();
+    same(
+        &["convert", "plain", "new", "--parameters", "yes"],
+        missing,
+        3,
+    );
     assert!(!path("new").exists());
 
-    let (_, err, code) = printed(folder.path(), &["convert", "saved", "new", "--state", "f16"]);
+    let (_, err, code) = printed(
+        folder.path(),
+        &["convert", "saved", "new", "--state", "f16"],
+    );
     assert_eq!(code, 2);
     assert!(err.contains("possible values: f32, f64, bf16"), "{err}");
     assert_eq!(printed(folder.path(), &["merge"]).2, 2);
@@ -361,9 +390,14 @@ fn a_conversion_that_fails_leaves_the_older_file() {
     optimizer.set_state(1, &[planes.to_vec()]).unwrap();
     optimizer.save(path("large"), None).unwrap();
     fs::write(path("new"), "older").unwrap();
-    let (out, err, code) = printed(folder.path(), &["convert", "large", "new", "--state", "bf16"]);
+    let (out, err, code) = printed(
+        folder.path(),
+        &["convert", "large", "new", "--state", "bf16"],
+    );
     assert_eq!((&out[..], code), ("", 3));
-    let smaller = spec.clone().map(|s| s.with_dtypes(Dtype::F32, Dtype::F32, Dtype::Bf16));
+    let smaller = spec
+        .clone()
+        .map(|s| s.with_dtypes(Dtype::F32, Dtype::F32, Dtype::Bf16));
     let mut other = Optimizer::new(Options::default(), &smaller).unwrap();
     let load = LoadOptions {
         convert_state: true,
@@ -373,12 +407,20 @@ fn a_conversion_that_fails_leaves_the_older_file() {
     assert!(matches!(error, Error::OutOfRange { .. }), "{error}");
     assert_eq!(err, format!("sonew: {error}\n"));
 
-    let place = Checkpoint::open(path("large")).unwrap().arrays().next().unwrap().offset;
+    let place = Checkpoint::open(path("large"))
+        .unwrap()
+        .arrays()
+        .next()
+        .unwrap()
+        .offset;
     let mut bytes = fs::read(path("large")).unwrap();
     bytes[place as usize] ^= 1;
     fs::write(path("large"), bytes).unwrap();
     let (value, code) = json_of(folder.path(), &["convert", "large", "new"]);
-    assert_eq!((&value["error"]["status"], code), (&json!("SONEW_CHECKSUM"), 1));
+    assert_eq!(
+        (&value["error"]["status"], code),
+        (&json!("SONEW_CHECKSUM"), 1)
+    );
     assert_eq!(fs::read(path("new")).unwrap(), b"older");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
 }
