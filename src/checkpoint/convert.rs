@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::read::too_large;
+use super::arrays::too_large;
 use super::write::write_from;
 use super::{Array, Checkpoint, Header, SavedTensor, PARAMETER};
 use crate::dtype::{convert as convert_state, narrow, Dtype, ElementsMut, Stochastic};
