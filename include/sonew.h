@@ -763,7 +763,10 @@ sonew_status sonew_step(sonew_optimizer *optimizer,
  * the same bits as training that never stopped.
  ******************************************************************************/
 
-/** How sonew_load() opens a file, and where the state is kept afterwards. */
+/**
+ * How sonew_load() and sonew_open() open a file, and where the state is kept
+ * afterwards.
+ */
 enum {
   /** The file is read into memory, and every checksum is verified. */
   SONEW_READ = 0,
@@ -985,8 +988,8 @@ typedef struct sonew_saving sonew_saving;
 /**
  * Moves the optimizer's state into a new live file. The optimizer then works on
  * that file until it is freed or loads another file. To continue with the file
- * later, create an optimizer with the same options and tensors, and load the
- * file with SONEW_MAP_SHARED.
+ * later, open it with sonew_open() and SONEW_MAP_SHARED, or create an optimizer
+ * with the same options and tensors, and load the file in that mode.
  *
  * The new file replaces the one at path, as sonew_save() does. All its space,
  * twice that of the state, is allocated now, so that a full disk is reported as

@@ -209,7 +209,7 @@ fn a_file_that_is_none_opens_no_optimizer() {
     }
     drop(working);
     let file = Checkpoint::open(&files.saved).unwrap();
-    let damaged = file.arrays().last().unwrap().offset as usize;
+    let damaged = file.arrays().next().unwrap().offset as usize;
     let mut bytes = std::fs::read(&files.saved).unwrap();
     bytes[damaged] ^= 1;
     std::fs::write(&files.saved, bytes).unwrap();

@@ -1,5 +1,5 @@
-//! Opens a checkpoint and reads its arrays. Nothing in the file is trusted
-//! before it has been checked.
+//! Opens a checkpoint, and finds out which state of a live file counts. Nothing in the
+//! file is trusted before it has been checked.
 
 use std::path::Path;
 use std::sync::Arc;
