@@ -5,7 +5,7 @@ use std::{env, fs};
 
 /// The sections of the header, in order: files of src/capi, and src/xla. The
 /// documentation at the top of each file introduces its section.
-const SECTIONS: [&str; 15] = [
+const SECTIONS: [&str; 16] = [
     "status",
     "pool",
     "options",
@@ -15,6 +15,7 @@ const SECTIONS: [&str; 15] = [
     "file",
     "live",
     "tensor_settings",
+    "contents",
     "info",
     "view",
     "typed",

@@ -860,7 +860,10 @@ sonew_status sonew_step(sonew_optimizer *optimizer,
  * the same bits as training that never stopped.
  ******************************************************************************/
 
-/** How sonew_load() opens a file, and where the state is kept afterwards. */
+/**
+ * How sonew_load() and sonew_open() open a file, and where the state is kept
+ * afterwards.
+ */
 enum {
   /** The file is read into memory, and every checksum is verified. */
   SONEW_READ = 0,
@@ -922,7 +925,7 @@ typedef struct {
   int32_t common_tensors_only;
   /**
    * One of sonew_load_mode. SONEW_MAP_SHARED cannot be combined with any of
-   * the fields above. Default SONEW_READ.
+   * the other fields. Default SONEW_READ.
    */
   int32_t mode;
   /**
@@ -932,6 +935,20 @@ typedef struct {
    * copy, and is synced. Default 0.
    */
   int32_t older_copy;
+  /**
+   * 1: convert state planes that have another type in the file, as a step of
+   * the optimizer would have stored them: rounded as its options say, and zero
+   * below the smallest normal number. A number that is too large for its type
+   * is refused: SONEW_OUT_OF_RANGE. The random bits of SONEW_STOCHASTIC are
+   * those of the last step that the tensor took part in: a function of the
+   * optimizer's seed, that step count, the index of the tensor in the
+   * optimizer, that of the plane, and that of the element. Tensors that are
+   * converted are read into memory in every mode. Master weights and
+   * parameters are not converted. Default 0.
+   */
+  int32_t convert_state;
+  /** Must be 0. */
+  int32_t reserved[1];
 } sonew_load_options;
 
 /**
@@ -985,8 +1002,9 @@ sonew_status sonew_load_options_init(sonew_load_options *options, size_t size);
  * them; to load the state alone, pass NULL and a count of 0. Parameters must be
  * float; for other types there is sonew_load_any().
  *
- * Nothing is converted: state planes, and parameters that are loaded, must
- * have the same types in the file as in the optimizer. One exception: if the
+ * Unless options.convert_state is 1, nothing is converted: state planes, and
+ * parameters that are loaded, must have the same types in the file as in the
+ * optimizer. One exception: if the
  * file has master weights of a tensor but no parameters, the parameters become
  * the master weights rounded to nearest, as after every step. A live file on
  * which no step was taken yet, at step 0, has neither: the parameters then stay
@@ -1012,6 +1030,27 @@ sonew_status sonew_load(sonew_optimizer *optimizer,
                         const sonew_load_options *options,
                         float *const *params,
                         size_t count);
+
+/**
+ * Creates an optimizer from a file alone, with its options, tensors, state and
+ * step counts, and writes its handle to *optimizer. mode is one of
+ * sonew_load_mode. From then on the optimizer gives the same bits as one that
+ * sonew_create() has made of the same options and tensors, and that has loaded
+ * the file with sonew_load(). threads and instruction_set are in no file and have
+ * their defaults.
+ *
+ * sonew_tensor_count() and sonew_optimizer_tensor() tell its tensors. Parameters
+ * stay in the file: sonew_file_read() reads them. For other threads, and for
+ * parameters that are loaded together with the state, take options and tensors
+ * from the file, and create and load the optimizer: see "Contents of a file".
+ *
+ * Errors: SONEW_UNKNOWN_VALUE, and those of sonew_load() for a file that is no
+ * checkpoint, is damaged or in use, or is no live file; SONEW_INSTRUCTION_SET;
+ * SONEW_OUT_OF_MEMORY. Since 0.1.
+ */
+sonew_status sonew_open(const char *path,
+                        int32_t mode,
+                        sonew_optimizer **optimizer);
 
 /******************************************************************************
  * Live files, and saving in the background
@@ -1055,8 +1094,8 @@ typedef struct sonew_saving sonew_saving;
 /**
  * Moves the optimizer's state into a new live file. The optimizer then works on
  * that file until it is freed or loads another file. To continue with the file
- * later, create an optimizer with the same options and tensors, and load the
- * file with SONEW_MAP_SHARED.
+ * later, open it with sonew_open() and SONEW_MAP_SHARED, or create an optimizer
+ * with the same options and tensors, and load the file in that mode.
  *
  * The new file replaces the one at path, as sonew_save() does. All its space,
  * twice that of the state, is allocated now, so that a full disk is reported as
@@ -1139,8 +1178,50 @@ sonew_status sonew_verify(const char *path);
  *
  * They can be changed at any time between calls. tensor is an index into the
  * list of tensors that the optimizer was created with; sonew_find_tensor()
- * finds it by name.
+ * finds it by name. sonew_optimizer_tensor() writes all of them at once.
  ******************************************************************************/
+
+/** A tensor of an optimizer or of a file, and its settings. */
+typedef struct {
+  /**
+   * The tensor as sonew_create() takes it, with every type named. The name
+   * lives as long as the handle of the optimizer or the file.
+   */
+  sonew_tensor tensor;
+  /** The factor by which its learning rate is multiplied. */
+  double lr_scale;
+  /** Its decoupled weight decay. */
+  double weight_decay;
+  /** The number of the steps that it took part in. */
+  uint64_t step_count;
+  /**
+   * The names of its state planes, in order; of a file that has the parameters,
+   * "parameter" follows. They live as long as the handle. "parameter" has the
+   * type tensor.dtype, "master" is SONEW_F32, the others have
+   * tensor.state_dtype.
+   */
+  const char *const *arrays;
+  /** The number of these names. */
+  size_t array_count;
+  /**
+   * 1: it has master weights, and they have been copied from the parameters. 0:
+   * it has none, or the next step copies them.
+   */
+  int32_t master_set;
+  /** Is 0. */
+  int32_t reserved;
+} sonew_tensor_state;
+
+/**
+ * Writes a tensor of an optimizer and its settings to *state: for an optimizer
+ * that sonew_open() has made, above all. Pass sizeof *state for size.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.1.
+ */
+sonew_status sonew_optimizer_tensor(const sonew_optimizer *optimizer,
+                                    size_t tensor,
+                                    sonew_tensor_state *state,
+                                    size_t size);
 
 /**
  * Writes the index of the tensor with this name to *tensor.
@@ -1214,6 +1295,126 @@ sonew_status sonew_tensor_step_count(const sonew_optimizer *optimizer,
 sonew_status sonew_set_tensor_step_count(sonew_optimizer *optimizer,
                                          size_t tensor,
                                          uint64_t count);
+
+/******************************************************************************
+ * Contents of a file
+ *
+ * What a checkpoint or a live file holds, without an optimizer: options,
+ * tensors, and the state planes and parameters themselves.
+ *
+ * An optimizer for the tensors of a file that differs from that of the file,
+ * in its threads for example, or in the type of its state, is made of these
+ * parts:
+ *
+ *    sonew_file *file = NULL;
+ *    sonew_contents contents;
+ *    sonew_options options;
+ *    if (sonew_file_open("step-1000.safetensors", &file) != SONEW_OK) return 1;
+ *    sonew_file_info(file, &contents, sizeof contents);
+ *    sonew_file_options(file, &options, sizeof options);
+ *    options.threads = 4;
+ *    sonew_tensor *tensors = calloc(contents.tensor_count, sizeof *tensors);
+ *    for (size_t i = 0; i < contents.tensor_count; i++) {
+ *        sonew_tensor_state state;
+ *        sonew_file_tensor(file, i, &state, sizeof state);
+ *        tensors[i] = state.tensor;
+ *    }
+ *    sonew_create(&options, tensors, contents.tensor_count, &optimizer);
+ *    sonew_file_free(file);
+ *    sonew_load(optimizer, "step-1000.safetensors", NULL, params, count);
+ ******************************************************************************/
+
+/** An open file. Created by sonew_file_open(), freed by sonew_file_free(). */
+typedef struct sonew_file sonew_file;
+
+/** What a file is, and what it holds besides its options and tensors. */
+typedef struct {
+  /** The step count of the state. */
+  uint64_t step_count;
+  /** Length of the file in bytes. */
+  uint64_t file_bytes;
+  /** Number of tensors. */
+  size_t tensor_count;
+  /** The version of its format; see docs/state-files.md. */
+  int32_t format;
+  /** 1: it has the parameters of every tensor, as "parameter". 0: it has none. */
+  int32_t parameters;
+  /** 1: it is a live file. 0: a checkpoint. */
+  int32_t live;
+  /**
+   * 1: it is a live file that was not synced after its last step, because the
+   * process that worked on it died. It can be loaded.
+   */
+  int32_t unsynced;
+} sonew_contents;
+
+/**
+ * Opens a checkpoint or a live file for reading, and writes a handle to *file.
+ * Its header and sizes are checked, as by sonew_load(); sonew_file_read() checks
+ * what it reads, and sonew_verify() everything.
+ *
+ * As long as the handle exists, the file stays open, and no optimizer can work on
+ * it if it is a live file. A live file in use is refused.
+ *
+ * Errors: SONEW_IO, SONEW_NOT_A_CHECKPOINT, SONEW_FILE_LENGTH,
+ * SONEW_FORMAT_VERSION, SONEW_CHECKSUM, SONEW_FILE_LOCKED, SONEW_TORN,
+ * SONEW_OUT_OF_MEMORY. Since 0.1.
+ */
+sonew_status sonew_file_open(const char *path,
+                             sonew_file **file);
+
+/**
+ * Writes what the file is to *contents. Pass sizeof *contents for size.
+ *
+ * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ */
+sonew_status sonew_file_info(const sonew_file *file,
+                             sonew_contents *contents,
+                             size_t size);
+
+/**
+ * Writes the options of the optimizer that wrote the file to *options, as
+ * sonew_options_init() writes the defaults. threads and instruction_set are in no
+ * file and have their defaults. Pass sizeof *options for size.
+ *
+ * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ */
+sonew_status sonew_file_options(const sonew_file *file,
+                                sonew_options *options,
+                                size_t size);
+
+/**
+ * Writes a tensor of the file and its settings to *state. tensor is an index from
+ * 0, in the order of the optimizer that wrote the file. Pass sizeof *state for
+ * size.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.1.
+ */
+sonew_status sonew_file_tensor(const sonew_file *file,
+                               size_t tensor,
+                               sonew_tensor_state *state,
+                               size_t size);
+
+/**
+ * Copies an array of a tensor, one of sonew_tensor_state.arrays, to data, and
+ * compares its checksum, if the file has one. data has one element of the array's
+ * type for each element of the tensor, in the tensor's own order, and is aligned
+ * to its elements. Of a live file the array is that of the last step.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_INVALID_STRING, SONEW_PLANE_MISSING,
+ * SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_CHECKSUM, SONEW_IO,
+ * SONEW_OUT_OF_MEMORY. Since 0.1.
+ */
+sonew_status sonew_file_read(const sonew_file *file,
+                             size_t tensor,
+                             const char *array,
+                             void *data);
+
+/**
+ * Closes a file. NULL is allowed and does nothing. What sonew_file_tensor() has
+ * pointed to is gone then. Since 0.1.
+ */
+sonew_status sonew_file_free(sonew_file *file);
 
 /******************************************************************************
  * About an optimizer

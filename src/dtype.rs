@@ -1,6 +1,22 @@
 //! Element types, and buffers of them.
 
+use bytemuck::{cast_slice, cast_slice_mut};
+use half::slice::HalfFloatSliceExt;
+
 pub use sonew_kernel::{bf16, f16, Dtype, Element, Elements, ElementsMut};
+pub(crate) use sonew_kernel::{convert, Stochastic};
+
+/// Computes parameters from float32 master weights as a step does: rounded to nearest.
+pub(crate) fn narrow(master: &[f32], mut params: ElementsMut<'_>) {
+    let dtype = params.dtype();
+    let bytes = params.bytes_mut();
+    match dtype {
+        Dtype::F32 => bytes.copy_from_slice(cast_slice(master)),
+        Dtype::Bf16 => cast_slice_mut::<u8, bf16>(bytes).convert_from_f32_slice(master),
+        Dtype::F16 => cast_slice_mut::<u8, f16>(bytes).convert_from_f32_slice(master),
+        Dtype::F64 => unreachable!("such a tensor was refused"),
+    }
+}
 
 #[cfg(test)]
 mod tests {

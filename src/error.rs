@@ -527,7 +527,8 @@ pub enum Error {
     },
 
     /// A state plane or the parameters of a tensor have another element type
-    /// in the file. Loading converts nothing.
+    /// in the file, and [`LoadOptions::convert_state`](crate::LoadOptions) does not ask for
+    /// that to be converted.
     #[error(
         "tensor \"{tensor}\": {argument} has type {file} in the file, {optimizer} in the optimizer"
     )]

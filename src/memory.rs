@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use memmap2::{MmapMut, MmapOptions};
 
 use crate::error::{Error, Result};
+use crate::options::MAX_BAND;
 use crate::reserve::{self, is_used, without};
 
 /// One cache line; a slice of these is aligned to cache lines.
@@ -185,7 +186,9 @@ pub(crate) fn check(what: &str) -> Result<()> {
 
 /// Like [`ask`], for the lists of tensors and planes and the header of a file,
 /// for tensors with names of these lengths.
-pub(crate) fn ask_for_tensors(names: impl Iterator<Item = usize>, planes: usize) -> Result<()> {
+pub(crate) fn ask_for_tensors(names: impl Iterator<Item = usize>, band: usize) -> Result<()> {
+    // Momentum, diagonal, rms, master, and parameters in a file.
+    let planes = band.min(MAX_BAND) + 5;
     // A text that grows leaves its former pieces behind: up to four times its length. In
     // the header a name stands twice, once of these in a text within the text.
     let tensor = |name: usize| 2048 + planes * (1024 + 24 * name);

@@ -19,7 +19,7 @@
 //   std::span, an array, a single number), of float, double, or a 16-bit type.
 //   Buffers are passed by reference and never copied; their lengths and types
 //   are compared with those of the tensors.
-// - Optimizers, plans, pools, saves and steps in stages can be moved but not copied. An
+// - Optimizers, plans, pools, files, saves and steps in stages can be moved but not copied. An
 //   object that was moved from can only be destroyed or assigned to; any other
 //   use throws SONEW_NULL_POINTER.
 // - Different objects may be used by different threads at once. Of two threads
@@ -572,6 +572,23 @@ struct LoadOptions {
   bool common_tensors_only = false;
   LoadMode mode = LoadMode::read;
   bool older_copy = false;
+  /// Convert state planes that have another type in the file.
+  bool convert_state = false;
+};
+
+/// A tensor of an optimizer or of a file, and its settings: sonew_tensor_state.
+struct TensorState {
+  /// With every type named, for the constructors of Optimizer and Plan.
+  Tensor tensor;
+  double lr_scale = 1;
+  double weight_decay = 0;
+  /// The number of the steps that it took part in.
+  std::uint64_t step_count = 0;
+  /// The names of its state planes; of a file that has the parameters,
+  /// "parameter" follows.
+  std::vector<std::string> arrays = {};
+  /// Whether it has master weights that have been copied from the parameters.
+  bool master_set = false;
 };
 
 namespace detail {
@@ -634,6 +651,45 @@ inline std::vector<sonew_tensor> to_c(const std::vector<Tensor> &tensors) {
   c.reserve(tensors.size());
   for (const Tensor &tensor : tensors) c.push_back(to_c(tensor));
   return c;
+}
+
+inline Options from_c(const sonew_options &c) {
+  Options o;
+  o.band = c.band;
+  o.threads = c.threads;
+  o.beta1 = c.beta1;
+  o.beta2 = c.beta2;
+  o.eps = c.eps;
+  o.gamma = c.gamma;
+  o.graft_eps = c.graft_eps;
+  o.weight_decay = c.weight_decay;
+  o.seed = c.seed;
+  o.statistics = static_cast<Statistics>(c.statistics);
+  o.damping = static_cast<Damping>(c.damping);
+  o.graft = static_cast<Graft>(c.graft);
+  o.bias_correction = c.bias_correction != 0;
+  o.graft_bias_correction = c.graft_bias_correction != 0;
+  o.rounding = static_cast<Rounding>(c.rounding);
+  o.instruction_set = static_cast<Isa>(c.instruction_set);
+  return o;
+}
+
+inline TensorState from_c(const sonew_tensor_state &c) {
+  TensorState state;
+  state.tensor.name = c.tensor.name;
+  state.tensor.dims.assign(c.tensor.dims, c.tensor.dims + c.tensor.ndim);
+  state.tensor.chains = static_cast<Chains>(c.tensor.chains);
+  state.tensor.update = static_cast<Update>(c.tensor.update);
+  state.tensor.dtype = static_cast<Dtype>(c.tensor.dtype);
+  state.tensor.grad_dtype = static_cast<Dtype>(c.tensor.grad_dtype);
+  state.tensor.state_dtype = static_cast<Dtype>(c.tensor.state_dtype);
+  state.tensor.master = c.tensor.master != 0;
+  state.lr_scale = c.lr_scale;
+  state.weight_decay = c.weight_decay;
+  state.step_count = c.step_count;
+  state.arrays.assign(c.arrays, c.arrays + c.array_count);
+  state.master_set = c.master_set != 0;
+  return state;
 }
 
 /// The length and the types that buffers of a tensor must have.
@@ -875,6 +931,17 @@ class Optimizer {
     const std::vector<sonew_tensor> list = detail::to_c(tensors);
     detail::check(sonew_create(&c, list.data(), list.size(), handle_.out()));
   }
+  /// Creates an optimizer from a file alone, with its options, tensors, state and
+  /// step counts. sonew_open().
+  static Optimizer open(const std::string &path, LoadMode mode = LoadMode::read) {
+    Optimizer optimizer;
+    detail::check(sonew_open(detail::c_string(path, "path"), static_cast<std::int32_t>(mode),
+                             optimizer.handle_.out()));
+    const std::size_t count = optimizer.tensor_count();
+    for (std::size_t i = 0; i < count; i++)
+      optimizer.tensors_.emplace_back(optimizer.tensor(i).tensor);
+    return optimizer;
+  }
   Optimizer(Optimizer &&) noexcept = default;
   Optimizer &operator=(Optimizer &&other) noexcept {
     if (this != &other) {
@@ -947,6 +1014,7 @@ class Optimizer {
     c.common_tensors_only = options.common_tensors_only;
     c.older_copy = options.older_copy;
     c.mode = static_cast<std::int32_t>(options.mode);
+    c.convert_state = options.convert_state;
     const auto pointers = optional(params);
     detail::check(sonew_load_any(get(), detail::c_string(path, "path"), &c, pointers.data(),
                                  pointers.size()));
@@ -963,6 +1031,13 @@ class Optimizer {
   /// Discards the master weights, so that the next step copies them from the
   /// parameters again. sonew_reset_master().
   void reset_master() { detail::check(sonew_reset_master(get())); }
+
+  /// A tensor and its settings. sonew_optimizer_tensor().
+  TensorState tensor(std::size_t tensor) const {
+    sonew_tensor_state state;
+    detail::check(sonew_optimizer_tensor(get(), tensor, &state, sizeof state));
+    return detail::from_c(state);
+  }
 
   /// The index of the tensor with this name. Indices count from 0, in the order
   /// of the tensors.
@@ -1084,6 +1159,8 @@ class Optimizer {
   sonew_optimizer *get() const noexcept { return handle_.get(); }
 
  private:
+  Optimizer() = default;
+
   sonew_status step_status(const Buffers &params, const ConstBuffers &grads,
                            const StepOptions &options) {
     const sonew_step_options c = detail::to_c(options);
@@ -1106,6 +1183,81 @@ class Optimizer {
 
   std::vector<detail::Expected> tensors_;
   detail::Handle<sonew_optimizer, sonew_free> handle_;
+};
+
+/// The contents of a file, without an optimizer: sonew_file. While it exists, no
+/// optimizer can work on the file if it is a live file.
+///
+///     sonew::File file("step-1000.safetensors");
+///     sonew::Options options = file.options();
+///     options.threads = 4;
+///     sonew::Optimizer optimizer(file.tensors(), options);
+///     optimizer.load("step-1000.safetensors", params);
+class File {
+ public:
+  /// Opens a file, and checks its header and its sizes. sonew_file_open().
+  explicit File(const std::string &path) {
+    detail::check(sonew_file_open(detail::c_string(path, "path"), handle_.out()));
+  }
+
+  /// The step count of the state.
+  std::uint64_t step_count() const { return info().step_count; }
+  /// Length of the file in bytes.
+  std::uint64_t file_bytes() const { return info().file_bytes; }
+  /// The version of its format.
+  std::int32_t format() const { return info().format; }
+  /// The number of tensors.
+  std::size_t tensor_count() const { return info().tensor_count; }
+  /// Whether it has the parameters of every tensor, as "parameter".
+  bool has_parameters() const { return info().parameters != 0; }
+  /// Whether it is a live file.
+  bool is_live() const { return info().live != 0; }
+  /// Whether it is a live file that was not synced after its last step.
+  bool is_unsynced() const { return info().unsynced != 0; }
+
+  /// The options of the optimizer that wrote the file; threads and instruction_set
+  /// have their defaults. sonew_file_options().
+  Options options() const {
+    sonew_options options;
+    detail::check(sonew_file_options(handle_.get(), &options, sizeof options));
+    return detail::from_c(options);
+  }
+
+  /// A tensor and its settings. sonew_file_tensor().
+  TensorState tensor(std::size_t tensor) const {
+    sonew_tensor_state state;
+    detail::check(sonew_file_tensor(handle_.get(), tensor, &state, sizeof state));
+    return detail::from_c(state);
+  }
+
+  /// All tensors, for the constructor of Optimizer.
+  std::vector<Tensor> tensors() const {
+    std::vector<Tensor> tensors;
+    const std::size_t count = tensor_count();
+    for (std::size_t i = 0; i < count; i++) tensors.push_back(tensor(i).tensor);
+    return tensors;
+  }
+
+  /// Copies an array of a tensor, one of TensorState::arrays, to a buffer of its
+  /// length and type, and compares its checksum, if it has one. sonew_file_read().
+  void read(std::size_t tensor, const std::string &array, const Buffer &to) const {
+    const Tensor described = this->tensor(tensor).tensor;
+    const Dtype dtype = array == "parameter" ? described.dtype
+                        : array == "master"  ? Dtype::f32
+                                             : described.state_dtype;
+    detail::Expected(described).fits(to, array.c_str(), dtype);
+    detail::check(
+        sonew_file_read(handle_.get(), tensor, detail::c_string(array, "array"), to.data()));
+  }
+
+ private:
+  sonew_contents info() const {
+    sonew_contents contents;
+    detail::check(sonew_file_info(handle_.get(), &contents, sizeof contents));
+    return contents;
+  }
+
+  detail::Handle<sonew_file, sonew_file_free> handle_;
 };
 
 /// Checks a whole file: its header, its sizes, and every checksum.

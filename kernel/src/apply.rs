@@ -37,7 +37,7 @@ pub(crate) fn nothing() -> f64 {
 
 /// Whether numbers are infinite or NaN.
 #[inline(always)]
-fn not_finite<V: Vector>(isa: V::Isa, x: V) -> V::Mask {
+pub(crate) fn not_finite<V: Vector>(isa: V::Isa, x: V) -> V::Mask {
     x.abs().not_lt(V::splat(isa, V::Scalar::INFINITY))
 }
 

@@ -24,6 +24,7 @@
 mod access;
 mod apply;
 mod buffers;
+mod convert;
 mod directions;
 mod dtype;
 mod element;
@@ -45,6 +46,7 @@ mod workspace;
 pub use access::{Access, Rect, Run};
 pub use apply::Apply;
 pub use buffers::{Memory, Planes, Scalars, Target, TensorBuffers};
+pub use convert::convert;
 pub use dtype::{bf16, f16, Dtype, Element, Elements, ElementsMut};
 pub use factor::{power_of_two, Factor};
 pub use float_mode::FloatMode;

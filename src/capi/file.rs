@@ -8,10 +8,10 @@
 
 use std::ffi::{c_char, c_void};
 
-use super::arguments::{flag, named, string, List};
+use super::arguments::{flag, named, string, unused, List, Out};
 use super::buffers::{none_overlap, state, Buffer};
 use super::guard::{call, call_always};
-use super::optimizer::{ask_for_own, sonew_optimizer, with};
+use super::optimizer::{ask_for_own, own, sonew_optimizer, with};
 use super::status::sonew_status;
 use super::step::{only_of, written_params, FLOAT};
 use super::versioned::{self, Growing, Versioned};
@@ -31,7 +31,8 @@ pub struct sonew_rename {
     pub to: *const c_char,
 }
 
-/// How sonew_load() opens a file, and where the state is kept afterwards.
+/// How sonew_load() and sonew_open() open a file, and where the state is kept
+/// afterwards.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum sonew_load_mode {
@@ -83,18 +84,30 @@ pub struct sonew_load_options {
     /// as they are. Default 0.
     pub common_tensors_only: i32,
     /// One of sonew_load_mode. SONEW_MAP_SHARED cannot be combined with any of
-    /// the fields above. Default SONEW_READ.
+    /// the other fields. Default SONEW_READ.
     pub mode: i32,
     /// 1: load the older of the two copies in a live file, the state before its last
     /// step. For processes that train together: those that were killed may lie one step
     /// apart, and go on from the same one. With SONEW_MAP_SHARED it becomes the current
     /// copy, and is synced. Default 0.
     pub older_copy: i32,
+    /// 1: convert state planes that have another type in the file, as a step of
+    /// the optimizer would have stored them: rounded as its options say, and zero
+    /// below the smallest normal number. A number that is too large for its type
+    /// is refused: SONEW_OUT_OF_RANGE. The random bits of SONEW_STOCHASTIC are
+    /// those of the last step that the tensor took part in: a function of the
+    /// optimizer's seed, that step count, the index of the tensor in the
+    /// optimizer, that of the plane, and that of the element. Tensors that are
+    /// converted are read into memory in every mode. Master weights and
+    /// parameters are not converted. Default 0.
+    pub convert_state: i32,
+    /// Must be 0.
+    pub reserved: [i32; 1],
 }
 
-// SAFETY: 3 * 8 + 4 * 4 bytes without padding.
+// SAFETY: 3 * 8 + 6 * 4 bytes without padding.
 unsafe impl Growing for sonew_load_options {
-    const SIZES: &'static [usize] = &[32, size_of::<sonew_load_options>()];
+    const SIZES: &'static [usize] = &[32, 40, size_of::<sonew_load_options>()];
 }
 
 // SAFETY: the first field is the size; numbers and raw pointers.
@@ -110,8 +123,14 @@ unsafe impl Versioned for sonew_load_options {
             common_tensors_only: 0,
             mode: SONEW_READ as i32,
             older_copy: 0,
+            convert_state: 0,
+            reserved: [0],
         }
     }
+}
+
+fn load_mode(mode: i32, argument: &str) -> Result<LoadMode> {
+    named(mode, || argument.to_owned(), &LOAD_MODES)
 }
 
 /// The load options of a caller; NULL means the defaults.
@@ -131,8 +150,10 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
         // SAFETY: the caller's promise.
         unsafe { Ok((string(pair.from, of("from"))?, string(pair.to, of("to"))?)) }
     })?;
+    unused(&c.reserved, || "options.reserved".to_owned())?;
     Ok(LoadOptions {
-        mode: named(c.mode, || "options.mode".to_owned(), &LOAD_MODES)?,
+        mode: load_mode(c.mode, "options.mode")?,
+        convert_state: flag(c.convert_state, "options.convert_state")?,
         override_options: flag(c.override_options, "options.override_options")?,
         common_tensors_only: flag(c.common_tensors_only, "options.common_tensors_only")?,
         rename,
@@ -255,8 +276,9 @@ pub unsafe extern "C" fn sonew_load_options_init(
 /// them; to load the state alone, pass NULL and a count of 0. Parameters must be
 /// float; for other types there is sonew_load_any().
 ///
-/// Nothing is converted: state planes, and parameters that are loaded, must
-/// have the same types in the file as in the optimizer. One exception: if the
+/// Unless options.convert_state is 1, nothing is converted: state planes, and
+/// parameters that are loaded, must have the same types in the file as in the
+/// optimizer. One exception: if the
 /// file has master weights of a tensor but no parameters, the parameters become
 /// the master weights rounded to nearest, as after every step. A live file on
 /// which no step was taken yet, at step 0, has neither: the parameters then stay
@@ -329,5 +351,38 @@ pub(super) unsafe fn load(
         let elements = |b: &Buffer<'_>| unsafe { b.raw().elements_mut() };
         let mut params: Vec<_> = written.iter().map(elements).collect();
         optimizer.load(path, &load, Some(&mut params))
+    })
+}
+
+/// Creates an optimizer from a file alone, with its options, tensors, state and
+/// step counts, and writes its handle to *optimizer. mode is one of
+/// sonew_load_mode. From then on the optimizer gives the same bits as one that
+/// sonew_create() has made of the same options and tensors, and that has loaded
+/// the file with sonew_load(). threads and instruction_set are in no file and have
+/// their defaults.
+///
+/// sonew_tensor_count() and sonew_optimizer_tensor() tell its tensors. Parameters
+/// stay in the file: sonew_file_read() reads them. For other threads, and for
+/// parameters that are loaded together with the state, take options and tensors
+/// from the file, and create and load the optimizer: see "Contents of a file".
+///
+/// Errors: SONEW_UNKNOWN_VALUE, and those of sonew_load() for a file that is no
+/// checkpoint, is damaged or in use, or is no live file; SONEW_INSTRUCTION_SET;
+/// SONEW_OUT_OF_MEMORY. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_open(
+    path: *const c_char,
+    mode: i32,
+    optimizer: *mut *mut sonew_optimizer,
+) -> sonew_status {
+    call(|| {
+        // SAFETY: the header asks for a string and a pointer to the result.
+        let (path, out) = unsafe {
+            (
+                super::arguments::path(path)?,
+                Out::new(optimizer, "optimizer")?,
+            )
+        };
+        own(Optimizer::open(path, load_mode(mode, "mode")?)?, out)
     })
 }

@@ -49,8 +49,8 @@ static SAVINGS: Registry<Saving> = Registry::new();
 
 /// Moves the optimizer's state into a new live file. The optimizer then works on
 /// that file until it is freed or loads another file. To continue with the file
-/// later, create an optimizer with the same options and tensors, and load the
-/// file with SONEW_MAP_SHARED.
+/// later, open it with sonew_open() and SONEW_MAP_SHARED, or create an optimizer
+/// with the same options and tensors, and load the file in that mode.
 ///
 /// The new file replaces the one at path, as sonew_save() does. All its space,
 /// twice that of the state, is allocated now, so that a full disk is reported as

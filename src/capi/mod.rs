@@ -106,6 +106,7 @@
 
 pub(crate) mod arguments;
 pub(crate) mod buffers;
+mod contents;
 mod file;
 pub(crate) mod guard;
 mod info;

@@ -3,18 +3,18 @@
 //! An optimizer is a handle that owns the state of a list of tensors. Parameters
 //! and gradients stay in the caller's buffers.
 
-use std::ffi::CString;
+use std::ffi::{c_char, CString};
 
 use super::arguments::Out;
 use super::guard::{call, call_always};
-use super::options::{options, sonew_options, SONEW_MAX_BAND};
+use super::options::{options, sonew_options};
 use super::registry::Registry;
 use super::status::sonew_status;
 use super::step::{SpareStepArguments, StepArguments};
 use super::tensor::{sonew_tensor, tensors};
 use crate::error::{Error, Result};
-use crate::layout::TensorSpec;
-use crate::memory::{ask_for_tensors, try_list, OF_TENSORS};
+use crate::layout::{Plane, TensorSpec};
+use crate::memory::{ask_for_tensors, list, try_list, OF_TENSORS};
 use crate::Optimizer;
 
 /// An optimizer. Created by sonew_create(), freed by sonew_free().
@@ -42,10 +42,26 @@ impl Owned {
     }
 }
 
-/// The names of a tensor and of its planes, as C strings.
+/// The names of a tensor and of its arrays, as C strings.
 pub(super) struct Names {
     pub tensor: CString,
-    pub planes: Vec<CString>,
+    pub arrays: Vec<CString>,
+    /// Pointers to those of the arrays.
+    pub list: Vec<*const c_char>,
+}
+
+// SAFETY: the pointers are to the strings beside them, which nobody changes.
+unsafe impl Send for Names {}
+
+impl Names {
+    pub(super) fn new(tensor: &TensorSpec, arrays: &[Plane]) -> Result<Names> {
+        let arrays = try_list(arrays.iter().map(|array| c_string(&array.name)), OF_TENSORS)?;
+        Ok(Names {
+            tensor: c_string(&tensor.name)?,
+            list: list(arrays.iter().map(|name| name.as_ptr()), OF_TENSORS)?,
+            arrays,
+        })
+    }
 }
 
 static OPTIMIZERS: Registry<Owned> = Registry::new();
@@ -85,22 +101,14 @@ pub(super) fn c_string(text: &str) -> Result<CString> {
 
 fn names(optimizer: &Optimizer) -> Result<Vec<Names>> {
     let tensors = optimizer.tensors().iter().enumerate();
-    let of_one = |(i, tensor): (usize, &crate::layout::TensorSpec)| {
-        let planes = optimizer.planes(i)?.iter();
-        Ok(Names {
-            tensor: c_string(&tensor.name)?,
-            planes: try_list(planes.map(|plane| c_string(&plane.name)), OF_TENSORS)?,
-        })
-    };
-    try_list(tensors.map(of_one), OF_TENSORS)
+    let names = tensors.map(|(i, tensor)| Names::new(tensor, optimizer.planes(i)?));
+    try_list(names, OF_TENSORS)
 }
 
 /// Returns an error if there is no memory for the lists of tensors and planes
 /// that a call makes.
 pub(super) fn ask_for(tensors: &[TensorSpec], band: usize) -> Result<()> {
-    // Momentum, diagonal, rms, master, and parameters in a file.
-    let planes = band.min(SONEW_MAX_BAND) + 5;
-    ask_for_tensors(tensors.iter().map(|tensor| tensor.name.len()), planes)
+    ask_for_tensors(tensors.iter().map(|tensor| tensor.name.len()), band)
 }
 
 /// [`ask_for`] the tensors of an optimizer.
@@ -154,7 +162,11 @@ unsafe fn create(
         )
     };
     ask_for(&tensors, options.band)?;
-    let optimizer = Optimizer::in_pool(options, &tensors, pool.as_ref())?;
+    own(Optimizer::in_pool(options, &tensors, pool.as_ref())?, out)
+}
+
+/// Writes the handle of a new optimizer.
+pub(super) fn own(optimizer: Optimizer, out: Out<*mut sonew_optimizer>) -> Result<()> {
     let owned = Owned {
         names: names(&optimizer)?,
         instruction_set: c_string(optimizer.instruction_set())?,

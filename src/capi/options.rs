@@ -182,31 +182,36 @@ unsafe impl Versioned for sonew_options {
     const HINT: &'static str = "call sonew_options_init() first";
 
     fn with_defaults(struct_size: usize) -> Self {
-        let options = Options::default();
-        let count = |n: usize| i32::try_from(n).expect("a small default");
-        sonew_options {
-            struct_size,
-            band: count(options.band),
-            threads: count(options.threads),
-            beta1: options.beta1,
-            beta2: options.beta2,
-            eps: options.eps,
-            gamma: options.gamma,
-            graft_eps: options.graft_eps,
-            weight_decay: options.weight_decay,
-            seed: options.seed,
-            statistics: number(options.statistics, STATISTICS),
-            damping: number(options.damping, DAMPINGS),
-            graft: number(options.graft, GRAFTS),
-            bias_correction: options.bias_correction.into(),
-            graft_bias_correction: options.graft_bias_correction.into(),
-            rounding: number(options.rounding, ROUNDINGS),
-            instruction_set: number(options.instruction_set, ISAS),
-            lagged_norms: options.lagged_norms.into(),
-            nesterov: options.nesterov.into(),
-            reserved: [0],
-            pool: std::ptr::null(),
-        }
+        from_options(&Options::default(), struct_size)
+    }
+}
+
+/// Options for C, whose struct has this size. They are the defaults, or those of a file.
+pub(super) fn from_options(options: &Options, struct_size: usize) -> sonew_options {
+    // Both are limited: the band by its maximum, and threads are in no file.
+    let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    sonew_options {
+        struct_size,
+        band: count(options.band),
+        threads: count(options.threads),
+        beta1: options.beta1,
+        beta2: options.beta2,
+        eps: options.eps,
+        gamma: options.gamma,
+        graft_eps: options.graft_eps,
+        weight_decay: options.weight_decay,
+        seed: options.seed,
+        statistics: number(options.statistics, STATISTICS),
+        damping: number(options.damping, DAMPINGS),
+        graft: number(options.graft, GRAFTS),
+        bias_correction: options.bias_correction.into(),
+        graft_bias_correction: options.graft_bias_correction.into(),
+        rounding: number(options.rounding, ROUNDINGS),
+        instruction_set: number(options.instruction_set, ISAS),
+        lagged_norms: options.lagged_norms.into(),
+        nesterov: options.nesterov.into(),
+        reserved: [0],
+        pool: std::ptr::null(),
     }
 }
 

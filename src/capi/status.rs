@@ -231,6 +231,15 @@ impl From<&Error> for sonew_status {
     }
 }
 
+impl Error {
+    /// The name of its status in the C API, such as `SONEW_OUT_OF_RANGE`.
+    pub fn status_name(&self) -> &'static str {
+        let status = sonew_status::from(self);
+        let known = NAMES.iter().find(|(known, _)| *known == status);
+        known.map_or("", |(_, name)| name.to_str().unwrap_or_default())
+    }
+}
+
 /// The name of every status. A test compares the list with the header.
 const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_OK, c"SONEW_OK"),

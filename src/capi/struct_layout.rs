@@ -3,11 +3,13 @@
 
 use std::mem::{offset_of, size_of};
 
+use super::contents::sonew_contents;
 use super::file::{sonew_load_options, sonew_rename};
 use super::options::sonew_options;
 use super::plan::sonew_buffers;
 use super::step::sonew_step_options;
 use super::tensor::sonew_tensor;
+use super::tensor_settings::sonew_tensor_state;
 use super::view::sonew_view;
 use crate::error::{Error, Result};
 
@@ -65,9 +67,16 @@ static STRUCTS: &[Struct] = &[
     }),
     layout!(sonew_rename { from, to }),
     layout!(sonew_load_options {
-        struct_size, renames, rename_count, override_options, common_tensors_only, mode, older_copy,
+        struct_size, renames, rename_count, override_options, common_tensors_only, mode,
+        older_copy, convert_state, reserved,
     }),
     layout!(sonew_view { data, len, tensor, plane, ndim, dims, dtype, reserved, step_count }),
+    layout!(sonew_contents {
+        step_count, file_bytes, tensor_count, format, parameters, live, unsynced,
+    }),
+    layout!(sonew_tensor_state {
+        tensor, lr_scale, weight_decay, step_count, arrays, array_count, master_set, reserved,
+    }),
     layout!(sonew_buffers {
         struct_size, params, direction, grad, planes, plane_count, len, lr_scale, weight_decay,
         step_number, scalars,

@@ -124,6 +124,24 @@ fn dtype(value: i32, default: Dtype, argument: impl FnOnce() -> String) -> Resul
     named(value, argument, &values)
 }
 
+/// A tensor for C, with this name.
+pub(super) fn from_spec(spec: &TensorSpec, name: *const c_char) -> sonew_tensor {
+    let mut dims = [0; SONEW_MAX_DIMS];
+    dims[..spec.dims.len()].copy_from_slice(&spec.dims);
+    sonew_tensor {
+        name,
+        ndim: spec.dims.len(),
+        dims,
+        chains: number(spec.chains, CHAINS),
+        update: number(spec.update, UPDATES),
+        dtype: dtype_number(spec.params),
+        grad_dtype: dtype_number(spec.grads),
+        state_dtype: dtype_number(spec.state),
+        master: spec.master.into(),
+        reserved: [0; 2],
+    }
+}
+
 /// The tensors of a caller.
 ///
 /// # Safety

@@ -2,15 +2,98 @@
 //!
 //! They can be changed at any time between calls. tensor is an index into the
 //! list of tensors that the optimizer was created with; sonew_find_tensor()
-//! finds it by name.
+//! finds it by name. sonew_optimizer_tensor() writes all of them at once.
 
 use std::ffi::c_char;
 
-use super::arguments::{string, Out};
+use super::arguments::{not_null, string, Out};
 use super::guard::{call, call_always};
-use super::optimizer::{query, sonew_optimizer, with};
+use super::optimizer::{query, sonew_optimizer, with, Names, Owned};
 use super::status::sonew_status;
+use super::tensor::{from_spec, sonew_tensor};
+use super::versioned::{self, Growing};
 use crate::error::{Error, Result};
+use crate::layout::TensorSpec;
+
+/// A tensor of an optimizer or of a file, and its settings.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct sonew_tensor_state {
+    /// The tensor as sonew_create() takes it, with every type named. The name
+    /// lives as long as the handle of the optimizer or the file.
+    pub tensor: sonew_tensor,
+    /// The factor by which its learning rate is multiplied.
+    pub lr_scale: f64,
+    /// Its decoupled weight decay.
+    pub weight_decay: f64,
+    /// The number of the steps that it took part in.
+    pub step_count: u64,
+    /// The names of its state planes, in order; of a file that has the parameters,
+    /// "parameter" follows. They live as long as the handle. "parameter" has the
+    /// type tensor.dtype, "master" is SONEW_F32, the others have
+    /// tensor.state_dtype.
+    pub arrays: *const *const c_char,
+    /// The number of these names.
+    pub array_count: usize,
+    /// 1: it has master weights, and they have been copied from the parameters. 0:
+    /// it has none, or the next step copies them.
+    pub master_set: i32,
+    /// Is 0.
+    pub reserved: i32,
+}
+
+// SAFETY: a sonew_tensor, 5 * 8 + 2 * 4 bytes, without padding.
+unsafe impl Growing for sonew_tensor_state {
+    const SIZES: &'static [usize] = &[size_of::<sonew_tensor_state>()];
+}
+
+impl sonew_tensor_state {
+    /// Without its settings.
+    pub(super) fn new(spec: &TensorSpec, names: &Names) -> Self {
+        sonew_tensor_state {
+            tensor: from_spec(spec, names.tensor.as_ptr()),
+            lr_scale: 1.0,
+            weight_decay: 0.0,
+            step_count: 0,
+            arrays: names.list.as_ptr(),
+            array_count: names.arrays.len(),
+            master_set: 0,
+            reserved: 0,
+        }
+    }
+}
+
+/// Writes a tensor of an optimizer and its settings to *state: for an optimizer
+/// that sonew_open() has made, above all. Pass sizeof *state for size.
+///
+/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_optimizer_tensor(
+    optimizer: *const sonew_optimizer,
+    tensor: usize,
+    state: *mut sonew_tensor_state,
+    size: usize,
+) -> sonew_status {
+    call_always(|| {
+        not_null(state, || "state".to_owned())?;
+        let value = with(
+            optimizer,
+            |Owned {
+                 optimizer, names, ..
+             }| {
+                Ok(sonew_tensor_state {
+                    lr_scale: optimizer.lr_scale(tensor)?,
+                    weight_decay: optimizer.weight_decay(tensor)?,
+                    step_count: optimizer.tensor_step_count(tensor)?,
+                    master_set: optimizer.master_set(tensor)?.into(),
+                    ..sonew_tensor_state::new(&optimizer.tensors()[tensor], &names[tensor])
+                })
+            },
+        )?;
+        // SAFETY: the header asks for a struct of this size.
+        unsafe { versioned::write(value, state, size, "state") }
+    })
+}
 
 /// Writes the index of the tensor with this name to *tensor.
 ///

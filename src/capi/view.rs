@@ -134,7 +134,7 @@ fn view_of(owned: &Owned, tensor: usize, plane: usize) -> Result<sonew_view> {
         data: elements.bytes().as_ptr().cast(),
         len: elements.len(),
         tensor: names.tensor.as_ptr(),
-        plane: names.planes[plane].as_ptr(),
+        plane: names.list[plane],
         ndim: spec.dims.len(),
         dims,
         dtype: dtype_number(elements.dtype()),

@@ -391,6 +391,20 @@ pub(super) fn read_tensors(
 #[serde(transparent)]
 pub(super) struct SavedOptions(#[serde(with = "OptionsMirror")] pub(super) Options);
 
+/// As in `sonew.options`.
+impl Serialize for Options {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        OptionsMirror::serialize(self, serializer)
+    }
+}
+
+/// As in `sonew.tensors`.
+impl Serialize for SavedTensor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        TensorMirror::from(self).serialize(serializer)
+    }
+}
+
 /// The fields of [`Options`]. serde compares them with the original struct: if a
 /// field is added there but not here, this does not compile.
 #[derive(serde::Serialize, serde::Deserialize)]

@@ -22,6 +22,8 @@
 //!
 //! [safetensors]: https://github.com/huggingface/safetensors
 
+mod arrays;
+mod convert;
 mod files;
 mod header;
 mod json;
@@ -44,10 +46,11 @@ use crate::error::Result;
 use crate::layout::{self, check_scalars, Plane, Scalars, TensorSpec};
 use crate::options::{not_negative, Options};
 
+pub(crate) use arrays::Wanted;
+pub use convert::{bytes_to_convert, convert, Conversion};
 pub(crate) use files::Access;
 pub(crate) use live::{Copies, Live};
 pub(crate) use mapping::Part;
-pub(crate) use read::Wanted;
 pub use read::{verify, Checkpoint, StoredPlane};
 pub(crate) use size::check_size;
 pub(crate) use write::{create_live, write};

@@ -1,28 +1,20 @@
-//! Opens a checkpoint and reads its arrays. Nothing in the file is trusted
-//! before it has been checked.
+//! Opens a checkpoint, and finds out which state of a live file counts. Nothing in the
+//! file is trusted before it has been checked.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::files::{map_private, Access, Boot, SourceFile};
 use super::header::{not_in_a_file, LENGTH_BYTES, MAX_LENGTH};
 use super::live::{Copies, Found, Live};
-use super::locate::{check, in_tensors, Arrays, Checked, FileRange, StoredArray};
+use super::locate::{check, in_tensors, Arrays, Checked, FileRange};
 use super::mapping::Part;
 use super::record::{self, Synced, CURRENT, IN_USE, OTHER, SETTINGS, SETTINGS_WORDS, SYNCED};
 use super::write::create_live;
-use super::{array_name, Array, Header, Master, LIVE_FORMAT};
+use super::{Array, Header, Master, LIVE_FORMAT};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::memory::{ask, zeroed_list};
-use crate::signals::Blocked;
-
-/// Arrays are read, and their checksums computed, in chunks of this size, which
-/// fits into the processor's cache.
-const CHUNK: usize = 1 << 18;
-
-/// Size of the pieces that arrays are cut into for several threads.
-const PIECE: usize = 16 << 20;
 
 /// An open checkpoint or live file. Its header has been checked and agrees with
 /// the length of the file; an array is checked when it is read. While a live
@@ -30,17 +22,17 @@ const PIECE: usize = 16 << 20;
 /// from working on it.
 #[derive(Debug)]
 pub struct Checkpoint {
-    header: Header,
+    pub(super) header: Header,
     format: u64,
     /// The arrays, those of the current copy first.
-    arrays: Arrays,
+    pub(super) arrays: Arrays,
     /// Which copy is current.
     copy: usize,
     /// How a live file was found.
     found: Option<Found>,
     /// The older of its two copies is wanted.
     older: bool,
-    file: SourceFile,
+    pub(super) file: SourceFile,
 }
 
 /// An array of a [`Checkpoint`].
@@ -135,6 +127,11 @@ impl Checkpoint {
         &self.header
     }
 
+    /// The version of its format.
+    pub fn format(&self) -> u64 {
+        self.format
+    }
+
     /// Whether it is a live file.
     pub fn is_live(&self) -> bool {
         self.arrays.live.is_some()
@@ -166,27 +163,6 @@ impl Checkpoint {
         })
     }
 
-    /// Reads one array and compares its checksum, if it has one.
-    ///
-    /// # Errors
-    /// [`Error::Checksum`], [`Error::Io`], [`Error::UnknownTensor`],
-    /// [`Error::PlaneMissing`].
-    pub fn check(&self, tensor: usize, plane: &str) -> Result<()> {
-        let array = self.find(tensor, plane)?;
-        let FileRange { offset, bytes } = array.file_range;
-        let length = CHUNK.min(bytes as usize);
-        let mut buffer = zeroed_list(length, || "checking a file".to_owned())?;
-        let mut hasher = crc32fast::Hasher::new();
-        let mut done = 0;
-        while done < bytes {
-            let piece = (bytes - done).min(CHUNK as u64) as usize;
-            self.file.read_at(offset + done, &mut buffer[..piece])?;
-            hasher.update(&buffer[..piece]);
-            done += piece as u64;
-        }
-        self.compare(tensor, array, hasher.finalize())
-    }
-
     /// Checks every array.
     ///
     /// # Errors
@@ -202,66 +178,10 @@ impl Checkpoint {
 
     fn verify_arrays(&self) -> Result<()> {
         let mut arrays = self.arrays();
-        arrays.try_for_each(|array| self.check(array.tensor, array.plane))
+        arrays.try_for_each(|array| self.check(array.tensor, array.plane, &mut |_| ()))
     }
 
-    /// Fills buffers with arrays, on up to `threads` threads. If this fails, the
-    /// buffers may have been written.
-    pub(crate) fn read(&self, wanted: Vec<Wanted<'_>>, threads: usize) -> Result<()> {
-        let mut arrays = Vec::with_capacity(wanted.len());
-        let mut pieces = Vec::new();
-        for Wanted { tensor, plane, dst } in wanted {
-            let array = self.find(tensor, plane)?;
-            if dst.len() as u64 != array.file_range.bytes {
-                let spec = &self.header.tensors[tensor].spec;
-                return Err(Error::WrongLength {
-                    tensor: spec.name.clone(),
-                    argument: plane.to_owned(),
-                    length: dst.len() / array.dtype.size(),
-                    expected: spec.len(),
-                });
-            }
-            let mut offset = array.file_range.offset;
-            for bytes in dst.chunks_mut(PIECE) {
-                let length = bytes.len() as u64;
-                pieces.push(Piece::new(arrays.len(), offset, bytes));
-                offset += length;
-            }
-            arrays.push((tensor, array));
-        }
-        read_pieces(&self.file, &mut pieces, threads)?;
-
-        let mut sums = vec![crc32fast::Hasher::new(); arrays.len()];
-        for piece in &pieces {
-            sums[piece.array].combine(&piece.sum);
-        }
-        let mut pairs = arrays.into_iter().zip(sums);
-        pairs.try_for_each(|((tensor, array), sum)| self.compare(tensor, array, sum.finalize()))
-    }
-
-    fn find(&self, tensor: usize, plane: &str) -> Result<&StoredArray> {
-        let count = self.arrays.first.len();
-        let arrays = self.arrays.first.get(tensor).ok_or(Error::UnknownTensor {
-            index: tensor,
-            count,
-        })?;
-        let found = arrays.iter().find(|array| *array.name == *plane);
-        found.ok_or_else(|| Error::PlaneMissing {
-            tensor: self.header.tensors[tensor].spec.name.clone(),
-            plane: plane.to_owned(),
-            file: "file",
-        })
-    }
-
-    fn compare(&self, tensor: usize, array: &StoredArray, crc: u32) -> Result<()> {
-        if array.crc.is_none_or(|expected| expected == crc) {
-            return Ok(());
-        }
-        let name = array_name(&self.header.tensors[tensor], &array.name);
-        Err(self.damaged(format!("\"{name}\"")))
-    }
-
-    fn damaged(&self, part: String) -> Error {
+    pub(super) fn damaged(&self, part: String) -> Error {
         Error::Checksum {
             path: self.file.path().to_owned(),
             part,
@@ -508,74 +428,6 @@ impl Checkpoint {
             path: self.file.path().to_owned(),
         }
     }
-}
-
-/// An array that is to be read, and its destination.
-pub(crate) struct Wanted<'a> {
-    pub(crate) tensor: usize,
-    /// The state plane, or [`PARAMETER`](super::PARAMETER).
-    pub(crate) plane: &'a str,
-    /// Has the size of the array.
-    pub(crate) dst: &'a mut [u8],
-}
-
-/// A part of an array that is read by one thread.
-struct Piece<'a> {
-    /// The index of the array.
-    array: usize,
-    offset: u64,
-    dst: &'a mut [u8],
-    sum: crc32fast::Hasher,
-}
-
-impl<'a> Piece<'a> {
-    fn new(array: usize, offset: u64, dst: &'a mut [u8]) -> Self {
-        Piece {
-            array,
-            offset,
-            dst,
-            sum: crc32fast::Hasher::new(),
-        }
-    }
-
-    fn read(&mut self, file: &SourceFile) -> Result<()> {
-        let mut offset = self.offset;
-        for chunk in self.dst.chunks_mut(CHUNK) {
-            file.read_at(offset, chunk)?;
-            self.sum.update(chunk);
-            offset += chunk.len() as u64;
-        }
-        Ok(())
-    }
-}
-
-/// Reads pieces on threads that end before this returns. If there are few pieces,
-/// only the caller's thread reads.
-fn read_pieces(file: &SourceFile, pieces: &mut [Piece<'_>], threads: usize) -> Result<()> {
-    let large = pieces.iter().filter(|piece| piece.dst.len() == PIECE);
-    let threads = threads.min(large.count()).max(1);
-    let left = Mutex::new(pieces.iter_mut());
-    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let work = || std::iter::from_fn(next).try_for_each(|piece| piece.read(file));
-    if threads == 1 {
-        return work();
-    }
-    std::thread::scope(|scope| {
-        let start = |_| {
-            // The name distinguishes the library's own panics from the host's.
-            // If the system gives no thread, the others do its work.
-            let thread = std::thread::Builder::new().name("sonew-load".to_owned());
-            let _blocked = Blocked::now();
-            thread.spawn_scoped(scope, work).ok()
-        };
-        let others: Vec<_> = (1..threads).filter_map(start).collect();
-        let mine = work();
-        let others = others.into_iter().map(|thread| match thread.join() {
-            Ok(outcome) => outcome,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        others.fold(mine, Result::and)
-    })
 }
 
 /// Reads everything before the data. The length of the header is used only after

@@ -23,14 +23,31 @@ const CHUNK: usize = 1 << 20;
 /// an error the older one remains. The bytes are first written to a file whose
 /// name has `.sonew-tmp` added.
 pub(crate) fn write(path: &Path, header: &Header, arrays: &[Array]) -> Result<()> {
+    header.validate()?;
+    check_lengths(header, arrays)?;
+    write_from(path, header, arrays, |index, sink| {
+        let mut chunks = arrays[index].bytes.chunks(CHUNK);
+        chunks.try_for_each(|chunk| sink.write(chunk))
+    })
+}
+
+/// The same with arrays whose bytes `fill` writes, given the position of the array.
+pub(super) fn write_from(
+    path: &Path,
+    header: &Header,
+    arrays: &[Array],
+    mut fill: impl FnMut(usize, &mut Sink<'_>) -> Result<()>,
+) -> Result<()> {
     let mut contents = begin(header, arrays, false)?;
     let (start, checked) = encode(path, &contents)?;
     let mut file = NewFile::create(path, checked.end, Access::Read)?;
     // The header is written last, because its checksums are known only when the
     // data have been written. Its length does not depend on their values.
     file.seek(start.len() as u64)?;
-    for (array, (_, crc)) in arrays.iter().zip(&mut contents.checksums) {
-        *crc = stream(&mut file, array.bytes)?;
+    for (index, (_, crc)) in contents.checksums.iter_mut().enumerate() {
+        let mut sink = Sink::new(&mut file);
+        fill(index, &mut sink)?;
+        *crc = sink.finish()?;
     }
     file.seek(0)?;
     file.write(&encode(path, &contents)?.0)?;
@@ -49,6 +66,8 @@ pub(crate) fn create_live(
     for tensor in &header.tensors {
         Live::check_tensor_step(&tensor.spec.name, tensor.step_count)?;
     }
+    header.validate()?;
+    check_lengths(header, arrays)?;
     let (start, checked) = encode(path, &begin(header, arrays, true)?)?;
     let Checked {
         arrays: located,
@@ -63,7 +82,10 @@ pub(crate) fn create_live(
     file.seek(first.file_range.offset)?;
     let mut checksums = Vec::with_capacity(arrays.len());
     for array in arrays {
-        checksums.push(u64::from(stream(&mut file, array.bytes)?));
+        let mut sink = Sink::new(&mut file);
+        let mut chunks = array.bytes.chunks(CHUNK);
+        chunks.try_for_each(|chunk| sink.write(chunk))?;
+        checksums.push(u64::from(sink.finish()?));
     }
     let settings: Vec<u64> = settings.flat_map(record::settings_words).collect();
     file.seek(0)?;
@@ -97,16 +119,45 @@ pub(crate) fn create_live(
 /// The number of the sync in which a live file is created.
 const FIRST_SYNC: u64 = 1;
 
-/// Writes the bytes of one array, and padding after it. Returns the checksum of
-/// the bytes.
-fn stream(file: &mut NewFile, bytes: &[u8]) -> Result<u32> {
-    let mut hasher = crc32fast::Hasher::new();
-    for chunk in bytes.chunks(CHUNK) {
-        hasher.update(chunk);
-        file.write(chunk)?;
+/// Where the bytes of one array are written to, in pieces that fit into the cache.
+pub(super) struct Sink<'a> {
+    file: &'a mut NewFile,
+    sum: crc32fast::Hasher,
+    bytes: usize,
+}
+
+impl<'a> Sink<'a> {
+    fn new(file: &'a mut NewFile) -> Self {
+        Sink {
+            file,
+            sum: crc32fast::Hasher::new(),
+            bytes: 0,
+        }
     }
-    file.write(&[0; ALIGNMENT][..gap(bytes.len())])?;
-    Ok(hasher.finalize())
+
+    pub(super) fn write(&mut self, piece: &[u8]) -> Result<()> {
+        self.sum.update(piece);
+        self.bytes += piece.len();
+        self.file.write(piece)
+    }
+
+    /// An array of zeros.
+    pub(super) fn zeros(&mut self, bytes: usize) -> Result<()> {
+        const ZEROS: [u8; 1 << 12] = [0; 1 << 12];
+        let mut rest = bytes;
+        while rest > 0 {
+            let piece = rest.min(ZEROS.len());
+            self.write(&ZEROS[..piece])?;
+            rest -= piece;
+        }
+        Ok(())
+    }
+
+    /// Writes padding after the array, and returns the checksum of its bytes.
+    fn finish(self) -> Result<u32> {
+        self.file.write(&[0; ALIGNMENT][..gap(self.bytes)])?;
+        Ok(self.sum.finalize())
+    }
 }
 
 /// Number of bytes from the end of an array to the next multiple of the
@@ -115,10 +166,8 @@ fn gap(bytes: usize) -> usize {
     bytes.wrapping_neg() % ALIGNMENT
 }
 
-/// Checks the arrays that are to be written, and lays them out.
+/// Lays out the arrays that are to be written.
 fn begin(header: &Header, arrays: &[Array], live: bool) -> Result<Contents> {
-    header.validate()?;
-    check_lengths(header, arrays)?;
     let contents = lay_out(header, arrays, live, FileLayout::default());
     check(OF_FILES)?;
     Ok(contents)

@@ -76,7 +76,7 @@ impl Optimizer {
         let save = move || {
             let _held = reserve.hold();
             let names = header.tensors.iter().map(|tensor| tensor.spec.name.len());
-            ask_for_tensors(names, header.options.band + 5)?;
+            ask_for_tensors(names, header.options.band)?;
             let arrays: Vec<_> = copies
                 .iter()
                 .map(|(tensor, plane, dtype, bytes)| Array {

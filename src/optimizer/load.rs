@@ -50,6 +50,14 @@ pub struct LoadOptions {
     /// All renames happen at once, so that two tensors can swap their names.
     /// Both names of every pair must exist.
     pub rename: Vec<(String, String)>,
+    /// Convert state planes that have another type in the file, as a step of the
+    /// optimizer would have stored them: rounded as its options say, and zero below the
+    /// smallest normal number. A number that is too large for its type is refused. The
+    /// random bits of stochastic rounding are those of the last step that the tensor took
+    /// part in: a function of seed, step count, tensor, plane and index. Tensors that are
+    /// converted are read into memory in every mode. Master weights and parameters are
+    /// not converted.
+    pub convert_state: bool,
     /// How the file is opened. [`LoadMode::MapShared`] cannot be combined with
     /// any of the fields above.
     pub mode: LoadMode,
@@ -92,7 +100,7 @@ pub(crate) fn assign(
         if let Some(position) = *position {
             let file = &saved.tensors[position];
             same_tensor(&file.spec, tensor, load.override_options)?;
-            planes_there(saved, file, options, tensor)?;
+            planes_there(saved, file, options, tensor, load.convert_state)?;
             // Before the first step the parameters are the caller's own.
             let unstepped = live && saved.step == 0 && file.spec.master;
             if parameters && !unstepped {
@@ -266,10 +274,12 @@ fn planes_there(
     file: &SavedTensor,
     options: &Options,
     tensor: &TensorSpec,
+    convert: bool,
 ) -> Result<()> {
     let there = layout::planes(&saved.options, &file.spec);
     for needed in layout::planes(options, tensor) {
         match there.iter().find(|plane| plane.name == needed.name) {
+            Some(_) if convert => {}
             Some(plane) => same_dtype(tensor, &needed.name, plane.dtype, needed.dtype)?,
             None if needed.name == MASTER => {}
             None => return missing(tensor, needed.name),

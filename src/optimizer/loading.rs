@@ -4,14 +4,14 @@ use std::path::Path;
 
 use super::live::LiveState;
 use super::load::{assign, LoadMode, LoadOptions};
-use super::master::narrow;
-use super::state::{zeros, Storage};
+use super::state::{zeros, Storage, TensorState};
 use super::Optimizer;
 use crate::checkpoint::{Access, Checkpoint, Header, Master, Part, SavedTensor, Wanted, PARAMETER};
-use crate::dtype::{Dtype, ElementsMut};
+use crate::dtype::{narrow, Dtype, ElementsMut, Stochastic};
 use crate::error::{Error, Result};
 use crate::layout::{Plane, TensorSpec, MASTER};
-use crate::memory::{check, AlignedBytes, OF_TENSORS};
+use crate::memory::{ask_for_tensors, check, list, AlignedBytes, OF_TENSORS};
+use crate::options::{Options, Rounding};
 
 /// What has been read for one tensor. It is put in place when everything has
 /// been read.
@@ -22,6 +22,8 @@ struct Loaded {
     /// New planes; `None` if they are read in place.
     planes: Option<Vec<Storage>>,
     in_place: bool,
+    /// Whether the planes are to be mapped.
+    mapped: bool,
     master: Master,
     /// Parameters, and the name of the array that they are read from: the
     /// parameter, or the master weights, which are then rounded.
@@ -32,8 +34,9 @@ impl Optimizer {
     /// Loads state and step counts from a file that [`Optimizer::save`] wrote,
     /// or from a live file, and the parameters if buffers for them are given.
     /// The file must have the optimizer's own options and tensors, except for
-    /// differences that `load` allows. Nothing is converted: state planes, and
-    /// parameters that are loaded, must have the same types in the file as here.
+    /// differences that `load` allows. Unless it asks for that, nothing is converted: state
+    /// planes, and parameters that are loaded, must have the same types in the file as
+    /// here.
     ///
     /// If a file has master weights but no parameters, the parameters become the
     /// master weights rounded to nearest, as after every step. A live file on which
@@ -68,9 +71,64 @@ impl Optimizer {
         if let Some(params) = &params {
             self.check_params(params.iter().map(|p| p.elements()))?;
         }
+        let path = path.as_ref();
+        let file = match load.mode {
+            LoadMode::MapShared => {
+                shared_options(load)?;
+                Checkpoint::open_as(path, Access::Live, load.older_copy)
+            }
+            _ => Checkpoint::open_as(path, Access::Read, load.older_copy),
+        }?;
+        self.load_from(file, load, params)
+    }
+
+    /// An optimizer made from a file alone: with its options, tensors, state and step
+    /// counts. `threads` and `instruction_set` are in no file and have their defaults.
+    /// From then on it gives the same bits as one that was created with these options and
+    /// tensors and has loaded the file.
+    ///
+    /// For other threads, other types of state, or parameters that are to be loaded, too,
+    /// take options and tensors from [`Checkpoint::header`], create an optimizer and
+    /// [`load`](Optimizer::load) the file.
+    ///
+    /// # Errors
+    /// Those of [`Optimizer::new`], and those of [`load`](Optimizer::load) for a file that
+    /// is no checkpoint, is damaged or in use, or is no live file.
+    pub fn open(path: impl AsRef<Path>, mode: LoadMode) -> Result<Self> {
+        let path = path.as_ref();
+        let file = match mode {
+            LoadMode::MapShared => Checkpoint::open_as(path, Access::Live, false),
+            _ => Checkpoint::open(path),
+        }?;
+        let header = file.header();
+        let names = header.tensors.iter().map(|tensor| tensor.spec.name.len());
+        ask_for_tensors(names, header.options.band)?;
+        let tensors = list(header.tensors.iter().map(|t| t.spec.clone()), OF_TENSORS)?;
+        let options = header.options.clone();
+        let mut optimizer = match mode {
+            LoadMode::Read => Optimizer::new(options, &tensors),
+            // No memory is needed for what is in the file.
+            _ => Optimizer::with_state(options, &tensors, None, |spec, options| {
+                Ok(TensorState::without_elements(spec, options))
+            }),
+        }?;
+        let load = LoadOptions {
+            mode,
+            ..LoadOptions::default()
+        };
+        optimizer.load_from(file, &load, None)?;
+        Ok(optimizer)
+    }
+
+    fn load_from(
+        &mut self,
+        file: Checkpoint,
+        load: &LoadOptions,
+        params: Option<&mut [ElementsMut<'_>]>,
+    ) -> Result<()> {
         match load.mode {
-            LoadMode::MapShared => self.load_live(path.as_ref(), load, params),
-            _ => self.load_copy(path.as_ref(), load, params),
+            LoadMode::MapShared => self.load_live(file, load, params),
+            _ => self.load_copy(file, load, params),
         }
     }
 
@@ -78,11 +136,10 @@ impl Optimizer {
     /// privately.
     fn load_copy(
         &mut self,
-        path: &Path,
+        file: Checkpoint,
         load: &LoadOptions,
         mut params: Option<&mut [ElementsMut<'_>]>,
     ) -> Result<()> {
-        let file = Checkpoint::open_as(path, Access::Read, load.older_copy)?;
         let header = file.header().clone();
         let assigned = self.assign(&file, params.is_some(), load)?;
         check(OF_TENSORS)?;
@@ -97,7 +154,7 @@ impl Optimizer {
         self.read(&file, &mut loaded)?;
         if load.mode == LoadMode::MapPrivate {
             let mut mapped = file.map_private()?;
-            for loaded in &mut loaded {
+            for loaded in loaded.iter_mut().filter(|loaded| loaded.mapped) {
                 if let Some(saved) = loaded.saved {
                     let parts = std::mem::take(&mut mapped[saved]);
                     let planes =
@@ -134,19 +191,10 @@ impl Optimizer {
     /// Opens a live file to work on.
     fn load_live(
         &mut self,
-        path: &Path,
+        file: Checkpoint,
         load: &LoadOptions,
         mut params: Option<&mut [ElementsMut<'_>]>,
     ) -> Result<()> {
-        let forbidden = [
-            (load.override_options, "override_options"),
-            (load.common_tensors_only, "common_tensors_only"),
-            (!load.rename.is_empty(), "rename"),
-        ];
-        if let Some((_, option)) = forbidden.into_iter().find(|(given, _)| *given) {
-            return Err(Error::SharedOption { option });
-        }
-        let file = Checkpoint::open_as(path, Access::Live, load.older_copy)?;
         let header = file.header().clone();
         let assigned = self.assign(&file, params.is_some(), load)?;
         let positions: Vec<usize> = assigned.into_iter().flatten().collect();
@@ -230,14 +278,18 @@ impl Optimizer {
         let there = header.parameters || has_master(&header.tensors[saved]);
         let room = |(name, dtype)| Ok((name, zeros(spec, name, dtype)?));
         let new = |plane: &Plane| zeros(spec, &plane.name, plane.dtype).map(Storage::Memory);
+        // What is converted cannot be mapped.
+        let mapped = mode == LoadMode::MapPrivate && header.tensors[saved].spec.state == spec.state;
         // A state that is still zero is overwritten in place.
-        let planes = mode == LoadMode::Read && !self.fresh;
+        let in_place = !mapped && self.fresh;
+        let planes = !mapped && !in_place;
         let planes = planes.then(|| state.planes.iter().map(new).collect());
         Ok(Loaded {
             tensor,
             saved: Some(saved),
             planes: planes.transpose()?,
-            in_place: mode == LoadMode::Read && self.fresh,
+            in_place,
+            mapped,
             // If the parameters are loaded from them, they are in use again.
             master: match header.tensors[saved].master_set
                 || parameters && header.tensors[saved].master_reset
@@ -252,6 +304,7 @@ impl Optimizer {
     /// Reads the arrays that memory was allocated for.
     fn read(&mut self, file: &Checkpoint, loaded: &mut [Loaded]) -> Result<()> {
         let threads = self.plan.threads();
+        let Options { rounding, seed, .. } = *self.plan.options();
         let mut wanted = Vec::new();
         let mut states = self.state.iter_mut();
         let mut position = 0;
@@ -263,21 +316,39 @@ impl Optimizer {
             };
             let in_place = loaded.in_place.then_some(&mut state.elements);
             let elements = loaded.planes.as_mut().or(in_place);
-            for (plane, dst) in state.planes.iter().zip(elements.into_iter().flatten()) {
+            // Of the tensor's last step, in which nothing was rounded to the new type.
+            let stochastic = Stochastic {
+                seed,
+                step: file.header().tensors[saved].step_count,
+                tensor: loaded.tensor,
+            };
+            let elements = elements.into_iter().flatten();
+            for (position, (plane, dst)) in state.planes.iter().zip(elements).enumerate() {
                 // Master weights that the file does not have stay zero, and the
                 // next step copies them from the parameters.
                 if plane.name != MASTER || loaded.master == Master::Set {
                     wanted.push(Wanted {
                         tensor: saved,
                         plane: &plane.name,
+                        dtype: plane.dtype,
+                        rounding: match rounding {
+                            Rounding::Nearest => None,
+                            Rounding::Stochastic => Some((stochastic, position)),
+                        },
                         dst,
                     });
                 }
             }
             if let Some((plane, dst)) = &mut loaded.parameters {
+                let spec = &self.specs[loaded.tensor];
                 wanted.push(Wanted {
                     tensor: saved,
                     plane,
+                    dtype: match *plane {
+                        MASTER => Dtype::F32,
+                        _ => spec.params,
+                    },
+                    rounding: None,
                     dst,
                 });
             }
@@ -337,6 +408,7 @@ impl Optimizer {
             saved: None,
             planes: Some(planes.map(copy).collect::<Result<_>>()?),
             in_place: false,
+            mapped: false,
             master: match state.master {
                 // What was discarded is not kept.
                 Master::Reset => Master::Empty,
@@ -344,6 +416,20 @@ impl Optimizer {
             },
             parameters: None,
         })
+    }
+}
+
+/// Refuses what cannot be combined with a shared mapping.
+fn shared_options(load: &LoadOptions) -> Result<()> {
+    let forbidden = [
+        (load.override_options, "override_options"),
+        (load.common_tensors_only, "common_tensors_only"),
+        (!load.rename.is_empty(), "rename"),
+        (load.convert_state, "convert_state"),
+    ];
+    match forbidden.into_iter().find(|(given, _)| *given) {
+        Some((_, option)) => Err(Error::SharedOption { option }),
+        None => Ok(()),
     }
 }
 

@@ -1,13 +1,13 @@
 //! Master weights: when they are copied from the parameters, and the parameters
 //! from them.
 
-use bytemuck::{cast_slice, cast_slice_mut};
+use bytemuck::cast_slice;
 use half::slice::HalfFloatSliceExt;
 
 use super::state::{zeros, TensorState};
 use super::Optimizer;
 use crate::checkpoint::Master;
-use crate::dtype::{bf16, f16, Dtype, Elements, ElementsMut};
+use crate::dtype::{bf16, f16, Dtype, Elements};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -48,6 +48,15 @@ impl Optimizer {
             self.set_live(tensor, settings);
         }
         Ok(())
+    }
+
+    /// Whether a tensor has master weights that have been copied from the parameters. If
+    /// not, the next step copies those that it may have.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTensor`].
+    pub fn master_set(&self, tensor: usize) -> Result<bool> {
+        Ok(self.state_of(tensor)?.master == Master::Set)
     }
 
     /// Room for master weights beside the live file. It takes no memory before it
@@ -127,22 +136,10 @@ fn widen(params: Elements<'_>, master: &mut [f32]) {
     }
 }
 
-/// Computes parameters from master weights as a step does: rounded to nearest.
-pub(super) fn narrow(master: &[f32], mut params: ElementsMut<'_>) {
-    let dtype = params.dtype();
-    let bytes = params.bytes_mut();
-    match dtype {
-        Dtype::F32 => bytes.copy_from_slice(cast_slice(master)),
-        Dtype::Bf16 => cast_slice_mut::<u8, bf16>(bytes).convert_from_f32_slice(master),
-        Dtype::F16 => cast_slice_mut::<u8, f16>(bytes).convert_from_f32_slice(master),
-        Dtype::F64 => unreachable!("such a tensor was refused"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::Element;
+    use crate::dtype::{narrow, Element, ElementsMut};
 
     fn there_and_back<T: Element>(bits: impl Fn(u16) -> T, number: impl Fn(T) -> f64) {
         let params: Vec<T> = (0..=u16::MAX).map(bits).collect();

@@ -92,15 +92,23 @@ impl Optimizer {
         tensors: &[TensorSpec],
         pool: Option<&Pool>,
     ) -> Result<Self> {
+        Self::with_state(options, tensors, pool, TensorState::zeroed)
+    }
+
+    /// An optimizer whose state is made of each tensor by `state`.
+    fn with_state(
+        options: Options,
+        tensors: &[TensorSpec],
+        pool: Option<&Pool>,
+        state: impl Fn(&TensorSpec, &Options) -> Result<TensorState>,
+    ) -> Result<Self> {
         options.validate()?;
         layout::validate(tensors)?;
         check_size(&options, tensors)?;
         // The state is allocated before the plan: for tensors of an absurd size
         // its allocation fails at once, while the smaller ones of the plan might
         // succeed and be written to.
-        let state = tensors
-            .iter()
-            .map(|spec| TensorState::zeroed(spec, &options));
+        let state = tensors.iter().map(|spec| state(spec, &options));
         let state = try_list(state, OF_TENSORS)?;
         let plan = Plan::in_pool(&options, tensors, pool)?;
         Ok(Optimizer {

@@ -67,14 +67,20 @@ pub(super) struct TensorState {
 impl TensorState {
     /// Zero planes for a valid tensor.
     pub(super) fn zeroed(spec: &TensorSpec, options: &Options) -> Result<Self> {
-        let planes = planes(options, spec);
-        let elements = planes
+        let state = Self::without_elements(spec, options);
+        let elements = state
+            .planes
             .iter()
             .map(|plane| zeros(spec, &plane.name, plane.dtype).map(Storage::Memory));
         let elements = try_list(elements, OF_TENSORS)?;
-        Ok(TensorState {
-            planes,
-            elements,
+        Ok(TensorState { elements, ..state })
+    }
+
+    /// The same without memory for the planes, which must be mapped before they are used.
+    pub(super) fn without_elements(spec: &TensorSpec, options: &Options) -> Self {
+        TensorState {
+            planes: planes(options, spec),
+            elements: Vec::new(),
             other: Vec::new(),
             same: false,
             master: Master::Empty,
@@ -85,7 +91,7 @@ impl TensorState {
             step_count: 0,
             scalars: Scalars::default(),
             takes_part: false,
-        })
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -1,4 +1,4 @@
-/* Refusals of sonew_save() and sonew_load(). */
+/* Refusals of sonew_save(), sonew_load(), sonew_open(), and of files without an optimizer. */
 #include "refusals.h"
 
 static float *params[] = {a, b};
@@ -145,7 +145,145 @@ static sonew_status save_too_many(void) {
     return sonew_save(optimizer, in_folder("good.safetensors"), params, 3);
 }
 
+INTO(other_state, tensors[1].state_dtype = SONEW_BF16)
+INTO(convert_2, with.convert_state = 2)
+INTO(convert_shared, with.convert_state = 1; with.mode = SONEW_MAP_SHARED)
+
+/* What a refused call would have written stays as it is. */
+static sonew_status open_as(const char *path, int32_t mode) {
+    sonew_optimizer *opened = NULL;
+    sonew_status status = sonew_open(path, mode, &opened);
+    CHECK(opened == NULL);
+    return status;
+}
+
+static sonew_status open_path_null(void) { return open_as(NULL, SONEW_READ); }
+static sonew_status open_nothing(void) { return open_as(in_folder("none"), SONEW_READ); }
+static sonew_status open_mode_3(void) { return open_as(in_folder("good.safetensors"), 3); }
+static sonew_status open_not_live(void) {
+    return open_as(in_folder("good.safetensors"), SONEW_MAP_SHARED);
+}
+static sonew_status open_text(void) {
+    (void)no_checkpoint();
+    return open_as(in_folder("text"), SONEW_MAP_PRIVATE);
+}
+static sonew_status open_out_null(void) {
+    return sonew_open(in_folder("good.safetensors"), SONEW_READ, NULL);
+}
+
+static sonew_file *file;
+
+/* A test of an open file. */
+#define OF_FILE(name, call)                                                    \
+    static sonew_status name(void) {                                           \
+        sonew_contents contents;                                               \
+        sonew_options options;                                                 \
+        sonew_tensor_state state;                                              \
+        float data[LENGTH_A + 1] = {7, 7};                                     \
+        memset(&contents, 7, sizeof contents);                                 \
+        memset(&options, 7, sizeof options);                                   \
+        memset(&state, 7, sizeof state);                                       \
+        OK(sonew_file_open(in_folder("good.safetensors"), &file));             \
+        sonew_status status = call;                                            \
+        CHECK(contents.format == 0x07070707 && options.band == 0x07070707);    \
+        CHECK(state.reserved == 0x07070707 && data[0] == 7);                   \
+        OK(sonew_file_free(file));                                             \
+        return status;                                                         \
+    }
+
+OF_FILE(info_null, sonew_file_info(file, NULL, sizeof contents))
+OF_FILE(info_size, sonew_file_info(file, &contents, 8))
+OF_FILE(options_null, sonew_file_options(file, NULL, sizeof options))
+OF_FILE(options_size, sonew_file_options(file, &options, sizeof options - 4))
+OF_FILE(tensor_null, sonew_file_tensor(file, 0, NULL, sizeof state))
+OF_FILE(tensor_size, sonew_file_tensor(file, 0, &state, 0))
+OF_FILE(tensor_2, sonew_file_tensor(file, 2, &state, sizeof state))
+OF_FILE(read_null, sonew_file_read(file, 0, "momentum", NULL))
+OF_FILE(read_name_null, sonew_file_read(file, 0, NULL, data))
+OF_FILE(read_tensor_2, sonew_file_read(file, 2, "momentum", data))
+OF_FILE(read_unknown, sonew_file_read(file, 1, "band.2", data))
+OF_FILE(read_askew, sonew_file_read(file, 0, "momentum", (char *)data + 2))
+OF_FILE(file_as_optimizer, sonew_sync((sonew_optimizer *)(void *)file))
+
+static sonew_status read_damaged(void) {
+    float data[LENGTH_B] = {7};
+    (void)load_changed(SIZE_MAX, SIZE_MAX - 60);
+    OK(sonew_file_open(in_folder("bad.safetensors"), &file));
+    sonew_status status = sonew_file_read(file, 1, "parameter", data);
+    CHECK(data[0] == 7);
+    OK(sonew_file_free(file));
+    return status;
+}
+
+static sonew_status file_open_as(const char *path) {
+    file = NULL;
+    sonew_status status = sonew_file_open(path, &file);
+    CHECK(file == NULL);
+    return status;
+}
+
+static sonew_status file_path_null(void) { return file_open_as(NULL); }
+static sonew_status file_none(void) { return file_open_as(in_folder("none")); }
+static sonew_status file_text(void) { return file_open_as(in_folder("text")); }
+static sonew_status file_out_null(void) {
+    return sonew_file_open(in_folder("good.safetensors"), NULL);
+}
+static sonew_status file_is_null(void) {
+    sonew_contents contents;
+    return sonew_file_info(NULL, &contents, sizeof contents);
+}
+static sonew_status file_freed_twice(void) {
+    OK(sonew_file_open(in_folder("good.safetensors"), &file));
+    OK(sonew_file_free(file));
+    return sonew_file_free(file);
+}
+
+static sonew_status optimizer_tensor_null(void) {
+    return sonew_optimizer_tensor(optimizer, 0, NULL, sizeof(sonew_tensor_state));
+}
+static sonew_status optimizer_tensor_2(void) {
+    sonew_tensor_state state;
+    return sonew_optimizer_tensor(optimizer, 2, &state, sizeof state);
+}
+static sonew_status optimizer_tensor_size(void) {
+    sonew_tensor_state state;
+    return sonew_optimizer_tensor(optimizer, 0, &state, sizeof state - 1);
+}
+
 const refusal file_refusals[] = {
+    REFUSAL(other_state, SONEW_DTYPE_DIFFERS,
+            "tensor \"b\": momentum has type F32 in the file, BF16 in the optimizer"),
+    REFUSAL(convert_2, SONEW_UNKNOWN_VALUE, "options.convert_state is 2, must be 0 or 1"),
+    REFUSAL(convert_shared, SONEW_SHARED_OPTION, "convert_state"),
+    REFUSAL(open_path_null, SONEW_NULL_POINTER, "path is null"),
+    REFUSAL(open_nothing, SONEW_IO, "none\": "),
+    REFUSAL(open_mode_3, SONEW_UNKNOWN_VALUE, "mode is 3, must be 0, 1 or 2"),
+    REFUSAL(open_not_live, SONEW_NOT_A_LIVE_FILE, "good.safetensors"),
+    REFUSAL(open_text, SONEW_NOT_A_CHECKPOINT, "is not a sonew checkpoint"),
+    REFUSAL(open_out_null, SONEW_NULL_POINTER, "optimizer is null"),
+    REFUSAL(info_null, SONEW_NULL_POINTER, "contents is null"),
+    REFUSAL(info_size, SONEW_STRUCT_SIZE, "the size of contents is 8"),
+    REFUSAL(options_null, SONEW_NULL_POINTER, "options is null"),
+    REFUSAL(options_size, SONEW_STRUCT_SIZE, "the size of options is"),
+    REFUSAL(tensor_null, SONEW_NULL_POINTER, "state is null"),
+    REFUSAL(tensor_size, SONEW_STRUCT_SIZE, "the size of state is 0"),
+    REFUSAL(tensor_2, SONEW_UNKNOWN_TENSOR, "2"),
+    REFUSAL(read_null, SONEW_NULL_POINTER, "data, momentum of tensor \"a\", is null"),
+    REFUSAL(read_name_null, SONEW_NULL_POINTER, "array is null"),
+    REFUSAL(read_tensor_2, SONEW_UNKNOWN_TENSOR, "2"),
+    REFUSAL(read_unknown, SONEW_PLANE_MISSING, "tensor \"b\": the file has no band.2"),
+    REFUSAL(read_askew, SONEW_MISALIGNED, "tensor \"a\": momentum at 0x"),
+    REFUSAL(file_as_optimizer, SONEW_BAD_HANDLE, "optimizer"),
+    REFUSAL(read_damaged, SONEW_CHECKSUM, "the checksum of \"b/parameter\""),
+    REFUSAL(file_path_null, SONEW_NULL_POINTER, "path is null"),
+    REFUSAL(file_none, SONEW_IO, "none\": "),
+    REFUSAL(file_text, SONEW_NOT_A_CHECKPOINT, "is not a sonew checkpoint"),
+    REFUSAL(file_out_null, SONEW_NULL_POINTER, "file is null"),
+    REFUSAL(file_is_null, SONEW_NULL_POINTER, "file is null"),
+    REFUSAL(file_freed_twice, SONEW_BAD_HANDLE, "file"),
+    REFUSAL(optimizer_tensor_null, SONEW_NULL_POINTER, "state is null"),
+    REFUSAL(optimizer_tensor_2, SONEW_UNKNOWN_TENSOR, "2"),
+    REFUSAL(optimizer_tensor_size, SONEW_STRUCT_SIZE, "the size of state is"),
     REFUSAL(no_file, SONEW_IO, "none.safetensors\": "),
     REFUSAL(no_checkpoint, SONEW_NOT_A_CHECKPOINT, "is not a sonew checkpoint"),
     REFUSAL(empty_file, SONEW_NOT_A_CHECKPOINT, "it has only 0 bytes"),

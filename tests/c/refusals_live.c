@@ -125,6 +125,7 @@ SHARED_WITH(share_overriding, with.override_options = 1)
 SHARED_WITH(share_common, with.common_tensors_only = 1)
 SHARED_WITH(share_renaming, with.rename_count = 1)
 SHARED_WITH(older_copy_2, with.older_copy = 2)
+SHARED_WITH(share_converting, with.convert_state = 1)
 
 static sonew_status own_live_with_params(void) {
     sonew_optimizer *other = another();
@@ -243,6 +244,7 @@ const refusal live_refusals[] = {
     REFUSAL(share_common, SONEW_SHARED_OPTION, "common_tensors_only cannot be combined with"),
     REFUSAL(share_renaming, SONEW_SHARED_OPTION, "rename cannot be combined with"),
     REFUSAL(older_copy_2, SONEW_UNKNOWN_VALUE, "options.older_copy is 2"),
+    REFUSAL(share_converting, SONEW_SHARED_OPTION, "convert_state cannot be combined with"),
     REFUSAL(own_live_with_params, SONEW_PLANE_MISSING, "tensor \"a\": the live file has no parameter, except as master weights"),
     REFUSAL(step_with_old_view, SONEW_OVERLAP, "momentum of tensor \"a\""),
     REFUSAL(live_path_null, SONEW_NULL_POINTER, "path is null"),

@@ -84,7 +84,7 @@ static void defaults(void) {
     OK(sonew_load_options_init(&load, sizeof load));
     CHECK(load.renames == NULL && load.rename_count == 0);
     CHECK(load.override_options == 0 && load.common_tensors_only == 0);
-    CHECK(load.mode == SONEW_READ && load.older_copy == 0);
+    CHECK(load.mode == SONEW_READ && load.older_copy == 0 && load.convert_state == 0);
 
     sonew_buffers buffers;
     OK(sonew_buffers_init(&buffers, sizeof buffers));
@@ -137,6 +137,15 @@ static void layouts(void) {
     FIELD(sonew_load_options, rename_count);
     FIELD(sonew_load_options, mode);
     FIELD(sonew_load_options, older_copy);
+    FIELD(sonew_load_options, convert_state);
+    STRUCT(sonew_contents);
+    FIELD(sonew_contents, step_count);
+    FIELD(sonew_contents, format);
+    FIELD(sonew_contents, unsynced);
+    STRUCT(sonew_tensor_state);
+    FIELD(sonew_tensor_state, tensor);
+    FIELD(sonew_tensor_state, arrays);
+    FIELD(sonew_tensor_state, reserved);
     STRUCT(sonew_view);
     FIELD(sonew_view, data);
     FIELD(sonew_view, ndim);
@@ -298,6 +307,95 @@ static void files(sonew_optimizer *optimizer, const char *folder) {
 }
 
 /* Live files, and saves in the background. */
+/* Whether a tensor of an optimizer or a file is fc1.weight or fc1.bias, with these
+ * numbers of arrays, and settings. */
+static void is_tensor(const sonew_tensor_state *state, size_t index, size_t arrays) {
+    sonew_tensor expected[COUNT];
+    describe(expected);
+    CHECK(strcmp(state->tensor.name, expected[index].name) == 0);
+    CHECK(state->tensor.ndim == expected[index].ndim);
+    CHECK(memcmp(state->tensor.dims, expected[index].dims, sizeof state->tensor.dims) == 0);
+    CHECK(state->tensor.chains == expected[index].chains);
+    CHECK(state->tensor.update == expected[index].update);
+    CHECK(state->tensor.dtype == SONEW_F32 && state->tensor.grad_dtype == SONEW_F32);
+    CHECK(state->tensor.state_dtype == SONEW_F32 && state->tensor.master == 0);
+    CHECK(state->array_count == arrays && state->master_set == 0);
+    CHECK(strcmp(state->arrays[0], "momentum") == 0);
+    CHECK(state->lr_scale == (index == 0 ? 0.5 : 1) && state->weight_decay == 0.01);
+}
+
+/* A file is read without an optimizer, and an optimizer is made of it: at once, and of
+ * its parts with state in another type. */
+static void contents_of_files(const char *folder) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/contents.safetensors", folder);
+    sonew_optimizer *optimizer = create(2), *opened = NULL, *made = NULL;
+    fill_all();
+    OK(sonew_set_lr_scale(optimizer, 0, 0.5));
+    const float *some[COUNT] = {weight_grad, NULL};
+    OK(sonew_step(optimizer, NULL, params, grads, COUNT));
+    OK(sonew_step(optimizer, NULL, params, some, COUNT));
+    OK(sonew_save(optimizer, path, params, COUNT));
+
+    sonew_file *file = NULL;
+    sonew_contents contents;
+    sonew_options options, original = with_band(2);
+    OK(sonew_file_open(path, &file));
+    OK(sonew_file_info(file, &contents, sizeof contents));
+    CHECK(contents.step_count == 2 && contents.tensor_count == COUNT && contents.format == 4);
+    CHECK(contents.parameters == 1 && contents.live == 0 && contents.unsynced == 0);
+    FILE *bytes = fopen(path, "rb");
+    CHECK(bytes != NULL && fseek(bytes, 0, SEEK_END) == 0);
+    CHECK(contents.file_bytes == (uint64_t)ftell(bytes));
+    fclose(bytes);
+    OK(sonew_file_options(file, &options, sizeof options));
+    CHECK(options.threads == 0);
+    options.threads = original.threads; /* which are in no file */
+    CHECK(memcmp(&options, &original, sizeof options) == 0);
+
+    sonew_tensor tensors[COUNT];
+    for (size_t i = 0; i < COUNT; i++) {
+        sonew_tensor_state state;
+        OK(sonew_file_tensor(file, i, &state, sizeof state));
+        is_tensor(&state, i, i == 0 ? 6 : 3);
+        CHECK(strcmp(state.arrays[state.array_count - 1], "parameter") == 0);
+        CHECK(state.step_count == 2 - i);
+        tensors[i] = state.tensor;
+        tensors[i].state_dtype = SONEW_BF16;
+    }
+    float read[WEIGHT], other_bias[BIAS];
+    OK(sonew_file_read(file, 0, "parameter", read));
+    CHECK(memcmp(read, weight, sizeof weight) == 0);
+    OK(sonew_create(&options, tensors, COUNT, &made));
+    OK(sonew_file_free(file));
+    OK(sonew_file_free(NULL));
+
+    OK(sonew_open(path, SONEW_READ, &opened));
+    for (size_t i = 0; i < COUNT; i++) {
+        sonew_tensor_state state;
+        OK(sonew_optimizer_tensor(opened, i, &state, sizeof state));
+        is_tensor(&state, i, i == 0 ? 5 : 2);
+        CHECK(state.step_count == 2 - i);
+    }
+    memcpy(other_bias, bias, sizeof bias);
+    float *others[COUNT] = {read, other_bias};
+    OK(sonew_step(optimizer, NULL, params, grads, COUNT));
+    OK(sonew_step(opened, NULL, others, grads, COUNT));
+    CHECK(memcmp(read, weight, sizeof weight) == 0);
+    CHECK(memcmp(other_bias, bias, sizeof bias) == 0);
+    OK(sonew_free(opened));
+
+    sonew_load_options load;
+    OK(sonew_load_options_init(&load, sizeof load));
+    CHECK(sonew_load(made, path, &load, NULL, 0) == SONEW_DTYPE_DIFFERS);
+    load.convert_state = 1;
+    OK(sonew_load(made, path, &load, others, COUNT));
+    CHECK(step_count(made) == 2);
+    OK(sonew_step(made, NULL, others, grads, COUNT));
+    OK(sonew_free(made));
+    OK(sonew_free(optimizer));
+}
+
 static void live_files(const char *folder) {
     char path[4096], beside[4096];
     snprintf(path, sizeof path, "%s/live.safetensors", folder);
@@ -698,6 +796,7 @@ int main(int argc, char **argv) {
     OK(sonew_free(NULL));
     OK(sonew_plan_free(NULL));
     typed(argv[1]);
+    contents_of_files(argv[1]);
     live_files(argv[1]);
     any_floats();
     stateless();

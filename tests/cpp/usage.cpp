@@ -532,6 +532,68 @@ static void moved_from(const std::string &folder) {
   CHECK(optimizer.step_count() == 3);
 }
 
+// A file without an optimizer, and an optimizer without anything else.
+static void contents_of_files(const std::string &folder) {
+  const std::string path = folder + "/contents.safetensors";
+  sonew::Options options;
+  options.graft = sonew::Graft::sgd;
+  options.seed = 9;
+  sonew::Optimizer optimizer(
+      {{"a", {2, 3}, sonew::Chains::rows}, {"b", {4}, sonew::Chains::row_major}}, options);
+  Floats a(6, 1), b(4, 2), a_grad(6, 0.5f), b_grad(4, -1);
+  optimizer.set_weight_decay(1, 0.25);
+  optimizer.step({a, b}, {a_grad, nullptr});
+  optimizer.save(path, {a, b});
+
+  sonew::File file(path);
+  CHECK(file.step_count() == 1 && file.tensor_count() == 2 && file.format() == 4);
+  CHECK(file.has_parameters() && !file.is_live() && !file.is_unsynced());
+  CHECK(file.file_bytes() > 1000 && file.options().graft == sonew::Graft::sgd);
+  CHECK(file.options().seed == 9 && file.options().threads == 0);
+  const sonew::TensorState state = file.tensor(1);
+  CHECK(state.tensor.name == "b" && state.tensor.dims == std::vector<std::size_t>{4});
+  CHECK(state.tensor.state_dtype == sonew::Dtype::f32 && state.weight_decay == 0.25);
+  CHECK(state.step_count == 0 && !state.master_set && state.lr_scale == 1);
+  const std::vector<std::string> arrays = {"momentum", "diagonal", "band.1", "parameter"};
+  CHECK(state.arrays == arrays && file.tensor(0).tensor.chains == sonew::Chains::rows);
+  Floats read(6), other(4);
+  file.read(0, "parameter", read);
+  file.read(1, "parameter", other);
+  CHECK(read == a && other == b);
+  Floats momentum(6);
+  file.read(0, "momentum", momentum);
+  CHECK(momentum[5] == optimizer.plane("a", "momentum").as<float>()[5]);
+  THROWS(SONEW_WRONG_LENGTH, "\"b\": momentum has 6 elements", file.read(1, "momentum", a));
+  std::vector<double> wide(6);
+  THROWS(SONEW_WRONG_DTYPE, "F64, expected F32", file.read(0, "momentum", wide));
+  THROWS(SONEW_PLANE_MISSING, "no rms", file.read(0, "rms", read));
+  THROWS(SONEW_UNKNOWN_TENSOR, "2", file.tensor(2));
+  THROWS(SONEW_IO, "none", sonew::File(folder + "/none"));
+
+  auto opened = sonew::Optimizer::open(path);
+  CHECK(opened.tensor(1).weight_decay == 0.25 && opened.tensor(1).arrays.size() == 3);
+  opened.step({read, other}, {a_grad, b_grad});
+  optimizer.step({a, b}, {a_grad, b_grad});
+  CHECK(read == a && other == b);
+  THROWS(SONEW_WRONG_LENGTH, "\"b\"", opened.step({read, a}, {a_grad, b_grad}));
+  THROWS(SONEW_NOT_A_LIVE_FILE, path,
+         (void)sonew::Optimizer::open(path, sonew::LoadMode::map_shared));
+
+  // The same in another type of state.
+  std::vector<sonew::Tensor> tensors = file.tensors();
+  for (sonew::Tensor &tensor : tensors) tensor.state_dtype = sonew::Dtype::bf16;
+  sonew::Optimizer smaller(tensors, file.options());
+  sonew::LoadOptions load;
+  THROWS(SONEW_DTYPE_DIFFERS, "F32 in the file, BF16", smaller.load(path, {}, load));
+  load.convert_state = true;
+  smaller.load(path, {read, other}, load);
+  CHECK(smaller.step_count() == 1);
+  CHECK(smaller.tensor(0).tensor.state_dtype == sonew::Dtype::bf16);
+  sonew::File moved = std::move(file);
+  THROWS(SONEW_NULL_POINTER, "file is null", file.tensor_count());
+  CHECK(moved.tensor_count() == 2);
+}
+
 // One object in two threads: one of them waits for its turn.
 static void busy() {
   sonew::Optimizer shared({{"w", {100000}}});
@@ -565,6 +627,7 @@ int main(int, char **argv) {
   stages(argv[1]);
   exceptions_in_stages(argv[1]);
   moved_from(argv[1]);
+  contents_of_files(argv[1]);
   busy();
   CHECK(sonew::version_number() == SONEW_VERSION_NUMBER && sonew::version().size() >= 5);
   std::puts("all used");

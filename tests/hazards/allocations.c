@@ -101,6 +101,44 @@ static sonew_status verify(struct model *m) {
     return sonew_verify(path);
 }
 
+/* An optimizer made of the file alone, and what is in it. */
+static sonew_status open_file(struct model *m) {
+    (void)m;
+    sonew_optimizer *opened = NULL;
+    sonew_status status = sonew_open(path, SONEW_READ, &opened);
+    CHECK((status == SONEW_OK) == (opened != NULL));
+    OK(sonew_free(opened));
+    return status;
+}
+
+static sonew_status open_mapped(struct model *m) {
+    (void)m;
+    sonew_optimizer *opened = NULL;
+    sonew_status status = sonew_open(path, SONEW_MAP_PRIVATE, &opened);
+    CHECK((status == SONEW_OK) == (opened != NULL));
+    OK(sonew_free(opened));
+    return status;
+}
+
+static sonew_status read_file(struct model *m) {
+    sonew_file *file = NULL;
+    float *read = m->memory + 2 * (m->count - 1) * m->len;
+    sonew_status status = sonew_file_open(path, &file);
+    CHECK((status == SONEW_OK) == (file != NULL));
+    if (status == SONEW_OK)
+        status = sonew_file_read(file, m->count - 1, "parameter", read);
+    OK(sonew_file_free(file));
+    return status;
+}
+
+/* The state becomes bfloat16. */
+static sonew_status load_converted(struct model *m) {
+    sonew_load_options options;
+    OK(sonew_load_options_init(&options, sizeof options));
+    options.convert_state = 1;
+    return sonew_load(m->optimizer, path, &options, NULL, 0);
+}
+
 /* Makes each large allocation of a call fail in turn, alone and together with all
  * later ones. A refused call must have changed nothing: the step count and the
  * parameters are compared, and the same call must then succeed. Returns the number
@@ -169,7 +207,18 @@ static void all_calls(size_t count, size_t len, size_t name) {
     each("verify", &m, verify);
     CHECK(each("load", &m, load) > 0);
     each("map", &m, map);
+    CHECK(each("open", &m, open_file) > 0);
+    each("open_mapped", &m, open_mapped);
+    CHECK(each("read_file", &m, read_file) > 0);
     OK(sonew_free(m.optimizer));
+    for (size_t i = 0; i < count; i++)
+        m.tensors[i].state_dtype = SONEW_BF16;
+    OK(create(&m));
+    OK(load_converted(&m)); /* from now on the step count is the file's */
+    CHECK(each("load_converted", &m, load_converted) > 0);
+    OK(sonew_free(m.optimizer));
+    for (size_t i = 0; i < count; i++)
+        m.tensors[i].state_dtype = SONEW_DTYPE_DEFAULT;
     OK(create(&m));
     each("make_live", &m, make_live);
     OK(sonew_free(m.optimizer));

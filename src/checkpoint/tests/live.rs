@@ -421,6 +421,8 @@ fn large_arrays_are_read_by_several_threads() {
         let wanted = [("momentum", momentum), ("diagonal", diagonal)].map(|(plane, dst)| Wanted {
             tensor: 0,
             plane,
+            dtype: Dtype::F32,
+            rounding: None,
             dst: bytemuck::cast_slice_mut(dst),
         });
         checkpoint.read(wanted.into(), threads)

@@ -103,7 +103,14 @@ fn read(checkpoint: &Checkpoint, tensor: usize, plane: &str) -> Result<Vec<f32>>
 }
 
 fn read_bytes(checkpoint: &Checkpoint, tensor: usize, plane: &str, dst: &mut [u8]) -> Result<()> {
-    checkpoint.read(vec![Wanted { tensor, plane, dst }], 1)
+    let wanted = Wanted {
+        tensor,
+        plane,
+        dtype: checkpoint.dtype(tensor, plane)?,
+        rounding: None,
+        dst,
+    };
+    checkpoint.read(vec![wanted], 1)
 }
 
 /// A folder, the path of a file in it, and that file's bytes.

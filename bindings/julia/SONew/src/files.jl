@@ -23,7 +23,8 @@ end
 
 """
     load!(opt, path, model = nothing; mode = :read, renames = [],
-          override_options = false, common_tensors_only = false, older_copy = false)
+          override_options = false, common_tensors_only = false, older_copy = false,
+          convert_state = false)
 
 Loads a file into an optimizer that was set up with the same hyperparameters and the
 same arrays, and with `model` the parameters into its arrays. Views of the state become
@@ -40,10 +41,13 @@ invalid. Returns `opt`.
   are.
 - `older_copy`: load the state before the last step of a live file, so that processes that
   train together go on from the same step.
+- `convert_state`: convert state that has another element type in the file, rounded as the
+  optimizer's `rounding` says.
 """
 function load!(opt::Optimizer, path::AbstractString, model = nothing; mode::Symbol = :read,
                renames = (), override_options::Bool = false,
-               common_tensors_only::Bool = false, older_copy::Bool = false)
+               common_tensors_only::Bool = false, older_copy::Bool = false,
+               convert_state::Bool = false)
     names = Pair{String,String}[c_name(from) => c_name(to) for (from, to) in renames]
     list = [Rename(pointer(from), pointer(to)) for (from, to) in names]
     number_of_mode = number(LOAD_MODE, mode, "mode")
@@ -51,7 +55,7 @@ function load!(opt::Optimizer, path::AbstractString, model = nothing; mode::Symb
         GC.@preserve names list model with_params(opt, model) do params, count
             options = LoadOptions(sizeof(LoadOptions), isempty(list) ? C_NULL : pointer(list),
                                   length(list), override_options, common_tensors_only,
-                                  number_of_mode, older_copy)
+                                  number_of_mode, older_copy, convert_state, (0,))
             check(ccall(c().sonew_load_any, Int32,
                         (Ptr{Cvoid}, Cstring, Ref{LoadOptions}, Ptr{Ptr{Cvoid}}, Csize_t),
                         handle, String(path), options, params, count))
@@ -79,6 +83,100 @@ function load(path::AbstractString, rule::SONewRule, model; parameters::Bool = t
         close(opt)
         rethrow()
     end
+end
+
+"""
+    load(path, model; parameters = true, threads = 0, mode = :read, ...) -> Optimizer
+
+The same with the hyperparameters that the file records, of the optimizer and of each
+array; `eta` and other hyperparameters of one step are in no file and have their defaults.
+Arrays are found by their names.
+"""
+function load(path::AbstractString, model; threads::Integer = 0, keywords...)
+    found = contents(path)
+    saved = Dict(tensor.name => tensor.settings for tensor in found.tensors)
+    settings(name, array) = get(saved, name, NamedTuple())
+    rule = SONewRule(found.rule; threads = threads)
+    return load(path, rule, model; settings = settings, keywords...)
+end
+
+"""
+    SONew.contents(path) -> NamedTuple
+
+What a checkpoint or a live file holds, without an optimizer:
+
+- `step_count`, `format`, `file_bytes`; `parameters`: whether it has the arrays of the
+  model, too; `live`: whether it is a live file; `unsynced`: whether it is one that was not
+  synced after its last step;
+- `rule`: the hyperparameters of the optimizer;
+- `tensors`: for each array its `name`, `size`, element `type`, `settings` (as `settings` of
+  [`setup`](@ref) returns them), `lr_scale`, `weight_decay`, `step_count`, whether
+  `master_set`, and the names of its state and `"parameter"` in `arrays`, which
+  [`SONew.read_array`](@ref) reads.
+"""
+contents(path::AbstractString) = with_file(path) do file
+    found = filled(c().sonew_file_info, Contents, file)
+    tensors = [file_tensor(file, i) for i in 0:Int(found.tensor_count)-1]
+    return (step_count = Int(found.step_count), format = Int(found.format),
+            file_bytes = Int(found.file_bytes), parameters = found.parameters != 0,
+            live = found.live != 0, unsynced = found.unsynced != 0,
+            rule = rule_of(filled(c().sonew_file_options, Options, file)), tensors = tensors)
+end
+
+"""
+    SONew.read_array(path, tensor, array) -> Array
+
+Reads one array of a file and compares its checksum: of the tensor with this name, its
+`"momentum"`, `"diagonal"`, `"band.1"` and so on, or its `"parameter"`.
+"""
+read_array(path::AbstractString, tensor::AbstractString, array::AbstractString) =
+    with_file(path) do file
+        count = Int(filled(c().sonew_file_info, Contents, file).tensor_count)
+        index = findfirst(i -> file_tensor(file, i).name == tensor, 0:count-1)
+        index === nothing && refuse(UNKNOWN_NAME, "\"", path, "\" has no tensor \"", tensor, "\"")
+        found = file_tensor(file, index - 1)
+        type = array == "parameter" ? found.type :
+               array == "master" ? Float32 : found.settings.state_dtype
+        to = Array{type}(undef, found.size...)
+        GC.@preserve to check(ccall(c().sonew_file_read, Int32,
+                                    (Ptr{Cvoid}, Csize_t, Cstring, Ptr{Cvoid}),
+                                    file, index - 1, String(array), pointer(to)))
+        return to
+    end
+
+# Calls f with the handle of an open file.
+with_file(f, path) = disable_sigint() do
+    handle = Ref{Ptr{Cvoid}}(C_NULL)
+    check(ccall(c().sonew_file_open, Int32, (Cstring, Ptr{Ptr{Cvoid}}), String(path), handle))
+    try
+        return f(handle[])
+    finally
+        ccall(c().sonew_file_free, Int32, (Ptr{Cvoid},), handle[])
+    end
+end
+
+# A struct of this type that a function fills in.
+function filled(f, ::Type{T}, file) where {T}
+    out = Ref{T}()
+    check(ccall(f, Int32, (Ptr{Cvoid}, Ptr{T}, Csize_t), file, out, sizeof(T)))
+    return out[]
+end
+
+function file_tensor(file, index)
+    out = Ref{TensorState}()
+    check(ccall(c().sonew_file_tensor, Int32,
+                (Ptr{Cvoid}, Csize_t, Ptr{TensorState}, Csize_t),
+                file, index, out, sizeof(TensorState)))
+    state = out[]
+    t = state.tensor
+    settings = (chains = name(CHAINS, t.chains), update = name(UPDATE, t.update),
+                state_dtype = element_type(t.state_dtype),
+                grad_dtype = element_type(t.grad_dtype), master = t.master != 0)
+    arrays = [unsafe_string(unsafe_load(state.arrays, i)) for i in 1:Int(state.array_count)]
+    return (name = unsafe_string(t.name), size = reverse(Int.(t.dims[1:Int(t.ndim)])),
+            type = element_type(t.dtype), settings = settings, lr_scale = state.lr_scale,
+            weight_decay = state.weight_decay, step_count = Int(state.step_count),
+            master_set = state.master_set != 0, arrays = arrays)
 end
 
 """

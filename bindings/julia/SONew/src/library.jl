@@ -9,6 +9,8 @@ const FUNCTIONS = (
     :sonew_load_options_init, :sonew_buffers_init, :sonew_create, :sonew_free,
     :sonew_step_any, :sonew_reset_master, :sonew_save_any, :sonew_load_any,
     :sonew_make_live, :sonew_sync, :sonew_save_begin, :sonew_save_finish, :sonew_verify,
+    :sonew_file_open, :sonew_file_info, :sonew_file_options, :sonew_file_tensor,
+    :sonew_file_read, :sonew_file_free,
     :sonew_set_lr_scale, :sonew_lr_scale, :sonew_set_weight_decay, :sonew_weight_decay,
     :sonew_set_tensor_step_count, :sonew_tensor_step_count,
     :sonew_step_count, :sonew_gradient_norm, :sonew_state_bytes, :sonew_memory_bytes,

@@ -145,8 +145,10 @@ end
 const DEFAULTS = Ref{SONewRule}()
 
 # The defaults of the library in use.
-function library_defaults()
-    o = initialised(c().sonew_options_init, Options)
+library_defaults() = rule_of(initialised(c().sonew_options_init, Options))
+
+# A rule with the options of an optimizer, and otherwise the library's defaults.
+function rule_of(o::Options)
     s = initialised(c().sonew_step_options_init, StepOptions)
     return SONewRule(
         s.lr, o.band, o.beta1, o.beta2, o.eps, o.gamma, name(GRAFT, o.graft),

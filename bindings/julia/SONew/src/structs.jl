@@ -66,6 +66,8 @@ struct LoadOptions
     common_tensors_only::Int32
     mode::Int32
     older_copy::Int32
+    convert_state::Int32
+    reserved::NTuple{1,Int32}
 end
 
 struct View
@@ -78,6 +80,27 @@ struct View
     dtype::Int32
     reserved::Int32
     step_count::UInt64
+end
+
+struct Contents
+    step_count::UInt64
+    file_bytes::UInt64
+    tensor_count::Csize_t
+    format::Int32
+    parameters::Int32
+    live::Int32
+    unsynced::Int32
+end
+
+struct TensorState
+    tensor::Tensor
+    lr_scale::Float64
+    weight_decay::Float64
+    step_count::UInt64
+    arrays::Ptr{Ptr{UInt8}}
+    array_count::Csize_t
+    master_set::Int32
+    reserved::Int32
 end
 
 struct Buffers
@@ -103,6 +126,8 @@ const STRUCTS = (
     (Rename, "sonew_rename", false),
     (LoadOptions, "sonew_load_options", true),
     (View, "sonew_view", true),
+    (Contents, "sonew_contents", true),
+    (TensorState, "sonew_tensor_state", true),
     (Buffers, "sonew_buffers", true),
 )
 

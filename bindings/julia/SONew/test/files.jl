@@ -121,6 +121,44 @@ load(path("a"), rule, renamed; renames = ["W" => "V"])
 save(opt, path("state_only"))
 @test refused(() -> load(path("state_only"), rule, start()), :SONEW_PLANE_MISSING)
 
+# What is in a file, without an optimizer.
+found = SONew.contents(path("a"))
+@test found.step_count == 4 && found.format == 4 && found.file_bytes == filesize(path("a"))
+@test found.parameters && !found.live && !found.unsynced
+@test found.rule == SONewRule(rule; eta = SONewRule().eta)
+@test [t.name for t in found.tensors] == ["W", "b"]
+W = found.tensors[1]
+@test W.size == (3, 4) && W.type == Float32 && W.step_count == 4 && W.lr_scale == 1
+@test W.settings == (chains = :column_major, update = :sonew, state_dtype = Float32,
+                     grad_dtype = Float32, master = false)
+@test W.arrays == ["momentum", "diagonal", "band.1", "parameter"] && !W.master_set
+for name in W.arrays
+    @test same_bits(SONew.read_array(path("a"), "W", name), array(file, "W/$name"))
+end
+@test !SONew.contents(path("state_only")).parameters && SONew.contents(path("live")).live
+@test refused(() -> SONew.read_array(path("a"), "V", "momentum"), :SONEW_UNKNOWN_NAME, "\"V\"")
+@test refused(() -> SONew.read_array(path("a"), "W", "rms"), :SONEW_PLANE_MISSING, "rms")
+@test refused(() -> SONew.contents(path("none")), :SONEW_IO)
+
+# An optimizer with the hyperparameters of the file.
+other = map(zero, start())
+again = load(path("a"), other; threads = 1)
+@test step_count(again) == 4 && SONew.threads(again) == 1
+adjust!(again, 0.1)
+train!(again, other, 5:9)
+@test same(other, never)
+@test refused(() -> load(path("a"), more), :SONEW_TENSOR_MISSING, "\"c\"")
+
+# State of another type is converted on request, and back.
+small_rule = SONewRule(rule; state_dtype = SONew.BFloat16)
+@test refused(() -> load(path("a"), small_rule, start()), :SONEW_DTYPE_DIFFERS, "BF16")
+small = load(path("a"), small_rule, start(); convert_state = true)
+save(small, path("small"))
+@test SONew.contents(path("small")).tensors[1].settings.state_dtype == SONew.BFloat16
+momentum = SONew.read_array(path("a"), "W", "momentum")
+@test SONew.float32(SONew.read_array(path("small"), "W", "momentum")) ≈ momentum rtol = 1/256
+@test load(path("small"), rule, start(); convert_state = true, parameters = false) isa SONew.Optimizer
+
 # A damaged file is named, and changes nothing.
 bytes = read(path("a"))
 bytes[file.tensors["W/diagonal"].place+5] ⊻= 0x10

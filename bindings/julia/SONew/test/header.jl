@@ -32,7 +32,7 @@ upper(values, prefix = "") =
 statuses = enum("sonew_status")
 for (status, number) in (SONew.BAD_HANDLE, SONew.NO_TENSORS, SONew.TOO_MANY_DIMENSIONS,
                          SONew.TENSOR_COUNT, SONew.WRONG_LENGTH, SONew.PLANE_COUNT,
-                         SONew.UNKNOWN_TENSOR, SONew.WRONG_DTYPE, SONew.NOT_CONTIGUOUS,
+                         SONew.UNKNOWN_TENSOR, SONew.UNKNOWN_NAME, SONew.WRONG_DTYPE, SONew.NOT_CONTIGUOUS,
                          SONew.OVERLAP)
     @test statuses[string(status)[7:end]] == number
 end

@@ -1,0 +1,242 @@
+//! Contents of a file
+//!
+//! What a checkpoint or a live file holds, without an optimizer: options,
+//! tensors, and the state planes and parameters themselves.
+//!
+//! An optimizer for the tensors of a file that differs from that of the file,
+//! in its threads for example, or in the type of its state, is made of these
+//! parts:
+//!
+//! ```c
+//! sonew_file *file = NULL;
+//! sonew_contents contents;
+//! sonew_options options;
+//! if (sonew_file_open("step-1000.safetensors", &file) != SONEW_OK) return 1;
+//! sonew_file_info(file, &contents, sizeof contents);
+//! sonew_file_options(file, &options, sizeof options);
+//! options.threads = 4;
+//! sonew_tensor *tensors = calloc(contents.tensor_count, sizeof *tensors);
+//! for (size_t i = 0; i < contents.tensor_count; i++) {
+//!     sonew_tensor_state state;
+//!     sonew_file_tensor(file, i, &state, sizeof state);
+//!     tensors[i] = state.tensor;
+//! }
+//! sonew_create(&options, tensors, contents.tensor_count, &optimizer);
+//! sonew_file_free(file);
+//! sonew_load(optimizer, "step-1000.safetensors", NULL, params, count);
+//! ```
+
+use std::ffi::{c_char, c_void};
+use std::path::Path;
+
+use super::arguments::{not_null, path, string, Out};
+use super::buffers::Buffer;
+use super::guard::{call, call_always};
+use super::optimizer::Names;
+use super::options::{from_options, sonew_options};
+use super::registry::Registry;
+use super::status::sonew_status;
+use super::tensor_settings::sonew_tensor_state;
+use super::versioned::{self, Growing};
+use crate::checkpoint::{Checkpoint, SavedTensor};
+use crate::error::{Error, Result};
+use crate::memory::{ask_for_tensors, try_list, OF_TENSORS};
+
+/// An open file. Created by sonew_file_open(), freed by sonew_file_free().
+pub struct sonew_file {
+    _opaque: [u8; 0],
+}
+
+/// What a file is, and what it holds besides its options and tensors.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct sonew_contents {
+    /// The step count of the state.
+    pub step_count: u64,
+    /// Length of the file in bytes.
+    pub file_bytes: u64,
+    /// Number of tensors.
+    pub tensor_count: usize,
+    /// The version of its format; see docs/state-files.md.
+    pub format: i32,
+    /// 1: it has the parameters of every tensor, as "parameter". 0: it has none.
+    pub parameters: i32,
+    /// 1: it is a live file. 0: a checkpoint.
+    pub live: i32,
+    /// 1: it is a live file that was not synced after its last step, because the
+    /// process that worked on it died. It can be loaded.
+    pub unsynced: i32,
+}
+
+// SAFETY: 3 * 8 + 4 * 4 bytes without padding.
+unsafe impl Growing for sonew_contents {
+    const SIZES: &'static [usize] = &[size_of::<sonew_contents>()];
+}
+
+/// The value that a handle stands for.
+struct Owned {
+    file: Checkpoint,
+    tensors: Vec<Names>,
+}
+
+static FILES: Registry<Owned> = Registry::new();
+
+fn with<R>(file: *const sonew_file, body: impl FnOnce(&Owned) -> Result<R>) -> Result<R> {
+    FILES.with(file.addr(), "file", |owned| body(owned))
+}
+
+impl Owned {
+    fn open(path: &Path) -> Result<Owned> {
+        let file = Checkpoint::open(path)?;
+        let header = file.header();
+        let lengths = header.tensors.iter().map(|tensor| tensor.spec.name.len());
+        ask_for_tensors(lengths, header.options.band)?;
+        let names = |tensor: &SavedTensor| Names::new(&tensor.spec, &header.arrays(tensor));
+        let tensors = try_list(header.tensors.iter().map(names), OF_TENSORS)?;
+        Ok(Owned { file, tensors })
+    }
+}
+
+/// Opens a checkpoint or a live file for reading, and writes a handle to *file.
+/// Its header and sizes are checked, as by sonew_load(); sonew_file_read() checks
+/// what it reads, and sonew_verify() everything.
+///
+/// As long as the handle exists, the file stays open, and no optimizer can work on
+/// it if it is a live file. A live file in use is refused.
+///
+/// Errors: SONEW_IO, SONEW_NOT_A_CHECKPOINT, SONEW_FILE_LENGTH,
+/// SONEW_FORMAT_VERSION, SONEW_CHECKSUM, SONEW_FILE_LOCKED, SONEW_TORN,
+/// SONEW_OUT_OF_MEMORY. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_file_open(
+    path: *const c_char,
+    file: *mut *mut sonew_file,
+) -> sonew_status {
+    call(|| {
+        // SAFETY: the header asks for a string and a pointer to the result.
+        let (path, out) = unsafe { (self::path(path)?, Out::new(file, "file")?) };
+        let handle = FILES.insert(Box::new(Owned::open(&path)?));
+        out.write(std::ptr::without_provenance_mut(handle));
+        Ok(())
+    })
+}
+
+/// Writes what the file is to *contents. Pass sizeof *contents for size.
+///
+/// Errors: SONEW_STRUCT_SIZE. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_file_info(
+    file: *const sonew_file,
+    contents: *mut sonew_contents,
+    size: usize,
+) -> sonew_status {
+    call_always(|| {
+        not_null(contents, || "contents".to_owned())?;
+        let value = with(file, |Owned { file, .. }| {
+            Ok(sonew_contents {
+                step_count: file.header().step,
+                file_bytes: file.file_bytes(),
+                tensor_count: file.header().tensors.len(),
+                format: file.format() as i32,
+                parameters: file.header().parameters.into(),
+                live: file.is_live().into(),
+                unsynced: file.is_unsynced().into(),
+            })
+        })?;
+        // SAFETY: the header asks for a struct of this size.
+        unsafe { versioned::write(value, contents, size, "contents") }
+    })
+}
+
+/// Writes the options of the optimizer that wrote the file to *options, as
+/// sonew_options_init() writes the defaults. threads and instruction_set are in no
+/// file and have their defaults. Pass sizeof *options for size.
+///
+/// Errors: SONEW_STRUCT_SIZE. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_file_options(
+    file: *const sonew_file,
+    options: *mut sonew_options,
+    size: usize,
+) -> sonew_status {
+    call_always(|| {
+        not_null(options, || "options".to_owned())?;
+        let value = with(file, |owned| {
+            Ok(from_options(&owned.file.header().options, size))
+        })?;
+        // SAFETY: the header asks for a struct of this size.
+        unsafe { versioned::write(value, options, size, "options") }
+    })
+}
+
+/// Writes a tensor of the file and its settings to *state. tensor is an index from
+/// 0, in the order of the optimizer that wrote the file. Pass sizeof *state for
+/// size.
+///
+/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_file_tensor(
+    file: *const sonew_file,
+    tensor: usize,
+    state: *mut sonew_tensor_state,
+    size: usize,
+) -> sonew_status {
+    call_always(|| {
+        not_null(state, || "state".to_owned())?;
+        let value = with(file, |owned| {
+            let saved = &owned.file.header().tensors;
+            let saved = saved.get(tensor).ok_or(Error::UnknownTensor {
+                index: tensor,
+                count: saved.len(),
+            })?;
+            Ok(sonew_tensor_state {
+                lr_scale: saved.lr_scale,
+                weight_decay: saved.weight_decay,
+                step_count: saved.step_count,
+                master_set: saved.master_set.into(),
+                ..sonew_tensor_state::new(&saved.spec, &owned.tensors[tensor])
+            })
+        })?;
+        // SAFETY: the header asks for a struct of this size.
+        unsafe { versioned::write(value, state, size, "state") }
+    })
+}
+
+/// Copies an array of a tensor, one of sonew_tensor_state.arrays, to data, and
+/// compares its checksum, if the file has one. data has one element of the array's
+/// type for each element of the tensor, in the tensor's own order, and is aligned
+/// to its elements. Of a live file the array is that of the last step.
+///
+/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_INVALID_STRING, SONEW_PLANE_MISSING,
+/// SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_CHECKSUM, SONEW_IO,
+/// SONEW_OUT_OF_MEMORY. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_file_read(
+    file: *const sonew_file,
+    tensor: usize,
+    array: *const c_char,
+    data: *mut c_void,
+) -> sonew_status {
+    call(|| {
+        // SAFETY: the header asks for a string.
+        let name = unsafe { string(array, || "array".to_owned()) }?;
+        with(file, |Owned { file, .. }| {
+            let dtype = file.dtype(tensor, &name)?;
+            let spec = &file.header().tensors[tensor].spec;
+            let buffer = Buffer::write(spec, &name, dtype, data, || "data".to_owned())?;
+            // SAFETY: the header asks for a buffer of the tensor's length.
+            let to = unsafe { buffer.raw().elements_mut() };
+            file.read_array(tensor, &name, to)
+        })
+    })
+}
+
+/// Closes a file. NULL is allowed and does nothing. What sonew_file_tensor() has
+/// pointed to is gone then. Since 0.1.
+#[no_mangle]
+pub extern "C" fn sonew_file_free(file: *mut sonew_file) -> sonew_status {
+    if file.is_null() {
+        return sonew_status::SONEW_OK;
+    }
+    call_always(|| FILES.remove(file.addr(), "file").map(drop))
+}

@@ -1,0 +1,275 @@
+//! Reads the arrays of an open file, whole or in chunks, as they are or converted, and
+//! compares their checksums.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::files::SourceFile;
+use super::locate::{FileRange, StoredArray};
+use super::{array_name, Checkpoint, SavedTensor};
+use crate::dtype::{convert, Dtype, Elements, ElementsMut, Stochastic};
+use crate::error::{Error, Result};
+use crate::memory::AlignedBytes;
+use crate::signals::Blocked;
+
+/// Arrays are read, and their checksums computed, in chunks of this size, which
+/// fits into the processor's cache.
+const CHUNK: usize = 1 << 18;
+
+/// Size of the pieces that arrays are cut into for several threads.
+const PIECE: usize = 16 << 20;
+
+impl Checkpoint {
+    /// The type of an array.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTensor`], [`Error::PlaneMissing`].
+    pub fn dtype(&self, tensor: usize, plane: &str) -> Result<Dtype> {
+        Ok(self.find(tensor, plane)?.dtype)
+    }
+
+    /// Reads one array and compares its checksum, if it has one. `progress` is called with
+    /// the number of bytes read since it was called last.
+    ///
+    /// # Errors
+    /// [`Error::Checksum`], [`Error::Io`], [`Error::UnknownTensor`],
+    /// [`Error::PlaneMissing`].
+    pub fn check(&self, tensor: usize, plane: &str, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        self.read_in_chunks(tensor, plane, |elements, _| {
+            progress(elements.bytes().len() as u64);
+            Ok(())
+        })
+    }
+
+    /// Reads one array in chunks: its elements, and the index of the first of them. At
+    /// the end compares its checksum, if it has one.
+    pub(super) fn read_in_chunks(
+        &self,
+        tensor: usize,
+        plane: &str,
+        mut chunk: impl FnMut(Elements<'_>, usize) -> Result<()>,
+    ) -> Result<()> {
+        let array = self.find(tensor, plane)?;
+        let FileRange { offset, bytes } = array.file_range;
+        let length = CHUNK.min(bytes as usize);
+        let mut buffer = AlignedBytes::zeroed(length, || "reading an array".to_owned())?;
+        let mut hasher = crc32fast::Hasher::new();
+        let mut done = 0;
+        while done < bytes {
+            let piece = (bytes - done).min(CHUNK as u64) as usize;
+            self.file.read_at(offset + done, &mut buffer[..piece])?;
+            hasher.update(&buffer[..piece]);
+            let elements = Elements::from_bytes(array.dtype, &buffer[..piece]);
+            chunk(elements, done as usize / array.dtype.size())?;
+            done += piece as u64;
+        }
+        self.compare(tensor, array, hasher.finalize())
+    }
+
+    /// Copies one array, of this type, to a buffer of its tensor's length, and compares
+    /// its checksum, if it has one.
+    ///
+    /// # Errors
+    /// Nothing has been written then. [`Error::Checksum`], [`Error::Io`],
+    /// [`Error::UnknownTensor`], [`Error::PlaneMissing`], [`Error::WrongDtype`],
+    /// [`Error::WrongLength`].
+    pub fn read_array(&self, tensor: usize, plane: &str, mut to: ElementsMut<'_>) -> Result<()> {
+        let dtype = self.dtype(tensor, plane)?;
+        let spec = &self.header.tensors[tensor].spec;
+        if to.dtype() != dtype {
+            return Err(Error::WrongDtype {
+                tensor: spec.name.clone(),
+                argument: plane.to_owned(),
+                dtype: to.dtype(),
+                expected: dtype,
+            });
+        }
+        let bytes = to.bytes_mut();
+        let what = || format!("{plane} of tensor \"{}\"", spec.name);
+        let mut read = AlignedBytes::zeroed(bytes.len(), what)?;
+        let wanted = Wanted {
+            tensor,
+            plane,
+            dtype,
+            rounding: None,
+            dst: &mut read,
+        };
+        self.read(vec![wanted], 1)?;
+        bytes.copy_from_slice(&read);
+        Ok(())
+    }
+
+    /// Fills buffers with arrays, on up to `threads` threads. If this fails, the
+    /// buffers may have been written.
+    pub(crate) fn read(&self, wanted: Vec<Wanted<'_>>, threads: usize) -> Result<()> {
+        let mut arrays = Vec::with_capacity(wanted.len());
+        let mut pieces = Vec::new();
+        for wanted in wanted {
+            let (tensor, size) = (wanted.tensor, wanted.dtype.size());
+            let array = self.find(tensor, wanted.plane)?;
+            let spec = &self.header.tensors[tensor].spec;
+            if wanted.dst.len() != spec.len() * size {
+                return Err(Error::WrongLength {
+                    tensor: spec.name.clone(),
+                    argument: wanted.plane.to_owned(),
+                    length: wanted.dst.len() / size,
+                    expected: spec.len(),
+                });
+            }
+            for (index, dst) in wanted.dst.chunks_mut(PIECE).enumerate() {
+                pieces.push(Piece {
+                    array: arrays.len(),
+                    stored: array,
+                    first: index * (PIECE / size),
+                    dtype: wanted.dtype,
+                    rounding: wanted.rounding,
+                    dst,
+                    sum: crc32fast::Hasher::new(),
+                    too_large: None,
+                });
+            }
+            arrays.push((tensor, array));
+        }
+        read_pieces(&self.file, &mut pieces, threads)?;
+
+        let mut sums = vec![crc32fast::Hasher::new(); arrays.len()];
+        for piece in &pieces {
+            sums[piece.array].combine(&piece.sum);
+        }
+        for ((tensor, array), sum) in arrays.iter().zip(sums) {
+            self.compare(*tensor, array, sum.finalize())?;
+        }
+        match pieces
+            .iter()
+            .find_map(|p| p.too_large.map(|x| (p.array, x)))
+        {
+            None => Ok(()),
+            Some((array, number)) => {
+                let (tensor, array) = arrays[array];
+                Err(too_large(&self.header.tensors[tensor], &array.name, number))
+            }
+        }
+    }
+
+    fn find(&self, tensor: usize, plane: &str) -> Result<&StoredArray> {
+        let count = self.arrays.first.len();
+        let arrays = self.arrays.first.get(tensor).ok_or(Error::UnknownTensor {
+            index: tensor,
+            count,
+        })?;
+        let found = arrays.iter().find(|array| *array.name == *plane);
+        found.ok_or_else(|| Error::PlaneMissing {
+            tensor: self.header.tensors[tensor].spec.name.clone(),
+            plane: plane.to_owned(),
+            file: "file",
+        })
+    }
+
+    fn compare(&self, tensor: usize, array: &StoredArray, crc: u32) -> Result<()> {
+        if array.crc.is_none_or(|expected| expected == crc) {
+            return Ok(());
+        }
+        let name = array_name(&self.header.tensors[tensor], &array.name);
+        Err(self.damaged(format!("\"{name}\"")))
+    }
+}
+
+/// An array that is to be read, and its destination.
+pub(crate) struct Wanted<'a> {
+    pub(crate) tensor: usize,
+    /// The state plane, or [`PARAMETER`](super::PARAMETER).
+    pub(crate) plane: &'a str,
+    /// The type that its elements are to have. If they have another one in the file,
+    /// they are converted, as elements of state.
+    pub(crate) dtype: Dtype,
+    /// Stochastic rounding of what is converted, and the position of its plane.
+    pub(crate) rounding: Option<(Stochastic, usize)>,
+    /// Has the size of the array in that type.
+    pub(crate) dst: &'a mut [u8],
+}
+
+/// A part of an array that is read by one thread.
+struct Piece<'a> {
+    /// The index of the array.
+    array: usize,
+    stored: &'a StoredArray,
+    /// The index of its first element in the array.
+    first: usize,
+    dtype: Dtype,
+    rounding: Option<(Stochastic, usize)>,
+    dst: &'a mut [u8],
+    /// Of its bytes in the file.
+    sum: crc32fast::Hasher,
+    /// The first number that is too large for the type it was converted to.
+    too_large: Option<f64>,
+}
+
+impl Piece<'_> {
+    fn read(&mut self, file: &SourceFile) -> Result<()> {
+        let (from, to) = (self.stored.dtype, self.dtype);
+        let offset = |first: usize| self.stored.file_range.offset + (first * from.size()) as u64;
+        let mut first = self.first;
+        if from == to {
+            for chunk in self.dst.chunks_mut(CHUNK) {
+                file.read_at(offset(first), chunk)?;
+                self.sum.update(chunk);
+                first += chunk.len() / to.size();
+            }
+            return Ok(());
+        }
+        let most = CHUNK / from.size().max(to.size());
+        let what = || "converting an array".to_owned();
+        let mut read = AlignedBytes::zeroed(most * from.size(), what)?;
+        for chunk in self.dst.chunks_mut(most * to.size()) {
+            let count = chunk.len() / to.size();
+            let read = &mut read[..count * from.size()];
+            file.read_at(offset(first), read)?;
+            self.sum.update(read);
+            let (read, chunk) = (
+                Elements::from_bytes(from, read),
+                ElementsMut::from_bytes(to, chunk),
+            );
+            let found = convert(read, chunk, self.rounding, first);
+            self.too_large = self.too_large.or(found);
+            first += count;
+        }
+        Ok(())
+    }
+}
+
+/// The refusal of a number of state that has no place in another type.
+pub(super) fn too_large(tensor: &SavedTensor, plane: &str, number: f64) -> Error {
+    Error::OutOfRange {
+        argument: format!("{plane} of tensor \"{}\"", tensor.spec.name),
+        value: number,
+        allowed: "in the range of the type that it is converted to",
+    }
+}
+
+/// Reads pieces on threads that end before this returns. If there are few pieces,
+/// only the caller's thread reads.
+fn read_pieces(file: &SourceFile, pieces: &mut [Piece<'_>], threads: usize) -> Result<()> {
+    let large = pieces.iter().filter(|piece| piece.dst.len() == PIECE);
+    let threads = threads.min(large.count()).max(1);
+    let left = Mutex::new(pieces.iter_mut());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || std::iter::from_fn(next).try_for_each(|piece| piece.read(file));
+    if threads == 1 {
+        return work();
+    }
+    std::thread::scope(|scope| {
+        let start = |_| {
+            // The name distinguishes the library's own panics from the host's.
+            // If the system gives no thread, the others do its work.
+            let thread = std::thread::Builder::new().name("sonew-load".to_owned());
+            let _blocked = Blocked::now();
+            thread.spawn_scoped(scope, work).ok()
+        };
+        let others: Vec<_> = (1..threads).filter_map(start).collect();
+        let mine = work();
+        let others = others.into_iter().map(|thread| match thread.join() {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        others.fold(mine, Result::and)
+    })
+}

@@ -1,0 +1,172 @@
+//! What is in a file.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{json, to_value, Value};
+use sonew::checkpoint::{Checkpoint, SavedTensor};
+use sonew::Error;
+
+use crate::output::{array_name, bytes, table, Output};
+
+/// Show the options, tensors and arrays of a file
+///
+/// Reads and checks its header alone: see verify.
+#[derive(Args)]
+pub struct Inspect {
+    /// A checkpoint or a live file
+    file: PathBuf,
+}
+
+impl Inspect {
+    pub fn run(&self, output: Output) -> Result<(), Error> {
+        let file = Checkpoint::open(&self.file)?;
+        output.result(|| self.text(&file), || self.json(&file));
+        Ok(())
+    }
+
+    fn text(&self, file: &Checkpoint) -> String {
+        let header = file.header();
+        let tensors: Vec<_> = header.tensors.iter().map(tensor).collect();
+        let sections = [
+            format!("{}\n", self.file.display()),
+            table(&[], &about(file)),
+            table(&[], &options(file)),
+            table(&TENSORS, &tensors),
+            table(&ARRAYS, &arrays(file)),
+        ];
+        sections.join("\n")
+    }
+
+    /// Options and tensors are as in the header of a file.
+    fn json(&self, file: &Checkpoint) -> Value {
+        let header = file.header();
+        let arrays = file.arrays().map(|array| {
+            json!({
+                "name": array_name(file, &array),
+                "dtype": array.dtype.name(),
+                "offset": array.offset,
+                "bytes": array.bytes,
+                "crc32": array.crc32.map(|crc| format!("{crc:08x}")),
+            })
+        });
+        json!({
+            "file": self.file.to_string_lossy(),
+            "format": file.format(),
+            "file_bytes": file.file_bytes(),
+            "live": file.is_live(),
+            "synced": !file.is_unsynced(),
+            "step": header.step,
+            "parameters": header.parameters,
+            "options": to_value(&header.options).expect("numbers and names"),
+            "tensors": to_value(&header.tensors).expect("numbers and names"),
+            "arrays": arrays.collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn about(file: &Checkpoint) -> Vec<Vec<String>> {
+    let header = file.header();
+    let kind = match (file.is_live(), file.is_unsynced()) {
+        (false, _) => "checkpoint",
+        (true, false) => "live file, synced",
+        (true, true) => "live file, not synced after its last step",
+    };
+    let mut tensors = header.tensors.iter();
+    let parameters = match header.parameters {
+        true => "yes",
+        false if tensors.all(|t| t.master_set || t.master_reset) => "as master weights",
+        false => "no",
+    };
+    let elements: usize = header.tensors.iter().map(|t| t.spec.len()).sum();
+    let current: u64 = file.arrays().map(|array| array.bytes).sum();
+    let rows = [
+        ("what it is", format!("{kind}, format {}", file.format())),
+        ("step", header.step.to_string()),
+        ("tensors", header.tensors.len().to_string()),
+        ("elements", elements.to_string()),
+        ("parameters", parameters.to_owned()),
+        ("arrays", bytes(current)),
+        ("file", bytes(file.file_bytes())),
+    ];
+    rows.map(|(name, value)| vec![name.to_owned(), value])
+        .into()
+}
+
+/// All options that a file records, whichever these are.
+fn options(file: &Checkpoint) -> Vec<Vec<String>> {
+    let options = to_value(&file.header().options).expect("numbers and names");
+    let options = options.as_object().into_iter().flatten();
+    let rows = options.map(|(name, value)| vec![name.clone(), words(Ok(value.clone()))]);
+    rows.collect()
+}
+
+/// A value in words: "moving_average" is "moving average".
+fn words(value: serde_json::Result<Value>) -> String {
+    match value.expect("numbers and names") {
+        Value::String(name) => name.replace('_', " "),
+        value => value.to_string(),
+    }
+}
+
+const TENSORS: [&str; 11] = [
+    "tensor",
+    "shape",
+    "chains",
+    "update",
+    "params",
+    "grads",
+    "state",
+    "master",
+    "lr scale",
+    "weight decay",
+    "steps",
+];
+
+fn tensor(saved: &SavedTensor) -> Vec<String> {
+    let spec = &saved.spec;
+    let master = match (spec.master, saved.master_set, saved.master_reset) {
+        (false, ..) => "none",
+        (_, true, _) => "set",
+        (_, _, true) => "discarded",
+        _ => "empty",
+    };
+    vec![
+        spec.name.clone(),
+        shape(&spec.dims),
+        words(to_value(spec.chains)),
+        words(to_value(spec.update)),
+        spec.params.to_string(),
+        spec.grads.to_string(),
+        spec.state.to_string(),
+        master.to_owned(),
+        saved.lr_scale.to_string(),
+        saved.weight_decay.to_string(),
+        saved.step_count.to_string(),
+    ]
+}
+
+const ARRAYS: [&str; 5] = ["array", "type", "at byte", "size", "checksum"];
+
+fn arrays(file: &Checkpoint) -> Vec<Vec<String>> {
+    let row = |array| {
+        vec![
+            array_name(file, &array),
+            array.dtype.to_string(),
+            array.offset.to_string(),
+            bytes(array.bytes),
+            array
+                .crc32
+                .map_or("none yet".to_owned(), |crc| format!("{crc:08x}")),
+        ]
+    };
+    file.arrays().map(row).collect()
+}
+
+fn shape(dims: &[usize]) -> String {
+    let dims: Vec<_> = dims.iter().map(usize::to_string).collect();
+    match dims.is_empty() {
+        true => "scalar".to_owned(),
+        false => dims.join(" x "),
+    }
+}
