@@ -3,26 +3,29 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// The sections of the header, in order: files of src/capi, and src/xla. The
-/// documentation at the top of each file introduces its section.
+/// The sections of the header, in order: files of src/capi. The documentation at the top of
+/// each file introduces its section.
 const SECTIONS: [&str; 16] = [
-    "status",
-    "pool",
-    "options",
-    "tensor",
     "optimizer",
     "step",
     "file",
-    "live",
+    "options",
+    "tensor",
+    GUARANTEES,
     "tensor_settings",
-    "contents",
     "info",
     "view",
     "typed",
+    "live",
+    "contents",
+    "pool",
     "plan",
     "stages",
-    "xla",
+    "status",
 ];
+
+/// The second part of the introduction, which has no declarations.
+const GUARANTEES: &str = "mod";
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -30,7 +33,9 @@ fn main() {
     println!("cargo:rerun-if-changed=src/capi");
     println!("cargo:rerun-if-changed=src/xla/mod.rs");
     let out = PathBuf::from(variable("OUT_DIR"));
-    fs::write(out.join("sonew.h"), header()).expect("the output folder can be written");
+    for (name, text) in [("sonew.h", header()), ("sonew_xla.h", header_of_xla())] {
+        fs::write(out.join(name), text).expect("the output folder can be written");
+    }
     if variable("CARGO_CFG_TARGET_OS") == "linux" {
         set_soname(&out);
     }
@@ -62,29 +67,93 @@ fn set_soname(out: &Path) {
 }
 
 fn header() -> String {
-    let mut header = comment(&documentation(&source("mod")));
+    let documents = documentation(&source(GUARANTEES));
+    let (introduction, guarantees) = documents
+        .split_once("\n ---\n\n")
+        .expect("the introduction has two parts");
+    let (mut types, mut text) = (String::new(), String::new());
+    for section in SECTIONS.into_iter().chain(["version"]) {
+        text += "\n";
+        if section == GUARANTEES {
+            text += &comment(guarantees);
+            continue;
+        }
+        let file = source(section);
+        text += &comment(&documentation(&file));
+        text += "\n";
+        text += &in_order(&declarations(&file), &mut types);
+    }
+    let mut header = comment(introduction);
     header += "\n#ifndef SONEW_H\n#define SONEW_H\n\n";
     header += "/* Generated from src/capi by build.rs: change it there. */\n\n";
     header += "#include <stddef.h>\n#include <stdint.h>\n\n";
     header += &version();
     header += "\n#ifdef __cplusplus\nextern \"C\" {\n#endif\n";
-    for section in SECTIONS.into_iter().chain(["version"]) {
-        let file = source(section);
-        header += "\n";
-        header += &comment(&documentation(&file));
-        header += "\n";
-        header += &declarations(&file);
-    }
+    header += "\n";
+    header += &types;
+    header += &text;
     header += "\n#ifdef __cplusplus\n}\n#endif\n\n#endif /* SONEW_H */\n";
     header
 }
 
+fn header_of_xla() -> String {
+    let file = PathBuf::from(variable("CARGO_MANIFEST_DIR")).join("src/xla/mod.rs");
+    let mut header = comment(&documentation(&file));
+    header += "\n#ifndef SONEW_XLA_H\n#define SONEW_XLA_H\n\n";
+    header += "/* Generated from src/xla by build.rs: change it there. */\n\n";
+    header += "#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n";
+    header += &declarations(&file);
+    header += "\n#ifdef __cplusplus\n}\n#endif\n\n#endif /* SONEW_XLA_H */\n";
+    header
+}
+
+/// Functions first, then the types that they need; the names of types are declared in
+/// `types`, which comes before all of them.
+fn in_order(declarations: &str, types: &mut String) -> String {
+    let (mut functions, mut others) = (Vec::new(), Vec::new());
+    for declaration in declarations.trim_end().split("\n\n") {
+        let mut declaration = declaration.to_owned();
+        if let Some(name) = name_of_struct(&declaration) {
+            *types += &format!("typedef struct {name} {name};\n");
+            declaration = declaration
+                .replace("typedef struct {", &format!("struct {name} {{"))
+                .replace(&format!("}} {name};"), "};");
+        } else if declaration.contains("typedef struct ") {
+            // A handle.
+            *types = format!("{declaration}\n\n{types}");
+            continue;
+        } else if let Some(values) = declaration.strip_suffix(STATUS) {
+            // What all functions return.
+            *types += &STATUS[1..];
+            *types += "\n";
+            declaration = values.to_owned();
+        }
+        let is_function = declaration.ends_with(");");
+        let list = if is_function {
+            &mut functions
+        } else {
+            &mut others
+        };
+        list.push(declaration);
+    }
+    functions.append(&mut others);
+    functions.join("\n\n") + "\n"
+}
+
+/// The type of statuses, behind their numbers.
+const STATUS: &str = "\ntypedef int32_t sonew_status;";
+
+/// The name of the struct that a declaration is.
+fn name_of_struct(declaration: &str) -> Option<&str> {
+    let (_, end) = declaration
+        .find("typedef struct {")
+        .and_then(|_| declaration.rsplit_once("} "))?;
+    end.strip_suffix(';')
+}
+
 fn source(section: &str) -> PathBuf {
     let root = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
-    match section {
-        "xla" => root.join("src/xla/mod.rs"),
-        _ => root.join("src/capi").join(section).with_extension("rs"),
-    }
+    root.join("src/capi").join(section).with_extension("rs")
 }
 
 /// The version of this header, as macros.

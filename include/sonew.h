@@ -8,16 +8,22 @@
  * program computes gradients; this library keeps the second-order state and
  * updates the parameters in place.
  *
- * A complete example, for a network of one layer:
+ * A complete example, for a network of one layer, which goes on from a checkpoint if
+ * there is one:
+ *
+ *    static sonew_tensor tensors[2];                  // all zero: the defaults
+ *    tensors[0].name = "fc1.weight";
+ *    tensors[0].ndim = 2;
+ *    tensors[0].dims[0] = 1000;                       // [out, in]
+ *    tensors[0].dims[1] = 784;
+ *    tensors[1].name = "fc1.bias";
+ *    tensors[1].ndim = 1;
+ *    tensors[1].dims[0] = 1000;
+ *    tensors[1].update = SONEW_UPDATE_ADAM;           // plain Adam
  *
  *    sonew_options options;
  *    sonew_options_init(&options, sizeof options);    // the defaults
  *    options.band = 1;                                // tridiagonal
- *
- *    sonew_tensor tensors[] = {
- *        {.name = "fc1.weight", .ndim = 2, .dims = {1000, 784}},
- *        {.name = "fc1.bias", .ndim = 1, .dims = {1000}},
- *    };
  *    sonew_optimizer *optimizer = NULL;
  *    if (sonew_create(&options, tensors, 2, &optimizer) != SONEW_OK) {
  *        fprintf(stderr, "%s\n", sonew_last_error());
@@ -26,16 +32,745 @@
  *
  *    float *params[] = {weight, bias};
  *    const float *grads[] = {weight_grad, bias_grad};
+ *    const char *path = "checkpoint.safetensors";
+ *    uint64_t done = 0;
+ *    if (sonew_load(optimizer, path, NULL, params, 2) == SONEW_OK)
+ *        sonew_step_count(optimizer, &done);
  *    sonew_step_options step;
  *    sonew_step_options_init(&step, sizeof step);
- *    for (int i = 0; i < 1000; i++) {
+ *    for (; done < 1000; done++) {
  *        compute_gradients(params, weight_grad, bias_grad);
  *        step.lr = 1e-3;
  *        if (sonew_step(optimizer, &step, params, grads, 2) != SONEW_OK)
  *            fprintf(stderr, "%s\n", sonew_last_error());
+ *        if (done % 100 == 99)
+ *            sonew_save(optimizer, path, params, 2);
  *    }
- *    sonew_save(optimizer, "step-1000.safetensors", params, 2);
  *    sonew_free(optimizer);
+ *
+ * The functions of this example come first; then options and tensors, what can be relied
+ * on, and everything else. For C++ there is sonew.hpp, for XLA sonew_xla.h.
+ ******************************************************************************/
+
+#ifndef SONEW_H
+#define SONEW_H
+
+/* Generated from src/capi by build.rs: change it there. */
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* The version of this header. */
+#define SONEW_VERSION_MAJOR 0
+#define SONEW_VERSION_MINOR 1
+#define SONEW_VERSION_PATCH 0
+#define SONEW_VERSION_NUMBER \
+    (SONEW_VERSION_MAJOR * 1000000 + SONEW_VERSION_MINOR * 1000 + SONEW_VERSION_PATCH)
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** A plan. Created by sonew_plan_create(), freed by sonew_plan_free(). */
+typedef struct sonew_plan sonew_plan;
+
+/** A pool. Created by sonew_pool_create(), freed by sonew_pool_free(). */
+typedef struct sonew_pool sonew_pool;
+
+/** An open file. Created by sonew_file_open(), freed by sonew_file_free(). */
+typedef struct sonew_file sonew_file;
+
+/**
+ * A save that runs in the background. Begun by sonew_save_begin(), ended by
+ * sonew_save_finish().
+ */
+typedef struct sonew_saving sonew_saving;
+
+/** An optimizer. Created by sonew_create(), freed by sonew_free(). */
+typedef struct sonew_optimizer sonew_optimizer;
+
+typedef struct sonew_step_options sonew_step_options;
+typedef struct sonew_rename sonew_rename;
+typedef struct sonew_load_options sonew_load_options;
+typedef struct sonew_options sonew_options;
+typedef struct sonew_tensor sonew_tensor;
+typedef struct sonew_tensor_state sonew_tensor_state;
+typedef struct sonew_view sonew_view;
+typedef struct sonew_contents sonew_contents;
+typedef struct sonew_buffers sonew_buffers;
+typedef int32_t sonew_status;
+
+/******************************************************************************
+ * Optimizer
+ *
+ * An optimizer is a handle that owns the state of a list of tensors. Parameters
+ * and gradients stay in the caller's buffers.
+ ******************************************************************************/
+
+/**
+ * Creates an optimizer for count tensors, with all state zero, and writes its
+ * handle to *optimizer. options may be NULL, which means the defaults. What is
+ * passed is copied and may be freed after the call.
+ *
+ * Memory (sonew_memory_bytes() returns the total): for each parameter, band + 2
+ * numbers of state in the tensor's state_dtype, one more with
+ * SONEW_GRAFT_NORMALIZED_RMSPROP, and 4 bytes with master weights; with any
+ * graft, one more number for the direction; and some scratch memory for each
+ * thread that a step of this many parameters uses. No thread is created before a
+ * step needs one.
+ *
+ * Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
+ * SONEW_BAD_HANDLE for the pool, SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING, SONEW_NO_TENSORS,
+ * SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME, SONEW_TOO_MANY_DIMENSIONS,
+ * SONEW_SIZE_OVERFLOW, SONEW_STATE_DTYPE,
+ * SONEW_MASTER_DTYPE, SONEW_INSTRUCTION_SET, SONEW_HEADER_LENGTH (the tensors are so
+ * many, or their names so long, that they could not be saved),
+ * SONEW_OUT_OF_MEMORY. Since 0.1.
+ */
+sonew_status sonew_create(const sonew_options *options,
+                          const sonew_tensor *tensors,
+                          size_t count,
+                          sonew_optimizer **optimizer);
+
+/**
+ * Frees an optimizer and its state, and its threads if no other optimizer or plan
+ * has used them. NULL is allowed and does nothing. Views of the state become invalid. A live file is written to disk,
+ * as by sonew_sync(), and unlocked; to know whether that worked, call
+ * sonew_sync() first. A handle that was freed before gets SONEW_BAD_HANDLE. One
+ * that another thread is using gets SONEW_BUSY and is not freed. Since 0.1.
+ */
+sonew_status sonew_free(sonew_optimizer *optimizer);
+
+/******************************************************************************
+ * Step
+ *
+ * The settings of one step are passed to that step.
+ ******************************************************************************/
+
+/**
+ * Fills in the defaults. Pass sizeof *step for size.
+ *
+ * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ */
+sonew_status sonew_step_options_init(sonew_step_options *step, size_t size);
+
+/**
+ * Takes one step: params[i] and the state of tensor i are updated from
+ * grads[i], and the step count grows by one. params and grads have count
+ * entries each, which is the number of tensors; each points to as many floats
+ * as its tensor has, in the tensor's order. step may be NULL, which means the
+ * defaults.
+ *
+ * grads[i] may be NULL: tensor i then takes no part in the step: its
+ * parameters, its state and its own step count, which its bias correction
+ * follows, stay as they are. So tensors may also be stepped in separate calls,
+ * with NULL for the others: they get the same bits as in one call for all,
+ * except with clip_norm, and the optimizer's step count grows with each call.
+ * (The learning rate of each step is the caller's in any case.) params[i] may not be NULL. Two
+ * gradients may be the same buffer; parameters may not overlap any other buffer
+ * of the call, nor the state. A parameter that is used in two places of a model
+ * is one tensor, passed once with the sum of its gradients. All tensors must be
+ * float: dtype and grad_dtype SONEW_F32. For others there is sonew_step_any().
+ *
+ * A step takes at most 16 KiB of the calling thread's stack, as every other way to
+ * take one does.
+ *
+ * Errors: SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
+ * SONEW_UNKNOWN_VALUE, SONEW_OUT_OF_RANGE, SONEW_TENSOR_COUNT,
+ * SONEW_WRONG_DTYPE, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP,
+ * SONEW_OUT_OF_MEMORY, SONEW_THREADS. On a live file SONEW_FORKED and, in the
+ * first step after a sync, SONEW_IO. Since 0.1.
+ */
+sonew_status sonew_step(sonew_optimizer *optimizer,
+                        const sonew_step_options *step,
+                        float *const *params,
+                        const float *const *grads,
+                        size_t count);
+
+/**
+ * What a step does about a gradient with a NaN, an infinity, or a number
+ * whose square overflows (after grad_scale).
+ */
+enum {
+  /**
+   * Check every gradient first. If one is not finite, change nothing and
+   * return SONEW_NON_FINITE_GRADIENT.
+   */
+  SONEW_SKIP = 0,
+  /**
+   * Do not check, unless clip_norm does. The state and parameters of a tensor
+   * with such a gradient may become useless.
+   */
+  SONEW_UNCHECKED = 1,
+};
+typedef int32_t sonew_non_finite;
+
+/**
+ * The options of one step. Fill them in once with sonew_step_options_init(),
+ * and change fields between steps as needed.
+ */
+struct sonew_step_options {
+  /** Set by sonew_step_options_init(). */
+  size_t struct_size;
+  /** Learning rate, finite and not negative. Default 0.001. */
+  double lr;
+  /**
+   * Every gradient is multiplied by this first (for example 1 / loss scale,
+   * or 1 / number of micro-batches); finite and positive. Default 1.
+   */
+  double grad_scale;
+  /**
+   * The weight of this step's gradients with SONEW_WEIGHTED_SUM, finite and
+   * not negative. Must be 1 with SONEW_MOVING_AVERAGE. Default 1.
+   */
+  double statistics_weight;
+  /**
+   * Clipping: if the gradient norm, sqrt(sum |g|^2) over all tensors and
+   * after grad_scale, exceeds this, all gradients are multiplied by
+   * clip_norm / norm. Finite and positive, or 0 for no clipping. Clipping
+   * reads every gradient first, and refuses those that are not finite
+   * whatever non_finite says. Default 0.
+   */
+  double clip_norm;
+  /**
+   * The decay rate of the momentum in this step, at least 0 and less than 1, for
+   * schedules; -1 for that of the options. Bias correction follows the product of
+   * the betas of all steps. Default -1.
+   */
+  double beta1;
+  /** The same in place of the options' beta2. Default -1. */
+  double beta2;
+  /** One of sonew_non_finite. Default SONEW_SKIP. */
+  int32_t non_finite;
+  /** Must be 0. */
+  int32_t reserved[1];
+};
+
+/******************************************************************************
+ * Save and load
+ *
+ * A checkpoint is a safetensors file. It holds the state planes by name
+ * ("fc1.weight/momentum"), the parameters if they were passed
+ * ("fc1.weight/parameter"), options and step counts in the metadata, and
+ * checksums of all of these. Training that continues from a checkpoint gives
+ * the same bits as training that never stopped.
+ ******************************************************************************/
+
+/**
+ * Saves the state, the options, the step count, and each tensor's step count,
+ * learning-rate scale and weight decay to a file. params (one buffer for each tensor, as in
+ * sonew_step(); only read) saves the parameters, too; to save the state alone,
+ * pass NULL and a count of 0. Parameters must be float; for other types there
+ * is sonew_save_any().
+ *
+ * The new file is first written under the name path with ".sonew-tmp" added (of a name
+ * of more than 245 bytes, under its beginning and a checksum with that added),
+ * then flushed to disk, then renamed to path. If a save fails or the process
+ * dies, the previous file is still there. (Exception: if only the last
+ * operation fails, which makes the new name durable, the new file is there.)
+ * A temporary file that a killed process leaves behind is removed by the next
+ * save to path. A second save to the same path at the same time is refused, and
+ * so is one to a live file in use, also if it came into use meanwhile. path may
+ * be the file that the state is mapped from privately.
+ *
+ * A symbolic link is followed, and stays. What is not a regular file is refused,
+ * and so is a file that something is mounted on by itself: it cannot be
+ * replaced. The new file has the mode of the one that it replaces, and belongs
+ * to the user who saves.
+ *
+ * If path is the live file that holds the state, this does what sonew_sync()
+ * does. A live file holds no parameters except as master weights: if params are
+ * given, every tensor must have master weights.
+ *
+ * Errors: SONEW_TENSOR_COUNT, SONEW_WRONG_DTYPE, SONEW_MISALIGNED,
+ * SONEW_SIZE_OVERFLOW, SONEW_HEADER_LENGTH, SONEW_FILE_LOCKED, SONEW_FORKED,
+ * SONEW_PLANE_MISSING, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
+ */
+sonew_status sonew_save(const sonew_optimizer *optimizer,
+                        const char *path,
+                        float *const *params,
+                        size_t count);
+
+/**
+ * Fills in the defaults. Pass sizeof *options for size.
+ *
+ * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ */
+sonew_status sonew_load_options_init(sonew_load_options *options, size_t size);
+
+/**
+ * Loads a file that sonew_save() wrote into an optimizer that was created with
+ * the same options (except threads and instruction_set) and the same tensors,
+ * in any order. options may be NULL, which means the defaults; with it,
+ * differences can be allowed. params (one buffer for each tensor, as in
+ * sonew_step(); written) loads the parameters, too, and the file must have
+ * them; to load the state alone, pass NULL and a count of 0. Parameters must be
+ * float; for other types there is sonew_load_any().
+ *
+ * Unless options.convert_state is 1, nothing is converted: state planes, and
+ * parameters that are loaded, must have the same types in the file as in the
+ * optimizer. One exception: if the
+ * file has master weights of a tensor but no parameters, the parameters become
+ * the master weights rounded to nearest, as after every step. A live file on
+ * which no step was taken yet, at step 0, has neither: the parameters then stay
+ * as they are, because the first step begins with them.
+ *
+ * options.mode says how the file is opened and where the state is kept
+ * afterwards. In every mode all reading is done before anything is changed;
+ * with SONEW_READ the state is therefore in memory twice for a moment. Views of
+ * the state become invalid. If the state was in a live file before, that file
+ * is closed, as by sonew_free().
+ *
+ * Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
+ * SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_WRONG_DTYPE,
+ * SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_IO, SONEW_NOT_A_CHECKPOINT,
+ * SONEW_FILE_LENGTH, SONEW_FORMAT_VERSION, SONEW_CHECKSUM,
+ * SONEW_TENSOR_MISSING, SONEW_TENSOR_DIFFERS, SONEW_DTYPE_DIFFERS,
+ * SONEW_OPTION_DIFFERS, SONEW_PLANE_MISSING, SONEW_RENAME,
+ * SONEW_FILE_LOCKED, SONEW_TORN, SONEW_NOT_A_LIVE_FILE, SONEW_SHARED_OPTION,
+ * SONEW_OUT_OF_MEMORY. Since 0.1.
+ */
+sonew_status sonew_load(sonew_optimizer *optimizer,
+                        const char *path,
+                        const sonew_load_options *options,
+                        float *const *params,
+                        size_t count);
+
+/**
+ * Creates an optimizer from a file alone, with its options, tensors, state and
+ * step counts, and writes its handle to *optimizer. mode is one of
+ * sonew_load_mode. From then on the optimizer gives the same bits as one that
+ * sonew_create() has made of the same options and tensors, and that has loaded
+ * the file with sonew_load(). threads and instruction_set are in no file and have
+ * their defaults.
+ *
+ * sonew_tensor_count() and sonew_optimizer_tensor() tell its tensors. Parameters
+ * stay in the file: sonew_file_read() reads them. For other threads, and for
+ * parameters that are loaded together with the state, take options and tensors
+ * from the file, and create and load the optimizer: see "Contents of a file".
+ *
+ * Errors: SONEW_UNKNOWN_VALUE, and those of sonew_load() for a file that is no
+ * checkpoint, is damaged or in use, or is no live file; SONEW_INSTRUCTION_SET;
+ * SONEW_OUT_OF_MEMORY. Since 0.1.
+ */
+sonew_status sonew_open(const char *path,
+                        int32_t mode,
+                        sonew_optimizer **optimizer);
+
+/**
+ * How sonew_load() and sonew_open() open a file, and where the state is kept
+ * afterwards.
+ */
+enum {
+  /** The file is read into memory, and every checksum is verified. */
+  SONEW_READ = 0,
+  /**
+   * The file is mapped copy-on-write, which takes constant time for any
+   * size. A page is read when it is first needed and copied when it is first
+   * written; the file is never changed. Its header and sizes are checked, but
+   * not the checksums of the state; parameters that are loaded are read and
+   * verified. While the file is mapped, no program may write to it or truncate
+   * it; it may be removed, or replaced by a new file, as sonew_save() does.
+   */
+  SONEW_MAP_PRIVATE = 1,
+  /**
+   * The state stays in the file, which sonew_make_live() made. The file is
+   * locked until the optimizer is freed or loads another file. Its options
+   * and tensors must be the optimizer's.
+   */
+  SONEW_MAP_SHARED = 2,
+};
+typedef int32_t sonew_load_mode;
+
+/** A tensor whose name in the file differs from its name in the optimizer. */
+struct sonew_rename {
+  /** Its name in the file. UTF-8. */
+  const char *from;
+  /** Its name in the optimizer. UTF-8. */
+  const char *to;
+};
+
+/**
+ * Which differences between file and optimizer a load accepts, and how the file
+ * is opened. Fill it in with sonew_load_options_init(); by default no
+ * difference is accepted.
+ */
+struct sonew_load_options {
+  /** Set by sonew_load_options_init(). */
+  size_t struct_size;
+  /**
+   * renames has rename_count entries, or is NULL with 0. All renames happen
+   * at once, so that two tensors can swap their names. Default NULL.
+   */
+  const sonew_rename *renames;
+  /** See renames. Default 0. */
+  size_t rename_count;
+  /**
+   * 1: keep the optimizer's options, and its learning-rate scale and weight
+   * decay of every tensor, where the file has others. Its band may then be
+   * smaller than the file's, and its tensors may have another
+   * sonew_tensor.update, as long as the file has every plane that they need.
+   * Master weights may be missing from the file, in which case the next step
+   * copies them from the parameters, or be in the file only. Default 0.
+   */
+  int32_t override_options;
+  /**
+   * 1: load the tensors that are in both the file and the optimizer, at least
+   * one, and leave the optimizer's other tensors, with their own step counts,
+   * as they are. Default 0.
+   */
+  int32_t common_tensors_only;
+  /**
+   * One of sonew_load_mode. SONEW_MAP_SHARED cannot be combined with any of
+   * the other fields. Default SONEW_READ.
+   */
+  int32_t mode;
+  /**
+   * 1: load the older of the two copies in a live file, the state before its last
+   * step. For processes that train together: those that were killed may lie one step
+   * apart, and go on from the same one. With SONEW_MAP_SHARED it becomes the current
+   * copy, and is synced. Default 0.
+   */
+  int32_t older_copy;
+  /**
+   * 1: convert state planes that have another type in the file, as a step of
+   * the optimizer would have stored them: rounded as its options say, and zero
+   * below the smallest normal number. A number that is too large for its type
+   * is refused: SONEW_OUT_OF_RANGE. The random bits of SONEW_STOCHASTIC are
+   * those of the last step that the tensor took part in: a function of the
+   * optimizer's seed, that step count, the index of the tensor in the
+   * optimizer, that of the plane, and that of the element. Tensors that are
+   * converted are read into memory in every mode. Master weights and
+   * parameters are not converted. Default 0.
+   */
+  int32_t convert_state;
+  /** Must be 0. */
+  int32_t reserved[1];
+};
+
+/******************************************************************************
+ * Options
+ *
+ * The options that an optimizer is created with. They do not change over its
+ * life.
+ ******************************************************************************/
+
+/**
+ * Fills in the defaults. Pass sizeof *options for size, from which the library
+ * knows which fields the caller has: the two may be of different versions.
+ *
+ * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ */
+sonew_status sonew_options_init(sonew_options *options, size_t size);
+
+/** The largest sonew_options.band. */
+#define SONEW_MAX_BAND 16
+
+/** How gradients enter the diagonal and the sub-diagonals H. */
+enum {
+  /** H <- beta2 H + (1 - beta2) g g^T, an exponential moving average. */
+  SONEW_MOVING_AVERAGE = 0,
+  /**
+   * H <- H + w g g^T with w = sonew_step_options.statistics_weight: the
+   * paper's online-convex form. H is then never bias-corrected.
+   */
+  SONEW_WEIGHTED_SUM = 1,
+};
+typedef int32_t sonew_statistics;
+
+/** What is added to the diagonal before it is inverted. */
+enum {
+  /** eps */
+  SONEW_ABSOLUTE = 0,
+  /**
+   * max(eps l1, 1e-24), where l1 is the largest H[j][j] + |H[j][j-1]| of the
+   * bias-corrected H over the whole tensor; for the first coordinate of a
+   * chain it is H[j][j] + |H[j+1][j]|. This damping does not depend on the
+   * scale of the loss.
+   */
+  SONEW_RELATIVE = 1,
+};
+typedef int32_t sonew_damping;
+
+/**
+ * Grafting: in each tensor the update u takes the norm of another method's
+ * update a, u <- u |a| / |u|. A learning rate that suits the other method then
+ * suits SONew, too.
+ */
+enum {
+  /** No grafting: u keeps its own norm. */
+  SONEW_GRAFT_NONE = 0,
+  /** a = g */
+  SONEW_GRAFT_SGD = 1,
+  /** a = m^ */
+  SONEW_GRAFT_MOMENTUM = 2,
+  /** a = m^ / (sqrt(v) + graft_eps), with v the diagonal without damping. */
+  SONEW_GRAFT_ADAM = 3,
+  /**
+   * a = q / (sqrt(r) + graft_eps), with q = g / |g| and
+   * r <- beta2 r + (1 - beta2) q^2. r is one more state plane, "rms".
+   */
+  SONEW_GRAFT_NORMALIZED_RMSPROP = 4,
+};
+typedef int32_t sonew_graft;
+
+/**
+ * How numbers are rounded to 16 bits. SONEW_F32 and SONEW_F64 always round to
+ * nearest.
+ *
+ * Accuracy: with u = 2^-8 for SONEW_BF16 and 2^-11 for SONEW_F16, rounding to
+ * nearest has a relative error of at most u; stochastic rounding has one of
+ * less than 2 u, and of zero on average. State is rounded once per step, so
+ * that after t steps the error of a plane is at most about
+ * min(t, 1 / (1 - beta)) u times the largest number that it has held. The error
+ * of a direction is that times the condition number of the preconditioner,
+ * which is about the inverse of the smallest ratio of a Schur complement to
+ * its diagonal entry. Parameters without master weights are rounded once per
+ * step, too. Gradients are not rounded, and arithmetic is float32 or float64.
+ */
+enum {
+  /**
+   * To nearest, ties to even. An exponential moving average stops changing
+   * where its changes are less than half a unit in the last place.
+   */
+  SONEW_NEAREST = 0,
+  /**
+   * Up or down at random, with probabilities that make the expected value
+   * exact. Reproducible: the random bits are a function of seed, step, tensor,
+   * plane and index.
+   */
+  SONEW_STOCHASTIC = 1,
+};
+typedef int32_t sonew_rounding;
+
+/** An instruction set. */
+enum {
+  /**
+   * The one that the environment variable SONEW_INSTRUCTION_SET names
+   * (portable, avx2, avx512 or neon); if it is not set, empty or auto, the
+   * best that the processor has.
+   */
+  SONEW_ISA_AUTO = 0,
+  /** Plain code, on every processor. */
+  SONEW_ISA_PORTABLE = 1,
+  /** AVX2 and FMA of x86-64. */
+  SONEW_ISA_AVX2 = 2,
+  /** AVX-512 of x86-64. */
+  SONEW_ISA_AVX512 = 3,
+  /** Advanced SIMD of 64-bit Arm. */
+  SONEW_ISA_NEON = 4,
+};
+typedef int32_t sonew_isa;
+
+/**
+ * The options of an optimizer. Fill them in with sonew_options_init(), then
+ * change those that should differ from the defaults.
+ */
+struct sonew_options {
+  /** Set by sonew_options_init(). */
+  size_t struct_size;
+  /**
+   * Number of sub-diagonals, 0 to SONEW_MAX_BAND: 0 is a diagonal, 1 a
+   * tridiagonal matrix. The state has band + 2 numbers for each parameter.
+   * Default 1.
+   */
+  int32_t band;
+  /**
+   * The largest number of threads that a step uses, the calling thread
+   * included, up to 1024. 0 means one for each processor that the process may
+   * run on; 1 means that no step creates a thread. All optimizers and plans that
+   * ask for the same number share one pool. Results do not depend on it.
+   * Default 0.
+   */
+  int32_t threads;
+  /** Decay rate of the momentum, at least 0 and less than 1. Default 0.9. */
+  double beta1;
+  /**
+   * Decay rate of the diagonal, the sub-diagonals and the plane "rms", at
+   * least 0 and less than 1. Default 0.99.
+   */
+  double beta2;
+  /** Amount of damping, finite and not negative; see damping. Default 1e-6. */
+  double eps;
+  /**
+   * Threshold of edge removal, at least 0 and less than 1: a coordinate whose
+   * Schur complement, or one of whose pivots, is not above gamma times the
+   * diagonal entry is preconditioned by its diagonal alone. With gamma 0,
+   * where statistics are singular and damping is negligible, those quantities
+   * are only rounding errors, and a direction may overflow. Default 0.01.
+   */
+  double gamma;
+  /**
+   * Added to the square root in the grafts of Adam and normalized RMSProp,
+   * and in the plain Adam update; finite and not negative. Default 1e-8.
+   */
+  double graft_eps;
+  /**
+   * Decoupled weight decay that every tensor starts with, finite and not
+   * negative; sonew_set_weight_decay() changes it for one tensor. Default 0.
+   */
+  double weight_decay;
+  /** Seed of stochastic rounding. Default 0. */
+  uint64_t seed;
+  /** One of sonew_statistics. Default SONEW_MOVING_AVERAGE. */
+  int32_t statistics;
+  /** One of sonew_damping. Default SONEW_ABSOLUTE. */
+  int32_t damping;
+  /** One of sonew_graft. Default SONEW_GRAFT_ADAM. */
+  int32_t graft;
+  /**
+   * 1: bias correction, with t the number of the steps that the tensor took
+   * part in: divide the momentum by
+   * 1 - beta1^t, and the statistics by 1 - beta2^t if they are an exponential
+   * moving average. 0: none. Default 1.
+   */
+  int32_t bias_correction;
+  /**
+   * 1: bias-correct the diagonal in the Adam graft, too. 0: do not. Has no
+   * effect if bias_correction is 0. Default 1.
+   */
+  int32_t graft_bias_correction;
+  /**
+   * One of sonew_rounding, for 16-bit state, and for 16-bit parameters
+   * without master weights. Default SONEW_NEAREST.
+   */
+  int32_t rounding;
+  /**
+   * One of sonew_isa: the instruction set that steps use. Results do not
+   * depend on it. Default SONEW_ISA_AUTO.
+   */
+  int32_t instruction_set;
+  /**
+   * 1: grafting with the norms of the step before: a tensor's update is scaled by
+   * |a| / |u| of the last step that it took part in, so that a step goes through
+   * memory once. Its first step, and one after a zero update, takes its own. An
+   * update that would be more than twice as long as with the norms of its own
+   * step is brought to these. 0: with those of the step itself. Default 0.
+   */
+  int32_t lagged_norms;
+  /**
+   * 1: Nesterov momentum: in the direction and in the norms of the grafts of Adam
+   * and momentum, m^ is replaced by (beta1 m + (1 - beta1) g) / (1 - beta1^t), with
+   * m the momentum after the step. 0: m^ itself. Default 0.
+   */
+  int32_t nesterov;
+  /** Must be 0. */
+  int32_t reserved[1];
+  /**
+   * The pool whose threads steps use. Then threads must be 0. Default NULL: the
+   * one that all who ask for the same number of threads share.
+   */
+  const sonew_pool *pool;
+};
+
+/******************************************************************************
+ * Tensors
+ *
+ * A tensor is a parameter buffer of the caller: contiguous, its last dimension
+ * fastest. Its coordinates form one or more chains, and neighbours in a chain
+ * share band entries.
+ ******************************************************************************/
+
+/** The largest number of dimensions of a tensor. */
+#define SONEW_MAX_DIMS 8
+
+/**
+ * Which coordinates are neighbours. Chains should run along a unit's inputs;
+ * along its outputs the method works much worse.
+ */
+enum {
+  /**
+   * The whole tensor is one chain in the order of memory, last dimension
+   * fastest: for weights stored [out, in].
+   */
+  SONEW_ROW_MAJOR = 0,
+  /**
+   * The whole tensor is one chain, first dimension fastest: for weights
+   * stored [in, out].
+   */
+  SONEW_COLUMN_MAJOR = 1,
+  /** One chain for each row, along the last dimension. */
+  SONEW_ROWS = 2,
+  /** One chain for each column, along the first dimension. */
+  SONEW_COLUMNS = 3,
+};
+typedef int32_t sonew_chains;
+
+/** How a tensor is updated. */
+enum {
+  /** The SONew direction, grafted as the options say. */
+  SONEW_UPDATE_SONEW = 0,
+  /**
+   * Plain Adam, m^ / (sqrt(H^) + graft_eps), H^ without damping: for biases
+   * and normalization layers. Has only the planes "momentum" and "diagonal".
+   */
+  SONEW_UPDATE_ADAM = 1,
+};
+typedef int32_t sonew_update;
+
+/** The type of a buffer's elements. */
+enum {
+  /** The default of the field. */
+  SONEW_DTYPE_DEFAULT = 0,
+  /** IEEE 754 binary32: float. */
+  SONEW_F32 = 1,
+  /** IEEE 754 binary64: double. */
+  SONEW_F64 = 2,
+  /** bfloat16: the upper half of a binary32. */
+  SONEW_BF16 = 3,
+  /** IEEE 754 binary16. */
+  SONEW_F16 = 4,
+};
+typedef int32_t sonew_dtype;
+
+/**
+ * One tensor. Set every byte to zero first, as a designated initializer does:
+ * zero is the default of every field that is not set.
+ */
+struct sonew_tensor {
+  /**
+   * Name in UTF-8, not empty, without control characters, and different from
+   * the names of the other tensors; copied. Checkpoints identify tensors by
+   * it.
+   */
+  const char *name;
+  /** Number of dimensions, 0 (a scalar) to SONEW_MAX_DIMS. */
+  size_t ndim;
+  /**
+   * The dimensions, slowest first; those beyond ndim 0. A tensor of which one is 0
+   * has no elements: its buffers may be NULL, it takes part in no step, and it
+   * appears in files.
+   */
+  size_t dims[SONEW_MAX_DIMS];
+  /** One of sonew_chains. Default (0) SONEW_ROW_MAJOR. */
+  int32_t chains;
+  /** One of sonew_update. Default (0) SONEW_UPDATE_SONEW. */
+  int32_t update;
+  /**
+   * One of sonew_dtype: the type of the parameters, and of a direction.
+   * Default (0) SONEW_F32. If it or state_dtype is SONEW_F64, the arithmetic
+   * is float64, otherwise float32.
+   */
+  int32_t dtype;
+  /** One of sonew_dtype: the type of the gradients. Default (0): that of dtype. */
+  int32_t grad_dtype;
+  /**
+   * One of sonew_dtype: the type of the state planes except "master". May not
+   * be SONEW_F16, whose range is too small for squared gradients. Default (0)
+   * SONEW_F64 if dtype is SONEW_F64, otherwise SONEW_F32.
+   */
+  int32_t state_dtype;
+  /**
+   * 1: keep float32 master weights in the state; see sonew_step_any(). Not
+   * allowed if dtype is SONEW_F64. Default 0.
+   */
+  int32_t master;
+  /** Must be 0. */
+  int32_t reserved[2];
+};
+
+/******************************************************************************
+ * What is computed, and what can be relied on
  *
  * What it computes, for one chain of coordinates j, gradient g, step t from
  * 1, band b:
@@ -99,24 +834,921 @@
  * float32, a number that does not fit into float32 is out of range.
  ******************************************************************************/
 
-#ifndef SONEW_H
-#define SONEW_H
+/******************************************************************************
+ * Settings of one tensor
+ *
+ * They can be changed at any time between calls. tensor is an index into the
+ * list of tensors that the optimizer was created with; sonew_find_tensor()
+ * finds it by name. sonew_optimizer_tensor() writes all of them at once.
+ ******************************************************************************/
 
-/* Generated from src/capi by build.rs: change it there. */
+/**
+ * Writes a tensor of an optimizer and its settings to *state: for an optimizer
+ * that sonew_open() has made, above all. Pass sizeof *state for size.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.1.
+ */
+sonew_status sonew_optimizer_tensor(const sonew_optimizer *optimizer,
+                                    size_t tensor,
+                                    sonew_tensor_state *state,
+                                    size_t size);
 
-#include <stddef.h>
-#include <stdint.h>
+/**
+ * Writes the index of the tensor with this name to *tensor.
+ *
+ * Errors: SONEW_INVALID_STRING, SONEW_UNKNOWN_NAME. Since 0.1.
+ */
+sonew_status sonew_find_tensor(const sonew_optimizer *optimizer,
+                               const char *name,
+                               size_t *tensor);
 
-/* The version of this header. */
-#define SONEW_VERSION_MAJOR 0
-#define SONEW_VERSION_MINOR 1
-#define SONEW_VERSION_PATCH 0
-#define SONEW_VERSION_NUMBER \
-    (SONEW_VERSION_MAJOR * 1000000 + SONEW_VERSION_MINOR * 1000 + SONEW_VERSION_PATCH)
+/**
+ * Changes the factor by which the learning rate of a tensor is multiplied;
+ * finite and not negative, 1 at first.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE; in a live file SONEW_FORKED
+ * and SONEW_IO. Since 0.1.
+ */
+sonew_status sonew_set_lr_scale(sonew_optimizer *optimizer,
+                                size_t tensor,
+                                double scale);
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+/**
+ * Writes the factor by which the learning rate of a tensor is multiplied to
+ * *scale.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
+ */
+sonew_status sonew_lr_scale(const sonew_optimizer *optimizer,
+                            size_t tensor,
+                            double *scale);
+
+/**
+ * Changes the decoupled weight decay of a tensor; finite and not negative, at
+ * first that of the options.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE; in a live file SONEW_FORKED
+ * and SONEW_IO. Since 0.1.
+ */
+sonew_status sonew_set_weight_decay(sonew_optimizer *optimizer,
+                                    size_t tensor,
+                                    double decay);
+
+/**
+ * Writes the decoupled weight decay of a tensor to *decay.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
+ */
+sonew_status sonew_weight_decay(const sonew_optimizer *optimizer,
+                                size_t tensor,
+                                double *decay);
+
+/**
+ * Writes the number of the steps that a tensor took part in to *count: its
+ * bias correction counts these. A step in which it had no gradient is not among
+ * them.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
+ */
+sonew_status sonew_tensor_step_count(const sonew_optimizer *optimizer,
+                                     size_t tensor,
+                                     uint64_t *count);
+
+/**
+ * Changes the number of the steps that a tensor took part in: after
+ * sonew_set_state(), which gives all tensors one count, of those that have not
+ * taken part in every step.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR; in a live file SONEW_OUT_OF_RANGE (2^47 or
+ * more), SONEW_FORKED and SONEW_IO. Since 0.1.
+ */
+sonew_status sonew_set_tensor_step_count(sonew_optimizer *optimizer,
+                                         size_t tensor,
+                                         uint64_t count);
+
+/** A tensor of an optimizer or of a file, and its settings. */
+struct sonew_tensor_state {
+  /**
+   * The tensor as sonew_create() takes it, with every type named. The name
+   * lives as long as the handle of the optimizer or the file.
+   */
+  sonew_tensor tensor;
+  /** The factor by which its learning rate is multiplied. */
+  double lr_scale;
+  /** Its decoupled weight decay. */
+  double weight_decay;
+  /** The number of the steps that it took part in. */
+  uint64_t step_count;
+  /**
+   * The names of its state planes, in order; of a file that has the parameters,
+   * "parameter" follows. They live as long as the handle. "parameter" has the
+   * type tensor.dtype, "master" is SONEW_F32, the others have
+   * tensor.state_dtype.
+   */
+  const char *const *arrays;
+  /** The number of these names. */
+  size_t array_count;
+  /**
+   * 1: it has master weights, and they have been copied from the parameters. 0:
+   * it has none, or the next step copies them.
+   */
+  int32_t master_set;
+  /** Is 0. */
+  int32_t reserved;
+};
+
+/******************************************************************************
+ * About an optimizer
+ ******************************************************************************/
+
+/**
+ * Writes the number of steps taken so far to *count. Refused and skipped steps
+ * are not counted; steps in which some tensors took no part are. Bias correction
+ * counts those of each tensor: sonew_tensor_step_count(). Loading sets it to the
+ * file's count. Since 0.1.
+ */
+sonew_status sonew_step_count(const sonew_optimizer *optimizer,
+                              uint64_t *count);
+
+/**
+ * Writes the gradient norm of the last step to *norm: sqrt(sum |g|^2) over all
+ * tensors, after grad_scale and before clipping. It is NaN before the first
+ * step, and after a step that did not compute it: with SONEW_UNCHECKED and no
+ * clip_norm, a step may not read all gradients beforehand. Since 0.1.
+ */
+sonew_status sonew_gradient_norm(const sonew_optimizer *optimizer,
+                                 double *norm);
+
+/** Writes the number of tensors to *count. Since 0.1. */
+sonew_status sonew_tensor_count(const sonew_optimizer *optimizer,
+                                size_t *count);
+
+/** Writes the size of the state in bytes to *bytes. Since 0.1. */
+sonew_status sonew_state_bytes(const sonew_optimizer *optimizer, size_t *bytes);
+
+/**
+ * Writes to *bytes how much memory the optimizer holds: the state, directions
+ * if a graft needs them, and scratch memory for each thread. Names and other
+ * small lists are not counted, nor is state that is mapped from a file. A step
+ * allocates nothing that grows with the number of parameters. Since 0.1.
+ */
+sonew_status sonew_memory_bytes(const sonew_optimizer *optimizer,
+                                size_t *bytes);
+
+/**
+ * Writes to *threads the largest number of threads that a step uses, the
+ * calling thread included: while the threads of its pool are running, those that
+ * the system gave, otherwise those that were asked for. Since 0.1.
+ */
+sonew_status sonew_threads(const sonew_optimizer *optimizer,
+                           size_t *threads);
+
+/**
+ * Writes the name of the instruction set in use to *name: "avx512", "avx2",
+ * "neon" or "portable". Results do not depend on it. The string lives as long
+ * as the optimizer. Since 0.1.
+ */
+sonew_status sonew_instruction_set(const sonew_optimizer *optimizer,
+                                   const char **name);
+
+/******************************************************************************
+ * Views of the state
+ *
+ * The state of a tensor is a list of planes: "momentum", "diagonal", "band.1"
+ * up to "band.b" with b = options.band, "rms" with
+ * SONEW_GRAFT_NORMALIZED_RMSPROP, and "master" with master weights. A tensor
+ * with SONEW_UPDATE_ADAM has only "momentum", "diagonal" and, with master
+ * weights, "master". "master" is SONEW_F32, the others have the tensor's
+ * state_dtype. A plane has one number for each parameter, in the tensor's own
+ * order: its element j belongs to parameter j. In "band.k" that is H[j+k][j],
+ * where j+k is the coordinate k places after j in the chain; for the last k
+ * coordinates of a chain it is 0.
+ ******************************************************************************/
+
+/**
+ * Writes the number of state planes of a tensor to *count.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
+ */
+sonew_status sonew_plane_count(const sonew_optimizer *optimizer,
+                               size_t tensor,
+                               size_t *count);
+
+/**
+ * Writes the index of a tensor's state plane with this name to *plane.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_INVALID_STRING, SONEW_UNKNOWN_NAME.
+ * Since 0.1.
+ */
+sonew_status sonew_find_plane(const sonew_optimizer *optimizer,
+                              size_t tensor,
+                              const char *name,
+                              size_t *plane);
+
+/**
+ * Writes a view of a tensor's state plane to *view. Pass sizeof *view for size.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE, SONEW_STRUCT_SIZE.
+ * Since 0.1.
+ */
+sonew_status sonew_plane_view(const sonew_optimizer *optimizer,
+                              size_t tensor,
+                              size_t plane,
+                              sonew_view *view,
+                              size_t size);
+
+/**
+ * Replaces the optimizer's state by a copy of the caller's: its step count,
+ * which becomes that of every tensor, too (sonew_set_tensor_step_count() changes
+ * one), and count state planes, those of the first tensor first, each tensor's in the
+ * order of their indices. For programs that kept the state in arrays of their
+ * own. "master" is taken as set, so that the next step does not copy it from
+ * the parameters. Views of the state become invalid; a live file that held the
+ * state is closed, as by sonew_free().
+ *
+ * Errors: SONEW_PLANE_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
+ * SONEW_OVERLAP, SONEW_OUT_OF_MEMORY. Since 0.1.
+ */
+sonew_status sonew_set_state(sonew_optimizer *optimizer,
+                             uint64_t step_count,
+                             const void *const *planes,
+                             size_t count);
+
+/**
+ * A view of a state plane, not a copy. What it points to may only be read, and
+ * not by another thread during a call with the optimizer. data is the state
+ * after the last step, without bias correction. A view is valid until the next
+ * call that steps, loads into or frees the optimizer: request a new one then.
+ */
+struct sonew_view {
+  /** The first element, aligned to 64 bytes. */
+  const void *data;
+  /** Number of elements. */
+  size_t len;
+  /** The tensor's name. */
+  const char *tensor;
+  /** The plane's name. */
+  const char *plane;
+  /** Number of dimensions. */
+  size_t ndim;
+  /** The tensor's dimensions, slowest first; 0 beyond ndim. */
+  size_t dims[SONEW_MAX_DIMS];
+  /** One of sonew_dtype: the type of data's elements. */
+  int32_t dtype;
+  /** Is 0. */
+  int32_t reserved;
+  /**
+   * The number of the steps that the tensor took part in: the t of its bias
+   * correction. sonew_tensor_step_count().
+   */
+  uint64_t step_count;
+};
+
+/******************************************************************************
+ * Other element types
+ *
+ * sonew_step(), sonew_save() and sonew_load() take float buffers. The functions
+ * below take buffers of the types that each sonew_tensor declares, which may
+ * differ between tensors: pointers are to double (SONEW_F64), float (SONEW_F32),
+ * or 16-bit patterns such as uint16_t or a 16-bit type of the compiler
+ * (SONEW_BF16, SONEW_F16). A buffer is aligned to the size of its elements.
+ *
+ * Master weights. A tensor with master set keeps a float32 copy of its
+ * parameters in its state, because 16-bit parameters would lose updates that
+ * are smaller than their rounding error. It also makes the saved state a whole
+ * checkpoint. The first step copies the master weights from the parameters,
+ * even if the tensor has no gradient in that step. After that, every step
+ * updates the master weights, and overwrites the parameters with them, rounded
+ * to nearest.
+ ******************************************************************************/
+
+/**
+ * As sonew_step(), for tensors of any type: params[i] points to elements of
+ * the dtype of tensor i, grads[i] to elements of its grad_dtype.
+ *
+ * Errors: those of sonew_step(), but SONEW_WRONG_DTYPE. Since 0.1.
+ */
+sonew_status sonew_step_any(sonew_optimizer *optimizer,
+                            const sonew_step_options *options,
+                            void *const *params,
+                            const void *const *grads,
+                            size_t count);
+
+/**
+ * As sonew_save(), for tensors of any type: params[i] points to elements of
+ * the dtype of tensor i.
+ *
+ * Errors: those of sonew_save(), but SONEW_WRONG_DTYPE. Since 0.1.
+ */
+sonew_status sonew_save_any(const sonew_optimizer *optimizer,
+                            const char *path,
+                            void *const *params,
+                            size_t count);
+
+/**
+ * As sonew_load(), for tensors of any type: params[i] points to elements of
+ * the dtype of tensor i.
+ *
+ * Errors: those of sonew_load(), but SONEW_WRONG_DTYPE. Since 0.1.
+ */
+sonew_status sonew_load_any(sonew_optimizer *optimizer,
+                            const char *path,
+                            const sonew_load_options *options,
+                            void *const *params,
+                            size_t count);
+
+/**
+ * Discards the master weights of all tensors that have them, so that the next
+ * step copies them from the parameters again. Call this after changing
+ * parameters between steps; otherwise the next step overwrites the change.
+ *
+ * A live file keeps the master weights of the last step until the next step is
+ * complete. If the process dies before that, a load with parameters continues as
+ * if this had not been called; after a load without them, the next step copies
+ * the caller's parameters.
+ *
+ * Errors: in a live file, SONEW_FORKED, SONEW_IO and SONEW_OUT_OF_MEMORY. Since
+ * 0.1.
+ */
+sonew_status sonew_reset_master(sonew_optimizer *optimizer);
+
+/******************************************************************************
+ * Live files, and saving in the background
+ *
+ * A live file holds the optimizer's state while it works: steps read and write
+ * the file through a shared mapping, and it may be larger than memory. It holds
+ * the state twice. Each step reads one copy and writes the other, and a single
+ * store at the end of the step makes the written copy the current one. Views of
+ * the state must therefore be requested again after each step.
+ *
+ * A process that dies at any moment, SIGKILL included, leaves a file that
+ * opens at a completed step, the last one or the one before. If every tensor
+ * has master weights, that file is a whole checkpoint. (Before the first step
+ * it has no master weights, and sonew_load() leaves the parameters as they are.)
+ *
+ * A power failure, or a crash of the machine, can destroy more. What survives
+ * it:
+ *
+ * - of a saved file, everything, as soon as sonew_save() or
+ *   sonew_save_finish() has returned; before that, the file that it replaces.
+ *   This holds whether the state is in memory, mapped privately or in a live
+ *   file: the last completed save always survives;
+ * - of a live file, the step that sonew_sync() or sonew_free() wrote to disk,
+ *   as long as at most one step was begun since; settings and resets of master
+ *   weights that were made since may be lost. After more steps the file may
+ *   be lost: it then opens with SONEW_TORN, and never with a state that mixes
+ *   two steps. To be safe, save to another path from time to time;
+ * - of state that is in memory or mapped privately, only what was saved.
+ *
+ * A copy of a live file that was made while the file was in use counts as after
+ * a power failure. A copy of one that is not in use is as good as the file; the
+ * first time that it is opened, its checksums are verified in every mode.
+ ******************************************************************************/
+
+/**
+ * Moves the optimizer's state into a new live file. The optimizer then works on
+ * that file until it is freed or loads another file. To continue with the file
+ * later, open it with sonew_open() and SONEW_MAP_SHARED, or create an optimizer
+ * with the same options and tensors, and load the file in that mode.
+ *
+ * The new file replaces the one at path, as sonew_save() does. All its space,
+ * twice that of the state, is allocated now, so that a full disk is reported as
+ * a status. (A file system that allocates at every write, as btrfs does for
+ * files with snapshots, may still run out of space later, and the process then
+ * gets a SIGBUS: keep live files on ext4, xfs or tmpfs.) The file is locked
+ * while the optimizer works on it: another process, or another optimizer, gets
+ * SONEW_FILE_LOCKED. A file system without locks is refused. A forked child must
+ * not use it: everything is refused there except sonew_free() and functions that
+ * only read. The child shares the lock until it ends or calls sonew_free().
+ *
+ * Learning-rate scales and weight decay are written to the file when they are
+ * set. If path is the live file that already holds the state, this does what
+ * sonew_sync() does. Views of the state become invalid.
+ *
+ * Errors: SONEW_FILE_LOCKED, SONEW_FORKED, SONEW_OUT_OF_RANGE (a step count of
+ * the optimizer or of a tensor is 2^47 or more), SONEW_HEADER_LENGTH, SONEW_IO,
+ * SONEW_OUT_OF_MEMORY. Since 0.1.
+ */
+sonew_status sonew_make_live(sonew_optimizer *optimizer,
+                             const char *path);
+
+/**
+ * Writes a live file's last step to disk, with checksums of its state, and
+ * returns when that is done. sonew_free() does the same.
+ *
+ * Errors: SONEW_NOT_LIVE; SONEW_FORKED; SONEW_IO: the state is unchanged, but
+ * may not be on disk, or the file was removed, so that nobody can open it any
+ * more. What the sync before has written is still there. Since 0.1.
+ */
+sonew_status sonew_sync(const sonew_optimizer *optimizer);
+
+/**
+ * Begins a save in the background: copies what sonew_save_any() would save, and
+ * returns while a new thread writes the copy to the file. Meanwhile the
+ * optimizer may step, be changed or be freed, and the parameters may change; the
+ * process may change its working directory.
+ * Writes a handle for sonew_save_finish() to *saving.
+ *
+ * Until the copy is written, it takes as much memory as the state and the
+ * parameters. The thread is created even if options.threads is 1.
+ *
+ * params and count are as in sonew_save_any(): one buffer for each tensor, of
+ * its type; or NULL and 0 for the state alone.
+ *
+ * Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
+ * SONEW_OUT_OF_MEMORY, SONEW_THREADS, and for a live file those of
+ * sonew_save(). Since 0.1.
+ */
+sonew_status sonew_save_begin(const sonew_optimizer *optimizer,
+                              const char *path,
+                              void *const *params,
+                              size_t count,
+                              sonew_saving **saving);
+
+/**
+ * Waits for a background save and its thread to end, and returns the status of
+ * the save. Whatever that is, the handle is then invalid, except after
+ * SONEW_BUSY. Every save must be finished with this function: it holds memory
+ * until then. NULL is allowed and does nothing.
+ *
+ * Errors: those of sonew_save(); SONEW_FORKED in a child of the process that
+ * began it. Since 0.1.
+ */
+sonew_status sonew_save_finish(sonew_saving *saving);
+
+/**
+ * Checks a whole file: its header, its sizes and every checksum. Changes
+ * nothing.
+ *
+ * Errors: SONEW_NOT_A_CHECKPOINT, SONEW_FILE_LENGTH, SONEW_FORMAT_VERSION,
+ * SONEW_CHECKSUM, SONEW_IO. For a live file also SONEW_TORN, SONEW_FILE_LOCKED,
+ * and SONEW_UNSYNCED if the process died before it synced the file: such a file
+ * can be loaded, but has no checksums of its last step. Since 0.1.
+ */
+sonew_status sonew_verify(const char *path);
+
+/******************************************************************************
+ * Contents of a file
+ *
+ * What a checkpoint or a live file holds, without an optimizer: options,
+ * tensors, and the state planes and parameters themselves.
+ *
+ * An optimizer for the tensors of a file that differs from that of the file,
+ * in its threads for example, or in the type of its state, is made of these
+ * parts:
+ *
+ *    sonew_file *file = NULL;
+ *    sonew_contents contents;
+ *    sonew_options options;
+ *    if (sonew_file_open("step-1000.safetensors", &file) != SONEW_OK) return 1;
+ *    sonew_file_info(file, &contents, sizeof contents);
+ *    sonew_file_options(file, &options, sizeof options);
+ *    options.threads = 4;
+ *    sonew_tensor *tensors = calloc(contents.tensor_count, sizeof *tensors);
+ *    for (size_t i = 0; i < contents.tensor_count; i++) {
+ *        sonew_tensor_state state;
+ *        sonew_file_tensor(file, i, &state, sizeof state);
+ *        tensors[i] = state.tensor;
+ *    }
+ *    sonew_create(&options, tensors, contents.tensor_count, &optimizer);
+ *    sonew_file_free(file);
+ *    sonew_load(optimizer, "step-1000.safetensors", NULL, params, count);
+ ******************************************************************************/
+
+/**
+ * Opens a checkpoint or a live file for reading, and writes a handle to *file.
+ * Its header and sizes are checked, as by sonew_load(); sonew_file_read() checks
+ * what it reads, and sonew_verify() everything.
+ *
+ * As long as the handle exists, the file stays open, and no optimizer can work on
+ * it if it is a live file. A live file in use is refused.
+ *
+ * Errors: SONEW_IO, SONEW_NOT_A_CHECKPOINT, SONEW_FILE_LENGTH,
+ * SONEW_FORMAT_VERSION, SONEW_CHECKSUM, SONEW_FILE_LOCKED, SONEW_TORN,
+ * SONEW_OUT_OF_MEMORY. Since 0.1.
+ */
+sonew_status sonew_file_open(const char *path,
+                             sonew_file **file);
+
+/**
+ * Writes what the file is to *contents. Pass sizeof *contents for size.
+ *
+ * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ */
+sonew_status sonew_file_info(const sonew_file *file,
+                             sonew_contents *contents,
+                             size_t size);
+
+/**
+ * Writes the options of the optimizer that wrote the file to *options, as
+ * sonew_options_init() writes the defaults. threads and instruction_set are in no
+ * file and have their defaults. Pass sizeof *options for size.
+ *
+ * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ */
+sonew_status sonew_file_options(const sonew_file *file,
+                                sonew_options *options,
+                                size_t size);
+
+/**
+ * Writes a tensor of the file and its settings to *state. tensor is an index from
+ * 0, in the order of the optimizer that wrote the file. Pass sizeof *state for
+ * size.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.1.
+ */
+sonew_status sonew_file_tensor(const sonew_file *file,
+                               size_t tensor,
+                               sonew_tensor_state *state,
+                               size_t size);
+
+/**
+ * Copies an array of a tensor, one of sonew_tensor_state.arrays, to data, and
+ * compares its checksum, if the file has one. data has one element of the array's
+ * type for each element of the tensor, in the tensor's own order, and is aligned
+ * to its elements. Of a live file the array is that of the last step.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_INVALID_STRING, SONEW_PLANE_MISSING,
+ * SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_CHECKSUM, SONEW_IO,
+ * SONEW_OUT_OF_MEMORY. Since 0.1.
+ */
+sonew_status sonew_file_read(const sonew_file *file,
+                             size_t tensor,
+                             const char *array,
+                             void *data);
+
+/**
+ * Closes a file. NULL is allowed and does nothing. What sonew_file_tensor() has
+ * pointed to is gone then. Since 0.1.
+ */
+sonew_status sonew_file_free(sonew_file *file);
+
+/** What a file is, and what it holds besides its options and tensors. */
+struct sonew_contents {
+  /** The step count of the state. */
+  uint64_t step_count;
+  /** Length of the file in bytes. */
+  uint64_t file_bytes;
+  /** Number of tensors. */
+  size_t tensor_count;
+  /** The version of its format; see docs/state-files.md. */
+  int32_t format;
+  /** 1: it has the parameters of every tensor, as "parameter". 0: it has none. */
+  int32_t parameters;
+  /** 1: it is a live file. 0: a checkpoint. */
+  int32_t live;
+  /**
+   * 1: it is a live file that was not synced after its last step, because the
+   * process that worked on it died. It can be loaded.
+   */
+  int32_t unsynced;
+};
+
+/******************************************************************************
+ * Pool
+ *
+ * A pool is a set of threads that any number of optimizers and plans share.
+ * Programs that do not need a choice need no pool: all optimizers and plans of
+ * a process that ask for the same number of threads share one, so that hundreds
+ * of optimizers, one for each parameter, have no more threads than one has. A
+ * pool of a program's own, in sonew_options.pool, keeps groups of them apart, or
+ * runs their threads on chosen processors.
+ *
+ * Its threads start when a step first needs them, and end when the last
+ * optimizer or plan that has used them is freed. If the system refuses some, steps
+ * go on with those that it gives. Two steps at once divide the threads. Results
+ * do not depend on any of this.
+ ******************************************************************************/
+
+/**
+ * Creates a pool of up to 1024 threads, the thread that calls a step included, and
+ * writes its handle to *pool. processors has the numbers, as the system counts
+ * them, of count processors: the threads of the pool run on no others, while the
+ * calling thread runs where it does. With count 0 they run on any, and processors
+ * may be NULL. 0 threads means one for each of these processors, or for each one
+ * that the process may run on. No thread of the pool starts before a step needs it.
+ *
+ * Any number of threads may use a pool's handle at once.
+ *
+ * Errors: SONEW_OUT_OF_RANGE for threads; SONEW_PROCESSOR for a processor that is
+ * not there, or that the process may not run on, and on systems other than Linux
+ * for any; SONEW_THREADS; SONEW_OUT_OF_MEMORY. Since 0.1.
+ */
+sonew_status sonew_pool_create(int32_t threads,
+                               const size_t *processors,
+                               size_t count,
+                               sonew_pool **pool);
+
+/**
+ * Frees a pool. Optimizers and plans that were created with it keep it: it may be
+ * freed before them. NULL is allowed and does nothing. Since 0.1.
+ */
+sonew_status sonew_pool_free(sonew_pool *pool);
+
+/**
+ * Writes to *threads the largest number of threads that a step uses, the calling
+ * thread included: while the threads of the pool are running, those that the
+ * system gave, otherwise those that were asked for. Since 0.1.
+ */
+sonew_status sonew_pool_threads(const sonew_pool *pool,
+                                size_t *threads);
+
+/******************************************************************************
+ * Stateless step
+ *
+ * For programs that keep parameters and state in arrays of their own. A plan
+ * holds what does not change between steps; parameters, gradients and all
+ * state planes are passed to each step. The optimizer above is a plan together
+ * with its state, and both give the same bits.
+ ******************************************************************************/
+
+/**
+ * Creates a plan for steps over count tensors and writes its handle to *plan.
+ * Arguments and statuses are those of sonew_create(), but SONEW_HEADER_LENGTH: what
+ * a plan works on is saved by its caller. Since 0.1.
+ */
+sonew_status sonew_plan_create(const sonew_options *options,
+                               const sonew_tensor *tensors,
+                               size_t count,
+                               sonew_plan **plan);
+
+/**
+ * Frees a plan, and its threads as sonew_free() does an optimizer's. NULL is
+ * allowed and does nothing. Since 0.1.
+ */
+sonew_status sonew_plan_free(sonew_plan *plan);
+
+/**
+ * Writes the number of state planes that a tensor needs to *count.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
+ */
+sonew_status sonew_plan_plane_count(const sonew_plan *plan,
+                                    size_t tensor,
+                                    size_t *count);
+
+/**
+ * Writes the name of a state plane that a tensor needs to *name. The string
+ * lives as long as the plan.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE. Since 0.1.
+ */
+sonew_status sonew_plan_plane_name(const sonew_plan *plan,
+                                   size_t tensor,
+                                   size_t plane,
+                                   const char **name);
+
+/**
+ * Writes the type of a state plane that a tensor needs, one of sonew_dtype, to
+ * *dtype.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE. Since 0.1.
+ */
+sonew_status sonew_plan_plane_dtype(const sonew_plan *plan,
+                                    size_t tensor,
+                                    size_t plane,
+                                    int32_t *dtype);
+
+/**
+ * Fills in the defaults of one entry: all pointers NULL, lr_scale 1,
+ * weight_decay and step_number 0. Pass sizeof *buffers for size.
+ *
+ * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ */
+sonew_status sonew_buffers_init(sonew_buffers *buffers, size_t size);
+
+/**
+ * Takes one step. buffers has one entry for each tensor, count in all. step
+ * may be NULL, which means the defaults. step_number is the t of the bias
+ * correction, 1 for the first step; the caller counts it. A tensor that has not
+ * taken part in every step has a step_number of its own in its entry.
+ *
+ * Buffers that are written (params, direction, planes) may not overlap any
+ * other buffer of the call. Gradients may overlap each other.
+ *
+ * Errors: those of sonew_step(), SONEW_WRONG_LENGTH, SONEW_PLANE_COUNT,
+ * SONEW_STRUCT_SIZE, SONEW_AMBIGUOUS_TARGET. Since 0.1.
+ */
+sonew_status sonew_plan_step(sonew_plan *plan,
+                             const sonew_step_options *step,
+                             uint64_t step_number,
+                             const sonew_buffers *buffers,
+                             size_t count);
+
+/**
+ * The numbers of a tensor's state besides its planes: |a| / |u| of its last step, with
+ * lagged_norms; and what momentum and statistics were divided by in it, where betas
+ * have differed from those of the options (otherwise 0).
+ */
+#define SONEW_SCALARS 3
+
+/**
+ * The buffers of one tensor for one step. Fill it in with
+ * sonew_buffers_init(). Every buffer has len elements, in the tensor's order,
+ * of the types that its sonew_tensor declares.
+ */
+struct sonew_buffers {
+  /** Set by sonew_buffers_init(). The same for all entries of a list. */
+  size_t struct_size;
+  /**
+   * Parameters, updated in place: p <- p - lr (u + weight_decay p). NULL if
+   * direction is given.
+   */
+  void *params;
+  /**
+   * Receives the grafted direction u, in the type of params; NULL if params
+   * is given. The caller then applies learning rate and weight decay, and the
+   * plane "master" is not changed.
+   */
+  void *direction;
+  /**
+   * The gradient. NULL: the tensor takes no part in the step, and none of its
+   * buffers is written.
+   */
+  const void *grad;
+  /**
+   * Pointers to the state planes, in the order of sonew_plan_plane_name().
+   * Before the first step the caller sets "master" to a copy of the
+   * parameters, and all other planes to zero.
+   */
+  void *const *planes;
+  /** The number of planes: sonew_plan_plane_count(). */
+  size_t plane_count;
+  /** The number of elements of each buffer; must be that of the tensor. */
+  size_t len;
+  /**
+   * The learning rate is multiplied by this; finite and not negative.
+   * Default 1.
+   */
+  double lr_scale;
+  /**
+   * Decoupled weight decay, finite and not negative. Default 0. The
+   * weight_decay of sonew_options is not used here.
+   */
+  double weight_decay;
+  /**
+   * The number of the tensor's own step, 1 for the first in which it has a
+   * gradient, if that is not the step_number of the call. Default 0: it is.
+   */
+  uint64_t step_number;
+  /**
+   * SONEW_SCALARS numbers of the tensor's state, zero before its first step; each
+   * step in which it has a gradient updates them. May be NULL unless the plan has
+   * lagged_norms, or the step betas of its own.
+   */
+  double *scalars;
+};
+
+/******************************************************************************
+ * Step in stages
+ *
+ * For programs that train one model on several machines (or in several
+ * processes), each of which holds a part of the model. Most of a step needs
+ * only neighbouring elements, but clipping, relative damping and grafting need
+ * sums or maxima over whole tensors, in up to three stages. A step in stages
+ * stops at each of them: the program reduces the numbers of all parts and
+ * continues the step. Every machine lists all tensors, in the same order. A tensor of
+ * which it has nothing has a dimension of 0, as {0, 784}. A tensor that every machine
+ * holds whole is counted by one of them only. With MPI:
+ *
+ *    double numbers[2 * COUNT];                     // two for each tensor
+ *    int32_t stage;
+ *    status = sonew_stages_begin(optimizer, &step, params, grads, COUNT);
+ *    while (status == SONEW_OK) {
+ *        status = sonew_stages_next(optimizer, numbers, COUNT, &stage);
+ *        if (status != SONEW_OK || stage == SONEW_DONE)
+ *            break;
+ *        for (int i = 0; i < COUNT; i++)            // those that all machines hold whole
+ *            if (rank != 0 && is_whole[i])
+ *                numbers[2 * i] = numbers[2 * i + 1] = 0;
+ *        MPI_Allreduce(MPI_IN_PLACE, numbers, 2 * COUNT, MPI_DOUBLE,
+ *                      stage == SONEW_LARGEST_L1 ? MPI_MAX : MPI_SUM, MPI_COMM_WORLD);
+ *    }
+ *
+ * Which stages there are depends only on the options of optimizer and step, so that all
+ * machines stop at the same ones, whatever tensors they have; a step that needs none is
+ * done at the first sonew_stages_next(). If a machine's call fails where those of others
+ * do not (SONEW_THREADS, for example), the others wait for it: repeat the call, or end the
+ * program.
+ *
+ * If the numbers are given back unchanged, the step gives the same bits as sonew_step().
+ * If they are reduced, it gives the step of the whole tensors, up to the rounding of the
+ * sums, provided that tensors are cut between chains: between rows with SONEW_ROWS,
+ * between columns with SONEW_COLUMNS. Where a chain is cut, the edges over the cut are
+ * missing. With numbers that are only compared (SONEW_LARGEST_L1) the bits are those of
+ * the whole tensors. Sums are added up in another order than on one machine: that
+ * changes the last bits of their float64, and so rarely one of the parameters. With
+ * SONEW_STOCHASTIC, each machine draws random numbers of its own.
+ *
+ * Each machine saves its part to a file of its own, with sonew_save(), at the same step.
+ *
+ * While a step in stages is under way, functions that only read answer as they
+ * did before it. Functions that step, save, load, sync or change a setting are
+ * refused with SONEW_IN_STAGES. The buffers must stay in place and unchanged
+ * until the step is done or aborted. Freeing the handle ends the step, too.
+ ******************************************************************************/
+
+/**
+ * Begins a step in stages. Arguments are those of sonew_step_any(); the
+ * buffers are used until the step is done. This call itself reads no gradient
+ * and writes nothing.
+ *
+ * Errors: those of sonew_step_any(), but SONEW_NON_FINITE_GRADIENT. Since 0.1.
+ */
+sonew_status sonew_stages_begin(sonew_optimizer *optimizer,
+                                const sonew_step_options *step,
+                                void *const *params,
+                                const void *const *grads,
+                                size_t count);
+
+/**
+ * Continues the step to its next stage. Writes that stage, one of sonew_stage,
+ * to *stage, and its numbers to numbers: two for each of the count tensors,
+ * 2 * count in all. The caller reduces them in this buffer and passes it to the
+ * next call; the first call does not read it. With SONEW_DONE the step is done:
+ * parameters and state are updated, the step count has grown by one, and
+ * numbers are left as they are. Neither numbers nor stage may overlap a buffer
+ * of the step, the state, or each other.
+ *
+ * Errors: SONEW_NO_STAGES, SONEW_TENSOR_COUNT, SONEW_OVERLAP, SONEW_OUT_OF_RANGE
+ * (a number is negative), SONEW_OUT_OF_MEMORY, SONEW_THREADS, SONEW_FORKED: the step is at
+ * the same stage as before, and the call can be repeated.
+ * SONEW_NON_FINITE_GRADIENT: a sum of squares is NaN, here or on another
+ * machine; the step has ended and nothing has changed. Since 0.1.
+ */
+sonew_status sonew_stages_next(sonew_optimizer *optimizer,
+                               double *numbers,
+                               size_t count,
+                               int32_t *stage);
+
+/**
+ * Aborts the step that is under way, so that everything is as it was before it.
+ * If the state is in a live file, this is possible at any stage. If it is in
+ * memory, it is possible only before the first stage and at
+ * SONEW_GRADIENT_SQUARES, because the step has updated the state when it
+ * reaches a later stage. Then either finish the step (with this part's own
+ * numbers, if the other machines cannot be reached), or free the optimizer and
+ * load its last save into another one.
+ *
+ * Errors: SONEW_NO_STAGES, SONEW_STATE_WRITTEN; in a live file SONEW_FORKED and
+ * SONEW_IO. Since 0.1.
+ */
+sonew_status sonew_stages_abort(sonew_optimizer *optimizer);
+
+/**
+ * As sonew_stages_begin(), for a plan. Arguments are those of sonew_plan_step().
+ *
+ * Errors: those of sonew_plan_step(), but SONEW_NON_FINITE_GRADIENT. Since 0.1.
+ */
+sonew_status sonew_plan_stages_begin(sonew_plan *plan,
+                                     const sonew_step_options *step,
+                                     uint64_t step_number,
+                                     const sonew_buffers *buffers,
+                                     size_t count);
+
+/** As sonew_stages_next(), for a plan. Since 0.1. */
+sonew_status sonew_plan_stages_next(sonew_plan *plan,
+                                    double *numbers,
+                                    size_t count,
+                                    int32_t *stage);
+
+/**
+ * Aborts a plan's step that is under way, at any stage. From SONEW_LARGEST_L1
+ * or SONEW_NORMS on, the state planes have been updated with the gradients, and
+ * the caller must restore them; params or direction have not been written.
+ *
+ * Errors: SONEW_NO_STAGES. Since 0.1.
+ */
+sonew_status sonew_plan_stages_abort(sonew_plan *plan);
+
+/**
+ * The point that a step in stages has reached, and what its numbers are: two
+ * for each tensor, both zero for a tensor that takes no part in the step.
+ */
+enum {
+  /** The step is done; there are no numbers. */
+  SONEW_DONE = 0,
+  /**
+   * Numbers: the sum of squares of the gradient after grad_scale, NaN if an
+   * element is not finite; and 0. Reduce with a sum. Nothing has been written
+   * yet. This stage exists with SONEW_SKIP, with clip_norm, and with
+   * SONEW_GRAFT_NORMALIZED_RMSPROP.
+   */
+  SONEW_GRADIENT_SQUARES = 1,
+  /**
+   * Numbers: the l1 of SONEW_RELATIVE, and 0. Reduce with a maximum. The
+   * state has been updated with the gradients. This stage exists with
+   * SONEW_RELATIVE.
+   */
+  SONEW_LARGEST_L1 = 2,
+  /**
+   * Numbers: the squared norm of the direction u, and that of the graft's
+   * vector a. Reduce with a sum. The state has been updated with the
+   * gradients. This stage exists with every graft but SONEW_GRAFT_NONE.
+   */
+  SONEW_NORMS = 3,
+};
+typedef int32_t sonew_stage;
 
 /******************************************************************************
  * Status
@@ -124,6 +1756,22 @@ extern "C" {
  * Every function that can fail returns a status. The numbers are fixed: later
  * versions add numbers, but never change or reuse one.
  ******************************************************************************/
+
+/**
+ * Returns the name of a status, such as "SONEW_OUT_OF_RANGE", or "unknown
+ * status" for any other number. Never NULL; the string is constant. May be
+ * called at any time. Since 0.1.
+ */
+const char *sonew_status_name(int32_t status);
+
+/**
+ * Returns the message of this thread's last failed call, which says which
+ * argument, which tensor and which value was wrong. It is in English, in UTF-8,
+ * at most 1023 bytes long; long names and paths lose their middle. Never NULL; ""
+ * if no call has failed. The thread's next failed call overwrites the text. Since
+ * 0.1.
+ */
+const char *sonew_last_error(void);
 
 /**
  * The outcome of a call. Every status but SONEW_OK means that nothing was
@@ -310,1706 +1958,6 @@ enum {
    */
   SONEW_INTERNAL = 900,
 };
-typedef int32_t sonew_status;
-
-/**
- * Returns the name of a status, such as "SONEW_OUT_OF_RANGE", or "unknown
- * status" for any other number. Never NULL; the string is constant. May be
- * called at any time. Since 0.1.
- */
-const char *sonew_status_name(int32_t status);
-
-/**
- * Returns the message of this thread's last failed call, which says which
- * argument, which tensor and which value was wrong. It is in English, in UTF-8,
- * at most 1023 bytes long; long names and paths lose their middle. Never NULL; ""
- * if no call has failed. The thread's next failed call overwrites the text. Since
- * 0.1.
- */
-const char *sonew_last_error(void);
-
-/******************************************************************************
- * Pool
- *
- * A pool is a set of threads that any number of optimizers and plans share.
- * Programs that do not need a choice need no pool: all optimizers and plans of
- * a process that ask for the same number of threads share one, so that hundreds
- * of optimizers, one for each parameter, have no more threads than one has. A
- * pool of a program's own, in sonew_options.pool, keeps groups of them apart, or
- * runs their threads on chosen processors.
- *
- * Its threads start when a step first needs them, and end when the last
- * optimizer or plan that has used them is freed. If the system refuses some, steps
- * go on with those that it gives. Two steps at once divide the threads. Results
- * do not depend on any of this.
- ******************************************************************************/
-
-/** A pool. Created by sonew_pool_create(), freed by sonew_pool_free(). */
-typedef struct sonew_pool sonew_pool;
-
-/**
- * Creates a pool of up to 1024 threads, the thread that calls a step included, and
- * writes its handle to *pool. processors has the numbers, as the system counts
- * them, of count processors: the threads of the pool run on no others, while the
- * calling thread runs where it does. With count 0 they run on any, and processors
- * may be NULL. 0 threads means one for each of these processors, or for each one
- * that the process may run on. No thread of the pool starts before a step needs it.
- *
- * Any number of threads may use a pool's handle at once.
- *
- * Errors: SONEW_OUT_OF_RANGE for threads; SONEW_PROCESSOR for a processor that is
- * not there, or that the process may not run on, and on systems other than Linux
- * for any; SONEW_THREADS; SONEW_OUT_OF_MEMORY. Since 0.1.
- */
-sonew_status sonew_pool_create(int32_t threads,
-                               const size_t *processors,
-                               size_t count,
-                               sonew_pool **pool);
-
-/**
- * Frees a pool. Optimizers and plans that were created with it keep it: it may be
- * freed before them. NULL is allowed and does nothing. Since 0.1.
- */
-sonew_status sonew_pool_free(sonew_pool *pool);
-
-/**
- * Writes to *threads the largest number of threads that a step uses, the calling
- * thread included: while the threads of the pool are running, those that the
- * system gave, otherwise those that were asked for. Since 0.1.
- */
-sonew_status sonew_pool_threads(const sonew_pool *pool,
-                                size_t *threads);
-
-/******************************************************************************
- * Options
- *
- * The options that an optimizer is created with. They do not change over its
- * life.
- ******************************************************************************/
-
-/** The largest sonew_options.band. */
-#define SONEW_MAX_BAND 16
-
-/** How gradients enter the diagonal and the sub-diagonals H. */
-enum {
-  /** H <- beta2 H + (1 - beta2) g g^T, an exponential moving average. */
-  SONEW_MOVING_AVERAGE = 0,
-  /**
-   * H <- H + w g g^T with w = sonew_step_options.statistics_weight: the
-   * paper's online-convex form. H is then never bias-corrected.
-   */
-  SONEW_WEIGHTED_SUM = 1,
-};
-typedef int32_t sonew_statistics;
-
-/** What is added to the diagonal before it is inverted. */
-enum {
-  /** eps */
-  SONEW_ABSOLUTE = 0,
-  /**
-   * max(eps l1, 1e-24), where l1 is the largest H[j][j] + |H[j][j-1]| of the
-   * bias-corrected H over the whole tensor; for the first coordinate of a
-   * chain it is H[j][j] + |H[j+1][j]|. This damping does not depend on the
-   * scale of the loss.
-   */
-  SONEW_RELATIVE = 1,
-};
-typedef int32_t sonew_damping;
-
-/**
- * Grafting: in each tensor the update u takes the norm of another method's
- * update a, u <- u |a| / |u|. A learning rate that suits the other method then
- * suits SONew, too.
- */
-enum {
-  /** No grafting: u keeps its own norm. */
-  SONEW_GRAFT_NONE = 0,
-  /** a = g */
-  SONEW_GRAFT_SGD = 1,
-  /** a = m^ */
-  SONEW_GRAFT_MOMENTUM = 2,
-  /** a = m^ / (sqrt(v) + graft_eps), with v the diagonal without damping. */
-  SONEW_GRAFT_ADAM = 3,
-  /**
-   * a = q / (sqrt(r) + graft_eps), with q = g / |g| and
-   * r <- beta2 r + (1 - beta2) q^2. r is one more state plane, "rms".
-   */
-  SONEW_GRAFT_NORMALIZED_RMSPROP = 4,
-};
-typedef int32_t sonew_graft;
-
-/**
- * How numbers are rounded to 16 bits. SONEW_F32 and SONEW_F64 always round to
- * nearest.
- *
- * Accuracy: with u = 2^-8 for SONEW_BF16 and 2^-11 for SONEW_F16, rounding to
- * nearest has a relative error of at most u; stochastic rounding has one of
- * less than 2 u, and of zero on average. State is rounded once per step, so
- * that after t steps the error of a plane is at most about
- * min(t, 1 / (1 - beta)) u times the largest number that it has held. The error
- * of a direction is that times the condition number of the preconditioner,
- * which is about the inverse of the smallest ratio of a Schur complement to
- * its diagonal entry. Parameters without master weights are rounded once per
- * step, too. Gradients are not rounded, and arithmetic is float32 or float64.
- */
-enum {
-  /**
-   * To nearest, ties to even. An exponential moving average stops changing
-   * where its changes are less than half a unit in the last place.
-   */
-  SONEW_NEAREST = 0,
-  /**
-   * Up or down at random, with probabilities that make the expected value
-   * exact. Reproducible: the random bits are a function of seed, step, tensor,
-   * plane and index.
-   */
-  SONEW_STOCHASTIC = 1,
-};
-typedef int32_t sonew_rounding;
-
-/** An instruction set. */
-enum {
-  /**
-   * The one that the environment variable SONEW_INSTRUCTION_SET names
-   * (portable, avx2, avx512 or neon); if it is not set, empty or auto, the
-   * best that the processor has.
-   */
-  SONEW_ISA_AUTO = 0,
-  /** Plain code, on every processor. */
-  SONEW_ISA_PORTABLE = 1,
-  /** AVX2 and FMA of x86-64. */
-  SONEW_ISA_AVX2 = 2,
-  /** AVX-512 of x86-64. */
-  SONEW_ISA_AVX512 = 3,
-  /** Advanced SIMD of 64-bit Arm. */
-  SONEW_ISA_NEON = 4,
-};
-typedef int32_t sonew_isa;
-
-/**
- * The options of an optimizer. Fill them in with sonew_options_init(), then
- * change those that should differ from the defaults.
- */
-typedef struct {
-  /** Set by sonew_options_init(). */
-  size_t struct_size;
-  /**
-   * Number of sub-diagonals, 0 to SONEW_MAX_BAND: 0 is a diagonal, 1 a
-   * tridiagonal matrix. The state has band + 2 numbers for each parameter.
-   * Default 1.
-   */
-  int32_t band;
-  /**
-   * The largest number of threads that a step uses, the calling thread
-   * included, up to 1024. 0 means one for each processor that the process may
-   * run on; 1 means that no step creates a thread. All optimizers and plans that
-   * ask for the same number share one pool. Results do not depend on it.
-   * Default 0.
-   */
-  int32_t threads;
-  /** Decay rate of the momentum, at least 0 and less than 1. Default 0.9. */
-  double beta1;
-  /**
-   * Decay rate of the diagonal, the sub-diagonals and the plane "rms", at
-   * least 0 and less than 1. Default 0.99.
-   */
-  double beta2;
-  /** Amount of damping, finite and not negative; see damping. Default 1e-6. */
-  double eps;
-  /**
-   * Threshold of edge removal, at least 0 and less than 1: a coordinate whose
-   * Schur complement, or one of whose pivots, is not above gamma times the
-   * diagonal entry is preconditioned by its diagonal alone. With gamma 0,
-   * where statistics are singular and damping is negligible, those quantities
-   * are only rounding errors, and a direction may overflow. Default 0.01.
-   */
-  double gamma;
-  /**
-   * Added to the square root in the grafts of Adam and normalized RMSProp,
-   * and in the plain Adam update; finite and not negative. Default 1e-8.
-   */
-  double graft_eps;
-  /**
-   * Decoupled weight decay that every tensor starts with, finite and not
-   * negative; sonew_set_weight_decay() changes it for one tensor. Default 0.
-   */
-  double weight_decay;
-  /** Seed of stochastic rounding. Default 0. */
-  uint64_t seed;
-  /** One of sonew_statistics. Default SONEW_MOVING_AVERAGE. */
-  int32_t statistics;
-  /** One of sonew_damping. Default SONEW_ABSOLUTE. */
-  int32_t damping;
-  /** One of sonew_graft. Default SONEW_GRAFT_ADAM. */
-  int32_t graft;
-  /**
-   * 1: bias correction, with t the number of the steps that the tensor took
-   * part in: divide the momentum by
-   * 1 - beta1^t, and the statistics by 1 - beta2^t if they are an exponential
-   * moving average. 0: none. Default 1.
-   */
-  int32_t bias_correction;
-  /**
-   * 1: bias-correct the diagonal in the Adam graft, too. 0: do not. Has no
-   * effect if bias_correction is 0. Default 1.
-   */
-  int32_t graft_bias_correction;
-  /**
-   * One of sonew_rounding, for 16-bit state, and for 16-bit parameters
-   * without master weights. Default SONEW_NEAREST.
-   */
-  int32_t rounding;
-  /**
-   * One of sonew_isa: the instruction set that steps use. Results do not
-   * depend on it. Default SONEW_ISA_AUTO.
-   */
-  int32_t instruction_set;
-  /**
-   * 1: grafting with the norms of the step before: a tensor's update is scaled by
-   * |a| / |u| of the last step that it took part in, so that a step goes through
-   * memory once. Its first step, and one after a zero update, takes its own. An
-   * update that would be more than twice as long as with the norms of its own
-   * step is brought to these. 0: with those of the step itself. Default 0.
-   */
-  int32_t lagged_norms;
-  /**
-   * 1: Nesterov momentum: in the direction and in the norms of the grafts of Adam
-   * and momentum, m^ is replaced by (beta1 m + (1 - beta1) g) / (1 - beta1^t), with
-   * m the momentum after the step. 0: m^ itself. Default 0.
-   */
-  int32_t nesterov;
-  /** Must be 0. */
-  int32_t reserved[1];
-  /**
-   * The pool whose threads steps use. Then threads must be 0. Default NULL: the
-   * one that all who ask for the same number of threads share.
-   */
-  const sonew_pool *pool;
-} sonew_options;
-
-/**
- * Fills in the defaults. Pass sizeof *options for size, from which the library
- * knows which fields the caller has: the two may be of different versions.
- *
- * Errors: SONEW_STRUCT_SIZE. Since 0.1.
- */
-sonew_status sonew_options_init(sonew_options *options, size_t size);
-
-/******************************************************************************
- * Tensors
- *
- * A tensor is a parameter buffer of the caller: contiguous, its last dimension
- * fastest. Its coordinates form one or more chains, and neighbours in a chain
- * share band entries.
- ******************************************************************************/
-
-/** The largest number of dimensions of a tensor. */
-#define SONEW_MAX_DIMS 8
-
-/**
- * Which coordinates are neighbours. Chains should run along a unit's inputs;
- * along its outputs the method works much worse.
- */
-enum {
-  /**
-   * The whole tensor is one chain in the order of memory, last dimension
-   * fastest: for weights stored [out, in].
-   */
-  SONEW_ROW_MAJOR = 0,
-  /**
-   * The whole tensor is one chain, first dimension fastest: for weights
-   * stored [in, out].
-   */
-  SONEW_COLUMN_MAJOR = 1,
-  /** One chain for each row, along the last dimension. */
-  SONEW_ROWS = 2,
-  /** One chain for each column, along the first dimension. */
-  SONEW_COLUMNS = 3,
-};
-typedef int32_t sonew_chains;
-
-/** How a tensor is updated. */
-enum {
-  /** The SONew direction, grafted as the options say. */
-  SONEW_UPDATE_SONEW = 0,
-  /**
-   * Plain Adam, m^ / (sqrt(H^) + graft_eps), H^ without damping: for biases
-   * and normalization layers. Has only the planes "momentum" and "diagonal".
-   */
-  SONEW_UPDATE_ADAM = 1,
-};
-typedef int32_t sonew_update;
-
-/** The type of a buffer's elements. */
-enum {
-  /** The default of the field. */
-  SONEW_DTYPE_DEFAULT = 0,
-  /** IEEE 754 binary32: float. */
-  SONEW_F32 = 1,
-  /** IEEE 754 binary64: double. */
-  SONEW_F64 = 2,
-  /** bfloat16: the upper half of a binary32. */
-  SONEW_BF16 = 3,
-  /** IEEE 754 binary16. */
-  SONEW_F16 = 4,
-};
-typedef int32_t sonew_dtype;
-
-/**
- * One tensor. Set every byte to zero first, as a designated initializer does:
- * zero is the default of every field that is not set.
- */
-typedef struct {
-  /**
-   * Name in UTF-8, not empty, without control characters, and different from
-   * the names of the other tensors; copied. Checkpoints identify tensors by
-   * it.
-   */
-  const char *name;
-  /** Number of dimensions, 0 (a scalar) to SONEW_MAX_DIMS. */
-  size_t ndim;
-  /**
-   * The dimensions, slowest first; those beyond ndim 0. A tensor of which one is 0
-   * has no elements: its buffers may be NULL, it takes part in no step, and it
-   * appears in files.
-   */
-  size_t dims[SONEW_MAX_DIMS];
-  /** One of sonew_chains. Default (0) SONEW_ROW_MAJOR. */
-  int32_t chains;
-  /** One of sonew_update. Default (0) SONEW_UPDATE_SONEW. */
-  int32_t update;
-  /**
-   * One of sonew_dtype: the type of the parameters, and of a direction.
-   * Default (0) SONEW_F32. If it or state_dtype is SONEW_F64, the arithmetic
-   * is float64, otherwise float32.
-   */
-  int32_t dtype;
-  /** One of sonew_dtype: the type of the gradients. Default (0): that of dtype. */
-  int32_t grad_dtype;
-  /**
-   * One of sonew_dtype: the type of the state planes except "master". May not
-   * be SONEW_F16, whose range is too small for squared gradients. Default (0)
-   * SONEW_F64 if dtype is SONEW_F64, otherwise SONEW_F32.
-   */
-  int32_t state_dtype;
-  /**
-   * 1: keep float32 master weights in the state; see sonew_step_any(). Not
-   * allowed if dtype is SONEW_F64. Default 0.
-   */
-  int32_t master;
-  /** Must be 0. */
-  int32_t reserved[2];
-} sonew_tensor;
-
-/******************************************************************************
- * Optimizer
- *
- * An optimizer is a handle that owns the state of a list of tensors. Parameters
- * and gradients stay in the caller's buffers.
- ******************************************************************************/
-
-/** An optimizer. Created by sonew_create(), freed by sonew_free(). */
-typedef struct sonew_optimizer sonew_optimizer;
-
-/**
- * Creates an optimizer for count tensors, with all state zero, and writes its
- * handle to *optimizer. options may be NULL, which means the defaults. What is
- * passed is copied and may be freed after the call.
- *
- * Memory (sonew_memory_bytes() returns the total): for each parameter, band + 2
- * numbers of state in the tensor's state_dtype, one more with
- * SONEW_GRAFT_NORMALIZED_RMSPROP, and 4 bytes with master weights; with any
- * graft, one more number for the direction; and some scratch memory for each
- * thread that a step of this many parameters uses. No thread is created before a
- * step needs one.
- *
- * Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
- * SONEW_BAD_HANDLE for the pool, SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING, SONEW_NO_TENSORS,
- * SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME, SONEW_TOO_MANY_DIMENSIONS,
- * SONEW_SIZE_OVERFLOW, SONEW_STATE_DTYPE,
- * SONEW_MASTER_DTYPE, SONEW_INSTRUCTION_SET, SONEW_HEADER_LENGTH (the tensors are so
- * many, or their names so long, that they could not be saved),
- * SONEW_OUT_OF_MEMORY. Since 0.1.
- */
-sonew_status sonew_create(const sonew_options *options,
-                          const sonew_tensor *tensors,
-                          size_t count,
-                          sonew_optimizer **optimizer);
-
-/**
- * Frees an optimizer and its state, and its threads if no other optimizer or plan
- * has used them. NULL is allowed and does nothing. Views of the state become invalid. A live file is written to disk,
- * as by sonew_sync(), and unlocked; to know whether that worked, call
- * sonew_sync() first. A handle that was freed before gets SONEW_BAD_HANDLE. One
- * that another thread is using gets SONEW_BUSY and is not freed. Since 0.1.
- */
-sonew_status sonew_free(sonew_optimizer *optimizer);
-
-/******************************************************************************
- * Step
- *
- * The settings of one step are passed to that step.
- ******************************************************************************/
-
-/**
- * What a step does about a gradient with a NaN, an infinity, or a number
- * whose square overflows (after grad_scale).
- */
-enum {
-  /**
-   * Check every gradient first. If one is not finite, change nothing and
-   * return SONEW_NON_FINITE_GRADIENT.
-   */
-  SONEW_SKIP = 0,
-  /**
-   * Do not check, unless clip_norm does. The state and parameters of a tensor
-   * with such a gradient may become useless.
-   */
-  SONEW_UNCHECKED = 1,
-};
-typedef int32_t sonew_non_finite;
-
-/**
- * The options of one step. Fill them in once with sonew_step_options_init(),
- * and change fields between steps as needed.
- */
-typedef struct {
-  /** Set by sonew_step_options_init(). */
-  size_t struct_size;
-  /** Learning rate, finite and not negative. Default 0.001. */
-  double lr;
-  /**
-   * Every gradient is multiplied by this first (for example 1 / loss scale,
-   * or 1 / number of micro-batches); finite and positive. Default 1.
-   */
-  double grad_scale;
-  /**
-   * The weight of this step's gradients with SONEW_WEIGHTED_SUM, finite and
-   * not negative. Must be 1 with SONEW_MOVING_AVERAGE. Default 1.
-   */
-  double statistics_weight;
-  /**
-   * Clipping: if the gradient norm, sqrt(sum |g|^2) over all tensors and
-   * after grad_scale, exceeds this, all gradients are multiplied by
-   * clip_norm / norm. Finite and positive, or 0 for no clipping. Clipping
-   * reads every gradient first, and refuses those that are not finite
-   * whatever non_finite says. Default 0.
-   */
-  double clip_norm;
-  /**
-   * The decay rate of the momentum in this step, at least 0 and less than 1, for
-   * schedules; -1 for that of the options. Bias correction follows the product of
-   * the betas of all steps. Default -1.
-   */
-  double beta1;
-  /** The same in place of the options' beta2. Default -1. */
-  double beta2;
-  /** One of sonew_non_finite. Default SONEW_SKIP. */
-  int32_t non_finite;
-  /** Must be 0. */
-  int32_t reserved[1];
-} sonew_step_options;
-
-/**
- * Fills in the defaults. Pass sizeof *step for size.
- *
- * Errors: SONEW_STRUCT_SIZE. Since 0.1.
- */
-sonew_status sonew_step_options_init(sonew_step_options *step, size_t size);
-
-/**
- * Takes one step: params[i] and the state of tensor i are updated from
- * grads[i], and the step count grows by one. params and grads have count
- * entries each, which is the number of tensors; each points to as many floats
- * as its tensor has, in the tensor's order. step may be NULL, which means the
- * defaults.
- *
- * grads[i] may be NULL: tensor i then takes no part in the step: its
- * parameters, its state and its own step count, which its bias correction
- * follows, stay as they are. So tensors may also be stepped in separate calls,
- * with NULL for the others: they get the same bits as in one call for all,
- * except with clip_norm, and the optimizer's step count grows with each call.
- * (The learning rate of each step is the caller's in any case.) params[i] may not be NULL. Two
- * gradients may be the same buffer; parameters may not overlap any other buffer
- * of the call, nor the state. A parameter that is used in two places of a model
- * is one tensor, passed once with the sum of its gradients. All tensors must be
- * float: dtype and grad_dtype SONEW_F32. For others there is sonew_step_any().
- *
- * A step takes at most 16 KiB of the calling thread's stack, as every other way to
- * take one does.
- *
- * Errors: SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
- * SONEW_UNKNOWN_VALUE, SONEW_OUT_OF_RANGE, SONEW_TENSOR_COUNT,
- * SONEW_WRONG_DTYPE, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP,
- * SONEW_OUT_OF_MEMORY, SONEW_THREADS. On a live file SONEW_FORKED and, in the
- * first step after a sync, SONEW_IO. Since 0.1.
- */
-sonew_status sonew_step(sonew_optimizer *optimizer,
-                        const sonew_step_options *step,
-                        float *const *params,
-                        const float *const *grads,
-                        size_t count);
-
-/******************************************************************************
- * Save and load
- *
- * A checkpoint is a safetensors file. It holds the state planes by name
- * ("fc1.weight/momentum"), the parameters if they were passed
- * ("fc1.weight/parameter"), options and step counts in the metadata, and
- * checksums of all of these. Training that continues from a checkpoint gives
- * the same bits as training that never stopped.
- ******************************************************************************/
-
-/**
- * How sonew_load() and sonew_open() open a file, and where the state is kept
- * afterwards.
- */
-enum {
-  /** The file is read into memory, and every checksum is verified. */
-  SONEW_READ = 0,
-  /**
-   * The file is mapped copy-on-write, which takes constant time for any
-   * size. A page is read when it is first needed and copied when it is first
-   * written; the file is never changed. Its header and sizes are checked, but
-   * not the checksums of the state; parameters that are loaded are read and
-   * verified. While the file is mapped, no program may write to it or truncate
-   * it; it may be removed, or replaced by a new file, as sonew_save() does.
-   */
-  SONEW_MAP_PRIVATE = 1,
-  /**
-   * The state stays in the file, which sonew_make_live() made. The file is
-   * locked until the optimizer is freed or loads another file. Its options
-   * and tensors must be the optimizer's.
-   */
-  SONEW_MAP_SHARED = 2,
-};
-typedef int32_t sonew_load_mode;
-
-/** A tensor whose name in the file differs from its name in the optimizer. */
-typedef struct {
-  /** Its name in the file. UTF-8. */
-  const char *from;
-  /** Its name in the optimizer. UTF-8. */
-  const char *to;
-} sonew_rename;
-
-/**
- * Which differences between file and optimizer a load accepts, and how the file
- * is opened. Fill it in with sonew_load_options_init(); by default no
- * difference is accepted.
- */
-typedef struct {
-  /** Set by sonew_load_options_init(). */
-  size_t struct_size;
-  /**
-   * renames has rename_count entries, or is NULL with 0. All renames happen
-   * at once, so that two tensors can swap their names. Default NULL.
-   */
-  const sonew_rename *renames;
-  /** See renames. Default 0. */
-  size_t rename_count;
-  /**
-   * 1: keep the optimizer's options, and its learning-rate scale and weight
-   * decay of every tensor, where the file has others. Its band may then be
-   * smaller than the file's, and its tensors may have another
-   * sonew_tensor.update, as long as the file has every plane that they need.
-   * Master weights may be missing from the file, in which case the next step
-   * copies them from the parameters, or be in the file only. Default 0.
-   */
-  int32_t override_options;
-  /**
-   * 1: load the tensors that are in both the file and the optimizer, at least
-   * one, and leave the optimizer's other tensors, with their own step counts,
-   * as they are. Default 0.
-   */
-  int32_t common_tensors_only;
-  /**
-   * One of sonew_load_mode. SONEW_MAP_SHARED cannot be combined with any of
-   * the other fields. Default SONEW_READ.
-   */
-  int32_t mode;
-  /**
-   * 1: load the older of the two copies in a live file, the state before its last
-   * step. For processes that train together: those that were killed may lie one step
-   * apart, and go on from the same one. With SONEW_MAP_SHARED it becomes the current
-   * copy, and is synced. Default 0.
-   */
-  int32_t older_copy;
-  /**
-   * 1: convert state planes that have another type in the file, as a step of
-   * the optimizer would have stored them: rounded as its options say, and zero
-   * below the smallest normal number. A number that is too large for its type
-   * is refused: SONEW_OUT_OF_RANGE. The random bits of SONEW_STOCHASTIC are
-   * those of the last step that the tensor took part in: a function of the
-   * optimizer's seed, that step count, the index of the tensor in the
-   * optimizer, that of the plane, and that of the element. Tensors that are
-   * converted are read into memory in every mode. Master weights and
-   * parameters are not converted. Default 0.
-   */
-  int32_t convert_state;
-  /** Must be 0. */
-  int32_t reserved[1];
-} sonew_load_options;
-
-/**
- * Saves the state, the options, the step count, and each tensor's step count,
- * learning-rate scale and weight decay to a file. params (one buffer for each tensor, as in
- * sonew_step(); only read) saves the parameters, too; to save the state alone,
- * pass NULL and a count of 0. Parameters must be float; for other types there
- * is sonew_save_any().
- *
- * The new file is first written under the name path with ".sonew-tmp" added (of a name
- * of more than 245 bytes, under its beginning and a checksum with that added),
- * then flushed to disk, then renamed to path. If a save fails or the process
- * dies, the previous file is still there. (Exception: if only the last
- * operation fails, which makes the new name durable, the new file is there.)
- * A temporary file that a killed process leaves behind is removed by the next
- * save to path. A second save to the same path at the same time is refused, and
- * so is one to a live file in use, also if it came into use meanwhile. path may
- * be the file that the state is mapped from privately.
- *
- * A symbolic link is followed, and stays. What is not a regular file is refused,
- * and so is a file that something is mounted on by itself: it cannot be
- * replaced. The new file has the mode of the one that it replaces, and belongs
- * to the user who saves.
- *
- * If path is the live file that holds the state, this does what sonew_sync()
- * does. A live file holds no parameters except as master weights: if params are
- * given, every tensor must have master weights.
- *
- * Errors: SONEW_TENSOR_COUNT, SONEW_WRONG_DTYPE, SONEW_MISALIGNED,
- * SONEW_SIZE_OVERFLOW, SONEW_HEADER_LENGTH, SONEW_FILE_LOCKED, SONEW_FORKED,
- * SONEW_PLANE_MISSING, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
- */
-sonew_status sonew_save(const sonew_optimizer *optimizer,
-                        const char *path,
-                        float *const *params,
-                        size_t count);
-
-/**
- * Fills in the defaults. Pass sizeof *options for size.
- *
- * Errors: SONEW_STRUCT_SIZE. Since 0.1.
- */
-sonew_status sonew_load_options_init(sonew_load_options *options, size_t size);
-
-/**
- * Loads a file that sonew_save() wrote into an optimizer that was created with
- * the same options (except threads and instruction_set) and the same tensors,
- * in any order. options may be NULL, which means the defaults; with it,
- * differences can be allowed. params (one buffer for each tensor, as in
- * sonew_step(); written) loads the parameters, too, and the file must have
- * them; to load the state alone, pass NULL and a count of 0. Parameters must be
- * float; for other types there is sonew_load_any().
- *
- * Unless options.convert_state is 1, nothing is converted: state planes, and
- * parameters that are loaded, must have the same types in the file as in the
- * optimizer. One exception: if the
- * file has master weights of a tensor but no parameters, the parameters become
- * the master weights rounded to nearest, as after every step. A live file on
- * which no step was taken yet, at step 0, has neither: the parameters then stay
- * as they are, because the first step begins with them.
- *
- * options.mode says how the file is opened and where the state is kept
- * afterwards. In every mode all reading is done before anything is changed;
- * with SONEW_READ the state is therefore in memory twice for a moment. Views of
- * the state become invalid. If the state was in a live file before, that file
- * is closed, as by sonew_free().
- *
- * Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
- * SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_WRONG_DTYPE,
- * SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_IO, SONEW_NOT_A_CHECKPOINT,
- * SONEW_FILE_LENGTH, SONEW_FORMAT_VERSION, SONEW_CHECKSUM,
- * SONEW_TENSOR_MISSING, SONEW_TENSOR_DIFFERS, SONEW_DTYPE_DIFFERS,
- * SONEW_OPTION_DIFFERS, SONEW_PLANE_MISSING, SONEW_RENAME,
- * SONEW_FILE_LOCKED, SONEW_TORN, SONEW_NOT_A_LIVE_FILE, SONEW_SHARED_OPTION,
- * SONEW_OUT_OF_MEMORY. Since 0.1.
- */
-sonew_status sonew_load(sonew_optimizer *optimizer,
-                        const char *path,
-                        const sonew_load_options *options,
-                        float *const *params,
-                        size_t count);
-
-/**
- * Creates an optimizer from a file alone, with its options, tensors, state and
- * step counts, and writes its handle to *optimizer. mode is one of
- * sonew_load_mode. From then on the optimizer gives the same bits as one that
- * sonew_create() has made of the same options and tensors, and that has loaded
- * the file with sonew_load(). threads and instruction_set are in no file and have
- * their defaults.
- *
- * sonew_tensor_count() and sonew_optimizer_tensor() tell its tensors. Parameters
- * stay in the file: sonew_file_read() reads them. For other threads, and for
- * parameters that are loaded together with the state, take options and tensors
- * from the file, and create and load the optimizer: see "Contents of a file".
- *
- * Errors: SONEW_UNKNOWN_VALUE, and those of sonew_load() for a file that is no
- * checkpoint, is damaged or in use, or is no live file; SONEW_INSTRUCTION_SET;
- * SONEW_OUT_OF_MEMORY. Since 0.1.
- */
-sonew_status sonew_open(const char *path,
-                        int32_t mode,
-                        sonew_optimizer **optimizer);
-
-/******************************************************************************
- * Live files, and saving in the background
- *
- * A live file holds the optimizer's state while it works: steps read and write
- * the file through a shared mapping, and it may be larger than memory. It holds
- * the state twice. Each step reads one copy and writes the other, and a single
- * store at the end of the step makes the written copy the current one. Views of
- * the state must therefore be requested again after each step.
- *
- * A process that dies at any moment, SIGKILL included, leaves a file that
- * opens at a completed step, the last one or the one before. If every tensor
- * has master weights, that file is a whole checkpoint. (Before the first step
- * it has no master weights, and sonew_load() leaves the parameters as they are.)
- *
- * A power failure, or a crash of the machine, can destroy more. What survives
- * it:
- *
- * - of a saved file, everything, as soon as sonew_save() or
- *   sonew_save_finish() has returned; before that, the file that it replaces.
- *   This holds whether the state is in memory, mapped privately or in a live
- *   file: the last completed save always survives;
- * - of a live file, the step that sonew_sync() or sonew_free() wrote to disk,
- *   as long as at most one step was begun since; settings and resets of master
- *   weights that were made since may be lost. After more steps the file may
- *   be lost: it then opens with SONEW_TORN, and never with a state that mixes
- *   two steps. To be safe, save to another path from time to time;
- * - of state that is in memory or mapped privately, only what was saved.
- *
- * A copy of a live file that was made while the file was in use counts as after
- * a power failure. A copy of one that is not in use is as good as the file; the
- * first time that it is opened, its checksums are verified in every mode.
- ******************************************************************************/
-
-/**
- * A save that runs in the background. Begun by sonew_save_begin(), ended by
- * sonew_save_finish().
- */
-typedef struct sonew_saving sonew_saving;
-
-/**
- * Moves the optimizer's state into a new live file. The optimizer then works on
- * that file until it is freed or loads another file. To continue with the file
- * later, open it with sonew_open() and SONEW_MAP_SHARED, or create an optimizer
- * with the same options and tensors, and load the file in that mode.
- *
- * The new file replaces the one at path, as sonew_save() does. All its space,
- * twice that of the state, is allocated now, so that a full disk is reported as
- * a status. (A file system that allocates at every write, as btrfs does for
- * files with snapshots, may still run out of space later, and the process then
- * gets a SIGBUS: keep live files on ext4, xfs or tmpfs.) The file is locked
- * while the optimizer works on it: another process, or another optimizer, gets
- * SONEW_FILE_LOCKED. A file system without locks is refused. A forked child must
- * not use it: everything is refused there except sonew_free() and functions that
- * only read. The child shares the lock until it ends or calls sonew_free().
- *
- * Learning-rate scales and weight decay are written to the file when they are
- * set. If path is the live file that already holds the state, this does what
- * sonew_sync() does. Views of the state become invalid.
- *
- * Errors: SONEW_FILE_LOCKED, SONEW_FORKED, SONEW_OUT_OF_RANGE (a step count of
- * the optimizer or of a tensor is 2^47 or more), SONEW_HEADER_LENGTH, SONEW_IO,
- * SONEW_OUT_OF_MEMORY. Since 0.1.
- */
-sonew_status sonew_make_live(sonew_optimizer *optimizer,
-                             const char *path);
-
-/**
- * Writes a live file's last step to disk, with checksums of its state, and
- * returns when that is done. sonew_free() does the same.
- *
- * Errors: SONEW_NOT_LIVE; SONEW_FORKED; SONEW_IO: the state is unchanged, but
- * may not be on disk, or the file was removed, so that nobody can open it any
- * more. What the sync before has written is still there. Since 0.1.
- */
-sonew_status sonew_sync(const sonew_optimizer *optimizer);
-
-/**
- * Begins a save in the background: copies what sonew_save_any() would save, and
- * returns while a new thread writes the copy to the file. Meanwhile the
- * optimizer may step, be changed or be freed, and the parameters may change; the
- * process may change its working directory.
- * Writes a handle for sonew_save_finish() to *saving.
- *
- * Until the copy is written, it takes as much memory as the state and the
- * parameters. The thread is created even if options.threads is 1.
- *
- * params and count are as in sonew_save_any(): one buffer for each tensor, of
- * its type; or NULL and 0 for the state alone.
- *
- * Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
- * SONEW_OUT_OF_MEMORY, SONEW_THREADS, and for a live file those of
- * sonew_save(). Since 0.1.
- */
-sonew_status sonew_save_begin(const sonew_optimizer *optimizer,
-                              const char *path,
-                              void *const *params,
-                              size_t count,
-                              sonew_saving **saving);
-
-/**
- * Waits for a background save and its thread to end, and returns the status of
- * the save. Whatever that is, the handle is then invalid, except after
- * SONEW_BUSY. Every save must be finished with this function: it holds memory
- * until then. NULL is allowed and does nothing.
- *
- * Errors: those of sonew_save(); SONEW_FORKED in a child of the process that
- * began it. Since 0.1.
- */
-sonew_status sonew_save_finish(sonew_saving *saving);
-
-/**
- * Checks a whole file: its header, its sizes and every checksum. Changes
- * nothing.
- *
- * Errors: SONEW_NOT_A_CHECKPOINT, SONEW_FILE_LENGTH, SONEW_FORMAT_VERSION,
- * SONEW_CHECKSUM, SONEW_IO. For a live file also SONEW_TORN, SONEW_FILE_LOCKED,
- * and SONEW_UNSYNCED if the process died before it synced the file: such a file
- * can be loaded, but has no checksums of its last step. Since 0.1.
- */
-sonew_status sonew_verify(const char *path);
-
-/******************************************************************************
- * Settings of one tensor
- *
- * They can be changed at any time between calls. tensor is an index into the
- * list of tensors that the optimizer was created with; sonew_find_tensor()
- * finds it by name. sonew_optimizer_tensor() writes all of them at once.
- ******************************************************************************/
-
-/** A tensor of an optimizer or of a file, and its settings. */
-typedef struct {
-  /**
-   * The tensor as sonew_create() takes it, with every type named. The name
-   * lives as long as the handle of the optimizer or the file.
-   */
-  sonew_tensor tensor;
-  /** The factor by which its learning rate is multiplied. */
-  double lr_scale;
-  /** Its decoupled weight decay. */
-  double weight_decay;
-  /** The number of the steps that it took part in. */
-  uint64_t step_count;
-  /**
-   * The names of its state planes, in order; of a file that has the parameters,
-   * "parameter" follows. They live as long as the handle. "parameter" has the
-   * type tensor.dtype, "master" is SONEW_F32, the others have
-   * tensor.state_dtype.
-   */
-  const char *const *arrays;
-  /** The number of these names. */
-  size_t array_count;
-  /**
-   * 1: it has master weights, and they have been copied from the parameters. 0:
-   * it has none, or the next step copies them.
-   */
-  int32_t master_set;
-  /** Is 0. */
-  int32_t reserved;
-} sonew_tensor_state;
-
-/**
- * Writes a tensor of an optimizer and its settings to *state: for an optimizer
- * that sonew_open() has made, above all. Pass sizeof *state for size.
- *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.1.
- */
-sonew_status sonew_optimizer_tensor(const sonew_optimizer *optimizer,
-                                    size_t tensor,
-                                    sonew_tensor_state *state,
-                                    size_t size);
-
-/**
- * Writes the index of the tensor with this name to *tensor.
- *
- * Errors: SONEW_INVALID_STRING, SONEW_UNKNOWN_NAME. Since 0.1.
- */
-sonew_status sonew_find_tensor(const sonew_optimizer *optimizer,
-                               const char *name,
-                               size_t *tensor);
-
-/**
- * Changes the factor by which the learning rate of a tensor is multiplied;
- * finite and not negative, 1 at first.
- *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE; in a live file SONEW_FORKED
- * and SONEW_IO. Since 0.1.
- */
-sonew_status sonew_set_lr_scale(sonew_optimizer *optimizer,
-                                size_t tensor,
-                                double scale);
-
-/**
- * Writes the factor by which the learning rate of a tensor is multiplied to
- * *scale.
- *
- * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
- */
-sonew_status sonew_lr_scale(const sonew_optimizer *optimizer,
-                            size_t tensor,
-                            double *scale);
-
-/**
- * Changes the decoupled weight decay of a tensor; finite and not negative, at
- * first that of the options.
- *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE; in a live file SONEW_FORKED
- * and SONEW_IO. Since 0.1.
- */
-sonew_status sonew_set_weight_decay(sonew_optimizer *optimizer,
-                                    size_t tensor,
-                                    double decay);
-
-/**
- * Writes the decoupled weight decay of a tensor to *decay.
- *
- * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
- */
-sonew_status sonew_weight_decay(const sonew_optimizer *optimizer,
-                                size_t tensor,
-                                double *decay);
-
-/**
- * Writes the number of the steps that a tensor took part in to *count: its
- * bias correction counts these. A step in which it had no gradient is not among
- * them.
- *
- * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
- */
-sonew_status sonew_tensor_step_count(const sonew_optimizer *optimizer,
-                                     size_t tensor,
-                                     uint64_t *count);
-
-/**
- * Changes the number of the steps that a tensor took part in: after
- * sonew_set_state(), which gives all tensors one count, of those that have not
- * taken part in every step.
- *
- * Errors: SONEW_UNKNOWN_TENSOR; in a live file SONEW_OUT_OF_RANGE (2^47 or
- * more), SONEW_FORKED and SONEW_IO. Since 0.1.
- */
-sonew_status sonew_set_tensor_step_count(sonew_optimizer *optimizer,
-                                         size_t tensor,
-                                         uint64_t count);
-
-/******************************************************************************
- * Contents of a file
- *
- * What a checkpoint or a live file holds, without an optimizer: options,
- * tensors, and the state planes and parameters themselves.
- *
- * An optimizer for the tensors of a file that differs from that of the file,
- * in its threads for example, or in the type of its state, is made of these
- * parts:
- *
- *    sonew_file *file = NULL;
- *    sonew_contents contents;
- *    sonew_options options;
- *    if (sonew_file_open("step-1000.safetensors", &file) != SONEW_OK) return 1;
- *    sonew_file_info(file, &contents, sizeof contents);
- *    sonew_file_options(file, &options, sizeof options);
- *    options.threads = 4;
- *    sonew_tensor *tensors = calloc(contents.tensor_count, sizeof *tensors);
- *    for (size_t i = 0; i < contents.tensor_count; i++) {
- *        sonew_tensor_state state;
- *        sonew_file_tensor(file, i, &state, sizeof state);
- *        tensors[i] = state.tensor;
- *    }
- *    sonew_create(&options, tensors, contents.tensor_count, &optimizer);
- *    sonew_file_free(file);
- *    sonew_load(optimizer, "step-1000.safetensors", NULL, params, count);
- ******************************************************************************/
-
-/** An open file. Created by sonew_file_open(), freed by sonew_file_free(). */
-typedef struct sonew_file sonew_file;
-
-/** What a file is, and what it holds besides its options and tensors. */
-typedef struct {
-  /** The step count of the state. */
-  uint64_t step_count;
-  /** Length of the file in bytes. */
-  uint64_t file_bytes;
-  /** Number of tensors. */
-  size_t tensor_count;
-  /** The version of its format; see docs/state-files.md. */
-  int32_t format;
-  /** 1: it has the parameters of every tensor, as "parameter". 0: it has none. */
-  int32_t parameters;
-  /** 1: it is a live file. 0: a checkpoint. */
-  int32_t live;
-  /**
-   * 1: it is a live file that was not synced after its last step, because the
-   * process that worked on it died. It can be loaded.
-   */
-  int32_t unsynced;
-} sonew_contents;
-
-/**
- * Opens a checkpoint or a live file for reading, and writes a handle to *file.
- * Its header and sizes are checked, as by sonew_load(); sonew_file_read() checks
- * what it reads, and sonew_verify() everything.
- *
- * As long as the handle exists, the file stays open, and no optimizer can work on
- * it if it is a live file. A live file in use is refused.
- *
- * Errors: SONEW_IO, SONEW_NOT_A_CHECKPOINT, SONEW_FILE_LENGTH,
- * SONEW_FORMAT_VERSION, SONEW_CHECKSUM, SONEW_FILE_LOCKED, SONEW_TORN,
- * SONEW_OUT_OF_MEMORY. Since 0.1.
- */
-sonew_status sonew_file_open(const char *path,
-                             sonew_file **file);
-
-/**
- * Writes what the file is to *contents. Pass sizeof *contents for size.
- *
- * Errors: SONEW_STRUCT_SIZE. Since 0.1.
- */
-sonew_status sonew_file_info(const sonew_file *file,
-                             sonew_contents *contents,
-                             size_t size);
-
-/**
- * Writes the options of the optimizer that wrote the file to *options, as
- * sonew_options_init() writes the defaults. threads and instruction_set are in no
- * file and have their defaults. Pass sizeof *options for size.
- *
- * Errors: SONEW_STRUCT_SIZE. Since 0.1.
- */
-sonew_status sonew_file_options(const sonew_file *file,
-                                sonew_options *options,
-                                size_t size);
-
-/**
- * Writes a tensor of the file and its settings to *state. tensor is an index from
- * 0, in the order of the optimizer that wrote the file. Pass sizeof *state for
- * size.
- *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.1.
- */
-sonew_status sonew_file_tensor(const sonew_file *file,
-                               size_t tensor,
-                               sonew_tensor_state *state,
-                               size_t size);
-
-/**
- * Copies an array of a tensor, one of sonew_tensor_state.arrays, to data, and
- * compares its checksum, if the file has one. data has one element of the array's
- * type for each element of the tensor, in the tensor's own order, and is aligned
- * to its elements. Of a live file the array is that of the last step.
- *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_INVALID_STRING, SONEW_PLANE_MISSING,
- * SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_CHECKSUM, SONEW_IO,
- * SONEW_OUT_OF_MEMORY. Since 0.1.
- */
-sonew_status sonew_file_read(const sonew_file *file,
-                             size_t tensor,
-                             const char *array,
-                             void *data);
-
-/**
- * Closes a file. NULL is allowed and does nothing. What sonew_file_tensor() has
- * pointed to is gone then. Since 0.1.
- */
-sonew_status sonew_file_free(sonew_file *file);
-
-/******************************************************************************
- * About an optimizer
- ******************************************************************************/
-
-/**
- * Writes the number of steps taken so far to *count. Refused and skipped steps
- * are not counted; steps in which some tensors took no part are. Bias correction
- * counts those of each tensor: sonew_tensor_step_count(). Loading sets it to the
- * file's count. Since 0.1.
- */
-sonew_status sonew_step_count(const sonew_optimizer *optimizer,
-                              uint64_t *count);
-
-/**
- * Writes the gradient norm of the last step to *norm: sqrt(sum |g|^2) over all
- * tensors, after grad_scale and before clipping. It is NaN before the first
- * step, and after a step that did not compute it: with SONEW_UNCHECKED and no
- * clip_norm, a step may not read all gradients beforehand. Since 0.1.
- */
-sonew_status sonew_gradient_norm(const sonew_optimizer *optimizer,
-                                 double *norm);
-
-/** Writes the number of tensors to *count. Since 0.1. */
-sonew_status sonew_tensor_count(const sonew_optimizer *optimizer,
-                                size_t *count);
-
-/** Writes the size of the state in bytes to *bytes. Since 0.1. */
-sonew_status sonew_state_bytes(const sonew_optimizer *optimizer, size_t *bytes);
-
-/**
- * Writes to *bytes how much memory the optimizer holds: the state, directions
- * if a graft needs them, and scratch memory for each thread. Names and other
- * small lists are not counted, nor is state that is mapped from a file. A step
- * allocates nothing that grows with the number of parameters. Since 0.1.
- */
-sonew_status sonew_memory_bytes(const sonew_optimizer *optimizer,
-                                size_t *bytes);
-
-/**
- * Writes to *threads the largest number of threads that a step uses, the
- * calling thread included: while the threads of its pool are running, those that
- * the system gave, otherwise those that were asked for. Since 0.1.
- */
-sonew_status sonew_threads(const sonew_optimizer *optimizer,
-                           size_t *threads);
-
-/**
- * Writes the name of the instruction set in use to *name: "avx512", "avx2",
- * "neon" or "portable". Results do not depend on it. The string lives as long
- * as the optimizer. Since 0.1.
- */
-sonew_status sonew_instruction_set(const sonew_optimizer *optimizer,
-                                   const char **name);
-
-/******************************************************************************
- * Views of the state
- *
- * The state of a tensor is a list of planes: "momentum", "diagonal", "band.1"
- * up to "band.b" with b = options.band, "rms" with
- * SONEW_GRAFT_NORMALIZED_RMSPROP, and "master" with master weights. A tensor
- * with SONEW_UPDATE_ADAM has only "momentum", "diagonal" and, with master
- * weights, "master". "master" is SONEW_F32, the others have the tensor's
- * state_dtype. A plane has one number for each parameter, in the tensor's own
- * order: its element j belongs to parameter j. In "band.k" that is H[j+k][j],
- * where j+k is the coordinate k places after j in the chain; for the last k
- * coordinates of a chain it is 0.
- ******************************************************************************/
-
-/**
- * A view of a state plane, not a copy. What it points to may only be read, and
- * not by another thread during a call with the optimizer. data is the state
- * after the last step, without bias correction. A view is valid until the next
- * call that steps, loads into or frees the optimizer: request a new one then.
- */
-typedef struct {
-  /** The first element, aligned to 64 bytes. */
-  const void *data;
-  /** Number of elements. */
-  size_t len;
-  /** The tensor's name. */
-  const char *tensor;
-  /** The plane's name. */
-  const char *plane;
-  /** Number of dimensions. */
-  size_t ndim;
-  /** The tensor's dimensions, slowest first; 0 beyond ndim. */
-  size_t dims[SONEW_MAX_DIMS];
-  /** One of sonew_dtype: the type of data's elements. */
-  int32_t dtype;
-  /** Is 0. */
-  int32_t reserved;
-  /**
-   * The number of the steps that the tensor took part in: the t of its bias
-   * correction. sonew_tensor_step_count().
-   */
-  uint64_t step_count;
-} sonew_view;
-
-/**
- * Writes the number of state planes of a tensor to *count.
- *
- * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
- */
-sonew_status sonew_plane_count(const sonew_optimizer *optimizer,
-                               size_t tensor,
-                               size_t *count);
-
-/**
- * Writes the index of a tensor's state plane with this name to *plane.
- *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_INVALID_STRING, SONEW_UNKNOWN_NAME.
- * Since 0.1.
- */
-sonew_status sonew_find_plane(const sonew_optimizer *optimizer,
-                              size_t tensor,
-                              const char *name,
-                              size_t *plane);
-
-/**
- * Writes a view of a tensor's state plane to *view. Pass sizeof *view for size.
- *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE, SONEW_STRUCT_SIZE.
- * Since 0.1.
- */
-sonew_status sonew_plane_view(const sonew_optimizer *optimizer,
-                              size_t tensor,
-                              size_t plane,
-                              sonew_view *view,
-                              size_t size);
-
-/**
- * Replaces the optimizer's state by a copy of the caller's: its step count,
- * which becomes that of every tensor, too (sonew_set_tensor_step_count() changes
- * one), and count state planes, those of the first tensor first, each tensor's in the
- * order of their indices. For programs that kept the state in arrays of their
- * own. "master" is taken as set, so that the next step does not copy it from
- * the parameters. Views of the state become invalid; a live file that held the
- * state is closed, as by sonew_free().
- *
- * Errors: SONEW_PLANE_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
- * SONEW_OVERLAP, SONEW_OUT_OF_MEMORY. Since 0.1.
- */
-sonew_status sonew_set_state(sonew_optimizer *optimizer,
-                             uint64_t step_count,
-                             const void *const *planes,
-                             size_t count);
-
-/******************************************************************************
- * Other element types
- *
- * sonew_step(), sonew_save() and sonew_load() take float buffers. The functions
- * below take buffers of the types that each sonew_tensor declares, which may
- * differ between tensors: pointers are to double (SONEW_F64), float (SONEW_F32),
- * or 16-bit patterns such as uint16_t or a 16-bit type of the compiler
- * (SONEW_BF16, SONEW_F16). A buffer is aligned to the size of its elements.
- *
- * Master weights. A tensor with master set keeps a float32 copy of its
- * parameters in its state, because 16-bit parameters would lose updates that
- * are smaller than their rounding error. It also makes the saved state a whole
- * checkpoint. The first step copies the master weights from the parameters,
- * even if the tensor has no gradient in that step. After that, every step
- * updates the master weights, and overwrites the parameters with them, rounded
- * to nearest.
- ******************************************************************************/
-
-/**
- * As sonew_step(), for tensors of any type: params[i] points to elements of
- * the dtype of tensor i, grads[i] to elements of its grad_dtype.
- *
- * Errors: those of sonew_step(), but SONEW_WRONG_DTYPE. Since 0.1.
- */
-sonew_status sonew_step_any(sonew_optimizer *optimizer,
-                            const sonew_step_options *options,
-                            void *const *params,
-                            const void *const *grads,
-                            size_t count);
-
-/**
- * As sonew_save(), for tensors of any type: params[i] points to elements of
- * the dtype of tensor i.
- *
- * Errors: those of sonew_save(), but SONEW_WRONG_DTYPE. Since 0.1.
- */
-sonew_status sonew_save_any(const sonew_optimizer *optimizer,
-                            const char *path,
-                            void *const *params,
-                            size_t count);
-
-/**
- * As sonew_load(), for tensors of any type: params[i] points to elements of
- * the dtype of tensor i.
- *
- * Errors: those of sonew_load(), but SONEW_WRONG_DTYPE. Since 0.1.
- */
-sonew_status sonew_load_any(sonew_optimizer *optimizer,
-                            const char *path,
-                            const sonew_load_options *options,
-                            void *const *params,
-                            size_t count);
-
-/**
- * Discards the master weights of all tensors that have them, so that the next
- * step copies them from the parameters again. Call this after changing
- * parameters between steps; otherwise the next step overwrites the change.
- *
- * A live file keeps the master weights of the last step until the next step is
- * complete. If the process dies before that, a load with parameters continues as
- * if this had not been called; after a load without them, the next step copies
- * the caller's parameters.
- *
- * Errors: in a live file, SONEW_FORKED, SONEW_IO and SONEW_OUT_OF_MEMORY. Since
- * 0.1.
- */
-sonew_status sonew_reset_master(sonew_optimizer *optimizer);
-
-/******************************************************************************
- * Stateless step
- *
- * For programs that keep parameters and state in arrays of their own. A plan
- * holds what does not change between steps; parameters, gradients and all
- * state planes are passed to each step. The optimizer above is a plan together
- * with its state, and both give the same bits.
- ******************************************************************************/
-
-/**
- * The numbers of a tensor's state besides its planes: |a| / |u| of its last step, with
- * lagged_norms; and what momentum and statistics were divided by in it, where betas
- * have differed from those of the options (otherwise 0).
- */
-#define SONEW_SCALARS 3
-
-/** A plan. Created by sonew_plan_create(), freed by sonew_plan_free(). */
-typedef struct sonew_plan sonew_plan;
-
-/**
- * The buffers of one tensor for one step. Fill it in with
- * sonew_buffers_init(). Every buffer has len elements, in the tensor's order,
- * of the types that its sonew_tensor declares.
- */
-typedef struct {
-  /** Set by sonew_buffers_init(). The same for all entries of a list. */
-  size_t struct_size;
-  /**
-   * Parameters, updated in place: p <- p - lr (u + weight_decay p). NULL if
-   * direction is given.
-   */
-  void *params;
-  /**
-   * Receives the grafted direction u, in the type of params; NULL if params
-   * is given. The caller then applies learning rate and weight decay, and the
-   * plane "master" is not changed.
-   */
-  void *direction;
-  /**
-   * The gradient. NULL: the tensor takes no part in the step, and none of its
-   * buffers is written.
-   */
-  const void *grad;
-  /**
-   * Pointers to the state planes, in the order of sonew_plan_plane_name().
-   * Before the first step the caller sets "master" to a copy of the
-   * parameters, and all other planes to zero.
-   */
-  void *const *planes;
-  /** The number of planes: sonew_plan_plane_count(). */
-  size_t plane_count;
-  /** The number of elements of each buffer; must be that of the tensor. */
-  size_t len;
-  /**
-   * The learning rate is multiplied by this; finite and not negative.
-   * Default 1.
-   */
-  double lr_scale;
-  /**
-   * Decoupled weight decay, finite and not negative. Default 0. The
-   * weight_decay of sonew_options is not used here.
-   */
-  double weight_decay;
-  /**
-   * The number of the tensor's own step, 1 for the first in which it has a
-   * gradient, if that is not the step_number of the call. Default 0: it is.
-   */
-  uint64_t step_number;
-  /**
-   * SONEW_SCALARS numbers of the tensor's state, zero before its first step; each
-   * step in which it has a gradient updates them. May be NULL unless the plan has
-   * lagged_norms, or the step betas of its own.
-   */
-  double *scalars;
-} sonew_buffers;
-
-/**
- * Creates a plan for steps over count tensors and writes its handle to *plan.
- * Arguments and statuses are those of sonew_create(), but SONEW_HEADER_LENGTH: what
- * a plan works on is saved by its caller. Since 0.1.
- */
-sonew_status sonew_plan_create(const sonew_options *options,
-                               const sonew_tensor *tensors,
-                               size_t count,
-                               sonew_plan **plan);
-
-/**
- * Frees a plan, and its threads as sonew_free() does an optimizer's. NULL is
- * allowed and does nothing. Since 0.1.
- */
-sonew_status sonew_plan_free(sonew_plan *plan);
-
-/**
- * Writes the number of state planes that a tensor needs to *count.
- *
- * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
- */
-sonew_status sonew_plan_plane_count(const sonew_plan *plan,
-                                    size_t tensor,
-                                    size_t *count);
-
-/**
- * Writes the name of a state plane that a tensor needs to *name. The string
- * lives as long as the plan.
- *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE. Since 0.1.
- */
-sonew_status sonew_plan_plane_name(const sonew_plan *plan,
-                                   size_t tensor,
-                                   size_t plane,
-                                   const char **name);
-
-/**
- * Writes the type of a state plane that a tensor needs, one of sonew_dtype, to
- * *dtype.
- *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE. Since 0.1.
- */
-sonew_status sonew_plan_plane_dtype(const sonew_plan *plan,
-                                    size_t tensor,
-                                    size_t plane,
-                                    int32_t *dtype);
-
-/**
- * Fills in the defaults of one entry: all pointers NULL, lr_scale 1,
- * weight_decay and step_number 0. Pass sizeof *buffers for size.
- *
- * Errors: SONEW_STRUCT_SIZE. Since 0.1.
- */
-sonew_status sonew_buffers_init(sonew_buffers *buffers, size_t size);
-
-/**
- * Takes one step. buffers has one entry for each tensor, count in all. step
- * may be NULL, which means the defaults. step_number is the t of the bias
- * correction, 1 for the first step; the caller counts it. A tensor that has not
- * taken part in every step has a step_number of its own in its entry.
- *
- * Buffers that are written (params, direction, planes) may not overlap any
- * other buffer of the call. Gradients may overlap each other.
- *
- * Errors: those of sonew_step(), SONEW_WRONG_LENGTH, SONEW_PLANE_COUNT,
- * SONEW_STRUCT_SIZE, SONEW_AMBIGUOUS_TARGET. Since 0.1.
- */
-sonew_status sonew_plan_step(sonew_plan *plan,
-                             const sonew_step_options *step,
-                             uint64_t step_number,
-                             const sonew_buffers *buffers,
-                             size_t count);
-
-/******************************************************************************
- * Step in stages
- *
- * For programs that train one model on several machines (or in several
- * processes), each of which holds a part of the model. Most of a step needs
- * only neighbouring elements, but clipping, relative damping and grafting need
- * sums or maxima over whole tensors, in up to three stages. A step in stages
- * stops at each of them: the program reduces the numbers of all parts and
- * continues the step. Every machine lists all tensors, in the same order. A tensor of
- * which it has nothing has a dimension of 0, as {0, 784}. A tensor that every machine
- * holds whole is counted by one of them only. With MPI:
- *
- *    double numbers[2 * COUNT];                     // two for each tensor
- *    int32_t stage;
- *    status = sonew_stages_begin(optimizer, &step, params, grads, COUNT);
- *    while (status == SONEW_OK) {
- *        status = sonew_stages_next(optimizer, numbers, COUNT, &stage);
- *        if (status != SONEW_OK || stage == SONEW_DONE)
- *            break;
- *        for (int i = 0; i < COUNT; i++)            // those that all machines hold whole
- *            if (rank != 0 && is_whole[i])
- *                numbers[2 * i] = numbers[2 * i + 1] = 0;
- *        MPI_Allreduce(MPI_IN_PLACE, numbers, 2 * COUNT, MPI_DOUBLE,
- *                      stage == SONEW_LARGEST_L1 ? MPI_MAX : MPI_SUM, MPI_COMM_WORLD);
- *    }
- *
- * Which stages there are depends only on the options of optimizer and step, so that all
- * machines stop at the same ones, whatever tensors they have; a step that needs none is
- * done at the first sonew_stages_next(). If a machine's call fails where those of others
- * do not (SONEW_THREADS, for example), the others wait for it: repeat the call, or end the
- * program.
- *
- * If the numbers are given back unchanged, the step gives the same bits as sonew_step().
- * If they are reduced, it gives the step of the whole tensors, up to the rounding of the
- * sums, provided that tensors are cut between chains: between rows with SONEW_ROWS,
- * between columns with SONEW_COLUMNS. Where a chain is cut, the edges over the cut are
- * missing. With numbers that are only compared (SONEW_LARGEST_L1) the bits are those of
- * the whole tensors. Sums are added up in another order than on one machine: that
- * changes the last bits of their float64, and so rarely one of the parameters. With
- * SONEW_STOCHASTIC, each machine draws random numbers of its own.
- *
- * Each machine saves its part to a file of its own, with sonew_save(), at the same step.
- *
- * While a step in stages is under way, functions that only read answer as they
- * did before it. Functions that step, save, load, sync or change a setting are
- * refused with SONEW_IN_STAGES. The buffers must stay in place and unchanged
- * until the step is done or aborted. Freeing the handle ends the step, too.
- ******************************************************************************/
-
-/**
- * The point that a step in stages has reached, and what its numbers are: two
- * for each tensor, both zero for a tensor that takes no part in the step.
- */
-enum {
-  /** The step is done; there are no numbers. */
-  SONEW_DONE = 0,
-  /**
-   * Numbers: the sum of squares of the gradient after grad_scale, NaN if an
-   * element is not finite; and 0. Reduce with a sum. Nothing has been written
-   * yet. This stage exists with SONEW_SKIP, with clip_norm, and with
-   * SONEW_GRAFT_NORMALIZED_RMSPROP.
-   */
-  SONEW_GRADIENT_SQUARES = 1,
-  /**
-   * Numbers: the l1 of SONEW_RELATIVE, and 0. Reduce with a maximum. The
-   * state has been updated with the gradients. This stage exists with
-   * SONEW_RELATIVE.
-   */
-  SONEW_LARGEST_L1 = 2,
-  /**
-   * Numbers: the squared norm of the direction u, and that of the graft's
-   * vector a. Reduce with a sum. The state has been updated with the
-   * gradients. This stage exists with every graft but SONEW_GRAFT_NONE.
-   */
-  SONEW_NORMS = 3,
-};
-typedef int32_t sonew_stage;
-
-/**
- * Begins a step in stages. Arguments are those of sonew_step_any(); the
- * buffers are used until the step is done. This call itself reads no gradient
- * and writes nothing.
- *
- * Errors: those of sonew_step_any(), but SONEW_NON_FINITE_GRADIENT. Since 0.1.
- */
-sonew_status sonew_stages_begin(sonew_optimizer *optimizer,
-                                const sonew_step_options *step,
-                                void *const *params,
-                                const void *const *grads,
-                                size_t count);
-
-/**
- * Continues the step to its next stage. Writes that stage, one of sonew_stage,
- * to *stage, and its numbers to numbers: two for each of the count tensors,
- * 2 * count in all. The caller reduces them in this buffer and passes it to the
- * next call; the first call does not read it. With SONEW_DONE the step is done:
- * parameters and state are updated, the step count has grown by one, and
- * numbers are left as they are. Neither numbers nor stage may overlap a buffer
- * of the step, the state, or each other.
- *
- * Errors: SONEW_NO_STAGES, SONEW_TENSOR_COUNT, SONEW_OVERLAP, SONEW_OUT_OF_RANGE
- * (a number is negative), SONEW_OUT_OF_MEMORY, SONEW_THREADS, SONEW_FORKED: the step is at
- * the same stage as before, and the call can be repeated.
- * SONEW_NON_FINITE_GRADIENT: a sum of squares is NaN, here or on another
- * machine; the step has ended and nothing has changed. Since 0.1.
- */
-sonew_status sonew_stages_next(sonew_optimizer *optimizer,
-                               double *numbers,
-                               size_t count,
-                               int32_t *stage);
-
-/**
- * Aborts the step that is under way, so that everything is as it was before it.
- * If the state is in a live file, this is possible at any stage. If it is in
- * memory, it is possible only before the first stage and at
- * SONEW_GRADIENT_SQUARES, because the step has updated the state when it
- * reaches a later stage. Then either finish the step (with this part's own
- * numbers, if the other machines cannot be reached), or free the optimizer and
- * load its last save into another one.
- *
- * Errors: SONEW_NO_STAGES, SONEW_STATE_WRITTEN; in a live file SONEW_FORKED and
- * SONEW_IO. Since 0.1.
- */
-sonew_status sonew_stages_abort(sonew_optimizer *optimizer);
-
-/**
- * As sonew_stages_begin(), for a plan. Arguments are those of sonew_plan_step().
- *
- * Errors: those of sonew_plan_step(), but SONEW_NON_FINITE_GRADIENT. Since 0.1.
- */
-sonew_status sonew_plan_stages_begin(sonew_plan *plan,
-                                     const sonew_step_options *step,
-                                     uint64_t step_number,
-                                     const sonew_buffers *buffers,
-                                     size_t count);
-
-/** As sonew_stages_next(), for a plan. Since 0.1. */
-sonew_status sonew_plan_stages_next(sonew_plan *plan,
-                                    double *numbers,
-                                    size_t count,
-                                    int32_t *stage);
-
-/**
- * Aborts a plan's step that is under way, at any stage. From SONEW_LARGEST_L1
- * or SONEW_NORMS on, the state planes have been updated with the gradients, and
- * the caller must restore them; params or direction have not been written.
- *
- * Errors: SONEW_NO_STAGES. Since 0.1.
- */
-sonew_status sonew_plan_stages_abort(sonew_plan *plan);
-
-/******************************************************************************
- * XLA custom call
- *
- * JAX, and other programs that compile to XLA, can call the library without
- * any C++: the function below is a handler of XLA's typed FFI (API version
- * 0.1) for the platform "cpu". The Python package in bindings/jax registers it
- * and hides the details below; other frontends register it under any name, with
- * api_version 1 and has_side_effect false.
- *
- * The step is stateless: all inputs are operands and all outputs are results,
- * every array with its last dimension fastest. Where operand and result are
- * the same buffer (input_output_aliases), it is updated in place; where they
- * are different buffers, the operand is copied first. T is the number of
- * tensors.
- *
- *    attributes (i64 and f64 scalars, unless they say otherwise)
- *      names              string: the tensors' names, one per line
- *      chains, updates    s32[T]: as in sonew_tensor
- *      master             s32[T]: 1 for float32 master weights
- *      lr_scales, weight_decays   f64[T]: as in sonew_buffers
- *      band, threads, seed, statistics, damping, graft, bias_correction,
- *      graft_bias_correction, rounding, instruction_set   i64: as in
- *                         sonew_options
- *      non_finite         i64: as in sonew_step_options. A step that is skipped
- *                         is not an error: nothing changes, and taken is 0
- *      numbers            f64[10]: beta1, beta2, eps, gamma, graft_eps, lr,
- *                         grad_scale, statistics_weight, clip_norm, and a factor
- *                         that multiplies all weight_decays
- *      traced             i64: bit i is set where numbers[i] comes as an operand
- *      direction          i64: 1 to write the direction u instead of updating
- *                         parameters
- *      staged             i64: 1 for one stage of a step, see below
- *      reached            s32[R]: the stages that the step has reached before
- *                         this call: 0, 1, 2
- *    operands
- *      count              s32[]: steps that every tensor took part in so far
- *      traced             f32[k] or f64[k]: the traced numbers, in order
- *      reached            u32[R, D, T, 2, 2], only if staged and R > 0: the
- *                         numbers of the stages before, see below
- *      for each tensor: parameters, gradient, state planes. With direction 1 the
- *      parameters are left out; if staged, they are replaced by the direction that
- *      earlier stages wrote (zeros at first)
- *    results
- *      taken              s32[]: 1; 0 if a gradient was not finite
- *      for each tensor: u32[2, 2] only if staged, parameters or direction,
- *      state planes
- *
- * All operands and results may have the same additional leading dimensions.
- * They index the members of a batch, each of which takes a step of its own.
- *
- * Staged calls are for tensors that are parts of larger ones. One call
- * continues the step to its next stage, a point where numbers of whole tensors
- * are needed, and returns this part's two numbers for each tensor. Each is a
- * float64 in two u32, the low one first. The caller passes the numbers of all D
- * parts to the later calls (zeros for a tensor with fewer parts), and the
- * library reduces them: it adds them, except for the first number of stage 1,
- * of which it takes the maximum. The stages are: 0, the squared norm of the
- * gradient (with SONEW_SKIP, a clip_norm, or SONEW_GRAFT_NORMALIZED_RMSPROP);
- * 1, the largest l1, and the squared norm of the graft's vector a (with
- * SONEW_RELATIVE, if a tensor has SONEW_UPDATE_SONEW); 2, the squared norms of
- * the direction and of a (with a graft, if a tensor has SONEW_UPDATE_SONEW). The
- * call after the last stage updates the parameters.
- ******************************************************************************/
-
-/**
- * The handler. call_frame is the runtime's XLA_FFI_CallFrame; the result is
- * NULL, or an XLA_FFI_Error with the code INVALID_ARGUMENT and a message like
- * those of sonew_last_error(). May be called by several threads at once. Plans,
- * with their threads and scratch memory, are kept between calls, but at most 64
- * idle ones. Since 0.1.
- */
-void *sonew_xla_step_v1(void *call_frame);
-
-/**
- * Frees the idle plans that are kept for the handler's next calls, with their
- * scratch memory, and the threads that nothing else has used. Plans in use are kept. For programs that go on
- * running after training. Since 0.1.
- */
-void sonew_xla_release(void);
 
 /******************************************************************************
  * Version

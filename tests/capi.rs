@@ -11,7 +11,17 @@ use programs::{
     built, cc, compile, exists, not_tested, root, run, soname, valgrind, valgrind_with, WARNINGS,
 };
 
-const GENERATED: &str = include_str!(concat!(env!("OUT_DIR"), "/sonew.h"));
+/// The headers, as the sources say them.
+const GENERATED: [(&str, &str); 2] = [
+    (
+        "include/sonew.h",
+        include_str!(concat!(env!("OUT_DIR"), "/sonew.h")),
+    ),
+    (
+        "include/sonew_xla.h",
+        include_str!(concat!(env!("OUT_DIR"), "/sonew_xla.h")),
+    ),
+];
 
 const REFUSALS: [&str; 9] = [
     "tests/c/refusals.c",
@@ -31,16 +41,18 @@ fn folder(test: &str) -> std::path::PathBuf {
 
 #[test]
 fn header_is_up_to_date() {
-    let committed = root("include/sonew.h");
-    if env::var_os("SONEW_UPDATE_HEADER").is_some() {
-        fs::write(&committed, GENERATED).unwrap();
+    for (name, generated) in GENERATED {
+        let committed = root(name);
+        if env::var_os("SONEW_UPDATE_HEADER").is_some() {
+            fs::write(&committed, generated).unwrap();
+        }
+        let text = fs::read_to_string(&committed).unwrap_or_default();
+        assert!(
+            text == generated,
+            "{name} is not what the sources say; to update it, run\n    \
+             SONEW_UPDATE_HEADER=1 cargo test --test capi header_is_up_to_date"
+        );
     }
-    let text = fs::read_to_string(&committed).unwrap_or_default();
-    assert!(
-        text == GENERATED,
-        "include/sonew.h is not what src/capi says; to update it, run\n    \
-         SONEW_UPDATE_HEADER=1 cargo test --test capi header_is_up_to_date"
-    );
 }
 
 #[test]
@@ -63,7 +75,41 @@ fn header_compiles_alone_as_c_and_cpp() {
                 .args(["-fsyntax-only", "-x", language])
                 .arg(format!("-std={standard}"))
                 .args(WARNINGS)
-                .arg(root("include/sonew.h")));
+                .args(GENERATED.map(|(name, _)| root(name))));
+        }
+    }
+}
+
+/// The program at the top of the header is one in C and in C++.
+#[test]
+fn the_example_of_the_header_compiles() {
+    let (introduction, _) = GENERATED[0].1.split_once("#ifndef").unwrap();
+    let code = introduction
+        .lines()
+        .filter_map(|line| line.strip_prefix(" *    "));
+    let code: Vec<&str> = code.collect();
+    assert!(code.len() > 30 && code.len() < 45, "{}", code.len());
+    let source = folder("example").join("example.c");
+    let around = "#include <sonew.h>\n#include <stdio.h>\n#include <stdlib.h>\n\
+        static float weight[1000 * 784], bias[1000], weight_grad[1000 * 784], bias_grad[1000];\n\
+        static void compute_gradients(float **params, float *weight_grad, float *bias_grad) {\n\
+            weight_grad[0] = params[0][0];\n    bias_grad[0] = params[1][0];\n}\n\
+        int main(void) {\n";
+    fs::write(&source, format!("{around}{}\n}}\n", code.join("\n"))).unwrap();
+    let compilers = [
+        ("cc", "c", "c99"),
+        ("clang", "c", "c99"),
+        ("g++", "c++", "c++17"),
+        ("clang++", "c++", "c++17"),
+    ];
+    for (compiler, language, standard) in compilers {
+        if exists(compiler) {
+            run(Command::new(compiler)
+                .args(["-fsyntax-only", "-x", language])
+                .arg(format!("-std={standard}"))
+                .args(WARNINGS.iter().filter(|w| !w.contains("shadow")))
+                .arg(format!("-I{}", root("include").display()))
+                .arg(&source));
         }
     }
 }
@@ -182,10 +228,11 @@ fn the_example_links_with_the_static_library() {
     assert_eq!(losses(&run(&mut Command::new(program))).len(), 11);
 }
 
-/// Names of functions that the header declares.
+/// Names of functions that the headers declare.
 fn declared() -> Vec<String> {
-    let mut names: Vec<_> = GENERATED
-        .lines()
+    let headers = GENERATED.iter();
+    let mut names: Vec<_> = headers
+        .flat_map(|(_, header)| header.lines())
         .filter(|line| !line.starts_with([' ', '#', '/']))
         .filter_map(|line| line.split('(').next()?.split([' ', '*']).next_back())
         .filter(|name| name.starts_with("sonew_"))
@@ -226,7 +273,8 @@ fn the_library_has_its_soname() {
 fn enumerations_convert_to_int32_without_warnings() {
     let source = folder("enumerations").join("enumerations.c");
     let mut program = "#include <sonew.h>\n".to_owned();
-    let types: Vec<_> = GENERATED
+    let types: Vec<_> = GENERATED[0]
+        .1
         .lines()
         .filter_map(|line| line.strip_prefix("typedef int32_t ")?.strip_suffix(';'))
         .collect();
@@ -266,11 +314,10 @@ fn enumerations_convert_to_int32_without_warnings() {
 /// Every status has its name, and every number is there once.
 #[test]
 fn statuses_have_names() {
-    let body = GENERATED
-        .split("typedef int32_t sonew_status;")
-        .next()
-        .unwrap();
-    let body = body.rsplit("enum {").next().unwrap();
+    let enumerations = GENERATED[0].1.split("\nenum {").skip(1);
+    let bodies = enumerations.map(|text| text.split("\n};").next().unwrap());
+    let is_of_statuses = |body: &&str| body.contains("SONEW_OK = 0");
+    let body = bodies.into_iter().find(is_of_statuses).unwrap();
     let statuses: Vec<(&str, i32)> = body
         .lines()
         .filter_map(|line| line.trim().strip_suffix(',')?.split_once(" = "))

@@ -7,17 +7,23 @@
 //! program computes gradients; this library keeps the second-order state and
 //! updates the parameters in place.
 //!
-//! A complete example, for a network of one layer:
+//! A complete example, for a network of one layer, which goes on from a checkpoint if
+//! there is one:
 //!
 //! ```c
+//! static sonew_tensor tensors[2];                  // all zero: the defaults
+//! tensors[0].name = "fc1.weight";
+//! tensors[0].ndim = 2;
+//! tensors[0].dims[0] = 1000;                       // [out, in]
+//! tensors[0].dims[1] = 784;
+//! tensors[1].name = "fc1.bias";
+//! tensors[1].ndim = 1;
+//! tensors[1].dims[0] = 1000;
+//! tensors[1].update = SONEW_UPDATE_ADAM;           // plain Adam
+//!
 //! sonew_options options;
 //! sonew_options_init(&options, sizeof options);    // the defaults
 //! options.band = 1;                                // tridiagonal
-//!
-//! sonew_tensor tensors[] = {
-//!     {.name = "fc1.weight", .ndim = 2, .dims = {1000, 784}},
-//!     {.name = "fc1.bias", .ndim = 1, .dims = {1000}},
-//! };
 //! sonew_optimizer *optimizer = NULL;
 //! if (sonew_create(&options, tensors, 2, &optimizer) != SONEW_OK) {
 //!     fprintf(stderr, "%s\n", sonew_last_error());
@@ -26,17 +32,29 @@
 //!
 //! float *params[] = {weight, bias};
 //! const float *grads[] = {weight_grad, bias_grad};
+//! const char *path = "checkpoint.safetensors";
+//! uint64_t done = 0;
+//! if (sonew_load(optimizer, path, NULL, params, 2) == SONEW_OK)
+//!     sonew_step_count(optimizer, &done);
 //! sonew_step_options step;
 //! sonew_step_options_init(&step, sizeof step);
-//! for (int i = 0; i < 1000; i++) {
+//! for (; done < 1000; done++) {
 //!     compute_gradients(params, weight_grad, bias_grad);
 //!     step.lr = 1e-3;
 //!     if (sonew_step(optimizer, &step, params, grads, 2) != SONEW_OK)
 //!         fprintf(stderr, "%s\n", sonew_last_error());
+//!     if (done % 100 == 99)
+//!         sonew_save(optimizer, path, params, 2);
 //! }
-//! sonew_save(optimizer, "step-1000.safetensors", params, 2);
 //! sonew_free(optimizer);
 //! ```
+//!
+//! The functions of this example come first; then options and tensors, what can be relied
+//! on, and everything else. For C++ there is sonew.hpp, for XLA sonew_xla.h.
+//!
+//! ---
+//!
+//! What is computed, and what can be relied on
 //!
 //! What it computes, for one chain of coordinates j, gradient g, step t from
 //! 1, band b:

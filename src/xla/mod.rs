@@ -1,4 +1,4 @@
-//! XLA custom call
+//! sonew_xla.h - XLA custom call
 //!
 //! JAX, and other programs that compile to XLA, can call the library without
 //! any C++: the function below is a handler of XLA's typed FFI (API version
@@ -58,8 +58,8 @@
 //! of which it takes the maximum. The stages are: 0, the squared norm of the
 //! gradient (with SONEW_SKIP, a clip_norm, or SONEW_GRAFT_NORMALIZED_RMSPROP);
 //! 1, the largest l1, and the squared norm of the graft's vector a (with
-//! SONEW_RELATIVE, if a tensor has SONEW_UPDATE_SONEW); 2, the squared norms of
-//! the direction and of a (with a graft, if a tensor has SONEW_UPDATE_SONEW). The
+//! SONEW_RELATIVE); 2, the squared norms of
+//! the direction and of a (with a graft). The
 //! call after the last stage updates the parameters.
 
 // The documentation of the items below is for the header.

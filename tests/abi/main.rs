@@ -48,11 +48,11 @@ fn symbols() {
 
 /// Structs of the header: name, and names of their fields.
 fn structs() -> Vec<(&'static str, Vec<&'static str>)> {
-    let bodies = HEADER.split("typedef struct {").skip(1);
+    let bodies = HEADER.split("\nstruct ").skip(1);
     bodies
         .map(|text| {
-            let (body, rest) = text.split_once("\n} ").unwrap();
-            let name = rest.split(';').next().unwrap();
+            let (name, text) = text.split_once(" {").unwrap();
+            let (body, _) = text.split_once("\n};").unwrap();
             let lines = body.lines().map(str::trim);
             let fields = lines.filter_map(|line| line.strip_suffix(';'));
             let field = |line: &'static str| {

@@ -1,4 +1,4 @@
-//! The C++ binding under both compilers and two standards, and the examples.
+//! The C++ binding under two compilers with a standard each, and the examples.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use programs::{
 };
 
 const COMPILERS: [&str; 2] = ["g++", "clang++"];
+const STANDARDS: [&str; 2] = ["c++17", "c++20"];
 
 /// Compiles a program with every warning as an error.
 fn compile_cpp(compiler: &str, standard: &str, source: &Path, folder: &Path) -> PathBuf {
@@ -31,22 +32,20 @@ fn compile_cpp(compiler: &str, standard: &str, source: &Path, folder: &Path) -> 
     program
 }
 
-/// Compiles and runs a program with both compilers in both standards.
+/// Compiles and runs a program with both compilers, in the oldest standard and a newer one.
 fn everywhere(name: &str, source: &Path, check: impl Fn(&str)) -> PathBuf {
     let folder = folder("cpp", name);
     let mut program = None;
-    for compiler in COMPILERS {
+    for (compiler, standard) in COMPILERS.into_iter().zip(STANDARDS) {
         if !exists(compiler) {
             not_tested(&format!("there is no {compiler} to compile {name} with"));
             continue;
         }
-        for standard in ["c++17", "c++20"] {
-            let compiled = compile_cpp(compiler, standard, source, &folder);
-            check(&run(Command::new(&compiled)
-                .arg(&folder)
-                .current_dir(&folder)));
-            program = Some(compiled);
-        }
+        let compiled = compile_cpp(compiler, standard, source, &folder);
+        check(&run(Command::new(&compiled)
+            .arg(&folder)
+            .current_dir(&folder)));
+        program = Some(compiled);
     }
     program.expect("there is a C++ compiler")
 }
@@ -108,6 +107,17 @@ fn the_cpp_example_trains_and_resumes() {
         let program = compile_cpp(compiler, "c++17", &source, &folder);
         learns_and_resumes(&run(Command::new(program).current_dir(&folder)));
     }
+}
+
+#[test]
+fn the_example_of_steps_in_the_backward_pass_learns() {
+    let source = root("examples/cpp/backward.cpp");
+    everywhere("backward", &source, |printed| {
+        let losses = losses(printed);
+        assert_eq!(losses.len(), 5, "{printed}");
+        assert!(losses[4] < 0.2 * losses[0], "{printed}");
+        assert!(printed.ends_with("bit by bit\n"), "{printed}");
+    });
 }
 
 #[test]

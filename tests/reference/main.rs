@@ -74,14 +74,14 @@ fn entry(name: &str, declaration: &str, language: &str, text: &str) -> String {
 /// The page of the C header, which has sections between lines of stars, then
 /// comments with their declarations.
 fn c_reference(header: &str) -> String {
-    let mut page = "<!-- Made from include/sonew.h by tests/reference. -->\n".to_owned();
+    let mut page = "<!-- Made from the headers in include/ by tests/reference. -->\n".to_owned();
     let mut lines = Lines::of(header);
     while let Some(line) = lines.0.next() {
         if line.starts_with("/***") {
             let text = lines.block("*");
             let (title, text) = text.split_first().unwrap();
             let text = &text[..text.len() - 1];
-            let level = if title.starts_with("sonew.h") {
+            let level = if title.starts_with("sonew.h ") {
                 "#"
             } else {
                 "\n##"
@@ -96,12 +96,11 @@ fn c_reference(header: &str) -> String {
                     text
                 }
             };
-            let declaration = declaration(&mut lines, |line| {
-                // The name of an enumeration follows its values.
-                let within = line.starts_with(' ') || line == "};";
-                let ends = !within && (line.ends_with(';') || line.starts_with('#'));
-                ends || line.ends_with(");")
-            });
+            let mut declaration = String::new();
+            while let Some(line) = lines.0.next_if(|line| !line.is_empty()) {
+                declaration += line;
+                declaration += "\n";
+            }
             page += &entry(&c_name(&declaration), &declaration, "c", &markdown(&text));
         }
     }
@@ -123,6 +122,16 @@ fn declaration(lines: &mut Lines<'_>, ends: impl Fn(&str) -> bool) -> String {
 
 fn c_name(declaration: &str) -> String {
     let start = declaration.split('(').next().unwrap();
+    // The type of the statuses is declared before all functions.
+    if declaration.contains("SONEW_OK = 0") {
+        return "sonew_status".to_owned();
+    }
+    if let Some((name, _)) = start
+        .strip_prefix("struct ")
+        .and_then(|s| s.split_once(' '))
+    {
+        return name.to_owned();
+    }
     let last = declaration.lines().last().unwrap();
     let of_type = ["} ", "typedef int32_t "].map(|before| last.strip_prefix(before));
     let name = match of_type.into_iter().flatten().next() {
@@ -256,7 +265,9 @@ fn up_to_date(page: &str, made: &str) {
 
 #[test]
 fn of_c() {
-    let header = fs::read_to_string(root("include/sonew.h")).unwrap();
+    let headers = ["include/sonew.h", "include/sonew_xla.h"];
+    let header = headers.map(|name| fs::read_to_string(root(name)).unwrap());
+    let header = header.concat();
     let page = c_reference(&header);
     // Everything that the header declares has an entry.
     let symbols = fs::read_to_string(root("tests/abi/symbols.txt")).unwrap();
@@ -269,7 +280,7 @@ fn of_c() {
     }
     let structs = header
         .lines()
-        .filter_map(|line| line.strip_prefix("} ")?.strip_suffix(';'));
+        .filter_map(|line| line.strip_prefix("struct ")?.strip_suffix(" {"));
     let enumerations = header
         .lines()
         .filter_map(|line| line.strip_prefix("typedef int32_t ")?.strip_suffix(';'));

@@ -210,14 +210,15 @@ class Program:
         return self.settings.non_finite == "skip" or clips
 
     def stages(self):
-        """The points at which numbers of whole tensors are needed."""
+        """The points at which numbers of whole tensors are needed: they follow from
+        the settings alone, as in the library."""
         settings = self.settings
         stages = []
         if self.refuses() or settings.graft == "normalized_rmsprop":
             stages.append("gradient_squares")
-        if any(self.relative(leaf) for leaf in self.leaves):
+        if settings.damping == "relative":
             stages.append("largest_l1")
-        if any(leaf.graft(settings) != "none" for leaf in self.leaves):
+        if settings.graft != "none":
             stages.append("norms")
         return stages
 

@@ -1,0 +1,94 @@
+/******************************************************************************
+ * sonew_xla.h - XLA custom call
+ *
+ * JAX, and other programs that compile to XLA, can call the library without
+ * any C++: the function below is a handler of XLA's typed FFI (API version
+ * 0.1) for the platform "cpu". The Python package in bindings/jax registers it
+ * and hides the details below; other frontends register it under any name, with
+ * api_version 1 and has_side_effect false.
+ *
+ * The step is stateless: all inputs are operands and all outputs are results,
+ * every array with its last dimension fastest. Where operand and result are
+ * the same buffer (input_output_aliases), it is updated in place; where they
+ * are different buffers, the operand is copied first. T is the number of
+ * tensors.
+ *
+ *    attributes (i64 and f64 scalars, unless they say otherwise)
+ *      names              string: the tensors' names, one per line
+ *      chains, updates    s32[T]: as in sonew_tensor
+ *      master             s32[T]: 1 for float32 master weights
+ *      lr_scales, weight_decays   f64[T]: as in sonew_buffers
+ *      band, threads, seed, statistics, damping, graft, bias_correction,
+ *      graft_bias_correction, rounding, instruction_set   i64: as in
+ *                         sonew_options
+ *      non_finite         i64: as in sonew_step_options. A step that is skipped
+ *                         is not an error: nothing changes, and taken is 0
+ *      numbers            f64[10]: beta1, beta2, eps, gamma, graft_eps, lr,
+ *                         grad_scale, statistics_weight, clip_norm, and a factor
+ *                         that multiplies all weight_decays
+ *      traced             i64: bit i is set where numbers[i] comes as an operand
+ *      direction          i64: 1 to write the direction u instead of updating
+ *                         parameters
+ *      staged             i64: 1 for one stage of a step, see below
+ *      reached            s32[R]: the stages that the step has reached before
+ *                         this call: 0, 1, 2
+ *    operands
+ *      count              s32[]: steps that every tensor took part in so far
+ *      traced             f32[k] or f64[k]: the traced numbers, in order
+ *      reached            u32[R, D, T, 2, 2], only if staged and R > 0: the
+ *                         numbers of the stages before, see below
+ *      for each tensor: parameters, gradient, state planes. With direction 1 the
+ *      parameters are left out; if staged, they are replaced by the direction that
+ *      earlier stages wrote (zeros at first)
+ *    results
+ *      taken              s32[]: 1; 0 if a gradient was not finite
+ *      for each tensor: u32[2, 2] only if staged, parameters or direction,
+ *      state planes
+ *
+ * All operands and results may have the same additional leading dimensions.
+ * They index the members of a batch, each of which takes a step of its own.
+ *
+ * Staged calls are for tensors that are parts of larger ones. One call
+ * continues the step to its next stage, a point where numbers of whole tensors
+ * are needed, and returns this part's two numbers for each tensor. Each is a
+ * float64 in two u32, the low one first. The caller passes the numbers of all D
+ * parts to the later calls (zeros for a tensor with fewer parts), and the
+ * library reduces them: it adds them, except for the first number of stage 1,
+ * of which it takes the maximum. The stages are: 0, the squared norm of the
+ * gradient (with SONEW_SKIP, a clip_norm, or SONEW_GRAFT_NORMALIZED_RMSPROP);
+ * 1, the largest l1, and the squared norm of the graft's vector a (with
+ * SONEW_RELATIVE); 2, the squared norms of
+ * the direction and of a (with a graft). The
+ * call after the last stage updates the parameters.
+ ******************************************************************************/
+
+#ifndef SONEW_XLA_H
+#define SONEW_XLA_H
+
+/* Generated from src/xla by build.rs: change it there. */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/**
+ * The handler. call_frame is the runtime's XLA_FFI_CallFrame; the result is
+ * NULL, or an XLA_FFI_Error with the code INVALID_ARGUMENT and a message like
+ * those of sonew_last_error(). May be called by several threads at once. Plans,
+ * with their threads and scratch memory, are kept between calls, but at most 64
+ * idle ones. Since 0.1.
+ */
+void *sonew_xla_step_v1(void *call_frame);
+
+/**
+ * Frees the idle plans that are kept for the handler's next calls, with their
+ * scratch memory, and the threads that nothing else has used. Plans in use are kept. For programs that go on
+ * running after training. Since 0.1.
+ */
+void sonew_xla_release(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* SONEW_XLA_H */
