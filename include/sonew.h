@@ -563,8 +563,8 @@ typedef struct {
   /** Must be 0. */
   int32_t reserved[1];
   /**
-   * The threads that steps use, in place of those that are shared by default;
-   * then threads must be 0. Default NULL: those that are shared by default.
+   * The pool whose threads steps use. Then threads must be 0. Default NULL: the
+   * one that all who ask for the same number of threads share.
    */
   const sonew_pool *pool;
 } sonew_options;
