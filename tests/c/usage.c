@@ -2,6 +2,7 @@
  * as C++11. argv[1] is a folder to write to. */
 #include "check.h"
 
+#include <sonew_xla.h>
 #include <stddef.h>
 
 #define COUNT 2
