@@ -671,6 +671,8 @@ inline Options from_c(const sonew_options &c) {
   o.graft_bias_correction = c.graft_bias_correction != 0;
   o.rounding = static_cast<Rounding>(c.rounding);
   o.instruction_set = static_cast<Isa>(c.instruction_set);
+  o.lagged_norms = c.lagged_norms != 0;
+  o.nesterov = c.nesterov != 0;
   return o;
 }
 

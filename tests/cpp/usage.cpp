@@ -316,7 +316,7 @@ static void step_counts() {
 }
 
 // A plan whose caller keeps the scalars does what an optimizer does.
-static void scalars() {
+static void scalars(const std::string &folder) {
   sonew::Options lagged;
   lagged.lagged_norms = lagged.nesterov = true;
   const Floats grad = numbers(12, 0.3f);
@@ -338,6 +338,9 @@ static void scalars() {
     plan.step(number, {buffers}, step);
     CHECK(same == weight && kept[0] > 0);
   }
+  optimizer.save(folder + "/lagged");
+  const sonew::Options saved = sonew::File(folder + "/lagged").options();
+  CHECK(saved.lagged_norms && saved.nesterov);
   // One minus the product of the betas.
   CHECK(std::abs(kept[1] - (1 - 0.9 * 0.8 * 0.9 * 0.9)) < 1e-15);
 }
@@ -623,7 +626,7 @@ int main(int, char **argv) {
   types();
   plan();
   step_counts();
-  scalars();
+  scalars(argv[1]);
   stages(argv[1]);
   exceptions_in_stages(argv[1]);
   moved_from(argv[1]);
