@@ -26,7 +26,7 @@ def mesh(**axes):
 def state_specs(state, specs):
     rms = specs if state.rms != () else ()
     bands = tuple(specs for _ in state.bands)
-    ratios = P() if state.norm_ratios != () else ()
+    ratios = P() if len(state.norm_ratios) else ()
     return ScaleBySonewState(P(), specs, specs, bands, rms, (), norm_ratios=ratios)
 
 

@@ -17,7 +17,7 @@ BOTH = {"lagged_norms": True, "nesterov": True}
 SHAPES = {"bias": (7,), "empty": (0, 3), "kernel": (6, 5), "still": (4, 3), "zero": (5, 2)}
 # The fourth step is a spike, after the sixth the norms of the step before are too long.
 SIZES = [1.0, 1.3, 0.7, 1000.0, 1.0, 1e-3, 1.0, 0.0, 1.0, 0.5]
-BETA1, BETA2, EPS, RATE, DECAY = 0.9, 0.99, 1e-3, 0.01, 0.1
+BETA1, BETA2, EPS, RATE, DECAY = 0.9, 0.99, 1.0, 0.01, 0.1
 
 
 def gradients(step, dtype=np.float32, shapes=SHAPES):
@@ -37,6 +37,7 @@ class Textbook:
         self.lagged, self.nesterov = lagged, nesterov
         size = int(np.prod(shape))
         self.m, self.h, self.ratio, self.count = np.zeros(size), np.zeros((size, size)), 0.0, 0
+        self.too_long = 0
 
     def direction(self, g):
         # Column-major chains.
@@ -54,6 +55,7 @@ class Textbook:
         norm = np.linalg.norm({"adam": a, "momentum": m, "sgd": g}[self.graft])
         own = norm / np.linalg.norm(u) if np.any(u) else 0.0
         will_do = self.lagged and 0 < self.ratio <= 2 * own
+        self.too_long += self.ratio > 2 * own
         u = u * (self.ratio if will_do else own)
         self.ratio = own
         return u.reshape(shape, order="F")
@@ -91,14 +93,15 @@ def test_steps_are_those_of_the_textbook(implementation, band, graft, lagged, ne
             for name, leaf in leaves.items():
                 u = leaf.direction(grads[name])
                 expected = before[name] - RATE * (u + DECAY * before[name])
-                assert np.allclose(params[name], expected, rtol=1e-9, atol=1e-12), (number, name)
-        assert state.norm_ratios == () or lagged
+                assert np.allclose(params[name], expected, rtol=1e-6), (number, name)
+        assert leaves["kernel"].too_long > 0
+        assert lagged == (len(state.norm_ratios) > 0)
         if lagged:
             words = np.asarray(state.norm_ratios)
             ratios = dict(zip(sorted(SHAPES), words.view(np.float64)[:, 0], strict=True))
             assert ratios.pop("empty") == ratios["bias"] == 0
             for name, ratio in ratios.items():
-                assert np.allclose(ratio, leaves[name].ratio, rtol=1e-9), name
+                assert np.allclose(ratio, leaves[name].ratio, rtol=1e-6), name
 
 
 @pytest.mark.smoke
@@ -119,7 +122,7 @@ def test_a_spike_moves_no_farther_than_twice_what_its_own_norms_allow(implementa
                 updates, states[i] = jax.jit(optimizer.update)(grads, states[i])
                 moved.append(np.linalg.norm(updates["w"]))
             assert moved[0] <= 2.0001 * moved[1], number
-            assert number == 0 or moved[0] != moved[1]
+            assert number != 5 or moved[0] != moved[1]
 
 
 @pytest.mark.smoke
