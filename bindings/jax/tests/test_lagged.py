@@ -223,8 +223,9 @@ WRAPPED = {
     "alone": lambda own: own,
     "accumulate": lambda own: optax.MultiSteps(own, every_k_schedule=2),
     "masked": lambda own: optax.masked(own, {name: name != "still" for name in SHAPES}),
-    "inject": lambda own: optax.inject_hyperparams(sonew)(1e-2, update=adam_for_vectors, **BOTH),
-    "injected beta": lambda own: optax.inject_hyperparams(sonew)(1e-2, 0.9, update=adam_for_vectors, **BOTH),
+    "inject": lambda own: optax.inject_hyperparams(sonew, static_args=("update",))(
+        1e-2, beta1=0.9, update=adam_for_vectors, **BOTH
+    ),
 }
 
 
