@@ -499,6 +499,20 @@ typedef struct {
    * depend on it. Default SONEW_ISA_AUTO.
    */
   int32_t instruction_set;
+  /**
+   * 1: grafting with the norms of the step before: a tensor's update is scaled by
+   * |a| / |u| of the last step that it took part in, so that a step goes through
+   * memory once. Its first step, and one after a zero update, takes its own. An
+   * update that would be more than twice as long as with the norms of its own
+   * step is brought to these. 0: with those of the step itself. Default 0.
+   */
+  int32_t lagged_norms;
+  /**
+   * 1: Nesterov momentum: in the direction and in the norms of the grafts of Adam
+   * and momentum, m^ is replaced by (beta1 m + (1 - beta1) g) / (1 - beta1^t), with
+   * m the momentum after the step. 0: m^ itself. Default 0.
+   */
+  int32_t nesterov;
   /** Must be 0. */
   int32_t reserved[1];
 } sonew_options;
@@ -707,6 +721,14 @@ typedef struct {
    * whatever non_finite says. Default 0.
    */
   double clip_norm;
+  /**
+   * The decay rate of the momentum in this step, at least 0 and less than 1, for
+   * schedules; -1 for that of the options. Bias correction follows the product of
+   * the betas of all steps. Default -1.
+   */
+  double beta1;
+  /** The same in place of the options' beta2. Default -1. */
+  double beta2;
   /** One of sonew_non_finite. Default SONEW_SKIP. */
   int32_t non_finite;
   /** Must be 0. */
@@ -1113,6 +1135,26 @@ sonew_status sonew_set_tensor_step_count(sonew_optimizer *optimizer,
                                          size_t tensor,
                                          uint64_t count);
 
+/**
+ * Writes the SONEW_SCALARS numbers of a tensor's state besides its planes to *scalars:
+ * for programs that keep state in arrays of their own. Zeros before its first step.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
+ */
+sonew_status sonew_tensor_scalars(const sonew_optimizer *optimizer,
+                                  size_t tensor,
+                                  double *scalars);
+
+/**
+ * Changes these numbers: after sonew_set_state(), which sets them to zero.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE; in a live file SONEW_FORKED
+ * and SONEW_IO. Since 0.1.
+ */
+sonew_status sonew_set_tensor_scalars(sonew_optimizer *optimizer,
+                                      size_t tensor,
+                                      const double *scalars);
+
 /******************************************************************************
  * About an optimizer
  ******************************************************************************/
@@ -1335,6 +1377,13 @@ sonew_status sonew_reset_master(sonew_optimizer *optimizer);
  * with its state, and both give the same bits.
  ******************************************************************************/
 
+/**
+ * The numbers of a tensor's state besides its planes: |a| / |u| of its last step, with
+ * lagged_norms; and what momentum and statistics were divided by in it, where betas
+ * have differed from those of the options (otherwise 0).
+ */
+#define SONEW_SCALARS 3
+
 /** A plan. Created by sonew_plan_create(), freed by sonew_plan_free(). */
 typedef struct sonew_plan sonew_plan;
 
@@ -1387,6 +1436,12 @@ typedef struct {
    * gradient, if that is not the step_number of the call. Default 0: it is.
    */
   uint64_t step_number;
+  /**
+   * SONEW_SCALARS numbers of the tensor's state, zero before its first step; each
+   * step in which it has a gradient updates them. May be NULL unless the plan has
+   * lagged_norms, or the step betas of its own.
+   */
+  double *scalars;
 } sonew_buffers;
 
 /**
@@ -1622,6 +1677,7 @@ sonew_status sonew_plan_stages_abort(sonew_plan *plan);
  *      band, threads, seed, statistics, damping, graft, bias_correction,
  *      graft_bias_correction, rounding, instruction_set   i64: as in
  *                         sonew_options
+ *      lagged_norms, nesterov   i64: the same; may be left out where they are 0
  *      non_finite         i64: as in sonew_step_options. A step that is skipped
  *                         is not an error: nothing changes, and taken is 0
  *      numbers            f64[10]: beta1, beta2, eps, gamma, graft_eps, lr,
@@ -1638,11 +1694,15 @@ sonew_status sonew_plan_stages_abort(sonew_plan *plan);
  *      traced             f32[k] or f64[k]: the traced numbers, in order
  *      reached            u32[R, D, T, 2, 2], only if staged and R > 0: the
  *                         numbers of the stages before, see below
+ *      norm_ratios        u32[T, 2], only with lagged_norms: for each tensor the
+ *                         first number of its SONEW_SCALARS, a float64 in two
+ *                         u32, the low one first; zeros before the first step
  *      for each tensor: parameters, gradient, state planes. With direction 1 the
  *      parameters are left out; if staged, they are replaced by the direction that
  *      earlier stages wrote (zeros at first)
  *    results
  *      taken              s32[]: 1; 0 if a gradient was not finite
+ *      norm_ratios        u32[T, 2], only with lagged_norms: those of this step
  *      for each tensor: u32[2, 2] only if staged, parameters or direction,
  *      state planes
  *
@@ -1660,7 +1720,10 @@ sonew_status sonew_plan_stages_abort(sonew_plan *plan);
  * 1, the largest l1, and the squared norm of the graft's vector a (with
  * SONEW_RELATIVE, if a tensor has SONEW_UPDATE_SONEW); 2, the squared norms of
  * the direction and of a (with a graft, if a tensor has SONEW_UPDATE_SONEW). The
- * call after the last stage updates the parameters.
+ * call after the last stage updates the parameters. With lagged_norms the call
+ * that returns the numbers of stage 2 does, where the norm ratio of the step before
+ * is not zero; the call after it corrects an update that is too long, and its
+ * norm_ratios are those of this step. Until then they stay as they were.
  ******************************************************************************/
 
 /**

@@ -23,8 +23,8 @@ pub(super) struct Operands<'a> {
     traced: XlaBuffer<'a>,
     reached: Option<XlaBuffer<'a>>,
     taken: XlaBuffer<'a>,
-    /// With lagged norms: the ratio of every tensor.
-    norm_ratios: Option<Written<'a>>,
+    /// With lagged norms: the ratio of every tensor, as operand and as result.
+    norm_ratios: Option<[XlaBuffer<'a>; 2]>,
     tensors: Vec<TensorOperands<'a>>,
 }
 
@@ -87,14 +87,9 @@ impl<'a> Operands<'a> {
         }
         let taken = to();
         is(&taken, "taken", &[ffi::S32], &[])?;
-        let norm_ratios = options.lagged_norms.then(|| Written {
-            from: Some(from()),
-            to: to(),
-        });
-        if let Some(Written { from, to }) = &norm_ratios {
-            for buffer in from.iter().chain([to]) {
-                is(buffer, "norm_ratios", &[ffi::U32], &[tensors, 2])?;
-            }
+        let norm_ratios = options.lagged_norms.then(|| [from(), to()]);
+        for buffer in norm_ratios.iter().flatten() {
+            is(buffer, "norm_ratios", &[ffi::U32], &[tensors, 2])?;
         }
         let mut operands = |planes: usize| {
             let numbers = settings.staged.then(&mut to);
@@ -322,10 +317,10 @@ impl<'a> Operands<'a> {
         // SAFETY: these results have an entry for each member.
         unsafe {
             write(&self.taken, member, i32::from(taken));
-            if let Some(Written { to, .. }) = &self.norm_ratios {
+            if let Some([_, ratios]) = &self.norm_ratios {
                 for (tensor, buffers) in buffers.iter().enumerate() {
                     let at = member * self.tensors.len() + tensor;
-                    write_number(to, at, buffers.scalars.norm_ratio);
+                    write_number(ratios, at, buffers.scalars.norm_ratio);
                 }
             }
             for (tensor, numbers) in self.tensors.iter().zip(numbers) {
@@ -352,9 +347,9 @@ impl<'a> Operands<'a> {
         decay: f64,
     ) -> Vec<TensorBuffers<'b>> {
         let tensors = self.tensors.iter().zip(specs).zip(&settings.tensors);
-        let lend = |(i, ((operands, spec), tensor)): (
-            usize,
-            ((&TensorOperands<'_>, &TensorSpec), &settings::Tensor<'_>),
+        let lend = |((operands, spec), tensor): (
+            (&TensorOperands<'_>, &TensorSpec),
+            &settings::Tensor<'_>,
         )| {
             let len = spec.len();
             let bytes = |buffer: &XlaBuffer<'_>, dtype: Dtype| {
@@ -384,18 +379,17 @@ impl<'a> Operands<'a> {
             let mut buffers = TensorBuffers::new(target, Some(gradient), written);
             buffers.lr_scale = tensor.lr_scale;
             buffers.weight_decay = decay * tensor.weight_decay;
-            let ratios = self
-                .norm_ratios
-                .as_ref()
-                .and_then(|ratios| ratios.from.as_ref());
-            if let Some(ratios) = ratios {
-                // SAFETY: the operand has a number for each tensor of each member.
-                let ratio = unsafe { read_number(ratios, member * specs.len() + i) };
-                buffers.scalars.norm_ratio = ratio;
-            }
             buffers
         };
-        tensors.enumerate().map(lend).collect()
+        let mut all: Vec<_> = tensors.map(lend).collect();
+        if let Some([ratios, _]) = &self.norm_ratios {
+            for (tensor, buffers) in all.iter_mut().enumerate() {
+                // SAFETY: the operand has a number for each tensor of each member.
+                let ratio = unsafe { read_number(ratios, member * specs.len() + tensor) };
+                buffers.scalars.norm_ratio = ratio;
+            }
+        }
+        all
     }
 }
 
