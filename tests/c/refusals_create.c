@@ -156,7 +156,7 @@ const refusal create_refusals[] = {
             "\": this processor and this build have portable"),
     REFUSAL(options_reserved, SONEW_UNKNOWN_VALUE, "options.reserved[0] is 1, must be 0"),
     REFUSAL(options_not_filled_in, SONEW_STRUCT_SIZE,
-            "options.struct_size is 0, expected 104: call sonew_options_init() first"),
+            "options.struct_size is 0, expected 112: call sonew_options_init() first"),
     REFUSAL(options_of_odd_size, SONEW_STRUCT_SIZE, "options.struct_size is 103"),
     REFUSAL(tensors_null, SONEW_NULL_POINTER, "tensors is null"),
     REFUSAL(no_tensors, SONEW_NO_TENSORS, "the list of tensors is empty"),
@@ -190,6 +190,6 @@ const refusal create_refusals[] = {
     REFUSAL(unknown_field, SONEW_UNKNOWN_FIELD,
             "options has a field that this version does not know, at byte 110"),
     REFUSAL(init_null, SONEW_NULL_POINTER, "options is null"),
-    REFUSAL(init_too_small, SONEW_STRUCT_SIZE, "the size of options is 8, expected 104"),
+    REFUSAL(init_too_small, SONEW_STRUCT_SIZE, "the size of options is 8, expected 112"),
     {0},
 };

@@ -484,7 +484,11 @@ static void scalars(void) {
     sonew_options options;
     OK(sonew_options_init(&options, sizeof options));
     options.lagged_norms = 1;
-    const sonew_tensor tensor = {.name = "b", .ndim = 1, .dims = {BIAS}};
+    sonew_tensor tensor;
+    memset(&tensor, 0, sizeof tensor);
+    tensor.name = "b";
+    tensor.ndim = 1;
+    tensor.dims[0] = BIAS;
     fill_all();
     float here[BIAS] = {0}, there[BIAS], without[BIAS];
     const float *gradient[] = {bias_grad};
