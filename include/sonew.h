@@ -926,6 +926,26 @@ sonew_status sonew_set_tensor_step_count(sonew_optimizer *optimizer,
                                          size_t tensor,
                                          uint64_t count);
 
+/**
+ * Writes the SONEW_SCALARS numbers of a tensor's state besides its planes to *scalars:
+ * for programs that keep state in arrays of their own. Zeros before its first step.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
+ */
+sonew_status sonew_tensor_scalars(const sonew_optimizer *optimizer,
+                                  size_t tensor,
+                                  double *scalars);
+
+/**
+ * Changes these numbers: after sonew_set_state(), which sets them to zero.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE; in a live file SONEW_FORKED
+ * and SONEW_IO. Since 0.1.
+ */
+sonew_status sonew_set_tensor_scalars(sonew_optimizer *optimizer,
+                                      size_t tensor,
+                                      const double *scalars);
+
 /** A tensor of an optimizer or of a file, and its settings. */
 struct sonew_tensor_state {
   /**

@@ -246,15 +246,19 @@ fn scalars_that_no_step_leaves_are_refused() {
         });
         let mut buffers: Vec<_> = buffers.collect();
         let refused = run.plan.step(&StepOptions::default(), 1, &mut buffers);
-        let Err(Error::OutOfRange { argument, .. }) = refused else {
-            panic!("{scalars:?} were taken");
-        };
+        let mut optimizer = Optimizer::new(options.clone(), &model).unwrap();
         let name = if i < 3 {
             "norm_ratio"
         } else {
             "bias_corrections"
         };
-        assert_eq!(argument, format!("{name} of tensor \"2\""));
+        for refused in [refused, optimizer.set_scalars(2, scalars)] {
+            let Err(Error::OutOfRange { argument, .. }) = refused else {
+                panic!("{scalars:?} were taken");
+            };
+            assert_eq!(argument, format!("{name} of tensor \"2\""));
+        }
+        assert_eq!(optimizer.scalars(2).unwrap(), Scalars::default());
     }
 }
 
@@ -324,6 +328,19 @@ fn optimizers_go_on_where_their_files_end() {
     }
     step(&mut anew, &mut of_resumed, 6);
     step(&mut resumed, &mut params, 6);
+    assert!(of_resumed == params);
+    // State that is set goes on with its scalars.
+    let planes = |i: usize| 0..resumed.planes(i).unwrap().len();
+    let state = (0..model.len()).map(|i| planes(i).map(|p| resumed.plane(i, p).unwrap()).collect());
+    anew.set_state(7, &state.collect::<Vec<_>>()).unwrap();
+    for tensor in 0..model.len() {
+        let count = resumed.tensor_step_count(tensor).unwrap();
+        anew.set_tensor_step_count(tensor, count).unwrap();
+        anew.set_scalars(tensor, resumed.scalars(tensor).unwrap())
+            .unwrap();
+    }
+    step(&mut anew, &mut of_resumed, 7);
+    step(&mut resumed, &mut params, 7);
     assert!(of_resumed == params);
 }
 

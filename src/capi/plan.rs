@@ -384,31 +384,36 @@ impl CallersScalars {
     /// # Safety
     /// They are there, or the pointer is null.
     unsafe fn read(&self) -> Scalars {
-        let number = |i: usize| match self.0.is_null() {
-            true => 0.0,
+        match self.0.is_null() {
+            true => Scalars::default(),
             // SAFETY: the caller's promise; checked to be aligned.
-            false => unsafe { self.0.add(i).read() },
-        };
-        Scalars {
-            norm_ratio: number(0),
-            bias_corrections: [number(1), number(2)],
+            false => scalars_of(unsafe { self.0.cast::<Numbers>().read() }),
         }
     }
 
     /// # Safety
     /// They are there, or the pointer is null.
     unsafe fn write(&self, scalars: Scalars) {
-        let [momentum, statistics] = scalars.bias_corrections;
-        let numbers: [f64; SONEW_SCALARS] = [scalars.norm_ratio, momentum, statistics];
-        for (i, number) in numbers
-            .into_iter()
-            .enumerate()
-            .filter(|_| !self.0.is_null())
-        {
+        if !self.0.is_null() {
             // SAFETY: as above.
-            unsafe { self.0.add(i).write(number) };
+            unsafe { self.0.cast::<Numbers>().write(numbers_of(scalars)) };
         }
     }
+}
+
+/// The scalars of a tensor, as C has them.
+pub(super) type Numbers = [f64; SONEW_SCALARS];
+
+pub(super) fn scalars_of([norm_ratio, momentum, statistics]: Numbers) -> Scalars {
+    Scalars {
+        norm_ratio,
+        bias_corrections: [momentum, statistics],
+    }
+}
+
+pub(super) fn numbers_of(scalars: Scalars) -> Numbers {
+    let [momentum, statistics] = scalars.bias_corrections;
+    [scalars.norm_ratio, momentum, statistics]
 }
 
 impl Passed {

@@ -9,6 +9,7 @@ use std::ffi::c_char;
 use super::arguments::{not_null, string, Out};
 use super::guard::{call, call_always};
 use super::optimizer::{query, sonew_optimizer, with, Names, Owned};
+use super::plan::{numbers_of, scalars_of, Numbers};
 use super::status::sonew_status;
 use super::tensor::{from_spec, sonew_tensor};
 use super::versioned::{self, Growing};
@@ -211,6 +212,42 @@ pub extern "C" fn sonew_set_tensor_step_count(
     count: u64,
 ) -> sonew_status {
     change(optimizer, |o| o.set_tensor_step_count(tensor, count))
+}
+
+/// Writes the SONEW_SCALARS numbers of a tensor's state besides its planes to *scalars:
+/// for programs that keep state in arrays of their own. Zeros before its first step.
+///
+/// Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_tensor_scalars(
+    optimizer: *const sonew_optimizer,
+    tensor: usize,
+    scalars: *mut f64,
+) -> sonew_status {
+    let value = |o: &super::optimizer::Owned| Ok(numbers_of(o.optimizer.scalars(tensor)?));
+    // SAFETY: the header asks for a pointer to the result.
+    unsafe { query(optimizer, scalars.cast::<Numbers>(), "scalars", value) }
+}
+
+/// Changes these numbers: after sonew_set_state(), which sets them to zero.
+///
+/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE; in a live file SONEW_FORKED
+/// and SONEW_IO. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_set_tensor_scalars(
+    optimizer: *mut sonew_optimizer,
+    tensor: usize,
+    scalars: *const f64,
+) -> sonew_status {
+    call(|| {
+        let scalars = scalars.cast::<Numbers>();
+        not_null(scalars, || "scalars".to_owned())?;
+        // SAFETY: the header asks for so many numbers; they may lie anywhere.
+        let scalars = scalars_of(unsafe { scalars.read_unaligned() });
+        with(optimizer, |owned| {
+            owned.optimizer.set_scalars(tensor, scalars)
+        })
+    })
 }
 
 fn change(

@@ -19,7 +19,7 @@ pub use staged::StagedStep;
 use crate::checkpoint::{check_size, Live};
 use crate::dtype::{Element, Elements, ElementsMut};
 use crate::error::{Error, Result};
-use crate::layout::{self, check_count, Plane, TensorSpec};
+use crate::layout::{self, check_count, check_scalars, Plane, Scalars, TensorSpec};
 use crate::memory::{again, fill, list, try_list, OF_TENSORS};
 use crate::options::{not_negative, Options, StepOptions};
 use crate::parallel::Pool;
@@ -328,6 +328,30 @@ impl Optimizer {
         }
         self.begin_live()?;
         self.state[tensor].step_count = count;
+        self.set_live(tensor, self.state[tensor].settings());
+        Ok(())
+    }
+
+    /// What a tensor's last step left to the next besides the planes: zeros before the
+    /// first.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTensor`].
+    pub fn scalars(&self, tensor: usize) -> Result<Scalars> {
+        Ok(self.state_of(tensor)?.scalars)
+    }
+
+    /// Changes that: after [`set_state`](Optimizer::set_state), which sets it to zeros.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTensor`], [`Error::OutOfRange`]; [`Error::Forked`] and
+    /// [`Error::Io`] where the state is in a live file.
+    pub fn set_scalars(&mut self, tensor: usize, scalars: Scalars) -> Result<()> {
+        self.between_steps()?;
+        self.state_of(tensor)?;
+        check_scalars(&self.specs[tensor], &scalars)?;
+        self.begin_live()?;
+        self.state[tensor].scalars = scalars;
         self.set_live(tensor, self.state[tensor].settings());
         Ok(())
     }

@@ -131,9 +131,18 @@ impl<'a> Frame<'a> {
         buffers(self.results, "results")
     }
 
-    /// The address of an attribute, which must have this type.
+    /// The address of an attribute, which must be there and have this type.
     fn attribute(&self, name: &'static str, kind: c_int, what: &str) -> Result<*const c_void> {
         let wrong = |problem: String| Error::Attribute { name, problem };
+        match self.find(name)? {
+            Some((found, value)) if found == kind => Ok(value),
+            Some(_) => Err(wrong(format!("is not {what}"))),
+            None => Err(wrong("is missing".to_owned())),
+        }
+    }
+
+    /// The type and the address of an attribute, if it is there.
+    fn find(&self, name: &'static str) -> Result<Option<(c_int, *const c_void)>> {
         let count = count(self.attributes.size, "attributes")?;
         for i in 0..count {
             // SAFETY: the runtime's lists have `size` entries.
@@ -145,13 +154,10 @@ impl<'a> Frame<'a> {
             // SAFETY: the runtime's string is as long as it says.
             let text = unsafe { bytes(key) };
             if text == name.as_bytes() {
-                if found != kind {
-                    return Err(wrong(format!("is not {what}")));
-                }
-                return Ok(value);
+                return Ok(Some((found, value)));
             }
         }
-        Err(wrong("is missing".to_owned()))
+        Ok(None)
     }
 
     fn scalar<T: Copy>(&self, name: &'static str, dtype: c_int, what: &str) -> Result<T> {
@@ -189,6 +195,14 @@ impl<'a> Frame<'a> {
                 value,
                 allowed: "0 or 1".to_owned(),
             }),
+        }
+    }
+
+    /// An option that programs made before it do not have; they are without it.
+    pub(super) fn later_flag(&self, name: &'static str) -> Result<bool> {
+        match self.find(name)? {
+            Some(_) => self.flag(name),
+            None => Ok(false),
         }
     }
 

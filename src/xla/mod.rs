@@ -21,6 +21,7 @@
 //!   band, threads, seed, statistics, damping, graft, bias_correction,
 //!   graft_bias_correction, rounding, instruction_set   i64: as in
 //!                      sonew_options
+//!   lagged_norms, nesterov   i64: the same; may be left out where they are 0
 //!   non_finite         i64: as in sonew_step_options. A step that is skipped
 //!                      is not an error: nothing changes, and taken is 0
 //!   numbers            f64[10]: beta1, beta2, eps, gamma, graft_eps, lr,
@@ -37,11 +38,15 @@
 //!   traced             f32[k] or f64[k]: the traced numbers, in order
 //!   reached            u32[R, D, T, 2, 2], only if staged and R > 0: the
 //!                      numbers of the stages before, see below
+//!   norm_ratios        u32[T, 2], only with lagged_norms: for each tensor the
+//!                      first number of its SONEW_SCALARS, a float64 in two
+//!                      u32, the low one first; zeros before the first step
 //!   for each tensor: parameters, gradient, state planes. With direction 1 the
 //!   parameters are left out; if staged, they are replaced by the direction that
 //!   earlier stages wrote (zeros at first)
 //! results
 //!   taken              s32[]: 1; 0 if a gradient was not finite
+//!   norm_ratios        u32[T, 2], only with lagged_norms: those of this step
 //!   for each tensor: u32[2, 2] only if staged, parameters or direction,
 //!   state planes
 //! ```
@@ -58,9 +63,11 @@
 //! of which it takes the maximum. The stages are: 0, the squared norm of the
 //! gradient (with SONEW_SKIP, a clip_norm, or SONEW_GRAFT_NORMALIZED_RMSPROP);
 //! 1, the largest l1, and the squared norm of the graft's vector a (with
-//! SONEW_RELATIVE); 2, the squared norms of
-//! the direction and of a (with a graft). The
-//! call after the last stage updates the parameters.
+//! SONEW_RELATIVE); 2, the squared norms of the direction and of a (with a graft). The
+//! call after the last stage updates the parameters. With lagged_norms the call
+//! that returns the numbers of stage 2 does, where the norm ratio of the step before
+//! is not zero; the call after it corrects an update that is too long, and its
+//! norm_ratios are those of this step. Until then they stay as they were.
 
 // The documentation of the items below is for the header.
 #![allow(clippy::doc_markdown)]

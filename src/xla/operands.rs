@@ -23,6 +23,8 @@ pub(super) struct Operands<'a> {
     traced: XlaBuffer<'a>,
     reached: Option<XlaBuffer<'a>>,
     taken: XlaBuffer<'a>,
+    /// With lagged norms: the ratio of every tensor, as operand and as result.
+    norm_ratios: Option<[XlaBuffer<'a>; 2]>,
     tensors: Vec<TensorOperands<'a>>,
 }
 
@@ -59,9 +61,11 @@ impl<'a> Operands<'a> {
         let targets = usize::from(!settings.direction || settings.staged);
         let staged = usize::from(settings.staged);
         let reaches = usize::from(!settings.reached.is_empty());
-        let expected = 2 + reaches + tensors * (1 + targets) + all;
+        let lagged = usize::from(options.lagged_norms);
+        let expected = 2 + reaches + lagged + tensors * (1 + targets) + all;
         counted("operands", arguments.len(), expected)?;
-        counted("results", results.len(), 1 + tensors * (1 + staged) + all)?;
+        let expected = 1 + lagged + tensors * (1 + staged) + all;
+        counted("results", results.len(), expected)?;
 
         let (mut arguments, mut results) = (arguments.into_iter(), results.into_iter());
         let mut from = || arguments.next().expect("they were counted");
@@ -83,6 +87,10 @@ impl<'a> Operands<'a> {
         }
         let taken = to();
         is(&taken, "taken", &[ffi::S32], &[])?;
+        let norm_ratios = options.lagged_norms.then(|| [from(), to()]);
+        for buffer in norm_ratios.iter().flatten() {
+            is(buffer, "norm_ratios", &[ffi::U32], &[tensors, 2])?;
+        }
         let mut operands = |planes: usize| {
             let numbers = settings.staged.then(&mut to);
             if let Some(buffer) = &numbers {
@@ -111,6 +119,7 @@ impl<'a> Operands<'a> {
             traced,
             reached,
             taken,
+            norm_ratios,
             tensors: state
                 .into_iter()
                 .map(&mut operands)
@@ -278,8 +287,7 @@ impl<'a> Operands<'a> {
             let row = (member * stages + stage) * parts + part;
             let at = (row * tensors + tensor) * 2 + slot;
             // SAFETY: the operand has this many numbers, of two words each.
-            let [low, high] = [0, 1].map(|i| unsafe { read::<u32>(buffer, 2 * at + i) });
-            f64::from_bits(u64::from(high) << 32 | u64::from(low))
+            unsafe { read_number(buffer, at) }
         };
         let reduced = |i, stage, tensor| {
             let all = |slot| (0..parts).map(move |part| number(i, part, tensor, slot));
@@ -297,20 +305,30 @@ impl<'a> Operands<'a> {
         stages.map(numbers).collect()
     }
 
-    /// Writes whether a member's step was taken, and this part's numbers of the
-    /// stage that was reached.
-    pub(super) fn tell(&self, member: usize, taken: bool, numbers: &[[f64; 2]]) {
+    /// Writes whether a member's step was taken, the norm ratios in its buffers, and this
+    /// part's numbers of the stage that was reached.
+    pub(super) fn tell(
+        &self,
+        member: usize,
+        taken: bool,
+        buffers: &[TensorBuffers<'_>],
+        numbers: &[[f64; 2]],
+    ) {
         // SAFETY: these results have an entry for each member.
         unsafe {
             write(&self.taken, member, i32::from(taken));
+            if let Some([_, ratios]) = &self.norm_ratios {
+                for (tensor, buffers) in buffers.iter().enumerate() {
+                    let at = member * self.tensors.len() + tensor;
+                    write_number(ratios, at, buffers.scalars.norm_ratio);
+                }
+            }
             for (tensor, numbers) in self.tensors.iter().zip(numbers) {
                 let Some(buffer) = &tensor.numbers else {
                     return;
                 };
-                for (i, number) in numbers.iter().enumerate() {
-                    let (at, bits) = (2 * (2 * member + i), number.to_bits());
-                    write(buffer, at, bits as u32);
-                    write(buffer, at + 1, (bits >> 32) as u32);
+                for (i, &number) in numbers.iter().enumerate() {
+                    write_number(buffer, 2 * member + i, number);
                 }
             }
         }
@@ -363,7 +381,15 @@ impl<'a> Operands<'a> {
             buffers.weight_decay = decay * tensor.weight_decay;
             buffers
         };
-        tensors.map(lend).collect()
+        let mut all: Vec<_> = tensors.map(lend).collect();
+        if let Some([ratios, _]) = &self.norm_ratios {
+            for (tensor, buffers) in all.iter_mut().enumerate() {
+                // SAFETY: the operand has a number for each tensor of each member.
+                let ratio = unsafe { read_number(ratios, member * specs.len() + tensor) };
+                buffers.scalars.norm_ratio = ratio;
+            }
+        }
+        all
     }
 }
 
@@ -451,6 +477,27 @@ fn number(dtype: Dtype) -> c_int {
 unsafe fn read<T: Copy>(buffer: &XlaBuffer<'_>, index: usize) -> T {
     // SAFETY: the caller's promise.
     unsafe { buffer.data.cast::<T>().add(index).read_unaligned() }
+}
+
+/// A float64 in two words, the low one first.
+///
+/// # Safety
+/// The buffer has these words at twice this index.
+unsafe fn read_number(buffer: &XlaBuffer<'_>, index: usize) -> f64 {
+    // SAFETY: the caller's promise.
+    let [low, high] = [0, 1].map(|i| unsafe { read::<u32>(buffer, 2 * index + i) });
+    f64::from_bits(u64::from(high) << 32 | u64::from(low))
+}
+
+/// # Safety
+/// The buffer, a result, has room for these words at twice this index.
+unsafe fn write_number(buffer: &XlaBuffer<'_>, index: usize, number: f64) {
+    let bits = number.to_bits();
+    // SAFETY: the caller's promise.
+    unsafe {
+        write(buffer, 2 * index, bits as u32);
+        write(buffer, 2 * index + 1, (bits >> 32) as u32);
+    }
 }
 
 /// # Safety

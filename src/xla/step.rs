@@ -57,11 +57,12 @@ fn take(
         }
         Err(error) => return Err(error),
     };
-    operands.tell(member, taken, &numbers);
+    operands.tell(member, taken, &buffers, &numbers);
     Ok(())
 }
 
-/// Continues the step to its next stage, and returns this part's numbers.
+/// Continues the step to its next stage, and returns this part's numbers. Norm ratios
+/// stay those of the step before until the step is done.
 fn advance(
     plan: &mut Plan,
     step: &StepOptions,
@@ -84,6 +85,11 @@ fn advance(
         for (number, reference) in numbers.iter_mut().zip(stages.references()) {
             number[1] = reference;
         }
+    }
+    let scalars: Vec<_> = stages.scalars().collect();
+    drop(stages);
+    for (buffers, scalars) in buffers.iter_mut().zip(scalars) {
+        buffers.scalars = scalars;
     }
     Ok(numbers)
 }

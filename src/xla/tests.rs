@@ -8,7 +8,7 @@ use std::ptr::null_mut;
 use super::ffi::{self, HasSize};
 use super::sonew_xla_step_v1;
 use crate::dtype::{Elements, ElementsMut};
-use crate::layout::{planes, Chains, TensorSpec, Update};
+use crate::layout::{planes, Chains, Scalars, TensorSpec, Update};
 use crate::options::{Damping, Graft, Options, StepOptions};
 use crate::{Plan, Stage, Target, TensorBuffers};
 
@@ -195,6 +195,8 @@ struct World {
     params: Vec<Vec<f32>>,
     grads: Vec<Vec<f32>>,
     planes: Vec<Vec<Vec<f32>>>,
+    /// Those of the tensors of one member after another.
+    norm_ratios: Vec<[u32; 2]>,
     /// The numbers of each stage for each tensor, as returned and as passed on.
     numbers: Vec<Vec<[[u32; 2]; 2]>>,
     reached: Vec<[[u32; 2]; 2]>,
@@ -228,6 +230,7 @@ impl World {
                 .iter()
                 .map(|s| vec![vec![0.0; all(s)]; planes(options, s).len()])
                 .collect(),
+            norm_ratios: vec![[0; 2]; members * specs.len()],
             numbers: specs.iter().map(|_| vec![[[0; 2]; 2]; members]).collect(),
             reached: Vec::new(),
             specs,
@@ -256,6 +259,12 @@ impl World {
             given(ffi::F32, &[0], null_mut()),
         ];
         let mut results = vec![given(ffi::S32, &[], self.taken.as_mut_ptr().cast())];
+        if options.lagged_norms {
+            let data = self.norm_ratios.as_mut_ptr().cast();
+            let ratios = given(ffi::U32, &[self.specs.len(), 2], data);
+            operands.push(ratios.clone());
+            results.push(ratios);
+        }
         for (i, spec) in self.specs.iter().enumerate() {
             let param = float(spec, &mut self.params[i]);
             operands.extend([param.clone(), float(spec, &mut self.grads[i])]);
@@ -281,7 +290,7 @@ impl World {
             step.clip_norm.unwrap_or(0.0),
             options.weight_decay,
         ];
-        let attributes = vec![
+        let mut attributes = vec![
             ("names", Text(names.join("\n"))),
             ("chains", each(&|s| s.chains as i32)),
             ("updates", each(&|s| (s.update == Update::Adam).into())),
@@ -307,6 +316,13 @@ impl World {
             ("direction", Integer(0)),
             ("staged", Integer(0)),
         ];
+        let later = [
+            ("lagged_norms", options.lagged_norms),
+            ("nesterov", options.nesterov),
+        ];
+        for (name, _) in later.into_iter().filter(|(_, is_set)| *is_set) {
+            attributes.push((name, Integer(1)));
+        }
         Call {
             operands,
             results,
@@ -329,7 +345,7 @@ impl World {
             };
             call.operands.insert(2, reached);
         }
-        let mut at = 1;
+        let mut at = 1 + usize::from(options.lagged_norms);
         for (numbers, planes) in self.numbers.iter_mut().zip(&self.planes) {
             let numbers = Given {
                 dtype: ffi::U32,
@@ -343,10 +359,11 @@ impl World {
     }
 
     fn buffers(&mut self, member: usize, decay: f64) -> Vec<TensorBuffers<'_>> {
+        let ratios = &self.norm_ratios[member * self.specs.len()..];
         let tensors = self.specs.iter().zip(&mut self.params).zip(&self.grads);
-        let tensors = tensors.zip(&mut self.planes);
+        let tensors = tensors.zip(&mut self.planes).zip(ratios);
         tensors
-            .map(|(((spec, param), grad), planes)| {
+            .map(|((((spec, param), grad), planes), &ratio)| {
                 let own = member * spec.len()..(member + 1) * spec.len();
                 let plane = |p: &'_ mut Vec<f32>| -> *mut [f32] { &mut p[own.clone()] };
                 let mut lent = TensorBuffers::new(
@@ -358,10 +375,22 @@ impl World {
                         .map(|p| ElementsMut::new(unsafe { &mut *plane(p) })),
                 );
                 lent.weight_decay = decay;
+                lent.scalars.norm_ratio = number_of(ratio);
                 lent
             })
             .collect()
     }
+}
+
+fn number_of([low, high]: [u32; 2]) -> f64 {
+    f64::from_bits(u64::from(high) << 32 | u64::from(low))
+}
+
+/// The words of what a step leaves to the next.
+fn ratios_of(scalars: impl Iterator<Item = Scalars>) -> Vec<[u32; 2]> {
+    let bits = scalars.map(|scalars| scalars.norm_ratio.to_bits());
+    bits.map(|bits| [bits as u32, (bits >> 32) as u32])
+        .collect()
 }
 
 fn step() -> StepOptions {
@@ -384,7 +413,22 @@ fn variants() -> Vec<Options> {
             });
         }
     }
+    let lagged = all.clone().into_iter().map(|options| Options {
+        lagged_norms: true,
+        nesterov: options.band % 2 == 0,
+        ..options
+    });
+    all.extend(lagged);
     all
+}
+
+/// Gradients that damping makes directions tiny for, and in the third step large ones: an
+/// update with the norms of the step before is too long.
+fn spike(world: &mut World, number: i32) {
+    let by = [1e-8, 1.7, 1e8, 1.7][number as usize - 1];
+    for g in world.grads.iter_mut().flatten() {
+        *g *= by;
+    }
 }
 
 #[test]
@@ -393,12 +437,14 @@ fn a_call_is_a_step_to_the_bit() {
         let mut world = World::new(&options, specs(), 1, 3);
         let mut expected = world.clone();
         let mut plan = Plan::new(&options, &specs()).unwrap();
-        for number in 1..=3 {
+        for number in 1..=4 {
+            spike(&mut world, number);
+            spike(&mut expected, number);
             world.count[0] = number - 1;
             world.call(&options, &step(), false).run().unwrap();
             let mut buffers = expected.buffers(0, options.weight_decay);
             plan.step(&step(), number as u64, &mut buffers).unwrap();
-            drop(buffers);
+            expected.norm_ratios = ratios_of(buffers.into_iter().map(|b| b.scalars));
             (expected.count, expected.taken) = (world.count.clone(), vec![1]);
             assert!(world == expected, "{options:?}");
         }
@@ -407,24 +453,38 @@ fn a_call_is_a_step_to_the_bit() {
 
 #[test]
 fn members_of_a_batch_take_steps_of_their_own() {
-    let options = Options::default();
+    let options = Options {
+        lagged_norms: true,
+        ..Options::default()
+    };
     let mut world = World::new(&options, specs(), 3, 5);
     world.count = vec![0, 4, 9];
+    let scalars = |i| Scalars {
+        norm_ratio: f64::from(i) / 7.0,
+        ..Scalars::default()
+    };
+    world.norm_ratios = ratios_of((0..9).map(scalars));
     let mut expected = world.clone();
     world.call(&options, &step(), true).run().unwrap();
     let mut plan = Plan::new(&options, &specs()).unwrap();
+    let mut ratios = Vec::new();
     for member in 0..3 {
         let number = expected.count[member] as u64 + 1;
         let mut buffers = expected.buffers(member, 0.0);
         plan.step(&step(), number, &mut buffers).unwrap();
+        ratios.extend(ratios_of(buffers.into_iter().map(|b| b.scalars)));
     }
+    expected.norm_ratios = ratios;
     expected.taken = vec![1; 3];
     assert!(world == expected);
 }
 
 #[test]
 fn what_is_not_in_place_is_copied_first() {
-    let options = Options::default();
+    let options = Options {
+        lagged_norms: true,
+        ..Options::default()
+    };
     let mut world = World::new(&options, specs(), 1, 7);
     let before = world.clone();
     let mut other = world.clone();
@@ -465,9 +525,14 @@ fn a_traced_number_is_an_operand() {
 
 #[test]
 fn a_skipped_step_changes_nothing_and_is_told() {
-    let options = Options::default();
+    let options = Options {
+        lagged_norms: true,
+        ..Options::default()
+    };
     let mut world = World::new(&options, specs(), 1, 9);
     world.grads[2][3] = f32::INFINITY;
+    // They stay, too.
+    world.norm_ratios = vec![[5, 0x3ff0_0000]; 3];
     let before = world.clone();
     world.call(&options, &step(), false).run().unwrap();
     assert_eq!(world.taken, [0]);
@@ -478,7 +543,7 @@ fn a_skipped_step_changes_nothing_and_is_told() {
     let mut call = world.call(&options, &step(), false);
     call.set("direction", Integer(1));
     let mut targets = Vec::new();
-    let mut at = 2;
+    let mut at = 3;
     for planes in &before.planes {
         targets.push(call.operands.remove(at));
         at += 1 + planes.len();
@@ -496,56 +561,117 @@ fn words(worlds: &[World]) -> Vec<[[u32; 2]; 2]> {
         .collect()
 }
 
-#[test]
-fn stages_in_calls_of_their_own_are_a_step_to_the_bit() {
-    for options in variants() {
-        // Two parts of the same tensors; the numbers of both are reduced.
-        let mut parts = [1, 2].map(|seed| World::new(&options, specs(), 1, seed));
-        let mut expected = parts.clone();
-        let mut plans = [0, 1].map(|_| Plan::new(&options, &specs()).unwrap());
-        let mut stages = {
-            let [a, b] = &mut plans;
-            let [one, two] = &mut expected;
-            let mut buffers = [one.buffers(0, 0.1), two.buffers(0, 0.1)];
-            let [of_a, of_b] = &mut buffers;
-            let mut runs = [
-                a.stages(&step(), 1, of_a).unwrap(),
-                b.stages(&step(), 1, of_b).unwrap(),
-            ];
-            let mut stages = Vec::new();
-            loop {
-                let [first, second] = &mut runs;
-                let stage = first.next().unwrap();
-                assert_eq!(stage, second.next().unwrap());
-                let Some(stage) = stage else { break };
-                stages.push(stage);
-                for (a, b) in first.numbers().iter_mut().zip(second.numbers()) {
-                    for (slot, (a, b)) in a.iter_mut().zip(b).enumerate() {
-                        *a = match (stage, slot) {
-                            (Stage::LargestL1, 0) => a.max(*b),
-                            _ => *a + *b,
-                        };
-                        *b = *a;
-                    }
-                }
+/// A step of two parts of the same tensors in one process, as the library takes it: the
+/// numbers of both are reduced. Returns the stages.
+fn in_stages(options: &Options, number: u64, parts: &mut [World; 2]) -> Vec<i32> {
+    let mut plans = [0, 1].map(|_| Plan::new(options, &specs()).unwrap());
+    let [a, b] = &mut plans;
+    let [one, two] = &mut *parts;
+    let mut buffers = [one.buffers(0, 0.1), two.buffers(0, 0.1)];
+    let [of_a, of_b] = &mut buffers;
+    let mut runs = [
+        a.stages(&step(), number, of_a).unwrap(),
+        b.stages(&step(), number, of_b).unwrap(),
+    ];
+    let mut stages = Vec::new();
+    loop {
+        let [first, second] = &mut runs;
+        let stage = first.next().unwrap();
+        assert_eq!(stage, second.next().unwrap());
+        let Some(stage) = stage else { break };
+        stages.push(stage as i32);
+        for (a, b) in first.numbers().iter_mut().zip(second.numbers()) {
+            for (slot, (a, b)) in a.iter_mut().zip(b).enumerate() {
+                *a = match (stage, slot) {
+                    (Stage::LargestL1, 0) => a.max(*b),
+                    _ => *a + *b,
+                };
+                *b = *a;
             }
-            stages
-        };
-        let stages: Vec<i32> = stages.drain(..).map(|stage| stage as i32).collect();
-        let mut reached = Vec::new();
-        for so_far in 0..=stages.len() {
-            for part in &mut parts {
-                part.reached.clone_from(&reached);
-                part.staged(&options, &stages[..so_far], 2).run().unwrap();
-            }
-            reached.extend(words(&parts));
-        }
-        for (part, expected) in parts.iter().zip(&expected) {
-            assert!(part.params == expected.params, "{options:?}");
-            assert!(part.planes == expected.planes, "{options:?}");
-            assert_eq!(part.taken, [1]);
         }
     }
+    let ratios = runs.each_ref().map(|run| ratios_of(run.scalars()));
+    drop(runs);
+    drop(buffers);
+    for (part, ratios) in parts.iter_mut().zip(ratios) {
+        part.norm_ratios = ratios;
+    }
+    stages
+}
+
+#[test]
+fn stages_in_calls_of_their_own_are_a_step_to_the_bit() {
+    let mut too_long = 0;
+    for options in variants() {
+        let mut parts = [1, 2].map(|seed| World::new(&options, specs(), 1, seed));
+        let mut expected = parts.clone();
+        for number in 1..=3 {
+            for world in parts.iter_mut().chain(&mut expected) {
+                spike(world, number);
+                world.count[0] = number - 1;
+            }
+            let before = number_of(expected[0].norm_ratios[0]);
+            let stages = in_stages(&options, number as u64, &mut expected);
+            let mut reached = Vec::new();
+            for so_far in 0..=stages.len() {
+                for part in &mut parts {
+                    part.reached.clone_from(&reached);
+                    part.staged(&options, &stages[..so_far], 2).run().unwrap();
+                }
+                reached.extend(words(&parts));
+            }
+            for (part, expected) in parts.iter().zip(&expected) {
+                assert!(part.params == expected.params, "{options:?} {number}");
+                assert!(part.planes == expected.planes, "{options:?} {number}");
+                assert_eq!(part.norm_ratios, expected.norm_ratios, "{options:?}");
+                assert_eq!(part.taken, [1]);
+            }
+            too_long += i32::from(before > 2.0 * number_of(expected[0].norm_ratios[0]));
+        }
+    }
+    assert!(too_long > 0);
+}
+
+#[test]
+fn norm_ratios_that_do_not_fit_are_refused() {
+    let options = Options {
+        lagged_norms: true,
+        ..Options::default()
+    };
+    let mut world = World::new(&options, specs(), 1, 13);
+    world.norm_ratios[1] = [0, 0x7ff8_0000];
+    let before = world.clone();
+    let good = world.call(&options, &step(), false);
+    let refused = good.run().unwrap_err();
+    assert!(
+        refused.starts_with("norm_ratio of tensor \"b\" is NaN, must be"),
+        "{refused}"
+    );
+    let mut call = good.clone();
+    call.operands[2].dims = vec![2, 2];
+    let refused = call.run().unwrap_err();
+    assert_eq!(
+        refused,
+        "norm_ratios has dimensions [2, 2], expected [3, 2]"
+    );
+    let mut call = good.clone();
+    call.results[1].dtype = ffi::F32;
+    let refused = call.run().unwrap_err();
+    assert_eq!(refused, "norm_ratios has element type f32, expected u32");
+    let mut call = good;
+    call.set("lagged_norms", Integer(0));
+    let refused = call.run().unwrap_err();
+    assert!(
+        refused.contains("has 17 operands, expected 16"),
+        "{refused}"
+    );
+    call.set("lagged_norms", Integer(2));
+    let refused = call.run().unwrap_err();
+    assert!(
+        refused.contains("attribute \"lagged_norms\" is 2"),
+        "{refused}"
+    );
+    assert!(world == before);
 }
 
 #[test]

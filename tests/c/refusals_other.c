@@ -78,6 +78,26 @@ static sonew_status step_count_null(void) {
 static sonew_status step_count_for_none(void) {
     return sonew_set_tensor_step_count(optimizer, 2, 1);
 }
+static sonew_status scalars_of_none(void) {
+    double scalars[SONEW_SCALARS] = {7};
+    sonew_status status = sonew_tensor_scalars(optimizer, 2, scalars);
+    CHECK(scalars[0] == 7);
+    return status;
+}
+static sonew_status scalars_null(void) {
+    return sonew_tensor_scalars(optimizer, 0, NULL);
+}
+static sonew_status scalars_for_none(void) {
+    const double scalars[SONEW_SCALARS] = {0};
+    return sonew_set_tensor_scalars(optimizer, 2, scalars);
+}
+static sonew_status scalars_set_to_null(void) {
+    return sonew_set_tensor_scalars(optimizer, 0, NULL);
+}
+static sonew_status scalars_negative(void) {
+    const double scalars[SONEW_SCALARS] = {-1};
+    return sonew_set_tensor_scalars(optimizer, 1, scalars);
+}
 static sonew_status weight_decay_negative(void) {
     return sonew_set_weight_decay(optimizer, 1, -1e-3);
 }
@@ -187,6 +207,12 @@ const refusal other_refusals[] = {
             "there is no tensor 2, the number of tensors is 2"),
     REFUSAL(step_count_null, SONEW_NULL_POINTER, "count is null"),
     REFUSAL(step_count_for_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 2"),
+    REFUSAL(scalars_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 2"),
+    REFUSAL(scalars_null, SONEW_NULL_POINTER, "scalars is null"),
+    REFUSAL(scalars_for_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 2"),
+    REFUSAL(scalars_set_to_null, SONEW_NULL_POINTER, "scalars is null"),
+    REFUSAL(scalars_negative, SONEW_OUT_OF_RANGE,
+            "norm_ratio of tensor \"b\" is -1, must be"),
     REFUSAL(weight_decay_negative, SONEW_OUT_OF_RANGE, "weight_decay of tensor \"b\" is -0.001"),
     REFUSAL(weight_decay_nan, SONEW_OUT_OF_RANGE, "weight_decay of tensor \"b\" is NaN"),
     REFUSAL(weight_decay_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 1844"),

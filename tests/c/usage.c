@@ -580,6 +580,50 @@ static uint64_t count_of(sonew_optimizer *optimizer, size_t tensor) {
     return count;
 }
 
+/* State that a program kept in arrays of its own goes on as in the optimizer that it came
+ * from, if its scalars come with it. */
+static void scalars(void) {
+    sonew_options options;
+    OK(sonew_options_init(&options, sizeof options));
+    options.lagged_norms = 1;
+    sonew_tensor tensor;
+    memset(&tensor, 0, sizeof tensor);
+    tensor.name = "b";
+    tensor.ndim = 1;
+    tensor.dims[0] = BIAS;
+    fill_all();
+    float here[BIAS] = {0}, there[BIAS], without[BIAS];
+    const float *gradient[] = {bias_grad};
+    float *params[3][1] = {{here}, {there}, {without}};
+    sonew_optimizer *from = NULL, *to = NULL;
+    OK(sonew_create(&options, &tensor, 1, &from));
+    OK(sonew_create(&options, &tensor, 1, &to));
+    OK(sonew_step(from, NULL, params[0], gradient, 1));
+    bias_grad[1] *= -2;
+    memcpy(there, here, sizeof here);
+    memcpy(without, here, sizeof here);
+    double ratio[SONEW_SCALARS];
+    OK(sonew_tensor_scalars(from, 0, ratio));
+    CHECK(ratio[0] > 0 && ratio[1] == 0 && ratio[2] == 0);
+    static float copies[3][BIAS];
+    const void *planes[3];
+    for (size_t i = 0; i < 3; i++) {
+        sonew_view view;
+        OK(sonew_plane_view(from, 0, i, &view, sizeof view));
+        planes[i] = memcpy(copies[i], view.data, sizeof copies[i]);
+    }
+    OK(sonew_set_state(to, 1, planes, 3));
+    OK(sonew_step(to, NULL, params[2], gradient, 1));
+    OK(sonew_set_state(to, 1, planes, 3));
+    OK(sonew_set_tensor_scalars(to, 0, ratio));
+    OK(sonew_step(to, NULL, params[1], gradient, 1));
+    OK(sonew_step(from, NULL, params[0], gradient, 1));
+    CHECK(memcmp(here, there, sizeof here) == 0);
+    CHECK(memcmp(here, without, sizeof here) != 0);
+    OK(sonew_free(from));
+    OK(sonew_free(to));
+}
+
 /* A tensor that has had no gradient for long begins as in a fresh optimizer: in an
  * optimizer, in steps of its own, and in a plan, also with the entries of an older
  * header, which have no step_number. */

@@ -7,7 +7,7 @@ from ctypes import POINTER, byref, c_double, c_int32, c_size_t, c_uint64, c_void
 import numpy as np
 from sonew_jax import _settings
 from sonew_jax._library import Options, Tensor, check, library
-from sonew_jax.files import DTYPE_NUMBERS
+from sonew_jax.files import DTYPE_NUMBERS, SCALARS
 
 
 class StepOptions(ctypes.Structure):
@@ -19,6 +19,8 @@ class StepOptions(ctypes.Structure):
         ("grad_scale", c_double),
         ("statistics_weight", c_double),
         ("clip_norm", c_double),
+        ("beta1", c_double),
+        ("beta2", c_double),
         ("non_finite", c_int32),
         ("reserved", c_int32 * 1),
     ]
@@ -37,6 +39,8 @@ class Buffers(ctypes.Structure):
         ("len", c_size_t),
         ("lr_scale", c_double),
         ("weight_decay", c_double),
+        ("step_number", c_uint64),
+        ("scalars", POINTER(c_double)),
     ]
 
 
@@ -53,6 +57,7 @@ class Plan:
 
     def __init__(self, params, state_dtypes, chains, updates, master=False, **options):
         self.c = library()
+        self.scalars = None
         own = Options()
         check(self.c.sonew_options_init(byref(own), ctypes.sizeof(own)))
         for name, value in options.items():
@@ -82,6 +87,8 @@ class Plan:
         """Takes a step over numpy arrays, which are written in place. Returns
         the status."""
         count = len(grads)
+        # Kept for the next step.
+        self.scalars = self.scalars or [(c_double * SCALARS)() for _ in grads]
         own = StepOptions()
         check(self.c.sonew_step_options_init(byref(own), ctypes.sizeof(own)))
         for name, value in step.items():
@@ -101,6 +108,7 @@ class Plan:
             entry.plane_count = len(planes[i])
             entry.len = target.size
             entry.weight_decay = weight_decay
+            entry.scalars = self.scalars[i]
             entry.lr_scale = 1.0 if lr_scales is None else lr_scales[i]
         return self.c.sonew_plan_step(self.handle, byref(own), number, buffers, count)
 

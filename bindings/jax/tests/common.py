@@ -40,7 +40,9 @@ def largest_difference(a, b):
     """Over all leaves, relative to the largest number of each."""
     worst = 0.0
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        # uint32 are the words of float64 numbers.
+        x, y = (np.asarray(z) for z in (x, y))
+        x, y = (z.view(np.float64) if z.dtype == np.uint32 else z.astype(np.float64) for z in (x, y))
         assert x.shape == y.shape
         size = max(np.max(np.abs(y), initial=0), 1e-30)
         worst = max(worst, np.max(np.abs(x - y), initial=0) / size)

@@ -25,6 +25,8 @@ options = st.fixed_dictionaries(
         "damping": st.sampled_from(["absolute", "relative"]),
         "bias_correction": st.booleans(),
         "graft_bias_correction": st.booleans(),
+        "lagged_norms": st.booleans(),
+        "nesterov": st.booleans(),
         "clip_norm": st.sampled_from([None, 0.5, 100.0]),
         "non_finite": st.sampled_from(["skip", "unchecked"]),
         "update": st.sampled_from(["sonew", "adam"]),

@@ -22,6 +22,8 @@ VARIANTS = {
     "sum": {"statistics": "weighted_sum", "statistics_weight": 0.5, "eps": 0.1},
     "stochastic": {"state_dtype": "bfloat16", "rounding": "stochastic", "seed": 2**63 + 5},
     "clipped": {"clip_norm": 0.5, "grad_scale": 2.0},
+    "lagged": {"lagged_norms": True, "band": 2},
+    "nesterov": {"nesterov": True, "lagged_norms": True, "update": adam_for_vectors},
     "unchecked": {"non_finite": "unchecked", "threads": 1},
 }
 DTYPES = {
@@ -71,7 +73,7 @@ def planes_of(state, i, leaf):
 
 def cases():
     for (name, options), dtype in itertools.product(VARIANTS.items(), DTYPES):
-        plain = name in ("default", "rmsprop", "relative")
+        plain = name in ("default", "rmsprop", "relative", "nesterov")
         if dtype == "float32" or plain and "state_dtype" not in options:
             yield pytest.param(options, dtype, id=f"{name}-{dtype}")
 
@@ -123,6 +125,10 @@ def test_same_bits_as_the_c_api(options, dtypes, tiny):
                         assert ours.tobytes() == c.tobytes(), name
                     for ours, c in zip(planes_of(other, i, name), c_planes_u[i], strict=True):
                         assert ours.tobytes() == c.tobytes(), name
+                    if options.get("lagged_norms"):
+                        for own, c in ((state, plan), (other, plan_u)):
+                            ratio = np.asarray(own.norm_ratios)[i].view(np.float64)
+                            assert ratio[0] == c.scalars[i][0], name
         assert int(state.count) == int(other.count) == STEPS
 
 

@@ -17,7 +17,13 @@ from sonew_jax._library import check, library
 from sonew_jax.files import Handle
 
 SHAPES = {"fc1": {"kernel": (6, 5), "bias": (5,)}, "scale": ()}
-OPTIONS = {"band": 2, "update": adam_for_vectors, "graft": "normalized_rmsprop"}
+OPTIONS = {
+    "band": 2,
+    "update": adam_for_vectors,
+    "graft": "normalized_rmsprop",
+    "lagged_norms": True,
+    "nesterov": True,
+}
 
 
 def tree(seed, dtype=jnp.float32):
@@ -110,7 +116,7 @@ def test_a_run_moves_to_c_and_back(tmp_path):
     assert bits(steps(params, state, range(5, 7))) == bits(expected)
 
 
-def steps_in_c(path, start, parts):
+def steps_in_c(path, start, parts, beta1=-1.0):
     """A program in C takes a step for each list of leaves, in which the others take no
     part, and saves."""
     with Handle(start, 0.0, None, False, OPTIONS) as handle:
@@ -120,7 +126,7 @@ def steps_in_c(path, start, parts):
         pointers = handle.pointers(arrays)
         own = StepOptions()
         check(c.sonew_step_options_init(byref(own), ctypes.c_size_t(ctypes.sizeof(own))))
-        own.lr = 1e-2
+        own.lr, own.beta1 = 1e-2, beta1
         for step, leaves in parts:
             grads = [np.array(g) for g in jax.tree.leaves(tree(step))]
             there = [g.ctypes.data if i in leaves else None for i, g in enumerate(grads)]
@@ -158,6 +164,14 @@ def test_a_file_in_which_leaves_have_different_counts_is_refused(tmp_path):
     _, loaded = load(path, more, state, common_tensors_only=True, **OPTIONS)
     assert int(loaded.count) == 1
     assert bits(loaded.momentum["more"]) == bits(state.momentum["more"])
+
+
+def test_a_file_of_steps_with_betas_of_their_own_is_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    start, optimizer = tree(99), fused_sonew(1e-2, **OPTIONS)
+    steps_in_c(path, start, [(0, [0, 1, 2])], beta1=0.5)
+    with pytest.raises(ValueError, match="'fc1.bias' took steps with betas of their own"):
+        load(path, start, optimizer.init(start), **OPTIONS)
 
 
 def test_every_leaf_takes_part_in_every_step():

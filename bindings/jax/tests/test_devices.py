@@ -26,7 +26,8 @@ def mesh(**axes):
 def state_specs(state, specs):
     rms = specs if state.rms != () else ()
     bands = tuple(specs for _ in state.bands)
-    return ScaleBySonewState(P(), specs, specs, bands, rms, ())
+    ratios = P() if len(state.norm_ratios) else ()
+    return ScaleBySonewState(P(), specs, specs, bands, rms, (), norm_ratios=ratios)
 
 
 def run(mesh, specs, options, check=False, steps=3, grads=None):

@@ -25,6 +25,7 @@ OPTIONS = [
     {"weight_decay": 0.1},
     {"band": 3, "graft": "normalized_rmsprop", "update": adam_for_vectors},
     {"damping": "relative", "clip_norm": 0.5, "state_dtype": "bfloat16"},
+    {"lagged_norms": True, "nesterov": True},
 ]
 KNOWS = tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 7)
 IMPLEMENTATIONS = ["auto", "custom_call", "pure"]
@@ -134,6 +135,7 @@ LIKE_OPTAX = {
     "decay": sonew(1.0, weight_decay=0.1, band=0),
     "wide": sonew(1.0, band=4, graft="normalized_rmsprop"),
     "relative": sonew(1.0, damping="relative", clip_norm=1.0),
+    "lagged": sonew(1.0, lagged_norms=True),
     "injected": optax.inject_hyperparams(sonew)(1.0),
 }
 needs_context = pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="there is no jax.set_mesh")

@@ -95,8 +95,9 @@ def test_every_member_of_a_vmap_has_its_own_chains(implementation):
 
 
 @pytest.mark.smoke
+@pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("fused", [False, True])
-def test_the_derivative_through_steps(fused):
+def test_the_derivative_through_steps(fused, nesterov):
     """Of what two steps of training lead to, with respect to a factor of the
     loss and to the learning rate: against finite differences in float64."""
     with enable_x64():
@@ -108,7 +109,7 @@ def test_the_derivative_through_steps(fused):
                 squares = jax.tree.map(lambda x, y: jnp.sum((x - factor * y) ** 4), p, target)
                 return sum(jax.tree.leaves(squares))
 
-            options = {"eps": 1e-3, "band": 2, "implementation": "custom_call"}
+            options = {"eps": 1e-3, "band": 2, "implementation": "custom_call", "nesterov": nesterov}
             p = start
             if fused:
                 optimizer = fused_sonew(rate, **options)

@@ -31,9 +31,13 @@ def lower(context, program, avals, operands):
 def in_order(program, operands):
     """The operands in the order of the handler, and which result is in the place of
     which operand."""
-    count, traced, reached, targets, grads, planes = operands
+    count, traced, reached, ratios, targets, grads, planes = operands
     listed, aliases = [count, traced, *([reached] if program.reached else [])], {}
     result = 1
+    if program.settings.lagged_norms:
+        aliases[len(listed)] = result
+        listed.append(ratios)
+        result += 1
     for i, (gradient, own) in enumerate(zip(grads, planes)):
         result += program.staged
         if program.has_target:
@@ -84,6 +88,10 @@ def attributes(program):
         "direction": program.direction,
         "staged": program.staged,
     }
+    # Without these, programs are what they were before there were such options.
+    for name in ("lagged_norms", "nesterov"):
+        if getattr(settings, name):
+            scalars[name] = True
     named |= {name: np.int64(value) for name, value in scalars.items()}
     if program.staged:
         named["reached"] = ints(STAGES[stage] for stage in program.reached)

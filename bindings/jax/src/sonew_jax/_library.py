@@ -50,6 +50,8 @@ class Options(ctypes.Structure):
         ("graft_bias_correction", c_int32),
         ("rounding", c_int32),
         ("instruction_set", c_int32),
+        ("lagged_norms", c_int32),
+        ("nesterov", c_int32),
         ("reserved", c_int32 * 1),
         ("pool", c_void_p),
     ]

@@ -40,6 +40,15 @@ OPTIONS = """
       bias_correction: divide the momentum by 1 - beta1^t, and the statistics by
         1 - beta2^t if they are an exponential moving average.
       graft_bias_correction: correct the diagonal in the Adam graft, too.
+      lagged_norms: scale a leaf's update by |a| / |u| of the last step, instead of
+        this step's: on the CPU a step then goes through memory once. The first
+        step, and one after a zero update, takes its own norms. An update that would
+        be more than twice as long as with its own norms is brought to these. The
+        state has a number more for each leaf, `norm_ratios`, which is a constant
+        for derivatives.
+      nesterov: Nesterov momentum: in the direction and in the norms of the grafts of
+        Adam and momentum, m^ is replaced by (beta1 m + (1 - beta1) g) /
+        (1 - beta1^t), with m the momentum after the step.
       chains: which coordinates of a leaf are neighbours: "column_major", the
         whole leaf as one chain with its first dimension fastest, right for
         kernels stored [in, out]; "row_major", its last dimension fastest;
@@ -99,6 +108,8 @@ def scale_by_sonew(
     damping: str = "absolute",
     bias_correction: bool = True,
     graft_bias_correction: bool = True,
+    lagged_norms: bool = False,
+    nesterov: bool = False,
     chains: PerLeaf[str] = "column_major",
     update: PerLeaf[str] = "sonew",
     state_dtype: Optional[PerLeaf[DType]] = None,
@@ -177,6 +188,8 @@ def scale_by_sonew(
         damping=damping,
         bias_correction=bias_correction,
         graft_bias_correction=graft_bias_correction,
+        lagged_norms=lagged_norms,
+        nesterov=nesterov,
         chains=chains,
         update=update,
         state_dtype=state_dtype,
@@ -227,6 +240,8 @@ def sonew(
     damping: str = "absolute",
     bias_correction: bool = True,
     graft_bias_correction: bool = True,
+    lagged_norms: bool = False,
+    nesterov: bool = False,
     chains: PerLeaf[str] = "column_major",
     update: PerLeaf[str] = "sonew",
     state_dtype: Optional[PerLeaf[DType]] = None,
@@ -291,6 +306,8 @@ def sonew(
         damping=damping,
         bias_correction=bias_correction,
         graft_bias_correction=graft_bias_correction,
+        lagged_norms=lagged_norms,
+        nesterov=nesterov,
         chains=chains,
         update=update,
         state_dtype=state_dtype,

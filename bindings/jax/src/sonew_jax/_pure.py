@@ -8,6 +8,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from . import _bits
 from ._direction import directions, from_chains, to_chains
@@ -16,6 +17,9 @@ from ._sharding import union
 
 # The smallest relative damping, as in the authors' JAX code.
 LEAST_RELATIVE_DAMPING = 1e-24
+# An update with the norms of the step before may be so many times as long as with those
+# of its own.
+TOO_LONG = 2
 
 
 class Numbers:
@@ -145,7 +149,7 @@ def take_in(settings, leaf, index, dtype, numbers, planes, gradient, norm):
         new.append(stored(beta2 * old[rms] + (weight * q) * q, rms))
 
     graft, eps = leaf.graft(settings), numbers["graft_eps"]
-    m = new[0].astype(dtype) * numbers["correct_momentum"]
+    m = momentum(settings, numbers, new[0].astype(dtype), g)
     if graft == "sgd":
         reference = squares(g)
     elif graft == "momentum":
@@ -174,39 +178,48 @@ def largest_l1(settings, leaf, dtype, numbers, planes):
     return jnp.max(h + behind(e, 1).at[:, 0].set(e[:, 0]))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def corrected(leaf, dtype, numbers, planes, damping):
+def momentum(settings, numbers, m, g):
+    """m^ of the momentum after a step with the gradient g."""
+    if settings.nesterov:
+        m = numbers["beta1"] * m + numbers["one_minus_beta1"] * g
+    return m * numbers["correct_momentum"]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def corrected(settings, leaf, dtype, numbers, planes, gradient, damping):
     """m^ and the damped H^ of a leaf: momentum, diagonal and sub-diagonals."""
-    m = planes[0].astype(dtype) * numbers["correct_momentum"]
+    g = gradient.astype(dtype) * numbers["scale"]
+    m = momentum(settings, numbers, planes[0].astype(dtype), g)
     h, *e = [plane.astype(dtype) * numbers["correct_statistics"] for plane in planes[1:]]
     d = root(h) + numbers["graft_eps"] if leaf.update == "adam" else h + damping
     return m, d, e
 
 
-def step(program, count, traced, reached, targets, grads, planes):
+def step(program, count, traced, reached, ratios, targets, grads, planes):
     """The results of `_step.run`."""
-    run = Run(program, count, traced, targets, grads, planes)
+    run = Run(program, count, traced, ratios, targets, grads, planes)
     if not program.staged:
         known = {}
         while (stage := run.advance(known)) is not None:
             known[stage] = run.numbers
-        return run.taken(), (), run.targets, run.planes
+        return run.taken(), (), run.norm_ratios, run.targets, run.planes
     known = {
         stage: [run.reduced(stage, reached[i, :, j]) for j in range(len(grads))]
         for i, stage in enumerate(program.reached)
     }
     run.advance(known)
     numbers = tuple(jnp.stack([_bits.from_float(x) for x in pair]) for pair in run.numbers)
-    return run.taken(), numbers, run.targets, run.planes
+    return run.taken(), numbers, run.norm_ratios, run.targets, run.planes
 
 
 class Run:
     """A step, or one stage of it."""
 
-    def __init__(self, program, count, traced, targets, grads, planes):
+    def __init__(self, program, count, traced, norm_ratios, targets, grads, planes):
         self.program, self.settings = program, program.settings
         self.all = Numbers(program, count, traced)
         self.targets, self.grads, self.planes = targets, grads, planes
+        self.norm_ratios = norm_ratios
         like = targets if program.has_target else grads
         self.dtypes = [arithmetic(t, p[0]) for t, p in zip(like, planes)]
         self.types = [t.dtype for t in like]
@@ -325,14 +338,16 @@ class Run:
     def all_directions(self, known):
         if self.directions is None:
             arrays = []
-            for i, (leaf, dtype, _, planes) in enumerate(self.leaves()):
+            for i, (leaf, dtype, gradient, planes) in enumerate(self.leaves()):
                 values = self.values(dtype)
                 damping = values["eps"]
                 if self.program.relative(leaf):
                     l1 = known["largest_l1"][i][0].astype(dtype)
                     damping = jnp.maximum(damping * l1, LEAST_RELATIVE_DAMPING)
                 own = planes[: 2 + leaf.band(self.settings)]
-                arrays.append(corrected(leaf, dtype, values, own, damping))
+                arrays.append(
+                    corrected(self.settings, leaf, dtype, values, own, gradient, damping)
+                )
             gamma = lambda i: self.values(self.dtypes[i])["gamma"]
             self.directions = directions(self.program.leaves, arrays, gamma)
         return self.directions
@@ -365,9 +380,24 @@ class Run:
             ratios = root(references) * where_positive(norms, jax.lax.rsqrt)
             # Where a norm is beyond the range of its type, the direction is zero.
             ratios = jnp.where(norms < jnp.inf, finite_or(ratios, 0), 0)
+            if self.settings.lagged_norms:
+                ratios = self.lagged(list(pairs), norms, ratios)
             for place, i in enumerate(pairs):
                 found[i] = ratios[place]
         return found
+
+    def lagged(self, leaves, norms, own):
+        """The ratios of the step before, where they will do, in place of these leaves'
+        own; which are kept for the next."""
+        words = self.norm_ratios[np.array(leaves)]
+        before = _bits.to_float(words, own.dtype)
+        is_too_long = (norms > 0) & (before > TOO_LONG * own)
+        others = [i for i in range(len(self.grads)) if i not in set(leaves)]
+        rows = jnp.concatenate(
+            [self.kept(_bits.from_float(own), words), self.norm_ratios[np.array(others, int)]]
+        )
+        self.norm_ratios = rows[np.argsort(leaves + others)]
+        return jnp.where((before > 0) & ~is_too_long, before, own)
 
     def apply(self, known):
         targets, planes, ratios = [], [], self.ratios(known)

@@ -129,6 +129,8 @@ class Settings:
     graft: str
     bias_correction: bool
     graft_bias_correction: bool
+    lagged_norms: bool
+    nesterov: bool
     rounding: str
     seed: int
     non_finite: str
@@ -140,7 +142,7 @@ class Settings:
         put("band", integer("band", self.band, 0, MAX_BAND))
         put("threads", integer("threads", self.threads, 0, MAX_THREADS))
         put("seed", integer("seed", self.seed, 0, 2**64 - 1))
-        for name in ("bias_correction", "graft_bias_correction"):
+        for name in ("bias_correction", "graft_bias_correction", "lagged_norms", "nesterov"):
             put(name, flag(name, getattr(self, name)))
         for name, among in {
             "statistics": STATISTICS,

@@ -32,6 +32,9 @@ class ScaleBySonewState(NamedTuple):
       master: float32 parameters, or () without master weights.
       skipped: int32 scalar, the steps that were skipped because a gradient was
         not finite. By default P(), for a state whose leaves are specs.
+      norm_ratios: with lagged norms |a| / |u| of each leaf's last step, in the order
+        of the leaves: a float64 number in two uint32 words, the low one first, shape
+        [leaves, 2]; zeros before the first step. Otherwise ().
     """
 
     count: ArrayTree
@@ -41,6 +44,7 @@ class ScaleBySonewState(NamedTuple):
     rms: ArrayTree
     master: ArrayTree
     skipped: ArrayTree = jax.sharding.PartitionSpec()
+    norm_ratios: ArrayTree = ()
 
 
 def is_masked(node):
@@ -76,6 +80,8 @@ def options(
     damping,
     bias_correction,
     graft_bias_correction,
+    lagged_norms,
+    nesterov,
     chains,
     update,
     state_dtype,
@@ -96,6 +102,8 @@ def options(
         graft=graft,
         bias_correction=bias_correction,
         graft_bias_correction=graft_bias_correction,
+        lagged_norms=lagged_norms,
+        nesterov=nesterov,
         rounding=rounding,
         seed=0 if seed is None else seed,
         non_finite=non_finite,
@@ -238,11 +246,13 @@ class Leaves:
         bands = tuple(
             plane(lambda leaf, k=k: leaf.band(self.settings) > k) for k in range(band)
         )
-        rms, master = (), ()
+        rms, master, norm_ratios = (), (), ()
         if self.settings.graft == "normalized_rmsprop":
             rms = plane(lambda leaf: leaf.has_rms(self.settings))
         if self.options.master_weights:
             master = self.tree([master_weights(array) for array in self.arrays])
+        if self.settings.lagged_norms:
+            norm_ratios = jnp.zeros((len(self.arrays), 2), jnp.uint32)
         everywhere = lambda leaf: True
         return ScaleBySonewState(
             count=jnp.zeros([], jnp.int32),
@@ -252,6 +262,7 @@ class Leaves:
             rms=rms,
             master=master,
             skipped=jnp.zeros([], jnp.int32),
+            norm_ratios=norm_ratios,
         )
 
     def listed(self, what, tree):
@@ -326,6 +337,20 @@ class Leaves:
             planes.append(tuple(own))
         return planes
 
+    def norm_ratios(self, state):
+        """The norm ratios of all leaves; () without lagged norms."""
+        if not self.settings.lagged_norms:
+            return ()
+        ratios, expected = state.norm_ratios, (len(self.arrays), 2)
+        if np.shape(ratios) != expected:
+            raise ValueError(
+                f"norm_ratios of the state has shape {np.shape(ratios)}, but lagged_norms is True "
+                f"and it needs {expected}"
+            )
+        if ratios.dtype != jnp.uint32:
+            raise TypeError(f"norm_ratios of the state is {ratios.dtype}, must be uint32")
+        return ratios
+
     def same(self, what, listed, wanted):
         """Refuses a plane that is present but not wanted, or wanted but missing."""
         for leaf, array, own in zip(self.kinds, listed, self.arrays):
@@ -340,8 +365,8 @@ class Leaves:
                     f"{leaf.name!r} has shape {array.shape} in {what}, but {own.shape} here"
                 )
 
-    def state(self, count, skipped, planes, before):
-        """The state with these counts and planes."""
+    def state(self, count, skipped, planes, norm_ratios, before):
+        """The state with these counts, planes and norm ratios."""
         band = self.settings.band
         masked = optax.MaskedNode()
         nth = lambda n: self.tree([own[n] for own in planes])
@@ -364,7 +389,11 @@ class Leaves:
             )
         if self.options.master_weights:
             master = nth(-1)
-        return ScaleBySonewState(count, nth(0), nth(1), bands, rms, master, skipped)
+        if not self.settings.lagged_norms:
+            norm_ratios = before.norm_ratios
+        return ScaleBySonewState(
+            count, nth(0), nth(1), bands, rms, master, skipped, norm_ratios
+        )
 
 
 def default(leaf):
@@ -408,7 +437,7 @@ def take_step(leaves, state, targets, numbers, weight_decays):
     state, and whether the step was taken. Leaves without elements are not
     changed."""
     options = leaves.options
-    planes = leaves.planes(state)
+    planes, ratios = leaves.planes(state), leaves.norm_ratios(state)
     numbers = {**options.numbers, **numbers}
     for name, schedule in options.schedules.items():
         numbers[name] = _settings.at(name, schedule, state)
@@ -428,19 +457,26 @@ def take_step(leaves, state, targets, numbers, weight_decays):
             for leaf, decay in zip(leaves.kinds, weight_decays)
         ]
         program = Program(options.settings, pick(kinds), static, targets is None)
-        taken, some_targets, some_planes = _step.run(
+        partly = options.settings.lagged_norms and len(full) < len(leaves.arrays)
+        taken, new_ratios, some_targets, some_planes = _step.run(
             program,
             jnp.asarray(state.count, jnp.int32),
             traced,
             *jax.tree.map(
                 jnp.asarray,
-                (() if targets is None else pick(targets), pick(leaves.arrays), pick(planes)),
+                (
+                    ratios[np.array(full)] if partly else ratios,
+                    () if targets is None else pick(targets),
+                    pick(leaves.arrays),
+                    pick(planes),
+                ),
             ),
         )
+        ratios = jnp.asarray(ratios).at[np.array(full)].set(new_ratios) if partly else new_ratios
         for i, target, own in zip(full, some_targets, some_planes):
             new_targets[i], planes[i] = target, own
     count, skipped = increased(state.count, taken), increased(state.skipped, 1 - taken)
-    return new_targets, leaves.state(count, skipped, planes, state), taken
+    return new_targets, leaves.state(count, skipped, planes, ratios, state), taken
 
 
 def increased(count, by):

@@ -8,7 +8,7 @@ safetensors file, so that a run can move between languages.
 import ctypes
 import json
 import os
-from ctypes import POINTER, byref, c_char_p, c_int32, c_size_t, c_uint64, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_size_t, c_uint64, c_void_p
 from typing import Any, Optional, Union
 
 import jax
@@ -26,6 +26,8 @@ from ._tree import Leaves, ScaleBySonewState, is_masked, options
 __all__ = ["load", "save"]
 
 Path = Union[str, bytes, "os.PathLike[Any]"]
+# SONEW_SCALARS
+SCALARS = 3
 DTYPE_NUMBERS = {"float32": 1, "float64": 2, "bfloat16": 3, "float16": 4}
 
 
@@ -155,7 +157,8 @@ def load(
         state around SONew's is not in the file, with the name of the leaf; or
         leaves took part in different numbers of steps (in another program, or
         with `common_tensors_only` those that are not in the file), for which a
-        state has no counts.
+        state has no counts; or another program took steps with betas of their
+        own, whose bias correction a state does not have.
     """
     own = find(state)
     mine, others = split(params, own.momentum)
@@ -274,6 +277,7 @@ class Handle:
         own.rounding = _settings.ROUNDINGS[settings.rounding]
         own.bias_correction = settings.bias_correction
         own.graft_bias_correction = settings.graft_bias_correction
+        own.lagged_norms, own.nesterov = settings.lagged_norms, settings.nesterov
         own.weight_decay = self.weight_decay
 
         tensors = (Tensor * len(self.full))()
@@ -308,6 +312,8 @@ class Handle:
             "sonew_load_any": [c_void_p, c_char_p, POINTER(LoadOptions), pointers, c_size_t],
             "sonew_set_state": [c_void_p, c_uint64, pointers, c_size_t],
             "sonew_tensor_step_count": [c_void_p, c_size_t, POINTER(c_uint64)],
+            "sonew_tensor_scalars": [c_void_p, c_size_t, POINTER(c_double)],
+            "sonew_set_tensor_scalars": [c_void_p, c_size_t, POINTER(c_double)],
             "sonew_set_weight_decay": [c_void_p, c_size_t, ctypes.c_double],
             "sonew_plane_view": [c_void_p, c_size_t, c_size_t, POINTER(View), c_size_t],
         }.items():
@@ -336,6 +342,11 @@ class Handle:
         pointers = self.pointers(arrays)
         count = int(self.host("the count", state.count))
         check(library().sonew_set_state(self.c, count, pointers, len(pointers)))
+        if self.chosen.settings.lagged_norms:
+            ratios = self.host("norm_ratios of the state", self.leaves.norm_ratios(state))
+            for tensor, i in enumerate(self.full):
+                scalars = (c_double * SCALARS)(*np.ascontiguousarray(ratios[i]).view(np.float64))
+                check(library().sonew_set_tensor_scalars(self.c, tensor, scalars))
 
     def save(self, path):
         pointers = self.pointers(self.params)
@@ -348,7 +359,24 @@ class Handle:
             planes[i] = tuple(self.plane(tensor, p, like) for p, like in enumerate(planes[i]))
         most = np.iinfo(np.int32).max
         count = placed(np.int32(min(self.count(), most)), like.count)
-        return self.leaves.state(count, placed(np.int32(skipped), like.skipped), planes, like)
+        skipped = placed(np.int32(skipped), like.skipped)
+        return self.leaves.state(count, skipped, planes, self.norm_ratios(like), like)
+
+    def norm_ratios(self, like):
+        """The norm ratios of all leaves, as an array where that of `like` is."""
+        ratios = np.zeros((len(self.leaves.arrays), 1))
+        for tensor, i in enumerate(self.full):
+            scalars = (c_double * SCALARS)()
+            check(library().sonew_tensor_scalars(self.c, tensor, scalars))
+            ratios[i], *corrections = scalars
+            if any(corrections):
+                raise ValueError(
+                    f"{self.leaves.names[i]!r} took steps with betas of their own, and a state "
+                    "has no number for their bias correction"
+                )
+        if not self.chosen.settings.lagged_norms:
+            return ()
+        return placed(ratios.view(np.uint32), like.norm_ratios)
 
     def count(self):
         """The steps that every leaf took part in. In JAX all leaves of a state take
