@@ -91,16 +91,20 @@ fn can_mount() -> bool {
 fn preload() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
-        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sonew-places-preload.so");
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let library = folder.join("sonew-places-preload.so");
+        // Other processes of these tests build and use it at the same time.
+        let own = library.with_extension(std::process::id().to_string());
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/places/preload.c");
         let built = Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()))
             .args(["-shared", "-fPIC", "-O1", "-o"])
-            .arg(&library)
+            .arg(&own)
             .arg(source)
             .arg("-ldl")
             .status()
             .unwrap();
         assert!(built.success());
+        fs::rename(own, &library).unwrap();
         library
     })
 }

@@ -1,5 +1,5 @@
 """The step as a custom call of libsonew. The section "XLA custom call" of
-include/sonew.h lists its operands and results."""
+include/sonew_xla.h lists its operands and results."""
 
 import jax
 import numpy as np
