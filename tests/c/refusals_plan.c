@@ -82,7 +82,7 @@ const refusal plan_refusals[] = {
     REFUSAL(too_few, SONEW_TENSOR_COUNT, "buffers has 1 tensors, expected 2"),
     REFUSAL(buffers_null, SONEW_NULL_POINTER, "buffers is null"),
     REFUSAL(not_filled_in, SONEW_STRUCT_SIZE, "call sonew_buffers_init() first"),
-    REFUSAL(sizes_differ, SONEW_STRUCT_SIZE, "buffers[1].struct_size is 88"),
+    REFUSAL(sizes_differ, SONEW_STRUCT_SIZE, "buffers[1].struct_size is 96"),
     REFUSAL(length_wrong, SONEW_WRONG_LENGTH,
             "tensor \"b\": buffers[1] has 4 elements, expected 3"),
     REFUSAL(length_zero, SONEW_WRONG_LENGTH, "tensor \"a\": buffers[0] has 0 elements"),
