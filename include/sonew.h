@@ -645,7 +645,9 @@ struct sonew_options {
    * |a| / |u| of the last step that it took part in, so that a step goes through
    * memory once. Its first step, and one after a zero update, takes its own. An
    * update that would be more than twice as long as with the norms of its own
-   * step is brought to these. 0: with those of the step itself. Default 0.
+   * step is brought to these, by a second pass. (Parameters of 16 bits without master
+   * weights always take two, because what they were cannot be restored.) 0: with
+   * those of the step itself. Default 0.
    */
   int32_t lagged_norms;
   /**

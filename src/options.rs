@@ -60,7 +60,9 @@ pub struct Options {
     /// `|a| / |u|` of the last step that it took part in, so that a step goes through
     /// memory once. Its first step, and one after a zero direction, takes the norms of
     /// its own. An update that would be more than twice as long as with the norms of
-    /// its own step is brought to these, by a second pass. Default false.
+    /// its own step is brought to these, by a second pass. (Parameters of 16 bits without
+    /// master weights always take two, because what they were cannot be restored.)
+    /// Default false.
     pub lagged_norms: bool,
     /// Nesterov momentum: in the direction and in the norms of the grafts of Adam and
     /// momentum, `m^` is replaced by `(beta1 m + (1 - beta1) g) / (1 - beta1^t)`, with `m`

@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{correlated, elements_mut, rng, slices_mut, to_f64, CHAINS, GRAFTS};
-use sonew::dtype::{Dtype, Element, Elements};
+use common::{correlated, elements_mut, normal, rng, slices_mut, to_f64, CHAINS, GRAFTS};
+use sonew::dtype::{bf16, f16, Dtype, Element, Elements};
 use sonew::layout::{planes, Scalars, TensorSpec, Update};
 use sonew::options::{Damping, Graft, InstructionSet, Options, StepOptions};
 use sonew::oracle::Oracle;
@@ -210,6 +210,70 @@ fn a_spike_moves_no_farther_than_twice_what_its_own_norms_allow() {
                 };
                 let (found, allowed) = (moved(&run.params[0]), moved(&params[0]));
                 assert!(found <= 2.000_001 * allowed, "{graft:?} {small} {number}");
+            }
+        }
+    }
+}
+
+/// The same in the types of parameters, which round: with much damping, the norms of the
+/// step before are a hundred million times too large.
+#[test]
+fn a_spike_costs_no_parameter_its_digits() {
+    moves_as_far_as_it_should(Dtype::F32, false, |x| x as f32, |x| x.into());
+    moves_as_far_as_it_should(Dtype::Bf16, false, bf16::from_f64, bf16::to_f64);
+    moves_as_far_as_it_should(Dtype::F16, false, f16::from_f64, f16::to_f64);
+    moves_as_far_as_it_should(Dtype::Bf16, true, bf16::from_f64, bf16::to_f64);
+}
+
+fn moves_as_far_as_it_should<T: Element + PartialEq>(
+    dtype: Dtype,
+    master: bool,
+    from: impl Fn(f64) -> T,
+    to: impl Fn(T) -> f64,
+) {
+    let mut spec = TensorSpec::new("w", &[20, 50]).with_dtypes(dtype, Dtype::F32, Dtype::F32);
+    spec.master = master;
+    let step = StepOptions {
+        lr: 0.01,
+        ..StepOptions::default()
+    };
+    for eps in [1e-6, 1e-3, 1.0] {
+        let own = Options {
+            eps,
+            ..Options::default()
+        };
+        let lagged = Options {
+            lagged_norms: true,
+            ..own.clone()
+        };
+        let new = |options: &Options| Optimizer::new(options.clone(), &[spec.clone()]).unwrap();
+        let (mut with, mut without) = (new(&lagged), new(&own));
+        let start: Vec<f64> = to_f64(&normal(&mut rng(1), 1000));
+        let mut params: Vec<T> = start.iter().map(|&x| from(x)).collect();
+        let mut of_own = params.clone();
+        for (number, size) in [1e-6, 1e-6, 1.0].into_iter().enumerate() {
+            let before = params.clone();
+            of_own.clone_from(&params);
+            let grads = correlated(&mut rng(number as u64), 1000);
+            let grads: Vec<f32> = grads.iter().map(|g| g * size as f32).collect();
+            let grads = [Some(grads.as_slice())];
+            with.step(&step, &mut [&mut params], &grads).unwrap();
+            without.step(&step, &mut [&mut of_own], &grads).unwrap();
+            if number < 2 {
+                continue;
+            }
+            for ((before, with), own) in before.iter().zip(&params).zip(&of_own) {
+                let (before, with, own) = (to(*before), to(*with), to(*own));
+                let rounding = match dtype {
+                    // Of an update that was taken back.
+                    Dtype::F32 => 3e-4,
+                    _ => 0.008 * before.abs().max(own.abs()),
+                };
+                let (moved, allowed) = ((with - before).abs(), 2.0 * (own - before).abs());
+                assert!(
+                    moved <= allowed + rounding,
+                    "{dtype} {eps}: {before} {with} {own}"
+                );
             }
         }
     }

@@ -159,7 +159,9 @@ pub struct sonew_options {
     /// |a| / |u| of the last step that it took part in, so that a step goes through
     /// memory once. Its first step, and one after a zero update, takes its own. An
     /// update that would be more than twice as long as with the norms of its own
-    /// step is brought to these. 0: with those of the step itself. Default 0.
+    /// step is brought to these, by a second pass. (Parameters of 16 bits without master
+    /// weights always take two, because what they were cannot be restored.) 0: with
+    /// those of the step itself. Default 0.
     pub lagged_norms: i32,
     /// 1: Nesterov momentum: in the direction and in the norms of the grafts of Adam
     /// and momentum, m^ is replaced by (beta1 m + (1 - beta1) g) / (1 - beta1^t), with

@@ -166,6 +166,9 @@ impl<'a> Run<'a> {
         }
         if let Some(lagged) = known.lagged.filter(|_| direction.is_positive()) {
             known.is_too_long = (lagged / known.ratio).to_f64() > TOO_LONG;
+            if !known.is_too_long {
+                known.ratio = lagged;
+            }
         }
         if !self.keeps {
             // Directions are computed once more; as they were measured.

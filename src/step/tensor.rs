@@ -67,8 +67,7 @@ impl Tensor {
         rounding: Option<Stochastic>,
     ) -> Option<Memory<'a>> {
         buffers.gradient.filter(|_| !self.spec.is_empty())?;
-        let few = |dtype| matches!(dtype, Dtype::Bf16 | Dtype::F16);
-        let is_few = few(self.spec.state) || few(self.spec.params);
+        let is_few = is_few(self.spec.state) || is_few(self.spec.params);
         Some(Memory {
             buffers,
             master: self.spec.master,
@@ -99,6 +98,7 @@ impl Tensor {
             true => Wide::from(1.0) / known.gradient_norm,
             false => Wide::ZERO,
         };
+        let takes_back = known.is_too_long && self.can_take_back();
         let rule = Rule {
             scale: factor(Wide::from(scale).shifted(known.lift)),
             lift: power_of_two(known.lift),
@@ -109,7 +109,7 @@ impl Tensor {
             ),
             gamma: factors.gamma(),
             apply: match buffers.target {
-                Target::Parameters(_) => match known.lagged.filter(|_| known.is_too_long) {
+                Target::Parameters(_) => match known.lagged.filter(|_| takes_back) {
                     None => Apply::Update {
                         rate: applied(-rate, known.ratio),
                         decay: -(rate * buffers.weight_decay),
@@ -152,9 +152,15 @@ impl Tensor {
     /// before will do.
     fn measured(&self, known: &Known) -> Directions {
         match known.lagged {
-            Some(_) => Directions::AppliedAndMeasured,
-            None => Directions::Measured,
+            Some(_) if self.can_take_back() => Directions::AppliedAndMeasured,
+            _ => Directions::Measured,
         }
+    }
+
+    /// Whether an update that was too long can be taken back: not from parameters of few
+    /// bits, which have lost what they were.
+    pub(super) fn can_take_back(&self) -> bool {
+        self.spec.master || !is_few(self.spec.params)
     }
 
     /// What is left to be done in the sweep that measures.
@@ -165,9 +171,14 @@ impl Tensor {
     /// What is left to be done in the last sweep.
     pub(super) fn left_to_apply(&self, known: &Known, defers: bool) -> Option<Directions> {
         let is_left = match self.grafted() {
-            true => known.lagged.is_none() || known.is_too_long,
+            true => known.lagged.is_none() || known.is_too_long || !self.can_take_back(),
             false => self.fused(known, defers).is_none(),
         };
         is_left.then_some(Directions::Applied)
     }
+}
+
+/// Whether a type has few bits, to which numbers are rounded.
+fn is_few(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::Bf16 | Dtype::F16)
 }

@@ -66,8 +66,9 @@
 //! SONEW_RELATIVE); 2, the squared norms of the direction and of a (with a graft). The
 //! call after the last stage updates the parameters. With lagged_norms the call
 //! that returns the numbers of stage 2 does, where the norm ratio of the step before
-//! is not zero; the call after it corrects an update that is too long, and its
-//! norm_ratios are those of this step. Until then they stay as they were.
+//! is not zero (but for parameters of 16 bits without master weights); the call after it
+//! corrects an update that is too long, and its norm_ratios are those of this step. Until
+//! then they stay as they were.
 
 // The documentation of the items below is for the header.
 #![allow(clippy::doc_markdown)]

@@ -53,7 +53,9 @@ def same_types(a, b):
 
 def same_places(a, b):
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return all(x.sharding.is_equivalent_to(y.sharding, x.ndim) for x, y in pairs if x.ndim > 0)
+    # Counts and norm ratios, in uint32, are whole wherever they are.
+    placed = [(x, y) for x, y in pairs if x.ndim > 0 and x.dtype != np.uint32]
+    return all(x.sharding.is_equivalent_to(y.sharding, x.ndim) for x, y in placed)
 
 
 @pytest.mark.smoke
