@@ -28,7 +28,7 @@
 //! Which stages there are depends only on the options of optimizer and step, so that all
 //! machines stop at the same ones, whatever tensors they have; a step that needs none is
 //! done at the first sonew_stages_next(). If a machine's call fails where those of others
-//! do not (SONEW_THREADS, for example), the others wait for it: repeat the call, or end the
+//! do not (SONEW_OUT_OF_MEMORY, for example), the others wait for it: repeat the call, or end the
 //! program.
 //!
 //! If the numbers are given back unchanged, the step gives the same bits as sonew_step().
@@ -187,7 +187,7 @@ pub unsafe extern "C" fn sonew_stages_begin(
 /// of the step, the state, or each other.
 ///
 /// Errors: SONEW_NO_STAGES, SONEW_TENSOR_COUNT, SONEW_OVERLAP, SONEW_OUT_OF_RANGE
-/// (a number is negative), SONEW_OUT_OF_MEMORY, SONEW_THREADS, SONEW_FORKED: the step is at
+/// (a number is negative), SONEW_OUT_OF_MEMORY, SONEW_FORKED: the step is at
 /// the same stage as before, and the call can be repeated.
 /// SONEW_NON_FINITE_GRADIENT: a sum of squares is NaN, here or on another
 /// machine; the step has ended and nothing has changed. Since 0.1.

@@ -144,11 +144,12 @@ pub unsafe extern "C" fn sonew_step_options_init(
 /// follows, stay as they are. So tensors may also be stepped in separate calls,
 /// with NULL for the others: they get the same bits as in one call for all,
 /// except with clip_norm, and the optimizer's step count grows with each call.
-/// (The learning rate of each step is the caller's in any case.) params[i] may not be NULL. Two
-/// gradients may be the same buffer; parameters may not overlap any other buffer
-/// of the call, nor the state. A parameter that is used in two places of a model
-/// is one tensor, passed once with the sum of its gradients. All tensors must be
-/// float: dtype and grad_dtype SONEW_F32. For others there is sonew_step_any().
+/// (The learning rate of each step is the caller's in any case.) params[i] may
+/// not be NULL. Two gradients may be the same buffer; parameters may not
+/// overlap any other buffer of the call, nor the state. A parameter that is
+/// used in two places of a model is one tensor, passed once with the sum of its
+/// gradients. All tensors must be float: dtype and grad_dtype SONEW_F32. For
+/// others there is sonew_step_any().
 ///
 /// A step takes at most 16 KiB of the calling thread's stack, as every other way to
 /// take one does.
@@ -156,7 +157,7 @@ pub unsafe extern "C" fn sonew_step_options_init(
 /// Errors: SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
 /// SONEW_UNKNOWN_VALUE, SONEW_OUT_OF_RANGE, SONEW_TENSOR_COUNT,
 /// SONEW_WRONG_DTYPE, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP,
-/// SONEW_OUT_OF_MEMORY, SONEW_THREADS. On a live file SONEW_FORKED and, in the
+/// SONEW_OUT_OF_MEMORY. On a live file SONEW_FORKED and, in the
 /// first step after a sync, SONEW_IO. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_step(

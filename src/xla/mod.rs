@@ -120,8 +120,8 @@ pub unsafe extern "C" fn sonew_xla_step_v1(call_frame: *mut c_void) -> *mut c_vo
 }
 
 /// Frees the idle plans that are kept for the handler's next calls, with their
-/// scratch memory, and the threads that nothing else has used. Plans in use are kept. For programs that go on
-/// running after training. Since 0.1.
+/// scratch memory, and the threads that nothing else has used. Plans in use are
+/// kept. For programs that go on running after training. Since 0.1.
 #[no_mangle]
 pub extern "C" fn sonew_xla_release() {
     let _held = Taken::new().map(Taken::hold);
