@@ -35,7 +35,10 @@ class Options(ctypes.Structure):
         ("graft_bias_correction", c_int32),
         ("rounding", c_int32),
         ("instruction_set", c_int32),
+        ("lagged_norms", c_int32),
+        ("nesterov", c_int32),
         ("reserved", c_int32 * 1),
+        ("pool", c_void_p),
     ]
 
 
@@ -65,8 +68,24 @@ class StepOptions(ctypes.Structure):
         ("grad_scale", c_double),
         ("statistics_weight", c_double),
         ("clip_norm", c_double),
+        ("beta1", c_double),
+        ("beta2", c_double),
         ("non_finite", c_int32),
         ("reserved", c_int32 * 1),
+    ]
+
+
+class Info(ctypes.Structure):
+    """sonew_optimizer_info"""
+
+    _fields_ = [
+        ("step_count", c_uint64),
+        ("gradient_norm", c_double),
+        ("tensor_count", c_size_t),
+        ("state_bytes", c_size_t),
+        ("memory_bytes", c_size_t),
+        ("threads", c_size_t),
+        ("instruction_set", c_char_p),
     ]
 
 
@@ -83,7 +102,7 @@ class Library:
             "sonew_step_options_init": [POINTER(StepOptions), c_size_t],
             "sonew_create": [POINTER(Options), POINTER(Tensor), c_size_t, pointers],
             "sonew_step": [c_void_p, POINTER(StepOptions), pointers, pointers, c_size_t],
-            "sonew_instruction_set": [c_void_p, POINTER(c_char_p)],
+            "sonew_info": [c_void_p, POINTER(Info), c_size_t],
             "sonew_free": [c_void_p],
         }.items():
             getattr(self.c, name).argtypes = arguments
@@ -128,9 +147,9 @@ class Optimizer:
         library.check(created)
 
     def instruction_set(self):
-        name = c_char_p()
-        self.library.check(self.library.c.sonew_instruction_set(self.handle, byref(name)))
-        return name.value.decode()
+        info = Info()
+        self.library.check(self.library.c.sonew_info(self.handle, byref(info), ctypes.sizeof(info)))
+        return info.instruction_set.decode()
 
     def step(self, params, grads):
         """One step over lists of pointers, made by pointers()."""

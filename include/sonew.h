@@ -33,17 +33,17 @@
  *    float *params[] = {weight, bias};
  *    const float *grads[] = {weight_grad, bias_grad};
  *    const char *path = "checkpoint.safetensors";
- *    uint64_t done = 0;
- *    if (sonew_load(optimizer, path, NULL, params, 2) == SONEW_OK)
- *        sonew_step_count(optimizer, &done);
+ *    sonew_load(optimizer, path, NULL, params, 2);    // unless there is no file yet
+ *    sonew_optimizer_info info;
+ *    sonew_info(optimizer, &info, sizeof info);
  *    sonew_step_options step;
  *    sonew_step_options_init(&step, sizeof step);
- *    for (; done < 1000; done++) {
+ *    for (uint64_t i = info.step_count; i < 1000; i++) {
  *        compute_gradients(params, weight_grad, bias_grad);
  *        step.lr = 1e-3;
  *        if (sonew_step(optimizer, &step, params, grads, 2) != SONEW_OK)
  *            fprintf(stderr, "%s\n", sonew_last_error());
- *        if (done % 100 == 99)
+ *        if (i % 100 == 99)
  *            sonew_save(optimizer, path, params, 2);
  *    }
  *    sonew_free(optimizer);
@@ -95,6 +95,7 @@ typedef struct sonew_load_options sonew_load_options;
 typedef struct sonew_options sonew_options;
 typedef struct sonew_tensor sonew_tensor;
 typedef struct sonew_tensor_state sonew_tensor_state;
+typedef struct sonew_optimizer_info sonew_optimizer_info;
 typedef struct sonew_view sonew_view;
 typedef struct sonew_contents sonew_contents;
 typedef struct sonew_buffers sonew_buffers;
@@ -112,7 +113,7 @@ typedef int32_t sonew_status;
  * handle to *optimizer. options may be NULL, which means the defaults. What is
  * passed is copied and may be freed after the call.
  *
- * Memory (sonew_memory_bytes() returns the total): for each parameter, band + 2
+ * Memory (sonew_info() tells the total): for each parameter, band + 2
  * numbers of state in the tensor's state_dtype, one more with
  * SONEW_GRAFT_NORMALIZED_RMSPROP, and 4 bytes with master weights; with any
  * graft, one more number for the direction; and some scratch memory for each
@@ -120,11 +121,11 @@ typedef int32_t sonew_status;
  * step needs one.
  *
  * Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
- * SONEW_BAD_HANDLE for the pool, SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING, SONEW_NO_TENSORS,
- * SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME, SONEW_TOO_MANY_DIMENSIONS,
- * SONEW_SIZE_OVERFLOW, SONEW_STATE_DTYPE,
- * SONEW_MASTER_DTYPE, SONEW_INSTRUCTION_SET, SONEW_HEADER_LENGTH (the tensors are so
- * many, or their names so long, that they could not be saved),
+ * SONEW_BAD_HANDLE for the pool, SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING,
+ * SONEW_NO_TENSORS, SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME,
+ * SONEW_TOO_MANY_DIMENSIONS, SONEW_SIZE_OVERFLOW, SONEW_STATE_DTYPE,
+ * SONEW_MASTER_DTYPE, SONEW_INSTRUCTION_SET, SONEW_HEADER_LENGTH (the tensors
+ * are so many, or their names so long, that they could not be saved),
  * SONEW_OUT_OF_MEMORY. Since 0.1.
  */
 sonew_status sonew_create(const sonew_options *options,
@@ -133,11 +134,12 @@ sonew_status sonew_create(const sonew_options *options,
                           sonew_optimizer **optimizer);
 
 /**
- * Frees an optimizer and its state, and its threads if no other optimizer or plan
- * has used them. NULL is allowed and does nothing. Views of the state become invalid. A live file is written to disk,
- * as by sonew_sync(), and unlocked; to know whether that worked, call
- * sonew_sync() first. A handle that was freed before gets SONEW_BAD_HANDLE. One
- * that another thread is using gets SONEW_BUSY and is not freed. Since 0.1.
+ * Frees an optimizer and its state, and its threads if no other optimizer or
+ * plan has used them. NULL is allowed and does nothing. Views of the state
+ * become invalid. A live file is written to disk, as by sonew_sync(), and
+ * unlocked; to know whether that worked, call sonew_sync() first. A handle
+ * that was freed before gets SONEW_BAD_HANDLE. One that another thread is
+ * using gets SONEW_BUSY and is not freed. Since 0.1.
  */
 sonew_status sonew_free(sonew_optimizer *optimizer);
 
@@ -166,11 +168,12 @@ sonew_status sonew_step_options_init(sonew_step_options *step, size_t size);
  * follows, stay as they are. So tensors may also be stepped in separate calls,
  * with NULL for the others: they get the same bits as in one call for all,
  * except with clip_norm, and the optimizer's step count grows with each call.
- * (The learning rate of each step is the caller's in any case.) params[i] may not be NULL. Two
- * gradients may be the same buffer; parameters may not overlap any other buffer
- * of the call, nor the state. A parameter that is used in two places of a model
- * is one tensor, passed once with the sum of its gradients. All tensors must be
- * float: dtype and grad_dtype SONEW_F32. For others there is sonew_step_any().
+ * (The learning rate of each step is the caller's in any case.) params[i] may
+ * not be NULL. Two gradients may be the same buffer; parameters may not
+ * overlap any other buffer of the call, nor the state. A parameter that is
+ * used in two places of a model is one tensor, passed once with the sum of its
+ * gradients. All tensors must be float: dtype and grad_dtype SONEW_F32. For
+ * others there is sonew_step_any().
  *
  * A step takes at most 16 KiB of the calling thread's stack, as every other way to
  * take one does.
@@ -178,7 +181,7 @@ sonew_status sonew_step_options_init(sonew_step_options *step, size_t size);
  * Errors: SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
  * SONEW_UNKNOWN_VALUE, SONEW_OUT_OF_RANGE, SONEW_TENSOR_COUNT,
  * SONEW_WRONG_DTYPE, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP,
- * SONEW_OUT_OF_MEMORY, SONEW_THREADS. On a live file SONEW_FORKED and, in the
+ * SONEW_OUT_OF_MEMORY. On a live file SONEW_FORKED and, in the
  * first step after a sync, SONEW_IO. Since 0.1.
  */
 sonew_status sonew_step(sonew_optimizer *optimizer,
@@ -344,7 +347,7 @@ sonew_status sonew_load(sonew_optimizer *optimizer,
  * the file with sonew_load(). threads and instruction_set are in no file and have
  * their defaults.
  *
- * sonew_tensor_count() and sonew_optimizer_tensor() tell its tensors. Parameters
+ * sonew_info() and sonew_optimizer_tensor() tell its tensors. Parameters
  * stay in the file: sonew_file_read() reads them. For other threads, and for
  * parameters that are loaded together with the state, take options and tensors
  * from the file, and create and load the optimizer: see "Contents of a file".
@@ -803,8 +806,8 @@ struct sonew_tensor {
  *   and overlapping buffers are refused. The library cannot check whether a
  *   buffer is as long as its tensor.
  * - Different handles may be used by different threads at once. One handle is
- *   for one thread at a time: a second thread gets SONEW_BUSY. Only a pool is for
- *   any number of threads.
+ *   for one thread at a time: a second thread gets SONEW_BUSY. Only a pool, and
+ *   sonew_info(), are for any number of threads.
  * - A handle is a number that is never used again, not an address. A freed
  *   handle is always refused.
  * - A failed allocation is a status: SONEW_OUT_OF_MEMORY (or SONEW_IO, SONEW_THREADS
@@ -984,54 +987,54 @@ struct sonew_tensor_state {
  ******************************************************************************/
 
 /**
- * Writes the number of steps taken so far to *count. Refused and skipped steps
- * are not counted; steps in which some tensors took no part are. Bias correction
- * counts those of each tensor: sonew_tensor_step_count(). Loading sets it to the
- * file's count. Since 0.1.
+ * Writes what there is to know of an optimizer to *info, also while another thread
+ * uses it: then as it was when the call before that one ended. Pass sizeof *info for size.
+ *
+ * Errors: SONEW_STRUCT_SIZE. Since 0.1.
  */
-sonew_status sonew_step_count(const sonew_optimizer *optimizer,
-                              uint64_t *count);
+sonew_status sonew_info(const sonew_optimizer *optimizer,
+                        sonew_optimizer_info *info,
+                        size_t size);
 
-/**
- * Writes the gradient norm of the last step to *norm: sqrt(sum |g|^2) over all
- * tensors, after grad_scale and before clipping. It is NaN before the first
- * step, and after a step that did not compute it: with SONEW_UNCHECKED and no
- * clip_norm, a step may not read all gradients beforehand. Since 0.1.
- */
-sonew_status sonew_gradient_norm(const sonew_optimizer *optimizer,
-                                 double *norm);
-
-/** Writes the number of tensors to *count. Since 0.1. */
-sonew_status sonew_tensor_count(const sonew_optimizer *optimizer,
-                                size_t *count);
-
-/** Writes the size of the state in bytes to *bytes. Since 0.1. */
-sonew_status sonew_state_bytes(const sonew_optimizer *optimizer, size_t *bytes);
-
-/**
- * Writes to *bytes how much memory the optimizer holds: the state, directions
- * if a graft needs them, and scratch memory for each thread. Names and other
- * small lists are not counted, nor is state that is mapped from a file. A step
- * allocates nothing that grows with the number of parameters. Since 0.1.
- */
-sonew_status sonew_memory_bytes(const sonew_optimizer *optimizer,
-                                size_t *bytes);
-
-/**
- * Writes to *threads the largest number of threads that a step uses, the
- * calling thread included: while the threads of its pool are running, those that
- * the system gave, otherwise those that were asked for. Since 0.1.
- */
-sonew_status sonew_threads(const sonew_optimizer *optimizer,
-                           size_t *threads);
-
-/**
- * Writes the name of the instruction set in use to *name: "avx512", "avx2",
- * "neon" or "portable". Results do not depend on it. The string lives as long
- * as the optimizer. Since 0.1.
- */
-sonew_status sonew_instruction_set(const sonew_optimizer *optimizer,
-                                   const char **name);
+/** What can be asked of an optimizer as a whole; see sonew_info(). */
+struct sonew_optimizer_info {
+  /**
+   * The number of steps taken so far, with those in which some tensors took no
+   * part, and without those that were refused or skipped. Bias correction counts
+   * those of each tensor: sonew_tensor_step_count(). Loading sets it to the file's
+   * count.
+   */
+  uint64_t step_count;
+  /**
+   * The gradient norm of the last step: sqrt(sum |g|^2) over all tensors, after
+   * grad_scale and before clipping. NaN before the first step, and after a step
+   * that did not compute it: with SONEW_UNCHECKED and no clip_norm, a step may not
+   * read all gradients beforehand.
+   */
+  double gradient_norm;
+  /** The number of tensors. */
+  size_t tensor_count;
+  /** The size of the state in bytes. */
+  size_t state_bytes;
+  /**
+   * How much memory the optimizer holds, in bytes: the state, directions if a graft
+   * needs them, and scratch memory for each thread. Names and other small lists are
+   * not counted, nor is state that is mapped from a file. A step allocates nothing
+   * that grows with the number of parameters.
+   */
+  size_t memory_bytes;
+  /**
+   * The largest number of threads that a step uses, the calling thread included:
+   * while the threads of its pool are running, those that the system gave,
+   * otherwise those that were asked for.
+   */
+  size_t threads;
+  /**
+   * The name of the instruction set in use: "avx512", "avx2", "neon" or "portable".
+   * Results do not depend on it. The string is never freed.
+   */
+  const char *instruction_set;
+};
 
 /******************************************************************************
  * Views of the state
@@ -1650,7 +1653,7 @@ struct sonew_buffers {
  * Which stages there are depends only on the options of optimizer and step, so that all
  * machines stop at the same ones, whatever tensors they have; a step that needs none is
  * done at the first sonew_stages_next(). If a machine's call fails where those of others
- * do not (SONEW_THREADS, for example), the others wait for it: repeat the call, or end the
+ * do not (SONEW_OUT_OF_MEMORY, for example), the others wait for it: repeat the call, or end the
  * program.
  *
  * If the numbers are given back unchanged, the step gives the same bits as sonew_step().
@@ -1693,7 +1696,7 @@ sonew_status sonew_stages_begin(sonew_optimizer *optimizer,
  * of the step, the state, or each other.
  *
  * Errors: SONEW_NO_STAGES, SONEW_TENSOR_COUNT, SONEW_OVERLAP, SONEW_OUT_OF_RANGE
- * (a number is negative), SONEW_OUT_OF_MEMORY, SONEW_THREADS, SONEW_FORKED: the step is at
+ * (a number is negative), SONEW_OUT_OF_MEMORY, SONEW_FORKED: the step is at
  * the same stage as before, and the call can be repeated.
  * SONEW_NON_FINITE_GRADIENT: a sum of squares is NaN, here or on another
  * machine; the step has ended and nothing has changed. Since 0.1.

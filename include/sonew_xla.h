@@ -90,8 +90,8 @@ void *sonew_xla_step_v1(void *call_frame);
 
 /**
  * Frees the idle plans that are kept for the handler's next calls, with their
- * scratch memory, and the threads that nothing else has used. Plans in use are kept. For programs that go on
- * running after training. Since 0.1.
+ * scratch memory, and the threads that nothing else has used. Plans in use are
+ * kept. For programs that go on running after training. Since 0.1.
  */
 void sonew_xla_release(void);
 

@@ -1068,9 +1068,17 @@ class Optimizer {
     detail::check(sonew_set_weight_decay(get(), tensor, decay));
   }
 
+  /// What there is to know of the optimizer as a whole, also while another thread uses
+  /// it. sonew_info().
+  sonew_optimizer_info info() const {
+    sonew_optimizer_info info;
+    detail::check(sonew_info(get(), &info, sizeof info));
+    return info;
+  }
+
   /// Steps taken so far.
   std::uint64_t step_count() const {
-    return detail::query<std::uint64_t>(sonew_step_count, get());
+    return info().step_count;
   }
 
   /// The number of the steps that a tensor took part in, which its bias
@@ -1084,35 +1092,46 @@ class Optimizer {
     detail::check(sonew_set_tensor_step_count(get(), tensor, count));
   }
 
+  /// The numbers of a tensor's state besides its planes. sonew_tensor_scalars().
+  std::array<double, SONEW_SCALARS> tensor_scalars(std::size_t tensor) const {
+    std::array<double, SONEW_SCALARS> scalars;
+    detail::check(sonew_tensor_scalars(get(), tensor, scalars.data()));
+    return scalars;
+  }
+  /// Changes them, after set_state(). sonew_set_tensor_scalars().
+  void set_tensor_scalars(std::size_t tensor, const std::array<double, SONEW_SCALARS> &scalars) {
+    detail::check(sonew_set_tensor_scalars(get(), tensor, scalars.data()));
+  }
+
   /// The gradient norm of the last step, over all tensors; NaN if the step did
-  /// not compute it. sonew_gradient_norm().
+  /// not compute it.
   double gradient_norm() const {
-    return detail::query<double>(sonew_gradient_norm, get());
+    return info().gradient_norm;
   }
 
   /// The number of tensors.
   std::size_t tensor_count() const {
-    return detail::query<std::size_t>(sonew_tensor_count, get());
+    return info().tensor_count;
   }
 
   /// Size of the state in bytes.
   std::size_t state_bytes() const {
-    return detail::query<std::size_t>(sonew_state_bytes, get());
+    return info().state_bytes;
   }
 
   /// Bytes of memory that the library holds for this optimizer in all.
   std::size_t memory_bytes() const {
-    return detail::query<std::size_t>(sonew_memory_bytes, get());
+    return info().memory_bytes;
   }
 
   /// The largest number of threads that a step uses.
   std::size_t threads() const {
-    return detail::query<std::size_t>(sonew_threads, get());
+    return info().threads;
   }
 
   /// The instruction set in use: "avx512", "avx2", "neon" or "portable".
   std::string instruction_set() const {
-    return detail::query<const char *>(sonew_instruction_set, get());
+    return info().instruction_set;
   }
 
   /// The number of state planes of a tensor.

@@ -114,9 +114,9 @@ static void train(sonew_optimizer *optimizer, network *n, const char *checkpoint
     buffers(&grad, grads);
     sonew_step_options step;
     check(sonew_step_options_init(&step, sizeof step));
-    uint64_t taken = 0;
-    check(sonew_step_count(optimizer, &taken));
-    for (int i = (int)taken; i < STEPS; i++) {
+    sonew_optimizer_info info;
+    check(sonew_info(optimizer, &info, sizeof info));
+    for (int i = (int)info.step_count; i < STEPS; i++) {
         if (i == CHECKPOINT && checkpoint)
             check(sonew_save(optimizer, checkpoint, params, TENSORS));
         float loss = loss_and_gradient(n, i, &grad);

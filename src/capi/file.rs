@@ -361,7 +361,7 @@ pub(super) unsafe fn load(
 /// the file with sonew_load(). threads and instruction_set are in no file and have
 /// their defaults.
 ///
-/// sonew_tensor_count() and sonew_optimizer_tensor() tell its tensors. Parameters
+/// sonew_info() and sonew_optimizer_tensor() tell its tensors. Parameters
 /// stay in the file: sonew_file_read() reads them. For other threads, and for
 /// parameters that are loaded together with the state, take options and tensors
 /// from the file, and create and load the optimizer: see "Contents of a file".

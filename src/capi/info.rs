@@ -1,94 +1,120 @@
 //! About an optimizer
 
-use std::ffi::c_char;
+use std::ffi::{c_char, CStr};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::Arc;
 
-use super::optimizer::{query, sonew_optimizer, Owned};
+use super::arguments::not_null;
+use super::guard::call_always;
+use super::optimizer::{sonew_optimizer, told};
 use super::status::sonew_status;
+use super::versioned::{self, Growing};
+use crate::Optimizer;
 
-/// Writes the number of steps taken so far to *count. Refused and skipped steps
-/// are not counted; steps in which some tensors took no part are. Bias correction
-/// counts those of each tensor: sonew_tensor_step_count(). Loading sets it to the
-/// file's count. Since 0.1.
-#[no_mangle]
-pub unsafe extern "C" fn sonew_step_count(
-    optimizer: *const sonew_optimizer,
-    count: *mut u64,
-) -> sonew_status {
-    // SAFETY: the header asks for a pointer to the result.
-    unsafe { query(optimizer, count, "count", |o| Ok(o.optimizer.step_count())) }
+/// What can be asked of an optimizer as a whole; see sonew_info().
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct sonew_optimizer_info {
+    /// The number of steps taken so far, with those in which some tensors took no
+    /// part, and without those that were refused or skipped. Bias correction counts
+    /// those of each tensor: sonew_tensor_step_count(). Loading sets it to the file's
+    /// count.
+    pub step_count: u64,
+    /// The gradient norm of the last step: sqrt(sum |g|^2) over all tensors, after
+    /// grad_scale and before clipping. NaN before the first step, and after a step
+    /// that did not compute it: with SONEW_UNCHECKED and no clip_norm, a step may not
+    /// read all gradients beforehand.
+    pub gradient_norm: f64,
+    /// The number of tensors.
+    pub tensor_count: usize,
+    /// The size of the state in bytes.
+    pub state_bytes: usize,
+    /// How much memory the optimizer holds, in bytes: the state, directions if a graft
+    /// needs them, and scratch memory for each thread. Names and other small lists are
+    /// not counted, nor is state that is mapped from a file. A step allocates nothing
+    /// that grows with the number of parameters.
+    pub memory_bytes: usize,
+    /// The largest number of threads that a step uses, the calling thread included:
+    /// while the threads of its pool are running, those that the system gave,
+    /// otherwise those that were asked for.
+    pub threads: usize,
+    /// The name of the instruction set in use: "avx512", "avx2", "neon" or "portable".
+    /// Results do not depend on it. The string is never freed.
+    pub instruction_set: *const c_char,
 }
 
-/// Writes the gradient norm of the last step to *norm: sqrt(sum |g|^2) over all
-/// tensors, after grad_scale and before clipping. It is NaN before the first
-/// step, and after a step that did not compute it: with SONEW_UNCHECKED and no
-/// clip_norm, a step may not read all gradients beforehand. Since 0.1.
-#[no_mangle]
-pub unsafe extern "C" fn sonew_gradient_norm(
-    optimizer: *const sonew_optimizer,
-    norm: *mut f64,
-) -> sonew_status {
-    let value = |o: &Owned| Ok(o.optimizer.gradient_norm().unwrap_or(f64::NAN));
-    // SAFETY: the header asks for a pointer to the result.
-    unsafe { query(optimizer, norm, "norm", value) }
+// SAFETY: 7 * 8 bytes without padding.
+unsafe impl Growing for sonew_optimizer_info {
+    const SIZES: &'static [usize] = &[size_of::<sonew_optimizer_info>()];
 }
 
-/// Writes the number of tensors to *count. Since 0.1.
+/// Writes what there is to know of an optimizer to *info, also while another thread
+/// uses it: then as it was when the call before that one ended. Pass sizeof *info for size.
+///
+/// Errors: SONEW_STRUCT_SIZE. Since 0.1.
 #[no_mangle]
-pub unsafe extern "C" fn sonew_tensor_count(
+pub unsafe extern "C" fn sonew_info(
     optimizer: *const sonew_optimizer,
-    count: *mut usize,
+    info: *mut sonew_optimizer_info,
+    size: usize,
 ) -> sonew_status {
-    // SAFETY: the header asks for a pointer to the result.
-    unsafe { query(optimizer, count, "count", |o| Ok(o.names.len())) }
+    call_always(|| {
+        not_null(info, || "info".to_owned())?;
+        let value = told(optimizer)?.info();
+        // SAFETY: the header asks for a struct of this size.
+        unsafe { versioned::write(value, info, size, "info") }
+    })
 }
 
-/// Writes the size of the state in bytes to *bytes. Since 0.1.
-#[no_mangle]
-pub unsafe extern "C" fn sonew_state_bytes(
-    optimizer: *const sonew_optimizer,
-    bytes: *mut usize,
-) -> sonew_status {
-    // SAFETY: the header asks for a pointer to the result.
-    unsafe { query(optimizer, bytes, "bytes", |o| Ok(o.optimizer.state_bytes())) }
+/// What an optimizer was when the last call that used it ended. Each number is right by
+/// itself; those that a step changes may be of two steps in a row.
+pub(super) struct Told {
+    step_count: AtomicU64,
+    gradient_norm: AtomicU64,
+    memory_bytes: AtomicUsize,
+    threads: AtomicUsize,
+    tensor_count: usize,
+    state_bytes: usize,
+    instruction_set: &'static CStr,
 }
 
-/// Writes to *bytes how much memory the optimizer holds: the state, directions
-/// if a graft needs them, and scratch memory for each thread. Names and other
-/// small lists are not counted, nor is state that is mapped from a file. A step
-/// allocates nothing that grows with the number of parameters. Since 0.1.
-#[no_mangle]
-pub unsafe extern "C" fn sonew_memory_bytes(
-    optimizer: *const sonew_optimizer,
-    bytes: *mut usize,
-) -> sonew_status {
-    // SAFETY: the header asks for a pointer to the result.
-    unsafe {
-        query(optimizer, bytes, "bytes", |o| {
-            Ok(o.optimizer.memory_bytes())
-        })
+impl Told {
+    pub(super) fn of(optimizer: &Optimizer) -> Arc<Told> {
+        let told = Told {
+            step_count: AtomicU64::default(),
+            gradient_norm: AtomicU64::default(),
+            memory_bytes: AtomicUsize::default(),
+            threads: AtomicUsize::default(),
+            tensor_count: optimizer.tensors().len(),
+            state_bytes: optimizer.state_bytes(),
+            instruction_set: match optimizer.instruction_set() {
+                "avx512" => c"avx512",
+                "avx2" => c"avx2",
+                "neon" => c"neon",
+                _ => c"portable",
+            },
+        };
+        told.tell(optimizer);
+        Arc::new(told)
     }
-}
 
-/// Writes to *threads the largest number of threads that a step uses, the
-/// calling thread included: while the threads of its pool are running, those that
-/// the system gave, otherwise those that were asked for. Since 0.1.
-#[no_mangle]
-pub unsafe extern "C" fn sonew_threads(
-    optimizer: *const sonew_optimizer,
-    threads: *mut usize,
-) -> sonew_status {
-    // SAFETY: the header asks for a pointer to the result.
-    unsafe { query(optimizer, threads, "threads", |o| Ok(o.optimizer.threads())) }
-}
+    pub(super) fn tell(&self, optimizer: &Optimizer) {
+        let norm = optimizer.gradient_norm().unwrap_or(f64::NAN);
+        self.step_count.store(optimizer.step_count(), Relaxed);
+        self.gradient_norm.store(norm.to_bits(), Relaxed);
+        self.memory_bytes.store(optimizer.memory_bytes(), Relaxed);
+        self.threads.store(optimizer.threads(), Relaxed);
+    }
 
-/// Writes the name of the instruction set in use to *name: "avx512", "avx2",
-/// "neon" or "portable". Results do not depend on it. The string lives as long
-/// as the optimizer. Since 0.1.
-#[no_mangle]
-pub unsafe extern "C" fn sonew_instruction_set(
-    optimizer: *const sonew_optimizer,
-    name: *mut *const c_char,
-) -> sonew_status {
-    // SAFETY: the header asks for a pointer to the result.
-    unsafe { query(optimizer, name, "name", |o| Ok(o.instruction_set.as_ptr())) }
+    fn info(&self) -> sonew_optimizer_info {
+        sonew_optimizer_info {
+            step_count: self.step_count.load(Relaxed),
+            gradient_norm: f64::from_bits(self.gradient_norm.load(Relaxed)),
+            tensor_count: self.tensor_count,
+            state_bytes: self.state_bytes,
+            memory_bytes: self.memory_bytes.load(Relaxed),
+            threads: self.threads.load(Relaxed),
+            instruction_set: self.instruction_set.as_ptr(),
+        }
+    }
 }

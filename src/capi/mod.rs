@@ -33,17 +33,17 @@
 //! float *params[] = {weight, bias};
 //! const float *grads[] = {weight_grad, bias_grad};
 //! const char *path = "checkpoint.safetensors";
-//! uint64_t done = 0;
-//! if (sonew_load(optimizer, path, NULL, params, 2) == SONEW_OK)
-//!     sonew_step_count(optimizer, &done);
+//! sonew_load(optimizer, path, NULL, params, 2);    // unless there is no file yet
+//! sonew_optimizer_info info;
+//! sonew_info(optimizer, &info, sizeof info);
 //! sonew_step_options step;
 //! sonew_step_options_init(&step, sizeof step);
-//! for (; done < 1000; done++) {
+//! for (uint64_t i = info.step_count; i < 1000; i++) {
 //!     compute_gradients(params, weight_grad, bias_grad);
 //!     step.lr = 1e-3;
 //!     if (sonew_step(optimizer, &step, params, grads, 2) != SONEW_OK)
 //!         fprintf(stderr, "%s\n", sonew_last_error());
-//!     if (done % 100 == 99)
+//!     if (i % 100 == 99)
 //!         sonew_save(optimizer, path, params, 2);
 //! }
 //! sonew_free(optimizer);
@@ -87,8 +87,8 @@
 //!   and overlapping buffers are refused. The library cannot check whether a
 //!   buffer is as long as its tensor.
 //! - Different handles may be used by different threads at once. One handle is
-//!   for one thread at a time: a second thread gets SONEW_BUSY. Only a pool is for
-//!   any number of threads.
+//!   for one thread at a time: a second thread gets SONEW_BUSY. Only a pool, and
+//!   sonew_info(), are for any number of threads.
 //! - A handle is a number that is never used again, not an address. A freed
 //!   handle is always refused.
 //! - A failed allocation is a status: SONEW_OUT_OF_MEMORY (or SONEW_IO, SONEW_THREADS

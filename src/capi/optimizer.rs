@@ -4,9 +4,11 @@
 //! and gradients stay in the caller's buffers.
 
 use std::ffi::{c_char, CString};
+use std::sync::Arc;
 
 use super::arguments::Out;
 use super::guard::{call, call_always};
+use super::info::Told;
 use super::options::{options, sonew_options};
 use super::registry::Registry;
 use super::status::sonew_status;
@@ -27,7 +29,8 @@ pub(super) struct Owned {
     pub optimizer: Optimizer,
     /// The names that views point to, as C strings.
     pub names: Vec<Names>,
-    pub instruction_set: CString,
+    /// What can be asked while another thread uses the optimizer.
+    pub told: Arc<Told>,
     /// The buffers of the step in stages that is under way, if one is.
     pub staged: Option<StepArguments>,
     pub spare: SpareStepArguments,
@@ -65,13 +68,25 @@ impl Names {
 }
 
 static OPTIMIZERS: Registry<Owned> = Registry::new();
+/// Of the same handles.
+static TOLD: Registry<Arc<Told>> = Registry::new();
 
 /// Calls `body` with the optimizer of a handle.
 pub(super) fn with<R>(
     optimizer: *const sonew_optimizer,
     body: impl FnOnce(&mut Owned) -> Result<R>,
 ) -> Result<R> {
-    OPTIMIZERS.with(optimizer.addr(), "optimizer", body)
+    OPTIMIZERS.with(optimizer.addr(), "optimizer", |owned| {
+        let result = body(owned);
+        owned.told.tell(&owned.optimizer);
+        result
+    })
+}
+
+/// What there is to be told of an optimizer, also while another thread uses it.
+pub(super) fn told(optimizer: *const sonew_optimizer) -> Result<Arc<Told>> {
+    OPTIMIZERS.check(optimizer.addr(), "optimizer")?;
+    TOLD.copy(optimizer.addr(), "optimizer")
 }
 
 /// The body of a function that asks an optimizer for one value.
@@ -120,7 +135,7 @@ pub(super) fn ask_for_own(optimizer: &Optimizer) -> Result<()> {
 /// handle to *optimizer. options may be NULL, which means the defaults. What is
 /// passed is copied and may be freed after the call.
 ///
-/// Memory (sonew_memory_bytes() returns the total): for each parameter, band + 2
+/// Memory (sonew_info() tells the total): for each parameter, band + 2
 /// numbers of state in the tensor's state_dtype, one more with
 /// SONEW_GRAFT_NORMALIZED_RMSPROP, and 4 bytes with master weights; with any
 /// graft, one more number for the direction; and some scratch memory for each
@@ -169,12 +184,14 @@ unsafe fn create(
 pub(super) fn own(optimizer: Optimizer, out: Out<*mut sonew_optimizer>) -> Result<()> {
     let owned = Owned {
         names: names(&optimizer)?,
-        instruction_set: c_string(optimizer.instruction_set())?,
+        told: Told::of(&optimizer),
         staged: None,
         spare: SpareStepArguments::default(),
         optimizer,
     };
+    let told = Box::new(owned.told.clone());
     let handle = OPTIMIZERS.insert(Box::new(owned));
+    TOLD.insert_beside(handle, told);
     out.write(std::ptr::without_provenance_mut(handle));
     Ok(())
 }
@@ -190,5 +207,13 @@ pub extern "C" fn sonew_free(optimizer: *mut sonew_optimizer) -> sonew_status {
     if optimizer.is_null() {
         return sonew_status::SONEW_OK;
     }
-    call_always(|| OPTIMIZERS.remove(optimizer.addr(), "optimizer").map(drop))
+    call_always(|| {
+        let owned = OPTIMIZERS.remove(optimizer.addr(), "optimizer")?;
+        // Whoever is copying it now is done in a moment.
+        while let Err(Error::Busy { .. }) = TOLD.remove(optimizer.addr(), "optimizer") {
+            std::thread::yield_now();
+        }
+        drop(owned);
+        Ok(())
+    })
 }

@@ -64,6 +64,16 @@ impl<T> Registry<T> {
     /// Adds a value and returns its handle, which is not 0.
     pub(super) fn insert(&self, value: Box<T>) -> usize {
         let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+        self.put(number, value);
+        number << 8 | TAG
+    }
+
+    /// Adds what can be asked for by a handle of another registry.
+    pub(super) fn insert_beside(&self, handle: usize, value: Box<T>) {
+        self.put(handle >> 8, value);
+    }
+
+    fn put(&self, number: usize, value: Box<T>) {
         let bucket = &self.buckets[number % BUCKETS];
         let in_use = number << STATE | IN_USE;
         let slot = match slots(bucket).find(|slot| slot.claim(in_use)) {
@@ -73,7 +83,6 @@ impl<T> Registry<T> {
         // SAFETY: the word says that the value is this thread's.
         unsafe { *slot.value.get() = Some(value) };
         slot.word.store(number << STATE | LIVE, Ordering::Release);
-        number << 8 | TAG
     }
 
     /// Calls `body` with the value of a handle. Refuses a handle that is not
@@ -102,6 +111,15 @@ impl<T> Registry<T> {
         let value = unsafe { (*slot.value.get()).take() };
         slot.word.store(number << STATE | FREE, Ordering::Release);
         Ok(value.expect("a live slot has a value"))
+    }
+
+    /// Refuses a handle that stands for nothing, whether or not its value is in use.
+    pub(super) fn check(&self, handle: usize, argument: &'static str) -> Result<()> {
+        let (slot, word) = self.find(handle, argument)?;
+        match refusal(slot.word.load(Ordering::Relaxed), word, argument) {
+            Error::Busy { .. } => Ok(()),
+            other => Err(other),
+        }
     }
 
     /// A copy of the value of a handle. Any number of threads may copy it at once; nor

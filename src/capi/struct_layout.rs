@@ -5,6 +5,7 @@ use std::mem::{offset_of, size_of};
 
 use super::contents::sonew_contents;
 use super::file::{sonew_load_options, sonew_rename};
+use super::info::sonew_optimizer_info;
 use super::options::sonew_options;
 use super::plan::sonew_buffers;
 use super::step::sonew_step_options;
@@ -71,6 +72,10 @@ static STRUCTS: &[Struct] = &[
         older_copy, convert_state, reserved,
     }),
     layout!(sonew_view { data, len, tensor, plane, ndim, dims, dtype, reserved, step_count }),
+    layout!(sonew_optimizer_info {
+        step_count, gradient_norm, tensor_count, state_bytes, memory_bytes, threads,
+        instruction_set,
+    }),
     layout!(sonew_contents {
         step_count, file_bytes, tensor_count, format, parameters, live, unsynced,
     }),

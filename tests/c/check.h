@@ -20,4 +20,10 @@
 
 #define OK(call) CHECK((call) == SONEW_OK)
 
+static inline sonew_optimizer_info info_of(const sonew_optimizer *optimizer) {
+    sonew_optimizer_info info;
+    OK(sonew_info(optimizer, &info, sizeof info));
+    return info;
+}
+
 #endif

@@ -27,8 +27,8 @@ static sonew_status used_after_another_was_created(void) {
         OK(sonew_create(NULL, tensors, COUNT, &others[i]));
         CHECK(others[i] != old);
     }
-    uint64_t count;
-    sonew_status status = sonew_step_count(old, &count);
+    sonew_optimizer_info info;
+    sonew_status status = sonew_info(old, &info, sizeof info);
     for (int i = 0; i < 600; i++)
         OK(sonew_free(others[i]));
     return status;
@@ -37,7 +37,7 @@ static sonew_status used_after_another_was_created(void) {
 static sonew_status never_created(void) {
     size_t count = 5;
     sonew_status status =
-        sonew_tensor_count((const sonew_optimizer *)(const void *)a, &count);
+        sonew_plane_count((const sonew_optimizer *)(const void *)a, 0, &count);
     CHECK(count == 5);
     return status;
 }
@@ -110,7 +110,13 @@ static sonew_status weight_decay_of_none(void) {
     CHECK(decay == 3);
     return status;
 }
-static sonew_status count_null(void) { return sonew_step_count(optimizer, NULL); }
+static sonew_status info_null(void) {
+    return sonew_info(optimizer, NULL, sizeof(sonew_optimizer_info));
+}
+static sonew_status info_too_small(void) {
+    sonew_optimizer_info info;
+    return sonew_info(optimizer, &info, 8);
+}
 static sonew_status planes_of_none(void) {
     size_t count = 5;
     return sonew_plane_count(optimizer, 2, &count);
@@ -216,7 +222,8 @@ const refusal other_refusals[] = {
     REFUSAL(weight_decay_negative, SONEW_OUT_OF_RANGE, "weight_decay of tensor \"b\" is -0.001"),
     REFUSAL(weight_decay_nan, SONEW_OUT_OF_RANGE, "weight_decay of tensor \"b\" is NaN"),
     REFUSAL(weight_decay_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 1844"),
-    REFUSAL(count_null, SONEW_NULL_POINTER, "count is null"),
+    REFUSAL(info_null, SONEW_NULL_POINTER, "info is null"),
+    REFUSAL(info_too_small, SONEW_STRUCT_SIZE, "the size of info is 8, expected 56"),
     REFUSAL(planes_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 2"),
     REFUSAL(name_unknown, SONEW_UNKNOWN_NAME, "the optimizer has no tensor named \"c\""),
     REFUSAL(name_null, SONEW_NULL_POINTER, "name is null"),

@@ -153,10 +153,10 @@ static void alone(const sonew_options *options, const sonew_step_options *step) 
         }
         uint64_t count;
         double norm, other;
-        OK(sonew_step_count(staged->optimizer, &count));
+        count = info_of(staged->optimizer).step_count;
         CHECK(count == (uint64_t)number);
-        OK(sonew_gradient_norm(one->optimizer, &norm));
-        OK(sonew_gradient_norm(staged->optimizer, &other));
+        norm = info_of(one->optimizer).gradient_norm;
+        other = info_of(staged->optimizer).gradient_norm;
         CHECK(memcmp(&norm, &other, sizeof norm) == 0);
     }
     destroy(one);
@@ -252,7 +252,7 @@ static void refused_in_stages(machine *m, const char *folder) {
     uint64_t count;
     double scale;
     sonew_view view;
-    OK(sonew_step_count(o, &count));
+    count = info_of(o).step_count;
     CHECK(count == 0);
     OK(sonew_lr_scale(o, 0, &scale));
     CHECK(scale == 1);

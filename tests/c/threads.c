@@ -48,7 +48,7 @@ int main(void) {
     for (int i = 0; i < 2; i++)
         CHECK(!pthread_join(workers[i].thread, NULL));
     uint64_t count = 0;
-    OK(sonew_step_count(shared, &count));
+    count = info_of(shared).step_count;
     CHECK(count == workers[0].done + workers[1].done);
     CHECK(workers[0].busy + workers[1].busy > 0);
     OK(sonew_free(shared));

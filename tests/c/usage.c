@@ -163,23 +163,23 @@ static void layouts(void) {
 static void information(sonew_optimizer *optimizer) {
     size_t number = 0;
     const char *name = NULL;
-    OK(sonew_tensor_count(optimizer, &number));
+    number = info_of(optimizer).tensor_count;
     CHECK(number == COUNT);
     /* Planes: momentum, diagonal, band.1, band.2, rms and two for the bias. */
-    OK(sonew_state_bytes(optimizer, &number));
+    number = info_of(optimizer).state_bytes;
     CHECK(number == (5 * WEIGHT + 2 * BIAS) * sizeof(float));
     size_t memory = 0;
-    OK(sonew_memory_bytes(optimizer, &memory));
+    memory = info_of(optimizer).memory_bytes;
     CHECK(memory >= number);
-    OK(sonew_threads(optimizer, &number));
+    number = info_of(optimizer).threads;
     CHECK(number == 2);
-    OK(sonew_instruction_set(optimizer, &name));
+    name = info_of(optimizer).instruction_set;
     CHECK(strcmp(name, "avx512") == 0 || strcmp(name, "avx2") == 0 ||
           strcmp(name, "neon") == 0 || strcmp(name, "portable") == 0);
     OK(sonew_find_tensor(optimizer, "fc1.bias", &number));
     CHECK(number == 1);
     double norm = 0;
-    OK(sonew_gradient_norm(optimizer, &norm));
+    norm = info_of(optimizer).gradient_norm;
     CHECK(norm != norm); /* no step yet */
 }
 
@@ -199,7 +199,7 @@ static void settings(sonew_optimizer *optimizer) {
 
 static uint64_t step_count(const sonew_optimizer *optimizer) {
     uint64_t count = 0;
-    OK(sonew_step_count(optimizer, &count));
+    count = info_of(optimizer).step_count;
     return count;
 }
 
@@ -245,11 +245,11 @@ static void set_state(sonew_optimizer *from) {
         planes[i] = arrays[i];
     }
     uint64_t steps;
-    OK(sonew_step_count(from, &steps));
+    steps = info_of(from).step_count;
     sonew_optimizer *optimizer = create(2);
     OK(sonew_set_state(optimizer, steps, planes, PLANES));
     uint64_t count = 0;
-    OK(sonew_step_count(optimizer, &count));
+    count = info_of(optimizer).step_count;
     CHECK(count == steps && count > 0);
     for (size_t i = 0; i < PLANES; i++) {
         OK(sonew_plane_view(optimizer, tensor[i], plane[i], &view, sizeof view));
@@ -453,11 +453,11 @@ static void typed(const char *folder) {
     sonew_optimizer *optimizer = NULL;
     OK(sonew_create(&options, tensors, COUNT, &optimizer));
     const char *name = NULL;
-    OK(sonew_instruction_set(optimizer, &name));
+    name = info_of(optimizer).instruction_set;
     CHECK(strcmp(name, "portable") == 0);
     /* Four planes of floats with the master weights, and two of doubles. */
     size_t bytes = 0;
-    OK(sonew_state_bytes(optimizer, &bytes));
+    bytes = info_of(optimizer).state_bytes;
     CHECK(bytes == 4 * WEIGHT * sizeof(float) + 2 * BIAS * sizeof(double));
     sonew_view view;
     OK(sonew_plane_view(optimizer, 0, 3, &view, sizeof view));
@@ -582,7 +582,7 @@ static uint64_t count_of(sonew_optimizer *optimizer, size_t tensor) {
 
 /* State that a program kept in arrays of its own goes on as in the optimizer that it came
  * from, if its scalars come with it. */
-static void scalars(void) {
+static void tensor_scalars(void) {
     sonew_options options;
     OK(sonew_options_init(&options, sizeof options));
     options.lagged_norms = 1;
@@ -808,7 +808,7 @@ static void pools(void) {
     CHECK(sonew_pool_threads(pool, &threads) == SONEW_BAD_HANDLE);
     fill_all();
     for (int i = 0; i < 2; i++) {
-        OK(sonew_threads(optimizers[i], &threads));
+        threads = info_of(optimizers[i]).threads;
         CHECK(threads == 3);
         OK(sonew_step(optimizers[i], NULL, params, grads, COUNT));
         OK(sonew_free(optimizers[i]));
@@ -846,6 +846,7 @@ int main(int argc, char **argv) {
     any_floats();
     stateless();
     step_counts();
+    tensor_scalars();
     scalars();
     empty(argv[1]);
     pools();

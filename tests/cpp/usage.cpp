@@ -337,6 +337,8 @@ static void scalars(const std::string &folder) {
     optimizer.step(weight, grad, step);
     plan.step(number, {buffers}, step);
     CHECK(same == weight && kept[0] > 0);
+    CHECK(optimizer.tensor_scalars(0) == kept);
+    optimizer.set_tensor_scalars(0, kept);
   }
   optimizer.save(folder + "/lagged");
   const sonew::Options saved = sonew::File(folder + "/lagged").options();

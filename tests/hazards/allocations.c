@@ -139,6 +139,15 @@ static sonew_status load_converted(struct model *m) {
     return sonew_load(m->optimizer, path, &options, NULL, 0);
 }
 
+/* Whether the optimizer has been created; then its step count. */
+static int is_there(const sonew_optimizer *optimizer, uint64_t *steps) {
+    sonew_optimizer_info info;
+    if (sonew_info(optimizer, &info, sizeof info) != SONEW_OK)
+        return 0;
+    *steps = info.step_count;
+    return 1;
+}
+
 /* Makes each large allocation of a call fail in turn, alone and together with all
  * later ones. A refused call must have changed nothing: the step count and the
  * parameters are compared, and the same call must then succeed. Returns the number
@@ -152,7 +161,7 @@ static long each(const char *what, struct model *m, sonew_status (*call)(struct 
     CHECK(before != NULL);
     memcpy(before, m->memory, size);
     uint64_t steps = 0, now = 0;
-    int there = sonew_step_count(m->optimizer, &steps) == SONEW_OK;
+    int there = is_there(m->optimizer, &steps);
     for (int all_after = only_first; all_after < 2; all_after++)
         for (long i = 0;; i++) {
             fail(LARGE, i, all_after);
@@ -165,7 +174,7 @@ static long each(const char *what, struct model *m, sonew_status (*call)(struct 
             }
             if (status == SONEW_OK) { /* It did without. */
                 memcpy(before, m->memory, size);
-                there = sonew_step_count(m->optimizer, &steps) == SONEW_OK;
+                there = is_there(m->optimizer, &steps);
                 continue;
             }
             /* A file that cannot be mapped is told as the system tells it. */
@@ -183,7 +192,7 @@ static long each(const char *what, struct model *m, sonew_status (*call)(struct 
                 break;
             }
             if (there) {
-                OK(sonew_step_count(m->optimizer, &now));
+                now = info_of(m->optimizer).step_count;
                 CHECK(now == steps);
             }
         }

@@ -28,7 +28,7 @@ static void *train(void *argument) {
         OK(sonew_load(other.optimizer, path, NULL, &other.param, 1));
         CHECK(same(other.param, then));
         uint64_t count = 0;
-        OK(sonew_step_count(other.optimizer, &count));
+        count = info_of(other.optimizer).step_count;
         CHECK(count == (uint64_t)(3 * i + 1));
         /* What was loaded takes the same steps. */
         OK(take_step(&other, 3 * i + 1));

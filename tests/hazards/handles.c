@@ -16,10 +16,9 @@ static void *stepping(void *argument) {
 static void refused(sonew_optimizer *bad, const char *path) {
     float w = 0, *params[] = {&w};
     const float *grads[] = {&w};
-    uint64_t steps;
     size_t number;
     double real;
-    const char *name;
+    sonew_optimizer_info info;
     sonew_view view;
     sonew_status answers[] = {
         sonew_free(bad),
@@ -32,13 +31,7 @@ static void refused(sonew_optimizer *bad, const char *path) {
         sonew_lr_scale(bad, 0, &real),
         sonew_set_weight_decay(bad, 0, 1),
         sonew_weight_decay(bad, 0, &real),
-        sonew_step_count(bad, &steps),
-        sonew_gradient_norm(bad, &real),
-        sonew_tensor_count(bad, &number),
-        sonew_state_bytes(bad, &number),
-        sonew_memory_bytes(bad, &number),
-        sonew_threads(bad, &number),
-        sonew_instruction_set(bad, &name),
+        sonew_info(bad, &info, sizeof info),
         sonew_plane_count(bad, 0, &number),
         sonew_find_plane(bad, 0, "momentum", &number),
         sonew_plane_view(bad, 0, 0, &view, sizeof view),

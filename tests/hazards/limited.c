@@ -20,7 +20,7 @@ int main(void) {
     CHECK(same(m.param, numbers));
     CHECK(tasks() == 1 + GIVEN);
     size_t threads = 0;
-    OK(sonew_threads(m.optimizer, &threads));
+    threads = info_of(m.optimizer).threads;
     CHECK(threads == 1 + GIVEN);
     end(&m);
     CHECK(left(1));

@@ -59,8 +59,10 @@ static void look(struct world *now) {
     memset(now, 0, sizeof *now);
     memcpy(now->memory, memory, sizeof memory);
     memcpy(now->planes, planes, sizeof planes);
-    if (sonew_step_count(optimizer, &now->steps) != SONEW_OK)
+    sonew_optimizer_info info;
+    if (sonew_info(optimizer, &info, sizeof info) != SONEW_OK)
         return;
+    now->steps = info.step_count;
     for (size_t i = 0; i < COUNT; i++)
         for (size_t p = 0; p < buffers[i].plane_count; p++) {
             sonew_view view;

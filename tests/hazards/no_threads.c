@@ -25,7 +25,7 @@ int main(int argc, char **argv) {
         struct model m = model(threads);
         CHECK(created == 0 && left(1));
         size_t number = 0;
-        OK(sonew_threads(m.optimizer, &number));
+        number = info_of(m.optimizer).threads;
         CHECK(number == (size_t)threads);
         for (int i = 0; i < 10; i++) {
             OK(take_step(&m, i));

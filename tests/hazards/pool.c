@@ -45,7 +45,7 @@ static struct model model_in(const sonew_pool *pool) {
 
 static size_t threads_of(const sonew_optimizer *optimizer) {
     size_t threads = 0;
-    OK(sonew_threads(optimizer, &threads));
+    threads = info_of(optimizer).threads;
     return threads;
 }
 

@@ -42,9 +42,9 @@ int main(int argc, char **argv) {
         CHECK(sonew_load_options_init(&load, sizeof load) == SONEW_OK);
         load.mode = mode;
         CHECK(sonew_load(optimizer, argv[1], &load, params, COUNT) == SONEW_OK);
-        uint64_t step;
-        CHECK(sonew_step_count(optimizer, &step) == SONEW_OK);
-        CHECK(step == strtoull(argv[2], NULL, 10));
+        sonew_optimizer_info info;
+        CHECK(sonew_info(optimizer, &info, sizeof info) == SONEW_OK);
+        CHECK(info.step_count == strtoull(argv[2], NULL, 10));
         CHECK(sonew_free(optimizer) == SONEW_OK);
     }
     for (int i = 0; i < COUNT; i++) {

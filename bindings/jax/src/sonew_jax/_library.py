@@ -74,6 +74,20 @@ class Tensor(ctypes.Structure):
     ]
 
 
+class Info(ctypes.Structure):
+    """sonew_optimizer_info"""
+
+    _fields_ = [
+        ("step_count", c_uint64),
+        ("gradient_norm", c_double),
+        ("tensor_count", c_size_t),
+        ("state_bytes", c_size_t),
+        ("memory_bytes", c_size_t),
+        ("threads", c_size_t),
+        ("instruction_set", c_char_p),
+    ]
+
+
 def candidates():
     """Paths where the library may be. If SONEW_LIBRARY is set, only that path;
     otherwise beside this file, where wheels have it, or on the system's path."""
@@ -122,7 +136,7 @@ def checked(found, path):
         "sonew_options_init": [POINTER(Options), c_size_t],
         "sonew_create": [POINTER(Options), POINTER(Tensor), c_size_t, handles],
         "sonew_free": [c_void_p],
-        "sonew_instruction_set": [c_void_p, POINTER(c_char_p)],
+        "sonew_info": [c_void_p, POINTER(Info), c_size_t],
     }.items():
         function = getattr(found, name, None)
         if function is not None:
@@ -163,9 +177,9 @@ def instruction_set() -> str:
     options.threads = 1
     tensor.name = b"x"
     check(c.sonew_create(byref(options), byref(tensor), 1, byref(handle)))
-    name = c_char_p()
-    check(c.sonew_instruction_set(handle, byref(name)))
-    text = name.value.decode()
+    info = Info()
+    check(c.sonew_info(handle, byref(info), ctypes.sizeof(info)))
+    text = info.instruction_set.decode()
     check(c.sonew_free(handle))
     return text
 

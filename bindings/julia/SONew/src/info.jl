@@ -21,6 +21,16 @@ The names of the arrays that an optimizer was set up for.
 """
 tensor_names(opt::Optimizer) = [t.name for t in opt.tensors]
 
+# What there is to know of an optimizer as a whole.
+function info(opt::Optimizer)
+    protected(opt) do handle
+        out = Ref{OptimizerInfo}()
+        check(ccall(c().sonew_info, Int32, (Ptr{Cvoid}, Ptr{OptimizerInfo}, Csize_t),
+                    handle, out, sizeof(OptimizerInfo)))
+        return out[]
+    end
+end
+
 # Calls a function of the library that has one result.
 function ask(f::Symbol, ::Type{T}, opt) where {T}
     protected(opt) do handle
@@ -36,7 +46,7 @@ end
 Steps taken so far, without those that were refused. Loading sets it to the file's count.
 Of the steps that one array took part in, [`SONew.tensor_step_count`](@ref) is the number.
 """
-step_count(opt::Optimizer) = Int(ask(:sonew_step_count, UInt64, opt))
+step_count(opt::Optimizer) = Int(info(opt).step_count)
 
 """
     SONew.gradient_norm(opt) -> Float64
@@ -44,21 +54,21 @@ step_count(opt::Optimizer) = Int(ask(:sonew_step_count, UInt64, opt))
 The norm of all gradients together in the last step, before clipping; NaN if the step
 did not compute it.
 """
-gradient_norm(opt::Optimizer) = ask(:sonew_gradient_norm, Float64, opt)
+gradient_norm(opt::Optimizer) = info(opt).gradient_norm
 
 """
     SONew.state_bytes(opt) -> Int
 
 Size of the state in bytes.
 """
-state_bytes(opt::Optimizer) = Int(ask(:sonew_state_bytes, Csize_t, opt))
+state_bytes(opt::Optimizer) = Int(info(opt).state_bytes)
 
 """
     SONew.memory_bytes(opt) -> Int
 
 Bytes of memory that the library holds for the optimizer in all.
 """
-memory_bytes(opt::Optimizer) = Int(ask(:sonew_memory_bytes, Csize_t, opt))
+memory_bytes(opt::Optimizer) = Int(info(opt).memory_bytes)
 
 """
     SONew.threads(opt) -> Int
@@ -68,7 +78,7 @@ The largest number of threads that a step uses, the calling thread included: whi
 threads of the pool are running, those that the system gave, otherwise those that were
 asked for.
 """
-threads(opt::Optimizer) = Int(ask(:sonew_threads, Csize_t, opt))
+threads(opt::Optimizer) = Int(info(opt).threads)
 threads(pool::Pool) = Int(ask(:sonew_pool_threads, Csize_t, pool))
 
 """
@@ -76,13 +86,7 @@ threads(pool::Pool) = Int(ask(:sonew_pool_threads, Csize_t, pool))
 
 The instruction set in use: `"avx512"`, `"avx2"`, `"neon"` or `"portable"`.
 """
-function instruction_set(opt::Optimizer)
-    protected(opt) do handle
-        out = Ref{Ptr{UInt8}}()
-        check(ccall(c().sonew_instruction_set, Int32, (Ptr{Cvoid}, Ptr{Ptr{UInt8}}), handle, out))
-        return unsafe_string(out[])
-    end
-end
+instruction_set(opt::Optimizer) = unsafe_string(info(opt).instruction_set)
 
 # Reads or changes a number of one array.
 function get_number(f::Symbol, ::Type{T}, opt, tensor) where {T}

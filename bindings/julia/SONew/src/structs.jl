@@ -117,6 +117,16 @@ struct Buffers
     scalars::Ptr{Float64}
 end
 
+struct OptimizerInfo
+    step_count::UInt64
+    gradient_norm::Float64
+    tensor_count::Csize_t
+    state_bytes::Csize_t
+    memory_bytes::Csize_t
+    threads::Csize_t
+    instruction_set::Ptr{UInt8}
+end
+
 # Each struct with its name in C, and whether the library accepts an older, shorter
 # version of it, which it does if it is passed the size.
 const STRUCTS = (
@@ -129,6 +139,7 @@ const STRUCTS = (
     (Contents, "sonew_contents", true),
     (TensorState, "sonew_tensor_state", true),
     (Buffers, "sonew_buffers", true),
+    (OptimizerInfo, "sonew_optimizer_info", true),
 )
 
 # The enumerations of include/sonew.h, with the same names without prefix and in lower
