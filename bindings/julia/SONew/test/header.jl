@@ -29,7 +29,9 @@ upper(values, prefix = "") =
 @test occursin("#define SONEW_MAX_DIMS $(SONew.MAX_DIMS)\n", header)
 @test occursin("#define SONEW_SCALARS $(SONew.SCALARS)\n", header)
 
-statuses = enum("sonew_status")
+# The type of statuses is declared before all functions.
+of_statuses = match(r"enum \{((?:(?!enum).)*?SONEW_OK = 0,.*?)\};\n"s, header)[1]
+statuses = Dict(m[1] => parse(Int, m[2]) for m in eachmatch(r"^\s*SONEW_(\w+) = (\d+),"m, of_statuses))
 for (status, number) in (SONew.BAD_HANDLE, SONew.NO_TENSORS, SONew.TOO_MANY_DIMENSIONS,
                          SONew.TENSOR_COUNT, SONew.WRONG_LENGTH, SONew.PLANE_COUNT,
                          SONew.UNKNOWN_TENSOR, SONew.UNKNOWN_NAME, SONew.WRONG_DTYPE, SONew.NOT_CONTIGUOUS,
@@ -40,7 +42,7 @@ end
 
 # Every struct of the header has its fields here, in their order.
 for (type, name, _) in SONew.STRUCTS
-    body = match(Regex("typedef struct \\{((?:(?!typedef).)*?)\\} $name;", "s"), header)[1]
+    body = match(Regex("\nstruct $name \\{(.*?)\n\\};", "s"), header)[1]
     code = replace(body, r"/\*.*?\*/"s => "")
     fields = [Symbol(m[1]) for m in eachmatch(r"(\w+)(?:\[\w+\])?;", code)]
     @test fields == collect(fieldnames(type))

@@ -41,20 +41,20 @@ close(plan)
 
 # With lagged norms the caller keeps the scalars, too, and betas of a step are corrected by
 # their product.
-rule = SONewRule(eta = 0.5, lagged_norms = true, nesterov = true, chains = :row_major)
+lagged_rule = SONewRule(eta = 0.5, lagged_norms = true, nesterov = true, chains = :row_major)
 x = numbers(MersenneTwister(5), Float32, 7, 5)
-opt, p = setup(rule, x), Plan(rule, x)
+lagged, p = setup(lagged_rule, x), Plan(lagged_rule, x)
 state_planes, scalars, u = zero_planes(p), SONew.zero_scalars(), similar(x)
 @test scalars == zeros(3)
 for step in 1:4
     local grad = numbers(MersenneTwister(step), Float32, 7, 5)
     local old = copy(x)
     local betas = step == 3 ? (beta1 = 0.5,) : ()
-    step!(opt, x, grad; betas...)
+    step!(lagged, x, grad; betas...)
     @test refused(() -> direction!(u, p, state_planes, grad, step; betas...),
                   :SONEW_NULL_POINTER, "the scalars")
     direction!(u, p, state_planes, grad, step; scalars = scalars, betas...)
-    @test all(same_bits(a, copy(plane(opt, 1, name)))
+    @test all(same_bits(a, copy(plane(lagged, 1, name)))
               for (a, name) in zip(state_planes, p.plane_names))
     @test maximum(abs.(x .- (old .- 0.5f0 .* u))) <= 4 * eps(maximum(abs.(old)))
     @test scalars[1] > 0 && (step < 3) == (scalars[2] == 0)
@@ -62,7 +62,7 @@ end
 @test scalars[2] ≈ 1 - 0.9^3 * 0.5
 @test refused(() -> direction!(u, p, state_planes, x, 5; scalars = zeros(2)),
               :SONEW_WRONG_LENGTH, "2 scalars")
-@test refused(() -> step!(opt, x, copy(x); beta2 = -1), :SONEW_OUT_OF_RANGE, "step.beta2")
+@test refused(() -> step!(lagged, x, copy(x); beta2 = -1), :SONEW_OUT_OF_RANGE, "step.beta2")
 
 # An array that has had no gradient for long begins as with a fresh optimizer, in an
 # optimizer and in a plan, and its count comes back from a file.
