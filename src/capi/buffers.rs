@@ -118,11 +118,14 @@ impl<'a> Buffer<'a> {
         first: *mut c_void,
         argument: impl FnOnce() -> String,
     ) -> Result<Self> {
-        let buffer = Self::read(tensor, what, dtype, first, argument)?;
-        Ok(Buffer {
+        Self::read(tensor, what, dtype, first, argument).map(Buffer::to_write)
+    }
+
+    fn to_write(self) -> Self {
+        Buffer {
             written: true,
-            ..buffer
-        })
+            ..self
+        }
     }
 
     /// Numbers that the call writes, of which the tensor has so many.
@@ -134,11 +137,7 @@ impl<'a> Buffer<'a> {
         argument: impl FnOnce() -> String,
     ) -> Result<Self> {
         let kind = (Dtype::F64, len);
-        let buffer = Self::of_length(tensor, what, kind, first.cast(), argument)?;
-        Ok(Buffer {
-            written: true,
-            ..buffer
-        })
+        Self::of_length(tensor, what, kind, first.cast(), argument).map(Buffer::to_write)
     }
 
     /// A buffer that was checked in an earlier call.
@@ -206,10 +205,8 @@ pub(super) fn for_each_of_state<'a>(
                 .flatten()
             {
                 let first = bytes.as_ptr().cast();
-                body(Buffer {
-                    written: true,
-                    ..Buffer::read(tensor, &plane.name, plane.dtype, first, String::new)?
-                })?;
+                let buffer = Buffer::read(tensor, &plane.name, plane.dtype, first, String::new)?;
+                body(buffer.to_write())?;
             }
         }
     }

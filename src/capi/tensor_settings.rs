@@ -178,7 +178,7 @@ pub unsafe extern "C" fn sonew_weight_decay(
     tensor: usize,
     decay: *mut f64,
 ) -> sonew_status {
-    let value = |o: &super::optimizer::Owned| o.optimizer.weight_decay(tensor);
+    let value = |o: &Owned| o.optimizer.weight_decay(tensor);
     // SAFETY: the header asks for a pointer to the result.
     unsafe { query(optimizer, decay, "decay", value) }
 }
@@ -194,7 +194,7 @@ pub unsafe extern "C" fn sonew_tensor_step_count(
     tensor: usize,
     count: *mut u64,
 ) -> sonew_status {
-    let value = |o: &super::optimizer::Owned| o.optimizer.tensor_step_count(tensor);
+    let value = |o: &Owned| o.optimizer.tensor_step_count(tensor);
     // SAFETY: the header asks for a pointer to the result.
     unsafe { query(optimizer, count, "count", value) }
 }
@@ -224,7 +224,7 @@ pub unsafe extern "C" fn sonew_tensor_scalars(
     tensor: usize,
     scalars: *mut f64,
 ) -> sonew_status {
-    let value = |o: &super::optimizer::Owned| Ok(numbers_of(o.optimizer.scalars(tensor)?));
+    let value = |o: &Owned| Ok(numbers_of(o.optimizer.scalars(tensor)?));
     // SAFETY: the header asks for a pointer to the result.
     unsafe { query(optimizer, scalars.cast::<Numbers>(), "scalars", value) }
 }

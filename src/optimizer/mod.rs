@@ -71,9 +71,10 @@ pub struct Optimizer {
 impl Optimizer {
     /// An optimizer with zero state.
     ///
-    /// # Errors Options out of range ([`Error::OutOfRange`]), tensors that cannot be
-    /// optimized, more of them than a file can name ([`Error::TooManyTensors`]), and state
-    /// that does not fit into memory ([`Error::OutOfMemory`]).
+    /// # Errors
+    /// Options out of range ([`Error::OutOfRange`]), tensors that cannot be optimized,
+    /// more of them than a file can name ([`Error::TooManyTensors`]), and state that does
+    /// not fit into memory ([`Error::OutOfMemory`]).
     pub fn new(options: Options, tensors: &[TensorSpec]) -> Result<Self> {
         Optimizer::in_pool(options, tensors, None)
     }
