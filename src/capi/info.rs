@@ -9,7 +9,7 @@ use super::guard::call_always;
 use super::optimizer::{sonew_optimizer, told};
 use super::status::sonew_status;
 use super::versioned::{self, Growing};
-use crate::Optimizer;
+use crate::{Optimizer, Pool};
 
 /// What can be asked of an optimizer as a whole; see sonew_info().
 #[repr(C)]
@@ -72,7 +72,8 @@ pub(super) struct Told {
     step_count: AtomicU64,
     gradient_norm: AtomicU64,
     memory_bytes: AtomicUsize,
-    threads: AtomicUsize,
+    /// It says itself how many threads there are.
+    pool: Pool,
     tensor_count: usize,
     state_bytes: usize,
     instruction_set: &'static CStr,
@@ -84,7 +85,7 @@ impl Told {
             step_count: AtomicU64::default(),
             gradient_norm: AtomicU64::default(),
             memory_bytes: AtomicUsize::default(),
-            threads: AtomicUsize::default(),
+            pool: optimizer.pool().clone(),
             tensor_count: optimizer.tensors().len(),
             state_bytes: optimizer.state_bytes(),
             instruction_set: match optimizer.instruction_set() {
@@ -103,7 +104,6 @@ impl Told {
         self.step_count.store(optimizer.step_count(), Relaxed);
         self.gradient_norm.store(norm.to_bits(), Relaxed);
         self.memory_bytes.store(optimizer.memory_bytes(), Relaxed);
-        self.threads.store(optimizer.threads(), Relaxed);
     }
 
     fn info(&self) -> sonew_optimizer_info {
@@ -113,7 +113,7 @@ impl Told {
             tensor_count: self.tensor_count,
             state_bytes: self.state_bytes,
             memory_bytes: self.memory_bytes.load(Relaxed),
-            threads: self.threads.load(Relaxed),
+            threads: self.pool.threads(),
             instruction_set: self.instruction_set.as_ptr(),
         }
     }

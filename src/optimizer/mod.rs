@@ -399,6 +399,11 @@ impl Optimizer {
         self.plan.threads()
     }
 
+    /// The pool whose threads steps use.
+    pub(crate) fn pool(&self) -> &Pool {
+        self.plan.pool()
+    }
+
     /// The instruction set in use; see [`Plan::instruction_set`].
     pub fn instruction_set(&self) -> &'static str {
         self.plan.instruction_set()

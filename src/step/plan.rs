@@ -162,7 +162,12 @@ impl Plan {
 
     /// The largest number of threads that a step uses: [`Pool::threads`].
     pub fn threads(&self) -> usize {
-        self.workers.pool().threads()
+        self.pool().threads()
+    }
+
+    /// The pool whose threads steps use.
+    pub(crate) fn pool(&self) -> &Pool {
+        self.workers.pool()
     }
 
     /// The instruction set in use: `"avx512"`, `"avx2"`, `"neon"` or
