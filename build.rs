@@ -5,7 +5,7 @@ use std::{env, fs};
 
 /// The sections of the header, in order: files of src/capi. The documentation at the top of
 /// each file introduces its section.
-const SECTIONS: [&str; 16] = [
+const SECTIONS: [&str; 15] = [
     "optimizer",
     "step",
     "file",
@@ -15,7 +15,6 @@ const SECTIONS: [&str; 16] = [
     "tensor_settings",
     "info",
     "view",
-    "typed",
     "live",
     "contents",
     "pool",

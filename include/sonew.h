@@ -11,7 +11,8 @@
  * A complete example, for a network of one layer, which goes on from a checkpoint if
  * there is one:
  *
- *    static sonew_tensor tensors[2];                  // all zero: the defaults
+ *    sonew_tensor tensors[2];
+ *    sonew_tensors_init(tensors, 2, sizeof *tensors); // the defaults
  *    tensors[0].name = "fc1.weight";
  *    tensors[0].ndim = 2;
  *    tensors[0].dims[0] = 1000;                       // [out, in]
@@ -30,8 +31,8 @@
  *        exit(1);
  *    }
  *
- *    float *params[] = {weight, bias};
- *    const float *grads[] = {weight_grad, bias_grad};
+ *    void *params[] = {weight, bias};                 // buffers of floats
+ *    const void *grads[] = {weight_grad, bias_grad};
  *    const char *path = "checkpoint.safetensors";
  *    sonew_load(optimizer, path, NULL, params, 2);    // unless there is no file yet
  *    sonew_optimizer_info info;
@@ -71,6 +72,12 @@
 extern "C" {
 #endif
 
+/**
+ * A step in stages. Begun by sonew_stages_begin() or sonew_plan_stages_begin(); freed
+ * when it is done, or by sonew_stages_abort(), or with its optimizer or plan.
+ */
+typedef struct sonew_stages sonew_stages;
+
 /** A plan. Created by sonew_plan_create(), freed by sonew_plan_free(). */
 typedef struct sonew_plan sonew_plan;
 
@@ -90,14 +97,14 @@ typedef struct sonew_saving sonew_saving;
 typedef struct sonew_optimizer sonew_optimizer;
 
 typedef struct sonew_step_options sonew_step_options;
-typedef struct sonew_rename sonew_rename;
 typedef struct sonew_load_options sonew_load_options;
 typedef struct sonew_options sonew_options;
 typedef struct sonew_tensor sonew_tensor;
-typedef struct sonew_tensor_state sonew_tensor_state;
+typedef struct sonew_settings sonew_settings;
 typedef struct sonew_optimizer_info sonew_optimizer_info;
 typedef struct sonew_view sonew_view;
 typedef struct sonew_contents sonew_contents;
+typedef struct sonew_planes sonew_planes;
 typedef struct sonew_buffers sonew_buffers;
 typedef int32_t sonew_status;
 
@@ -159,9 +166,10 @@ sonew_status sonew_step_options_init(sonew_step_options *step, size_t size);
 /**
  * Takes one step: params[i] and the state of tensor i are updated from
  * grads[i], and the step count grows by one. params and grads have count
- * entries each, which is the number of tensors; each points to as many floats
- * as its tensor has, in the tensor's order. step may be NULL, which means the
- * defaults.
+ * entries each, which is the number of tensors; each points to as many elements
+ * as its tensor has, in the tensor's order: params[i] to elements of the tensor's
+ * dtype, grads[i] to elements of its grad_dtype. Both are float unless the tensor says
+ * otherwise. step may be NULL, which means the defaults.
  *
  * grads[i] may be NULL: tensor i then takes no part in the step: its
  * parameters, its state and its own step count, which its bias correction
@@ -172,22 +180,20 @@ sonew_status sonew_step_options_init(sonew_step_options *step, size_t size);
  * not be NULL. Two gradients may be the same buffer; parameters may not
  * overlap any other buffer of the call, nor the state. A parameter that is
  * used in two places of a model is one tensor, passed once with the sum of its
- * gradients. All tensors must be float: dtype and grad_dtype SONEW_F32. For
- * others there is sonew_step_any().
+ * gradients.
  *
  * A step takes at most 16 KiB of the calling thread's stack, as every other way to
  * take one does.
  *
  * Errors: SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
  * SONEW_UNKNOWN_VALUE, SONEW_OUT_OF_RANGE, SONEW_TENSOR_COUNT,
- * SONEW_WRONG_DTYPE, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP,
- * SONEW_OUT_OF_MEMORY. On a live file SONEW_FORKED and, in the
- * first step after a sync, SONEW_IO. Since 0.1.
+ * SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_OUT_OF_MEMORY. On a
+ * live file SONEW_FORKED and, in the first step after a sync, SONEW_IO. Since 0.1.
  */
 sonew_status sonew_step(sonew_optimizer *optimizer,
                         const sonew_step_options *step,
-                        float *const *params,
-                        const float *const *grads,
+                        void *const *params,
+                        const void *const *grads,
                         size_t count);
 
 /**
@@ -263,8 +269,7 @@ struct sonew_step_options {
  * Saves the state, the options, the step count, and each tensor's step count,
  * learning-rate scale and weight decay to a file. params (one buffer for each tensor, as in
  * sonew_step(); only read) saves the parameters, too; to save the state alone,
- * pass NULL and a count of 0. Parameters must be float; for other types there
- * is sonew_save_any().
+ * pass NULL and a count of 0.
  *
  * The new file is first written under the name path with ".sonew-tmp" added (of a name
  * of more than 245 bytes, under its beginning and a checksum with that added),
@@ -285,13 +290,12 @@ struct sonew_step_options {
  * does. A live file holds no parameters except as master weights: if params are
  * given, every tensor must have master weights.
  *
- * Errors: SONEW_TENSOR_COUNT, SONEW_WRONG_DTYPE, SONEW_MISALIGNED,
- * SONEW_SIZE_OVERFLOW, SONEW_HEADER_LENGTH, SONEW_FILE_LOCKED, SONEW_FORKED,
+ * Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_HEADER_LENGTH, SONEW_FILE_LOCKED, SONEW_FORKED,
  * SONEW_PLANE_MISSING, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
  */
 sonew_status sonew_save(const sonew_optimizer *optimizer,
                         const char *path,
-                        float *const *params,
+                        void *const *params,
                         size_t count);
 
 /**
@@ -307,8 +311,7 @@ sonew_status sonew_load_options_init(sonew_load_options *options, size_t size);
  * in any order. options may be NULL, which means the defaults; with it,
  * differences can be allowed. params (one buffer for each tensor, as in
  * sonew_step(); written) loads the parameters, too, and the file must have
- * them; to load the state alone, pass NULL and a count of 0. Parameters must be
- * float; for other types there is sonew_load_any().
+ * them; to load the state alone, pass NULL and a count of 0.
  *
  * Unless options.convert_state is 1, nothing is converted: state planes, and
  * parameters that are loaded, must have the same types in the file as in the
@@ -325,8 +328,7 @@ sonew_status sonew_load_options_init(sonew_load_options *options, size_t size);
  * is closed, as by sonew_free().
  *
  * Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
- * SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_WRONG_DTYPE,
- * SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_IO, SONEW_NOT_A_CHECKPOINT,
+ * SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_IO, SONEW_NOT_A_CHECKPOINT,
  * SONEW_FILE_LENGTH, SONEW_FORMAT_VERSION, SONEW_CHECKSUM,
  * SONEW_TENSOR_MISSING, SONEW_TENSOR_DIFFERS, SONEW_DTYPE_DIFFERS,
  * SONEW_OPTION_DIFFERS, SONEW_PLANE_MISSING, SONEW_RENAME,
@@ -336,7 +338,7 @@ sonew_status sonew_load_options_init(sonew_load_options *options, size_t size);
 sonew_status sonew_load(sonew_optimizer *optimizer,
                         const char *path,
                         const sonew_load_options *options,
-                        float *const *params,
+                        void *const *params,
                         size_t count);
 
 /**
@@ -347,7 +349,7 @@ sonew_status sonew_load(sonew_optimizer *optimizer,
  * the file with sonew_load(). threads and instruction_set are in no file and have
  * their defaults.
  *
- * sonew_info() and sonew_optimizer_tensor() tell its tensors. Parameters
+ * sonew_info() and sonew_get_tensor() tell its tensors. Parameters
  * stay in the file: sonew_file_read() reads them. For other threads, and for
  * parameters that are loaded together with the state, take options and tensors
  * from the file, and create and load the optimizer: see "Contents of a file".
@@ -385,14 +387,6 @@ enum {
 };
 typedef int32_t sonew_load_mode;
 
-/** A tensor whose name in the file differs from its name in the optimizer. */
-struct sonew_rename {
-  /** Its name in the file. UTF-8. */
-  const char *from;
-  /** Its name in the optimizer. UTF-8. */
-  const char *to;
-};
-
 /**
  * Which differences between file and optimizer a load accepts, and how the file
  * is opened. Fill it in with sonew_load_options_init(); by default no
@@ -402,11 +396,13 @@ struct sonew_load_options {
   /** Set by sonew_load_options_init(). */
   size_t struct_size;
   /**
-   * renames has rename_count entries, or is NULL with 0. All renames happen
-   * at once, so that two tensors can swap their names. Default NULL.
+   * Tensors whose name in the file differs from that in the optimizer: rename_count
+   * pairs of names in UTF-8, 2 * rename_count strings in all, of each pair first the
+   * name in the file. NULL with a count of 0. All renames happen at once, so that two
+   * tensors can swap their names. Default NULL.
    */
-  const sonew_rename *renames;
-  /** See renames. Default 0. */
+  const char *const *renames;
+  /** The number of pairs in renames. Default 0. */
   size_t rename_count;
   /**
    * 1: keep the optimizer's options, and its learning-rate scale and weight
@@ -610,7 +606,7 @@ struct sonew_options {
   double graft_eps;
   /**
    * Decoupled weight decay that every tensor starts with, finite and not
-   * negative; sonew_set_weight_decay() changes it for one tensor. Default 0.
+   * negative; sonew_set_settings() changes it for one tensor. Default 0.
    */
   double weight_decay;
   /** Seed of stochastic rounding. Default 0. */
@@ -674,7 +670,31 @@ struct sonew_options {
  * A tensor is a parameter buffer of the caller: contiguous, its last dimension
  * fastest. Its coordinates form one or more chains, and neighbours in a chain
  * share band entries.
+ *
+ * Tensors declare the types of their parameters and gradients, which may differ
+ * between tensors. Buffers are passed as void pointers to elements of these types:
+ * float (SONEW_F32), double (SONEW_F64), or 16-bit patterns such as uint16_t or a
+ * 16-bit type of the compiler (SONEW_BF16, SONEW_F16). A buffer is aligned to the size
+ * of its elements.
+ *
+ * Master weights. A tensor with master set keeps a float32 copy of its
+ * parameters in its state, because 16-bit parameters would lose updates that
+ * are smaller than their rounding error. It also makes the saved state a whole
+ * checkpoint. The first step copies the master weights from the parameters,
+ * even if the tensor has no gradient in that step. After that, every step
+ * updates the master weights, and overwrites the parameters with them, rounded
+ * to nearest.
  ******************************************************************************/
+
+/**
+ * Fills in the defaults of a list of count tensors, which still need names and
+ * dimensions. Pass sizeof *tensors for size.
+ *
+ * Errors: SONEW_STRUCT_SIZE. Since 0.2.
+ */
+sonew_status sonew_tensors_init(sonew_tensor *tensors,
+                                size_t count,
+                                size_t size);
 
 /** The largest number of dimensions of a tensor. */
 #define SONEW_MAX_DIMS 8
@@ -715,7 +735,7 @@ typedef int32_t sonew_update;
 
 /** The type of a buffer's elements. */
 enum {
-  /** The default of the field. */
+  /** That which follows from the tensor's other types. */
   SONEW_DTYPE_DEFAULT = 0,
   /** IEEE 754 binary32: float. */
   SONEW_F32 = 1,
@@ -729,17 +749,19 @@ enum {
 typedef int32_t sonew_dtype;
 
 /**
- * One tensor. Set every byte to zero first, as a designated initializer does:
- * zero is the default of every field that is not set.
+ * One tensor. Fill it in with sonew_tensors_init(), then give it a name and
+ * dimensions.
  */
 struct sonew_tensor {
+  /** Set by sonew_tensors_init(). The same for all tensors of a list. */
+  size_t struct_size;
   /**
    * Name in UTF-8, not empty, without control characters, and different from
    * the names of the other tensors; copied. Checkpoints identify tensors by
-   * it.
+   * it. Default NULL, which is refused.
    */
   const char *name;
-  /** Number of dimensions, 0 (a scalar) to SONEW_MAX_DIMS. */
+  /** Number of dimensions, 0 (a scalar) to SONEW_MAX_DIMS. Default 0. */
   size_t ndim;
   /**
    * The dimensions, slowest first; those beyond ndim 0. A tensor of which one is 0
@@ -747,27 +769,30 @@ struct sonew_tensor {
    * appears in files.
    */
   size_t dims[SONEW_MAX_DIMS];
-  /** One of sonew_chains. Default (0) SONEW_ROW_MAJOR. */
+  /** One of sonew_chains. Default SONEW_ROW_MAJOR. */
   int32_t chains;
-  /** One of sonew_update. Default (0) SONEW_UPDATE_SONEW. */
+  /** One of sonew_update. Default SONEW_UPDATE_SONEW. */
   int32_t update;
   /**
    * One of sonew_dtype: the type of the parameters, and of a direction.
-   * Default (0) SONEW_F32. If it or state_dtype is SONEW_F64, the arithmetic
+   * Default SONEW_F32. If it or state_dtype is SONEW_F64, the arithmetic
    * is float64, otherwise float32.
    */
   int32_t dtype;
-  /** One of sonew_dtype: the type of the gradients. Default (0): that of dtype. */
+  /**
+   * One of sonew_dtype: the type of the gradients. Default SONEW_DTYPE_DEFAULT:
+   * that of dtype.
+   */
   int32_t grad_dtype;
   /**
    * One of sonew_dtype: the type of the state planes except "master". May not
-   * be SONEW_F16, whose range is too small for squared gradients. Default (0)
-   * SONEW_F64 if dtype is SONEW_F64, otherwise SONEW_F32.
+   * be SONEW_F16, whose range is too small for squared gradients. Default
+   * SONEW_DTYPE_DEFAULT: SONEW_F64 if dtype is SONEW_F64, otherwise SONEW_F32.
    */
   int32_t state_dtype;
   /**
-   * 1: keep float32 master weights in the state; see sonew_step_any(). Not
-   * allowed if dtype is SONEW_F64. Default 0.
+   * 1: keep float32 master weights in the state; see above. Not allowed if dtype is
+   * SONEW_F64. Default 0.
    */
   int32_t master;
   /** Must be 0. */
@@ -830,9 +855,11 @@ struct sonew_tensor {
  *   namespace, too, from Linux 4.14 on.
  *
  * Conventions. Strings are UTF-8 and end with a NUL; strings that are passed in
- * are copied. A struct that has an init function may get more fields in later
- * versions; calling its init function with sizeof of the caller's struct lets
- * old programs work with new libraries, and new programs with old libraries.
+ * are copied. All structs are filled in by the library, with the size that they have in
+ * the caller's header: what a call takes, by the struct's init function or by the
+ * function that asks for it, before the caller changes fields; what a call tells, by
+ * that call. So structs can get more fields in later versions, and old programs work
+ * with new libraries, and new programs with old libraries.
  * For truth values 0 means false and 1 means true, and nothing else is
  * accepted. Fields called reserved must be 0. The arithmetic is float32, or
  * float64 for tensors with float64 parameters or state; because it may be
@@ -842,144 +869,69 @@ struct sonew_tensor {
 /******************************************************************************
  * Settings of one tensor
  *
- * They can be changed at any time between calls. tensor is an index into the
- * list of tensors that the optimizer was created with; sonew_find_tensor()
- * finds it by name. sonew_optimizer_tensor() writes all of them at once.
+ * A tensor is named by its index in the list of tensors that the optimizer was created
+ * with. Its settings can be changed at any time between calls: ask for them, change
+ * some, and set them.
+ *
+ *    sonew_settings settings;
+ *    sonew_get_settings(optimizer, 1, &settings, sizeof settings);
+ *    settings.lr_scale = 0.1;
+ *    sonew_set_settings(optimizer, 1, &settings);
  ******************************************************************************/
 
 /**
- * Writes a tensor of an optimizer and its settings to *state: for an optimizer
- * that sonew_open() has made, above all. Pass sizeof *state for size.
+ * Writes a tensor of an optimizer to *tensor, as sonew_create() takes it, with every
+ * type named. Its name lives as long as the optimizer. Pass sizeof *tensor for size.
  *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.1.
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.2.
  */
-sonew_status sonew_optimizer_tensor(const sonew_optimizer *optimizer,
-                                    size_t tensor,
-                                    sonew_tensor_state *state,
-                                    size_t size);
+sonew_status sonew_get_tensor(const sonew_optimizer *optimizer,
+                              size_t index,
+                              sonew_tensor *tensor,
+                              size_t size);
 
 /**
- * Writes the index of the tensor with this name to *tensor.
+ * Writes the settings of a tensor to *settings. Pass sizeof *settings for size.
  *
- * Errors: SONEW_INVALID_STRING, SONEW_UNKNOWN_NAME. Since 0.1.
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.2.
  */
-sonew_status sonew_find_tensor(const sonew_optimizer *optimizer,
-                               const char *name,
-                               size_t *tensor);
+sonew_status sonew_get_settings(const sonew_optimizer *optimizer,
+                                size_t index,
+                                sonew_settings *settings,
+                                size_t size);
 
 /**
- * Changes the factor by which the learning rate of a tensor is multiplied;
- * finite and not negative, 1 at first.
+ * Changes the settings of a tensor to *settings.
  *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE; in a live file SONEW_FORKED
- * and SONEW_IO. Since 0.1.
+ * Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_TENSOR,
+ * SONEW_OUT_OF_RANGE; in a live file SONEW_FORKED and SONEW_IO. Since 0.2.
  */
-sonew_status sonew_set_lr_scale(sonew_optimizer *optimizer,
-                                size_t tensor,
-                                double scale);
+sonew_status sonew_set_settings(sonew_optimizer *optimizer,
+                                size_t index,
+                                const sonew_settings *settings);
 
-/**
- * Writes the factor by which the learning rate of a tensor is multiplied to
- * *scale.
- *
- * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
- */
-sonew_status sonew_lr_scale(const sonew_optimizer *optimizer,
-                            size_t tensor,
-                            double *scale);
-
-/**
- * Changes the decoupled weight decay of a tensor; finite and not negative, at
- * first that of the options.
- *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE; in a live file SONEW_FORKED
- * and SONEW_IO. Since 0.1.
- */
-sonew_status sonew_set_weight_decay(sonew_optimizer *optimizer,
-                                    size_t tensor,
-                                    double decay);
-
-/**
- * Writes the decoupled weight decay of a tensor to *decay.
- *
- * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
- */
-sonew_status sonew_weight_decay(const sonew_optimizer *optimizer,
-                                size_t tensor,
-                                double *decay);
-
-/**
- * Writes the number of the steps that a tensor took part in to *count: its
- * bias correction counts these. A step in which it had no gradient is not among
- * them.
- *
- * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
- */
-sonew_status sonew_tensor_step_count(const sonew_optimizer *optimizer,
-                                     size_t tensor,
-                                     uint64_t *count);
-
-/**
- * Changes the number of the steps that a tensor took part in: after
- * sonew_set_state(), which gives all tensors one count, of those that have not
- * taken part in every step.
- *
- * Errors: SONEW_UNKNOWN_TENSOR; in a live file SONEW_OUT_OF_RANGE (2^47 or
- * more), SONEW_FORKED and SONEW_IO. Since 0.1.
- */
-sonew_status sonew_set_tensor_step_count(sonew_optimizer *optimizer,
-                                         size_t tensor,
-                                         uint64_t count);
-
-/**
- * Writes the SONEW_SCALARS numbers of a tensor's state besides its planes to *scalars:
- * for programs that keep state in arrays of their own. Zeros before its first step.
- *
- * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
- */
-sonew_status sonew_tensor_scalars(const sonew_optimizer *optimizer,
-                                  size_t tensor,
-                                  double *scalars);
-
-/**
- * Changes these numbers: after sonew_set_state(), which sets them to zero.
- *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_OUT_OF_RANGE; in a live file SONEW_FORKED
- * and SONEW_IO. Since 0.1.
- */
-sonew_status sonew_set_tensor_scalars(sonew_optimizer *optimizer,
-                                      size_t tensor,
-                                      const double *scalars);
-
-/** A tensor of an optimizer or of a file, and its settings. */
-struct sonew_tensor_state {
+/** The settings of a tensor. Fill them in with sonew_get_settings(). */
+struct sonew_settings {
+  /** Set by sonew_get_settings(). */
+  size_t struct_size;
   /**
-   * The tensor as sonew_create() takes it, with every type named. The name
-   * lives as long as the handle of the optimizer or the file.
+   * The factor by which the learning rate is multiplied; finite and not negative, 1
+   * at first.
    */
-  sonew_tensor tensor;
-  /** The factor by which its learning rate is multiplied. */
   double lr_scale;
-  /** Its decoupled weight decay. */
+  /** Decoupled weight decay; finite and not negative, at first that of the options. */
   double weight_decay;
-  /** The number of the steps that it took part in. */
+  /**
+   * The number of the steps that the tensor took part in: its bias correction counts
+   * these. A step in which it had no gradient is not among them. In a live file less
+   * than 2^47.
+   */
   uint64_t step_count;
   /**
-   * The names of its state planes, in order; of a file that has the parameters,
-   * "parameter" follows. They live as long as the handle. "parameter" has the
-   * type tensor.dtype, "master" is SONEW_F32, the others have
-   * tensor.state_dtype.
+   * The numbers of the tensor's state besides its planes: see SONEW_SCALARS. Zeros
+   * before its first step. For programs that keep state in arrays of their own.
    */
-  const char *const *arrays;
-  /** The number of these names. */
-  size_t array_count;
-  /**
-   * 1: it has master weights, and they have been copied from the parameters. 0:
-   * it has none, or the next step copies them.
-   */
-  int32_t master_set;
-  /** Is 0. */
-  int32_t reserved;
+  double scalars[SONEW_SCALARS];
 };
 
 /******************************************************************************
@@ -1001,7 +953,7 @@ struct sonew_optimizer_info {
   /**
    * The number of steps taken so far, with those in which some tensors took no
    * part, and without those that were refused or skipped. Bias correction counts
-   * those of each tensor: sonew_tensor_step_count(). Loading sets it to the file's
+   * those of each tensor: sonew_settings.step_count. Loading sets it to the file's
    * count.
    */
   uint64_t step_count;
@@ -1037,7 +989,7 @@ struct sonew_optimizer_info {
 };
 
 /******************************************************************************
- * Views of the state
+ * State
  *
  * The state of a tensor is a list of planes: "momentum", "diagonal", "band.1"
  * up to "band.b" with b = options.band, "rms" with
@@ -1049,26 +1001,6 @@ struct sonew_optimizer_info {
  * where j+k is the coordinate k places after j in the chain; for the last k
  * coordinates of a chain it is 0.
  ******************************************************************************/
-
-/**
- * Writes the number of state planes of a tensor to *count.
- *
- * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
- */
-sonew_status sonew_plane_count(const sonew_optimizer *optimizer,
-                               size_t tensor,
-                               size_t *count);
-
-/**
- * Writes the index of a tensor's state plane with this name to *plane.
- *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_INVALID_STRING, SONEW_UNKNOWN_NAME.
- * Since 0.1.
- */
-sonew_status sonew_find_plane(const sonew_optimizer *optimizer,
-                              size_t tensor,
-                              const char *name,
-                              size_t *plane);
 
 /**
  * Writes a view of a tensor's state plane to *view. Pass sizeof *view for size.
@@ -1084,7 +1016,7 @@ sonew_status sonew_plane_view(const sonew_optimizer *optimizer,
 
 /**
  * Replaces the optimizer's state by a copy of the caller's: its step count,
- * which becomes that of every tensor, too (sonew_set_tensor_step_count() changes
+ * which becomes that of every tensor, too (sonew_set_settings() changes that of
  * one), and count state planes, those of the first tensor first, each tensor's in the
  * order of their indices. For programs that kept the state in arrays of their
  * own. "master" is taken as set, so that the next step does not copy it from
@@ -1098,6 +1030,21 @@ sonew_status sonew_set_state(sonew_optimizer *optimizer,
                              uint64_t step_count,
                              const void *const *planes,
                              size_t count);
+
+/**
+ * Discards the master weights of all tensors that have them, so that the next
+ * step copies them from the parameters again. Call this after changing
+ * parameters between steps; otherwise the next step overwrites the change.
+ *
+ * A live file keeps the master weights of the last step until the next step is
+ * complete. If the process dies before that, a load with parameters continues as
+ * if this had not been called; after a load without them, the next step copies
+ * the caller's parameters.
+ *
+ * Errors: in a live file, SONEW_FORKED, SONEW_IO and SONEW_OUT_OF_MEMORY. Since
+ * 0.1.
+ */
+sonew_status sonew_reset_master(sonew_optimizer *optimizer);
 
 /**
  * A view of a state plane, not a copy. What it points to may only be read, and
@@ -1120,82 +1067,14 @@ struct sonew_view {
   size_t dims[SONEW_MAX_DIMS];
   /** One of sonew_dtype: the type of data's elements. */
   int32_t dtype;
-  /** Is 0. */
-  int32_t reserved;
+  /** How many planes the tensor has, this one included: at least two. */
+  int32_t plane_count;
   /**
    * The number of the steps that the tensor took part in: the t of its bias
-   * correction. sonew_tensor_step_count().
+   * correction.
    */
   uint64_t step_count;
 };
-
-/******************************************************************************
- * Other element types
- *
- * sonew_step(), sonew_save() and sonew_load() take float buffers. The functions
- * below take buffers of the types that each sonew_tensor declares, which may
- * differ between tensors: pointers are to double (SONEW_F64), float (SONEW_F32),
- * or 16-bit patterns such as uint16_t or a 16-bit type of the compiler
- * (SONEW_BF16, SONEW_F16). A buffer is aligned to the size of its elements.
- *
- * Master weights. A tensor with master set keeps a float32 copy of its
- * parameters in its state, because 16-bit parameters would lose updates that
- * are smaller than their rounding error. It also makes the saved state a whole
- * checkpoint. The first step copies the master weights from the parameters,
- * even if the tensor has no gradient in that step. After that, every step
- * updates the master weights, and overwrites the parameters with them, rounded
- * to nearest.
- ******************************************************************************/
-
-/**
- * As sonew_step(), for tensors of any type: params[i] points to elements of
- * the dtype of tensor i, grads[i] to elements of its grad_dtype.
- *
- * Errors: those of sonew_step(), but SONEW_WRONG_DTYPE. Since 0.1.
- */
-sonew_status sonew_step_any(sonew_optimizer *optimizer,
-                            const sonew_step_options *options,
-                            void *const *params,
-                            const void *const *grads,
-                            size_t count);
-
-/**
- * As sonew_save(), for tensors of any type: params[i] points to elements of
- * the dtype of tensor i.
- *
- * Errors: those of sonew_save(), but SONEW_WRONG_DTYPE. Since 0.1.
- */
-sonew_status sonew_save_any(const sonew_optimizer *optimizer,
-                            const char *path,
-                            void *const *params,
-                            size_t count);
-
-/**
- * As sonew_load(), for tensors of any type: params[i] points to elements of
- * the dtype of tensor i.
- *
- * Errors: those of sonew_load(), but SONEW_WRONG_DTYPE. Since 0.1.
- */
-sonew_status sonew_load_any(sonew_optimizer *optimizer,
-                            const char *path,
-                            const sonew_load_options *options,
-                            void *const *params,
-                            size_t count);
-
-/**
- * Discards the master weights of all tensors that have them, so that the next
- * step copies them from the parameters again. Call this after changing
- * parameters between steps; otherwise the next step overwrites the change.
- *
- * A live file keeps the master weights of the last step until the next step is
- * complete. If the process dies before that, a load with parameters continues as
- * if this had not been called; after a load without them, the next step copies
- * the caller's parameters.
- *
- * Errors: in a live file, SONEW_FORKED, SONEW_IO and SONEW_OUT_OF_MEMORY. Since
- * 0.1.
- */
-sonew_status sonew_reset_master(sonew_optimizer *optimizer);
 
 /******************************************************************************
  * Live files, and saving in the background
@@ -1268,7 +1147,7 @@ sonew_status sonew_make_live(sonew_optimizer *optimizer,
 sonew_status sonew_sync(const sonew_optimizer *optimizer);
 
 /**
- * Begins a save in the background: copies what sonew_save_any() would save, and
+ * Begins a save in the background: copies what sonew_save() would save, and
  * returns while a new thread writes the copy to the file. Meanwhile the
  * optimizer may step, be changed or be freed, and the parameters may change; the
  * process may change its working directory.
@@ -1277,8 +1156,8 @@ sonew_status sonew_sync(const sonew_optimizer *optimizer);
  * Until the copy is written, it takes as much memory as the state and the
  * parameters. The thread is created even if options.threads is 1.
  *
- * params and count are as in sonew_save_any(): one buffer for each tensor, of
- * its type; or NULL and 0 for the state alone.
+ * params and count are as in sonew_save(): one buffer for each tensor, or NULL and 0
+ * for the state alone.
  *
  * Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
  * SONEW_OUT_OF_MEMORY, SONEW_THREADS, and for a live file those of
@@ -1330,11 +1209,8 @@ sonew_status sonew_verify(const char *path);
  *    sonew_file_options(file, &options, sizeof options);
  *    options.threads = 4;
  *    sonew_tensor *tensors = calloc(contents.tensor_count, sizeof *tensors);
- *    for (size_t i = 0; i < contents.tensor_count; i++) {
- *        sonew_tensor_state state;
- *        sonew_file_tensor(file, i, &state, sizeof state);
- *        tensors[i] = state.tensor;
- *    }
+ *    for (size_t i = 0; i < contents.tensor_count; i++)
+ *        sonew_file_tensor(file, i, &tensors[i], sizeof tensors[i]);
  *    sonew_create(&options, tensors, contents.tensor_count, &optimizer);
  *    sonew_file_free(file);
  *    sonew_load(optimizer, "step-1000.safetensors", NULL, params, count);
@@ -1376,19 +1252,42 @@ sonew_status sonew_file_options(const sonew_file *file,
                                 size_t size);
 
 /**
- * Writes a tensor of the file and its settings to *state. tensor is an index from
- * 0, in the order of the optimizer that wrote the file. Pass sizeof *state for
- * size.
+ * Writes a tensor of the file to *tensor, as sonew_create() takes it, with every type
+ * named. index is from 0, in the order of the optimizer that wrote the file. The name
+ * lives as long as the handle. Pass sizeof *tensor for size.
  *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.1.
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.2.
  */
 sonew_status sonew_file_tensor(const sonew_file *file,
-                               size_t tensor,
-                               sonew_tensor_state *state,
+                               size_t index,
+                               sonew_tensor *tensor,
                                size_t size);
 
 /**
- * Copies an array of a tensor, one of sonew_tensor_state.arrays, to data, and
+ * Writes the settings that a tensor of the file has to *settings. Pass sizeof *settings
+ * for size.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.2.
+ */
+sonew_status sonew_file_settings(const sonew_file *file,
+                                 size_t index,
+                                 sonew_settings *settings,
+                                 size_t size);
+
+/**
+ * Writes the names and types of the arrays that the file has of a tensor to *arrays: its
+ * state planes, but for "master" where no master weights are set yet; then, if the file
+ * has the parameters, "parameter". Pass sizeof *arrays for size.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.2.
+ */
+sonew_status sonew_file_arrays(const sonew_file *file,
+                               size_t index,
+                               sonew_planes *arrays,
+                               size_t size);
+
+/**
+ * Copies an array of a tensor, one of those of sonew_file_arrays(), to data, and
  * compares its checksum, if the file has one. data has one element of the array's
  * type for each element of the tensor, in the tensor's own order, and is aligned
  * to its elements. Of a live file the array is that of the last step.
@@ -1398,13 +1297,13 @@ sonew_status sonew_file_tensor(const sonew_file *file,
  * SONEW_OUT_OF_MEMORY. Since 0.1.
  */
 sonew_status sonew_file_read(const sonew_file *file,
-                             size_t tensor,
+                             size_t index,
                              const char *array,
                              void *data);
 
 /**
- * Closes a file. NULL is allowed and does nothing. What sonew_file_tensor() has
- * pointed to is gone then. Since 0.1.
+ * Closes a file. NULL is allowed and does nothing. The names that it has told are
+ * gone then. Since 0.1.
  */
 sonew_status sonew_file_free(sonew_file *file);
 
@@ -1470,14 +1369,6 @@ sonew_status sonew_pool_create(int32_t threads,
  */
 sonew_status sonew_pool_free(sonew_pool *pool);
 
-/**
- * Writes to *threads the largest number of threads that a step uses, the calling
- * thread included: while the threads of the pool are running, those that the
- * system gave, otherwise those that were asked for. Since 0.1.
- */
-sonew_status sonew_pool_threads(const sonew_pool *pool,
-                                size_t *threads);
-
 /******************************************************************************
  * Stateless step
  *
@@ -1504,43 +1395,25 @@ sonew_status sonew_plan_create(const sonew_options *options,
 sonew_status sonew_plan_free(sonew_plan *plan);
 
 /**
- * Writes the number of state planes that a tensor needs to *count.
+ * Writes the names and types of the state planes that a tensor needs to *planes. Pass
+ * sizeof *planes for size.
  *
- * Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.2.
  */
-sonew_status sonew_plan_plane_count(const sonew_plan *plan,
-                                    size_t tensor,
-                                    size_t *count);
+sonew_status sonew_plan_planes(const sonew_plan *plan,
+                               size_t tensor,
+                               sonew_planes *planes,
+                               size_t size);
 
 /**
- * Writes the name of a state plane that a tensor needs to *name. The string
- * lives as long as the plan.
- *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE. Since 0.1.
- */
-sonew_status sonew_plan_plane_name(const sonew_plan *plan,
-                                   size_t tensor,
-                                   size_t plane,
-                                   const char **name);
-
-/**
- * Writes the type of a state plane that a tensor needs, one of sonew_dtype, to
- * *dtype.
- *
- * Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE. Since 0.1.
- */
-sonew_status sonew_plan_plane_dtype(const sonew_plan *plan,
-                                    size_t tensor,
-                                    size_t plane,
-                                    int32_t *dtype);
-
-/**
- * Fills in the defaults of one entry: all pointers NULL, lr_scale 1,
+ * Fills in the defaults of a list of count entries: all pointers NULL, lr_scale 1,
  * weight_decay and step_number 0. Pass sizeof *buffers for size.
  *
- * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ * Errors: SONEW_STRUCT_SIZE. Since 0.2.
  */
-sonew_status sonew_buffers_init(sonew_buffers *buffers, size_t size);
+sonew_status sonew_buffers_init(sonew_buffers *buffers,
+                                size_t count,
+                                size_t size);
 
 /**
  * Takes one step. buffers has one entry for each tensor, count in all. step
@@ -1568,6 +1441,19 @@ sonew_status sonew_plan_step(sonew_plan *plan,
 #define SONEW_SCALARS 3
 
 /**
+ * The state planes that a tensor of a plan needs, or the arrays that a file has of a
+ * tensor, in order.
+ */
+struct sonew_planes {
+  /** Their names, in UTF-8, which live as long as the handle that was asked. */
+  const char *const *names;
+  /** Their types, each one of sonew_dtype, which live as long. */
+  const int32_t *dtypes;
+  /** How many there are. */
+  size_t count;
+};
+
+/**
  * The buffers of one tensor for one step. Fill it in with
  * sonew_buffers_init(). Every buffer has len elements, in the tensor's order,
  * of the types that its sonew_tensor declares.
@@ -1587,17 +1473,17 @@ struct sonew_buffers {
    */
   void *direction;
   /**
-   * The gradient. NULL: the tensor takes no part in the step, and none of its
-   * buffers is written.
+   * The gradient. NULL: the tensor takes no part in the step, and the other fields
+   * are not looked at.
    */
   const void *grad;
   /**
-   * Pointers to the state planes, in the order of sonew_plan_plane_name().
+   * Pointers to the state planes, in the order of sonew_plan_planes().
    * Before the first step the caller sets "master" to a copy of the
    * parameters, and all other planes to zero.
    */
   void *const *planes;
-  /** The number of planes: sonew_plan_plane_count(). */
+  /** The number of planes. */
   size_t plane_count;
   /** The number of elements of each buffer; must be that of the tensor. */
   size_t len;
@@ -1637,10 +1523,11 @@ struct sonew_buffers {
  * holds whole is counted by one of them only. With MPI:
  *
  *    double numbers[2 * COUNT];                     // two for each tensor
+ *    sonew_stages *stages = NULL;
  *    int32_t stage;
- *    status = sonew_stages_begin(optimizer, &step, params, grads, COUNT);
+ *    status = sonew_stages_begin(optimizer, &step, params, grads, COUNT, &stages);
  *    while (status == SONEW_OK) {
- *        status = sonew_stages_next(optimizer, numbers, COUNT, &stage);
+ *        status = sonew_stages_next(stages, numbers, COUNT, &stage);
  *        if (status != SONEW_OK || stage == SONEW_DONE)
  *            break;
  *        for (int i = 0; i < COUNT; i++)            // those that all machines hold whole
@@ -1670,81 +1557,75 @@ struct sonew_buffers {
  * While a step in stages is under way, functions that only read answer as they
  * did before it. Functions that step, save, load, sync or change a setting are
  * refused with SONEW_IN_STAGES. The buffers must stay in place and unchanged
- * until the step is done or aborted. Freeing the handle ends the step, too.
+ * until the step is done or aborted. Freeing the optimizer or plan ends the step, too.
+ * The handle of a step that has ended gets SONEW_BAD_HANDLE.
  ******************************************************************************/
 
 /**
- * Begins a step in stages. Arguments are those of sonew_step_any(); the
- * buffers are used until the step is done. This call itself reads no gradient
- * and writes nothing.
+ * Begins a step in stages of an optimizer, and writes its handle to *stages. The other
+ * arguments are those of sonew_step(); the buffers are used until the step is done. This
+ * call itself reads no gradient and changes no state.
  *
- * Errors: those of sonew_step_any(), but SONEW_NON_FINITE_GRADIENT. Since 0.1.
+ * Errors: those of sonew_step(), but SONEW_NON_FINITE_GRADIENT. Since 0.2.
  */
 sonew_status sonew_stages_begin(sonew_optimizer *optimizer,
                                 const sonew_step_options *step,
                                 void *const *params,
                                 const void *const *grads,
-                                size_t count);
+                                size_t count,
+                                sonew_stages **stages);
+
+/**
+ * Begins a step in stages of a plan, and writes its handle to *stages. The other
+ * arguments are those of sonew_plan_step().
+ *
+ * Errors: those of sonew_plan_step(), but SONEW_NON_FINITE_GRADIENT. Since 0.2.
+ */
+sonew_status sonew_plan_stages_begin(sonew_plan *plan,
+                                     const sonew_step_options *step,
+                                     uint64_t step_number,
+                                     const sonew_buffers *buffers,
+                                     size_t count,
+                                     sonew_stages **stages);
 
 /**
  * Continues the step to its next stage. Writes that stage, one of sonew_stage,
  * to *stage, and its numbers to numbers: two for each of the count tensors,
  * 2 * count in all. The caller reduces them in this buffer and passes it to the
  * next call; the first call does not read it. With SONEW_DONE the step is done:
- * parameters and state are updated, the step count has grown by one, and
- * numbers are left as they are. Neither numbers nor stage may overlap a buffer
- * of the step, the state, or each other.
+ * parameters and state are updated, an optimizer's step count has grown by one, numbers
+ * are left as they are, and the handle is freed. Neither numbers nor stage may overlap a
+ * buffer of the step, the state, or each other.
  *
- * Errors: SONEW_NO_STAGES, SONEW_TENSOR_COUNT, SONEW_OVERLAP, SONEW_OUT_OF_RANGE
+ * Errors: SONEW_TENSOR_COUNT, SONEW_OVERLAP, SONEW_OUT_OF_RANGE
  * (a number is negative), SONEW_OUT_OF_MEMORY, SONEW_FORKED: the step is at
  * the same stage as before, and the call can be repeated.
  * SONEW_NON_FINITE_GRADIENT: a sum of squares is NaN, here or on another
- * machine; the step has ended and nothing has changed. Since 0.1.
+ * machine; the step has ended, its handle is freed, and nothing has changed. Since 0.2.
  */
-sonew_status sonew_stages_next(sonew_optimizer *optimizer,
+sonew_status sonew_stages_next(sonew_stages *stages,
                                double *numbers,
                                size_t count,
                                int32_t *stage);
 
 /**
- * Aborts the step that is under way, so that everything is as it was before it.
- * If the state is in a live file, this is possible at any stage. If it is in
- * memory, it is possible only before the first stage and at
- * SONEW_GRADIENT_SQUARES, because the step has updated the state when it
- * reaches a later stage. Then either finish the step (with this part's own
- * numbers, if the other machines cannot be reached), or free the optimizer and
- * load its last save into another one.
+ * Aborts a step that is under way, and frees its handle. NULL is allowed and does
+ * nothing.
  *
- * Errors: SONEW_NO_STAGES, SONEW_STATE_WRITTEN; in a live file SONEW_FORKED and
- * SONEW_IO. Since 0.1.
- */
-sonew_status sonew_stages_abort(sonew_optimizer *optimizer);
-
-/**
- * As sonew_stages_begin(), for a plan. Arguments are those of sonew_plan_step().
+ * Of an optimizer, everything is then as it was before the step. If the state is in a
+ * live file, this is possible at any stage. If it is in memory, it is possible only
+ * before the first stage and at SONEW_GRADIENT_SQUARES, because the step has updated the
+ * state when it reaches a later stage: SONEW_STATE_WRITTEN. Then either finish the step
+ * (with this part's own numbers, if the other machines cannot be reached), or free the
+ * optimizer and load its last save into another one.
  *
- * Errors: those of sonew_plan_step(), but SONEW_NON_FINITE_GRADIENT. Since 0.1.
- */
-sonew_status sonew_plan_stages_begin(sonew_plan *plan,
-                                     const sonew_step_options *step,
-                                     uint64_t step_number,
-                                     const sonew_buffers *buffers,
-                                     size_t count);
-
-/** As sonew_stages_next(), for a plan. Since 0.1. */
-sonew_status sonew_plan_stages_next(sonew_plan *plan,
-                                    double *numbers,
-                                    size_t count,
-                                    int32_t *stage);
-
-/**
- * Aborts a plan's step that is under way, at any stage. From SONEW_LARGEST_L1
- * or SONEW_NORMS on, the state planes have been updated with the gradients, and
- * the caller must restore them; params or direction have not been written.
+ * Of a plan, a step can be aborted at any stage. From SONEW_LARGEST_L1 or SONEW_NORMS
+ * on, the state planes have been updated with the gradients, and the caller must restore
+ * them; params or direction have not been written.
  *
- * Errors: SONEW_NO_STAGES. Since 0.1.
+ * Errors: SONEW_STATE_WRITTEN; in a live file SONEW_FORKED and SONEW_IO. Since 0.2.
  */
-sonew_status sonew_plan_stages_abort(sonew_plan *plan);
+sonew_status sonew_stages_abort(sonew_stages *stages);
 
 /**
  * The point that a step in stages has reached, and what its numbers are: two
@@ -1824,7 +1705,7 @@ enum {
   SONEW_BUSY = 102,
   /**
    * struct_size is not the size of any version of the struct: it was not
-   * filled in by its init function.
+   * filled in by the library.
    */
   SONEW_STRUCT_SIZE = 103,
   /**
@@ -1840,8 +1721,6 @@ enum {
   SONEW_OUT_OF_RANGE = 107,
   /** A step in stages is under way: finish it first, or abort it. */
   SONEW_IN_STAGES = 108,
-  /** No step in stages is under way. */
-  SONEW_NO_STAGES = 109,
   /**
    * A step in stages cannot be aborted any more: the state has been updated
    * with its gradients.
@@ -1867,7 +1746,7 @@ enum {
   SONEW_UNKNOWN_TENSOR = 209,
   /** The tensor has no state plane with this index. */
   SONEW_UNKNOWN_PLANE = 210,
-  /** There is no tensor, or no plane, with this name. */
+  /** There is no struct, or no field, with this name. */
   SONEW_UNKNOWN_NAME = 211,
   /**
    * A tensor asks for SONEW_F16 state, whose range is too small for squared
@@ -1879,8 +1758,6 @@ enum {
    * SONEW_F32.
    */
   SONEW_MASTER_DTYPE = 213,
-  /** A buffer has another element type than its tensor. */
-  SONEW_WRONG_DTYPE = 214,
   /** A buffer is not aligned to its element type. */
   SONEW_MISALIGNED = 220,
   /**
@@ -1998,12 +1875,6 @@ enum {
  * constant. Since 0.1.
  */
 const char *sonew_version(void);
-
-/**
- * Returns the version of the library as one number, to be compared with
- * SONEW_VERSION_NUMBER: major * 1000000 + minor * 1000 + patch. Since 0.1.
- */
-uint32_t sonew_version_number(void);
 
 /**
  * Tells the layout of this header's structs in the library in use: writes the

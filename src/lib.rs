@@ -70,6 +70,6 @@ mod step;
 mod xla;
 
 pub use error::{Error, Result};
-pub use optimizer::{LoadMode, LoadOptions, Optimizer, Saving, StagedStep};
+pub use optimizer::{LoadMode, LoadOptions, Optimizer, Saving, StagedStep, TensorSettings};
 pub use parallel::Pool;
 pub use step::{Plan, Planes, Stage, Stages, Target, TensorBuffers};

@@ -77,7 +77,7 @@ pub struct Options {
     /// without `bias_correction`. Default true.
     pub graft_bias_correction: bool,
     /// Decoupled weight decay that every tensor starts with, finite and not
-    /// negative; [`Optimizer::set_weight_decay`](crate::Optimizer::set_weight_decay)
+    /// negative; [`Optimizer::change_settings`](crate::Optimizer::change_settings)
     /// changes it for one tensor. Default 0.
     pub weight_decay: f64,
     /// How 16-bit state, and 16-bit parameters without master weights, are

@@ -71,7 +71,7 @@ fn others_are_updated_as_without_them() {
             );
             with.retain(|params| !params.is_empty());
             assert!(with == without);
-            let counts = (0..model.len()).map(|i| optimizer.tensor_step_count(i).unwrap());
+            let counts = (0..model.len()).map(|i| optimizer.settings(i).unwrap().step_count);
             assert_eq!(counts.collect::<Vec<_>>(), [0, 3, 0, 3, 0, 0]);
         }
     }

@@ -62,9 +62,9 @@ fn format_1_is_read() {
     let strict = LoadOptions::default();
     optimizer.load(FORMAT_1, &strict, Some(params)).unwrap();
     assert_eq!(optimizer.step_count(), 3);
-    let counts = [0, 1].map(|tensor| optimizer.tensor_step_count(tensor).unwrap());
+    let counts = [0, 1].map(|tensor| optimizer.settings(tensor).unwrap().step_count);
     assert_eq!(counts, [3, 3]);
-    assert_eq!(optimizer.lr_scale(1).unwrap(), 0.5);
+    assert_eq!(optimizer.settings(1).unwrap().lr_scale, 0.5);
 
     let bytes = std::fs::read(FORMAT_1).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -140,7 +140,7 @@ fn write_the_files_of_this_version() {
         optimizer.step_any(&step, params, &grads).unwrap();
     };
     take(&mut optimizer, true);
-    optimizer.set_lr_scale(1, 0.5).unwrap();
+    optimizer.change_settings(1, |s| s.lr_scale = 0.5).unwrap();
     take(&mut optimizer, true);
     let live = Path::new(COUNTED_LIVE);
     assert!(!live.exists() && !Path::new(COUNTED).exists());
@@ -161,7 +161,7 @@ fn formats_2_to_4_are_read_in_every_mode() {
         (COUNTED, "", 2),
         (COUNTED_LIVE, ".b", 2),
     ];
-    let counts = |optimizer: &Optimizer| [0, 1].map(|t| optimizer.tensor_step_count(t).unwrap());
+    let counts = |optimizer: &Optimizer| [0, 1].map(|t| optimizer.settings(t).unwrap().step_count);
     for (format, suffix, count) in files {
         let bytes = std::fs::read(format).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -184,7 +184,7 @@ fn formats_2_to_4_are_read_in_every_mode() {
             loaded.unwrap();
             assert_eq!(optimizer.step_count(), 3);
             assert_eq!(counts(&optimizer), [3, count]);
-            assert_eq!(optimizer.lr_scale(1).unwrap(), 0.5);
+            assert_eq!(optimizer.settings(1).unwrap().lr_scale, 0.5);
             for (tensor, spec) in typed_tensors().iter().enumerate() {
                 for (p, plane) in optimizer.planes(tensor).unwrap().iter().enumerate() {
                     let elements = optimizer.plane(tensor, p).unwrap();

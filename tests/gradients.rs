@@ -78,7 +78,7 @@ impl Training {
         let planes = self.optimizer.planes(tensor).unwrap().len();
         let state = (0..planes).flat_map(|p| common::plane(&self.optimizer, tensor, p));
         let bits = self.params[tensor].iter().chain(state).map(|x| x.to_bits());
-        let count = self.optimizer.tensor_step_count(tensor).unwrap();
+        let count = self.optimizer.settings(tensor).unwrap().step_count;
         (count, bits.collect())
     }
 

@@ -91,7 +91,9 @@ impl Training {
         let step = self.optimizer.step_count();
         // Before the step, so that who is killed between the two does both again.
         if step % 7 == 4 {
-            self.optimizer.set_lr_scale(1, 1.0 / step as f64).unwrap();
+            self.optimizer
+                .change_settings(1, |s| s.lr_scale = 1.0 / step as f64)
+                .unwrap();
         }
         let wave = |i: usize| ((i as u64 * 31 + step * 17) % 101) as f32 / 50.0 - 1.0;
         let grads = self.params.iter().enumerate().map(|(tensor, params)| {
@@ -117,7 +119,7 @@ impl Training {
             .map(|p| bytemuck::cast_slice(p).to_vec())
             .collect();
         for tensor in 0..self.params.len() {
-            let count = self.optimizer.tensor_step_count(tensor).unwrap();
+            let count = self.optimizer.settings(tensor).unwrap().step_count;
             bits.push(count.to_le_bytes().to_vec());
             for plane in 0..self.optimizer.planes(tensor).unwrap().len() {
                 bits.push(

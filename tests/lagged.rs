@@ -316,13 +316,16 @@ fn scalars_that_no_step_leaves_are_refused() {
         } else {
             "bias_corrections"
         };
-        for refused in [refused, optimizer.set_scalars(2, scalars)] {
+        for refused in [
+            refused,
+            optimizer.change_settings(2, |s| s.scalars = scalars),
+        ] {
             let Err(Error::OutOfRange { argument, .. }) = refused else {
                 panic!("{scalars:?} were taken");
             };
             assert_eq!(argument, format!("{name} of tensor \"2\""));
         }
-        assert_eq!(optimizer.scalars(2).unwrap(), Scalars::default());
+        assert_eq!(optimizer.settings(2).unwrap().scalars, Scalars::default());
     }
 }
 
@@ -388,7 +391,9 @@ fn optimizers_go_on_where_their_files_end() {
     let state = (0..model.len()).map(|i| planes(i).map(|p| resumed.plane(i, p).unwrap()).collect());
     anew.set_state(0, &state.collect::<Vec<_>>()).unwrap();
     for tensor in 0..model.len() {
-        resumed.set_tensor_step_count(tensor, 0).unwrap();
+        resumed
+            .change_settings(tensor, |s| s.step_count = 0)
+            .unwrap();
     }
     step(&mut anew, &mut of_resumed, 6);
     step(&mut resumed, &mut params, 6);
@@ -398,10 +403,13 @@ fn optimizers_go_on_where_their_files_end() {
     let state = (0..model.len()).map(|i| planes(i).map(|p| resumed.plane(i, p).unwrap()).collect());
     anew.set_state(7, &state.collect::<Vec<_>>()).unwrap();
     for tensor in 0..model.len() {
-        let count = resumed.tensor_step_count(tensor).unwrap();
-        anew.set_tensor_step_count(tensor, count).unwrap();
-        anew.set_scalars(tensor, resumed.scalars(tensor).unwrap())
+        let count = resumed.settings(tensor).unwrap().step_count;
+        anew.change_settings(tensor, |s| s.step_count = count)
             .unwrap();
+        anew.change_settings(tensor, |s| {
+            s.scalars = resumed.settings(tensor).unwrap().scalars
+        })
+        .unwrap();
     }
     step(&mut anew, &mut of_resumed, 7);
     step(&mut resumed, &mut params, 7);

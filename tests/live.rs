@@ -121,9 +121,9 @@ impl Training {
             planes.map(move |plane| optimizer.plane(tensor, plane).unwrap().bytes().to_vec())
         });
         let setting = |tensor| {
-            let decay = optimizer.weight_decay(tensor).unwrap();
-            let count = optimizer.tensor_step_count(tensor).unwrap();
-            (optimizer.lr_scale(tensor).unwrap(), decay, count)
+            let decay = optimizer.settings(tensor).unwrap().weight_decay;
+            let count = optimizer.settings(tensor).unwrap().step_count;
+            (optimizer.settings(tensor).unwrap().lr_scale, decay, count)
         };
         Seen {
             step: optimizer.step_count(),
@@ -402,22 +402,29 @@ fn settings_are_in_the_live_file_at_once() {
     live.optimizer.make_live(&path).unwrap();
     let mut live = live.steps(1);
     live.optimizer.sync().unwrap();
-    live.optimizer.set_lr_scale(1, 0.25).unwrap();
-    live.optimizer.set_weight_decay(4, 0.5).unwrap();
-    live.optimizer.set_tensor_step_count(2, 77).unwrap();
+    live.optimizer
+        .change_settings(1, |s| s.lr_scale = 0.25)
+        .unwrap();
+    live.optimizer
+        .change_settings(4, |s| s.weight_decay = 0.5)
+        .unwrap();
+    live.optimizer
+        .change_settings(2, |s| s.step_count = 77)
+        .unwrap();
     refused!(
-        live.optimizer.set_lr_scale(1, -1.0),
+        live.optimizer.change_settings(1, |s| s.lr_scale = -1.0),
         Error::OutOfRange { .. }
     );
     refused!(
-        live.optimizer.set_tensor_step_count(1, 1 << 47),
+        live.optimizer
+            .change_settings(1, |s| s.step_count = 1 << 47),
         Error::OutOfRange { .. }
     );
     let live = left_by_a_kill(live, &path);
     let resumed = live.resume(&path, LoadMode::MapShared).unwrap();
     assert!(resumed.see() == live.seen);
-    assert_eq!(resumed.optimizer.lr_scale(1).unwrap(), 0.25);
-    assert_eq!(resumed.optimizer.tensor_step_count(2).unwrap(), 77);
+    assert_eq!(resumed.optimizer.settings(1).unwrap().lr_scale, 0.25);
+    assert_eq!(resumed.optimizer.settings(2).unwrap().step_count, 77);
     // And stay there.
     let live = left_by_a_kill(resumed.steps(2), &path);
     let resumed = live.resume(&path, LoadMode::Read).unwrap();
@@ -706,7 +713,7 @@ fn tensors_in_another_order_are_found_in_a_live_file() {
         if live {
             one.make_live(&path).unwrap();
         }
-        one.set_lr_scale(0, 0.5).unwrap();
+        one.change_settings(0, |s| s.lr_scale = 0.5).unwrap();
         let [a, b] = &mut params;
         one.step(
             &step,
@@ -742,7 +749,12 @@ fn tensors_in_another_order_are_found_in_a_live_file() {
         let planes: Vec<_> = (0..4)
             .map(|p| one.plane(0, p).unwrap().bytes().to_vec())
             .collect();
-        (params, planes, one.lr_scale(0).unwrap(), one.step_count())
+        (
+            params,
+            planes,
+            one.settings(0).unwrap().lr_scale,
+            one.step_count(),
+        )
     };
     assert!(run(true) == run(false));
 }

@@ -51,7 +51,7 @@ fn open(path: &Path, mode: LoadMode, older_copy: bool) -> sonew::Result<Optimize
 fn state(optimizer: &Optimizer) -> (Vec<Vec<u8>>, Vec<u64>) {
     let (mut planes, mut counts) = (Vec::new(), vec![optimizer.step_count()]);
     for tensor in 0..model().len() {
-        counts.push(optimizer.tensor_step_count(tensor).unwrap());
+        counts.push(optimizer.settings(tensor).unwrap().step_count);
         for plane in 0..optimizer.planes(tensor).unwrap().len() {
             planes.push(optimizer.plane(tensor, plane).unwrap().bytes().to_vec());
         }

@@ -118,7 +118,7 @@ fn files(rounding: Rounding, specs: &[TensorSpec]) -> Files {
     let mut optimizer = Optimizer::new(options(rounding), specs).unwrap();
     let mut run = Run::new(specs);
     (0..5).for_each(|_| run.step(&mut optimizer));
-    optimizer.set_lr_scale(0, 0.5).unwrap();
+    optimizer.change_settings(0, |s| s.lr_scale = 0.5).unwrap();
     let params: Vec<_> = run.params.iter().map(Numbers::elements).collect();
     optimizer.save(&saved, Some(&params)).unwrap();
     optimizer.make_live(&live).unwrap();
@@ -160,7 +160,7 @@ fn an_optimizer_of_a_file_goes_on_as_one_that_loaded_it() {
             let mut run = files.run.clone();
             (0..4).for_each(|_| run.step(&mut optimizer));
             assert_eq!(optimizer.step_count(), 9);
-            assert_eq!(optimizer.tensor_step_count(1).unwrap(), 4);
+            assert_eq!(optimizer.settings(1).unwrap().step_count, 4);
             run.bits(&optimizer)
         };
         let mut loaded = Optimizer::new(options(rounding), &tensors()).unwrap();
@@ -172,7 +172,10 @@ fn an_optimizer_of_a_file_goes_on_as_one_that_loaded_it() {
         let opened = Optimizer::open(path, from).unwrap();
         assert_eq!(opened.tensors(), tensors());
         let Options { seed, band, .. } = *opened.options();
-        assert_eq!((seed, band, opened.lr_scale(0).unwrap()), (77, 2, 0.5));
+        assert_eq!(
+            (seed, band, opened.settings(0).unwrap().lr_scale),
+            (77, 2, 0.5)
+        );
         assert_eq!(
             opened.live_file(),
             (from == LoadMode::MapShared).then_some(&**path)
@@ -365,7 +368,7 @@ fn stochastic_conversion_has_the_bits_of_the_last_step() {
     let mut optimizer = Optimizer::new(options(Rounding::Stochastic), &long(Dtype::Bf16)).unwrap();
     optimizer.load(&path, &converting(), None).unwrap();
     for (tensor, steps) in [(0, 3), (1, 1)] {
-        assert_eq!(source.tensor_step_count(tensor).unwrap(), steps);
+        assert_eq!(source.settings(tensor).unwrap().step_count, steps);
         for plane in 0..optimizer.planes(tensor).unwrap().len() {
             let from = source.plane(tensor, plane).unwrap();
             let to = optimizer.plane(tensor, plane).unwrap();

@@ -107,8 +107,12 @@ fn plan_and_optimizer_agree_bit_for_bit() {
         let mut params = start;
         let mut optimizer = Optimizer::new(options.clone(), &model()).unwrap();
         for tensor in 0..5 {
-            optimizer.set_lr_scale(tensor, 0.5).unwrap();
-            optimizer.set_weight_decay(tensor, 0.1).unwrap();
+            optimizer
+                .change_settings(tensor, |s| s.lr_scale = 0.5)
+                .unwrap();
+            optimizer
+                .change_settings(tensor, |s| s.weight_decay = 0.1)
+                .unwrap();
         }
         let step = StepOptions {
             lr: 0.01,

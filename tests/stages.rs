@@ -309,8 +309,8 @@ fn refused_in_stages(optimizer: &mut Optimizer, params: &mut [Vec<f32>]) {
         optimizer.load(&path, &load, None),
         optimizer.make_live(&path),
         optimizer.sync(),
-        optimizer.set_lr_scale(0, 1.0),
-        optimizer.set_weight_decay(0, 1.0),
+        optimizer.change_settings(0, |s| s.lr_scale = 1.0),
+        optimizer.change_settings(0, |s| s.weight_decay = 1.0),
         optimizer.reset_master(),
         optimizer.set_state(0, &[]),
     ];

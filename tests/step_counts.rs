@@ -94,7 +94,7 @@ impl Training {
             let plane = |p| self.optimizer.plane(tensor, p).unwrap().bytes().to_vec();
             let mut bits: Vec<Vec<u8>> = planes.map(plane).collect();
             bits.push(params.elements().bytes().to_vec());
-            (self.optimizer.tensor_step_count(tensor).unwrap(), bits)
+            (self.optimizer.settings(tensor).unwrap().step_count, bits)
         };
         self.params.iter().enumerate().map(of_one).collect()
     }
@@ -161,8 +161,8 @@ fn the_first_step_of_a_tensor_is_that_of_a_fresh_optimizer() {
             .step(&step, &mut [&mut a, &mut b], &[Some(&g[..]), Some(&g)])
             .unwrap();
         assert_eq!(optimizer.step_count(), 1001);
-        assert_eq!(optimizer.tensor_step_count(0).unwrap(), 1001);
-        assert_eq!(optimizer.tensor_step_count(1).unwrap(), 1);
+        assert_eq!(optimizer.settings(0).unwrap().step_count, 1001);
+        assert_eq!(optimizer.settings(1).unwrap().step_count, 1);
 
         let mut fresh = Optimizer::new(options.clone(), &tensors).unwrap();
         let (mut c, mut d) = (vec![1.0f32; 35], vec![1.0f32; 35]);
@@ -226,7 +226,7 @@ fn a_step_that_is_refused_or_aborted_is_not_counted() {
         assert!(training.bits() == before);
     }
     assert!(matches!(
-        training.optimizer.tensor_step_count(8),
+        training.optimizer.settings(8),
         Err(Error::UnknownTensor { index: 8, count: 8 })
     ));
 }
@@ -303,8 +303,8 @@ fn common_tensors_bring_their_counts() {
     };
     second.load(&path, &common, None).unwrap();
     assert_eq!(second.step_count(), 6);
-    assert_eq!(second.tensor_step_count(0).unwrap(), 1);
-    assert_eq!(second.tensor_step_count(1).unwrap(), 9);
+    assert_eq!(second.settings(0).unwrap().step_count, 1);
+    assert_eq!(second.settings(1).unwrap().step_count, 9);
 }
 
 #[test]
@@ -323,12 +323,21 @@ fn a_count_can_be_set() {
             .collect()
     };
     let before = planes(&training);
-    training.optimizer.set_tensor_step_count(1, 9).unwrap();
+    training
+        .optimizer
+        .change_settings(1, |s| s.step_count = 9)
+        .unwrap();
     assert_eq!(training.counts(), [2, 9, 2, 2, 2, 2, 2, 2]);
     assert!(planes(&training) == before);
-    training.optimizer.set_tensor_step_count(1, 2).unwrap();
+    training
+        .optimizer
+        .change_settings(1, |s| s.step_count = 2)
+        .unwrap();
     // At the end of all counts nothing overflows.
-    other.optimizer.set_tensor_step_count(2, u64::MAX).unwrap();
+    other
+        .optimizer
+        .change_settings(2, |s| s.step_count = u64::MAX)
+        .unwrap();
     training.step(&gradients(4)).unwrap();
     other.step(&gradients(4)).unwrap();
     let (training_bits, other_bits) = (training.bits(), other.bits());
@@ -337,7 +346,7 @@ fn a_count_can_be_set() {
         assert!(training_bits[tensor] == other_bits[tensor]);
     }
     assert!(matches!(
-        training.optimizer.set_tensor_step_count(8, 1),
+        training.optimizer.change_settings(8, |s| s.step_count = 1),
         Err(Error::UnknownTensor { index: 8, count: 8 })
     ));
 }

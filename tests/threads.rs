@@ -98,7 +98,7 @@ impl Training {
         assert_eq!(self.optimizer.step_count(), other.optimizer.step_count());
         for (i, tensor) in self.optimizer.tensors().iter().enumerate() {
             let same = |a: &[f32], b: &[f32]| bytes(a) == bytes(b);
-            let counts = [self, other].map(|t| t.optimizer.tensor_step_count(i).unwrap());
+            let counts = [self, other].map(|t| t.optimizer.settings(i).unwrap().step_count);
             assert_eq!(counts[0], counts[1], "{}: {context}", tensor.name);
             assert!(
                 same(&self.params[i], &other.params[i]),

@@ -84,6 +84,20 @@ impl<'a> TensorBuffers<'a> {
         }
     }
 
+    /// Those of a tensor that takes no part in the step: there are none.
+    pub fn absent() -> Self {
+        TensorBuffers::new(
+            Target::Direction(ElementsMut::new::<f32>(&mut [])),
+            None,
+            [],
+        )
+    }
+
+    /// Whether they are [`absent`](TensorBuffers::absent).
+    pub fn is_absent(&self) -> bool {
+        self.gradient.is_none() && self.planes.is_empty()
+    }
+
     /// The number of the tensor's step in a call of this number.
     pub fn number(&self, of_call: u64) -> u64 {
         match self.step_number {

@@ -67,27 +67,15 @@ impl<T: Copy> List<T> {
         !self.first.is_null()
     }
 
-    /// Converts every value, given its position. Running out of memory is an
-    /// error, because the caller chooses the size of the list.
+    /// Converts every value, given its position.
     pub(super) fn collect<R>(
         &self,
         what: &str,
         mut convert: impl FnMut(usize, T) -> Result<R>,
     ) -> Result<Vec<R>> {
-        let too_many = || Error::OutOfMemory {
-            what: what.to_owned(),
-            bytes: self.count as u128 * size_of::<T>().max(size_of::<R>()) as u128,
-        };
-        // No list in memory can have more entries than this.
-        if self.count > isize::MAX as usize / size_of::<T>() {
-            return Err(too_many());
-        }
-        let mut list = Vec::new();
-        without(|| list.try_reserve_exact(self.count)).map_err(|_| too_many())?;
-        for (i, value) in self.iter().enumerate() {
-            push(&mut list, convert(i, value)?, what)?;
-        }
-        Ok(list)
+        let mut values = self.iter();
+        let next = |i| convert(i, values.next().expect("there are `count` values"));
+        collect(self.count, size_of::<T>(), what, next)
     }
 
     /// The values.
@@ -97,6 +85,31 @@ impl<T: Copy> List<T> {
             unsafe { self.first.add(i).read_unaligned() }
         })
     }
+}
+
+/// Makes a list of what there is for each of `count` entries of a caller's list, which
+/// are so many bytes apart. Running out of memory is an error, because the caller
+/// chooses the size of the list.
+pub(super) fn collect<R>(
+    count: usize,
+    stride: usize,
+    what: &str,
+    mut entry: impl FnMut(usize) -> Result<R>,
+) -> Result<Vec<R>> {
+    let too_many = || Error::OutOfMemory {
+        what: what.to_owned(),
+        bytes: count as u128 * stride.max(size_of::<R>()) as u128,
+    };
+    // No list in memory can have more entries than this.
+    if count > isize::MAX as usize / stride {
+        return Err(too_many());
+    }
+    let mut list = Vec::new();
+    without(|| list.try_reserve_exact(count)).map_err(|_| too_many())?;
+    for i in 0..count {
+        push(&mut list, entry(i)?, what)?;
+    }
+    Ok(list)
 }
 
 /// The bytes of a string that the caller owns.

@@ -16,11 +16,8 @@
 //! sonew_file_options(file, &options, sizeof options);
 //! options.threads = 4;
 //! sonew_tensor *tensors = calloc(contents.tensor_count, sizeof *tensors);
-//! for (size_t i = 0; i < contents.tensor_count; i++) {
-//!     sonew_tensor_state state;
-//!     sonew_file_tensor(file, i, &state, sizeof state);
-//!     tensors[i] = state.tensor;
-//! }
+//! for (size_t i = 0; i < contents.tensor_count; i++)
+//!     sonew_file_tensor(file, i, &tensors[i], sizeof tensors[i]);
 //! sonew_create(&options, tensors, contents.tensor_count, &optimizer);
 //! sonew_file_free(file);
 //! sonew_load(optimizer, "step-1000.safetensors", NULL, params, count);
@@ -34,13 +31,16 @@ use super::buffers::Buffer;
 use super::guard::{call, call_always};
 use super::optimizer::Names;
 use super::options::{from_options, sonew_options};
+use super::plan::sonew_planes;
 use super::registry::Registry;
 use super::status::sonew_status;
-use super::tensor_settings::sonew_tensor_state;
+use super::tensor::{from_spec, sonew_tensor};
+use super::tensor_settings::{from_settings, sonew_settings};
 use super::versioned::{self, Growing};
 use crate::checkpoint::{Checkpoint, SavedTensor};
 use crate::error::{Error, Result};
 use crate::memory::{ask_for_tensors, try_list, OF_TENSORS};
+use crate::optimizer::TensorSettings;
 
 /// An open file. Created by sonew_file_open(), freed by sonew_file_free().
 pub struct sonew_file {
@@ -94,6 +94,16 @@ impl Owned {
         let names = |tensor: &SavedTensor| Names::new(&tensor.spec, &header.arrays(tensor));
         let tensors = try_list(header.tensors.iter().map(names), OF_TENSORS)?;
         Ok(Owned { file, tensors })
+    }
+
+    fn tensor(&self, index: usize) -> Result<(&SavedTensor, &Names)> {
+        let saved = &self.file.header().tensors;
+        let unknown = Error::UnknownTensor {
+            index,
+            count: saved.len(),
+        };
+        let saved = saved.get(index).ok_or(unknown)?;
+        Ok((saved, &self.tensors[index]))
     }
 }
 
@@ -169,40 +179,78 @@ pub unsafe extern "C" fn sonew_file_options(
     })
 }
 
-/// Writes a tensor of the file and its settings to *state. tensor is an index from
-/// 0, in the order of the optimizer that wrote the file. Pass sizeof *state for
-/// size.
+/// Writes a tensor of the file to *tensor, as sonew_create() takes it, with every type
+/// named. index is from 0, in the order of the optimizer that wrote the file. The name
+/// lives as long as the handle. Pass sizeof *tensor for size.
 ///
-/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.1.
+/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_file_tensor(
     file: *const sonew_file,
-    tensor: usize,
-    state: *mut sonew_tensor_state,
+    index: usize,
+    tensor: *mut sonew_tensor,
     size: usize,
 ) -> sonew_status {
     call_always(|| {
-        not_null(state, || "state".to_owned())?;
+        not_null(tensor, || "tensor".to_owned())?;
         let value = with(file, |owned| {
-            let saved = &owned.file.header().tensors;
-            let saved = saved.get(tensor).ok_or(Error::UnknownTensor {
-                index: tensor,
-                count: saved.len(),
-            })?;
-            Ok(sonew_tensor_state {
-                lr_scale: saved.lr_scale,
-                weight_decay: saved.weight_decay,
-                step_count: saved.step_count,
-                master_set: saved.master_set.into(),
-                ..sonew_tensor_state::new(&saved.spec, &owned.tensors[tensor])
-            })
+            let (saved, names) = owned.tensor(index)?;
+            Ok(from_spec(&saved.spec, names.tensor.as_ptr(), size))
         })?;
         // SAFETY: the header asks for a struct of this size.
-        unsafe { versioned::write(value, state, size, "state") }
+        unsafe { versioned::write(value, tensor, size, "tensor") }
     })
 }
 
-/// Copies an array of a tensor, one of sonew_tensor_state.arrays, to data, and
+/// Writes the settings that a tensor of the file has to *settings. Pass sizeof *settings
+/// for size.
+///
+/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.2.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_file_settings(
+    file: *const sonew_file,
+    index: usize,
+    settings: *mut sonew_settings,
+    size: usize,
+) -> sonew_status {
+    call_always(|| {
+        not_null(settings, || "settings".to_owned())?;
+        let value = with(file, |owned| {
+            let (saved, _) = owned.tensor(index)?;
+            let settings = TensorSettings {
+                lr_scale: saved.lr_scale,
+                weight_decay: saved.weight_decay,
+                step_count: saved.step_count,
+                scalars: saved.scalars,
+            };
+            Ok(from_settings(&settings, size))
+        })?;
+        // SAFETY: the header asks for a struct of this size.
+        unsafe { versioned::write(value, settings, size, "settings") }
+    })
+}
+
+/// Writes the names and types of the arrays that the file has of a tensor to *arrays: its
+/// state planes, but for "master" where no master weights are set yet; then, if the file
+/// has the parameters, "parameter". Pass sizeof *arrays for size.
+///
+/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.2.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_file_arrays(
+    file: *const sonew_file,
+    index: usize,
+    arrays: *mut sonew_planes,
+    size: usize,
+) -> sonew_status {
+    call_always(|| {
+        not_null(arrays, || "arrays".to_owned())?;
+        let value = with(file, |owned| Ok(owned.tensor(index)?.1.planes()))?;
+        // SAFETY: the header asks for a struct of this size.
+        unsafe { versioned::write(value, arrays, size, "arrays") }
+    })
+}
+
+/// Copies an array of a tensor, one of those of sonew_file_arrays(), to data, and
 /// compares its checksum, if the file has one. data has one element of the array's
 /// type for each element of the tensor, in the tensor's own order, and is aligned
 /// to its elements. Of a live file the array is that of the last step.
@@ -213,7 +261,7 @@ pub unsafe extern "C" fn sonew_file_tensor(
 #[no_mangle]
 pub unsafe extern "C" fn sonew_file_read(
     file: *const sonew_file,
-    tensor: usize,
+    index: usize,
     array: *const c_char,
     data: *mut c_void,
 ) -> sonew_status {
@@ -221,18 +269,18 @@ pub unsafe extern "C" fn sonew_file_read(
         // SAFETY: the header asks for a string.
         let name = unsafe { string(array, || "array".to_owned()) }?;
         with(file, |Owned { file, .. }| {
-            let dtype = file.dtype(tensor, &name)?;
-            let spec = &file.header().tensors[tensor].spec;
+            let dtype = file.dtype(index, &name)?;
+            let spec = &file.header().tensors[index].spec;
             let buffer = Buffer::write(spec, &name, dtype, data, || "data".to_owned())?;
             // SAFETY: the header asks for a buffer of the tensor's length.
             let to = unsafe { buffer.raw().elements_mut() };
-            file.read_array(tensor, &name, to)
+            file.read_array(index, &name, to)
         })
     })
 }
 
-/// Closes a file. NULL is allowed and does nothing. What sonew_file_tensor() has
-/// pointed to is gone then. Since 0.1.
+/// Closes a file. NULL is allowed and does nothing. The names that it has told are
+/// gone then. Since 0.1.
 #[no_mangle]
 pub extern "C" fn sonew_file_free(file: *mut sonew_file) -> sonew_status {
     if file.is_null() {

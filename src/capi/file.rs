@@ -7,29 +7,21 @@
 //! the same bits as training that never stopped.
 
 use std::ffi::{c_char, c_void};
+use std::mem::take;
 
 use super::arguments::{flag, named, string, unused, List, Out};
 use super::buffers::{none_overlap, state, Buffer};
 use super::guard::{call, call_always};
 use super::optimizer::{ask_for_own, own, sonew_optimizer, with};
 use super::status::sonew_status;
-use super::step::{only_of, written_params, FLOAT};
+use super::step::written_params;
 use super::versioned::{self, Growing, Versioned};
-use crate::dtype::{Dtype, Elements};
+use crate::dtype::Elements;
 use crate::error::{Error, Result};
 use crate::layout::check_count;
+use crate::memory::list;
 use crate::optimizer::{LoadMode, LoadOptions};
 use crate::Optimizer;
-
-/// A tensor whose name in the file differs from its name in the optimizer.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct sonew_rename {
-    /// Its name in the file. UTF-8.
-    pub from: *const c_char,
-    /// Its name in the optimizer. UTF-8.
-    pub to: *const c_char,
-}
 
 /// How sonew_load() and sonew_open() open a file, and where the state is kept
 /// afterwards.
@@ -67,10 +59,12 @@ const LOAD_MODES: [(i32, LoadMode); 3] = [
 pub struct sonew_load_options {
     /// Set by sonew_load_options_init().
     pub struct_size: usize,
-    /// renames has rename_count entries, or is NULL with 0. All renames happen
-    /// at once, so that two tensors can swap their names. Default NULL.
-    pub renames: *const sonew_rename,
-    /// See renames. Default 0.
+    /// Tensors whose name in the file differs from that in the optimizer: rename_count
+    /// pairs of names in UTF-8, 2 * rename_count strings in all, of each pair first the
+    /// name in the file. NULL with a count of 0. All renames happen at once, so that two
+    /// tensors can swap their names. Default NULL.
+    pub renames: *const *const c_char,
+    /// The number of pairs in renames. Default 0.
     pub rename_count: usize,
     /// 1: keep the optimizer's options, and its learning-rate scale and weight
     /// decay of every tensor, where the file has others. Its band may then be
@@ -107,7 +101,7 @@ pub struct sonew_load_options {
 
 // SAFETY: 3 * 8 + 6 * 4 bytes without padding.
 unsafe impl Growing for sonew_load_options {
-    const SIZES: &'static [usize] = &[32, 40, size_of::<sonew_load_options>()];
+    const SIZES: &'static [usize] = &[size_of::<sonew_load_options>()];
 }
 
 // SAFETY: the first field is the size; numbers and raw pointers.
@@ -136,7 +130,7 @@ fn load_mode(mode: i32, argument: &str) -> Result<LoadMode> {
 /// The load options of a caller; NULL means the defaults.
 ///
 /// # Safety
-/// As for [`versioned::read`]; `renames` holds `rename_count` pairs of strings.
+/// As for [`versioned::read`]; `renames` holds `2 * rename_count` strings.
 unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions> {
     if pointer.is_null() {
         return Ok(LoadOptions::default());
@@ -144,12 +138,20 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
     // SAFETY: the caller's promise.
     let c = unsafe { versioned::read(pointer, "options") }?;
     // SAFETY: the caller's promise.
-    let renames = unsafe { List::new(c.renames, c.rename_count, "options.renames") }?;
-    let rename = renames.collect("the list of renames", |i, pair| {
-        let of = |field: &'static str| move || format!("options.renames[{i}].{field}");
+    let renames = unsafe {
+        List::new(
+            c.renames,
+            c.rename_count.saturating_mul(2),
+            "options.renames",
+        )
+    }?;
+    let mut names = renames.collect("the list of renames", |i, name| {
         // SAFETY: the caller's promise.
-        unsafe { Ok((string(pair.from, of("from"))?, string(pair.to, of("to"))?)) }
+        unsafe { string(name, || format!("options.renames[{i}]")) }
     })?;
+    let pairs = names.chunks_exact_mut(2);
+    let pairs = pairs.map(|pair| (take(&mut pair[0]), take(&mut pair[1])));
+    let rename = list(pairs, "the list of renames")?;
     unused(&c.reserved, || "options.reserved".to_owned())?;
     Ok(LoadOptions {
         mode: load_mode(c.mode, "options.mode")?,
@@ -164,8 +166,7 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
 /// Saves the state, the options, the step count, and each tensor's step count,
 /// learning-rate scale and weight decay to a file. params (one buffer for each tensor, as in
 /// sonew_step(); only read) saves the parameters, too; to save the state alone,
-/// pass NULL and a count of 0. Parameters must be float; for other types there
-/// is sonew_save_any().
+/// pass NULL and a count of 0.
 ///
 /// The new file is first written under the name path with ".sonew-tmp" added (of a name
 /// of more than 245 bytes, under its beginning and a checksum with that added),
@@ -186,44 +187,25 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
 /// does. A live file holds no parameters except as master weights: if params are
 /// given, every tensor must have master weights.
 ///
-/// Errors: SONEW_TENSOR_COUNT, SONEW_WRONG_DTYPE, SONEW_MISALIGNED,
-/// SONEW_SIZE_OVERFLOW, SONEW_HEADER_LENGTH, SONEW_FILE_LOCKED, SONEW_FORKED,
+/// Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_HEADER_LENGTH, SONEW_FILE_LOCKED, SONEW_FORKED,
 /// SONEW_PLANE_MISSING, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_save(
     optimizer: *const sonew_optimizer,
     path: *const c_char,
-    params: *const *mut f32,
-    count: usize,
-) -> sonew_status {
-    // SAFETY: the header asks for a string, and for `count` pointers.
-    call(|| unsafe { save(optimizer, path, params.cast(), count, Some(FLOAT)) })
-}
-
-/// Saves. With `only`, parameters of another type are refused.
-///
-/// # Safety
-/// As for [`sonew_save`].
-pub(super) unsafe fn save(
-    optimizer: *const sonew_optimizer,
-    path: *const c_char,
     params: *const *mut c_void,
     count: usize,
-    only: Option<Dtype>,
-) -> Result<()> {
-    // SAFETY: the caller's promise.
-    let (path, params) = unsafe {
-        (
-            super::arguments::path(path)?,
-            List::new(params, count, "params")?,
-        )
-    };
-    // SAFETY: the caller's promise.
-    unsafe {
-        saved(optimizer, &params, only, |optimizer, params| {
-            optimizer.save(path, params)
-        })
-    }
+) -> sonew_status {
+    call(|| {
+        // SAFETY: the header asks for a string, and for `count` pointers to parameters.
+        unsafe {
+            let path = super::arguments::path(path)?;
+            let params = List::new(params, count, "params")?;
+            saved(optimizer, &params, |optimizer, params| {
+                optimizer.save(path, params)
+            })
+        }
+    })
 }
 
 /// Calls `body` with the optimizer and the checked parameters to be saved.
@@ -233,7 +215,6 @@ pub(super) unsafe fn save(
 pub(super) unsafe fn saved<R>(
     optimizer: *const sonew_optimizer,
     params: &List<*mut c_void>,
-    only: Option<Dtype>,
     save: impl FnOnce(&Optimizer, Option<&[Elements<'_>]>) -> Result<R>,
 ) -> Result<R> {
     with(optimizer, |owned| {
@@ -244,7 +225,6 @@ pub(super) unsafe fn saved<R>(
         }
         let tensors = optimizer.tensors();
         check_count("params", params.len(), tensors.len())?;
-        only_of(only, "the parameter", tensors, |t| t.params)?;
         let params = params.collect("the list of parameters", |i, param| {
             let name = || format!("params[{i}]");
             let tensor = &tensors[i];
@@ -273,8 +253,7 @@ pub unsafe extern "C" fn sonew_load_options_init(
 /// in any order. options may be NULL, which means the defaults; with it,
 /// differences can be allowed. params (one buffer for each tensor, as in
 /// sonew_step(); written) loads the parameters, too, and the file must have
-/// them; to load the state alone, pass NULL and a count of 0. Parameters must be
-/// float; for other types there is sonew_load_any().
+/// them; to load the state alone, pass NULL and a count of 0.
 ///
 /// Unless options.convert_state is 1, nothing is converted: state planes, and
 /// parameters that are loaded, must have the same types in the file as in the
@@ -291,8 +270,7 @@ pub unsafe extern "C" fn sonew_load_options_init(
 /// is closed, as by sonew_free().
 ///
 /// Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
-/// SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_WRONG_DTYPE,
-/// SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_IO, SONEW_NOT_A_CHECKPOINT,
+/// SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_IO, SONEW_NOT_A_CHECKPOINT,
 /// SONEW_FILE_LENGTH, SONEW_FORMAT_VERSION, SONEW_CHECKSUM,
 /// SONEW_TENSOR_MISSING, SONEW_TENSOR_DIFFERS, SONEW_DTYPE_DIFFERS,
 /// SONEW_OPTION_DIFFERS, SONEW_PLANE_MISSING, SONEW_RENAME,
@@ -303,25 +281,21 @@ pub unsafe extern "C" fn sonew_load(
     optimizer: *mut sonew_optimizer,
     path: *const c_char,
     options: *const sonew_load_options,
-    params: *const *mut f32,
+    params: *const *mut c_void,
     count: usize,
 ) -> sonew_status {
-    let params = params.cast();
     // SAFETY: the header asks for pointers that hold what they say.
-    call(|| unsafe { load(optimizer, path, options, params, count, Some(FLOAT)) })
+    call(|| unsafe { load(optimizer, path, options, params, count) })
 }
 
-/// Loads. With `only`, parameters of another type are refused.
-///
 /// # Safety
 /// As for [`sonew_load`].
-pub(super) unsafe fn load(
+unsafe fn load(
     optimizer: *mut sonew_optimizer,
     path: *const c_char,
     options: *const sonew_load_options,
     params: *const *mut c_void,
     count: usize,
-    only: Option<Dtype>,
 ) -> Result<()> {
     // SAFETY: the caller's promise.
     let (path, load, params) = unsafe {
@@ -342,7 +316,6 @@ pub(super) unsafe fn load(
         }
         let tensors = optimizer.tensors();
         check_count("params", params.len(), tensors.len())?;
-        only_of(only, "the parameter", tensors, |t| t.params)?;
         let written = written_params(&params, tensors)?;
         let mut all = written.clone();
         state(optimizer, &mut all)?;
@@ -361,7 +334,7 @@ pub(super) unsafe fn load(
 /// the file with sonew_load(). threads and instruction_set are in no file and have
 /// their defaults.
 ///
-/// sonew_info() and sonew_optimizer_tensor() tell its tensors. Parameters
+/// sonew_info() and sonew_get_tensor() tell its tensors. Parameters
 /// stay in the file: sonew_file_read() reads them. For other threads, and for
 /// parameters that are loaded together with the state, take options and tensors
 /// from the file, and create and load the optimizer: see "Contents of a file".

@@ -17,7 +17,7 @@ use crate::{Optimizer, Pool};
 pub struct sonew_optimizer_info {
     /// The number of steps taken so far, with those in which some tensors took no
     /// part, and without those that were refused or skipped. Bias correction counts
-    /// those of each tensor: sonew_tensor_step_count(). Loading sets it to the file's
+    /// those of each tensor: sonew_settings.step_count. Loading sets it to the file's
     /// count.
     pub step_count: u64,
     /// The gradient norm of the last step: sqrt(sum |g|^2) over all tensors, after

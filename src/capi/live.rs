@@ -95,7 +95,7 @@ pub unsafe extern "C" fn sonew_sync(optimizer: *const sonew_optimizer) -> sonew_
     call(|| with(optimizer, |owned| owned.optimizer.sync()))
 }
 
-/// Begins a save in the background: copies what sonew_save_any() would save, and
+/// Begins a save in the background: copies what sonew_save() would save, and
 /// returns while a new thread writes the copy to the file. Meanwhile the
 /// optimizer may step, be changed or be freed, and the parameters may change; the
 /// process may change its working directory.
@@ -104,8 +104,8 @@ pub unsafe extern "C" fn sonew_sync(optimizer: *const sonew_optimizer) -> sonew_
 /// Until the copy is written, it takes as much memory as the state and the
 /// parameters. The thread is created even if options.threads is 1.
 ///
-/// params and count are as in sonew_save_any(): one buffer for each tensor, of
-/// its type; or NULL and 0 for the state alone.
+/// params and count are as in sonew_save(): one buffer for each tensor, or NULL and 0
+/// for the state alone.
 ///
 /// Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
 /// SONEW_OUT_OF_MEMORY, SONEW_THREADS, and for a live file those of
@@ -130,7 +130,7 @@ pub unsafe extern "C" fn sonew_save_begin(
         };
         // SAFETY: as above.
         let begun = unsafe {
-            saved(optimizer, &params, None, |optimizer, params| {
+            saved(optimizer, &params, |optimizer, params| {
                 optimizer.save_begin(path, params)
             })
         }?;

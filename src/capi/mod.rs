@@ -11,7 +11,8 @@
 //! there is one:
 //!
 //! ```c
-//! static sonew_tensor tensors[2];                  // all zero: the defaults
+//! sonew_tensor tensors[2];
+//! sonew_tensors_init(tensors, 2, sizeof *tensors); // the defaults
 //! tensors[0].name = "fc1.weight";
 //! tensors[0].ndim = 2;
 //! tensors[0].dims[0] = 1000;                       // [out, in]
@@ -30,8 +31,8 @@
 //!     exit(1);
 //! }
 //!
-//! float *params[] = {weight, bias};
-//! const float *grads[] = {weight_grad, bias_grad};
+//! void *params[] = {weight, bias};                 // buffers of floats
+//! const void *grads[] = {weight_grad, bias_grad};
 //! const char *path = "checkpoint.safetensors";
 //! sonew_load(optimizer, path, NULL, params, 2);    // unless there is no file yet
 //! sonew_optimizer_info info;
@@ -111,9 +112,11 @@
 //!   namespace, too, from Linux 4.14 on.
 //!
 //! Conventions. Strings are UTF-8 and end with a NUL; strings that are passed in
-//! are copied. A struct that has an init function may get more fields in later
-//! versions; calling its init function with sizeof of the caller's struct lets
-//! old programs work with new libraries, and new programs with old libraries.
+//! are copied. All structs are filled in by the library, with the size that they have in
+//! the caller's header: what a call takes, by the struct's init function or by the
+//! function that asks for it, before the caller changes fields; what a call tells, by
+//! that call. So structs can get more fields in later versions, and old programs work
+//! with new libraries, and new programs with old libraries.
 //! For truth values 0 means false and 1 means true, and nothing else is
 //! accepted. Fields called reserved must be 0. The arithmetic is float32, or
 //! float64 for tensors with float64 parameters or state; because it may be
@@ -141,7 +144,6 @@ pub(crate) mod step;
 mod struct_layout;
 pub(crate) mod tensor;
 mod tensor_settings;
-mod typed;
 mod version;
 mod versioned;
 mod view;

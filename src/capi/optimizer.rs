@@ -10,10 +10,12 @@ use super::arguments::Out;
 use super::guard::{call, call_always};
 use super::info::Told;
 use super::options::{options, sonew_options};
+use super::plan::sonew_planes;
 use super::registry::Registry;
+use super::stages::{self, ENDED};
 use super::status::sonew_status;
 use super::step::{SpareStepArguments, StepArguments};
-use super::tensor::{sonew_tensor, tensors};
+use super::tensor::{dtype_number, sonew_tensor, tensors};
 use crate::error::{Error, Result};
 use crate::layout::{Plane, TensorSpec};
 use crate::memory::{ask_for_tensors, list, try_list, OF_TENSORS};
@@ -31,26 +33,34 @@ pub(super) struct Owned {
     pub names: Vec<Names>,
     /// What can be asked while another thread uses the optimizer.
     pub told: Arc<Told>,
-    /// The buffers of the step in stages that is under way, if one is.
-    pub staged: Option<StepArguments>,
+    /// The step in stages that is under way, if one is, and its buffers.
+    pub staged: Option<(stages::Handle, StepArguments)>,
     pub spare: SpareStepArguments,
 }
 
 impl Owned {
+    /// Refuses a handle that is not that of the step in stages under way.
+    pub(super) fn staged(&self, stages: usize) -> Result<()> {
+        let (handle, _) = self.staged.as_ref().ok_or(ENDED)?;
+        handle.check(stages)
+    }
+
     /// Notes that no step in stages is under way any more.
     pub(super) fn end_stages(&mut self) {
-        if let Some(passed) = self.staged.take() {
+        if let Some((_, passed)) = self.staged.take() {
             self.spare.keep(passed);
         }
     }
 }
 
-/// The names of a tensor and of its arrays, as C strings.
+/// The names of a tensor and of its arrays, as C strings, and the types of the arrays.
 pub(super) struct Names {
     pub tensor: CString,
-    pub arrays: Vec<CString>,
+    arrays: Vec<CString>,
     /// Pointers to those of the arrays.
     pub list: Vec<*const c_char>,
+    /// The types of the arrays.
+    dtypes: Vec<i32>,
 }
 
 // SAFETY: the pointers are to the strings beside them, which nobody changes.
@@ -58,12 +68,24 @@ unsafe impl Send for Names {}
 
 impl Names {
     pub(super) fn new(tensor: &TensorSpec, arrays: &[Plane]) -> Result<Names> {
-        let arrays = try_list(arrays.iter().map(|array| c_string(&array.name)), OF_TENSORS)?;
+        let names = try_list(arrays.iter().map(|array| c_string(&array.name)), OF_TENSORS)?;
         Ok(Names {
             tensor: c_string(&tensor.name)?,
-            list: list(arrays.iter().map(|name| name.as_ptr()), OF_TENSORS)?,
-            arrays,
+            list: list(names.iter().map(|name| name.as_ptr()), OF_TENSORS)?,
+            dtypes: list(
+                arrays.iter().map(|array| dtype_number(array.dtype)),
+                OF_TENSORS,
+            )?,
+            arrays: names,
         })
+    }
+
+    pub(super) fn planes(&self) -> sonew_planes {
+        sonew_planes {
+            names: self.list.as_ptr(),
+            dtypes: self.dtypes.as_ptr(),
+            count: self.arrays.len(),
+        }
     }
 }
 
@@ -76,7 +98,15 @@ pub(super) fn with<R>(
     optimizer: *const sonew_optimizer,
     body: impl FnOnce(&mut Owned) -> Result<R>,
 ) -> Result<R> {
-    OPTIMIZERS.with(optimizer.addr(), "optimizer", |owned| {
+    with_address(optimizer.addr(), body)
+}
+
+/// [`with`], for the number that a handle is.
+pub(super) fn with_address<R>(
+    optimizer: usize,
+    body: impl FnOnce(&mut Owned) -> Result<R>,
+) -> Result<R> {
+    OPTIMIZERS.with(optimizer, "optimizer", |owned| {
         let result = body(owned);
         owned.told.tell(&owned.optimizer);
         result
@@ -89,26 +119,16 @@ pub(super) fn told(optimizer: *const sonew_optimizer) -> Result<Arc<Told>> {
     TOLD.copy(optimizer.addr(), "optimizer")
 }
 
-/// The body of a function that asks an optimizer for one value.
-///
-/// # Safety
-/// `out` is null, or valid for one write.
-pub(super) unsafe fn query<T>(
+/// Calls `body` with the optimizer of a handle, which it leaves as it is.
+pub(super) fn ask<R>(
     optimizer: *const sonew_optimizer,
-    out: *mut T,
-    argument: &str,
-    value: impl FnOnce(&Owned) -> Result<T>,
-) -> sonew_status {
-    call_always(|| {
-        // SAFETY: the caller's promise.
-        let out = unsafe { Out::new(out, argument) }?;
-        out.write(with(optimizer, |owned| value(owned))?);
-        Ok(())
-    })
+    body: impl FnOnce(&Owned) -> Result<R>,
+) -> Result<R> {
+    OPTIMIZERS.with(optimizer.addr(), "optimizer", |owned| body(owned))
 }
 
 /// A string for C. Names and options cannot contain a NUL.
-pub(super) fn c_string(text: &str) -> Result<CString> {
+fn c_string(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::Internal {
         message: format!("{text:?} has a NUL"),
     })
@@ -209,10 +229,7 @@ pub extern "C" fn sonew_free(optimizer: *mut sonew_optimizer) -> sonew_status {
     }
     call_always(|| {
         let owned = OPTIMIZERS.remove(optimizer.addr(), "optimizer")?;
-        // Whoever is copying it now is done in a moment.
-        while let Err(Error::Busy { .. }) = TOLD.remove(optimizer.addr(), "optimizer") {
-            std::thread::yield_now();
-        }
+        TOLD.remove_copied(optimizer.addr());
         drop(owned);
         Ok(())
     })

@@ -131,7 +131,7 @@ pub struct sonew_options {
     /// and in the plain Adam update; finite and not negative. Default 1e-8.
     pub graft_eps: f64,
     /// Decoupled weight decay that every tensor starts with, finite and not
-    /// negative; sonew_set_weight_decay() changes it for one tensor. Default 0.
+    /// negative; sonew_set_settings() changes it for one tensor. Default 0.
     pub weight_decay: f64,
     /// Seed of stochastic rounding. Default 0.
     pub seed: u64,
@@ -176,7 +176,7 @@ pub struct sonew_options {
 
 // SAFETY: 8 + 2 * 4 + 7 * 8 + 10 * 4 + 8 bytes without padding.
 unsafe impl Growing for sonew_options {
-    const SIZES: &'static [usize] = &[104, 112, size_of::<sonew_options>()];
+    const SIZES: &'static [usize] = &[size_of::<sonew_options>()];
 }
 
 // SAFETY: the first field is the size; numbers and a raw pointer.

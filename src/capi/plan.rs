@@ -5,19 +5,20 @@
 //! state planes are passed to each step. The optimizer above is a plan together
 //! with its state, and both give the same bits.
 
-use std::ffi::{c_char, c_void, CString};
+use std::ffi::{c_char, c_void};
 use std::mem::take;
 
 use super::arguments::{not_null, List, Out};
 use super::buffers::{none_overlap, Buffer};
 use super::guard::{call, call_always};
-use super::optimizer::{ask_for, c_string};
+use super::optimizer::{ask_for, Names};
 use super::options::{options, sonew_options};
 use super::registry::Registry;
+use super::stages::{self, ENDED};
 use super::status::sonew_status;
 use super::step::{sonew_step_options, step_options};
-use super::tensor::{dtype_number, sonew_tensor, tensors};
-use super::versioned::{self, Growing, Versioned};
+use super::tensor::{sonew_tensor, tensors};
+use super::versioned::{self, Entries, Growing, Versioned};
 use crate::error::{Error, Result};
 use crate::layout::{check_count, planes, Plane, Scalars, TensorSpec};
 use crate::memory::{again, list, reserve, try_list, OF_A_STEP, OF_TENSORS};
@@ -36,10 +37,18 @@ pub(super) struct Owned {
     tensors: Vec<TensorSpec>,
     /// The state planes of every tensor.
     planes: Vec<Vec<Plane>>,
-    c_planes: Vec<Vec<CString>>,
+    names: Vec<Names>,
     /// The step in stages that is under way, if one is, and its buffers.
-    pub staged: Option<(UnderWay, Passed)>,
+    pub staged: Option<Staged>,
     pub spare: SpareBuffers,
+}
+
+/// A step in stages, and its buffers.
+pub(super) struct Staged {
+    /// Frees the handle.
+    pub handle: stages::Handle,
+    pub under_way: UnderWay,
+    pub passed: Passed,
 }
 
 impl Owned {
@@ -48,7 +57,7 @@ impl Owned {
         &self,
         mut body: impl FnMut(Buffer<'_>) -> Result<()>,
     ) -> Result<()> {
-        let (_, passed) = self.staged.as_ref().ok_or(Error::NoStages)?;
+        let Staged { passed, .. } = self.staged.as_ref().ok_or(ENDED)?;
         let tensors = self.tensors.iter().zip(&self.planes).zip(&passed.buffers);
         for ((tensor, planes), buffers) in tensors {
             let target = match buffers.target {
@@ -70,9 +79,15 @@ impl Owned {
         Ok(())
     }
 
+    /// Refuses a handle that is not that of the step in stages under way.
+    pub(super) fn staged(&self, stages: usize) -> Result<()> {
+        let staged = self.staged.as_ref().ok_or(ENDED)?;
+        staged.handle.check(stages)
+    }
+
     /// Notes that no step in stages is under way any more.
     pub(super) fn end_stages(&mut self) {
-        if let Some((_, passed)) = self.staged.take() {
+        if let Some(Staged { passed, .. }) = self.staged.take() {
             self.spare.passed = passed;
         }
     }
@@ -85,7 +100,15 @@ pub(super) fn with<R>(
     plan: *const sonew_plan,
     body: impl FnOnce(&mut Owned) -> Result<R>,
 ) -> Result<R> {
-    PLANS.with(plan.addr(), "plan", body)
+    with_address(plan.addr(), body)
+}
+
+/// [`with`], for the number that a handle is.
+pub(super) fn with_address<R>(
+    plan: usize,
+    body: impl FnOnce(&mut Owned) -> Result<R>,
+) -> Result<R> {
+    PLANS.with(plan, "plan", body)
 }
 
 /// The buffers of one tensor for one step. Fill it in with
@@ -103,14 +126,14 @@ pub struct sonew_buffers {
     /// is given. The caller then applies learning rate and weight decay, and the
     /// plane "master" is not changed.
     pub direction: *mut c_void,
-    /// The gradient. NULL: the tensor takes no part in the step, and none of its
-    /// buffers is written.
+    /// The gradient. NULL: the tensor takes no part in the step, and the other fields
+    /// are not looked at.
     pub grad: *const c_void,
-    /// Pointers to the state planes, in the order of sonew_plan_plane_name().
+    /// Pointers to the state planes, in the order of sonew_plan_planes().
     /// Before the first step the caller sets "master" to a copy of the
     /// parameters, and all other planes to zero.
     pub planes: *const *mut c_void,
-    /// The number of planes: sonew_plan_plane_count().
+    /// The number of planes.
     pub plane_count: usize,
     /// The number of elements of each buffer; must be that of the tensor.
     pub len: usize,
@@ -136,7 +159,7 @@ pub const SONEW_SCALARS: usize = 3;
 
 // SAFETY: 11 * 8 bytes without padding.
 unsafe impl Growing for sonew_buffers {
-    const SIZES: &'static [usize] = &[72, 80, size_of::<sonew_buffers>()];
+    const SIZES: &'static [usize] = &[size_of::<sonew_buffers>()];
 }
 
 // SAFETY: the first field is the size; numbers and raw pointers.
@@ -193,12 +216,11 @@ unsafe fn create(
     ask_for(&tensors, options.band)?;
     let plan = Plan::in_pool(&options, &tensors, pool.as_ref())?;
     let planes = list(tensors.iter().map(|t| planes(&options, t)), OF_TENSORS)?;
-    let c_strings =
-        |planes: &Vec<Plane>| try_list(planes.iter().map(|p| c_string(&p.name)), OF_TENSORS);
+    let names = tensors.iter().zip(&planes).map(|(t, p)| Names::new(t, p));
     let owned = Owned {
+        names: try_list(names, OF_TENSORS)?,
         plan,
         tensors,
-        c_planes: try_list(planes.iter().map(c_strings), OF_TENSORS)?,
         planes,
         staged: None,
         spare: SpareBuffers::default(),
@@ -218,94 +240,61 @@ pub extern "C" fn sonew_plan_free(plan: *mut sonew_plan) -> sonew_status {
     call_always(|| PLANS.remove(plan.addr(), "plan").map(drop))
 }
 
-/// Writes the number of state planes that a tensor needs to *count.
+/// The state planes that a tensor of a plan needs, or the arrays that a file has of a
+/// tensor, in order.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct sonew_planes {
+    /// Their names, in UTF-8, which live as long as the handle that was asked.
+    pub names: *const *const c_char,
+    /// Their types, each one of sonew_dtype, which live as long.
+    pub dtypes: *const i32,
+    /// How many there are.
+    pub count: usize,
+}
+
+// SAFETY: 3 * 8 bytes without padding.
+unsafe impl Growing for sonew_planes {
+    const SIZES: &'static [usize] = &[size_of::<sonew_planes>()];
+}
+
+/// Writes the names and types of the state planes that a tensor needs to *planes. Pass
+/// sizeof *planes for size.
 ///
-/// Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
+/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.2.
 #[no_mangle]
-pub unsafe extern "C" fn sonew_plan_plane_count(
+pub unsafe extern "C" fn sonew_plan_planes(
     plan: *const sonew_plan,
     tensor: usize,
-    count: *mut usize,
+    planes: *mut sonew_planes,
+    size: usize,
 ) -> sonew_status {
     call_always(|| {
-        // SAFETY: the header asks for a pointer to the result.
-        let out = unsafe { Out::new(count, "count") }?;
-        out.write(with(plan, |owned| Ok(planes_of(owned, tensor)?.len()))?);
-        Ok(())
+        not_null(planes, || "planes".to_owned())?;
+        let value = with(plan, |owned| {
+            let names = owned.names.get(tensor).ok_or(Error::UnknownTensor {
+                index: tensor,
+                count: owned.tensors.len(),
+            })?;
+            Ok(names.planes())
+        })?;
+        // SAFETY: the header asks for a struct of this size.
+        unsafe { versioned::write(value, planes, size, "planes") }
     })
 }
 
-/// Writes the name of a state plane that a tensor needs to *name. The string
-/// lives as long as the plan.
-///
-/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE. Since 0.1.
-#[no_mangle]
-pub unsafe extern "C" fn sonew_plan_plane_name(
-    plan: *const sonew_plan,
-    tensor: usize,
-    plane: usize,
-    name: *mut *const c_char,
-) -> sonew_status {
-    call_always(|| {
-        // SAFETY: the header asks for a pointer to the result.
-        let out = unsafe { Out::new(name, "name") }?;
-        out.write(with(plan, |owned| {
-            Ok(plane_of(owned, tensor, plane)?.as_ptr())
-        })?);
-        Ok(())
-    })
-}
-
-/// Writes the type of a state plane that a tensor needs, one of sonew_dtype, to
-/// *dtype.
-///
-/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE. Since 0.1.
-#[no_mangle]
-pub unsafe extern "C" fn sonew_plan_plane_dtype(
-    plan: *const sonew_plan,
-    tensor: usize,
-    plane: usize,
-    dtype: *mut i32,
-) -> sonew_status {
-    call_always(|| {
-        // SAFETY: the header asks for a pointer to the result.
-        let out = unsafe { Out::new(dtype, "dtype") }?;
-        out.write(with(plan, |owned| {
-            plane_of(owned, tensor, plane)?;
-            Ok(dtype_number(owned.planes[tensor][plane].dtype))
-        })?);
-        Ok(())
-    })
-}
-
-fn plane_of(owned: &Owned, tensor: usize, plane: usize) -> Result<&CString> {
-    let planes = planes_of(owned, tensor)?;
-    planes.get(plane).ok_or_else(|| Error::UnknownPlane {
-        tensor: owned.tensors[tensor].name.clone(),
-        plane,
-        count: planes.len(),
-    })
-}
-
-fn planes_of(owned: &Owned, tensor: usize) -> Result<&[CString]> {
-    let planes = owned.c_planes.get(tensor).map(Vec::as_slice);
-    planes.ok_or(Error::UnknownTensor {
-        index: tensor,
-        count: owned.tensors.len(),
-    })
-}
-
-/// Fills in the defaults of one entry: all pointers NULL, lr_scale 1,
+/// Fills in the defaults of a list of count entries: all pointers NULL, lr_scale 1,
 /// weight_decay and step_number 0. Pass sizeof *buffers for size.
 ///
-/// Errors: SONEW_STRUCT_SIZE. Since 0.1.
+/// Errors: SONEW_STRUCT_SIZE. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_buffers_init(
     buffers: *mut sonew_buffers,
+    count: usize,
     size: usize,
 ) -> sonew_status {
-    // SAFETY: the header asks for a struct of this size.
-    call_always(|| unsafe { versioned::init(buffers, size, "buffers") })
+    // SAFETY: the header asks for so many structs of this size.
+    call_always(|| unsafe { versioned::init_list(buffers, count, size, "buffers") })
 }
 
 /// Takes one step. buffers has one entry for each tensor, count in all. step
@@ -357,7 +346,6 @@ pub(super) unsafe fn checked_buffers(
         return Err(Error::InStages);
     }
     check_count("buffers", count, owned.tensors.len())?;
-    not_null(buffers, || "buffers".to_owned())?;
     let (tensors, planes) = (&owned.tensors, &owned.planes);
     let options = owned.plan.options();
     let asks = options.lagged_norms || step.betas(options) != [options.beta1, options.beta2];
@@ -462,13 +450,17 @@ impl SpareBuffers {
         reserve(&mut all, most, what)?;
         reserve(&mut buffers, tensors.len(), what)?;
         reserve(&mut scalars, tensors.len(), what)?;
-        // SAFETY: the caller's promise, for the first entry.
-        let stride = unsafe { struct_size(first) };
+        // SAFETY: the caller's promise.
+        let entries = unsafe { Entries::new(first, tensors.len(), "buffers") }?;
         for (i, (tensor, planes)) in tensors.iter().zip(planes).enumerate() {
-            // SAFETY: the caller's promise; the entries before this one have
-            // been checked to be `stride` bytes apart.
+            let entry = entries.get(i)?;
+            if entry.grad.is_null() {
+                buffers.push(TensorBuffers::absent());
+                scalars.push(CallersScalars(std::ptr::null_mut()));
+                continue;
+            }
+            // SAFETY: the caller's promise.
             unsafe {
-                let entry = entry(first, i, stride)?;
                 let mut checked = check(i, &entry, tensor, planes, &mut all)?;
                 let place = entry.scalars;
                 if asks_for_scalars || !place.is_null() {
@@ -493,37 +485,7 @@ impl SpareBuffers {
     }
 }
 
-/// Entry `i` of a list whose entries have the size that the caller's version of
-/// the struct has.
-///
-/// # Safety
-/// The list has such an entry.
-unsafe fn entry(first: *const sonew_buffers, i: usize, stride: usize) -> Result<sonew_buffers> {
-    // SAFETY: the caller's promise.
-    let (entry, size) = unsafe {
-        let entry = first.byte_add(i * stride);
-        (entry, struct_size(entry))
-    };
-    if size != stride {
-        return Err(Error::StructSize {
-            argument: format!("buffers[{i}].struct_size"),
-            size,
-            expected: stride,
-            hint: "all entries of a list have the same",
-        });
-    }
-    // SAFETY: the caller's promise.
-    unsafe { versioned::read(entry, format_args!("buffers[{i}]")) }
-}
-
-/// # Safety
-/// `entry` begins with its size.
-unsafe fn struct_size(entry: *const sonew_buffers) -> usize {
-    // SAFETY: the caller's promise.
-    unsafe { entry.cast::<usize>().read_unaligned() }
-}
-
-/// Checks an entry. Adds its buffers to `all`, which has room for them. Nothing is done
+/// Checks an entry with a gradient. Adds its buffers to `all`, which has room for them. Nothing is done
 /// with them before all are known not to overlap.
 ///
 /// # Safety
@@ -553,8 +515,7 @@ unsafe fn check<'a>(
     }
     let target = target(i, entry, tensor)?;
     let name = || format!("buffers[{i}].grad");
-    let gradient = || Buffer::read(tensor, GRADIENT, tensor.grads, entry.grad, name);
-    let gradient = (!entry.grad.is_null()).then(gradient).transpose()?;
+    let gradient = Buffer::read(tensor, GRADIENT, tensor.grads, entry.grad, name)?;
     // SAFETY: the caller's promise.
     let given = unsafe {
         let argument = format_args!(
@@ -564,7 +525,7 @@ unsafe fn check<'a>(
         List::new(entry.planes, entry.plane_count, argument)
     }?;
     all.push(target);
-    all.extend(gradient);
+    all.push(gradient);
     // SAFETY: the caller's promise.
     let written = |buffer: &Buffer<'_>| unsafe { buffer.raw().elements_mut() };
     // SAFETY: as above.
@@ -574,7 +535,7 @@ unsafe fn check<'a>(
             false => Target::Parameters(written(&target)),
             true => Target::Direction(written(&target)),
         },
-        gradient.map(|gradient| read(&gradient)),
+        Some(read(&gradient)),
         [],
     );
     for (p, (plane, pointer)) in planes.iter().zip(given.iter()).enumerate() {

@@ -85,19 +85,3 @@ pub extern "C" fn sonew_pool_free(pool: *mut sonew_pool) -> sonew_status {
     }
     call_always(|| POOLS.remove(pool.addr(), "pool").map(drop))
 }
-
-/// Writes to *threads the largest number of threads that a step uses, the calling
-/// thread included: while the threads of the pool are running, those that the
-/// system gave, otherwise those that were asked for. Since 0.1.
-#[no_mangle]
-pub unsafe extern "C" fn sonew_pool_threads(
-    pool: *const sonew_pool,
-    threads: *mut usize,
-) -> sonew_status {
-    call_always(|| {
-        // SAFETY: the header asks for a pointer to the result.
-        let out = unsafe { Out::new(threads, "threads") }?;
-        out.write(get(pool, "pool")?.threads());
-        Ok(())
-    })
-}

@@ -43,6 +43,9 @@ const MOST: usize = (1 << STATE) - 1;
 /// Bits of a state.
 const STATE: u32 = 8;
 
+/// How often a thread lets others run before it leaves what they are copying.
+const PATIENCE: usize = 10_000;
+
 /// The lowest byte of every handle. Small integers and aligned addresses have
 /// another one, so they are not taken for handles.
 const TAG: usize = 0x5e;
@@ -111,6 +114,17 @@ impl<T> Registry<T> {
         let value = unsafe { (*slot.value.get()).take() };
         slot.word.store(number << STATE | FREE, Ordering::Release);
         Ok(value.expect("a live slot has a value"))
+    }
+
+    /// Removes a handle that other threads may be copying: they are done in a moment. In a
+    /// child that was forked meanwhile they never are, and the handle stays.
+    pub(super) fn remove_copied(&self, handle: usize) {
+        for _ in 0..PATIENCE {
+            match self.remove(handle, "handle") {
+                Err(Error::Busy { .. }) => std::thread::yield_now(),
+                _ => return,
+            }
+        }
     }
 
     /// Refuses a handle that stands for nothing, whether or not its value is in use.

@@ -11,10 +11,11 @@
 //!
 //! ```c
 //! double numbers[2 * COUNT];                     // two for each tensor
+//! sonew_stages *stages = NULL;
 //! int32_t stage;
-//! status = sonew_stages_begin(optimizer, &step, params, grads, COUNT);
+//! status = sonew_stages_begin(optimizer, &step, params, grads, COUNT, &stages);
 //! while (status == SONEW_OK) {
-//!     status = sonew_stages_next(optimizer, numbers, COUNT, &stage);
+//!     status = sonew_stages_next(stages, numbers, COUNT, &stage);
 //!     if (status != SONEW_OK || stage == SONEW_DONE)
 //!         break;
 //!     for (int i = 0; i < COUNT; i++)            // those that all machines hold whole
@@ -45,20 +46,66 @@
 //! While a step in stages is under way, functions that only read answer as they
 //! did before it. Functions that step, save, load, sync or change a setting are
 //! refused with SONEW_IN_STAGES. The buffers must stay in place and unchanged
-//! until the step is done or aborted. Freeing the handle ends the step, too.
+//! until the step is done or aborted. Freeing the optimizer or plan ends the step, too.
+//! The handle of a step that has ended gets SONEW_BAD_HANDLE.
 
 use std::ffi::c_void;
 
 use super::arguments::Out;
 use super::buffers::{Buffer, Output};
 use super::guard::{call, call_always};
-use super::optimizer::{sonew_optimizer, with};
+use super::optimizer::{sonew_optimizer, with_address};
 use super::plan::{self, sonew_buffers, sonew_plan};
+use super::registry::Registry;
 use super::status::sonew_status;
 use super::step::{arguments, sonew_step_options, step_options};
 use crate::error::{Error, Result};
 use crate::layout::check_count;
 use crate::Stage;
+
+/// A step in stages. Begun by sonew_stages_begin() or sonew_plan_stages_begin(); freed
+/// when it is done, or by sonew_stages_abort(), or with its optimizer or plan.
+pub struct sonew_stages {
+    _opaque: [u8; 0],
+}
+
+/// Whose step in stages it is, by the handle.
+#[derive(Clone, Copy)]
+enum Of {
+    Optimizer(usize),
+    Plan(usize),
+}
+
+static STAGES: Registry<Of> = Registry::new();
+
+/// The handle of a step in stages, which is freed with this.
+pub(super) struct Handle(usize);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        STAGES.remove_copied(self.0);
+    }
+}
+
+impl Handle {
+    /// Refuses a handle of another step: one that has ended.
+    pub(super) fn check(&self, stages: usize) -> Result<()> {
+        match self.0 == stages {
+            true => Ok(()),
+            false => Err(ENDED),
+        }
+    }
+}
+
+/// The handle is that of a step that has ended.
+pub(super) const ENDED: Error = Error::BadHandle { argument: "stages" };
+
+/// Writes the handle of a step in stages that has begun.
+fn begun(of: Of, out: Out<*mut sonew_stages>) -> Handle {
+    let handle = STAGES.insert(Box::new(of));
+    out.write(std::ptr::without_provenance_mut(handle));
+    Handle(handle)
+}
 
 /// The point that a step in stages has reached, and what its numbers are: two
 /// for each tensor, both zero for a tensor that takes no part in the step.
@@ -148,11 +195,11 @@ impl Outputs {
     }
 }
 
-/// Begins a step in stages. Arguments are those of sonew_step_any(); the
-/// buffers are used until the step is done. This call itself reads no gradient
-/// and writes nothing.
+/// Begins a step in stages of an optimizer, and writes its handle to *stages. The other
+/// arguments are those of sonew_step(); the buffers are used until the step is done. This
+/// call itself reads no gradient and changes no state.
 ///
-/// Errors: those of sonew_step_any(), but SONEW_NON_FINITE_GRADIENT. Since 0.1.
+/// Errors: those of sonew_step(), but SONEW_NON_FINITE_GRADIENT. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_stages_begin(
     optimizer: *mut sonew_optimizer,
@@ -160,11 +207,18 @@ pub unsafe extern "C" fn sonew_stages_begin(
     params: *const *mut c_void,
     grads: *const *const c_void,
     count: usize,
+    stages: *mut *mut sonew_stages,
 ) -> sonew_status {
     call(|| {
         // SAFETY: the header asks for pointers that hold what they say.
-        let (step, params, grads) = unsafe { arguments(step, params, grads, count) }?;
-        with(optimizer, |owned| {
+        let (out, (step, params, grads)) = unsafe {
+            (
+                Out::new(stages, "stages")?,
+                arguments(step, params, grads, count)?,
+            )
+        };
+        let handle = optimizer.addr();
+        with_address(handle, |owned| {
             check_count("params", count, owned.optimizer.tensors().len())?;
             let (optimizer, spare) = (&mut owned.optimizer, &mut owned.spare);
             let passed = spare.check(optimizer, &params, &grads)?;
@@ -172,7 +226,37 @@ pub unsafe extern "C" fn sonew_stages_begin(
             // forbids any other use of them now.
             let (params, grads) = unsafe { passed.lend() };
             optimizer.begin_stages(&step, params, grads)?;
-            owned.staged = Some(passed);
+            owned.staged = Some((begun(Of::Optimizer(handle), out), passed));
+            Ok(())
+        })
+    })
+}
+
+/// Begins a step in stages of a plan, and writes its handle to *stages. The other
+/// arguments are those of sonew_plan_step().
+///
+/// Errors: those of sonew_plan_step(), but SONEW_NON_FINITE_GRADIENT. Since 0.2.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_plan_stages_begin(
+    plan: *mut sonew_plan,
+    step: *const sonew_step_options,
+    step_number: u64,
+    buffers: *const sonew_buffers,
+    count: usize,
+    stages: *mut *mut sonew_stages,
+) -> sonew_status {
+    call(|| {
+        // SAFETY: the header asks for pointers that hold what they say.
+        let (out, step) = unsafe { (Out::new(stages, "stages")?, step_options(step)?) };
+        // SAFETY: the header asks for buffers as long as they say.
+        plan::with(plan, |owned| unsafe {
+            let passed = plan::checked_buffers(owned, &step, buffers, count)?;
+            let under_way = owned.plan.begin(&step, step_number, &passed.buffers)?;
+            owned.staged = Some(plan::Staged {
+                handle: begun(Of::Plan(plan.addr()), out),
+                under_way,
+                passed,
+            });
             Ok(())
         })
     })
@@ -182,18 +266,18 @@ pub unsafe extern "C" fn sonew_stages_begin(
 /// to *stage, and its numbers to numbers: two for each of the count tensors,
 /// 2 * count in all. The caller reduces them in this buffer and passes it to the
 /// next call; the first call does not read it. With SONEW_DONE the step is done:
-/// parameters and state are updated, the step count has grown by one, and
-/// numbers are left as they are. Neither numbers nor stage may overlap a buffer
-/// of the step, the state, or each other.
+/// parameters and state are updated, an optimizer's step count has grown by one, numbers
+/// are left as they are, and the handle is freed. Neither numbers nor stage may overlap a
+/// buffer of the step, the state, or each other.
 ///
-/// Errors: SONEW_NO_STAGES, SONEW_TENSOR_COUNT, SONEW_OVERLAP, SONEW_OUT_OF_RANGE
+/// Errors: SONEW_TENSOR_COUNT, SONEW_OVERLAP, SONEW_OUT_OF_RANGE
 /// (a number is negative), SONEW_OUT_OF_MEMORY, SONEW_FORKED: the step is at
 /// the same stage as before, and the call can be repeated.
 /// SONEW_NON_FINITE_GRADIENT: a sum of squares is NaN, here or on another
-/// machine; the step has ended and nothing has changed. Since 0.1.
+/// machine; the step has ended, its handle is freed, and nothing has changed. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_stages_next(
-    optimizer: *mut sonew_optimizer,
+    stages: *mut sonew_stages,
     numbers: *mut f64,
     count: usize,
     stage: *mut i32,
@@ -201,14 +285,88 @@ pub unsafe extern "C" fn sonew_stages_next(
     call(|| {
         // SAFETY: the header asks for a pointer to the result.
         let out = unsafe { Out::new(stage, "stage") }?;
-        let reached = with(optimizer, |owned| {
-            let optimizer = &mut owned.optimizer;
-            let tensors = optimizer.tensors().len();
-            let outputs = Outputs::new(numbers, 2 * tensors, stage);
-            // SAFETY: the header asks for `2 * count` numbers.
-            let numbers = unsafe { Numbers::new(numbers, count, tensors) }?;
-            let passed = owned.staged.as_ref().ok_or(Error::NoStages)?;
-            outputs.apart()?;
+        let to = NextStage {
+            stages: stages.addr(),
+            numbers,
+            count,
+            stage,
+        };
+        // SAFETY: the header asks for `2 * count` numbers.
+        let reached = unsafe {
+            match STAGES.copy(to.stages, "stages")? {
+                Of::Optimizer(handle) => to.of_optimizer(handle),
+                Of::Plan(handle) => to.of_plan(handle),
+            }
+        }?;
+        out.write(number_of(reached));
+        Ok(())
+    })
+}
+
+/// Aborts a step that is under way, and frees its handle. NULL is allowed and does
+/// nothing.
+///
+/// Of an optimizer, everything is then as it was before the step. If the state is in a
+/// live file, this is possible at any stage. If it is in memory, it is possible only
+/// before the first stage and at SONEW_GRADIENT_SQUARES, because the step has updated the
+/// state when it reaches a later stage: SONEW_STATE_WRITTEN. Then either finish the step
+/// (with this part's own numbers, if the other machines cannot be reached), or free the
+/// optimizer and load its last save into another one.
+///
+/// Of a plan, a step can be aborted at any stage. From SONEW_LARGEST_L1 or SONEW_NORMS
+/// on, the state planes have been updated with the gradients, and the caller must restore
+/// them; params or direction have not been written.
+///
+/// Errors: SONEW_STATE_WRITTEN; in a live file SONEW_FORKED and SONEW_IO. Since 0.2.
+#[no_mangle]
+pub extern "C" fn sonew_stages_abort(stages: *mut sonew_stages) -> sonew_status {
+    if stages.is_null() {
+        return sonew_status::SONEW_OK;
+    }
+    let stages = stages.addr();
+    call_always(|| match STAGES.copy(stages, "stages")? {
+        Of::Optimizer(handle) => with_address(handle, |owned| {
+            owned.staged(stages)?;
+            owned.optimizer.abort_stages()?;
+            owned.end_stages();
+            Ok(())
+        }),
+        Of::Plan(handle) => plan::with_address(handle, |owned| {
+            owned.staged(stages)?;
+            owned.end_stages();
+            Ok(())
+        }),
+    })
+}
+
+/// The arguments of sonew_stages_next().
+struct NextStage {
+    stages: usize,
+    numbers: *mut f64,
+    count: usize,
+    stage: *const i32,
+}
+
+impl NextStage {
+    /// # Safety
+    /// `numbers` is null, or valid for reads and writes of `2 * count` numbers.
+    unsafe fn numbers(&self, tensors: usize) -> Result<(Numbers, Outputs)> {
+        let outputs = Outputs::new(self.numbers, 2 * tensors, self.stage);
+        // SAFETY: the caller's promise.
+        let numbers = unsafe { Numbers::new(self.numbers, self.count, tensors) }?;
+        outputs.apart()?;
+        Ok((numbers, outputs))
+    }
+
+    /// # Safety
+    /// As for [`NextStage::numbers`].
+    unsafe fn of_optimizer(&self, handle: usize) -> Result<Option<Stage>> {
+        with_address(handle, |owned| {
+            owned.staged(self.stages)?;
+            // SAFETY: the caller's promise.
+            let (numbers, outputs) = unsafe { self.numbers(owned.optimizer.tensors().len()) }?;
+            let (optimizer, (_, passed)) =
+                (&mut owned.optimizer, owned.staged.as_ref().ok_or(ENDED)?);
             passed.for_each(optimizer, |buffer| outputs.apart_from(&buffer))?;
             if optimizer.has_reached_stage() {
                 numbers.take(optimizer.stage_numbers());
@@ -223,110 +381,36 @@ pub unsafe extern "C" fn sonew_stages_next(
                 Err(_) => {}
             }
             reached
-        })?;
-        out.write(number_of(reached));
-        Ok(())
-    })
-}
-
-/// Aborts the step that is under way, so that everything is as it was before it.
-/// If the state is in a live file, this is possible at any stage. If it is in
-/// memory, it is possible only before the first stage and at
-/// SONEW_GRADIENT_SQUARES, because the step has updated the state when it
-/// reaches a later stage. Then either finish the step (with this part's own
-/// numbers, if the other machines cannot be reached), or free the optimizer and
-/// load its last save into another one.
-///
-/// Errors: SONEW_NO_STAGES, SONEW_STATE_WRITTEN; in a live file SONEW_FORKED and
-/// SONEW_IO. Since 0.1.
-#[no_mangle]
-pub extern "C" fn sonew_stages_abort(optimizer: *mut sonew_optimizer) -> sonew_status {
-    call_always(|| {
-        with(optimizer, |owned| {
-            owned.optimizer.abort_stages()?;
-            owned.end_stages();
-            Ok(())
         })
-    })
-}
+    }
 
-/// As sonew_stages_begin(), for a plan. Arguments are those of sonew_plan_step().
-///
-/// Errors: those of sonew_plan_step(), but SONEW_NON_FINITE_GRADIENT. Since 0.1.
-#[no_mangle]
-pub unsafe extern "C" fn sonew_plan_stages_begin(
-    plan: *mut sonew_plan,
-    step: *const sonew_step_options,
-    step_number: u64,
-    buffers: *const sonew_buffers,
-    count: usize,
-) -> sonew_status {
-    call(|| {
-        // SAFETY: the header asks for pointers that hold what they say.
-        let step = unsafe { step_options(step) }?;
-        // SAFETY: the header asks for buffers as long as they say.
-        plan::with(plan, |owned| unsafe {
-            let passed = plan::checked_buffers(owned, &step, buffers, count)?;
-            let begun = owned.plan.begin(&step, step_number, &passed.buffers)?;
-            owned.staged = Some((begun, passed));
-            Ok(())
-        })
-    })
-}
-
-/// As sonew_stages_next(), for a plan. Since 0.1.
-#[no_mangle]
-pub unsafe extern "C" fn sonew_plan_stages_next(
-    plan: *mut sonew_plan,
-    numbers: *mut f64,
-    count: usize,
-    stage: *mut i32,
-) -> sonew_status {
-    call(|| {
-        // SAFETY: the header asks for a pointer to the result.
-        let out = unsafe { Out::new(stage, "stage") }?;
-        let reached = plan::with(plan, |owned| {
-            let tensors = owned.plan.tensors().len();
-            let outputs = Outputs::new(numbers, 2 * tensors, stage);
-            // SAFETY: the header asks for `2 * count` numbers.
-            let numbers = unsafe { Numbers::new(numbers, count, tensors) }?;
-            outputs.apart()?;
+    /// # Safety
+    /// As for [`NextStage::numbers`].
+    unsafe fn of_plan(&self, handle: usize) -> Result<Option<Stage>> {
+        plan::with_address(handle, |owned| {
+            owned.staged(self.stages)?;
+            // SAFETY: the caller's promise.
+            let (numbers, outputs) = unsafe { self.numbers(owned.plan.tensors().len()) }?;
             owned.for_each_staged(|buffer| outputs.apart_from(&buffer))?;
-            let (under_way, passed) = owned.staged.as_mut().ok_or(Error::NoStages)?;
+            let staged = owned.staged.as_mut().ok_or(ENDED)?;
+            let (under_way, passed) = (&mut staged.under_way, &mut staged.passed);
             if under_way.has_begun() {
                 numbers.take(under_way.numbers());
             }
             // The buffers were checked when the step began, and the header forbids any
             // other use of them before it is done.
             let reached = owned.plan.advance(under_way, &mut passed.buffers);
-            if let Ok(None) = reached {
-                // SAFETY: as said.
-                unsafe { passed.give_scalars() };
-            }
             match reached {
                 Ok(Some(_)) => numbers.give(under_way.numbers()),
-                Ok(None) | Err(Error::NonFiniteGradient { .. }) => owned.end_stages(),
+                Ok(None) => {
+                    // SAFETY: as said.
+                    unsafe { passed.give_scalars() };
+                    owned.end_stages();
+                }
+                Err(Error::NonFiniteGradient { .. }) => owned.end_stages(),
                 Err(_) => {}
             }
             reached
-        })?;
-        out.write(number_of(reached));
-        Ok(())
-    })
-}
-
-/// Aborts a plan's step that is under way, at any stage. From SONEW_LARGEST_L1
-/// or SONEW_NORMS on, the state planes have been updated with the gradients, and
-/// the caller must restore them; params or direction have not been written.
-///
-/// Errors: SONEW_NO_STAGES. Since 0.1.
-#[no_mangle]
-pub extern "C" fn sonew_plan_stages_abort(plan: *mut sonew_plan) -> sonew_status {
-    call_always(|| {
-        plan::with(plan, |owned| {
-            owned.staged.as_ref().ok_or(Error::NoStages)?;
-            owned.end_stages();
-            Ok(())
         })
-    })
+    }
 }

@@ -32,7 +32,7 @@ pub enum sonew_status {
     /// Another thread is using the handle at this moment.
     SONEW_BUSY = 102,
     /// struct_size is not the size of any version of the struct: it was not
-    /// filled in by its init function.
+    /// filled in by the library.
     SONEW_STRUCT_SIZE = 103,
     /// The caller's header is newer than the library, and a field that this
     /// library does not know is not zero.
@@ -45,8 +45,6 @@ pub enum sonew_status {
     SONEW_OUT_OF_RANGE = 107,
     /// A step in stages is under way: finish it first, or abort it.
     SONEW_IN_STAGES = 108,
-    /// No step in stages is under way.
-    SONEW_NO_STAGES = 109,
     /// A step in stages cannot be aborted any more: the state has been updated
     /// with its gradients.
     SONEW_STATE_WRITTEN = 110,
@@ -71,7 +69,7 @@ pub enum sonew_status {
     SONEW_UNKNOWN_TENSOR = 209,
     /// The tensor has no state plane with this index.
     SONEW_UNKNOWN_PLANE = 210,
-    /// There is no tensor, or no plane, with this name.
+    /// There is no struct, or no field, with this name.
     SONEW_UNKNOWN_NAME = 211,
     /// A tensor asks for SONEW_F16 state, whose range is too small for squared
     /// gradients.
@@ -79,8 +77,6 @@ pub enum sonew_status {
     /// A tensor with SONEW_F64 parameters asks for master weights, which are
     /// SONEW_F32.
     SONEW_MASTER_DTYPE = 213,
-    /// A buffer has another element type than its tensor.
-    SONEW_WRONG_DTYPE = 214,
     /// A buffer is not aligned to its element type.
     SONEW_MISALIGNED = 220,
     /// A buffer that is written overlaps another buffer of the call, or the
@@ -180,7 +176,6 @@ impl From<&Error> for sonew_status {
             Error::UnknownValue { .. } => SONEW_UNKNOWN_VALUE,
             Error::OutOfRange { .. } => SONEW_OUT_OF_RANGE,
             Error::InStages => SONEW_IN_STAGES,
-            Error::NoStages => SONEW_NO_STAGES,
             Error::StateWritten => SONEW_STATE_WRITTEN,
             Error::NoTensors => SONEW_NO_TENSORS,
             Error::TensorName { .. } => SONEW_TENSOR_NAME,
@@ -195,7 +190,6 @@ impl From<&Error> for sonew_status {
             Error::UnknownName { .. } => SONEW_UNKNOWN_NAME,
             Error::StateDtype { .. } => SONEW_STATE_DTYPE,
             Error::MasterDtype { .. } => SONEW_MASTER_DTYPE,
-            Error::WrongDtype { .. } => SONEW_WRONG_DTYPE,
             Error::Misaligned { .. } => SONEW_MISALIGNED,
             Error::Overlap { .. } => SONEW_OVERLAP,
             Error::AmbiguousTarget { .. } => SONEW_AMBIGUOUS_TARGET,
@@ -226,7 +220,8 @@ impl From<&Error> for sonew_status {
             Error::Unsynced { .. } => SONEW_UNSYNCED,
             Error::SharedOption { .. } => SONEW_SHARED_OPTION,
             Error::NoOlderCopy { .. } => SONEW_NO_OLDER_COPY,
-            Error::Internal { .. } => SONEW_INTERNAL,
+            // C's calls cannot make the first two of these mistakes.
+            Error::NoStages | Error::WrongDtype { .. } | Error::Internal { .. } => SONEW_INTERNAL,
         }
     }
 }
@@ -253,7 +248,6 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_UNKNOWN_VALUE, c"SONEW_UNKNOWN_VALUE"),
     (SONEW_OUT_OF_RANGE, c"SONEW_OUT_OF_RANGE"),
     (SONEW_IN_STAGES, c"SONEW_IN_STAGES"),
-    (SONEW_NO_STAGES, c"SONEW_NO_STAGES"),
     (SONEW_STATE_WRITTEN, c"SONEW_STATE_WRITTEN"),
     (SONEW_NO_TENSORS, c"SONEW_NO_TENSORS"),
     (SONEW_TENSOR_NAME, c"SONEW_TENSOR_NAME"),
@@ -268,7 +262,6 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_UNKNOWN_NAME, c"SONEW_UNKNOWN_NAME"),
     (SONEW_STATE_DTYPE, c"SONEW_STATE_DTYPE"),
     (SONEW_MASTER_DTYPE, c"SONEW_MASTER_DTYPE"),
-    (SONEW_WRONG_DTYPE, c"SONEW_WRONG_DTYPE"),
     (SONEW_MISALIGNED, c"SONEW_MISALIGNED"),
     (SONEW_OVERLAP, c"SONEW_OVERLAP"),
     (SONEW_AMBIGUOUS_TARGET, c"SONEW_AMBIGUOUS_TARGET"),

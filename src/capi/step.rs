@@ -11,8 +11,8 @@ use super::guard::{call, call_always};
 use super::optimizer::{sonew_optimizer, with};
 use super::status::sonew_status;
 use super::versioned::{self, Growing, Versioned};
-use crate::dtype::{Dtype, Elements, ElementsMut};
-use crate::error::{Error, Result};
+use crate::dtype::{Elements, ElementsMut};
+use crate::error::Result;
 use crate::layout::{check_count, TensorSpec};
 use crate::memory::{again, reserve, OF_A_STEP};
 use crate::options::{NonFinite, StepOptions};
@@ -135,9 +135,10 @@ pub unsafe extern "C" fn sonew_step_options_init(
 
 /// Takes one step: params[i] and the state of tensor i are updated from
 /// grads[i], and the step count grows by one. params and grads have count
-/// entries each, which is the number of tensors; each points to as many floats
-/// as its tensor has, in the tensor's order. step may be NULL, which means the
-/// defaults.
+/// entries each, which is the number of tensors; each points to as many elements
+/// as its tensor has, in the tensor's order: params[i] to elements of the tensor's
+/// dtype, grads[i] to elements of its grad_dtype. Both are float unless the tensor says
+/// otherwise. step may be NULL, which means the defaults.
 ///
 /// grads[i] may be NULL: tensor i then takes no part in the step: its
 /// parameters, its state and its own step count, which its bias correction
@@ -148,60 +149,37 @@ pub unsafe extern "C" fn sonew_step_options_init(
 /// not be NULL. Two gradients may be the same buffer; parameters may not
 /// overlap any other buffer of the call, nor the state. A parameter that is
 /// used in two places of a model is one tensor, passed once with the sum of its
-/// gradients. All tensors must be float: dtype and grad_dtype SONEW_F32. For
-/// others there is sonew_step_any().
+/// gradients.
 ///
 /// A step takes at most 16 KiB of the calling thread's stack, as every other way to
 /// take one does.
 ///
 /// Errors: SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
 /// SONEW_UNKNOWN_VALUE, SONEW_OUT_OF_RANGE, SONEW_TENSOR_COUNT,
-/// SONEW_WRONG_DTYPE, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP,
-/// SONEW_OUT_OF_MEMORY. On a live file SONEW_FORKED and, in the
-/// first step after a sync, SONEW_IO. Since 0.1.
+/// SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_OUT_OF_MEMORY. On a
+/// live file SONEW_FORKED and, in the first step after a sync, SONEW_IO. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_step(
     optimizer: *mut sonew_optimizer,
     step: *const sonew_step_options,
-    params: *const *mut f32,
-    grads: *const *const f32,
-    count: usize,
-) -> sonew_status {
-    let (params, grads) = (params.cast(), grads.cast());
-    // SAFETY: the header asks for pointers that hold what they say.
-    call(|| unsafe { self::step(optimizer, step, params, grads, count, Some(FLOAT)) })
-}
-
-/// The type of all buffers of the functions whose name does not end in `_any`.
-pub(super) const FLOAT: Dtype = Dtype::F32;
-
-/// Takes a step. With `only`, tensors of another type are refused.
-///
-/// # Safety
-/// As for [`sonew_step`].
-pub(super) unsafe fn step(
-    optimizer: *mut sonew_optimizer,
-    options: *const sonew_step_options,
     params: *const *mut c_void,
     grads: *const *const c_void,
     count: usize,
-    only: Option<Dtype>,
-) -> Result<()> {
-    // SAFETY: the caller's promise.
-    let (step, params, grads) = unsafe { arguments(options, params, grads, count) }?;
-    with(optimizer, |owned| {
-        let (optimizer, spare) = (&mut owned.optimizer, &mut owned.spare);
-        let tensors = optimizer.tensors();
-        check_count("params", params.len(), tensors.len())?;
-        only_of(only, "the parameter", tensors, |t| t.params)?;
-        only_of(only, "the gradient", tensors, |t| t.grads)?;
-        let passed = spare.check(optimizer, &params, &grads)?;
-        // SAFETY: no written buffer overlaps another one, and the caller's
-        // promise.
-        let (params, grads) = unsafe { passed.lend() };
-        let stepped = optimizer.step_with(&step, params, grads);
-        spare.keep(passed);
-        stepped
+) -> sonew_status {
+    call(|| {
+        // SAFETY: the header asks for pointers that hold what they say.
+        let (step, params, grads) = unsafe { arguments(step, params, grads, count) }?;
+        with(optimizer, |owned| {
+            let (optimizer, spare) = (&mut owned.optimizer, &mut owned.spare);
+            check_count("params", params.len(), optimizer.tensors().len())?;
+            let passed = spare.check(optimizer, &params, &grads)?;
+            // SAFETY: no written buffer overlaps another one, and the header asks for
+            // buffers that nobody else uses now.
+            let (params, grads) = unsafe { passed.lend() };
+            let stepped = optimizer.step_with(&step, params, grads);
+            spare.keep(passed);
+            stepped
+        })
     })
 }
 
@@ -222,27 +200,6 @@ pub(super) unsafe fn arguments(
             List::new(params, count, "params")?,
             List::new(grads, count, "grads")?,
         ))
-    }
-}
-
-/// Refuses tensors whose buffers are not of this type.
-pub(super) fn only_of(
-    only: Option<Dtype>,
-    what: &str,
-    tensors: &[TensorSpec],
-    of: impl Fn(&TensorSpec) -> Dtype,
-) -> Result<()> {
-    let Some(dtype) = only else {
-        return Ok(());
-    };
-    match tensors.iter().find(|tensor| of(tensor) != dtype) {
-        None => Ok(()),
-        Some(other) => Err(Error::WrongDtype {
-            tensor: other.name.clone(),
-            argument: what.to_owned(),
-            dtype,
-            expected: of(other),
-        }),
     }
 }
 

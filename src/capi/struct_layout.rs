@@ -4,13 +4,13 @@
 use std::mem::{offset_of, size_of};
 
 use super::contents::sonew_contents;
-use super::file::{sonew_load_options, sonew_rename};
+use super::file::sonew_load_options;
 use super::info::sonew_optimizer_info;
 use super::options::sonew_options;
-use super::plan::sonew_buffers;
+use super::plan::{sonew_buffers, sonew_planes};
 use super::step::sonew_step_options;
 use super::tensor::sonew_tensor;
-use super::tensor_settings::sonew_tensor_state;
+use super::tensor_settings::sonew_settings;
 use super::view::sonew_view;
 use crate::error::{Error, Result};
 
@@ -60,18 +60,17 @@ static STRUCTS: &[Struct] = &[
         instruction_set, lagged_norms, nesterov, reserved, pool,
     }),
     layout!(sonew_tensor {
-        name, ndim, dims, chains, update, dtype, grad_dtype, state_dtype, master, reserved,
+        struct_size, name, ndim, dims, chains, update, dtype, grad_dtype, state_dtype, master, reserved,
     }),
     layout!(sonew_step_options {
         struct_size, lr, grad_scale, statistics_weight, clip_norm, beta1, beta2, non_finite,
         reserved,
     }),
-    layout!(sonew_rename { from, to }),
     layout!(sonew_load_options {
         struct_size, renames, rename_count, override_options, common_tensors_only, mode,
         older_copy, convert_state, reserved,
     }),
-    layout!(sonew_view { data, len, tensor, plane, ndim, dims, dtype, reserved, step_count }),
+    layout!(sonew_view { data, len, tensor, plane, ndim, dims, dtype, plane_count, step_count }),
     layout!(sonew_optimizer_info {
         step_count, gradient_norm, tensor_count, state_bytes, memory_bytes, threads,
         instruction_set,
@@ -79,9 +78,8 @@ static STRUCTS: &[Struct] = &[
     layout!(sonew_contents {
         step_count, file_bytes, tensor_count, format, parameters, live, unsynced,
     }),
-    layout!(sonew_tensor_state {
-        tensor, lr_scale, weight_decay, step_count, arrays, array_count, master_set, reserved,
-    }),
+    layout!(sonew_settings { struct_size, lr_scale, weight_decay, step_count, scalars }),
+    layout!(sonew_planes { names, dtypes, count }),
     layout!(sonew_buffers {
         struct_size, params, direction, grad, planes, plane_count, len, lr_scale, weight_decay,
         step_number, scalars,

@@ -3,10 +3,27 @@
 //! A tensor is a parameter buffer of the caller: contiguous, its last dimension
 //! fastest. Its coordinates form one or more chains, and neighbours in a chain
 //! share band entries.
+//!
+//! Tensors declare the types of their parameters and gradients, which may differ
+//! between tensors. Buffers are passed as void pointers to elements of these types:
+//! float (SONEW_F32), double (SONEW_F64), or 16-bit patterns such as uint16_t or a
+//! 16-bit type of the compiler (SONEW_BF16, SONEW_F16). A buffer is aligned to the size
+//! of its elements.
+//!
+//! Master weights. A tensor with master set keeps a float32 copy of its
+//! parameters in its state, because 16-bit parameters would lose updates that
+//! are smaller than their rounding error. It also makes the saved state a whole
+//! checkpoint. The first step copies the master weights from the parameters,
+//! even if the tensor has no gradient in that step. After that, every step
+//! updates the master weights, and overwrites the parameters with them, rounded
+//! to nearest.
 
 use std::ffi::c_char;
 
-use super::arguments::{flag, named, number, string, unused, List};
+use super::arguments::{flag, named, number, string, unused};
+use super::guard::call_always;
+use super::status::sonew_status;
+use super::versioned::{self, Entries, Growing, Versioned};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::layout::{Chains, TensorSpec, Update, MAX_DIMS};
@@ -45,7 +62,7 @@ pub enum sonew_update {
 /// The type of a buffer's elements.
 #[repr(C)]
 pub enum sonew_dtype {
-    /// The default of the field.
+    /// That which follows from the tensor's other types.
     SONEW_DTYPE_DEFAULT = 0,
     /// IEEE 754 binary32: float.
     SONEW_F32 = 1,
@@ -57,40 +74,83 @@ pub enum sonew_dtype {
     SONEW_F16 = 4,
 }
 
-/// One tensor. Set every byte to zero first, as a designated initializer does:
-/// zero is the default of every field that is not set.
+/// One tensor. Fill it in with sonew_tensors_init(), then give it a name and
+/// dimensions.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct sonew_tensor {
+    /// Set by sonew_tensors_init(). The same for all tensors of a list.
+    pub struct_size: usize,
     /// Name in UTF-8, not empty, without control characters, and different from
     /// the names of the other tensors; copied. Checkpoints identify tensors by
-    /// it.
+    /// it. Default NULL, which is refused.
     pub name: *const c_char,
-    /// Number of dimensions, 0 (a scalar) to SONEW_MAX_DIMS.
+    /// Number of dimensions, 0 (a scalar) to SONEW_MAX_DIMS. Default 0.
     pub ndim: usize,
     /// The dimensions, slowest first; those beyond ndim 0. A tensor of which one is 0
     /// has no elements: its buffers may be NULL, it takes part in no step, and it
     /// appears in files.
     pub dims: [usize; SONEW_MAX_DIMS],
-    /// One of sonew_chains. Default (0) SONEW_ROW_MAJOR.
+    /// One of sonew_chains. Default SONEW_ROW_MAJOR.
     pub chains: i32,
-    /// One of sonew_update. Default (0) SONEW_UPDATE_SONEW.
+    /// One of sonew_update. Default SONEW_UPDATE_SONEW.
     pub update: i32,
     /// One of sonew_dtype: the type of the parameters, and of a direction.
-    /// Default (0) SONEW_F32. If it or state_dtype is SONEW_F64, the arithmetic
+    /// Default SONEW_F32. If it or state_dtype is SONEW_F64, the arithmetic
     /// is float64, otherwise float32.
     pub dtype: i32,
-    /// One of sonew_dtype: the type of the gradients. Default (0): that of dtype.
+    /// One of sonew_dtype: the type of the gradients. Default SONEW_DTYPE_DEFAULT:
+    /// that of dtype.
     pub grad_dtype: i32,
     /// One of sonew_dtype: the type of the state planes except "master". May not
-    /// be SONEW_F16, whose range is too small for squared gradients. Default (0)
-    /// SONEW_F64 if dtype is SONEW_F64, otherwise SONEW_F32.
+    /// be SONEW_F16, whose range is too small for squared gradients. Default
+    /// SONEW_DTYPE_DEFAULT: SONEW_F64 if dtype is SONEW_F64, otherwise SONEW_F32.
     pub state_dtype: i32,
-    /// 1: keep float32 master weights in the state; see sonew_step_any(). Not
-    /// allowed if dtype is SONEW_F64. Default 0.
+    /// 1: keep float32 master weights in the state; see above. Not allowed if dtype is
+    /// SONEW_F64. Default 0.
     pub master: i32,
     /// Must be 0.
     pub reserved: [i32; 2],
+}
+
+// SAFETY: 11 * 8 + 8 * 4 bytes without padding.
+unsafe impl Growing for sonew_tensor {
+    const SIZES: &'static [usize] = &[size_of::<sonew_tensor>()];
+}
+
+// SAFETY: the first field is the size; numbers and a raw pointer.
+unsafe impl Versioned for sonew_tensor {
+    const HINT: &'static str = "call sonew_tensors_init() first";
+
+    fn with_defaults(struct_size: usize) -> Self {
+        sonew_tensor {
+            struct_size,
+            name: std::ptr::null(),
+            ndim: 0,
+            dims: [0; SONEW_MAX_DIMS],
+            chains: sonew_chains::SONEW_ROW_MAJOR as i32,
+            update: sonew_update::SONEW_UPDATE_SONEW as i32,
+            dtype: sonew_dtype::SONEW_F32 as i32,
+            grad_dtype: sonew_dtype::SONEW_DTYPE_DEFAULT as i32,
+            state_dtype: sonew_dtype::SONEW_DTYPE_DEFAULT as i32,
+            master: 0,
+            reserved: [0; 2],
+        }
+    }
+}
+
+/// Fills in the defaults of a list of count tensors, which still need names and
+/// dimensions. Pass sizeof *tensors for size.
+///
+/// Errors: SONEW_STRUCT_SIZE. Since 0.2.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_tensors_init(
+    tensors: *mut sonew_tensor,
+    count: usize,
+    size: usize,
+) -> sonew_status {
+    // SAFETY: the header asks for so many structs of this size.
+    call_always(|| unsafe { versioned::init_list(tensors, count, size, "tensors") })
 }
 
 pub(crate) const CHAINS: &[(i32, Chains)] = &[
@@ -124,11 +184,16 @@ fn dtype(value: i32, default: Dtype, argument: impl FnOnce() -> String) -> Resul
     named(value, argument, &values)
 }
 
-/// A tensor for C, with this name.
-pub(super) fn from_spec(spec: &TensorSpec, name: *const c_char) -> sonew_tensor {
+/// A tensor for C, whose struct has this size, with this name.
+pub(super) fn from_spec(
+    spec: &TensorSpec,
+    name: *const c_char,
+    struct_size: usize,
+) -> sonew_tensor {
     let mut dims = [0; SONEW_MAX_DIMS];
     dims[..spec.dims.len()].copy_from_slice(&spec.dims);
     sonew_tensor {
+        struct_size,
         name,
         ndim: spec.dims.len(),
         dims,
@@ -145,14 +210,14 @@ pub(super) fn from_spec(spec: &TensorSpec, name: *const c_char) -> sonew_tensor 
 /// The tensors of a caller.
 ///
 /// # Safety
-/// `tensors` is null or has `count` entries, whose names are null or end with
-/// a NUL.
+/// `tensors` is null or has `count` entries, each as long as it says, whose names are
+/// null or end with a NUL.
 pub(super) unsafe fn tensors(
     tensors: *const sonew_tensor,
     count: usize,
 ) -> Result<Vec<TensorSpec>> {
     // SAFETY: the caller's promise.
-    let list = unsafe { List::new(tensors, count, "tensors") }?;
+    let list = unsafe { Entries::new(tensors, count, "tensors") }?;
     // SAFETY: the caller's promise.
     list.collect("the list of tensors", |i, tensor| unsafe {
         spec(i, &tensor)

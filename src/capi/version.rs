@@ -20,16 +20,6 @@ pub extern "C" fn sonew_version() -> *const c_char {
     VERSION.as_ptr().cast()
 }
 
-/// Returns the version of the library as one number, to be compared with
-/// SONEW_VERSION_NUMBER: major * 1000000 + minor * 1000 + patch. Since 0.1.
-#[no_mangle]
-pub extern "C" fn sonew_version_number() -> u32 {
-    const NUMBER: u32 = number(env!("CARGO_PKG_VERSION_MAJOR")) * 1_000_000
-        + number(env!("CARGO_PKG_VERSION_MINOR")) * 1_000
-        + number(env!("CARGO_PKG_VERSION_PATCH"));
-    NUMBER
-}
-
 /// Tells the layout of this header's structs in the library in use: writes the
 /// offset of a field in its struct to *offset and the field's size to *size,
 /// both in bytes. structure is the name of the struct, as in "sonew_tensor", and
@@ -63,11 +53,4 @@ pub unsafe extern "C" fn sonew_struct_field(
         out_size.write(extent.size);
         Ok(())
     })
-}
-
-const fn number(digits: &str) -> u32 {
-    match u32::from_str_radix(digits, 10) {
-        Ok(number) => number,
-        Err(_) => panic!("the version has a part that is no number"),
-    }
 }

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::mem::size_of;
 use std::ptr;
 
-use super::arguments::not_null;
+use super::arguments::{collect, not_null};
 use crate::error::{Error, Result};
 
 /// A struct of the C API that later versions add fields to, at its end only.
@@ -39,9 +39,109 @@ const LARGEST: usize = 4096;
 /// # Safety
 /// `out` is null, or valid for writes of `size` bytes.
 pub(super) unsafe fn init<T: Versioned>(out: *mut T, size: usize, argument: &str) -> Result<()> {
-    not_null(out, || argument.to_owned())?;
     // SAFETY: the caller's promise.
-    unsafe { write(T::with_defaults(size), out, size, argument) }
+    unsafe { init_list(out, 1, size, argument) }
+}
+
+/// Fills in a list of `count` structs of `size` bytes each with defaults.
+///
+/// # Safety
+/// `out` is null, or valid for writes of `count * size` bytes.
+pub(super) unsafe fn init_list<T: Versioned>(
+    out: *mut T,
+    count: usize,
+    size: usize,
+    argument: &str,
+) -> Result<()> {
+    if count > 0 {
+        not_null(out, || argument.to_owned())?;
+    }
+    for i in 0..count {
+        // SAFETY: the caller's promise; the size has been checked for the first one.
+        unsafe {
+            write(
+                T::with_defaults(size),
+                out.byte_add(i * size),
+                size,
+                argument,
+            )
+        }?;
+    }
+    Ok(())
+}
+
+/// A caller's list of structs, all of which have the size that the caller's version of
+/// the struct has.
+pub(super) struct Entries<T> {
+    first: *const T,
+    count: usize,
+    stride: usize,
+    argument: &'static str,
+}
+
+impl<T: Versioned> Entries<T> {
+    /// # Safety
+    /// `first` is null, or has `count` entries, each of them valid for reads of as many
+    /// bytes as its first field says.
+    pub(super) unsafe fn new(
+        first: *const T,
+        count: usize,
+        argument: &'static str,
+    ) -> Result<Self> {
+        let stride = match count {
+            0 => size_of::<T>(),
+            _ => {
+                not_null(first, || argument.to_owned())?;
+                // SAFETY: the caller's promise.
+                let stride = unsafe { struct_size(first) };
+                check_size::<T>(stride, format_args!("{argument}[0].struct_size"), T::HINT)?;
+                stride
+            }
+        };
+        Ok(Entries {
+            first,
+            count,
+            stride,
+            argument,
+        })
+    }
+
+    /// One of the entries.
+    pub(super) fn get(&self, i: usize) -> Result<T> {
+        assert!(i < self.count);
+        // SAFETY: `new` was promised this entry; those before it have been read, and are
+        // `stride` bytes apart.
+        let (entry, size) = unsafe {
+            let entry = self.first.byte_add(i * self.stride);
+            (entry, struct_size(entry))
+        };
+        if size != self.stride {
+            return Err(Error::StructSize {
+                argument: format!("{}[{i}].struct_size", self.argument),
+                size,
+                expected: self.stride,
+                hint: T::HINT,
+            });
+        }
+        // SAFETY: the promise of `new`.
+        unsafe { read(entry, format_args!("{}[{i}]", self.argument)) }
+    }
+
+    /// Converts every entry, given its position.
+    pub(super) fn collect<R>(
+        &self,
+        what: &str,
+        mut convert: impl FnMut(usize, T) -> Result<R>,
+    ) -> Result<Vec<R>> {
+        collect(self.count, self.stride, what, |i| convert(i, self.get(i)?))
+    }
+}
+
+/// # Safety
+/// The struct begins with its size.
+unsafe fn struct_size<T: Versioned>(input: *const T) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe { input.cast::<usize>().read_unaligned() }
 }
 
 /// Writes a struct to a caller whose version of it has `size` bytes. Fields that
@@ -78,9 +178,9 @@ pub(super) unsafe fn write<T: Growing>(
 /// says.
 pub(super) unsafe fn read<T: Versioned>(input: *const T, argument: impl Display) -> Result<T> {
     not_null(input, || argument.to_string())?;
-    let input = input.cast::<u8>();
     // SAFETY: the caller's promise.
-    let size = unsafe { input.cast::<usize>().read_unaligned() };
+    let size = unsafe { struct_size(input) };
+    let input = input.cast::<u8>();
     check_size::<T>(size, format_args!("{argument}.struct_size"), T::HINT)?;
     let mut value = T::with_defaults(size);
     let known = size.min(size_of::<T>());

@@ -1,4 +1,4 @@
-//! Views of the state
+//! State
 //!
 //! The state of a tensor is a list of planes: "momentum", "diagonal", "band.1"
 //! up to "band.b" with b = options.band, "rms" with
@@ -12,10 +12,10 @@
 
 use std::ffi::{c_char, c_void};
 
-use super::arguments::{not_null, string, List, Out};
+use super::arguments::{not_null, List};
 use super::buffers::{none_overlap, state, Buffer};
 use super::guard::{call, call_always};
-use super::optimizer::{query, sonew_optimizer, with, Owned};
+use super::optimizer::{ask, sonew_optimizer, with, Owned};
 use super::status::sonew_status;
 use super::tensor::{dtype_number, SONEW_MAX_DIMS};
 use super::versioned::{self, Growing};
@@ -45,63 +45,16 @@ pub struct sonew_view {
     pub dims: [usize; SONEW_MAX_DIMS],
     /// One of sonew_dtype: the type of data's elements.
     pub dtype: i32,
-    /// Is 0.
-    pub reserved: i32,
+    /// How many planes the tensor has, this one included: at least two.
+    pub plane_count: i32,
     /// The number of the steps that the tensor took part in: the t of its bias
-    /// correction. sonew_tensor_step_count().
+    /// correction.
     pub step_count: u64,
 }
 
 // SAFETY: 14 * 8 + 2 * 4 bytes without padding.
 unsafe impl Growing for sonew_view {
-    const SIZES: &'static [usize] = &[112, size_of::<sonew_view>()];
-}
-
-/// Writes the number of state planes of a tensor to *count.
-///
-/// Errors: SONEW_UNKNOWN_TENSOR. Since 0.1.
-#[no_mangle]
-pub unsafe extern "C" fn sonew_plane_count(
-    optimizer: *const sonew_optimizer,
-    tensor: usize,
-    count: *mut usize,
-) -> sonew_status {
-    let value = |o: &Owned| Ok(o.optimizer.planes(tensor)?.len());
-    // SAFETY: the header asks for a pointer to the result.
-    unsafe { query(optimizer, count, "count", value) }
-}
-
-/// Writes the index of a tensor's state plane with this name to *plane.
-///
-/// Errors: SONEW_UNKNOWN_TENSOR, SONEW_INVALID_STRING, SONEW_UNKNOWN_NAME.
-/// Since 0.1.
-#[no_mangle]
-pub unsafe extern "C" fn sonew_find_plane(
-    optimizer: *const sonew_optimizer,
-    tensor: usize,
-    name: *const c_char,
-    plane: *mut usize,
-) -> sonew_status {
-    call_always(|| {
-        // SAFETY: the header asks for a string and a pointer to the result.
-        let (name, out) = unsafe {
-            (
-                string(name, || "name".to_owned())?,
-                Out::new(plane, "plane")?,
-            )
-        };
-        let found = with(optimizer, |owned| {
-            let planes = owned.optimizer.planes(tensor)?;
-            let found = planes.iter().position(|plane| plane.name == name);
-            found.ok_or_else(|| Error::UnknownName {
-                owner: format!("tensor \"{}\"", owned.optimizer.tensors()[tensor].name),
-                kind: "state plane",
-                name,
-            })
-        })?;
-        out.write(found);
-        Ok(())
-    })
+    const SIZES: &'static [usize] = &[size_of::<sonew_view>()];
 }
 
 /// Writes a view of a tensor's state plane to *view. Pass sizeof *view for size.
@@ -118,7 +71,7 @@ pub unsafe extern "C" fn sonew_plane_view(
 ) -> sonew_status {
     call_always(|| {
         not_null(view, || "view".to_owned())?;
-        let value = with(optimizer, |owned| view_of(owned, tensor, plane))?;
+        let value = ask(optimizer, |owned| view_of(owned, tensor, plane))?;
         // SAFETY: the header asks for a struct of this size.
         unsafe { versioned::write(value, view, size, "view") }
     })
@@ -138,13 +91,14 @@ fn view_of(owned: &Owned, tensor: usize, plane: usize) -> Result<sonew_view> {
         ndim: spec.dims.len(),
         dims,
         dtype: dtype_number(elements.dtype()),
-        reserved: 0,
-        step_count: owned.optimizer.tensor_step_count(tensor)?,
+        // At most 20.
+        plane_count: names.list.len() as i32,
+        step_count: owned.optimizer.settings(tensor)?.step_count,
     })
 }
 
 /// Replaces the optimizer's state by a copy of the caller's: its step count,
-/// which becomes that of every tensor, too (sonew_set_tensor_step_count() changes
+/// which becomes that of every tensor, too (sonew_set_settings() changes that of
 /// one), and count state planes, those of the first tensor first, each tensor's in the
 /// order of their indices. For programs that kept the state in arrays of their
 /// own. "master" is taken as set, so that the next step does not copy it from
@@ -169,6 +123,22 @@ pub unsafe extern "C" fn sonew_set_state(
             owned.optimizer.set_state(step_count, &planes)
         })
     })
+}
+
+/// Discards the master weights of all tensors that have them, so that the next
+/// step copies them from the parameters again. Call this after changing
+/// parameters between steps; otherwise the next step overwrites the change.
+///
+/// A live file keeps the master weights of the last step until the next step is
+/// complete. If the process dies before that, a load with parameters continues as
+/// if this had not been called; after a load without them, the next step copies
+/// the caller's parameters.
+///
+/// Errors: in a live file, SONEW_FORKED, SONEW_IO and SONEW_OUT_OF_MEMORY. Since
+/// 0.1.
+#[no_mangle]
+pub extern "C" fn sonew_reset_master(optimizer: *mut sonew_optimizer) -> sonew_status {
+    call(|| with(optimizer, |owned| owned.optimizer.reset_master()))
 }
 
 /// # Safety

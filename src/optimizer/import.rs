@@ -12,7 +12,7 @@ impl Optimizer {
     /// Replaces the optimizer's state by a copy of the caller's: its step count,
     /// which becomes that of every tensor, too, and for each tensor its planes in the
     /// order of [`planes`](Optimizer::planes), as [`plane`](Optimizer::plane) returns
-    /// them. [`set_tensor_step_count`](Optimizer::set_tensor_step_count) changes that
+    /// them. [`change_settings`](Optimizer::change_settings) changes that
     /// of tensors which have not taken part in every step. Master weights are taken as
     /// set, so that the next step does not copy them from the parameters. If the state
     /// was in a live file, that file is closed at its last step, and the new state is in

@@ -87,7 +87,7 @@ impl World {
                 .flat_map(|state| state.elements.iter().map(|bytes| bytes.to_vec()))
                 .collect(),
             params: self.params.clone(),
-            lr_scale: self.optimizer.lr_scale(0).unwrap(),
+            lr_scale: self.optimizer.settings(0).unwrap().lr_scale,
         }
     }
 
@@ -254,7 +254,7 @@ fn a_live_step_that_cannot_be_noted_changes_nothing() {
 fn a_setting_that_cannot_be_noted_changes_nothing() {
     let operations = every_operation(
         live,
-        |world| world.optimizer.set_lr_scale(0, 0.5),
+        |world| world.optimizer.change_settings(0, |s| s.lr_scale = 0.5),
         |world, before, failed| {
             let expected = if failed { before.lr_scale } else { 0.5 };
             assert_eq!(world.see().lr_scale, expected);

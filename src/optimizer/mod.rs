@@ -7,6 +7,7 @@ mod load;
 mod loading;
 mod master;
 mod saving;
+mod settings;
 mod staged;
 mod state;
 
@@ -14,14 +15,15 @@ use std::mem::take;
 
 pub use background::Saving;
 pub use load::{LoadMode, LoadOptions};
+pub use settings::TensorSettings;
 pub use staged::StagedStep;
 
-use crate::checkpoint::{check_size, Live};
+use crate::checkpoint::check_size;
 use crate::dtype::{Element, Elements, ElementsMut};
 use crate::error::{Error, Result};
-use crate::layout::{self, check_count, check_scalars, Plane, Scalars, TensorSpec};
+use crate::layout::{self, check_count, Plane, TensorSpec};
 use crate::memory::{again, fill, list, try_list, OF_TENSORS};
-use crate::options::{not_negative, Options, StepOptions};
+use crate::options::{Options, StepOptions};
 use crate::parallel::Pool;
 use crate::step::{Plan, Target, TensorBuffers};
 use live::LiveState;
@@ -126,7 +128,7 @@ impl Optimizer {
     /// Takes one step: `params[i]` and the state of tensor `i` are updated
     /// from `grads[i]`. If that is `None`, the tensor takes no part in the step:
     /// its parameters, its state and its
-    /// [step count](Optimizer::tensor_step_count) stay as they are. For tensors of several types
+    /// [step count](TensorSettings::step_count) stay as they are. For tensors of several types
     /// there is [`step_any`](Optimizer::step_any).
     ///
     /// # Errors
@@ -239,20 +241,9 @@ impl Optimizer {
     }
 
     /// Steps taken so far. One in which a tensor took no part, or even none took
-    /// part, counts; for a tensor's own see
-    /// [`tensor_step_count`](Optimizer::tensor_step_count).
+    /// part, counts; for a tensor's own see [`TensorSettings::step_count`].
     pub fn step_count(&self) -> u64 {
         self.step_count
-    }
-
-    /// The steps that a tensor took part in, which its bias correction counts. So
-    /// tensors may also be stepped in separate calls, each with the gradients of the
-    /// others `None`: they get the same bits as in one call for all, but for clipping.
-    ///
-    /// # Errors
-    /// [`Error::UnknownTensor`].
-    pub fn tensor_step_count(&self, tensor: usize) -> Result<u64> {
-        Ok(self.state_of(tensor)?.step_count)
     }
 
     /// The options that the optimizer was created with.
@@ -263,97 +254,6 @@ impl Optimizer {
     /// The tensors, in order.
     pub fn tensors(&self) -> &[TensorSpec] {
         &self.specs
-    }
-
-    /// The factor on a tensor's learning rate; 1 at first.
-    ///
-    /// # Errors
-    /// [`Error::UnknownTensor`].
-    pub fn lr_scale(&self, tensor: usize) -> Result<f64> {
-        Ok(self.state_of(tensor)?.lr_scale)
-    }
-
-    /// Changes the factor on a tensor's learning rate; finite and not negative.
-    ///
-    /// # Errors
-    /// [`Error::UnknownTensor`], [`Error::OutOfRange`]; [`Error::Forked`] and
-    /// [`Error::Io`] where the state is in a live file.
-    pub fn set_lr_scale(&mut self, tensor: usize, scale: f64) -> Result<()> {
-        self.between_steps()?;
-        self.state_of(tensor)?;
-        not_negative(self.of_tensor("lr_scale", tensor), scale)?;
-        self.begin_live()?;
-        self.state[tensor].lr_scale = scale;
-        self.set_live(tensor, self.state[tensor].settings());
-        Ok(())
-    }
-
-    /// A tensor's decoupled weight decay; at first that of the options.
-    ///
-    /// # Errors
-    /// [`Error::UnknownTensor`].
-    pub fn weight_decay(&self, tensor: usize) -> Result<f64> {
-        Ok(self.state_of(tensor)?.weight_decay)
-    }
-
-    /// Changes a tensor's decoupled weight decay; finite and not negative.
-    ///
-    /// # Errors
-    /// [`Error::UnknownTensor`], [`Error::OutOfRange`]; [`Error::Forked`] and
-    /// [`Error::Io`] where the state is in a live file.
-    pub fn set_weight_decay(&mut self, tensor: usize, decay: f64) -> Result<()> {
-        self.between_steps()?;
-        self.state_of(tensor)?;
-        not_negative(self.of_tensor("weight_decay", tensor), decay)?;
-        self.begin_live()?;
-        self.state[tensor].weight_decay = decay;
-        self.set_live(tensor, self.state[tensor].settings());
-        Ok(())
-    }
-
-    /// Changes the count of the steps that a tensor took part in: for state that was
-    /// set with one count for all by [`set_state`](Optimizer::set_state), and for
-    /// tensors whose planes begin anew, with the count 0. Other counts do not change
-    /// bias correction where it follows the betas of single steps
-    /// ([`StepOptions::beta1`]).
-    ///
-    /// # Errors
-    /// [`Error::UnknownTensor`]; [`Error::OutOfRange`] for 2^47 or more,
-    /// [`Error::Forked`] and [`Error::Io`] where the state is in a live file.
-    pub fn set_tensor_step_count(&mut self, tensor: usize, count: u64) -> Result<()> {
-        self.between_steps()?;
-        self.state_of(tensor)?;
-        if self.live.is_some() {
-            Live::check_tensor_step(&self.specs[tensor].name, count)?;
-        }
-        self.begin_live()?;
-        self.state[tensor].step_count = count;
-        self.set_live(tensor, self.state[tensor].settings());
-        Ok(())
-    }
-
-    /// What a tensor's last step left to the next besides the planes: zeros before the
-    /// first.
-    ///
-    /// # Errors
-    /// [`Error::UnknownTensor`].
-    pub fn scalars(&self, tensor: usize) -> Result<Scalars> {
-        Ok(self.state_of(tensor)?.scalars)
-    }
-
-    /// Changes that: after [`set_state`](Optimizer::set_state), which sets it to zeros.
-    ///
-    /// # Errors
-    /// [`Error::UnknownTensor`], [`Error::OutOfRange`]; [`Error::Forked`] and
-    /// [`Error::Io`] where the state is in a live file.
-    pub fn set_scalars(&mut self, tensor: usize, scalars: Scalars) -> Result<()> {
-        self.between_steps()?;
-        self.state_of(tensor)?;
-        check_scalars(&self.specs[tensor], &scalars)?;
-        self.begin_live()?;
-        self.state[tensor].scalars = scalars;
-        self.set_live(tensor, self.state[tensor].settings());
-        Ok(())
     }
 
     /// Names and types of a tensor's state planes, in the order of
@@ -414,11 +314,6 @@ impl Optimizer {
             index: tensor,
             count: self.state.len(),
         })
-    }
-
-    /// The name of a tensor's argument, for messages.
-    fn of_tensor(&self, argument: &str, tensor: usize) -> String {
-        format!("{argument} of tensor \"{}\"", self.specs[tensor].name)
     }
 
     fn check_count(&self, argument: &'static str, count: usize) -> Result<()> {

@@ -198,10 +198,12 @@ impl Run {
                 optimizer.step(&StepOptions::default(), &mut [&mut pa[..], pb], &grads)
             }
             Work::Sync => self.optimizer().sync(),
-            Work::Setting if number.is_multiple_of(2) => {
-                self.optimizer().set_tensor_step_count(1, number.into())
-            }
-            Work::Setting => self.optimizer().set_lr_scale(1, f64::from(number)),
+            Work::Setting if number.is_multiple_of(2) => self
+                .optimizer()
+                .change_settings(1, |s| s.step_count = number.into()),
+            Work::Setting => self
+                .optimizer()
+                .change_settings(1, |s| s.lr_scale = f64::from(number)),
             Work::Reset => {
                 self.params[0].fill(number as f32);
                 self.optimizer().reset_master()

@@ -40,6 +40,9 @@ pub(super) fn check(
     lr: f64,
     buffers: &TensorBuffers<'_>,
 ) -> Result<()> {
+    if buffers.is_absent() {
+        return Ok(());
+    }
     let target = &buffers.target;
     let name = match target {
         Target::Parameters(_) => "the parameter",

@@ -121,9 +121,11 @@ impl Problem {
             for i in 0..self.tensors.len() {
                 oracle.tensor_mut(i).lr_scale = event.lr_scale[i];
                 oracle.tensor_mut(i).weight_decay = event.weight_decay[i];
-                optimizer.set_lr_scale(i, event.lr_scale[i]).unwrap();
                 optimizer
-                    .set_weight_decay(i, event.weight_decay[i])
+                    .change_settings(i, |s| s.lr_scale = event.lr_scale[i])
+                    .unwrap();
+                optimizer
+                    .change_settings(i, |s| s.weight_decay = event.weight_decay[i])
                     .unwrap();
             }
             let grads = widen(&event.grads);
@@ -145,7 +147,7 @@ impl Problem {
         }
         assert_eq!(optimizer.step_count(), oracle.step_count());
         for i in 0..self.tensors.len() {
-            let own = optimizer.tensor_step_count(i).unwrap();
+            let own = optimizer.settings(i).unwrap().step_count;
             assert_eq!(own, oracle.tensor(i).step_count);
         }
     }

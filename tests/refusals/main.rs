@@ -86,8 +86,8 @@ impl World {
         let planes = |i| 0..optimizer.planes(i).unwrap().len();
         let setting = |i| {
             (
-                optimizer.lr_scale(i).unwrap(),
-                optimizer.weight_decay(i).unwrap(),
+                optimizer.settings(i).unwrap().lr_scale,
+                optimizer.settings(i).unwrap().weight_decay,
             )
         };
         Seen {

@@ -149,10 +149,9 @@ fn gradients_that_are_not_finite() {
 fn tensors_and_planes_that_are_not_there() {
     let mut world = World::new();
     refused!(
-        world.optimizer.lr_scale(2),
+        world.optimizer.settings(2),
         Error::UnknownTensor { index: 2, count: 2 }
     );
-    refused!(world.optimizer.weight_decay(9), Error::UnknownTensor { .. });
     refused!(world.optimizer.planes(2), Error::UnknownTensor { .. });
     refused!(world.optimizer.plane(2, 0), Error::UnknownTensor { .. });
     refused!(
@@ -161,16 +160,16 @@ fn tensors_and_planes_that_are_not_there() {
     );
     for value in [-1.0, f64::NAN, f64::INFINITY] {
         refused!(
-            world.unchanged(|w| w.optimizer.set_lr_scale(0, value)),
+            world.unchanged(|w| w.optimizer.change_settings(0, |s| s.lr_scale = value)),
             Error::OutOfRange { argument, .. } if argument == "lr_scale of tensor \"a\""
         );
         refused!(
-            world.unchanged(|w| w.optimizer.set_weight_decay(1, value)),
+            world.unchanged(|w| w.optimizer.change_settings(1, |s| s.weight_decay = value)),
             Error::OutOfRange { argument, .. } if argument == "weight_decay of tensor \"b\""
         );
     }
     refused!(
-        world.unchanged(|w| w.optimizer.set_lr_scale(2, 1.0)),
+        world.unchanged(|w| w.optimizer.change_settings(2, |s| s.lr_scale = 1.0)),
         Error::UnknownTensor { .. }
     );
 }

@@ -85,7 +85,7 @@ fn files() -> tempfile::TempDir {
     let mut optimizer = Optimizer::new(options(), &tensors(Dtype::F32)).unwrap();
     let mut params = (vec![bf16::ONE; 300_000], vec![0.5; 13]);
     (0..3).for_each(|_| step(&mut optimizer, &mut params));
-    optimizer.set_lr_scale(1, 0.25).unwrap();
+    optimizer.change_settings(1, |s| s.lr_scale = 0.25).unwrap();
     let saved = [Elements::new(&params.0), Elements::new(&params.1)];
     optimizer.save(path("saved"), Some(&saved)).unwrap();
     optimizer.save(path("state"), None).unwrap();
