@@ -750,7 +750,8 @@ typedef int32_t sonew_dtype;
 
 /**
  * One tensor. Fill it in with sonew_tensors_init(), then give it a name and
- * dimensions.
+ * dimensions. Every default is zero but that of struct_size, so in C99 an initializer
+ * does the same: {.struct_size = sizeof(sonew_tensor), .name = "a"}.
  */
 struct sonew_tensor {
   /** Set by sonew_tensors_init(). The same for all tensors of a list. */
@@ -775,8 +776,8 @@ struct sonew_tensor {
   int32_t update;
   /**
    * One of sonew_dtype: the type of the parameters, and of a direction.
-   * Default SONEW_F32. If it or state_dtype is SONEW_F64, the arithmetic
-   * is float64, otherwise float32.
+   * Default SONEW_DTYPE_DEFAULT: SONEW_F32. If it or state_dtype is SONEW_F64, the
+   * arithmetic is float64, otherwise float32.
    */
   int32_t dtype;
   /**
@@ -909,6 +910,13 @@ sonew_status sonew_get_settings(const sonew_optimizer *optimizer,
 sonew_status sonew_set_settings(sonew_optimizer *optimizer,
                                 size_t index,
                                 const sonew_settings *settings);
+
+/**
+ * The numbers of a tensor's state besides its planes: |a| / |u| of its last step, with
+ * lagged_norms; and what momentum and statistics were divided by in it, where betas
+ * have differed from those of the options (otherwise 0).
+ */
+#define SONEW_SCALARS 3
 
 /** The settings of a tensor. Fill them in with sonew_get_settings(). */
 struct sonew_settings {
@@ -1432,13 +1440,6 @@ sonew_status sonew_plan_step(sonew_plan *plan,
                              uint64_t step_number,
                              const sonew_buffers *buffers,
                              size_t count);
-
-/**
- * The numbers of a tensor's state besides its planes: |a| / |u| of its last step, with
- * lagged_norms; and what momentum and statistics were divided by in it, where betas
- * have differed from those of the options (otherwise 0).
- */
-#define SONEW_SCALARS 3
 
 /**
  * The state planes that a tensor of a plan needs, or the arrays that a file has of a

@@ -11,7 +11,10 @@
 enum { POINTS = 100, STEPS = 200 };
 
 int main(void) {
-    sonew_tensor tensors[] = {{.name = "a"}, {.name = "b"}}; /* two scalars */
+    sonew_tensor tensors[2]; /* two scalars */
+    sonew_tensors_init(tensors, 2, sizeof *tensors);
+    tensors[0].name = "a";
+    tensors[1].name = "b";
     sonew_optimizer *optimizer = NULL;
     if (sonew_create(NULL, tensors, 2, &optimizer) != SONEW_OK) {
         fprintf(stderr, "%s\n", sonew_last_error());
@@ -20,8 +23,9 @@ int main(void) {
     sonew_step_options step;
     sonew_step_options_init(&step, sizeof step);
 
-    float a = 0, b = 0, grad_a, grad_b, *params[] = {&a, &b};
-    const float *grads[] = {&grad_a, &grad_b};
+    float a = 0, b = 0, grad_a, grad_b;
+    void *params[] = {&a, &b};
+    const void *grads[] = {&grad_a, &grad_b};
     for (int i = 0; i <= STEPS; i++) {
         float loss = grad_a = grad_b = 0;
         for (int k = 0; k < POINTS; k++) {

@@ -19,7 +19,7 @@ typedef struct {
     float w3[HIDDEN], b3;
 } network;
 
-static void buffers(network *n, float *list[TENSORS]) {
+static void buffers(network *n, void *list[TENSORS]) {
     float *all[] = {&n->w1[0][0], n->b1, &n->w2[0][0], n->b2, n->w3, &n->b3};
     memcpy(list, all, sizeof all);
 }
@@ -89,17 +89,20 @@ static float loss_and_gradient(const network *n, int step, network *grad) {
     return loss;
 }
 
+/* What sonew_tensors_init() sets besides zeros. */
+#define SIZE .struct_size = sizeof(sonew_tensor)
+
 static sonew_optimizer *create(void) {
     sonew_options options;
     check(sonew_options_init(&options, sizeof options));
     options.eps = 1e-8;
     sonew_tensor tensors[TENSORS] = {
-        {.name = "w1", .ndim = 2, .dims = {HIDDEN, 2}},
-        {.name = "b1", .ndim = 1, .dims = {HIDDEN}, .update = SONEW_UPDATE_ADAM},
-        {.name = "w2", .ndim = 2, .dims = {HIDDEN, HIDDEN}},
-        {.name = "b2", .ndim = 1, .dims = {HIDDEN}, .update = SONEW_UPDATE_ADAM},
-        {.name = "w3", .ndim = 2, .dims = {1, HIDDEN}},
-        {.name = "b3", .update = SONEW_UPDATE_ADAM}, /* a scalar */
+        {SIZE, .name = "w1", .ndim = 2, .dims = {HIDDEN, 2}},
+        {SIZE, .name = "b1", .ndim = 1, .dims = {HIDDEN}, .update = SONEW_UPDATE_ADAM},
+        {SIZE, .name = "w2", .ndim = 2, .dims = {HIDDEN, HIDDEN}},
+        {SIZE, .name = "b2", .ndim = 1, .dims = {HIDDEN}, .update = SONEW_UPDATE_ADAM},
+        {SIZE, .name = "w3", .ndim = 2, .dims = {1, HIDDEN}},
+        {SIZE, .name = "b3", .update = SONEW_UPDATE_ADAM}, /* a scalar */
     };
     sonew_optimizer *optimizer = NULL;
     check(sonew_create(&options, tensors, TENSORS, &optimizer));
@@ -109,7 +112,7 @@ static sonew_optimizer *create(void) {
 /* Trains to the end, from wherever the optimizer is. */
 static void train(sonew_optimizer *optimizer, network *n, const char *checkpoint) {
     network grad;
-    float *params[TENSORS], *grads[TENSORS];
+    void *params[TENSORS], *grads[TENSORS];
     buffers(n, params);
     buffers(&grad, grads);
     sonew_step_options step;
@@ -123,7 +126,7 @@ static void train(sonew_optimizer *optimizer, network *n, const char *checkpoint
         if (i % 50 == 0 || i == STEPS - 1)
             printf("step %3d   loss %8.5f\n", i, loss);
         step.lr = 0.02 * (1 - (double)i / STEPS); /* decays to 0 */
-        check(sonew_step(optimizer, &step, params, (const float *const *)grads, TENSORS));
+        check(sonew_step(optimizer, &step, params, (const void *const *)grads, TENSORS));
     }
     check(sonew_free(optimizer));
 }
@@ -136,7 +139,7 @@ int main(int argc, char **argv) {
 
     printf("\nonce more, from %s\n", checkpoint);
     memset(&resumed, 0, sizeof resumed);
-    float *params[TENSORS];
+    void *params[TENSORS];
     buffers(&resumed, params);
     sonew_optimizer *optimizer = create();
     check(sonew_load(optimizer, checkpoint, NULL, params, TENSORS));

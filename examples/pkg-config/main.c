@@ -10,10 +10,16 @@ static int failed(sonew_status status) {
 
 int main(int argc, char **argv) {
     const char *file = argc > 1 ? argv[1] : "state.safetensors";
-    sonew_tensor tensor = {.name = "w", .ndim = 1, .dims = {3}};
+    sonew_tensor tensor;
+    sonew_tensors_init(&tensor, 1, sizeof tensor);
+    tensor.name = "w";
+    tensor.ndim = 1;
+    tensor.dims[0] = 3;
     sonew_optimizer *first = NULL, *second = NULL;
-    float w[3] = {1, 2, 3}, v[3], *params[] = {w}, *loaded[] = {v};
-    const float grad[3] = {1, 0, -1}, *grads[] = {grad};
+    float w[3] = {1, 2, 3}, v[3];
+    const float grad[3] = {1, 0, -1};
+    void *params[] = {w}, *loaded[] = {v};
+    const void *grads[] = {grad};
     if (failed(sonew_create(NULL, &tensor, 1, &first)) ||
         failed(sonew_create(NULL, &tensor, 1, &second)) ||
         failed(sonew_step(first, NULL, params, grads, 1)) ||

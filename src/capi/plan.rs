@@ -18,6 +18,7 @@ use super::stages::{self, ENDED};
 use super::status::sonew_status;
 use super::step::{sonew_step_options, step_options};
 use super::tensor::{sonew_tensor, tensors};
+use super::tensor_settings::{numbers_of, scalars_of, Numbers, SONEW_SCALARS};
 use super::versioned::{self, Entries, Growing, Versioned};
 use crate::error::{Error, Result};
 use crate::layout::{check_count, planes, Plane, Scalars, TensorSpec};
@@ -151,11 +152,6 @@ pub struct sonew_buffers {
     /// lagged_norms, or the step betas of its own.
     pub scalars: *mut f64,
 }
-
-/// The numbers of a tensor's state besides its planes: |a| / |u| of its last step, with
-/// lagged_norms; and what momentum and statistics were divided by in it, where betas
-/// have differed from those of the options (otherwise 0).
-pub const SONEW_SCALARS: usize = 3;
 
 // SAFETY: 11 * 8 bytes without padding.
 unsafe impl Growing for sonew_buffers {
@@ -387,21 +383,6 @@ impl CallersScalars {
             unsafe { self.0.cast::<Numbers>().write(numbers_of(scalars)) };
         }
     }
-}
-
-/// The scalars of a tensor, as C has them.
-pub(super) type Numbers = [f64; SONEW_SCALARS];
-
-pub(super) fn scalars_of([norm_ratio, momentum, statistics]: Numbers) -> Scalars {
-    Scalars {
-        norm_ratio,
-        bias_corrections: [momentum, statistics],
-    }
-}
-
-pub(super) fn numbers_of(scalars: Scalars) -> Numbers {
-    let [momentum, statistics] = scalars.bias_corrections;
-    [scalars.norm_ratio, momentum, statistics]
 }
 
 impl Passed {

@@ -75,7 +75,8 @@ pub enum sonew_dtype {
 }
 
 /// One tensor. Fill it in with sonew_tensors_init(), then give it a name and
-/// dimensions.
+/// dimensions. Every default is zero but that of struct_size, so in C99 an initializer
+/// does the same: {.struct_size = sizeof(sonew_tensor), .name = "a"}.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct sonew_tensor {
@@ -96,8 +97,8 @@ pub struct sonew_tensor {
     /// One of sonew_update. Default SONEW_UPDATE_SONEW.
     pub update: i32,
     /// One of sonew_dtype: the type of the parameters, and of a direction.
-    /// Default SONEW_F32. If it or state_dtype is SONEW_F64, the arithmetic
-    /// is float64, otherwise float32.
+    /// Default SONEW_DTYPE_DEFAULT: SONEW_F32. If it or state_dtype is SONEW_F64, the
+    /// arithmetic is float64, otherwise float32.
     pub dtype: i32,
     /// One of sonew_dtype: the type of the gradients. Default SONEW_DTYPE_DEFAULT:
     /// that of dtype.
@@ -130,7 +131,7 @@ unsafe impl Versioned for sonew_tensor {
             dims: [0; SONEW_MAX_DIMS],
             chains: sonew_chains::SONEW_ROW_MAJOR as i32,
             update: sonew_update::SONEW_UPDATE_SONEW as i32,
-            dtype: sonew_dtype::SONEW_F32 as i32,
+            dtype: sonew_dtype::SONEW_DTYPE_DEFAULT as i32,
             grad_dtype: sonew_dtype::SONEW_DTYPE_DEFAULT as i32,
             state_dtype: sonew_dtype::SONEW_DTYPE_DEFAULT as i32,
             master: 0,

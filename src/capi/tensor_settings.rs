@@ -14,12 +14,17 @@
 use super::arguments::not_null;
 use super::guard::{call, call_always};
 use super::optimizer::{ask, sonew_optimizer, with};
-use super::plan::{numbers_of, scalars_of, SONEW_SCALARS};
 use super::status::sonew_status;
 use super::tensor::{from_spec, sonew_tensor};
 use super::versioned::{self, Growing, Versioned};
 use crate::error::Error;
+use crate::layout::Scalars;
 use crate::optimizer::TensorSettings;
+
+/// The numbers of a tensor's state besides its planes: |a| / |u| of its last step, with
+/// lagged_norms; and what momentum and statistics were divided by in it, where betas
+/// have differed from those of the options (otherwise 0).
+pub const SONEW_SCALARS: usize = 3;
 
 /// The settings of a tensor. Fill them in with sonew_get_settings().
 #[repr(C)]
@@ -53,6 +58,21 @@ unsafe impl Versioned for sonew_settings {
     fn with_defaults(struct_size: usize) -> Self {
         from_settings(&TensorSettings::default(), struct_size)
     }
+}
+
+/// The scalars of a tensor, as C has them.
+pub(super) type Numbers = [f64; SONEW_SCALARS];
+
+pub(super) fn scalars_of([norm_ratio, momentum, statistics]: Numbers) -> Scalars {
+    Scalars {
+        norm_ratio,
+        bias_corrections: [momentum, statistics],
+    }
+}
+
+pub(super) fn numbers_of(scalars: Scalars) -> Numbers {
+    let [momentum, statistics] = scalars.bias_corrections;
+    [scalars.norm_ratio, momentum, statistics]
 }
 
 /// Settings for C, whose struct has this size.

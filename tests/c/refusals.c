@@ -24,15 +24,15 @@ sonew_step_options good_step(void) {
 
 void good_tensors(sonew_tensor tensors[COUNT]) {
     const sonew_tensor good[] = {
-        {.name = "a", .ndim = 2, .dims = {2, 3}},
-        {.name = "b", .ndim = 1, .dims = {LENGTH_B}},
+        {.struct_size = sizeof(sonew_tensor), .name = "a", .ndim = 2, .dims = {2, 3}},
+        {.struct_size = sizeof(sonew_tensor), .name = "b", .ndim = 1, .dims = {LENGTH_B}},
     };
     memcpy(tensors, good, sizeof good);
 }
 
 void good_buffers(sonew_buffers buffers[COUNT]) {
     for (int i = 0; i < COUNT; i++) {
-        OK(sonew_buffers_init(&buffers[i], sizeof buffers[i]));
+        OK(sonew_buffers_init(&buffers[i], 1, sizeof buffers[i]));
         buffers[i].params = i ? b : a;
         buffers[i].grad = i ? grad_b : grad_a;
         buffers[i].planes = i ? pointers_b : pointers_a;
@@ -52,8 +52,8 @@ typedef struct world {
     float a[LENGTH_A + 1], b[LENGTH_B], grad_a[LENGTH_A + 1], grad_b[LENGTH_B];
     float planes_a[PLANES][LENGTH_A], planes_b[PLANES][LENGTH_B];
     float state_a[PLANES][LENGTH_A], state_b[PLANES][LENGTH_B];
-    double lr_scale[COUNT], weight_decay[COUNT];
-    uint64_t step_count, step_counts[COUNT];
+    sonew_settings settings[COUNT];
+    uint64_t step_count;
     unsigned char file[4096];
 } world;
 
@@ -73,9 +73,7 @@ static world look(void) {
             memcpy(tensor ? now.state_b[plane] : now.state_a[plane], view.data,
                    view.len * sizeof(float));
         }
-        OK(sonew_lr_scale(optimizer, tensor, &now.lr_scale[tensor]));
-        OK(sonew_weight_decay(optimizer, tensor, &now.weight_decay[tensor]));
-        OK(sonew_tensor_step_count(optimizer, tensor, &now.step_counts[tensor]));
+        now.settings[tensor] = settings_of(optimizer, tensor);
     }
     now.step_count = info_of(optimizer).step_count;
     FILE *file = fopen(in_folder("good.safetensors"), "rb");
@@ -86,8 +84,8 @@ static world look(void) {
 }
 
 static void take_steps(void) {
-    float *params[] = {a, b};
-    const float *grads[] = {grad_a, grad_b};
+    void *params[] = {a, b};
+    const void *grads[] = {grad_a, grad_b};
     sonew_buffers buffers[COUNT];
     good_buffers(buffers);
     for (uint64_t number = 1; number <= 3; number++) {
@@ -110,7 +108,7 @@ static void build(void) {
         grad_b[i] = 0.5f + (float)i;
     }
     take_steps();
-    float *params[] = {a, b};
+    void *params[] = {a, b};
     OK(sonew_save(optimizer, in_folder("good.safetensors"), params, COUNT));
 }
 

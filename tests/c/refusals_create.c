@@ -132,18 +132,6 @@ static sonew_status pool_processor_absent(void) {
     return create_pool(2, processors, 1);
 }
 static sonew_status pool_out_null(void) { return sonew_pool_create(1, NULL, 0, NULL); }
-static sonew_status pool_query_null(void) {
-    size_t threads = 7;
-    sonew_status status = sonew_pool_threads(NULL, &threads);
-    CHECK(threads == 7);
-    return status;
-}
-static sonew_status pool_query_of_plan(void) {
-    size_t threads = 7;
-    sonew_status status = sonew_pool_threads((sonew_pool *)plan, &threads);
-    CHECK(threads == 7);
-    return status;
-}
 static sonew_status pool_free_of_plan(void) { return sonew_pool_free((sonew_pool *)plan); }
 
 static sonew_status out_null(void) {
@@ -226,8 +214,6 @@ const refusal create_refusals[] = {
             "out of memory: the list of processors needs"),
     REFUSAL(pool_processor_absent, SONEW_PROCESSOR, "processors[0] is 8191: "),
     REFUSAL(pool_out_null, SONEW_NULL_POINTER, "pool is null"),
-    REFUSAL(pool_query_null, SONEW_NULL_POINTER, "pool is null"),
-    REFUSAL(pool_query_of_plan, SONEW_BAD_HANDLE, "pool is not a live handle"),
     REFUSAL(pool_free_of_plan, SONEW_BAD_HANDLE, "pool is not a live handle"),
     REFUSAL(options_reserved, SONEW_UNKNOWN_VALUE, "options.reserved[0] is 1, must be 0"),
     REFUSAL(options_not_filled_in, SONEW_STRUCT_SIZE,

@@ -1,7 +1,7 @@
 /* Refusals of sonew_save(), sonew_load(), sonew_open(), and of files without an optimizer. */
 #include "refusals.h"
 
-static float *params[] = {a, b};
+static void *params[] = {a, b};
 
 static sonew_status load(const char *name) {
     return sonew_load(optimizer, in_folder(name), NULL, params, COUNT);
@@ -88,9 +88,9 @@ INTO(override_2, with.override_options = 2)
 INTO(common_minus_1, with.common_tensors_only = -1)
 INTO(load_not_filled_in, memset(&with, 0, sizeof with))
 INTO(renames_null, with.rename_count = 1)
-INTO(rename_to_null, sonew_rename rename = {"a", NULL}; with.renames = &rename;
+INTO(rename_to_null, const char *renames[] = {"a", NULL}; with.renames = renames;
      with.rename_count = 1)
-INTO(rename_unknown, sonew_rename rename = {"x", "a"}; with.renames = &rename;
+INTO(rename_unknown, const char *renames[] = {"x", "a"}; with.renames = renames;
      with.rename_count = 1)
 
 static sonew_status params_not_saved(void) {
@@ -111,14 +111,14 @@ static sonew_status load_too_few(void) {
 }
 
 static sonew_status load_overlapping(void) {
-    float *same[] = {a, a + 1};
+    void *same[] = {a, a + 1};
     return sonew_load(optimizer, in_folder("good.safetensors"), NULL, same, COUNT);
 }
 
 static sonew_status load_into_state(void) {
     sonew_view view;
     OK(sonew_plane_view(optimizer, 1, 0, &view, sizeof view));
-    float *wrong[] = {a, NULL};
+    void *wrong[] = {a, NULL};
     memcpy(&wrong[1], &view.data, sizeof view.data);
     return sonew_load(optimizer, in_folder("good.safetensors"), NULL, wrong, COUNT);
 }
@@ -132,12 +132,12 @@ static sonew_status save_nowhere(void) {
 }
 
 static sonew_status save_one_null(void) {
-    float *wrong[] = {a, NULL};
+    void *wrong[] = {a, NULL};
     return sonew_save(optimizer, in_folder("good.safetensors"), wrong, COUNT);
 }
 
 static sonew_status save_askew(void) {
-    float *wrong[] = {a, (float *)(void *)((char *)b + 2)};
+    void *wrong[] = {a, (float *)(void *)((char *)b + 2)};
     return sonew_save(optimizer, in_folder("good.safetensors"), wrong, COUNT);
 }
 
@@ -178,15 +178,20 @@ static sonew_file *file;
     static sonew_status name(void) {                                           \
         sonew_contents contents;                                               \
         sonew_options options;                                                 \
-        sonew_tensor_state state;                                              \
+        sonew_tensor tensor;                                                   \
+        sonew_settings settings;                                               \
+        sonew_planes arrays;                                                   \
         float data[LENGTH_A + 1] = {7, 7};                                     \
         memset(&contents, 7, sizeof contents);                                 \
         memset(&options, 7, sizeof options);                                   \
-        memset(&state, 7, sizeof state);                                       \
+        memset(&tensor, 7, sizeof tensor);                                     \
+        memset(&settings, 7, sizeof settings);                                 \
+        arrays.count = 7;                                                      \
         OK(sonew_file_open(in_folder("good.safetensors"), &file));             \
         sonew_status status = call;                                            \
         CHECK(contents.format == 0x07070707 && options.band == 0x07070707);    \
-        CHECK(state.reserved == 0x07070707 && data[0] == 7);                   \
+        CHECK(tensor.reserved[1] == 0x07070707 && arrays.count == 7);          \
+        CHECK(settings.step_count == 0x0707070707070707 && data[0] == 7);      \
         OK(sonew_file_free(file));                                             \
         return status;                                                         \
     }
@@ -195,9 +200,15 @@ OF_FILE(info_null, sonew_file_info(file, NULL, sizeof contents))
 OF_FILE(info_size, sonew_file_info(file, &contents, 8))
 OF_FILE(options_null, sonew_file_options(file, NULL, sizeof options))
 OF_FILE(options_size, sonew_file_options(file, &options, sizeof options - 4))
-OF_FILE(tensor_null, sonew_file_tensor(file, 0, NULL, sizeof state))
-OF_FILE(tensor_size, sonew_file_tensor(file, 0, &state, 0))
-OF_FILE(tensor_2, sonew_file_tensor(file, 2, &state, sizeof state))
+OF_FILE(tensor_null, sonew_file_tensor(file, 0, NULL, sizeof tensor))
+OF_FILE(tensor_size, sonew_file_tensor(file, 0, &tensor, 0))
+OF_FILE(tensor_2, sonew_file_tensor(file, 2, &tensor, sizeof tensor))
+OF_FILE(file_settings_null, sonew_file_settings(file, 0, NULL, sizeof settings))
+OF_FILE(file_settings_size, sonew_file_settings(file, 0, &settings, 0))
+OF_FILE(file_settings_2, sonew_file_settings(file, 2, &settings, sizeof settings))
+OF_FILE(arrays_null, sonew_file_arrays(file, 0, NULL, sizeof arrays))
+OF_FILE(arrays_size, sonew_file_arrays(file, 0, &arrays, 0))
+OF_FILE(arrays_2, sonew_file_arrays(file, 2, &arrays, sizeof arrays))
 OF_FILE(read_null, sonew_file_read(file, 0, "momentum", NULL))
 OF_FILE(read_name_null, sonew_file_read(file, 0, NULL, data))
 OF_FILE(read_tensor_2, sonew_file_read(file, 2, "momentum", data))
@@ -238,16 +249,16 @@ static sonew_status file_freed_twice(void) {
     return sonew_file_free(file);
 }
 
-static sonew_status optimizer_tensor_null(void) {
-    return sonew_optimizer_tensor(optimizer, 0, NULL, sizeof(sonew_tensor_state));
+static sonew_status own_tensor_null(void) {
+    return sonew_get_tensor(optimizer, 0, NULL, sizeof(sonew_tensor));
 }
-static sonew_status optimizer_tensor_2(void) {
-    sonew_tensor_state state;
-    return sonew_optimizer_tensor(optimizer, 2, &state, sizeof state);
+static sonew_status own_tensor_2(void) {
+    sonew_tensor tensor;
+    return sonew_get_tensor(optimizer, 2, &tensor, sizeof tensor);
 }
-static sonew_status optimizer_tensor_size(void) {
-    sonew_tensor_state state;
-    return sonew_optimizer_tensor(optimizer, 0, &state, sizeof state - 1);
+static sonew_status own_tensor_size(void) {
+    sonew_tensor tensor;
+    return sonew_get_tensor(optimizer, 0, &tensor, sizeof tensor - 1);
 }
 
 const refusal file_refusals[] = {
@@ -265,9 +276,15 @@ const refusal file_refusals[] = {
     REFUSAL(info_size, SONEW_STRUCT_SIZE, "the size of contents is 8"),
     REFUSAL(options_null, SONEW_NULL_POINTER, "options is null"),
     REFUSAL(options_size, SONEW_STRUCT_SIZE, "the size of options is"),
-    REFUSAL(tensor_null, SONEW_NULL_POINTER, "state is null"),
-    REFUSAL(tensor_size, SONEW_STRUCT_SIZE, "the size of state is 0"),
+    REFUSAL(tensor_null, SONEW_NULL_POINTER, "tensor is null"),
+    REFUSAL(tensor_size, SONEW_STRUCT_SIZE, "the size of tensor is 0"),
     REFUSAL(tensor_2, SONEW_UNKNOWN_TENSOR, "2"),
+    REFUSAL(file_settings_null, SONEW_NULL_POINTER, "settings is null"),
+    REFUSAL(file_settings_size, SONEW_STRUCT_SIZE, "the size of settings is 0"),
+    REFUSAL(file_settings_2, SONEW_UNKNOWN_TENSOR, "2"),
+    REFUSAL(arrays_null, SONEW_NULL_POINTER, "arrays is null"),
+    REFUSAL(arrays_size, SONEW_STRUCT_SIZE, "the size of arrays is 0"),
+    REFUSAL(arrays_2, SONEW_UNKNOWN_TENSOR, "2"),
     REFUSAL(read_null, SONEW_NULL_POINTER, "data, momentum of tensor \"a\", is null"),
     REFUSAL(read_name_null, SONEW_NULL_POINTER, "array is null"),
     REFUSAL(read_tensor_2, SONEW_UNKNOWN_TENSOR, "2"),
@@ -281,9 +298,9 @@ const refusal file_refusals[] = {
     REFUSAL(file_out_null, SONEW_NULL_POINTER, "file is null"),
     REFUSAL(file_is_null, SONEW_NULL_POINTER, "file is null"),
     REFUSAL(file_freed_twice, SONEW_BAD_HANDLE, "file"),
-    REFUSAL(optimizer_tensor_null, SONEW_NULL_POINTER, "state is null"),
-    REFUSAL(optimizer_tensor_2, SONEW_UNKNOWN_TENSOR, "2"),
-    REFUSAL(optimizer_tensor_size, SONEW_STRUCT_SIZE, "the size of state is"),
+    REFUSAL(own_tensor_null, SONEW_NULL_POINTER, "tensor is null"),
+    REFUSAL(own_tensor_2, SONEW_UNKNOWN_TENSOR, "2"),
+    REFUSAL(own_tensor_size, SONEW_STRUCT_SIZE, "the size of tensor is"),
     REFUSAL(no_file, SONEW_IO, "none.safetensors\": "),
     REFUSAL(no_checkpoint, SONEW_NOT_A_CHECKPOINT, "is not a sonew checkpoint"),
     REFUSAL(empty_file, SONEW_NOT_A_CHECKPOINT, "it has only 0 bytes"),
@@ -312,7 +329,7 @@ const refusal file_refusals[] = {
     REFUSAL(common_minus_1, SONEW_UNKNOWN_VALUE, "options.common_tensors_only is -1"),
     REFUSAL(load_not_filled_in, SONEW_STRUCT_SIZE, "call sonew_load_options_init() first"),
     REFUSAL(renames_null, SONEW_NULL_POINTER, "options.renames is null"),
-    REFUSAL(rename_to_null, SONEW_NULL_POINTER, "options.renames[0].to is null"),
+    REFUSAL(rename_to_null, SONEW_NULL_POINTER, "options.renames[1] is null"),
     REFUSAL(rename_unknown, SONEW_RENAME, "cannot rename \"x\" to \"a\""),
     REFUSAL(params_not_saved, SONEW_PLANE_MISSING, "tensor \"a\": the file has no parameter"),
     REFUSAL(load_path_null, SONEW_NULL_POINTER, "path is null"),

@@ -1,8 +1,7 @@
 /* Refusals of live files, mapped files, and saves in the background. */
 #include "refusals.h"
 
-static float *params[] = {a, b};
-static void *any_params[] = {a, b};
+static void *params[] = {a, b};
 
 /* A second optimizer, like that of the world. */
 static sonew_optimizer *another(void) {
@@ -35,7 +34,7 @@ static sonew_status saves(const char *path) {
 }
 static sonew_status saves_behind(const char *path) {
     sonew_saving *saving = NULL;
-    OK(sonew_save_begin(optimizer, path, any_params, COUNT, &saving));
+    OK(sonew_save_begin(optimizer, path, params, COUNT, &saving));
     return sonew_save_finish(saving);
 }
 static sonew_status makes_live(const char *path) { return sonew_make_live(optimizer, path); }
@@ -76,8 +75,8 @@ static void leave(void) {
     static unsigned char bytes[1 << 16];
     sonew_optimizer *other = another();
     float p[LENGTH_A + LENGTH_B] = {0}, g[LENGTH_A + LENGTH_B] = {1, 2, 3};
-    float *ps[] = {p, p + LENGTH_A};
-    const float *gs[] = {g, g + LENGTH_A};
+    void *ps[] = {p, p + LENGTH_A};
+    const void *gs[] = {g, g + LENGTH_A};
     OK(sonew_make_live(other, in_folder("left.safetensors")));
     for (int i = 0; i < 3; i++)
         OK(sonew_step(other, NULL, ps, gs, COUNT));
@@ -111,11 +110,11 @@ static sonew_status mode_unknown(void) { return load_as("good.safetensors", 3); 
 
 #define SHARED_WITH(name, change)                                              \
     static sonew_status name(void) {                                           \
-        sonew_rename rename = {"a", "a"};                                      \
+        const char *renames[] = {"a", "a"};                                    \
         sonew_load_options with;                                               \
         OK(sonew_load_options_init(&with, sizeof with));                       \
         with.mode = SONEW_MAP_SHARED;                                          \
-        with.renames = &rename;                                                \
+        with.renames = renames;                                                \
         change;                                                                \
         return sonew_load(optimizer, in_folder("live.safetensors"), &with,     \
                           NULL, 0);                                            \
@@ -155,14 +154,14 @@ static sonew_status step_with_old_view(void) {
     sonew_optimizer *other = another();
     OK(sonew_make_live(other, in_folder("live.safetensors")));
     float p[LENGTH_A + LENGTH_B] = {0}, g[LENGTH_A + LENGTH_B] = {1, 2, 3};
-    float *ps[] = {p, p + LENGTH_A};
-    const float *gs[] = {g, g + LENGTH_A};
+    void *ps[] = {p, p + LENGTH_A};
+    const void *gs[] = {g, g + LENGTH_A};
     sonew_view old, now;
     OK(sonew_plane_view(other, 0, 0, &old, sizeof old));
     OK(sonew_step(other, NULL, ps, gs, COUNT));
     OK(sonew_plane_view(other, 0, 0, &now, sizeof now));
     CHECK(old.data != now.data);
-    gs[0] = (const float *)old.data;
+    gs[0] = old.data;
     sonew_status status = sonew_step(other, NULL, ps, gs, COUNT);
     OK(sonew_free(other));
     return status;
@@ -185,11 +184,11 @@ static sonew_status verify_damaged(void) {
 }
 
 static sonew_status begin_null(void) {
-    return sonew_save_begin(optimizer, in_folder("x"), any_params, COUNT, NULL);
+    return sonew_save_begin(optimizer, in_folder("x"), params, COUNT, NULL);
 }
 static sonew_status begin_too_few(void) {
     sonew_saving *saving = NULL;
-    sonew_status status = sonew_save_begin(optimizer, in_folder("x"), any_params, 1, &saving);
+    sonew_status status = sonew_save_begin(optimizer, in_folder("x"), params, 1, &saving);
     CHECK(saving == NULL);
     return status;
 }
@@ -202,7 +201,7 @@ static sonew_status begin_askew(void) {
 }
 static sonew_status finish_nowhere(void) {
     sonew_saving *saving = NULL;
-    OK(sonew_save_begin(optimizer, in_folder("none/file"), any_params, COUNT, &saving));
+    OK(sonew_save_begin(optimizer, in_folder("none/file"), params, COUNT, &saving));
     return sonew_save_finish(saving);
 }
 static sonew_status finish_twice(void) {

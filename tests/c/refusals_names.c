@@ -65,8 +65,8 @@ static sonew_optimizer *create(void) {
 #define ON(test, call)                                                         \
     static sonew_status test(void) {                                           \
         sonew_optimizer *with = create();                                      \
-        float *params[] = {a, b};                                              \
-        const float *grads[] = {grad_a, grad_b};                               \
+        void *params[] = {a, b};                                              \
+        const void *grads[] = {grad_a, grad_b};                               \
         (void)params, (void)grads;                                             \
         sonew_status status = call;                                            \
         OK(sonew_free(with));                                                  \
@@ -74,30 +74,22 @@ static sonew_optimizer *create(void) {
     }
 
 ON(long_null, (params[1] = NULL, sonew_step(with, NULL, params, grads, COUNT)))
-ON(long_askew, (params[0] = (float *)(void *)((char *)a + 1),
+ON(long_askew, (params[0] = (char *)a + 1,
                 sonew_step(with, NULL, params, grads, COUNT)))
 ON(long_overlap, (params[0] = a + 1, params[1] = a + 4,
                   sonew_step(with, NULL, params, grads, COUNT)))
-ON(long_at_the_end_of_memory, (params[0] = (float *)(UINTPTR_MAX - 7),
+ON(long_at_the_end_of_memory, (params[0] = (void *)(UINTPTR_MAX - 7),
                                sonew_step(with, NULL, params, grads, COUNT)))
-ON(long_lr_scale, sonew_set_lr_scale(with, 0, -1))
+ON(long_lr_scale, set_lr_scale(with, 0, -1))
 ON(long_no_plane, sonew_plane_view(with, 1, 3, &(sonew_view){0}, sizeof(sonew_view)))
-ON(long_plane_name, sonew_find_plane(with, 1, long_name(0), &(size_t){0}))
 ON(long_path, sonew_load(with, long_name(0), NULL, NULL, 0))
 ON(long_not_in_file, sonew_load(with, in_folder("good.safetensors"), NULL, NULL, 0))
 
-static sonew_status long_not_there(void) {
-    size_t tensor = 9;
-    sonew_status status = sonew_find_tensor(optimizer, long_name(0), &tensor);
-    CHECK(tensor == 9);
-    return status;
-}
-
 static sonew_status long_rename(void) {
-    sonew_rename rename = {long_name(0), long_name(1)};
+    const char *renames[] = {long_name(0), long_name(1)};
     sonew_load_options with;
     OK(sonew_load_options_init(&with, sizeof with));
-    with.renames = &rename;
+    with.renames = renames;
     with.rename_count = 1;
     return sonew_load(optimizer, in_folder("good.safetensors"), &with, NULL, 0);
 }
@@ -118,11 +110,9 @@ const refusal name_refusals[] = {
             A_ENDS ": the parameter, 24 bytes at 0xfffffffffffffff8, extends past"),
     REFUSAL(long_lr_scale, SONEW_OUT_OF_RANGE, A_ENDS " is -1, must be"),
     REFUSAL(long_no_plane, SONEW_UNKNOWN_PLANE, B_ENDS " has no state plane 3, it has 3"),
-    REFUSAL(long_plane_name, SONEW_UNKNOWN_NAME, B_ENDS " has no state plane named " A),
     REFUSAL(long_path, SONEW_IO, A_ENDS ": "),
     REFUSAL(long_not_in_file, SONEW_TENSOR_MISSING,
             A_ENDS " is in the optimizer but not in the file"),
-    REFUSAL(long_not_there, SONEW_UNKNOWN_NAME, "the optimizer has no tensor named " A),
     REFUSAL(long_rename, SONEW_RENAME, B_ENDS ": the file has no such tensor"),
     {0},
 };

@@ -13,8 +13,8 @@ static sonew_optimizer *freed(void) {
 static sonew_status freed_twice(void) { return sonew_free(freed()); }
 
 static sonew_status used_after_free(void) {
-    float *params[] = {a, b};
-    const float *grads[] = {grad_a, grad_b};
+    void *params[] = {a, b};
+    const void *grads[] = {grad_a, grad_b};
     return sonew_step(freed(), NULL, params, grads, COUNT);
 }
 
@@ -35,10 +35,11 @@ static sonew_status used_after_another_was_created(void) {
 }
 
 static sonew_status never_created(void) {
-    size_t count = 5;
-    sonew_status status =
-        sonew_plane_count((const sonew_optimizer *)(const void *)a, 0, &count);
-    CHECK(count == 5);
+    sonew_tensor tensor;
+    tensor.ndim = 5;
+    sonew_status status = sonew_get_tensor((const sonew_optimizer *)(const void *)a, 0, &tensor,
+                                           sizeof tensor);
+    CHECK(tensor.ndim == 5);
     return status;
 }
 
@@ -57,58 +58,39 @@ static sonew_status plan_freed_twice(void) {
 
 static const double nan_value = (double)(1e300 * 1e300) * 0.0;
 
-static sonew_status lr_scale_negative(void) {
-    return sonew_set_lr_scale(optimizer, 0, -1);
+/* Sets the settings of a tensor, after one was changed. */
+#define SET(name, tensor, change)                                              \
+    static sonew_status name(void) {                                           \
+        sonew_settings settings = settings_of(optimizer, 0);                   \
+        change;                                                                \
+        return sonew_set_settings(optimizer, tensor, &settings);               \
+    }
+
+SET(lr_scale_negative, 0, settings.lr_scale = -1)
+SET(lr_scale_nan, 0, settings.lr_scale = nan_value)
+SET(weight_decay_negative, 1, settings.weight_decay = -1e-3)
+SET(weight_decay_nan, 1, settings.weight_decay = nan_value)
+SET(norm_ratio_negative, 1, settings.scalars[0] = -1)
+SET(bias_correction_is_2, 0, settings.scalars[2] = 2)
+SET(settings_for_none, 2, settings.lr_scale = 2)
+SET(settings_not_filled_in, 0, settings.struct_size = 0)
+
+static sonew_status settings_set_to_null(void) {
+    return sonew_set_settings(optimizer, 0, NULL);
 }
-static sonew_status lr_scale_nan(void) {
-    return sonew_set_lr_scale(optimizer, 0, nan_value);
-}
-static sonew_status lr_scale_of_none(void) {
-    return sonew_set_lr_scale(optimizer, 2, 1);
-}
-static sonew_status step_count_of_none(void) {
-    uint64_t count = 77;
-    sonew_status status = sonew_tensor_step_count(optimizer, 2, &count);
-    CHECK(count == 77);
+static sonew_status settings_of_none(void) {
+    sonew_settings settings;
+    settings.lr_scale = 3;
+    sonew_status status = sonew_get_settings(optimizer, SIZE_MAX, &settings, sizeof settings);
+    CHECK(settings.lr_scale == 3);
     return status;
 }
-static sonew_status step_count_null(void) {
-    return sonew_tensor_step_count(optimizer, 0, NULL);
+static sonew_status settings_null(void) {
+    return sonew_get_settings(optimizer, 0, NULL, sizeof(sonew_settings));
 }
-static sonew_status step_count_for_none(void) {
-    return sonew_set_tensor_step_count(optimizer, 2, 1);
-}
-static sonew_status scalars_of_none(void) {
-    double scalars[SONEW_SCALARS] = {7};
-    sonew_status status = sonew_tensor_scalars(optimizer, 2, scalars);
-    CHECK(scalars[0] == 7);
-    return status;
-}
-static sonew_status scalars_null(void) {
-    return sonew_tensor_scalars(optimizer, 0, NULL);
-}
-static sonew_status scalars_for_none(void) {
-    const double scalars[SONEW_SCALARS] = {0};
-    return sonew_set_tensor_scalars(optimizer, 2, scalars);
-}
-static sonew_status scalars_set_to_null(void) {
-    return sonew_set_tensor_scalars(optimizer, 0, NULL);
-}
-static sonew_status scalars_negative(void) {
-    const double scalars[SONEW_SCALARS] = {-1};
-    return sonew_set_tensor_scalars(optimizer, 1, scalars);
-}
-static sonew_status weight_decay_negative(void) {
-    return sonew_set_weight_decay(optimizer, 1, -1e-3);
-}
-static sonew_status weight_decay_nan(void) {
-    return sonew_set_weight_decay(optimizer, 1, nan_value);
-}
-static sonew_status weight_decay_of_none(void) {
-    double decay = 3;
-    sonew_status status = sonew_weight_decay(optimizer, SIZE_MAX, &decay);
-    CHECK(decay == 3);
-    return status;
+static sonew_status settings_too_small(void) {
+    sonew_settings settings;
+    return sonew_get_settings(optimizer, 0, &settings, 16);
 }
 static sonew_status info_null(void) {
     return sonew_info(optimizer, NULL, sizeof(sonew_optimizer_info));
@@ -117,29 +99,9 @@ static sonew_status info_too_small(void) {
     sonew_optimizer_info info;
     return sonew_info(optimizer, &info, 8);
 }
-static sonew_status planes_of_none(void) {
-    size_t count = 5;
-    return sonew_plane_count(optimizer, 2, &count);
-}
-static sonew_status name_unknown(void) {
-    size_t tensor = 5;
-    sonew_status status = sonew_find_tensor(optimizer, "c", &tensor);
-    CHECK(tensor == 5);
-    return status;
-}
-static sonew_status name_null(void) {
-    size_t tensor = 5;
-    return sonew_find_tensor(optimizer, NULL, &tensor);
-}
-static sonew_status name_not_utf8(void) {
-    size_t tensor = 5;
-    return sonew_find_tensor(optimizer, "\xc0", &tensor);
-}
-static sonew_status plane_name_unknown(void) {
-    size_t plane = 5;
-    sonew_status status = sonew_find_plane(optimizer, 1, "rms", &plane);
-    CHECK(plane == 5);
-    return status;
+static sonew_status view_of_no_tensor(void) {
+    sonew_view view;
+    return sonew_plane_view(optimizer, 2, 0, &view, sizeof view);
 }
 
 static sonew_status view_plane(size_t plane, size_t size) {
@@ -207,29 +169,21 @@ const refusal other_refusals[] = {
     REFUSAL(plan_freed_twice, SONEW_BAD_HANDLE, "plan is " BAD_HANDLE),
     REFUSAL(lr_scale_negative, SONEW_OUT_OF_RANGE, "lr_scale of tensor \"a\" is -1"),
     REFUSAL(lr_scale_nan, SONEW_OUT_OF_RANGE, "lr_scale of tensor \"a\" is NaN"),
-    REFUSAL(lr_scale_of_none, SONEW_UNKNOWN_TENSOR,
+    REFUSAL(norm_ratio_negative, SONEW_OUT_OF_RANGE, "norm_ratio of tensor \"b\" is -1, must be"),
+    REFUSAL(bias_correction_is_2, SONEW_OUT_OF_RANGE,
+            "bias_corrections of tensor \"a\" is 2, must be"),
+    REFUSAL(settings_for_none, SONEW_UNKNOWN_TENSOR,
             "there is no tensor 2, the number of tensors is 2"),
-    REFUSAL(step_count_of_none, SONEW_UNKNOWN_TENSOR,
-            "there is no tensor 2, the number of tensors is 2"),
-    REFUSAL(step_count_null, SONEW_NULL_POINTER, "count is null"),
-    REFUSAL(step_count_for_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 2"),
-    REFUSAL(scalars_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 2"),
-    REFUSAL(scalars_null, SONEW_NULL_POINTER, "scalars is null"),
-    REFUSAL(scalars_for_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 2"),
-    REFUSAL(scalars_set_to_null, SONEW_NULL_POINTER, "scalars is null"),
-    REFUSAL(scalars_negative, SONEW_OUT_OF_RANGE,
-            "norm_ratio of tensor \"b\" is -1, must be"),
+    REFUSAL(settings_not_filled_in, SONEW_STRUCT_SIZE, "call sonew_get_settings() first"),
+    REFUSAL(settings_set_to_null, SONEW_NULL_POINTER, "settings is null"),
+    REFUSAL(settings_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 1844"),
+    REFUSAL(settings_null, SONEW_NULL_POINTER, "settings is null"),
+    REFUSAL(settings_too_small, SONEW_STRUCT_SIZE, "the size of settings is 16, expected 56"),
     REFUSAL(weight_decay_negative, SONEW_OUT_OF_RANGE, "weight_decay of tensor \"b\" is -0.001"),
     REFUSAL(weight_decay_nan, SONEW_OUT_OF_RANGE, "weight_decay of tensor \"b\" is NaN"),
-    REFUSAL(weight_decay_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 1844"),
     REFUSAL(info_null, SONEW_NULL_POINTER, "info is null"),
     REFUSAL(info_too_small, SONEW_STRUCT_SIZE, "the size of info is 8, expected 56"),
-    REFUSAL(planes_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 2"),
-    REFUSAL(name_unknown, SONEW_UNKNOWN_NAME, "the optimizer has no tensor named \"c\""),
-    REFUSAL(name_null, SONEW_NULL_POINTER, "name is null"),
-    REFUSAL(name_not_utf8, SONEW_INVALID_STRING, "name is not valid UTF-8"),
-    REFUSAL(plane_name_unknown, SONEW_UNKNOWN_NAME,
-            "tensor \"b\" has no state plane named \"rms\""),
+    REFUSAL(view_of_no_tensor, SONEW_UNKNOWN_TENSOR, "there is no tensor 2"),
     REFUSAL(view_of_none, SONEW_UNKNOWN_PLANE, "tensor \"a\" has no state plane 3, it has 3"),
     REFUSAL(view_too_small, SONEW_STRUCT_SIZE, "the size of view is 16, expected 120"),
     REFUSAL(layout_of_none, SONEW_UNKNOWN_NAME,

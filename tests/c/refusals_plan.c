@@ -60,18 +60,19 @@ static sonew_status gradient_nan(void) {
     return status;
 }
 
-static sonew_status unknown_tensor(void) {
-    size_t count = 77;
-    sonew_status status = sonew_plan_plane_count(plan, 2, &count);
-    CHECK(count == 77);
+static sonew_status planes_of_none(void) {
+    sonew_planes planes;
+    planes.count = 77;
+    sonew_status status = sonew_plan_planes(plan, 2, &planes, sizeof planes);
+    CHECK(planes.count == 77);
     return status;
 }
-
-static sonew_status unknown_plane(void) {
-    const char *name = folder;
-    sonew_status status = sonew_plan_plane_name(plan, 1, 3, &name);
-    CHECK(name == folder);
-    return status;
+static sonew_status planes_to_null(void) {
+    return sonew_plan_planes(plan, 1, NULL, sizeof(sonew_planes));
+}
+static sonew_status planes_too_small(void) {
+    sonew_planes planes;
+    return sonew_plan_planes(plan, 1, &planes, 8);
 }
 
 static sonew_status no_tensors(void) {
@@ -79,7 +80,7 @@ static sonew_status no_tensors(void) {
 }
 
 static sonew_status size_is_2_59(void) {
-    sonew_tensor tensor = {.name = "a", .ndim = 1, .dims = {(size_t)1 << 59}};
+    sonew_tensor tensor = {.struct_size = sizeof(sonew_tensor), .name = "a", .ndim = 1, .dims = {(size_t)1 << 59}};
     return sonew_plan_create(NULL, &tensor, 1, &plan);
 }
 
@@ -125,8 +126,9 @@ const refusal plan_refusals[] = {
     REFUSAL(bias_correction_is_2, SONEW_OUT_OF_RANGE,
             "bias_corrections of tensor \"a\" is 2, must be in [0, 1]"),
     REFUSAL(gradient_nan, SONEW_NON_FINITE_GRADIENT, "tensor \"b\""),
-    REFUSAL(unknown_tensor, SONEW_UNKNOWN_TENSOR, "there is no tensor 2"),
-    REFUSAL(unknown_plane, SONEW_UNKNOWN_PLANE, "tensor \"b\" has no state plane 3"),
+    REFUSAL(planes_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 2"),
+    REFUSAL(planes_to_null, SONEW_NULL_POINTER, "planes is null"),
+    REFUSAL(planes_too_small, SONEW_STRUCT_SIZE, "the size of planes is 8, expected 24"),
     REFUSAL(no_tensors, SONEW_NO_TENSORS, "the list of tensors is empty"),
     REFUSAL(size_is_2_59, SONEW_OUT_OF_MEMORY, "out of memory"),
     {0},

@@ -5,8 +5,8 @@
 #define WITH(name, spoil)                                                      \
     static sonew_status name(void) {                                           \
         sonew_step_options step = good_step();                                 \
-        float *params[] = {a, b};                                              \
-        const float *grads[] = {grad_a, grad_b};                               \
+        void *params[] = {a, b};                                              \
+        const void *grads[] = {grad_a, grad_b};                               \
         size_t count = COUNT;                                                  \
         spoil;                                                                 \
         return sonew_step(optimizer, &step, params, grads, count);             \
@@ -29,8 +29,8 @@ static float *state(size_t tensor, size_t plane) {
 
 /* A gradient with one value changed, put back after the step. */
 static sonew_status step_with(float value) {
-    float *params[] = {a, b};
-    const float *grads[] = {grad_a, grad_b};
+    void *params[] = {a, b};
+    const void *grads[] = {grad_a, grad_b};
     float before = grad_b[1];
     grad_b[1] = value;
     sonew_status status = sonew_step(optimizer, NULL, params, grads, COUNT);

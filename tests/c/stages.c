@@ -10,13 +10,14 @@ typedef struct machine {
     float planes[COUNT][PLANES][WEIGHT];
     sonew_optimizer *optimizer;
     sonew_plan *plan;
+    sonew_stages *stages, *plan_stages; /* of a step that is under way */
     size_t rows;
 } machine;
 
 static void describe(sonew_tensor tensors[COUNT], size_t rows) {
     const sonew_tensor both[COUNT] = {
-        {.name = "w", .ndim = 2, .dims = {rows, COLS}, .chains = SONEW_ROWS},
-        {.name = "b", .ndim = 1, .dims = {rows}, .update = SONEW_UPDATE_ADAM},
+        {.struct_size = sizeof(sonew_tensor), .name = "w", .ndim = 2, .dims = {rows, COLS}, .chains = SONEW_ROWS},
+        {.struct_size = sizeof(sonew_tensor), .name = "b", .ndim = 1, .dims = {rows}, .update = SONEW_UPDATE_ADAM},
     };
     memcpy(tensors, both, sizeof both);
 }
@@ -53,18 +54,18 @@ static void gradients(machine *m, size_t first, int number) {
 static sonew_status begin(machine *m, const sonew_step_options *step) {
     void *params[] = {m->weight, m->bias};
     const void *grads[] = {m->weight_grad, m->bias_grad};
-    return sonew_stages_begin(m->optimizer, step, params, grads, COUNT);
+    return sonew_stages_begin(m->optimizer, step, params, grads, COUNT, &m->stages);
 }
 
 static void fill(machine *m, sonew_buffers buffers[COUNT], void *planes[COUNT][PLANES]) {
     for (size_t i = 0; i < COUNT; i++) {
-        OK(sonew_buffers_init(&buffers[i], sizeof buffers[i]));
+        OK(sonew_buffers_init(&buffers[i], 1, sizeof buffers[i]));
         for (size_t p = 0; p < PLANES; p++)
             planes[i][p] = m->planes[i][p];
         buffers[i].params = i ? m->bias : m->weight;
         buffers[i].grad = i ? m->bias_grad : m->weight_grad;
         buffers[i].planes = planes[i];
-        OK(sonew_plan_plane_count(m->plan, i, &buffers[i].plane_count));
+        buffers[i].plane_count = planes_of(m->plan, i).count;
         buffers[i].len = i ? m->rows : m->rows * COLS;
     }
 }
@@ -74,7 +75,7 @@ static sonew_status plan_begin(machine *m, const sonew_step_options *step, uint6
     void *planes[COUNT][PLANES];
     fill(m, buffers, planes);
     /* The buffers must stay in place, the lists of pointers need not. */
-    return sonew_plan_stages_begin(m->plan, step, number, buffers, COUNT);
+    return sonew_plan_stages_begin(m->plan, step, number, buffers, COUNT, &m->plan_stages);
 }
 
 static sonew_options options_of(int32_t graft, int32_t damping) {
@@ -116,8 +117,8 @@ static void alone(const sonew_options *options, const sonew_step_options *step) 
         gradients(one, 0, number);
         gradients(staged, 0, number);
         gradients(planned, 0, number);
-        float *params[] = {one->weight, one->bias};
-        const float *grads[] = {one->weight_grad, one->bias_grad};
+        void *params[] = {one->weight, one->bias};
+        const void *grads[] = {one->weight_grad, one->bias_grad};
         OK(sonew_step(one->optimizer, step, params, grads, COUNT));
 
         int stages = 0, plan_stages = 0;
@@ -126,8 +127,8 @@ static void alone(const sonew_options *options, const sonew_step_options *step) 
         OK(begin(staged, step));
         OK(plan_begin(planned, step, (uint64_t)number));
         for (;;) {
-            OK(sonew_stages_next(staged->optimizer, numbers, COUNT, &stage));
-            OK(sonew_plan_stages_next(planned->plan, plan_numbers, COUNT, &plan_stage));
+            OK(sonew_stages_next(staged->stages, numbers, COUNT, &stage));
+            OK(sonew_stages_next(planned->plan_stages, plan_numbers, COUNT, &plan_stage));
             CHECK(stage == plan_stage);
             if (stage == SONEW_DONE)
                 break;
@@ -141,8 +142,7 @@ static void alone(const sonew_options *options, const sonew_step_options *step) 
         same_bits(one->weight, planned->weight, WEIGHT);
         same_bits(one->bias, planned->bias, BIAS);
         for (size_t tensor = 0; tensor < COUNT; tensor++) {
-            size_t planes;
-            OK(sonew_plane_count(one->optimizer, tensor, &planes));
+            size_t planes = planes_of(one->plan, tensor).count;
             for (size_t plane = 0; plane < planes; plane++) {
                 sonew_view a, b;
                 OK(sonew_plane_view(one->optimizer, tensor, plane, &a, sizeof a));
@@ -190,16 +190,16 @@ static void two_machines(const sonew_options *options, const sonew_step_options 
         gradients(whole, 0, number);
         gradients(a, 0, number);
         gradients(b, CUT, number);
-        float *params[] = {whole->weight, whole->bias};
-        const float *grads[] = {whole->weight_grad, whole->bias_grad};
+        void *params[] = {whole->weight, whole->bias};
+        const void *grads[] = {whole->weight_grad, whole->bias_grad};
         OK(sonew_step(whole->optimizer, step, params, grads, COUNT));
         double numbers_a[2 * COUNT], numbers_b[2 * COUNT];
         int32_t stage, stage_b;
         OK(begin(a, step));
         OK(plan_begin(b, step, (uint64_t)number));
         for (;;) {
-            OK(sonew_stages_next(a->optimizer, numbers_a, COUNT, &stage));
-            OK(sonew_plan_stages_next(b->plan, numbers_b, COUNT, &stage_b));
+            OK(sonew_stages_next(a->stages, numbers_a, COUNT, &stage));
+            OK(sonew_stages_next(b->plan_stages, numbers_b, COUNT, &stage_b));
             CHECK(stage == stage_b);
             if (stage == SONEW_DONE)
                 break;
@@ -225,9 +225,8 @@ static void two_machines(const sonew_options *options, const sonew_step_options 
 static void refused_in_stages(machine *m, const char *folder) {
     char path[4096];
     snprintf(path, sizeof path, "%s/never.safetensors", folder);
-    float *params[] = {m->weight, m->bias};
-    void *any[] = {m->weight, m->bias};
-    const float *grads[] = {m->weight_grad, m->bias_grad};
+    void *params[] = {m->weight, m->bias};
+    const void *grads[] = {m->weight_grad, m->bias_grad};
     const void *planes[5]; /* 3 of the weight, 2 of the bias */
     sonew_optimizer *o = m->optimizer;
     sonew_saving *saving = NULL;
@@ -235,14 +234,12 @@ static void refused_in_stages(machine *m, const char *folder) {
     REFUSED(begin(m, NULL), SONEW_IN_STAGES, text);
     REFUSED(sonew_step(o, NULL, params, grads, COUNT), SONEW_IN_STAGES, text);
     REFUSED(sonew_save(o, path, NULL, 0), SONEW_IN_STAGES, text);
-    REFUSED(sonew_save_any(o, path, any, COUNT), SONEW_IN_STAGES, text);
+    REFUSED(sonew_save(o, path, params, COUNT), SONEW_IN_STAGES, text);
     REFUSED(sonew_save_begin(o, path, NULL, 0, &saving), SONEW_IN_STAGES, text);
     REFUSED(sonew_load(o, path, NULL, NULL, 0), SONEW_IN_STAGES, text);
     REFUSED(sonew_make_live(o, path), SONEW_IN_STAGES, text);
     REFUSED(sonew_sync(o), SONEW_IN_STAGES, text);
-    REFUSED(sonew_set_lr_scale(o, 0, 2), SONEW_IN_STAGES, text);
-    REFUSED(sonew_set_weight_decay(o, 0, 2), SONEW_IN_STAGES, text);
-    REFUSED(sonew_set_tensor_step_count(o, 0, 2), SONEW_IN_STAGES, text);
+    REFUSED(set_lr_scale(o, 0, 2), SONEW_IN_STAGES, text);
     REFUSED(sonew_reset_master(o), SONEW_IN_STAGES, text);
     for (size_t i = 0; i < 5; i++)
         planes[i] = m->planes[i / 3][i % 3];
@@ -250,12 +247,10 @@ static void refused_in_stages(machine *m, const char *folder) {
     CHECK(saving == NULL && fopen(path, "rb") == NULL);
     /* Functions that only read still work. */
     uint64_t count;
-    double scale;
     sonew_view view;
     count = info_of(o).step_count;
     CHECK(count == 0);
-    OK(sonew_lr_scale(o, 0, &scale));
-    CHECK(scale == 1);
+    CHECK(settings_of(o, 0).lr_scale == 1);
     OK(sonew_plane_view(o, 0, 0, &view, sizeof view));
 }
 
@@ -296,34 +291,34 @@ static void overlapping_outputs(void) {
             double *as_numbers = wrong[i].memory;
             int32_t *as_stage = wrong[i].memory;
             if (wrong[i].handle_text) {
-                REFUSED(sonew_stages_next(o, as_numbers, COUNT, &stage), SONEW_OVERLAP,
+                REFUSED(sonew_stages_next(m->stages, as_numbers, COUNT, &stage), SONEW_OVERLAP,
                         wrong[i].handle_text);
-                REFUSED(sonew_stages_next(o, numbers, COUNT, as_stage), SONEW_OVERLAP,
+                REFUSED(sonew_stages_next(m->stages, numbers, COUNT, as_stage), SONEW_OVERLAP,
                         wrong[i].handle_text);
             }
             if (wrong[i].plan_text) {
-                REFUSED(sonew_plan_stages_next(m->plan, as_numbers, COUNT, &stage),
+                REFUSED(sonew_stages_next(m->plan_stages, as_numbers, COUNT, &stage),
                         SONEW_OVERLAP, wrong[i].plan_text);
-                REFUSED(sonew_plan_stages_next(m->plan, numbers, COUNT, as_stage),
+                REFUSED(sonew_stages_next(m->plan_stages, numbers, COUNT, as_stage),
                         SONEW_OVERLAP, wrong[i].plan_text);
             }
         }
-        REFUSED(sonew_stages_next(o, both.numbers, COUNT, &both.stages[3]), SONEW_OVERLAP,
+        REFUSED(sonew_stages_next(m->stages, both.numbers, COUNT, &both.stages[3]), SONEW_OVERLAP,
                 "numbers overlaps stage");
-        REFUSED(sonew_plan_stages_next(m->plan, both.numbers, COUNT, &both.stages[7]),
+        REFUSED(sonew_stages_next(m->plan_stages, both.numbers, COUNT, &both.stages[7]),
                 SONEW_OVERLAP, "numbers overlaps stage");
         CHECK(stage == 77);
         same_bits(m->weight, twin->weight, WEIGHT);
         same_bits(m->weight_grad, twin->weight_grad, WEIGHT);
         same_bits(m->bias_grad, twin->bias_grad, BIAS);
         if (reached < 2) {
-            OK(sonew_stages_next(o, numbers, COUNT, &stage));
+            OK(sonew_stages_next(m->stages, numbers, COUNT, &stage));
             stage = 77;
         }
     }
-    OK(sonew_stages_next(o, numbers, COUNT, &stage));
+    OK(sonew_stages_next(m->stages, numbers, COUNT, &stage));
     CHECK(stage == SONEW_DONE);
-    OK(sonew_plan_stages_abort(m->plan));
+    OK(sonew_stages_abort(m->plan_stages));
     destroy(m);
     destroy(twin);
 }
@@ -336,79 +331,87 @@ static void refusals(const char *folder) {
     gradients(twin, 0, 1);
     double numbers[2 * COUNT] = {-1, -1, -1, -1};
     int32_t stage = 77;
-    const char *none = "no step in stages is under way";
+    const char *ended = "stages is not a live handle";
     sonew_optimizer *o = m->optimizer;
-    REFUSED(sonew_stages_next(o, numbers, COUNT, &stage), SONEW_NO_STAGES, none);
-    REFUSED(sonew_stages_abort(o), SONEW_NO_STAGES, none);
-    REFUSED(sonew_plan_stages_next(m->plan, numbers, COUNT, &stage), SONEW_NO_STAGES, none);
-    REFUSED(sonew_plan_stages_abort(m->plan), SONEW_NO_STAGES, none);
-    REFUSED(sonew_stages_next(NULL, numbers, COUNT, &stage), SONEW_NULL_POINTER, "optimizer");
-    REFUSED(sonew_plan_stages_abort((sonew_plan *)o), SONEW_BAD_HANDLE, "plan");
+    REFUSED(sonew_stages_next(NULL, numbers, COUNT, &stage), SONEW_NULL_POINTER, "stages");
+    OK(sonew_stages_abort(NULL));
+    REFUSED(sonew_stages_next((sonew_stages *)(void *)o, numbers, COUNT, &stage),
+            SONEW_BAD_HANDLE, ended);
+    REFUSED(sonew_stages_abort((sonew_stages *)(void *)o), SONEW_BAD_HANDLE, ended);
 
     /* What sonew_step() refuses does not begin. */
     void *params[] = {m->weight, m->bias};
     const void *grads[] = {m->weight_grad, m->weight};
-    REFUSED(sonew_stages_begin(o, &step, params, grads, COUNT), SONEW_OVERLAP, "tensor \"b\"");
+    REFUSED(sonew_stages_begin(o, &step, params, grads, COUNT, &m->stages), SONEW_OVERLAP,
+            "tensor \"b\"");
     grads[1] = m->bias_grad;
-    REFUSED(sonew_stages_begin(o, &step, params, grads, 1), SONEW_TENSOR_COUNT, "params has 1");
+    REFUSED(sonew_stages_begin(o, &step, params, grads, 1, &m->stages), SONEW_TENSOR_COUNT,
+            "params has 1");
     params[1] = NULL;
-    REFUSED(sonew_stages_begin(o, &step, params, grads, COUNT), SONEW_NULL_POINTER, "\"b\"");
+    REFUSED(sonew_stages_begin(o, &step, params, grads, COUNT, &m->stages), SONEW_NULL_POINTER,
+            "\"b\"");
+    REFUSED(sonew_stages_begin(o, &step, params, grads, COUNT, NULL), SONEW_NULL_POINTER,
+            "stages is null");
     sonew_step_options wrong = step;
     wrong.lr = -1;
     REFUSED(begin(m, &wrong), SONEW_OUT_OF_RANGE, "lr is -1");
     REFUSED(plan_begin(m, &step, 0), SONEW_OUT_OF_RANGE, "step number is 0");
-    REFUSED(sonew_plan_stages_begin(m->plan, &step, 1, NULL, COUNT), SONEW_NULL_POINTER, "buffers");
-    REFUSED(sonew_stages_abort(o), SONEW_NO_STAGES, none);
+    REFUSED(sonew_plan_stages_begin(m->plan, &step, 1, NULL, COUNT, &m->plan_stages),
+            SONEW_NULL_POINTER, "buffers");
+    CHECK(m->stages == NULL && m->plan_stages == NULL);
 
     /* Aborted before anything is written. The first call reads no numbers. */
     OK(begin(m, &step));
     refused_in_stages(m, folder);
-    OK(sonew_stages_abort(o));
+    sonew_stages *aborted = m->stages;
+    OK(sonew_stages_abort(m->stages));
     OK(begin(m, &step));
-    OK(sonew_stages_next(o, numbers, COUNT, &stage));
+    REFUSED(sonew_stages_next(aborted, numbers, COUNT, &stage), SONEW_BAD_HANDLE, ended);
+    OK(sonew_stages_next(m->stages, numbers, COUNT, &stage));
     CHECK(stage == SONEW_GRADIENT_SQUARES && numbers[0] > 0 && numbers[1] == 0);
     refused_in_stages(m, folder);
-    OK(sonew_stages_abort(o));
+    OK(sonew_stages_abort(m->stages));
 
     /* A gradient on another machine is not finite: the step ends, unchanged. */
     OK(begin(m, &step));
     OK(plan_begin(m, &step, 1));
     double plan_numbers[2 * COUNT];
-    OK(sonew_stages_next(o, numbers, COUNT, &stage));
-    OK(sonew_plan_stages_next(m->plan, plan_numbers, COUNT, &stage));
+    OK(sonew_stages_next(m->stages, numbers, COUNT, &stage));
+    OK(sonew_stages_next(m->plan_stages, plan_numbers, COUNT, &stage));
     double infinity = 1e300 * 1e300;
     numbers[2] = plan_numbers[2] = infinity - infinity;
     stage = 77;
-    REFUSED(sonew_stages_next(o, numbers, COUNT, &stage), SONEW_NON_FINITE_GRADIENT, "\"b\"");
-    REFUSED(sonew_plan_stages_next(m->plan, plan_numbers, COUNT, &stage),
+    REFUSED(sonew_stages_next(m->stages, numbers, COUNT, &stage), SONEW_NON_FINITE_GRADIENT, "\"b\"");
+    REFUSED(sonew_stages_next(m->plan_stages, plan_numbers, COUNT, &stage),
             SONEW_NON_FINITE_GRADIENT, "\"b\"");
-    REFUSED(sonew_stages_next(o, numbers, COUNT, &stage), SONEW_NO_STAGES, none);
-    REFUSED(sonew_plan_stages_abort(m->plan), SONEW_NO_STAGES, none);
+    REFUSED(sonew_stages_next(m->stages, numbers, COUNT, &stage), SONEW_BAD_HANDLE, ended);
+    REFUSED(sonew_stages_abort(m->plan_stages), SONEW_BAD_HANDLE, ended);
     CHECK(stage == 77);
 
     /* A refused call leaves the step at its stage. */
-    float *twin_params[] = {twin->weight, twin->bias};
-    const float *twin_grads[] = {twin->weight_grad, twin->bias_grad};
+    void *twin_params[] = {twin->weight, twin->bias};
+    const void *twin_grads[] = {twin->weight_grad, twin->bias_grad};
     OK(sonew_step(twin->optimizer, &step, twin_params, twin_grads, COUNT));
     OK(begin(m, &step));
     for (int i = 0; i < 3; i++) {
-        OK(sonew_stages_next(o, numbers, COUNT, &stage));
+        OK(sonew_stages_next(m->stages, numbers, COUNT, &stage));
         CHECK(stage == SONEW_GRADIENT_SQUARES + i);
         double first = numbers[0];
         numbers[0] = -3;
-        REFUSED(sonew_stages_next(o, numbers, COUNT, &stage), SONEW_OUT_OF_RANGE,
+        REFUSED(sonew_stages_next(m->stages, numbers, COUNT, &stage), SONEW_OUT_OF_RANGE,
                 "tensor \"w\" is -3, must be not negative");
         numbers[0] = first;
-        REFUSED(sonew_stages_next(o, numbers, COUNT + 1, &stage), SONEW_TENSOR_COUNT,
+        REFUSED(sonew_stages_next(m->stages, numbers, COUNT + 1, &stage), SONEW_TENSOR_COUNT,
                 "numbers has 3");
-        REFUSED(sonew_stages_next(o, NULL, COUNT, &stage), SONEW_NULL_POINTER, "numbers");
-        REFUSED(sonew_stages_next(o, numbers, COUNT, NULL), SONEW_NULL_POINTER, "stage");
+        REFUSED(sonew_stages_next(m->stages, NULL, COUNT, &stage), SONEW_NULL_POINTER, "numbers");
+        REFUSED(sonew_stages_next(m->stages, numbers, COUNT, NULL), SONEW_NULL_POINTER, "stage");
         if (stage >= SONEW_LARGEST_L1)
-            REFUSED(sonew_stages_abort(o), SONEW_STATE_WRITTEN, "updated with the gradients");
+            REFUSED(sonew_stages_abort(m->stages), SONEW_STATE_WRITTEN, "updated with the gradients");
         refused_in_stages(m, folder);
     }
-    OK(sonew_stages_next(o, numbers, COUNT, &stage));
+    OK(sonew_stages_next(m->stages, numbers, COUNT, &stage));
     CHECK(stage == SONEW_DONE);
+    REFUSED(sonew_stages_abort(m->stages), SONEW_BAD_HANDLE, ended);
     same_bits(m->weight, twin->weight, WEIGHT);
     same_bits(m->bias, twin->bias, BIAS);
 
@@ -416,13 +419,13 @@ static void refusals(const char *folder) {
     for (int stages = 0; stages <= 3; stages++) {
         OK(plan_begin(m, &step, 1));
         for (int i = 0; i < stages; i++)
-            OK(sonew_plan_stages_next(m->plan, numbers, COUNT, &stage));
+            OK(sonew_stages_next(m->plan_stages, numbers, COUNT, &stage));
         REFUSED(plan_begin(m, &step, 1), SONEW_IN_STAGES, "under way");
         sonew_buffers buffers[COUNT];
         void *planes[COUNT][PLANES];
         fill(m, buffers, planes);
         REFUSED(sonew_plan_step(m->plan, &step, 1, buffers, COUNT), SONEW_IN_STAGES, "under way");
-        OK(sonew_plan_stages_abort(m->plan));
+        OK(sonew_stages_abort(m->plan_stages));
         same_bits(m->weight, twin->weight, WEIGHT);
         same_bits(m->bias, twin->bias, BIAS);
     }
@@ -433,12 +436,15 @@ static void refusals(const char *folder) {
     OK(sonew_make_live(o, path));
     OK(begin(m, &step));
     for (int i = 0; i < 3; i++)
-        OK(sonew_stages_next(o, numbers, COUNT, &stage));
-    OK(sonew_stages_abort(o));
+        OK(sonew_stages_next(m->stages, numbers, COUNT, &stage));
+    OK(sonew_stages_abort(m->stages));
     OK(begin(m, &step));
     for (int i = 0; i < 3; i++)
-        OK(sonew_stages_next(o, numbers, COUNT, &stage));
+        OK(sonew_stages_next(m->stages, numbers, COUNT, &stage));
+    sonew_stages *freed = m->stages;
     destroy(m);
+    REFUSED(sonew_stages_next(freed, numbers, COUNT, &stage), SONEW_BAD_HANDLE, ended);
+    REFUSED(sonew_stages_abort(freed), SONEW_BAD_HANDLE, ended);
     OK(sonew_verify(path));
     destroy(twin);
 }

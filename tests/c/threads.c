@@ -20,9 +20,9 @@ static void *step_shared(void *argument) {
     CHECK(param && grad);
     for (int i = 0; i < LENGTH; i++)
         grad[i] = (float)(i % 3) - 1;
-    const float *grads[] = {grad};
+    const void *grads[] = {grad};
     while (worker->done < CALLS) {
-        sonew_status status = sonew_step(shared, NULL, &param, grads, 1);
+        sonew_status status = sonew_step(shared, NULL, PARAM(param), grads, 1);
         if (status == SONEW_OK) {
             worker->done++;
             continue;
@@ -40,7 +40,7 @@ int main(void) {
     sonew_options options;
     OK(sonew_options_init(&options, sizeof options));
     options.threads = 1;
-    sonew_tensor tensor = {.name = "w", .ndim = 1, .dims = {LENGTH}};
+    sonew_tensor tensor = {.struct_size = sizeof(sonew_tensor), .name = "w", .ndim = 1, .dims = {LENGTH}};
     OK(sonew_create(&options, &tensor, 1, &shared));
     struct worker workers[2] = {0};
     for (int i = 0; i < 2; i++)

@@ -20,7 +20,8 @@ struct model {
     sonew_tensor *tensors;
     sonew_optimizer *optimizer;
     sonew_plan *plan;
-    float *memory, **params, **grads;
+    float *memory;
+    void **params, **grads;
 };
 
 static char path[4096], other[4096];
@@ -39,11 +40,11 @@ static struct model describe(size_t count, size_t len, size_t name) {
         CHECK(text != NULL);
         memset(text, 'x', name);
         snprintf(text + name, 32, "%zu\"", i); /* JSON escapes it */
-        m.tensors[i] = (sonew_tensor){.name = text, .ndim = 1, .dims = {len}};
+        m.tensors[i] = (sonew_tensor){.struct_size = sizeof(sonew_tensor), .name = text, .ndim = 1, .dims = {len}};
         m.params[i] = m.memory + 2 * i * len;
-        m.grads[i] = m.params[i] + len;
+        m.grads[i] = m.memory + (2 * i + 1) * len;
         for (size_t j = 0; j < len; j++)
-            m.grads[i][j] = (float)(j % 7) - 3;
+            ((float *)m.grads[i])[j] = (float)(j % 7) - 3;
     }
     return m;
 }
@@ -66,7 +67,7 @@ static sonew_status create_plan(struct model *m) {
 }
 
 static sonew_status step(struct model *m) {
-    return sonew_step(m->optimizer, NULL, m->params, (const float *const *)m->grads, m->count);
+    return sonew_step(m->optimizer, NULL, m->params, (const void *const *)m->grads, m->count);
 }
 
 static sonew_status save(struct model *m) {
@@ -75,7 +76,7 @@ static sonew_status save(struct model *m) {
 
 static sonew_status save_in_background(struct model *m) {
     sonew_saving *saving = NULL;
-    sonew_status status = sonew_save_begin(m->optimizer, other, (void *const *)m->params, m->count, &saving);
+    sonew_status status = sonew_save_begin(m->optimizer, other, m->params, m->count, &saving);
     if (status == SONEW_OK)
         return sonew_save_finish(saving);
     CHECK(saving == NULL);

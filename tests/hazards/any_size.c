@@ -15,7 +15,9 @@ enum { FEW = 3, MANY = 250, LEN = 40 };
 
 static size_t count;
 static char saved[4096], damaged[4096], live[4096];
-static float memory[2 * MANY * LEN], *params[MANY], *grads[MANY];
+static float memory[2 * MANY * LEN];
+static void *params[MANY];
+static const void *grads[MANY];
 static char names[MANY][256];
 static sonew_tensor tensors[MANY];
 static sonew_options options;
@@ -33,7 +35,7 @@ static sonew_status load_as(int32_t mode, const char *path) {
 static sonew_status create(void) { return sonew_create(&options, tensors, count, &optimizer); }
 static sonew_status make_plan(void) { return sonew_plan_create(&options, tensors, count, &plan); }
 static sonew_status step(void) {
-    return sonew_step(optimizer, NULL, params, (const float *const *)grads, count);
+    return sonew_step(optimizer, NULL, params, grads, count);
 }
 static sonew_status save(void) { return sonew_save(optimizer, saved, params, count); }
 static sonew_status save_behind(void) {
@@ -52,7 +54,7 @@ static sonew_status load_damaged(void) {
 static sonew_status verify(void) { return sonew_verify(saved); }
 static sonew_status make_live(void) { return sonew_make_live(optimizer, live); }
 static sonew_status synced(void) { return sonew_sync(optimizer); }
-static sonew_status scale(void) { return sonew_set_lr_scale(optimizer, 0, 2); }
+static sonew_status scale(void) { return set_lr_scale(optimizer, 0, 2); }
 static sonew_status look(void) {
     sonew_view view;
     return sonew_plane_view(optimizer, 0, 0, &view, sizeof view);
@@ -154,7 +156,7 @@ static void all_calls(void) {
     OK(step());
     each("sonew_step", step);
     each("sonew_plane_view", look);
-    each("sonew_set_lr_scale", scale);
+    each("sonew_set_settings", scale);
     each("sonew_save", save);
     OK(save());
     damage();
@@ -176,7 +178,7 @@ static void all_calls(void) {
     before = share_and_step;
     each("sonew_step of a live file", step);
     each("sonew_sync", synced);
-    each("sonew_set_lr_scale of a live file", scale);
+    each("sonew_set_settings of a live file", scale);
     each("sonew_free of a live file", free_it);
     before = NULL;
     OK(free_it());
@@ -194,10 +196,11 @@ int main(int argc, char **argv) {
         snprintf(names[i], sizeof names[i],
                  "a name that is rather long, so that there need not be so many tensors/"
                  "the next part of it, which is long, too/with a \" to escape/%d", i);
-        tensors[i] = (sonew_tensor){.name = names[i], .ndim = 1, .dims = {LEN}};
+        tensors[i] = (sonew_tensor){.struct_size = sizeof(sonew_tensor), .name = names[i], .ndim = 1, .dims = {LEN}};
         params[i] = memory + 2 * i * LEN;
-        grads[i] = params[i] + LEN;
-        grads[i][0] = 1;
+        float *grad = memory + (2 * i + 1) * LEN;
+        grad[0] = 1;
+        grads[i] = grad;
     }
     options.threads = 1;
     count = FEW;

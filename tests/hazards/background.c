@@ -25,7 +25,7 @@ static void *train(void *argument) {
         OK(take_step(&m, 3 * i + 1));
         OK(take_step(&m, 3 * i + 2));
         OK(sonew_save_finish(saving));
-        OK(sonew_load(other.optimizer, path, NULL, &other.param, 1));
+        OK(sonew_load(other.optimizer, path, NULL, PARAM(other.param), 1));
         CHECK(same(other.param, then));
         uint64_t count = 0;
         count = info_of(other.optimizer).step_count;

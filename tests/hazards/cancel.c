@@ -21,7 +21,7 @@ static sonew_status load_as(int32_t mode, const char *path) {
 }
 
 static sonew_status step(void) { return take_step(&m, 1); }
-static sonew_status save(void) { return sonew_save(m.optimizer, saved, &m.param, 1); }
+static sonew_status save(void) { return sonew_save(m.optimizer, saved, PARAM(m.param), 1); }
 static sonew_status begin(void) { return sonew_save_begin(m.optimizer, saved, NULL, 0, &saving); }
 static sonew_status finish(void) { return sonew_save_finish(saving); }
 static sonew_status verify(void) { return sonew_verify(saved); }
@@ -29,11 +29,11 @@ static sonew_status load(void) { return load_as(SONEW_READ, saved); }
 static sonew_status map(void) { return load_as(SONEW_MAP_PRIVATE, saved); }
 static sonew_status make_live(void) { return sonew_make_live(m.optimizer, live); }
 static sonew_status write_sync(void) { return sonew_sync(m.optimizer); }
-static sonew_status scale(void) { return sonew_set_lr_scale(m.optimizer, 0, 2); }
+static sonew_status scale(void) { return set_lr_scale(m.optimizer, 0, 2); }
 static sonew_status share(void) { return load_as(SONEW_MAP_SHARED, live); }
 static sonew_status free_it(void) { return sonew_free(m.optimizer); }
 static sonew_status create(void) {
-    sonew_tensor tensor = {.name = "w", .ndim = 2, .dims = {ROWS, COLS}};
+    sonew_tensor tensor = {.struct_size = sizeof(sonew_tensor), .name = "w", .ndim = 2, .dims = {ROWS, COLS}};
     return sonew_create(NULL, &tensor, 1, &m.optimizer);
 }
 
@@ -85,17 +85,17 @@ static void left_by_longjmp(void) {
     float *unreadable = mmap(NULL, LENGTH * sizeof(float), PROT_NONE,
                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(unreadable != MAP_FAILED);
-    const float *grads[] = {unreadable};
+    const void *grads[] = {unreadable};
     struct sigaction action = {.sa_handler = leave}, before;
     CHECK(!sigaction(SIGSEGV, &action, &before));
     if (!sigsetjmp(out, 1)) {
-        sonew_step(m.optimizer, NULL, &m.param, grads, 1);
+        sonew_step(m.optimizer, NULL, PARAM(m.param), grads, 1);
         CHECK(!"the gradient was read");
     }
     CHECK(!sigaction(SIGSEGV, &before, NULL));
-    size_t count;
+    sonew_settings now;
     for (int i = 0; i < 2; i++) {
-        CHECK(sonew_plane_count(m.optimizer, 0, &count) == SONEW_BUSY);
+        CHECK(sonew_get_settings(m.optimizer, 0, &now, sizeof now) == SONEW_BUSY);
         CHECK(info_of(m.optimizer).step_count == 0);
         CHECK(take_step(&m, 1) == SONEW_BUSY && sonew_free(m.optimizer) == SONEW_BUSY);
     }

@@ -90,7 +90,7 @@ static void *work(void *argument) {
             OK(take_step(&m, i));
         char path[4096];
         snprintf(path, sizeof path, "%s/other-%d.safetensors", folder, self);
-        OK(sonew_save(m.optimizer, path, &m.param, 1));
+        OK(sonew_save(m.optimizer, path, PARAM(m.param), 1));
         end(&m);
     }
     return NULL;
@@ -111,8 +111,8 @@ static void inside_calls(void) {
             CHECK(same(mine.param, numbers));
             char path[4096];
             snprintf(path, sizeof path, "%s/child.safetensors", folder);
-            OK(sonew_save(mine.optimizer, path, &mine.param, 1));
-            OK(sonew_load(mine.optimizer, path, NULL, &mine.param, 1));
+            OK(sonew_save(mine.optimizer, path, PARAM(mine.param), 1));
+            OK(sonew_load(mine.optimizer, path, NULL, PARAM(mine.param), 1));
             struct model fresh = model(2);
             OK(take_step(&fresh, 0));
             end(&fresh);

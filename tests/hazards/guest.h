@@ -21,7 +21,7 @@ static inline struct model model(int threads) {
     sonew_options options;
     OK(sonew_options_init(&options, sizeof options));
     options.threads = threads;
-    sonew_tensor tensor = {.name = "w", .ndim = 2, .dims = {ROWS, COLS}};
+    sonew_tensor tensor = {.struct_size = sizeof(sonew_tensor), .name = "w", .ndim = 2, .dims = {ROWS, COLS}};
     OK(sonew_create(&options, &tensor, 1, &m.optimizer));
     for (int i = 0; i < LENGTH; i++)
         m.param[i] = (float)(i % 17) / 8 - 1;
@@ -43,8 +43,8 @@ static inline void gradient(float *grad, int step) {
 
 static inline sonew_status take_step(struct model *m, int step) {
     gradient(m->grad, step);
-    const float *grads[] = {m->grad};
-    return sonew_step(m->optimizer, NULL, &m->param, grads, 1);
+    const void *grads[] = {m->grad};
+    return sonew_step(m->optimizer, NULL, PARAM(m->param), grads, 1);
 }
 
 static inline void end(struct model *m) {

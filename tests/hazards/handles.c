@@ -14,26 +14,26 @@ static void *stepping(void *argument) {
 
 /* Whatever a program does with it, a handle that is not live is refused. */
 static void refused(sonew_optimizer *bad, const char *path) {
-    float w = 0, *params[] = {&w};
-    const float *grads[] = {&w};
-    size_t number;
-    double real;
+    float w = 0;
+    void *params[] = {&w};
+    const void *grads[] = {&w};
+    sonew_tensor tensor;
+    sonew_settings settings = {.struct_size = sizeof settings, .lr_scale = 1};
+    sonew_stages *stages;
     sonew_optimizer_info info;
     sonew_view view;
     sonew_status answers[] = {
         sonew_free(bad),
         sonew_step(bad, NULL, params, grads, 1),
-        sonew_step_any(bad, NULL, (void *const *)params, (const void *const *)grads, 1),
+        sonew_stages_begin(bad, NULL, params, grads, 1, &stages),
+        sonew_stages_next((sonew_stages *)bad, &settings.lr_scale, 1, &(int32_t){0}),
+        sonew_stages_abort((sonew_stages *)bad),
         sonew_save(bad, path, params, 1),
         sonew_load(bad, path, NULL, params, 1),
-        sonew_find_tensor(bad, "w", &number),
-        sonew_set_lr_scale(bad, 0, 1),
-        sonew_lr_scale(bad, 0, &real),
-        sonew_set_weight_decay(bad, 0, 1),
-        sonew_weight_decay(bad, 0, &real),
+        sonew_get_tensor(bad, 0, &tensor, sizeof tensor),
+        sonew_set_settings(bad, 0, &settings),
+        sonew_get_settings(bad, 0, &settings, sizeof settings),
         sonew_info(bad, &info, sizeof info),
-        sonew_plane_count(bad, 0, &number),
-        sonew_find_plane(bad, 0, "momentum", &number),
         sonew_plane_view(bad, 0, 0, &view, sizeof view),
         sonew_reset_master(bad),
         sonew_plan_free((sonew_plan *)bad),
@@ -57,7 +57,7 @@ int main(int argc, char **argv) {
     struct model next = model(1);
     refused(freed, path);
 
-    sonew_tensor tensor = {.name = "w"};
+    sonew_tensor tensor = {.struct_size = sizeof(sonew_tensor), .name = "w"};
     sonew_plan *plan = NULL;
     OK(sonew_plan_create(NULL, &tensor, 1, &plan));
     CHECK(sonew_step(NULL, NULL, NULL, NULL, 0) == SONEW_NULL_POINTER);

@@ -22,6 +22,7 @@ static sonew_buffers buffers[COUNT];
 static double numbers[2 * COUNT];
 static sonew_optimizer *optimizer;
 static sonew_plan *plan;
+static sonew_stages *stages, *plan_stages;
 
 /* Half of the tensors are 16 bits, rounded stochastically, with master weights. */
 static void describe(void) {
@@ -31,14 +32,14 @@ static void describe(void) {
     options.damping = SONEW_RELATIVE;
     for (size_t i = 0; i < COUNT; i++) {
         snprintf(names[i], sizeof names[i], "tensor %zu", i);
-        tensors[i] = (sonew_tensor){.name = names[i], .ndim = 1, .dims = {LEN}};
+        tensors[i] = (sonew_tensor){.struct_size = sizeof(sonew_tensor), .name = names[i], .ndim = 1, .dims = {LEN}};
         tensors[i].dtype = tensors[i].state_dtype = SONEW_BF16;
         tensors[i].master = i % 2;
         params[i] = memory[i][0];
         grads[i] = memory[i][1];
         for (size_t k = 0; k < LEN; k++)
             memory[i][1][k] = (uint16_t)(0x3f80 + (7 * k + i) % 64); /* from 1 */
-        OK(sonew_buffers_init(&buffers[i], sizeof buffers[i]));
+        OK(sonew_buffers_init(&buffers[i], 1, sizeof buffers[i]));
         for (size_t p = 0; p < PLANES; p++)
             pointers[i][p] = planes[i][p];
         buffers[i].params = params[i];
@@ -112,18 +113,18 @@ static sonew_status create(void) { return sonew_create(&options, tensors, COUNT,
 static void destroy(void) { OK(sonew_free(optimizer)); }
 static sonew_status create_plan(void) { return sonew_plan_create(&options, tensors, COUNT, &plan); }
 static void destroy_plan(void) { OK(sonew_plan_free(plan)); }
-static sonew_status step(void) { return sonew_step_any(optimizer, NULL, params, grads, COUNT); }
+static sonew_status step(void) { return sonew_step(optimizer, NULL, params, grads, COUNT); }
 static sonew_status plan_step(void) { return sonew_plan_step(plan, NULL, 1, buffers, COUNT); }
 static sonew_status begin(void) {
-    return sonew_stages_begin(optimizer, NULL, params, grads, COUNT);
+    return sonew_stages_begin(optimizer, NULL, params, grads, COUNT, &stages);
 }
 static sonew_status plan_begin(void) {
-    return sonew_plan_stages_begin(plan, NULL, 2, buffers, COUNT);
+    return sonew_plan_stages_begin(plan, NULL, 2, buffers, COUNT, &plan_stages);
 }
 static int32_t stage;
-static sonew_status next(void) { return sonew_stages_next(optimizer, numbers, COUNT, &stage); }
+static sonew_status next(void) { return sonew_stages_next(stages, numbers, COUNT, &stage); }
 static sonew_status plan_next(void) {
-    return sonew_plan_stages_next(plan, numbers, COUNT, &stage);
+    return sonew_stages_next(plan_stages, numbers, COUNT, &stage);
 }
 int main(int argc, char **argv) {
     CHECK(argc == 2);

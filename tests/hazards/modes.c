@@ -40,7 +40,7 @@ static void steps(int threads, const char *path, const float *numbers) {
             sonew_options options;
             OK(sonew_options_init(&options, sizeof options));
             options.threads = threads;
-            sonew_tensor tensor = {.name = "w", .ndim = 2, .dims = {ROWS, COLS}};
+            sonew_tensor tensor = {.struct_size = sizeof(sonew_tensor), .name = "w", .ndim = 2, .dims = {ROWS, COLS}};
             sonew_optimizer *optimizer = NULL;
 
             CHECK(!fesetround(ROUNDINGS[rounding]));
@@ -48,11 +48,11 @@ static void steps(int threads, const char *path, const float *numbers) {
             control foreign = mode();
             OK(sonew_create(&options, &tensor, 1, &optimizer));
             for (int i = 0; i < STEPS; i++) {
-                const float *grad[] = {grads[i]};
-                OK(sonew_step(optimizer, NULL, &m.param, grad, 1));
+                const void *grad[] = {grads[i]};
+                OK(sonew_step(optimizer, NULL, PARAM(m.param), grad, 1));
                 CHECK(mode() == foreign);
-                OK(sonew_save(optimizer, path, &m.param, 1));
-                OK(sonew_load(optimizer, path, NULL, &m.param, 1));
+                OK(sonew_save(optimizer, path, PARAM(m.param), 1));
+                OK(sonew_load(optimizer, path, NULL, PARAM(m.param), 1));
                 CHECK(mode() == foreign);
             }
             OK(sonew_free(optimizer));

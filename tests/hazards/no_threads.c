@@ -31,8 +31,8 @@ int main(int argc, char **argv) {
             OK(take_step(&m, i));
             CHECK(created == threads - 1 && tasks() == threads);
         }
-        OK(sonew_save(m.optimizer, path, &m.param, 1));
-        OK(sonew_load(m.optimizer, path, NULL, &m.param, 1));
+        OK(sonew_save(m.optimizer, path, PARAM(m.param), 1));
+        OK(sonew_load(m.optimizer, path, NULL, PARAM(m.param), 1));
         OK(take_step(&m, 10));
         CHECK(created == threads - 1 && tasks() == threads);
         end(&m);

@@ -38,21 +38,13 @@ static struct model model_in(const sonew_pool *pool) {
     sonew_options options;
     OK(sonew_options_init(&options, sizeof options));
     options.pool = pool;
-    sonew_tensor tensor = {.name = "w", .ndim = 2, .dims = {ROWS, COLS}};
+    sonew_tensor tensor = {.struct_size = sizeof(sonew_tensor), .name = "w", .ndim = 2, .dims = {ROWS, COLS}};
     OK(sonew_create(&options, &tensor, 1, &m.optimizer));
     return m;
 }
 
 static size_t threads_of(const sonew_optimizer *optimizer) {
-    size_t threads = 0;
-    threads = info_of(optimizer).threads;
-    return threads;
-}
-
-static size_t threads_in(const sonew_pool *pool) {
-    size_t threads = 0;
-    OK(sonew_pool_threads(pool, &threads));
-    return threads;
+    return info_of(optimizer).threads;
 }
 
 static float *numbers;
@@ -77,9 +69,9 @@ static void many_by_default(void) {
     CHECK(created == 0);
     all_steps(&first);
     gradient(m.grad, 0);
-    const float *grads[] = {m.grad};
+    const void *grads[] = {m.grad};
     for (int i = 0; i < MANY; i++)
-        OK(sonew_step(optimizers[i], NULL, &m.param, grads, 1));
+        OK(sonew_step(optimizers[i], NULL, PARAM(m.param), grads, 1));
     CHECK(created == 2 && tasks() == 3);
     /* Freed in an order of their own; the last one that has used them ends them. */
     end(&first);
@@ -97,7 +89,7 @@ static void freed_first(void) {
     sonew_options options;
     OK(sonew_options_init(&options, sizeof options));
     options.pool = own;
-    sonew_tensor tensor = {.name = "w", .ndim = 2, .dims = {ROWS, COLS}};
+    sonew_tensor tensor = {.struct_size = sizeof(sonew_tensor), .name = "w", .ndim = 2, .dims = {ROWS, COLS}};
     sonew_plan *plan = NULL;
     OK(sonew_plan_create(&options, &tensor, 1, &plan));
     OK(sonew_pool_free(own));
@@ -115,7 +107,7 @@ static void freed_first(void) {
     for (int p = 0; p < 3; p++)
         CHECK((planes[p] = calloc(LENGTH, sizeof(float))) != NULL);
     sonew_buffers buffers;
-    OK(sonew_buffers_init(&buffers, sizeof buffers));
+    OK(sonew_buffers_init(&buffers, 1, sizeof buffers));
     buffers.params = m.param;
     buffers.grad = m.grad;
     buffers.planes = (void *const *)planes;
@@ -143,20 +135,20 @@ static void refused(void) {
         created = 0;
         allowed = given;
         struct model m = model_in(own), n = model_in(own), same_number = model(4);
-        CHECK(threads_of(m.optimizer) == 4 && threads_in(own) == 4);
+        CHECK(threads_of(m.optimizer) == 4 && threads_of(n.optimizer) == 4);
         all_steps(&m);
         all_steps(&n);
         CHECK(created == given && tasks() == given + 1);
         CHECK(threads_of(m.optimizer) == (size_t)given + 1);
-        CHECK(threads_in(own) == (size_t)given + 1);
+        CHECK(threads_of(n.optimizer) == (size_t)given + 1);
         CHECK(threads_of(same_number.optimizer) == 4);
         end(&m);
         end(&n);
         CHECK(left(1));
         /* Who comes later tries again. */
         allowed = 1000000;
-        CHECK(threads_in(own) == 4);
         struct model later = model_in(own);
+        CHECK(threads_of(later.optimizer) == 4);
         all_steps(&later);
         CHECK(threads_of(later.optimizer) == 4);
         end(&later);
@@ -173,7 +165,7 @@ static void *host(void *unused) {
     for (int i = 0; i < 3; i++) {
         struct model m = model_in(shared);
         all_steps(&m);
-        CHECK(threads_in(shared) == 3);
+        CHECK(threads_of(m.optimizer) == 3);
         end(&m);
     }
     return unused;
@@ -193,7 +185,7 @@ static void at_once(void) {
             struct model m = model_in(shared), n = model_in(shared);
             all_steps(&m);
             all_steps(&n);
-            CHECK(tasks() == 3 && threads_in(shared) == 3);
+            CHECK(tasks() == 3 && threads_of(m.optimizer) == 3);
             end(&m);
             end(&n);
             CHECK(left(1));

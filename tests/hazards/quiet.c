@@ -86,15 +86,15 @@ int main(int argc, char **argv) {
     struct model m = model(4);
     for (int i = 0; i < 5; i++)
         OK(take_step(&m, i));
-    OK(sonew_save(m.optimizer, path, &m.param, 1));
-    OK(sonew_load(m.optimizer, path, NULL, &m.param, 1));
-    const float *grads[] = {NULL};
-    CHECK(sonew_step(m.optimizer, NULL, &m.param, grads, 7) == SONEW_TENSOR_COUNT);
+    OK(sonew_save(m.optimizer, path, PARAM(m.param), 1));
+    OK(sonew_load(m.optimizer, path, NULL, PARAM(m.param), 1));
+    const void *grads[] = {NULL};
+    CHECK(sonew_step(m.optimizer, NULL, PARAM(m.param), grads, 7) == SONEW_TENSOR_COUNT);
     CHECK(sonew_load(m.optimizer, printed, NULL, NULL, 0) == SONEW_NOT_A_CHECKPOINT);
     gradient(m.grad, 0);
     m.grad[5] = 1.0f / 0.0f;
     grads[0] = m.grad;
-    CHECK(sonew_step(m.optimizer, NULL, &m.param, grads, 1) == SONEW_NON_FINITE_GRADIENT);
+    CHECK(sonew_step(m.optimizer, NULL, PARAM(m.param), grads, 1) == SONEW_NON_FINITE_GRADIENT);
 
     /* While this thread blocks it, a signal to the process waits: no thread of
      * the library takes it. */

@@ -25,7 +25,7 @@ static unsigned char *stack;
 static void *steps(void *argument) {
     const struct kind *kind = argument;
     sonew_tensor tensors[2];
-    memset(tensors, 0, sizeof tensors);
+    OK(sonew_tensors_init(tensors, 2, sizeof *tensors));
     tensors[0].name = "kernel";
     tensors[0].ndim = 2;
     tensors[0].dims[0] = ROWS;
@@ -57,7 +57,7 @@ static void *steps(void *argument) {
     unsigned char here;
     for (int i = 0; i < 2; i++) {
         memset(stack, PATTERN, (size_t)(&here - stack) - 1024);
-        OK(sonew_step_any(optimizer, &step, params, grads, 2));
+        OK(sonew_step(optimizer, &step, params, grads, 2));
     }
     size_t untouched = 0;
     while (stack[untouched] == PATTERN)
@@ -89,7 +89,7 @@ int main(int argc, char **argv) {
                         kind.chains = chains;
                         sonew_optimizer *optimizer = NULL;
                         sonew_tensor one;
-                        memset(&one, 0, sizeof one);
+                        OK(sonew_tensors_init(&one, 1, sizeof one));
                         one.name = "one";
                         if (sonew_create(&kind.options, &one, 1, &optimizer) != SONEW_OK)
                             continue; /* This processor has no such instructions. */

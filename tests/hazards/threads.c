@@ -25,9 +25,9 @@ static atomic_int done, refused, ended;
 static void *share(void *unused) {
     float *param = calloc(LENGTH, sizeof *param), *grad = calloc(LENGTH, sizeof *grad);
     CHECK(param && grad);
-    const float *grads[] = {grad};
+    const void *grads[] = {grad};
     for (int i = 0; i < CALLS || !(done && refused); i++) {
-        sonew_status status = sonew_step(shared.optimizer, NULL, &param, grads, 1);
+        sonew_status status = sonew_step(shared.optimizer, NULL, PARAM(param), grads, 1);
         if (status == SONEW_OK) {
             done++;
         } else {
@@ -50,8 +50,8 @@ static void *ask(void *unused) {
         sonew_optimizer_info info = info_of(shared.optimizer);
         CHECK(info.step_count >= last && info.tensor_count == 1);
         last = info.step_count;
-        size_t count = 0;
-        sonew_status status = sonew_plane_count(shared.optimizer, 0, &count);
+        sonew_settings now;
+        sonew_status status = sonew_get_settings(shared.optimizer, 0, &now, sizeof now);
         CHECK(status == SONEW_OK || status == SONEW_BUSY);
     }
     CHECK(last > 0);
