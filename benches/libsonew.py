@@ -46,6 +46,7 @@ class Tensor(ctypes.Structure):
     """sonew_tensor"""
 
     _fields_ = [
+        ("struct_size", c_size_t),
         ("name", c_char_p),
         ("ndim", c_size_t),
         ("dims", c_size_t * MAX_DIMS),
@@ -100,6 +101,7 @@ class Library:
         for name, arguments in {
             "sonew_options_init": [POINTER(Options), c_size_t],
             "sonew_step_options_init": [POINTER(StepOptions), c_size_t],
+            "sonew_tensors_init": [POINTER(Tensor), c_size_t, c_size_t],
             "sonew_create": [POINTER(Options), POINTER(Tensor), c_size_t, pointers],
             "sonew_step": [c_void_p, POINTER(StepOptions), pointers, pointers, c_size_t],
             "sonew_info": [c_void_p, POINTER(Info), c_size_t],
@@ -134,6 +136,8 @@ class Optimizer:
         self.step_options.lr = lr
         self.step_options.non_finite = non_finite
         tensors = (Tensor * self.count)()
+        size = ctypes.sizeof(Tensor)
+        library.check(library.c.sonew_tensors_init(tensors, self.count, size))
         for i, shape in enumerate(shapes):
             tensors[i].name = b"tensor %d" % i
             tensors[i].ndim = len(shape)

@@ -40,7 +40,7 @@
  *    sonew_step_options step;
  *    sonew_step_options_init(&step, sizeof step);
  *    for (uint64_t i = info.step_count; i < 1000; i++) {
- *        compute_gradients(params, weight_grad, bias_grad);
+ *        compute_gradients(weight, bias, weight_grad, bias_grad);
  *        step.lr = 1e-3;
  *        if (sonew_step(optimizer, &step, params, grads, 2) != SONEW_OK)
  *            fprintf(stderr, "%s\n", sonew_last_error());

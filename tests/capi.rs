@@ -92,8 +92,8 @@ fn the_example_of_the_header_compiles() {
     let source = folder("example").join("example.c");
     let around = "#include <sonew.h>\n#include <stdio.h>\n#include <stdlib.h>\n\
         static float weight[1000 * 784], bias[1000], weight_grad[1000 * 784], bias_grad[1000];\n\
-        static void compute_gradients(float **params, float *weight_grad, float *bias_grad) {\n\
-            weight_grad[0] = params[0][0];\n    bias_grad[0] = params[1][0];\n}\n\
+        static void compute_gradients(const float *w, const float *b, float *dw, float *db) {\n\
+            dw[0] = w[0];\n    db[0] = b[0];\n}\n\
         int main(void) {\n";
     fs::write(&source, format!("{around}{}\n}}\n", code.join("\n"))).unwrap();
     let compilers = [

@@ -31,7 +31,6 @@ static void bf16(sonew_tensor *tensor) {
     tensor->dtype = SONEW_BF16;
     tensor->grad_dtype = SONEW_F32;
 }
-static void grads_f16(sonew_tensor *tensor) { tensor->grad_dtype = SONEW_F16; }
 static void f64(sonew_tensor *tensor) { tensor->dtype = SONEW_F64; }
 static void state_bf16(sonew_tensor *tensor) { tensor->state_dtype = SONEW_BF16; }
 static void master(sonew_tensor *tensor) { tensor->master = 1; }

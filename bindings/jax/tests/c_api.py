@@ -63,6 +63,8 @@ class Plan:
         for name, value in options.items():
             setattr(own, name, NAMES[name][value] if name in NAMES else value)
         tensors = (Tensor * len(params))()
+        self.c.sonew_tensors_init.argtypes = [POINTER(Tensor), c_size_t, c_size_t]
+        check(self.c.sonew_tensors_init(tensors, len(params), ctypes.sizeof(Tensor)))
         for i, (tensor, array) in enumerate(zip(tensors, params)):
             tensor.name = b"%d" % i
             tensor.ndim = array.ndim
@@ -78,7 +80,7 @@ class Plan:
         step.argtypes = [c_void_p, POINTER(StepOptions), c_uint64, POINTER(Buffers), c_size_t]
         self.c.sonew_plan_free.argtypes = [c_void_p]
         self.c.sonew_step_options_init.argtypes = [POINTER(StepOptions), c_size_t]
-        self.c.sonew_buffers_init.argtypes = [POINTER(Buffers), c_size_t]
+        self.c.sonew_buffers_init.argtypes = [POINTER(Buffers), c_size_t, c_size_t]
         check(create(byref(own), tensors, len(params), byref(self.handle)))
 
     def step(
@@ -94,9 +96,9 @@ class Plan:
         for name, value in step.items():
             setattr(own, name, value)
         buffers = (Buffers * count)()
+        check(self.c.sonew_buffers_init(buffers, count, ctypes.sizeof(Buffers)))
         lists = []
         for i, entry in enumerate(buffers):
-            check(self.c.sonew_buffers_init(byref(entry), ctypes.sizeof(entry)))
             target = (params if directions is None else directions)[i]
             if directions is None:
                 entry.params = target.ctypes.data

@@ -101,7 +101,7 @@ def test_a_run_moves_to_c_and_back(tmp_path):
         c = library()
         arrays = [np.array(array) for array in handle.params]
         pointers = handle.pointers(arrays)
-        check(c.sonew_load_any(handle.c, bytes(path), None, pointers, len(arrays)))
+        check(c.sonew_load(handle.c, bytes(path), None, pointers, len(arrays)))
         own = StepOptions()
         check(c.sonew_step_options_init(byref(own), ctypes.c_size_t(ctypes.sizeof(own))))
         own.lr = 1e-2
@@ -109,7 +109,7 @@ def test_a_run_moves_to_c_and_back(tmp_path):
             grads = [np.array(g) for g in jax.tree.leaves(tree(i))]
             listed = (c_void_p * len(grads))(*[g.ctypes.data for g in grads])
             check(c.sonew_step(handle.c, byref(own), pointers, listed, ctypes.c_size_t(len(grads))))
-        check(c.sonew_save_any(handle.c, bytes(path), pointers, len(arrays)))
+        check(c.sonew_save(handle.c, bytes(path), pointers, len(arrays)))
 
     params, state = load(path, start, optimizer.init(start), weight_decay=0.1, **OPTIONS)
     assert int(state.count) == 5
@@ -132,7 +132,7 @@ def steps_in_c(path, start, parts, beta1=-1.0):
             there = [g.ctypes.data if i in leaves else None for i, g in enumerate(grads)]
             listed = (c_void_p * len(grads))(*there)
             check(c.sonew_step(handle.c, byref(own), pointers, listed, ctypes.c_size_t(len(grads))))
-        check(c.sonew_save_any(handle.c, bytes(path), pointers, len(arrays)))
+        check(c.sonew_save(handle.c, bytes(path), pointers, len(arrays)))
 
 
 def test_a_file_of_separate_calls_has_the_count_of_every_leaf(tmp_path):

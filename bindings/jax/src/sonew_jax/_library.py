@@ -61,6 +61,7 @@ class Tensor(ctypes.Structure):
     """sonew_tensor"""
 
     _fields_ = [
+        ("struct_size", c_size_t),
         ("name", c_char_p),
         ("ndim", c_size_t),
         ("dims", c_size_t * MAX_DIMS),

@@ -31,21 +31,19 @@ SCALARS = 3
 DTYPE_NUMBERS = {"float32": 1, "float64": 2, "bfloat16": 3, "float16": 4}
 
 
-class Rename(ctypes.Structure):
-    """sonew_rename"""
-
-    _fields_ = [("from_name", c_char_p), ("to_name", c_char_p)]
-
-
 class LoadOptions(ctypes.Structure):
-    """sonew_load_options, as far as it is used here"""
+    """sonew_load_options"""
 
     _fields_ = [
         ("struct_size", c_size_t),
-        ("renames", POINTER(Rename)),
+        ("renames", POINTER(c_char_p)),
         ("rename_count", c_size_t),
         ("override_options", c_int32),
         ("common_tensors_only", c_int32),
+        ("mode", c_int32),
+        ("older_copy", c_int32),
+        ("convert_state", c_int32),
+        ("reserved", c_int32 * 1),
     ]
 
 
@@ -60,7 +58,20 @@ class View(ctypes.Structure):
         ("ndim", c_size_t),
         ("dims", c_size_t * 8),
         ("dtype", c_int32),
-        ("reserved", c_int32),
+        ("plane_count", c_int32),
+        ("step_count", c_uint64),
+    ]
+
+
+class TensorSettings(ctypes.Structure):
+    """sonew_settings"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("lr_scale", c_double),
+        ("weight_decay", c_double),
+        ("step_count", c_uint64),
+        ("scalars", c_double * SCALARS),
     ]
 
 
@@ -172,13 +183,14 @@ def load(
         size = ctypes.sizeof(loading)
         c.sonew_load_options_init.argtypes = [POINTER(LoadOptions), c_size_t]
         check(c.sonew_load_options_init(byref(loading), size))
-        pairs = [Rename(old.encode(), new.encode()) for old, new in (rename or {}).items()]
-        loading.renames, loading.rename_count = (Rename * len(pairs))(*pairs), len(pairs)
+        names = [name.encode() for pair in (rename or {}).items() for name in pair]
+        loading.renames = (c_char_p * len(names))(*names)
+        loading.rename_count = len(names) // 2
         loading.override_options = override_options
         loading.common_tensors_only = common_tensors_only
         pointers = handle.pointers(arrays)
         encoded = os.fsencode(path)
-        check(c.sonew_load_any(handle.c, encoded, byref(loading), pointers, len(pointers)))
+        check(c.sonew_load(handle.c, encoded, byref(loading), pointers, len(pointers)))
         text = json.loads(_around.read(path) or "{}")
         loaded = handle.get(own, text.get("skipped", 0))
         around = _around.restored(
@@ -281,6 +293,8 @@ class Handle:
         own.weight_decay = self.weight_decay
 
         tensors = (Tensor * len(self.full))()
+        self.declare(c)
+        check(c.sonew_tensors_init(tensors, len(tensors), ctypes.sizeof(Tensor)))
         for tensor, i, array in zip(tensors, self.full, self.params):
             leaf = self.leaves.kinds[i]
             tensor.name = leaf.name.encode()
@@ -292,13 +306,11 @@ class Handle:
             tensor.grad_dtype = tensor.dtype
             tensor.state_dtype = DTYPE_NUMBERS[self.leaves.state_dtypes[i].name]
             tensor.master = leaf.master
-        self.declare(c)
         handle = c_void_p()
         check(c.sonew_create(byref(own), tensors, len(tensors), byref(handle)))
         self.c = handle
         for tensor, i in enumerate(self.full):
-            decay = self.weight_decay * self.decays[i]
-            check(c.sonew_set_weight_decay(handle, tensor, decay))
+            self.change(tensor, weight_decay=self.weight_decay * self.decays[i])
         return self
 
     def __exit__(self, *_):
@@ -308,13 +320,12 @@ class Handle:
     def declare(c):
         pointers = POINTER(c_void_p)
         for name, arguments in {
-            "sonew_save_any": [c_void_p, c_char_p, pointers, c_size_t],
-            "sonew_load_any": [c_void_p, c_char_p, POINTER(LoadOptions), pointers, c_size_t],
+            "sonew_tensors_init": [POINTER(Tensor), c_size_t, c_size_t],
+            "sonew_save": [c_void_p, c_char_p, pointers, c_size_t],
+            "sonew_load": [c_void_p, c_char_p, POINTER(LoadOptions), pointers, c_size_t],
             "sonew_set_state": [c_void_p, c_uint64, pointers, c_size_t],
-            "sonew_tensor_step_count": [c_void_p, c_size_t, POINTER(c_uint64)],
-            "sonew_tensor_scalars": [c_void_p, c_size_t, POINTER(c_double)],
-            "sonew_set_tensor_scalars": [c_void_p, c_size_t, POINTER(c_double)],
-            "sonew_set_weight_decay": [c_void_p, c_size_t, ctypes.c_double],
+            "sonew_get_settings": [c_void_p, c_size_t, POINTER(TensorSettings), c_size_t],
+            "sonew_set_settings": [c_void_p, c_size_t, POINTER(TensorSettings)],
             "sonew_plane_view": [c_void_p, c_size_t, c_size_t, POINTER(View), c_size_t],
         }.items():
             getattr(c, name).argtypes = arguments
@@ -322,6 +333,20 @@ class Handle:
     @staticmethod
     def pointers(arrays):
         return (c_void_p * len(arrays))(*[array.ctypes.data for array in arrays])
+
+    def settings(self, tensor):
+        """The settings of a tensor of the optimizer."""
+        settings = TensorSettings()
+        size = ctypes.sizeof(settings)
+        check(library().sonew_get_settings(self.c, tensor, byref(settings), size))
+        return settings
+
+    def change(self, tensor, **changes):
+        """Changes some of them."""
+        settings = self.settings(tensor)
+        for name, value in changes.items():
+            setattr(settings, name, value)
+        check(library().sonew_set_settings(self.c, tensor, byref(settings)))
 
     def put(self, state):
         """Copies a state into the optimizer."""
@@ -346,11 +371,11 @@ class Handle:
             ratios = self.host("norm_ratios of the state", self.leaves.norm_ratios(state))
             for tensor, i in enumerate(self.full):
                 scalars = (c_double * SCALARS)(*np.ascontiguousarray(ratios[i]).view(np.float64))
-                check(library().sonew_set_tensor_scalars(self.c, tensor, scalars))
+                self.change(tensor, scalars=scalars)
 
     def save(self, path):
         pointers = self.pointers(self.params)
-        check(library().sonew_save_any(self.c, os.fsencode(path), pointers, len(pointers)))
+        check(library().sonew_save(self.c, os.fsencode(path), pointers, len(pointers)))
 
     def get(self, like, skipped):
         """The optimizer's state, as arrays where those of `like` are."""
@@ -366,9 +391,7 @@ class Handle:
         """The norm ratios of all leaves, as an array where that of `like` is."""
         ratios = np.zeros((len(self.leaves.arrays), 1))
         for tensor, i in enumerate(self.full):
-            scalars = (c_double * SCALARS)()
-            check(library().sonew_tensor_scalars(self.c, tensor, scalars))
-            ratios[i], *corrections = scalars
+            ratios[i], *corrections = self.settings(tensor).scalars
             if any(corrections):
                 raise ValueError(
                     f"{self.leaves.names[i]!r} took steps with betas of their own, and a state "
@@ -384,9 +407,7 @@ class Handle:
         has its own."""
         names = {}
         for tensor, i in enumerate(self.full):
-            steps = c_uint64()
-            check(library().sonew_tensor_step_count(self.c, tensor, byref(steps)))
-            names.setdefault(steps.value, self.leaves.names[i])
+            names.setdefault(self.settings(tensor).step_count, self.leaves.names[i])
         if len(names) > 1:
             (some, name), (others, other) = list(names.items())[:2]
             raise ValueError(
