@@ -121,6 +121,8 @@ static sonew_status begin(void) {
 static sonew_status plan_begin(void) {
     return sonew_plan_stages_begin(plan, NULL, 2, buffers, COUNT, &plan_stages);
 }
+static void abort_stages(void) { OK(sonew_stages_abort(stages)); }
+static void abort_plan_stages(void) { OK(sonew_stages_abort(plan_stages)); }
 static int32_t stage;
 static sonew_status next(void) { return sonew_stages_next(stages, numbers, COUNT, &stage); }
 static sonew_status plan_next(void) {
@@ -145,8 +147,10 @@ int main(int argc, char **argv) {
     destroy_plan();
     OK(create());
     OK(create_plan());
-    CHECK(each("stages_begin", ANY, begin, NULL) > 2);
-    CHECK(each("plan_stages_begin", ANY, plan_begin, NULL) > 2);
+    CHECK(each("stages_begin", ANY, begin, abort_stages) > 2);
+    CHECK(each("plan_stages_begin", ANY, plan_begin, abort_plan_stages) > 2);
+    OK(begin());
+    OK(plan_begin());
     for (int i = 0; i < 4; i++) {
         CHECK((each("stages_next", ANY, next, NULL) > 0) == (i == 0));
         CHECK((each("plan_stages_next", ANY, plan_next, NULL) > 0) == (i == 0));
