@@ -32,18 +32,17 @@ int main(int, char **argv) {
   options.beta2 = NAN;
   THROWS(SONEW_OUT_OF_RANGE, "beta2 is NaN", Optimizer({{"a"}}, options));
   options = Options();
-  options.graft = static_cast<sonew::Graft>(77);
+  options.graft = 77;
   THROWS(SONEW_UNKNOWN_VALUE, "graft is 77", Optimizer({{"a"}}, options));
   THROWS(SONEW_OUT_OF_RANGE, "threads is -1", sonew::Pool(-1));
   THROWS(SONEW_PROCESSOR, "processors[0] is 8191", sonew::Pool(1, {8191}));
   sonew::Pool pool(2);
   options = Options();
   options.threads = 2;
-  options.pool = &pool;
+  options.pool = pool.get();
   THROWS(SONEW_OUT_OF_RANGE, "threads is 2, must be 0 with a pool", Optimizer({{"a"}}, options));
-  options.threads = 0;
   const sonew::Pool elsewhere = std::move(pool);
-  THROWS(SONEW_NULL_POINTER, "options.pool is null: it was moved from", Optimizer({{"a"}}, options));
+  THROWS(SONEW_NULL_POINTER, "pool is null: it was moved from", options.pool = pool.get());
   sonew::Tensor half{"a", {2}};
   half.state_dtype = sonew::Dtype::f16;
   THROWS(SONEW_STATE_DTYPE, "tensor \"a\"", Optimizer({half}));
@@ -57,9 +56,9 @@ int main(int, char **argv) {
   THROWS(SONEW_WRONG_LENGTH, "tensor \"a\": the gradient has 2 elements, expected 6",
          optimizer.step({a, b}, {grad_b, grad_b}));
   std::vector<double> doubles(6);
-  THROWS(SONEW_WRONG_DTYPE, "tensor \"a\": the gradient has type F64, expected F32",
+  THROWS(SONEW_DTYPE_DIFFERS, "tensor \"a\": the gradient has type F64, expected F32",
          optimizer.step({a, b}, {doubles, grad_b}));
-  THROWS(SONEW_WRONG_DTYPE, "tensor \"a\": the parameter has type F64, expected F32",
+  THROWS(SONEW_DTYPE_DIFFERS, "tensor \"a\": the parameter has type F64, expected F32",
          optimizer.step({doubles, b}, {grad_a, grad_b}));
   THROWS(SONEW_NULL_POINTER, "the parameter of tensor \"b\"",
          optimizer.step({a, nullptr}, {grad_a, grad_b}));
@@ -76,13 +75,18 @@ int main(int, char **argv) {
   CHECK(optimizer.step_count() == 0 && a == Floats(6) && b == Floats(2));
 
   // Settings and views.
-  THROWS(SONEW_UNKNOWN_TENSOR, "there is no tensor 2", optimizer.set_lr_scale(2, 1));
-  THROWS(SONEW_UNKNOWN_TENSOR, "there is no tensor 2", optimizer.tensor_step_count(2));
-  THROWS(SONEW_UNKNOWN_TENSOR, "there is no tensor 2", optimizer.set_tensor_step_count(2, 1));
-  THROWS(SONEW_OUT_OF_RANGE, "lr_scale of tensor \"a\" is -1", optimizer.set_lr_scale(0, -1));
-  THROWS(SONEW_OUT_OF_RANGE, "weight_decay of tensor \"b\" is inf", optimizer.set_weight_decay(1, INFINITY));
-  THROWS(SONEW_UNKNOWN_NAME, "no tensor named \"c\"", optimizer.plane("c", "momentum"));
-  THROWS(SONEW_UNKNOWN_NAME, "tensor \"b\" has no state plane named \"rms\"", optimizer.plane("b", "rms"));
+  sonew_settings settings = optimizer.settings(0);
+  THROWS(SONEW_UNKNOWN_TENSOR, "there is no tensor 2", optimizer.tensor(2));
+  THROWS(SONEW_UNKNOWN_TENSOR, "there is no tensor 2", optimizer.settings(2));
+  THROWS(SONEW_UNKNOWN_TENSOR, "there is no tensor 2", optimizer.set_settings(2, settings));
+  settings.lr_scale = -1;
+  THROWS(SONEW_OUT_OF_RANGE, "lr_scale of tensor \"a\" is -1", optimizer.set_settings(0, settings));
+  settings.lr_scale = 1;
+  settings.weight_decay = INFINITY;
+  THROWS(SONEW_OUT_OF_RANGE, "weight_decay of tensor \"b\" is inf", optimizer.set_settings(1, settings));
+  THROWS(SONEW_UNKNOWN_TENSOR, "no tensor named \"c\"", optimizer.find_tensor("c"));
+  THROWS(SONEW_UNKNOWN_TENSOR, "no tensor named \"c\"", optimizer.plane("c", "momentum"));
+  THROWS(SONEW_UNKNOWN_PLANE, "tensor \"b\" has no state plane named \"rms\"", optimizer.plane("b", "rms"));
   THROWS(SONEW_UNKNOWN_PLANE, "tensor \"a\" has no state plane 3", optimizer.plane(0, 3));
 
   // Files.
@@ -103,7 +107,7 @@ int main(int, char **argv) {
   THROWS(SONEW_IO, "none", sonew::verify(folder + "/none"));
   sonew::Saving saving = optimizer.save_begin(folder + "/none/x");
   THROWS(SONEW_IO, "none", saving.finish());
-  saving.finish();
+  THROWS(SONEW_BAD_HANDLE, "saving is not a live handle", saving.finish());
 
   // Plans.
   sonew::Plan plan({{"w", {2}}});
@@ -117,14 +121,14 @@ int main(int, char **argv) {
   buffers.planes = {planes, planes, planes};
   THROWS(SONEW_WRONG_LENGTH, "tensor \"w\": momentum has 6 elements, expected 2", plan.step(1, {buffers}));
   buffers.planes = {doubles, doubles, doubles};
-  THROWS(SONEW_WRONG_DTYPE, "tensor \"w\": momentum has type F64, expected F32", plan.step(1, {buffers}));
+  THROWS(SONEW_DTYPE_DIFFERS, "tensor \"w\": momentum has type F64, expected F32", plan.step(1, {buffers}));
   Floats m(2), h(2), e(2);
   buffers.planes = {m, h, e};
   THROWS(SONEW_OUT_OF_RANGE, "step number is 0", plan.step(0, {buffers}));
   buffers.direction = e;
   THROWS(SONEW_AMBIGUOUS_TARGET, "tensor \"w\"", plan.step(1, {buffers}));
   THROWS(SONEW_TENSOR_COUNT, "buffers has 0 tensors, expected 1", plan.step(1, {}));
-  THROWS(SONEW_UNKNOWN_PLANE, "tensor \"w\" has no state plane 3", plan.plane_name(0, 3));
+  THROWS(SONEW_UNKNOWN_TENSOR, "there is no tensor 1", plan.planes(1));
 
   std::puts("all refused");
 }

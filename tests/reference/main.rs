@@ -210,9 +210,9 @@ fn cpp_declaration(lines: &mut Lines<'_>, member: bool) -> String {
     let whole = !member && (first.starts_with("struct") || first.starts_with("enum"));
     if whole {
         let whole = declaration(lines, |line| line == "};");
-        // A default that comes from the C library is not shown.
-        let shown = |line: &str| match line.split_once(" = ") {
-            Some((field, default)) if default.contains("detail::") => format!("{field};\n"),
+        // The body of a constructor that asks the C library for the defaults is not shown.
+        let shown = |line: &str| match line.split_once(" { ") {
+            Some((head, body)) if body.contains("detail::") => format!("{head};\n"),
             _ => format!("{line}\n"),
         };
         return whole.lines().map(shown).collect();
