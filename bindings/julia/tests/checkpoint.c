@@ -18,20 +18,20 @@ int main(int argc, char **argv) {
     CHECK(argc == 4);
     CHECK(sonew_verify(argv[1]) == SONEW_OK);
     /* As setup() names and turns them: W[in, out] has the shape [out, in]. */
-    enum { COUNT = 6 };
-    const char *names[COUNT] = {"first.W",  "first.b", "second.W",
-                                "second.b", "last.W",  "last.b"};
-    size_t dims[COUNT][2] = {{48, 2}, {48}, {48, 48}, {48}, {1, 48}, {1}};
-    sonew_tensor tensors[COUNT];
-    CHECK(sonew_tensors_init(tensors, COUNT, sizeof *tensors) == SONEW_OK);
+    sonew_tensor tensors[] = {
+        {.name = "first.W", .ndim = 2, .dims = {48, 2}},
+        {.name = "first.b", .ndim = 1, .dims = {48}},
+        {.name = "second.W", .ndim = 2, .dims = {48, 48}},
+        {.name = "second.b", .ndim = 1, .dims = {48}},
+        {.name = "last.W", .ndim = 2, .dims = {1, 48}},
+        {.name = "last.b", .ndim = 1, .dims = {1}},
+    };
+    enum { COUNT = sizeof tensors / sizeof *tensors };
     static float values[COUNT][48 * 48];
     void *params[COUNT];
     for (int i = 0; i < COUNT; i++) {
         params[i] = values[i];
-        tensors[i].name = names[i];
-        tensors[i].ndim = i % 2 == 0 ? 2 : 1;
-        tensors[i].dims[0] = dims[i][0];
-        tensors[i].dims[1] = dims[i][1];
+        tensors[i].struct_size = sizeof *tensors;
         tensors[i].master = 1;
     }
     FILE *out = fopen(argv[3], "wb");

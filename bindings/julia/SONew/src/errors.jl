@@ -3,6 +3,8 @@
 
 Thrown by a call that the library, or this package, refuses. Nothing has changed then:
 no parameter, no state, no file, no step count.
+(Arguments of another type or structure than a function takes throw an `ArgumentError`
+instead, and nothing has changed then either.)
 
 - `status`: the name of the status, such as `:SONEW_OUT_OF_RANGE`;
 - `code`: its number, which never changes;

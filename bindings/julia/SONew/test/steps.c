@@ -33,15 +33,10 @@ int main(int argc, char **argv) {
     options.seed = 5;
     options.weight_decay = 0.01;
     int dtype = atoi(argv[5]), state = atoi(argv[6]), master = atoi(argv[7]);
-    sonew_tensor tensors[2];
-    CHECK(sonew_tensors_init(tensors, 2, sizeof *tensors) == SONEW_OK);
-    tensors[0].name = "1";
-    tensors[0].ndim = 2;
-    tensors[0].dims[0] = 7;
-    tensors[0].dims[1] = 13;
-    tensors[1].name = "2";
-    tensors[1].ndim = 1;
-    tensors[1].dims[0] = 11;
+    sonew_tensor tensors[2] = {
+        {.struct_size = sizeof *tensors, .name = "1", .ndim = 2, .dims = {7, 13}},
+        {.struct_size = sizeof *tensors, .name = "2", .ndim = 1, .dims = {11}},
+    };
     for (int i = 0; i < 2; i++) {
         tensors[i].dtype = dtype;
         tensors[i].state_dtype = state;
