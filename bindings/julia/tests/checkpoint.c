@@ -19,18 +19,21 @@ int main(int argc, char **argv) {
     CHECK(sonew_verify(argv[1]) == SONEW_OK);
     /* As setup() names and turns them: W[in, out] has the shape [out, in]. */
     sonew_tensor tensors[] = {
-        {.name = "first.W", .ndim = 2, .dims = {48, 2}, .master = 1},
-        {.name = "first.b", .ndim = 1, .dims = {48}, .master = 1},
-        {.name = "second.W", .ndim = 2, .dims = {48, 48}, .master = 1},
-        {.name = "second.b", .ndim = 1, .dims = {48}, .master = 1},
-        {.name = "last.W", .ndim = 2, .dims = {1, 48}, .master = 1},
-        {.name = "last.b", .ndim = 1, .dims = {1}, .master = 1},
+        {.name = "first.W", .ndim = 2, .dims = {48, 2}},
+        {.name = "first.b", .ndim = 1, .dims = {48}},
+        {.name = "second.W", .ndim = 2, .dims = {48, 48}},
+        {.name = "second.b", .ndim = 1, .dims = {48}},
+        {.name = "last.W", .ndim = 2, .dims = {1, 48}},
+        {.name = "last.b", .ndim = 1, .dims = {1}},
     };
     enum { COUNT = sizeof tensors / sizeof *tensors };
     static float values[COUNT][48 * 48];
-    float *params[COUNT];
-    for (int i = 0; i < COUNT; i++)
+    void *params[COUNT];
+    for (int i = 0; i < COUNT; i++) {
         params[i] = values[i];
+        tensors[i].struct_size = sizeof *tensors;
+        tensors[i].master = 1;
+    }
     FILE *out = fopen(argv[3], "wb");
     CHECK(out);
 

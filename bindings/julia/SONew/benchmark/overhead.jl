@@ -41,7 +41,7 @@ function both(model)
     through = seconds(() -> step!(opt, model, grads))
     # Now with the addresses that the last step left.
     step = SONew.step_options(1e-6, 1.0, 1.0, 0.0, :skip)
-    c_function, params, pointers = SONew.c().sonew_step_any, opt.params, opt.grads
+    c_function, params, pointers = SONew.c().sonew_step, opt.params, opt.grads
     bare = GC.@preserve model grads seconds() do
         ccall(c_function, Int32,
               (Ptr{Cvoid}, Ref{SONew.StepOptions}, Ptr{Ptr{Cvoid}}, Ptr{Ptr{Cvoid}}, Csize_t),

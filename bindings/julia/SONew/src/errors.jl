@@ -3,6 +3,8 @@
 
 Thrown by a call that the library, or this package, refuses. Nothing has changed then:
 no parameter, no state, no file, no step count.
+(Arguments of another type or structure than a function takes throw an `ArgumentError`
+instead, and nothing has changed then either.)
 
 - `status`: the name of the status, such as `:SONEW_OUT_OF_RANGE`;
 - `code`: its number, which never changes;
@@ -28,10 +30,10 @@ const TENSOR_COUNT = (:SONEW_TENSOR_COUNT, Int32(206))
 const WRONG_LENGTH = (:SONEW_WRONG_LENGTH, Int32(207))
 const PLANE_COUNT = (:SONEW_PLANE_COUNT, Int32(208))
 const UNKNOWN_TENSOR = (:SONEW_UNKNOWN_TENSOR, Int32(209))
-const UNKNOWN_NAME = (:SONEW_UNKNOWN_NAME, Int32(211))
-const WRONG_DTYPE = (:SONEW_WRONG_DTYPE, Int32(214))
+const UNKNOWN_PLANE = (:SONEW_UNKNOWN_PLANE, Int32(210))
 const NOT_CONTIGUOUS = (:SONEW_MISALIGNED, Int32(220))
 const OVERLAP = (:SONEW_OVERLAP, Int32(221))
+const PLANE_MISSING = (:SONEW_PLANE_MISSING, Int32(413))
 
 refuse(status, message...) = throw(SONewError(status..., string(message...)))
 

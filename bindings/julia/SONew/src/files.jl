@@ -13,7 +13,7 @@ If `path` is the live file that holds the state, this does what [`sync`](@ref) d
 function save(opt::Optimizer, path::AbstractString, model = nothing)
     protected(opt) do handle
         GC.@preserve model with_params(opt, model) do params, count
-            check(ccall(c().sonew_save_any, Int32,
+            check(ccall(c().sonew_save, Int32,
                         (Ptr{Cvoid}, Cstring, Ptr{Ptr{Cvoid}}, Csize_t),
                         handle, String(path), params, count))
         end
@@ -48,15 +48,15 @@ function load!(opt::Optimizer, path::AbstractString, model = nothing; mode::Symb
                renames = (), override_options::Bool = false,
                common_tensors_only::Bool = false, older_copy::Bool = false,
                convert_state::Bool = false)
-    names = Pair{String,String}[c_name(from) => c_name(to) for (from, to) in renames]
-    list = [Rename(pointer(from), pointer(to)) for (from, to) in names]
+    names = String[c_name(name) for (from, to) in renames for name in (from, to)]
+    list = pointer.(names)
     number_of_mode = number(LOAD_MODE, mode, "mode")
     protected(opt) do handle
         GC.@preserve names list model with_params(opt, model) do params, count
-            options = LoadOptions(sizeof(LoadOptions), isempty(list) ? C_NULL : pointer(list),
-                                  length(list), override_options, common_tensors_only,
-                                  number_of_mode, older_copy, convert_state, (0,))
-            check(ccall(c().sonew_load_any, Int32,
+            options = LoadOptions(sizeof(LoadOptions), pointer(list), length(list) ÷ 2,
+                                  override_options, common_tensors_only, number_of_mode,
+                                  older_copy, convert_state, (0,))
+            check(ccall(c().sonew_load, Int32,
                         (Ptr{Cvoid}, Cstring, Ref{LoadOptions}, Ptr{Ptr{Cvoid}}, Csize_t),
                         handle, String(path), options, params, count))
         end
@@ -69,14 +69,14 @@ c_name(name::AbstractString) =
     '\0' in name ? throw(ArgumentError("$(repr(name)) has a NUL")) : String(name)
 
 """
-    load(path, rule, model; settings, parameters = true, mode = :read, ...) -> Optimizer
+    load(path, rule, model; hyperparameters, parameters = true, mode = :read, ...) -> Optimizer
 
 Sets up an optimizer as [`setup`](@ref) does, and loads a file into it and, unless
 `parameters` is `false`, into the arrays of `model`, as [`load!`](@ref) does.
 """
 function load(path::AbstractString, rule::SONewRule, model; parameters::Bool = true,
-              settings = (name, array) -> NamedTuple(), keywords...)
-    opt = setup(rule, model; settings = settings)
+              hyperparameters = (name, array) -> NamedTuple(), keywords...)
+    opt = setup(rule, model; hyperparameters = hyperparameters)
     try
         return load!(opt, path, parameters ? model : nothing; keywords...)
     catch
@@ -94,11 +94,45 @@ Arrays are found by their names.
 """
 function load(path::AbstractString, model; threads::Integer = 0, keywords...)
     found = contents(path)
-    saved = Dict(tensor.name => tensor.settings for tensor in found.tensors)
-    settings(name, array) = get(saved, name, NamedTuple())
+    saved = Dict(tensor.name => tensor.hyperparameters for tensor in found.tensors)
+    of_array(name, array) = get(saved, name, NamedTuple())
     rule = SONewRule(found.rule; threads = threads)
-    return load(path, rule, model; settings = settings, keywords...)
+    return load(path, rule, model; hyperparameters = of_array, keywords...)
 end
+
+"""
+    SONew.open(path; mode = :read) -> Optimizer
+
+Creates an optimizer from a file alone, with its hyperparameters, arrays, state and step
+counts; `mode` is that of [`load!`](@ref). It is for programs that look at the state, or
+that do not name their arrays as the file does: `model` of its calls is any model whose
+arrays have the sizes and types of the file's, in the order of [`tensor_names`](@ref).
+Parameters stay in the file: [`SONew.read_array`](@ref) reads them. `eta` and other
+hyperparameters of one step are in no file and have their defaults, and so has `threads`.
+"""
+function open(path::AbstractString; mode::Symbol = :read)
+    number_of_mode = number(LOAD_MODE, mode, "mode")
+    rule = with_file(file -> rule_of(filled(c().sonew_file_options, Options, file)), path)
+    opt = optimizer(rule, TensorInfo[], Int[])
+    disable_sigint() do
+        handle = Ref{Ptr{Cvoid}}(C_NULL)
+        check(ccall(c().sonew_open, Int32, (Cstring, Int32, Ptr{Ptr{Cvoid}}),
+                    String(path), number_of_mode, handle))
+        opt.handle = handle[]
+        for i in 1:Int(filled(c().sonew_info, OptimizerInfo, opt.handle).tensor_count)
+            t = filled(c().sonew_get_tensor, Tensor, opt.handle, i - 1)
+            push!(opt.tensors, TensorInfo(unsafe_string(t.name), collect(size_of(t)),
+                                          element_type(t.dtype), element_type(t.grad_dtype)))
+            push!(opt.places, i)
+            push!(opt.params, C_NULL)
+            push!(opt.grads, C_NULL)
+        end
+    end
+    return opt
+end
+
+# The size of a tensor as Julia has it.
+size_of(t::Tensor) = reverse(Int.(t.dims[1:Int(t.ndim)]))
 
 """
     SONew.contents(path) -> NamedTuple
@@ -109,10 +143,10 @@ What a checkpoint or a live file holds, without an optimizer:
   model, too; `live`: whether it is a live file; `unsynced`: whether it is one that was not
   synced after its last step;
 - `rule`: the hyperparameters of the optimizer;
-- `tensors`: for each array its `name`, `size`, element `type`, `settings` (as `settings` of
-  [`setup`](@ref) returns them), `lr_scale`, `weight_decay`, `step_count`, whether
-  `master_set`, and the names of its state and `"parameter"` in `arrays`, which
-  [`SONew.read_array`](@ref) reads.
+- `tensors`: for each array its `name`, `size`, element `type`, `hyperparameters` (as
+  [`setup`](@ref) takes them), `settings` (as [`SONew.get_settings`](@ref) returns them),
+  and in `arrays` the names of its state planes and `"parameter"`, which
+  [`SONew.read_array`](@ref) reads. `"master"` is among them once it is set.
 """
 contents(path::AbstractString) = with_file(path) do file
     found = filled(c().sonew_file_info, Contents, file)
@@ -132,12 +166,14 @@ Reads one array of a file and compares its checksum: of the tensor with this nam
 read_array(path::AbstractString, tensor::AbstractString, array::AbstractString) =
     with_file(path) do file
         count = Int(filled(c().sonew_file_info, Contents, file).tensor_count)
-        index = findfirst(i -> file_tensor(file, i).name == tensor, 0:count-1)
-        index === nothing && refuse(UNKNOWN_NAME, "\"", path, "\" has no tensor \"", tensor, "\"")
-        found = file_tensor(file, index - 1)
-        type = array == "parameter" ? found.type :
-               array == "master" ? Float32 : found.settings.state_dtype
-        to = Array{type}(undef, found.size...)
+        tensors = [filled(c().sonew_file_tensor, Tensor, file, i) for i in 0:count-1]
+        index = findfirst(t -> unsafe_string(t.name) == tensor, tensors)
+        index === nothing &&
+            refuse(UNKNOWN_TENSOR, "\"", path, "\" has no tensor \"", tensor, "\"")
+        types = Dict(arrays_of(filled(c().sonew_file_arrays, Planes, file, index - 1)))
+        haskey(types, array) ||
+            refuse(PLANE_MISSING, "\"", path, "\" has no \"", tensor, "/", array, "\"")
+        to = Array{types[array]}(undef, size_of(tensors[index])...)
         GC.@preserve to check(ccall(c().sonew_file_read, Int32,
                                     (Ptr{Cvoid}, Csize_t, Cstring, Ptr{Cvoid}),
                                     file, index - 1, String(array), pointer(to)))
@@ -155,28 +191,15 @@ with_file(f, path) = disable_sigint() do
     end
 end
 
-# A struct of this type that a function fills in.
-function filled(f, ::Type{T}, file) where {T}
-    out = Ref{T}()
-    check(ccall(f, Int32, (Ptr{Cvoid}, Ptr{T}, Csize_t), file, out, sizeof(T)))
-    return out[]
-end
-
 function file_tensor(file, index)
-    out = Ref{TensorState}()
-    check(ccall(c().sonew_file_tensor, Int32,
-                (Ptr{Cvoid}, Csize_t, Ptr{TensorState}, Csize_t),
-                file, index, out, sizeof(TensorState)))
-    state = out[]
-    t = state.tensor
-    settings = (chains = name(CHAINS, t.chains), update = name(UPDATE, t.update),
-                state_dtype = element_type(t.state_dtype),
-                grad_dtype = element_type(t.grad_dtype), master = t.master != 0)
-    arrays = [unsafe_string(unsafe_load(state.arrays, i)) for i in 1:Int(state.array_count)]
-    return (name = unsafe_string(t.name), size = reverse(Int.(t.dims[1:Int(t.ndim)])),
-            type = element_type(t.dtype), settings = settings, lr_scale = state.lr_scale,
-            weight_decay = state.weight_decay, step_count = Int(state.step_count),
-            master_set = state.master_set != 0, arrays = arrays)
+    t = filled(c().sonew_file_tensor, Tensor, file, index)
+    hyperparameters = (chains = name(CHAINS, t.chains), update = name(UPDATE, t.update),
+                       state_dtype = element_type(t.state_dtype),
+                       grad_dtype = element_type(t.grad_dtype), master = t.master != 0)
+    return (name = unsafe_string(t.name), size = size_of(t), type = element_type(t.dtype),
+            hyperparameters = hyperparameters,
+            settings = named(filled(c().sonew_file_settings, Settings, file, index)),
+            arrays = first.(arrays_of(filled(c().sonew_file_arrays, Planes, file, index))))
 end
 
 """

@@ -22,29 +22,14 @@ The names of the arrays that an optimizer was set up for.
 tensor_names(opt::Optimizer) = [t.name for t in opt.tensors]
 
 # What there is to know of an optimizer as a whole.
-function info(opt::Optimizer)
-    protected(opt) do handle
-        out = Ref{OptimizerInfo}()
-        check(ccall(c().sonew_info, Int32, (Ptr{Cvoid}, Ptr{OptimizerInfo}, Csize_t),
-                    handle, out, sizeof(OptimizerInfo)))
-        return out[]
-    end
-end
-
-# Calls a function of the library that has one result.
-function ask(f::Symbol, ::Type{T}, opt) where {T}
-    protected(opt) do handle
-        out = Ref{T}()
-        check(ccall(getfield(c(), f), Int32, (Ptr{Cvoid}, Ptr{T}), handle, out))
-        return out[]
-    end
-end
+info(opt::Optimizer) =
+    protected(handle -> filled(c().sonew_info, OptimizerInfo, handle), opt)
 
 """
     step_count(opt) -> Int
 
 Steps taken so far, without those that were refused. Loading sets it to the file's count.
-Of the steps that one array took part in, [`SONew.tensor_step_count`](@ref) is the number.
+The number of the steps that one array took part in is among [`SONew.get_settings`](@ref).
 """
 step_count(opt::Optimizer) = Int(info(opt).step_count)
 
@@ -72,14 +57,12 @@ memory_bytes(opt::Optimizer) = Int(info(opt).memory_bytes)
 
 """
     SONew.threads(opt) -> Int
-    SONew.threads(pool) -> Int
 
 The largest number of threads that a step uses, the calling thread included: while the
 threads of the pool are running, those that the system gave, otherwise those that were
 asked for.
 """
 threads(opt::Optimizer) = Int(info(opt).threads)
-threads(pool::Pool) = Int(ask(:sonew_pool_threads, Csize_t, pool))
 
 """
     SONew.instruction_set(opt) -> String
@@ -88,71 +71,55 @@ The instruction set in use: `"avx512"`, `"avx2"`, `"neon"` or `"portable"`.
 """
 instruction_set(opt::Optimizer) = unsafe_string(info(opt).instruction_set)
 
-# Reads or changes a number of one array.
-function get_number(f::Symbol, ::Type{T}, opt, tensor) where {T}
-    protected(opt) do handle
-        out = Ref{T}()
-        check(ccall(getfield(c(), f), Int32, (Ptr{Cvoid}, Csize_t, Ptr{T}),
-                    handle, tensor_index(opt, tensor) - 1, out))
-        return out[]
-    end
+"""
+    SONew.get_settings(opt, tensor) -> NamedTuple
+
+The settings of an array, whose name or number `tensor` is:
+
+- `lr_scale`: the factor on the learning rate, 1 at first;
+- `weight_decay`: the decoupled weight decay, at first that of the rule;
+- `step_count`: the number of the steps that the array took part in, which its bias
+  correction counts;
+- `scalars`: the three numbers of the array's state besides its planes, zeros before its
+  first step: `|a| / |u|` of its last step, with `lagged_norms`; and what momentum and
+  statistics were divided by in it, where betas have differed from those of the rule
+  (otherwise 0). For programs that keep state in arrays of their own.
+"""
+get_settings(opt::Optimizer, tensor) = protected(opt) do handle
+    index = tensor_index(opt, tensor)
+    return named(filled(c().sonew_get_settings, Settings, handle, index - 1))
 end
 
-function set_number!(f::Symbol, ::Type{T}, opt, tensor, value) where {T}
+named(s::Settings) = (lr_scale = s.lr_scale, weight_decay = s.weight_decay,
+                      step_count = Int(s.step_count), scalars = collect(s.scalars))
+
+"""
+    SONew.set_settings!(opt, tensor; lr_scale, weight_decay, step_count, scalars)
+
+Changes settings of an array; those that are not given stay. `lr_scale` and `weight_decay`
+are finite and not negative, `step_count` is not negative, and `scalars` are three numbers,
+as from [`SONew.get_settings`](@ref).
+"""
+function set_settings!(opt::Optimizer, tensor; lr_scale::Union{Nothing,Real} = nothing,
+                       weight_decay::Union{Nothing,Real} = nothing,
+                       step_count::Union{Nothing,Integer} = nothing, scalars = nothing)
+    scalars === nothing || check_scalars(scalars, tensor)
     protected(opt) do handle
-        check(ccall(getfield(c(), f), Int32, (Ptr{Cvoid}, Csize_t, T),
-                    handle, tensor_index(opt, tensor) - 1, value))
+        index = tensor_index(opt, tensor)
+        now = filled(c().sonew_get_settings, Settings, handle, index - 1)
+        settings = Settings(sizeof(Settings), something(lr_scale, now.lr_scale),
+                            something(weight_decay, now.weight_decay),
+                            something(step_count, now.step_count),
+                            Tuple(something(scalars, now.scalars)))
+        check(ccall(c().sonew_set_settings, Int32, (Ptr{Cvoid}, Csize_t, Ref{Settings}),
+                    handle, index - 1, settings))
     end
     return
 end
 
-"""
-    SONew.lr_scale(opt, tensor) -> Float64
-
-The factor on the learning rate of an array, 1 at first. `tensor` is the array's name or
-number.
-"""
-lr_scale(opt::Optimizer, tensor) = get_number(:sonew_lr_scale, Float64, opt, tensor)
-
-"""
-    SONew.set_lr_scale!(opt, tensor, scale)
-
-Changes the factor on the learning rate of an array; finite and not negative.
-"""
-set_lr_scale!(opt::Optimizer, tensor, scale::Real) =
-    set_number!(:sonew_set_lr_scale, Float64, opt, tensor, scale)
-
-"""
-    SONew.weight_decay(opt, tensor) -> Float64
-
-The decoupled weight decay of an array, at first that of the rule.
-"""
-weight_decay(opt::Optimizer, tensor) = get_number(:sonew_weight_decay, Float64, opt, tensor)
-
-"""
-    SONew.set_weight_decay!(opt, tensor, decay)
-
-Changes the decoupled weight decay of an array; finite and not negative.
-"""
-set_weight_decay!(opt::Optimizer, tensor, decay::Real) =
-    set_number!(:sonew_set_weight_decay, Float64, opt, tensor, decay)
-
-"""
-    SONew.tensor_step_count(opt, tensor) -> Int
-
-The number of the steps that an array took part in, which its bias correction counts.
-`tensor` is the array's name or number.
-"""
-tensor_step_count(opt::Optimizer, tensor) =
-    Int(get_number(:sonew_tensor_step_count, UInt64, opt, tensor))
-
-"""
-    SONew.set_tensor_step_count!(opt, tensor, count)
-
-Changes the number of the steps that an array took part in.
-"""
-set_tensor_step_count!(opt::Optimizer, tensor, count::Integer) =
-    set_number!(:sonew_set_tensor_step_count, UInt64, opt, tensor, count)
+check_scalars(scalars, tensor) = length(scalars) == SCALARS || refuse(
+    WRONG_LENGTH, "array ", repr(tensor), " is given ", length(scalars), " scalars, expected ",
+    SCALARS)
 
 """
     SONew.reset_master!(opt)

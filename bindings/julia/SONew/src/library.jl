@@ -4,19 +4,16 @@
 const HEADER_VERSION = v"0.1.0"
 
 const FUNCTIONS = (
-    :sonew_version, :sonew_version_number, :sonew_struct_field, :sonew_status_name,
-    :sonew_last_error, :sonew_options_init, :sonew_step_options_init,
-    :sonew_load_options_init, :sonew_buffers_init, :sonew_create, :sonew_free,
-    :sonew_step_any, :sonew_reset_master, :sonew_save_any, :sonew_load_any,
-    :sonew_make_live, :sonew_sync, :sonew_save_begin, :sonew_save_finish, :sonew_verify,
+    :sonew_version, :sonew_struct_field, :sonew_status_name, :sonew_last_error,
+    :sonew_options_init, :sonew_step_options_init, :sonew_create, :sonew_open, :sonew_free,
+    :sonew_step, :sonew_get_tensor, :sonew_get_settings, :sonew_set_settings, :sonew_info,
+    :sonew_plane_view, :sonew_set_state, :sonew_reset_master,
+    :sonew_save, :sonew_load, :sonew_make_live, :sonew_sync, :sonew_save_begin,
+    :sonew_save_finish, :sonew_verify,
     :sonew_file_open, :sonew_file_info, :sonew_file_options, :sonew_file_tensor,
-    :sonew_file_read, :sonew_file_free,
-    :sonew_set_lr_scale, :sonew_lr_scale, :sonew_set_weight_decay, :sonew_weight_decay,
-    :sonew_set_tensor_step_count, :sonew_tensor_step_count,
-    :sonew_info, :sonew_plane_count, :sonew_find_plane,
-    :sonew_plane_view, :sonew_plan_create, :sonew_plan_free, :sonew_plan_plane_count,
-    :sonew_plan_plane_name, :sonew_plan_plane_dtype, :sonew_plan_step,
-    :sonew_pool_create, :sonew_pool_free, :sonew_pool_threads,
+    :sonew_file_settings, :sonew_file_arrays, :sonew_file_read, :sonew_file_free,
+    :sonew_plan_create, :sonew_plan_free, :sonew_plan_planes, :sonew_plan_step,
+    :sonew_pool_create, :sonew_pool_free,
 )
 
 struct Library
@@ -92,9 +89,8 @@ function function_in(handle, path, name)
 end
 
 function check_version(handle, path)
-    pointer = function_in(handle, path, :sonew_version_number)
-    found = ccall(pointer, UInt32, ())
-    found = VersionNumber(found ÷ 1_000_000, found ÷ 1000 % 1000, found % 1000)
+    pointer = function_in(handle, path, :sonew_version)
+    found = VersionNumber(unsafe_string(ccall(pointer, Ptr{UInt8}, ())))
     wanted = HEADER_VERSION
     fits = found.major == wanted.major &&
            (found.major == 0 ? found.minor == wanted.minor : found >= wanted)
@@ -105,12 +101,10 @@ end
 
 # Compares a struct with the library's. Fields called reserved are not compared: a later
 # version may use them, and takes 0 as their default.
-function check_struct(library, type, name, may_be_shorter)
+function check_struct(library, type, name)
     found = place(library, name, C_NULL).size
     expected = sizeof(type)
-    if !(found == expected || may_be_shorter && found > expected)
-        mismatch(library, "$name has $found bytes, and here $expected")
-    end
+    found >= expected || mismatch(library, "$name has $found bytes, and here $expected")
     for (i, field) in enumerate(fieldnames(type))
         field === :reserved && continue
         found = place(library, name, string(field))
@@ -144,13 +138,21 @@ check(status::Int32) = status == 0 ? nothing : throw_status(status)
     throw(SONewError(Symbol(name), status, message))
 end
 
-# A struct that its init function has filled in.
-function initialised(f::Ptr{Cvoid}, ::Type{T}) where {T}
+# A struct that a function of the library fills in: its defaults, what is asked of a handle,
+# or what is asked of a handle about one of its tensors, numbered from 0.
+function filled(f::Ptr{Cvoid}, ::Type{T}) where {T}
     out = Ref{T}()
     check(ccall(f, Int32, (Ptr{T}, Csize_t), out, sizeof(T)))
     return out[]
 end
-
-# A copy of a struct with some fields changed.
-changed(s::T; fields...) where {T} =
-    T(map(name -> get(fields, name, getfield(s, name)), fieldnames(T))...)
+function filled(f::Ptr{Cvoid}, ::Type{T}, handle::Ptr{Cvoid}) where {T}
+    out = Ref{T}()
+    check(ccall(f, Int32, (Ptr{Cvoid}, Ptr{T}, Csize_t), handle, out, sizeof(T)))
+    return out[]
+end
+function filled(f::Ptr{Cvoid}, ::Type{T}, handle::Ptr{Cvoid}, tensor::Integer) where {T}
+    out = Ref{T}()
+    check(ccall(f, Int32, (Ptr{Cvoid}, Csize_t, Ptr{T}, Csize_t), handle, tensor, out,
+                sizeof(T)))
+    return out[]
+end

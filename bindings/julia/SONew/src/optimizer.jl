@@ -31,7 +31,7 @@ mutable struct Optimizer
 end
 
 """
-    setup(rule, model; settings = (name, array) -> NamedTuple())
+    setup(rule, model; hyperparameters = (name, array) -> NamedTuple())
 
 Creates an optimizer for the arrays of `model`, with zero state. `model` is an array, or
 a tuple, named tuple, `Dict`, array or struct of models, to any depth (of a struct all
@@ -44,26 +44,27 @@ that share memory are refused as well, because they are one parameter: leave one
 out. Values that are not arrays (numbers, functions, strings) are ignored.
 
 Each array is a tensor whose name is the path to it in the model, as in `"layers.1.W"`
-(`"array"` if the model is a single array); files identify it by that name. `settings` is
-called with every name and array. It returns a named tuple of the hyperparameters
-(`chains`, `update`, `state_dtype`, `grad_dtype`, `master`) that differ for this array,
+(`"array"` if the model is a single array); files identify it by that name.
+`hyperparameters` is called with every name and array. It returns a named tuple of those
+(of `chains`, `update`, `state_dtype`, `grad_dtype`, `master`) that differ for this array,
 or `nothing`, which leaves the array out:
 
     setup(SONewRule(chains = :row_major), model;
-          settings = (name, x) -> ndims(x) == 1 ? (update = :adam,) : NamedTuple())
+          hyperparameters = (name, x) -> ndims(x) == 1 ? (update = :adam,) : NamedTuple())
 
-Throws a [`SONewError`](@ref) if the library refuses something.
+Throws a [`SONewError`](@ref) if the library refuses something, and an `ArgumentError` for
+an array of a type that it does not take.
 """
-function setup(rule::SONewRule, model; settings = (name, array) -> NamedTuple())
+function setup(rule::SONewRule, model; hyperparameters = (name, array) -> NamedTuple())
     tensors, rules, places = TensorInfo[], SONewRule[], Int[]
     arrays = named_arrays(model)
     for (name, array) in arrays
-        own = settings(name, array)
+        own = hyperparameters(name, array)
         if own === nothing
             push!(places, 0)
             continue
         end
-        tensor_rule = with_settings(rule, own, name)
+        tensor_rule = with_hyperparameters(rule, own, name)
         check_array(name, array)
         push!(tensors, TensorInfo(name, collect(Int, size(array)), eltype(array),
                                   something(tensor_rule.grad_dtype, eltype(array))))
@@ -74,24 +75,29 @@ function setup(rule::SONewRule, model; settings = (name, array) -> NamedTuple())
                                outline(model))
     check_apart(tensors, [x for (place, (_, x)) in zip(places, arrays) if place != 0])
     list = [tensor(t.name, Tuple(t.size), t.type, r) for (t, r) in zip(tensors, rules)]
-    n = length(list)
-    opt = Optimizer(C_NULL, rule, tensors, places, fill(C_NULL, n), fill(C_NULL, n),
-                    ReentrantLock(), 0)
-    # A finalizer must not wait for the lock, and need not: nothing else uses the handle.
-    finalizer(o -> release(o, :sonew_free), opt)
+    opt = optimizer(rule, tensors, places)
     GC.@preserve tensors create!(opt, c().sonew_create, list)
     return opt
 end
 
+# One that has no handle yet.
+function optimizer(rule, tensors, places)
+    n = length(tensors)
+    opt = Optimizer(C_NULL, rule, tensors, places, fill(C_NULL, n), fill(C_NULL, n),
+                    ReentrantLock(), 0)
+    # A finalizer must not wait for the lock, and need not: nothing else uses the handle.
+    return finalizer(o -> release(o, :sonew_free), opt)
+end
+
 const PER_TENSOR = (:chains, :update, :state_dtype, :grad_dtype, :master)
 
-function with_settings(rule, own, name)
+function with_hyperparameters(rule, own, name)
     own isa Union{NamedTuple,Tuple{}} || throw(ArgumentError(
-        "settings(\"$name\", ...) is $(repr(own)), which is neither a named tuple nor nothing"))
+        "hyperparameters(\"$name\", ...) is $(repr(own)), which is neither a named tuple nor nothing"))
     own isa Tuple{} && return rule
     for key in keys(own)
         key in PER_TENSOR || throw(ArgumentError(
-            "settings(\"$name\", ...) has $key, which is no setting of a tensor; " *
+            "hyperparameters(\"$name\", ...) has $key, which is none of a tensor; " *
             "those are $(join(PER_TENSOR, ", "))"))
     end
     return SONewRule(rule; own...)
@@ -103,9 +109,9 @@ function check_array(name, x)
 end
 
 function check_kind(name, type, ndims)
-    dtype(type) == 0 && refuse(
-        WRONG_DTYPE, "array \"", name, "\" has elements of type ", type, "; the library ",
-        "takes Float32, Float64, Float16 and bfloat16 (settings can leave an array out)")
+    dtype(type) == 0 && wrong_type(
+        "array \"", name, "\" has elements of type ", type, "; the library takes Float32, ",
+        "Float64, Float16 and bfloat16 (the keyword hyperparameters can leave an array out)")
     ndims <= MAX_DIMS || refuse(
         TOO_MANY_DIMENSIONS, "array \"", name, "\" has ", ndims, " dimensions, at most ",
         MAX_DIMS, " are allowed")
@@ -121,7 +127,7 @@ function check_apart(tensors, arrays)
         starts[a] + sizeof(eltype(arrays[a])) * length(arrays[a]) <= starts[b] && continue
         refuse(OVERLAP, "arrays \"", tensors[a].name, "\" and \"", tensors[b].name,
                "\" share memory; they are one parameter, whose gradient is the sum of both: ",
-               "leave one of them out by settings")
+               "leave one of them out by the keyword hyperparameters")
     end
 end
 

@@ -26,21 +26,16 @@ function Plan(rule::SONewRule, type::DataType, size::Dims)
     finalizer(p -> release(p, :sonew_plan_free), plan)
     list = [tensor(info.name, size, type, rule)]
     GC.@preserve info create!(plan, c().sonew_plan_create, list)
-    handle = plan.handle
-    count = Ref{Csize_t}()
-    check(ccall(c().sonew_plan_plane_count, Int32, (Ptr{Cvoid}, Csize_t, Ptr{Csize_t}),
-                handle, 0, count))
-    for p in 0:Int(count[])-1
-        name, type = Ref{Ptr{UInt8}}(), Ref{Int32}()
-        check(ccall(c().sonew_plan_plane_name, Int32,
-                    (Ptr{Cvoid}, Csize_t, Csize_t, Ptr{Ptr{UInt8}}), handle, 0, p, name))
-        check(ccall(c().sonew_plan_plane_dtype, Int32,
-                    (Ptr{Cvoid}, Csize_t, Csize_t, Ptr{Int32}), handle, 0, p, type))
-        push!(plan.plane_names, unsafe_string(name[]))
-        push!(plan.plane_types, element_type(type[]))
-    end
+    planes = arrays_of(filled(c().sonew_plan_planes, Planes, plan.handle, 0))
+    append!(plan.plane_names, first.(planes))
+    append!(plan.plane_types, last.(planes))
     return plan
 end
+
+# The arrays that the library lists: their names and types.
+arrays_of(list::Planes) =
+    [unsafe_string(unsafe_load(list.names, i)) => element_type(unsafe_load(list.dtypes, i))
+     for i in 1:Int(list.count)]
 
 function Base.close(plan::Plan)
     plan.handle == C_NULL || protected(_ -> check(release(plan, :sonew_plan_free)), plan)
@@ -61,7 +56,8 @@ zero_planes(plan::Plan) = Any[fill!(Array{T}(undef, plan.info.size...), zero_of(
 """
     SONew.zero_scalars() -> Vector{Float64}
 
-The numbers of an array's state besides its planes, before the first step.
+The numbers of an array's state besides its planes, before the first step: see
+[`SONew.get_settings`](@ref).
 """
 zero_scalars() = zeros(Float64, SCALARS)
 
@@ -76,6 +72,11 @@ like the parameters. The caller then applies `x .-= eta .* (u .+ weight_decay .*
 `step_number` is 1 in the first step. With `lagged_norms`, and for a step with a `beta1` or
 `beta2` of its own, `scalars` are the numbers from [`SONew.zero_scalars`](@ref), which it
 updates, too. Returns `u`.
+
+Every array has the size of the parameters and the element type that the plan was made
+for: another size is refused with a [`SONewError`](@ref), another type with an
+`ArgumentError`, and nothing is changed then. An optimizer goes on from `planes` and
+`scalars` after [`SONew.set_state!`](@ref).
 """
 function direction!(u::AbstractArray, plan::Plan, planes, grad::AbstractArray,
                     step_number::Integer; grad_scale::Real = plan.rule.grad_scale,
@@ -88,8 +89,7 @@ function direction!(u::AbstractArray, plan::Plan, planes, grad::AbstractArray,
     info = plan.info
     step = step_options(plan.rule.eta, grad_scale, statistics_weight, clip_norm, non_finite;
                         beta1 = beta1, beta2 = beta2)
-    scalars === nothing || length(scalars) == SCALARS || refuse(
-        WRONG_LENGTH, "there are ", length(scalars), " scalars, expected ", SCALARS)
+    scalars === nothing || check_scalars(scalars, info.name)
     length(planes) == length(plan.plane_types) || refuse(
         PLANE_COUNT, "there are ", length(planes), " state planes, expected ",
         length(plan.plane_types))
@@ -98,12 +98,11 @@ function direction!(u::AbstractArray, plan::Plan, planes, grad::AbstractArray,
             pointers = Ptr{Cvoid}[fitting(p, info, T, "state plane $name of")
                                   for (p, T, name) in zip(planes, plan.plane_types, plan.plane_names)]
             GC.@preserve pointers begin
-                buffers = changed(initialised(c().sonew_buffers_init, Buffers);
-                    direction = fitting(u, info, info.type, "the direction of"),
-                    grad = fitting(grad, info, info.grad_type, "the gradient of"),
-                    planes = pointer(pointers), plane_count = length(pointers),
-                    len = length(u),
-                    scalars = scalars === nothing ? C_NULL : pointer(scalars))
+                buffers = Buffers(
+                    sizeof(Buffers), C_NULL, fitting(u, info, info.type, "the direction of"),
+                    fitting(grad, info, info.grad_type, "the gradient of"), pointer(pointers),
+                    length(pointers), length(u), 1, 0, 0,
+                    scalars === nothing ? C_NULL : pointer(scalars))
                 check(ccall(c().sonew_plan_step, Int32,
                             (Ptr{Cvoid}, Ref{StepOptions}, UInt64, Ref{Buffers}, Csize_t),
                             handle, step, step_number, buffers, 1))

@@ -63,11 +63,13 @@ A view of a state plane. `tensor` is the name or the number (from 1) of an array
 """
 function plane(opt::Optimizer, tensor, name::AbstractString)
     protected(opt) do handle
-        index, found = tensor_index(opt, tensor), Ref{Csize_t}(0)
-        check(ccall(c().sonew_find_plane, Int32,
-                    (Ptr{Cvoid}, Csize_t, Cstring, Ref{Csize_t}),
-                    handle, index - 1, String(name), found))
-        return plane_at(opt, handle, index, Int(found[]) + 1)
+        index = tensor_index(opt, tensor)
+        views = c_views(handle, index)
+        found = findfirst(v -> unsafe_string(v.plane) == name, views)
+        found === nothing && refuse(
+            UNKNOWN_PLANE, "array \"", opt.tensors[index].name, "\" has no state plane \"", name,
+            "\"; it has ", join((unsafe_string(v.plane) for v in views), ", "))
+        return plane_view(opt, index, views[found])
     end
 end
 
@@ -89,20 +91,26 @@ the entry that `j` shares with the `k`-th coordinate after it in the chain.
 """
 function plane_names(opt::Optimizer, tensor)
     protected(opt) do handle
-        index, count = tensor_index(opt, tensor), Ref{Csize_t}(0)
-        check(ccall(c().sonew_plane_count, Int32, (Ptr{Cvoid}, Csize_t, Ref{Csize_t}),
-                    handle, index - 1, count))
-        return [unsafe_string(c_view(handle, index, p).plane) for p in 1:Int(count[])]
+        return [unsafe_string(v.plane) for v in c_views(handle, tensor_index(opt, tensor))]
     end
 end
 
-function plane_at(opt, handle, tensor, plane)
-    v = c_view(handle, tensor, plane)
-    type = v.dtype == dtype(opt.tensors[tensor].type) ? opt.tensors[tensor].type :
-           element_type(v.dtype)
+function plane_view(opt, tensor, v::View)
+    info = opt.tensors[tensor]
     name = "$(unsafe_string(v.tensor))/$(unsafe_string(v.plane))"
-    return PlaneView(opt, convert(Ptr{type}, v.data), Tuple(opt.tensors[tensor].size),
+    return PlaneView(opt, convert(Ptr{plane_type(info, v.dtype)}, v.data), Tuple(info.size),
                      opt.generation, name)
+end
+
+# The type of a plane's elements: that of the array where they are the same for the
+# library, so that another package's bfloat16 remains that.
+plane_type(info::TensorInfo, number) =
+    number == dtype(info.type) ? info.type : element_type(number)
+
+# The library's views of all planes of a tensor.
+function c_views(handle, tensor)
+    first = c_view(handle, tensor, 1)
+    return [first; [c_view(handle, tensor, p) for p in 2:Int(first.plane_count)]]
 end
 
 function c_view(handle, tensor, plane)
@@ -124,4 +132,46 @@ function tensor_index(opt, index::Integer)
         UNKNOWN_TENSOR, "there is no array ", index, ", they are numbered 1 to ",
         length(opt.tensors))
     return Int(index)
+end
+
+"""
+    SONew.set_state!(opt, step_count, planes)
+
+Replaces the state by a copy of the caller's, for programs that kept it in arrays of their
+own: the step count, which becomes that of every array, too, and for each array, in the
+order of [`tensor_names`](@ref), the list of its state planes in the order of
+[`plane_names`](@ref). A plane has the size of its array and the element type of the
+optimizer's plane; `"master"` is taken as set. Step counts of single arrays, and their
+scalars, which become zeros, are set afterwards, by [`SONew.set_settings!`](@ref).
+
+Views of the state become invalid; a live file that held the state is closed. Returns
+`opt`. A refused call changes nothing; a plane of another element type is refused with an
+`ArgumentError`.
+"""
+function set_state!(opt::Optimizer, step_count::Integer, planes)
+    length(planes) == length(opt.tensors) || refuse(
+        TENSOR_COUNT, "there are planes of ", length(planes), " arrays, and the optimizer was ",
+        "set up for ", length(opt.tensors))
+    protected(opt) do handle
+        GC.@preserve planes begin
+            list = Ptr{Cvoid}[]
+            for (index, given) in enumerate(planes)
+                append!(list, addresses(given, opt.tensors[index], c_views(handle, index)))
+            end
+            check(ccall(c().sonew_set_state, Int32,
+                        (Ptr{Cvoid}, UInt64, Ptr{Ptr{Cvoid}}, Csize_t),
+                        handle, step_count, list, length(list)))
+        end
+        opt.generation += 1
+    end
+    return opt
+end
+
+# The addresses of the planes that are given for an array.
+function addresses(given, info::TensorInfo, views::Vector{View})
+    length(given) == length(views) || refuse(
+        PLANE_COUNT, "array \"", info.name, "\" is given ", length(given),
+        " state planes, expected ", length(views))
+    return [fitting(x, info, plane_type(info, v.dtype), "plane $(unsafe_string(v.plane)) of")
+            for (x, v) in zip(given, views)]
 end

@@ -47,4 +47,4 @@ end
 Base.isopen(pool::Pool) = pool.handle != C_NULL
 Base.deepcopy_internal(::Pool, ::IdDict) = throw(ArgumentError("a pool cannot be copied"))
 Base.show(io::IO, pool::Pool) =
-    print(io, "SONew.Pool(", isopen(pool) ? threads(pool) : "closed", ")")
+    print(io, "SONew.Pool(", isopen(pool) ? "open" : "closed", ")")

@@ -45,8 +45,8 @@ Hyperparameters of an optimizer:
 - `instruction_set = :auto`, `:portable`, `:avx2`, `:avx512` or `:neon`. Results do
   not depend on it.
 
-Hyperparameters of a tensor. The `settings` of [`setup`](@ref) set them for single
-arrays:
+Hyperparameters of a tensor. The keyword `hyperparameters` of [`setup`](@ref) sets them for
+single arrays:
 
 - `chains = :column_major`: which coordinates are neighbours, see below.
 - `update = :sonew`, or `:adam`: plain Adam, for biases and normalization layers.
@@ -145,11 +145,11 @@ end
 const DEFAULTS = Ref{SONewRule}()
 
 # The defaults of the library in use.
-library_defaults() = rule_of(initialised(c().sonew_options_init, Options))
+library_defaults() = rule_of(filled(c().sonew_options_init, Options))
 
 # A rule with the options of an optimizer, and otherwise the library's defaults.
 function rule_of(o::Options)
-    s = initialised(c().sonew_step_options_init, StepOptions)
+    s = filled(c().sonew_step_options_init, StepOptions)
     return SONewRule(
         s.lr, o.band, o.beta1, o.beta2, o.eps, o.gamma, name(GRAFT, o.graft),
         o.weight_decay, :column_major, :sonew, name(DAMPING, o.damping),
@@ -196,7 +196,7 @@ end
 function tensor(name::String, size::Dims, type::DataType, rule::SONewRule)
     n = length(size)
     dims = ntuple(i -> Csize_t(i <= n ? size[n+1-i] : 0), MAX_DIMS)
-    return Tensor(pointer(name), n, dims, number(CHAINS, rule.chains, "chains"),
+    return Tensor(sizeof(Tensor), pointer(name), n, dims, number(CHAINS, rule.chains, "chains"),
                   number(UPDATE, rule.update, "update"), dtype(type),
                   dtype_or_default(rule.grad_dtype, "grad_dtype"),
                   dtype_or_default(rule.state_dtype, "state_dtype"), rule.master, (0, 0))

@@ -15,7 +15,7 @@ The keywords are hyperparameters of this step; those that are not given are as i
 `opt.rule`. Bias correction follows the products of the betas of all steps.
 
 A refused step changes nothing and throws a [`SONewError`](@ref), or an `ArgumentError`
-if `grads` has another structure. A gradient with a NaN or an infinity is refused with
+if `grads` has another structure, or an array another element type. A gradient with a NaN or an infinity is refused with
 `:SONEW_NON_FINITE_GRADIENT`.
 """
 function step!(opt::Optimizer, model, grads; eta::Real = opt.rule.eta,
@@ -29,7 +29,7 @@ function step!(opt::Optimizer, model, grads; eta::Real = opt.rule.eta,
     protected(opt) do handle
         GC.@preserve model grads begin
             gather!(opt, model, grads)
-            status = ccall(c().sonew_step_any, Int32,
+            status = ccall(c().sonew_step, Int32,
                            (Ptr{Cvoid}, Ref{StepOptions}, Ptr{Ptr{Cvoid}}, Ptr{Ptr{Cvoid}},
                             Csize_t),
                            handle, step, opt.params, opt.grads, length(opt.params))
@@ -95,18 +95,20 @@ function (g::Gatherer)(x, grad)
     return
 end
 
-# The address of an array that has the size and the type that it should have.
+# The address of an array that has the size and the type that it should have: the library
+# gets no more than the address.
 function fitting(x::AbstractArray, info::TensorInfo, type::DataType, what::String)
-    eltype(x) === type || refuse(
-        WRONG_DTYPE, what, " \"", info.name, "\" has elements of type ", eltype(x),
-        ", expected ", type)
+    eltype(x) === type || wrong_type(
+        what, " \"", info.name, "\" has elements of type ", eltype(x), ", expected ", type)
     same_size(x, info.size) || refuse(
         WRONG_LENGTH, what, " \"", info.name, "\" has size ", size(x), ", expected ",
         Tuple(info.size))
     return address(x, () -> "$what \"$(info.name)\"")
 end
-fitting(x, info::TensorInfo, type, what) = refuse(
-    WRONG_DTYPE, what, " \"", info.name, "\" is no array but a ", typeof(x))
+fitting(x, info::TensorInfo, type, what) =
+    wrong_type(what, " \"", info.name, "\" is no array but a ", typeof(x))
+
+@noinline wrong_type(message...) = throw(ArgumentError(string(message...)))
 
 function same_size(x::AbstractArray, expected::Vector{Int})
     ndims(x) == length(expected) || return false

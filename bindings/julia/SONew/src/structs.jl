@@ -29,6 +29,7 @@ struct Options
 end
 
 struct Tensor
+    struct_size::Csize_t
     name::Ptr{UInt8}
     ndim::Csize_t
     dims::NTuple{MAX_DIMS,Csize_t}
@@ -53,14 +54,9 @@ struct StepOptions
     reserved::NTuple{1,Int32}
 end
 
-struct Rename
-    from::Ptr{UInt8}
-    to::Ptr{UInt8}
-end
-
 struct LoadOptions
     struct_size::Csize_t
-    renames::Ptr{Rename}
+    renames::Ptr{Ptr{UInt8}}
     rename_count::Csize_t
     override_options::Int32
     common_tensors_only::Int32
@@ -78,7 +74,7 @@ struct View
     ndim::Csize_t
     dims::NTuple{MAX_DIMS,Csize_t}
     dtype::Int32
-    reserved::Int32
+    plane_count::Int32
     step_count::UInt64
 end
 
@@ -92,15 +88,18 @@ struct Contents
     unsynced::Int32
 end
 
-struct TensorState
-    tensor::Tensor
+struct Settings
+    struct_size::Csize_t
     lr_scale::Float64
     weight_decay::Float64
     step_count::UInt64
-    arrays::Ptr{Ptr{UInt8}}
-    array_count::Csize_t
-    master_set::Int32
-    reserved::Int32
+    scalars::NTuple{SCALARS,Float64}
+end
+
+struct Planes
+    names::Ptr{Ptr{UInt8}}
+    dtypes::Ptr{Int32}
+    count::Csize_t
 end
 
 struct Buffers
@@ -127,19 +126,19 @@ struct OptimizerInfo
     instruction_set::Ptr{UInt8}
 end
 
-# Each struct with its name in C, and whether the library accepts an older, shorter
-# version of it, which it does if it is passed the size.
+# Each struct with its name in C. The library is told the size of every struct, and
+# accepts an older, shorter version.
 const STRUCTS = (
-    (Options, "sonew_options", true),
-    (Tensor, "sonew_tensor", false),
-    (StepOptions, "sonew_step_options", true),
-    (Rename, "sonew_rename", false),
-    (LoadOptions, "sonew_load_options", true),
-    (View, "sonew_view", true),
-    (Contents, "sonew_contents", true),
-    (TensorState, "sonew_tensor_state", true),
-    (Buffers, "sonew_buffers", true),
-    (OptimizerInfo, "sonew_optimizer_info", true),
+    (Options, "sonew_options"),
+    (Tensor, "sonew_tensor"),
+    (StepOptions, "sonew_step_options"),
+    (LoadOptions, "sonew_load_options"),
+    (Settings, "sonew_settings"),
+    (View, "sonew_view"),
+    (Contents, "sonew_contents"),
+    (Planes, "sonew_planes"),
+    (Buffers, "sonew_buffers"),
+    (OptimizerInfo, "sonew_optimizer_info"),
 )
 
 # The enumerations of include/sonew.h, with the same names without prefix and in lower

@@ -33,7 +33,7 @@ network() = Network(Any[Dense1(ones(Float32, 3, 2), v(3), tanh), sin, (W = v(2),
                     MersenneTwister(1), 0.5, Dict(:y => v(2), :x => v(3)))
 @test names_of(network()) == ["layers.1.W", "layers.1.b", "layers.3.W", "head.x", "head.y"]
 @test names_of((Partly(v(2), v(3)), fill(1.0f0))) == ["1.trained", "2"]
-@test names_of((a = v(2), b = [1, 2]); settings = (name, x) ->
+@test names_of((a = v(2), b = [1, 2]); hyperparameters = (name, x) ->
     eltype(x) <: Integer ? nothing : NamedTuple()) == ["a"]
 @test refused(() -> setup(SONewRule(), (1, nothing, "x")), :SONEW_NO_TENSORS, "no array to train")
 ring = Ring(nothing, v(2))
@@ -103,14 +103,14 @@ step!(opt, m, nothing)
 @test step_count(opt) == 3
 
 # Settings of single arrays.
-opt = setup(SONewRule(band = 2), (W = ones(Float32, 2, 3), b = v(2)); settings = (name, x) ->
+opt = setup(SONewRule(band = 2), (W = ones(Float32, 2, 3), b = v(2)); hyperparameters = (name, x) ->
     name == "b" ? (update = :adam, state_dtype = BFloat16) : ())
 @test plane_names(opt, "W") == ["momentum", "diagonal", "band.1", "band.2"]
 @test plane_names(opt, "b") == ["momentum", "diagonal"]
 @test eltype(plane(opt, "b", "diagonal")) === BFloat16
-@test argument_error(() -> setup(SONewRule(), m; settings = (n, x) -> (eta = 1,)),
-                     "has eta", "no setting of a tensor")
-@test argument_error(() -> setup(SONewRule(), m; settings = (n, x) -> 3), "is 3")
+@test argument_error(() -> setup(SONewRule(), m; hyperparameters = (n, x) -> (eta = 1,)),
+                     "has eta", "none of a tensor")
+@test argument_error(() -> setup(SONewRule(), m; hyperparameters = (n, x) -> 3), "is 3")
 
 # Chains, as seen from Julia: the sub-diagonal tells which coordinates are neighbours.
 grad = Float32[1 10 100; 2 20 200]
@@ -140,7 +140,7 @@ model = (none = zeros(Float32, 0, 3), some = ones(Float32, 2))
 opt = setup(SONewRule(), model)
 step!(opt, model, (none = zeros(Float32, 0, 3), some = ones(Float32, 2)))
 @test model.some != ones(Float32, 2)
-@test SONew.tensor_step_count.(Ref(opt), ["none", "some"]) == [0, 1]
+@test [SONew.get_settings(opt, name).step_count for name in ("none", "some")] == [0, 1]
 path = tempname()
 save(opt, path, model)
 again = load(path, SONewRule(), deepcopy(model))

@@ -128,15 +128,17 @@ found = SONew.contents(path("a"))
 @test found.rule == SONewRule(rule; eta = SONewRule().eta)
 @test [t.name for t in found.tensors] == ["W", "b"]
 W = found.tensors[1]
-@test W.size == (3, 4) && W.type == Float32 && W.step_count == 4 && W.lr_scale == 1
-@test W.settings == (chains = :column_major, update = :sonew, state_dtype = Float32,
-                     grad_dtype = Float32, master = false)
-@test W.arrays == ["momentum", "diagonal", "band.1", "parameter"] && !W.master_set
+@test W.size == (3, 4) && W.type == Float32
+@test W.settings == (lr_scale = 1.0, weight_decay = 0.0, step_count = 4, scalars = zeros(3))
+@test W.hyperparameters == (chains = :column_major, update = :sonew, state_dtype = Float32,
+                            grad_dtype = Float32, master = false)
+@test W.arrays == ["momentum", "diagonal", "band.1", "parameter"]
+@test SONew.contents(path("live")).tensors[1].arrays == ["momentum", "diagonal", "band.1", "master"]
 for name in W.arrays
     @test same_bits(SONew.read_array(path("a"), "W", name), array(file, "W/$name"))
 end
 @test !SONew.contents(path("state_only")).parameters && SONew.contents(path("live")).live
-@test refused(() -> SONew.read_array(path("a"), "V", "momentum"), :SONEW_UNKNOWN_NAME, "\"V\"")
+@test refused(() -> SONew.read_array(path("a"), "V", "momentum"), :SONEW_UNKNOWN_TENSOR, "\"V\"")
 @test refused(() -> SONew.read_array(path("a"), "W", "rms"), :SONEW_PLANE_MISSING, "rms")
 @test refused(() -> SONew.contents(path("none")), :SONEW_IO)
 
@@ -149,12 +151,48 @@ train!(again, other, 5:9)
 @test same(other, never)
 @test refused(() -> load(path("a"), more), :SONEW_TENSOR_MISSING, "\"c\"")
 
+# One from the file alone, for arrays with other names, in each mode.
+for (file, mode) in (("a", :read), ("a", :map_private), ("live", :map_shared))
+    inside = SONew.contents(path(file))
+    steps = inside.step_count
+    array = file == "live" ? "master" : "parameter"
+    list = [SONew.read_array(path(file), name, array) for name in ("W", "b")]
+    opened = SONew.open(path(file); mode = mode)
+    @test tensor_names(opened) == ["W", "b"] && step_count(opened) == steps
+    @test opened.rule == inside.rule
+    @test argument_error(() -> step!(opened, list, [zeros(3, 4), zeros(5)]), "\"W\"", "Float64")
+    @test refused(() -> step!(opened, list[[2, 1]], list[[2, 1]]), :SONEW_WRONG_LENGTH, "\"W\"")
+    for i in steps+1:9
+        step!(opened, list, [grads[i].W, grads[i].b]; eta = 0.1)
+    end
+    file == "a" && @test same(list, never)
+    close(opened)
+end
+@test argument_error(() -> SONew.open(path("a"); mode = :mapped), "mode is :mapped")
+@test refused(() -> SONew.open(path("a"); mode = :map_shared), :SONEW_NOT_A_LIVE_FILE)
+@test refused(() -> SONew.open(path("none")), :SONEW_IO)
+
+# The older of the two copies in a live file is the state before its last step.
+model = start()
+opt = make_live!(setup(live_rule, model), path("older"))
+train!(opt, model, 1:3)
+before = deepcopy(model)
+train!(opt, model, 4:4)
+close(opt)
+for mode in (:read, :map_shared)
+    local other = map(zero, start())
+    local again = load(path("older"), live_rule, other; older_copy = true, mode = mode)
+    @test step_count(again) == 3 && same(other, before)
+    train!(again, other, 4:9)
+    @test same(other, never)
+end
+
 # State of another type is converted on request, and back.
 small_rule = SONewRule(rule; state_dtype = SONew.BFloat16)
 @test refused(() -> load(path("a"), small_rule, start()), :SONEW_DTYPE_DIFFERS, "BF16")
 small = load(path("a"), small_rule, start(); convert_state = true)
 save(small, path("small"))
-@test SONew.contents(path("small")).tensors[1].settings.state_dtype == SONew.BFloat16
+@test SONew.contents(path("small")).tensors[1].hyperparameters.state_dtype == SONew.BFloat16
 momentum = SONew.read_array(path("a"), "W", "momentum")
 @test SONew.float32(SONew.read_array(path("small"), "W", "momentum")) ≈ momentum rtol = 1/256
 @test load(path("small"), rule, start(); convert_state = true, parameters = false) isa SONew.Optimizer

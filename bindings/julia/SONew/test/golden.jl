@@ -40,7 +40,7 @@ function error_of(file, ::Type{T}) where {T}
     start, grads, reference = read_all("param0"), read_all("grads"), read_all("params")
     adam_vectors = haskey(file.metadata, "one_dim")
     params = [Array{T}(p) for p in start]
-    opt = setup(rule_of(file.metadata), params; settings = (name, x) ->
+    opt = setup(rule_of(file.metadata), params; hyperparameters = (name, x) ->
         adam_vectors && ndims(x) == 1 ? (update = :adam,) : NamedTuple())
     at(all, t) = [copy(selectdim(x, ndims(x), t)) for x in all]
     error = moved = 0.0

@@ -34,19 +34,28 @@ of_statuses = match(r"enum \{((?:(?!enum).)*?SONEW_OK = 0,.*?)\};\n"s, header)[1
 statuses = Dict(m[1] => parse(Int, m[2]) for m in eachmatch(r"^\s*SONEW_(\w+) = (\d+),"m, of_statuses))
 for (status, number) in (SONew.BAD_HANDLE, SONew.NO_TENSORS, SONew.TOO_MANY_DIMENSIONS,
                          SONew.TENSOR_COUNT, SONew.WRONG_LENGTH, SONew.PLANE_COUNT,
-                         SONew.UNKNOWN_TENSOR, SONew.UNKNOWN_NAME, SONew.WRONG_DTYPE, SONew.NOT_CONTIGUOUS,
-                         SONew.OVERLAP)
+                         SONew.UNKNOWN_TENSOR, SONew.UNKNOWN_PLANE, SONew.NOT_CONTIGUOUS,
+                         SONew.OVERLAP, SONew.PLANE_MISSING)
     @test statuses[string(status)[7:end]] == number
 end
 @test statuses["BUSY"] == SONew.BUSY
 
 # Every struct of the header has its fields here, in their order.
-for (type, name, _) in SONew.STRUCTS
+for (type, name) in SONew.STRUCTS
     body = match(Regex("\nstruct $name \\{(.*?)\n\\};", "s"), header)[1]
     code = replace(body, r"/\*.*?\*/"s => "")
     fields = [Symbol(m[1]) for m in eachmatch(r"(\w+)(?:\[\w+\])?;", code)]
     @test fields == collect(fieldnames(type))
 end
+
+# Every function of the header is called here, but for the step in stages, and for those that
+# fill in the defaults of structs that are filled in here.
+declared = Symbol.(getindex.(eachmatch(r"\b(sonew_\w+)\(", replace(header, r"/\*.*?\*/"s => "")), 1))
+@test length(unique(declared)) == length(declared) > 40
+@test setdiff(declared, SONew.FUNCTIONS) ==
+      [:sonew_load_options_init, :sonew_tensors_init, :sonew_buffers_init, :sonew_stages_begin,
+       :sonew_plan_stages_begin, :sonew_stages_next, :sonew_stages_abort]
+@test issubset(SONew.FUNCTIONS, declared)
 
 # One version for the library, its header and this package.
 @test SONew.version() == SONew.HEADER_VERSION

@@ -26,8 +26,8 @@ end
 @test own.b ≈ theirs.b rtol = 1e-12
 @test maximum(abs.(own.W)) > 0.1
 # Both count the steps of each array.
-@test SONew.tensor_step_count(opt, "W") == 6 && tree.W.state.step == 6
-@test SONew.tensor_step_count(opt, "b") == 5 && tree.b.state.step == 5
+@test SONew.get_settings(opt, "W").step_count == 6 && tree.W.state.step == 6
+@test SONew.get_settings(opt, "b").step_count == 5 && tree.b.state.step == 5
 
 # The rule alone: init and apply!.
 x, dx = ones(Float32, 3), Float32[1, 2, 3]

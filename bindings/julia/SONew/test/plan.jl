@@ -26,13 +26,17 @@ plan = Plan(SONewRule(), x)
 planes = zero_planes(plan)
 before = deepcopy(planes)
 @test refused(() -> direction!(zeros(Float32, 4), plan, planes, x, 1), :SONEW_WRONG_LENGTH)
-@test refused(() -> direction!(zeros(3), plan, planes, x, 1), :SONEW_WRONG_DTYPE)
+@test argument_error(() -> direction!(zeros(3), plan, planes, x, 1), "the direction of", "Float64")
+@test argument_error(() -> direction!(zeros(Float32, 3), plan, planes, zeros(3), 1),
+                     "the gradient of", "Float64", "expected Float32")
+@test argument_error(() -> direction!(zeros(Float32, 3), plan, [planes[1:2]; [zeros(3)]], x, 1),
+                     "state plane band.1 of", "Float64", "expected Float32")
 @test refused(() -> direction!(zeros(Float32, 3), plan, planes[1:2], x, 1), :SONEW_PLANE_COUNT)
 @test refused(() -> direction!(zeros(Float32, 3), plan, planes, x, 0), :SONEW_OUT_OF_RANGE)
 @test refused(() -> direction!(zeros(Float32, 3), plan, planes, [NaN32, 0, 0], 1),
               :SONEW_NON_FINITE_GRADIENT)
 @test planes == before
-@test refused(() -> Plan(SONewRule(), [1, 2]), :SONEW_WRONG_DTYPE)
+@test argument_error(() -> Plan(SONewRule(), [1, 2]), "Int64")
 @test argument_error(() -> deepcopy(plan), "cannot be copied")
 close(plan)
 close(plan)
@@ -60,6 +64,20 @@ for step in 1:4
     @test scalars[1] > 0 && (step < 3) == (scalars[2] == 0)
 end
 @test scalars[2] ≈ 1 - 0.9^3 * 0.5
+@test SONew.get_settings(lagged, 1).scalars == scalars
+# An optimizer goes on from there.
+continued, y = setup(lagged_rule, x), copy(x)
+SONew.set_state!(continued, 4, [state_planes])
+@test SONew.get_settings(continued, 1) ==
+      (lr_scale = 1.0, weight_decay = 0.0, step_count = 4, scalars = zeros(3))
+SONew.set_settings!(continued, 1; scalars = scalars)
+for step in 5:6
+    local grad = numbers(MersenneTwister(step), Float32, 7, 5)
+    step!(lagged, x, grad)
+    step!(continued, y, grad)
+end
+@test same_bits(x, y) && step_count(continued) == 6
+@test SONew.get_settings(continued, 1) == SONew.get_settings(lagged, 1)
 @test refused(() -> direction!(u, p, state_planes, x, 5; scalars = zeros(2)),
               :SONEW_WRONG_LENGTH, "2 scalars")
 @test refused(() -> step!(lagged, x, copy(x); beta2 = -1), :SONEW_OUT_OF_RANGE, "step.beta2")
@@ -74,16 +92,17 @@ for graft in (:none, :adam), band in (0, 1, 4)
     for _ in 1:1000
         step!(opt, model, (a = g, b = nothing))
     end
-    @test SONew.tensor_step_count(opt, "a") == 1000 && SONew.tensor_step_count(opt, 2) == 0
+    counts(opt) = [SONew.get_settings(opt, name).step_count for name in ("a", "b")]
+    @test counts(opt) == [1000, 0]
     step!(opt, model, (a = g, b = g))
     fresh = zeros(Float32, 5)
     step!(setup(rule, fresh), fresh, g)
     @test same_bits(model.b, fresh) && fresh != zeros(Float32, 5)
-    @test step_count(opt) == 1001 && SONew.tensor_step_count(opt, "b") == 1
+    @test step_count(opt) == 1001 && SONew.get_settings(opt, 2).step_count == 1
     path = tempname()
     save(opt, path, model)
     again = load(path, rule, deepcopy(model))
-    @test SONew.tensor_step_count.(Ref(again), ["a", "b"]) == [1001, 1]
-    SONew.set_tensor_step_count!(again, "b", 1001)
-    @test SONew.tensor_step_count.(Ref(again), ["a", "b"]) == [1001, 1001]
+    @test counts(again) == [1001, 1]
+    SONew.set_settings!(again, "b"; step_count = 1001)
+    @test counts(again) == [1001, 1001]
 end

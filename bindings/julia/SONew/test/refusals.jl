@@ -12,12 +12,33 @@ unchanged() = model == before && state() == state_before && step_count(opt) == 1
 no(f, status, words...) = refused(f, status, words...) && unchanged()
 
 # Element types.
-@test refused(() -> setup(SONewRule(), [1, 2, 3]), :SONEW_WRONG_DTYPE, "Int64")
-@test refused(() -> setup(SONewRule(), (a = ComplexF32[1],)), :SONEW_WRONG_DTYPE, "\"a\"", "Complex")
-@test no(() -> step!(opt, model, (W = ones(3, 2), b = good.b)), :SONEW_WRONG_DTYPE,
-         "the gradient of \"W\"", "Float64", "expected Float32")
-@test no(() -> step!(opt, (W = ones(3, 2), b = model.b), good), :SONEW_WRONG_DTYPE, "array \"W\"")
-@test no(() -> step!(opt, model, (W = 1.0f0, b = good.b)), :SONEW_WRONG_DTYPE, "is no array")
+wrong(f, words...) = argument_error(f, words...) && unchanged()
+@test wrong(() -> setup(SONewRule(), [1, 2, 3]), "Int64")
+@test wrong(() -> setup(SONewRule(), (a = ComplexF32[1],)), "\"a\"", "Complex")
+@test wrong(() -> step!(opt, model, (W = ones(3, 2), b = good.b)),
+            "the gradient of \"W\"", "Float64", "expected Float32")
+@test wrong(() -> step!(opt, (W = ones(3, 2), b = model.b), good), "array \"W\"", "Float64")
+@test wrong(() -> step!(opt, model, (W = 1.0f0, b = good.b)), "is no array")
+# Also of the same size: the library would take the bits for what they are not.
+@test wrong(() -> step!(opt, model, (W = good.W, b = Int32[1, 2])), "\"b\"", "Int32")
+halves = setup(SONewRule(), [Float16(1)])
+@test wrong(() -> step!(halves, [Float16(1)], [reinterpret(BFloat16, 0x3f80)]), "BFloat16")
+@test wrong(() -> step!(halves, [0x3c00], [Float16(1)]), "array \"array\"", "UInt16")
+@test wrong(() -> save(opt, tempname(), (W = model.W, b = [1.0, 2.0])), "array \"b\"", "Float64")
+saved = tempname()
+save(opt, saved, model)
+@test wrong(() -> load!(opt, saved, (W = ones(Int32, 3, 2), b = model.b)), "array \"W\"", "Int32")
+@test wrong(() -> save_begin(opt, tempname(), (W = model.W, b = [1.0, 2.0])), "array \"b\"")
+planes_of = [[copy(plane(opt, t, p)) for p in plane_names(opt, t)] for t in 1:2]
+@test wrong(() -> SONew.set_state!(opt, 9, [planes_of[1], [Float64.(p) for p in planes_of[2]]]),
+            "plane momentum of \"b\"", "Float64", "expected Float32")
+@test no(() -> SONew.set_state!(opt, 9, planes_of[1:1]), :SONEW_TENSOR_COUNT, "1 arrays", "2")
+@test no(() -> SONew.set_state!(opt, 9, [planes_of[1], planes_of[2][1:2]]), :SONEW_PLANE_COUNT,
+         "\"b\"", "2 state planes, expected 3")
+@test no(() -> SONew.set_state!(opt, 9, [planes_of[1], planes_of[1]]), :SONEW_WRONG_LENGTH,
+         "plane momentum of \"b\"")
+@test no(() -> SONew.set_state!(opt, 9, [planes_of[1], [plane(opt, 2, p) for p in plane_names(opt, 2)]]),
+         :SONEW_OVERLAP)
 # Lengths and sizes.
 @test no(() -> step!(opt, model, (W = ones(Float32, 3, 3), b = good.b)), :SONEW_WRONG_LENGTH,
          "the gradient of \"W\"", "(3, 3)", "expected (3, 2)")
@@ -43,16 +64,21 @@ end
 # Memory that overlaps.
 @test no(() -> step!(opt, model, (W = model.W, b = good.b)), :SONEW_OVERLAP)
 # Settings and names.
-@test no(() -> SONew.set_lr_scale!(opt, "b", -1), :SONEW_OUT_OF_RANGE, "lr_scale")
-@test no(() -> SONew.set_weight_decay!(opt, 2, NaN), :SONEW_OUT_OF_RANGE, "weight_decay")
-@test no(() -> SONew.lr_scale(opt, "c"), :SONEW_UNKNOWN_TENSOR, "no array \"c\"", "W, b")
-@test no(() -> SONew.tensor_step_count(opt, "c"), :SONEW_UNKNOWN_TENSOR, "no array \"c\"")
-@test no(() -> SONew.set_tensor_step_count!(opt, 3, 1), :SONEW_UNKNOWN_TENSOR, "1 to 2")
-@test_throws InexactError SONew.set_tensor_step_count!(opt, 1, -1)
-@test unchanged()
+settings = SONew.get_settings(opt, "b")
+@test settings == (lr_scale = 1.0, weight_decay = 0.0, step_count = 1, scalars = zeros(3))
+@test no(() -> SONew.set_settings!(opt, "b"; lr_scale = -1), :SONEW_OUT_OF_RANGE, "lr_scale")
+@test no(() -> SONew.set_settings!(opt, 2; weight_decay = NaN), :SONEW_OUT_OF_RANGE, "weight_decay")
+@test no(() -> SONew.set_settings!(opt, 2; lr_scale = 2, scalars = [-1, 0, 0]), :SONEW_OUT_OF_RANGE)
+@test no(() -> SONew.set_settings!(opt, "b"; lr_scale = 2, scalars = zeros(2)), :SONEW_WRONG_LENGTH,
+         "\"b\"", "2 scalars, expected 3")
+@test no(() -> SONew.get_settings(opt, "c"), :SONEW_UNKNOWN_TENSOR, "no array \"c\"", "W, b")
+@test no(() -> SONew.set_settings!(opt, 3; step_count = 1), :SONEW_UNKNOWN_TENSOR, "1 to 2")
+@test_throws InexactError SONew.set_settings!(opt, 1; lr_scale = 2, step_count = -1)
+@test unchanged() && SONew.get_settings(opt, "b") == settings == SONew.get_settings(opt, 1)
 @test no(() -> plane(opt, 3, "momentum"), :SONEW_UNKNOWN_TENSOR, "1 to 2")
 @test no(() -> plane(opt, 0, "momentum"), :SONEW_UNKNOWN_TENSOR)
-@test no(() -> plane(opt, "W", "rms"), :SONEW_UNKNOWN_NAME, "rms")
+@test no(() -> plane(opt, "W", "rms"), :SONEW_UNKNOWN_PLANE, "\"W\"", "\"rms\"",
+         "momentum, diagonal, band.1")
 
 # After all refusals the optimizer still works.
 other = start()
@@ -70,18 +96,18 @@ step!(opt, model, (W = fill(1.0f20, 3, 2), b = good.b); grad_scale = 1e-10)
 @test step_count(opt) == 3
 
 # A closed optimizer.
-SONew.set_lr_scale!(opt, "b", 0.5)
-@test SONew.lr_scale(opt, 2) == 0.5
-SONew.set_weight_decay!(opt, "W", 0.25)
-@test SONew.weight_decay(opt, 1) == 0.25
+SONew.set_settings!(opt, "b"; lr_scale = 0.5)
+SONew.set_settings!(opt, "b"; weight_decay = 0.25)
+@test SONew.get_settings(opt, 2) ==
+      (lr_scale = 0.5, weight_decay = 0.25, step_count = 3, scalars = zeros(3))
+@test SONew.get_settings(opt, "W").lr_scale == 1
 close(opt)
 close(opt)
 @test !isopen(opt) && occursin("closed", sprint(show, opt))
 for use in (() -> step!(opt, model, good), () -> step_count(opt), () -> plane(opt, 1, "momentum"),
             () -> plane_names(opt, 1), () -> save(opt, tempname()), () -> load!(opt, tempname()),
-            () -> SONew.tensor_step_count(opt, 1),
-            () -> SONew.set_tensor_step_count!(opt, 1, 1),
-            () -> SONew.lr_scale(opt, 1), () -> SONew.set_lr_scale!(opt, 1, 1),
+            () -> SONew.get_settings(opt, 1), () -> SONew.set_settings!(opt, 1; lr_scale = 1),
+            () -> SONew.set_state!(opt, 9, planes_of),
             () -> make_live!(opt, tempname()), () -> sync(opt), () -> save_begin(opt, tempname()),
             () -> SONew.reset_master!(opt), () -> SONew.instruction_set(opt))
     @test refused(use, :SONEW_BAD_HANDLE, "closed")

@@ -8,7 +8,19 @@ program, source = joinpath(dir, "steps"), joinpath(@__DIR__, "steps.c")
 run(`$CC -std=c99 -Wall -Werror -I$(joinpath(REPOSITORY, "include")) $source
      $library -Wl,-rpath,$dir -o $program`)
 
-function bytes_from_julia(input, T, rule)
+# An optimizer with the state of another one, as a program has it that keeps the state
+# itself.
+function handed_over(opt, model)
+    other = setup(opt.rule, model)
+    SONew.set_state!(other, step_count(opt), [[copy(plane(opt, tensor, name))
+                     for name in plane_names(opt, tensor)] for tensor in 1:2])
+    for tensor in 1:2
+        SONew.set_settings!(other, tensor; SONew.get_settings(opt, tensor)...)
+    end
+    return other
+end
+
+function bytes_from_julia(input, T, rule, betas; hands_over)
     open(input) do file
         take(size...) = read!(file, Array{T}(undef, size...))
         model = (take(13, 7), take(11))
@@ -16,7 +28,9 @@ function bytes_from_julia(input, T, rule)
         number = 1
         while !eof(file)
             grads = (take(13, 7), take(11))
-            step!(opt, model, number == 3 ? (grads[1], nothing) : grads)
+            step!(opt, model, number == 3 ? (grads[1], nothing) : grads;
+                  (betas && number == 4 ? (beta1 = 0.5, beta2 = 0.75) : ())...)
+            hands_over && (opt = handed_over(opt, model))
             number += 1
         end
         @test number == 8
@@ -25,18 +39,21 @@ function bytes_from_julia(input, T, rule)
         for tensor in 1:2, name in plane_names(opt, tensor)
             write(out, copy(plane(opt, tensor, name)))
         end
-        return take!(out)
+        settings = [SONew.get_settings(opt, tensor) for tensor in 1:2]
+        foreach(s -> write(out, s.lr_scale, s.weight_decay, s.step_count, s.scalars), settings)
+        return take!(out), settings
     end
 end
 
-@testset "$T state $state band $band $graft" for
-        (T, state, band, graft, master, rounding) in (
-            (Float32, Float32, 1, :adam, false, :nearest),
-            (Float32, Float32, 4, :normalized_rmsprop, false, :nearest),
-            (Float64, Float64, 2, :momentum, false, :nearest),
-            (Float32, BFloat16, 1, :sgd, true, :stochastic),
-            (Float16, Float32, 0, :adam, true, :nearest),
-            (BFloat16, BFloat16, 3, :none, false, :stochastic))
+@testset "$T state $state band $band $graft lagged $lagged betas $betas" for
+        (T, state, band, graft, master, rounding, lagged, nesterov, betas) in (
+            (Float32, Float32, 1, :adam, false, :nearest, false, false, false),
+            (Float32, Float32, 1, :adam, false, :nearest, true, true, true),
+            (Float32, Float32, 4, :normalized_rmsprop, false, :nearest, false, false, true),
+            (Float64, Float64, 2, :momentum, false, :nearest, true, false, false),
+            (Float32, BFloat16, 1, :sgd, true, :stochastic, true, false, true),
+            (Float16, Float32, 0, :adam, true, :nearest, false, true, false),
+            (BFloat16, BFloat16, 3, :none, false, :stochastic, false, false, false))
     rng = MersenneTwister(band)
     input, output = joinpath(dir, "in"), joinpath(dir, "out")
     open(input, "w") do file
@@ -46,10 +63,15 @@ end
     end
     graft_number = SONew.GRAFT[graft]
     run(`$program $input $output $band $graft_number $(SONew.dtype(T)) $(SONew.dtype(state))
-         $(Int(master)) $(SONew.ROUNDING[rounding])`)
+         $(Int(master)) $(SONew.ROUNDING[rounding]) $(Int(lagged)) $(Int(nesterov)) $(Int(betas))`)
     from_c = read(output)
     @test length(from_c) > (13 * 7 + 11) * (sizeof(T) + (band + 2) * sizeof(state)) - 1
     rule = SONewRule(eta = 0.03, clip_norm = 5, band = band, graft = graft, weight_decay = 0.01,
-                     seed = 5, state_dtype = state, master = master, rounding = rounding)
-    @test bytes_from_julia(input, T, rule) == from_c
+                     seed = 5, state_dtype = state, master = master, rounding = rounding,
+                     lagged_norms = lagged, nesterov = nesterov)
+    from_julia, settings = bytes_from_julia(input, T, rule, betas; hands_over = false)
+    @test from_julia == from_c
+    @test [s.step_count for s in settings] == [7, 6]
+    @test all(s -> (s.scalars .> 0) == [lagged, betas, betas], settings)
+    @test bytes_from_julia(input, T, rule, betas; hands_over = true)[1] == from_c
 end
