@@ -156,19 +156,50 @@ impl<'a> Access<'a> {
     /// # Safety
     /// They are given out once while they live.
     pub(crate) unsafe fn planes<'b>(&self, run: Run) -> ArrayVec<&'b mut [u8], MAX_PLANES> {
-        self.check(run, self.state.as_ref().expect("this access writes state"));
-        let (index, buffers) = (self.index(run), self.memory.buffers);
-        let count = buffers.planes.len() - usize::from(self.memory.master);
-        let mut planes = ArrayVec::new();
-        for (p, plane) in buffers.planes[..count].iter().enumerate() {
-            // SAFETY: the run lies where this access alone may write.
-            let plane = unsafe { plane.part(index, run.len) };
-            if let Some(before) = buffers.before(p) {
-                plane.copy_from_slice(part(before, index, run.len));
+        // SAFETY: the caller's promise.
+        let mut planes = unsafe { self.written_planes(run) };
+        for (p, plane) in planes.iter_mut().enumerate() {
+            if let Some(before) = self.memory.buffers.before(p) {
+                plane.copy_from_slice(part(before, self.index(run), run.len));
             }
-            planes.push(plane);
         }
         planes
+    }
+
+    /// The state planes of a run to be updated where they are written, and how many bytes
+    /// further they are read, as a number that wraps around: 0 where that is the same
+    /// place. If these distances differ, the planes are copied first.
+    ///
+    /// # Safety
+    /// They are given out once while they live.
+    pub(crate) unsafe fn planes_and_source<'b>(
+        &self,
+        run: Run,
+    ) -> (ArrayVec<&'b mut [u8], MAX_PLANES>, usize) {
+        // SAFETY: the caller's promise, for either.
+        unsafe {
+            match self.memory.buffers.source(self.state_planes()) {
+                Some(source) => (self.written_planes(run), source),
+                None => (self.planes(run), 0),
+            }
+        }
+    }
+
+    /// How many planes there are, without the master weights.
+    fn state_planes(&self) -> usize {
+        self.memory.buffers.planes.len() - usize::from(self.memory.master)
+    }
+
+    /// # Safety
+    /// They are given out once while they live.
+    unsafe fn written_planes<'b>(&self, run: Run) -> ArrayVec<&'b mut [u8], MAX_PLANES> {
+        self.check(run, self.state.as_ref().expect("this access writes state"));
+        let (index, buffers) = (self.index(run), self.memory.buffers);
+        let planes = buffers.planes[..self.state_planes()].iter();
+        // SAFETY: the run lies where this access alone may write.
+        planes
+            .map(|plane| unsafe { plane.part(index, run.len) })
+            .collect()
     }
 
     /// A run of the target, with the master weights where there are any.

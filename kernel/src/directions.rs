@@ -183,9 +183,16 @@ impl Kernels {
             return 0;
         };
         // SAFETY: as said.
-        let planes = &mut unsafe { access.planes(incoming.run) };
+        let (mut planes, source) = unsafe { access.planes_and_source(incoming.run) };
         self.fused::<T, FINISH>(
-            work, access, rule, incoming, planes, vectors, outcome, reference,
+            work,
+            access,
+            rule,
+            incoming,
+            (&mut planes, source),
+            vectors,
+            outcome,
+            reference,
         )
     }
 
@@ -198,7 +205,7 @@ impl Kernels {
         access: &Access<'_>,
         rule: &Rule,
         incoming: &Incoming,
-        planes: &mut [&mut [u8]],
+        (planes, source): (&mut [&mut [u8]], usize),
         finished: Range<usize>,
         outcome: Outcome<'_, T>,
         reference: &mut Squares,
@@ -219,7 +226,7 @@ impl Kernels {
         macro_rules! fused {
             ($E:ty, $BAND:expr) => {{
                 let update = &mut update::<T, $E, { $BAND }>(
-                    new, band, access, rule, incoming, planes, &noise, reference,
+                    new, band, access, rule, incoming, planes, source, &noise, reference,
                 );
                 let (wanted, gamma) = (finished.start, rule.gamma);
                 let solve = &mut solve::<T, { $BAND }, false, FINISH>(
@@ -342,6 +349,7 @@ pub(crate) fn update<'a, 'p, T: Scalar, E: Stored, const BAND: usize>(
     rule: &'a Rule,
     incoming: &Incoming,
     planes: &'a mut [&'p mut [u8]],
+    source: usize,
     noise: &'a [Noise],
     reference: &'a mut Squares,
 ) -> Update<'a, 'p, T, E, BAND> {
@@ -357,6 +365,7 @@ pub(crate) fn update<'a, 'p, T: Scalar, E: Stored, const BAND: usize>(
         by: &rule.take_in,
         band,
         planes,
+        source,
         noise: (noise, access.index(run)),
         gradient,
         step,

@@ -25,6 +25,16 @@ pub(crate) trait Stored: bytemuck::Pod {
         to: &mut [Self; LANES],
         noise: Option<(Noise, usize)>,
     ) -> V;
+
+    /// Whether numbers can be stored past the caches.
+    fn can_stream<V: Vector>() -> bool {
+        false
+    }
+
+    /// Stores numbers of the arithmetic's type past the caches.
+    fn stream<V: Vector>(_: V, _: &mut [Self; LANES]) {
+        unreachable!("only numbers of the arithmetic's type are stored past the caches");
+    }
 }
 
 /// An element that is a number of one of the arithmetics. Between the two,
@@ -64,6 +74,16 @@ macro_rules! float {
                     to[i] = lanes[i].to_f64() as $type;
                 }
                 Self::load(isa, to)
+            }
+
+            #[inline(always)]
+            fn can_stream<V: Vector>() -> bool {
+                size_of::<V::Scalar>() == size_of::<$type>()
+            }
+
+            #[inline(always)]
+            fn stream<V: Vector>(x: V, to: &mut [Self; LANES]) {
+                x.stream(bytemuck::cast_mut(to));
             }
         }
     };

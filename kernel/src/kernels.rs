@@ -162,13 +162,17 @@ impl Kernels {
         in_arithmetic!(self, T => with_state!(T, access.state_dtype(), E => {
             // SAFETY: the access is borrowed exclusively, and no other of its planes
             // are in use.
-            let mut planes = unsafe { access.planes(incoming.run) };
+            let (mut planes, source) = unsafe { access.planes_and_source(incoming.run) };
             let len = planes[0].len();
             if len.is_multiple_of(size_of::<[E; LANES]>()) {
-                let planes = &mut planes;
+                let planes = (&mut *planes, source);
                 return self.update_whole::<T, E>(work, access, rule, incoming, planes, reference);
             }
+            drop(planes);
+            // SAFETY: as above.
+            let mut planes = unsafe { access.planes(incoming.run) };
             with_padded::<MAX_PLANES>(&mut planes, size_of::<E>(), |planes| {
+                let planes = (planes, 0);
                 self.update_whole::<T, E>(work, access, rule, incoming, planes, reference);
             });
         }))
@@ -180,7 +184,7 @@ impl Kernels {
         access: &Access<'_>,
         rule: &Rule,
         incoming: &Incoming,
-        planes: &mut [&mut [u8]],
+        (planes, source): (&mut [&mut [u8]], usize),
         reference: &mut Squares,
     ) {
         let band = work.shape().band;
@@ -189,7 +193,7 @@ impl Kernels {
         macro_rules! update {
             ($BAND:literal) => {{
                 let update = &mut update::<T, E, $BAND>(
-                    new, band, access, rule, incoming, planes, &noise, reference,
+                    new, band, access, rule, incoming, planes, source, &noise, reference,
                 );
                 self.call((update, state))
             }};

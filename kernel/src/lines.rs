@@ -152,7 +152,7 @@ impl Kernels {
                         access,
                         rule,
                         &incoming,
-                        planes,
+                        (planes, 0),
                         0..1,
                         $outcome,
                         reference,

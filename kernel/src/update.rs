@@ -208,6 +208,9 @@ pub(crate) struct Update<'a, 'p, T, E, const BAND: usize> {
     pub(crate) by: &'a TakeIn,
     /// Momentum, diagonal, sub-diagonals, normalized RMSProp: their elements.
     pub(crate) planes: &'a mut [&'p mut [u8]],
+    /// How many bytes after the place where it is written each of them is read: see
+    /// [`Access::planes_and_source`](crate::Access).
+    pub(crate) source: usize,
     pub(crate) band: usize,
     /// With stochastic rounding: each plane's random bits, and the index of the
     /// run's first element.
@@ -237,9 +240,9 @@ pub(crate) struct Updating<'r, V: Vector, E, const BAND: usize> {
     /// That of the `k`-th neighbours at `k - 1`.
     neighbours: [&'r [[V::Scalar; LANES]]; BAND],
     scale: V,
-    momentum: &'r mut [[E; LANES]],
-    diagonal: &'r mut [[E; LANES]],
-    bands: [&'r mut [[E; LANES]]; BAND],
+    momentum: Plane<'r, E>,
+    diagonal: Plane<'r, E>,
+    bands: [Plane<'r, E>; BAND],
     /// The same planes of the chunk.
     momentum_chunk: *mut [V::Scalar; LANES],
     diagonal_chunk: *mut [V::Scalar; LANES],
@@ -296,9 +299,11 @@ impl<T: Scalar, E: Stored, const BAND: usize> Update<'_, '_, T, E, BAND> {
             unreachable!("every tensor has momentum and diagonal");
         };
         let mut others = others.iter_mut();
+        let source = self.source;
+        let plane = |plane| Plane::new::<V>(plane, count, source);
         let bands = from_fn(|_| match others.next() {
-            Some(band) => &mut chunks_mut::<E>(band)[..count],
-            None => &mut [][..],
+            Some(band) => plane(band),
+            None => plane(&mut []),
         });
         let chunk = |p: usize| self.chunk.start(state, p, count.min(room));
         Updating {
@@ -306,8 +311,8 @@ impl<T: Scalar, E: Stored, const BAND: usize> Update<'_, '_, T, E, BAND> {
             gradient: neighbours(0),
             neighbours: from_fn(|k| neighbours(k + 1)),
             scale: V::number(isa, self.scale),
-            momentum: &mut chunks_mut::<E>(momentum)[..count],
-            diagonal: &mut chunks_mut::<E>(diagonal)[..count],
+            momentum: plane(momentum),
+            diagonal: plane(diagonal),
             bands,
             momentum_chunk: chunk(0),
             diagonal_chunk: chunk(1),
@@ -377,10 +382,10 @@ impl<V: Vector, E: Stored, const BAND: usize> Updating<'_, V, E, BAND> {
         let g = V::load(isa, gradient) * self.scale;
         let weighted = weight * g;
 
-        let plane = &mut self.momentum[i];
-        prefetch(plane, self.ahead);
+        let ahead = self.ahead;
         let [m_keep, m_weight] = self.by_momentum;
-        let mut m = average::<V, E>(isa, plane, m_keep, m_weight, g, least, noise(0));
+        let plane = &mut self.momentum;
+        let mut m = plane.average::<V>(isa, i, m_keep, m_weight, g, least, noise(0), ahead);
         let stored = m;
         if self.nesterov {
             m = nesterov(m, self.by_momentum, g);
@@ -388,9 +393,8 @@ impl<V: Vector, E: Stored, const BAND: usize> Updating<'_, V, E, BAND> {
         // SAFETY: the caller's promise.
         m.store(unsafe { &mut *self.momentum_chunk.add(i) });
 
-        let plane = &mut self.diagonal[i];
-        prefetch(plane, self.ahead);
-        let h = average::<V, E>(isa, plane, keep, weighted, g, least, noise(1));
+        let plane = &mut self.diagonal;
+        let h = plane.average::<V>(isa, i, keep, weighted, g, least, noise(1), ahead);
         let d = damp(h, self.roots, self.add);
         // SAFETY: as above.
         d.store(unsafe { &mut *self.diagonal_chunk.add(i) });
@@ -399,10 +403,9 @@ impl<V: Vector, E: Stored, const BAND: usize> Updating<'_, V, E, BAND> {
         }
 
         for k in 0..BAND {
-            let plane = &mut self.bands[k][i];
-            prefetch(plane, self.ahead);
             let g = V::load(isa, &self.neighbours[k][i]) * self.scale;
-            let e = average::<V, E>(isa, plane, keep, weighted, g, least, noise(2 + k));
+            let plane = &mut self.bands[k];
+            let e = plane.average::<V>(isa, i, keep, weighted, g, least, noise(2 + k), ahead);
             // SAFETY: as above.
             e.store(unsafe { &mut *self.band_chunks[k].add(i) });
             if !E::ROUNDS {
@@ -441,17 +444,15 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
         // Further planes, one after the other: each is a loop that memory likes.
         let [keep, weight] = both::<V>(isa, by.statistics);
         for k in BAND + 1..=update.band {
-            let plane = &mut chunks_mut::<E>(update.planes[1 + k])[..count];
+            let mut plane = Plane::<E>::new::<V>(update.planes[1 + k], count, update.source);
             let neighbours = |k: usize| &update.gradient[k * update.step..].as_chunks().0[..count];
             let (g0, gk) = (neighbours(0), neighbours(k));
             let chunk = update.chunk.plane(state, 1 + k, count);
             for i in 0..count {
-                let plane = &mut plane[i];
-                prefetch(plane, update.ahead);
                 let weighted = weight * (V::load(isa, &g0[i]) * scale);
                 let g = V::load(isa, &gk[i]) * scale;
-                let noise = noise(1 + k, i);
-                let e = average::<V, E>(isa, plane, keep, weighted, g, least, noise);
+                let (noise, ahead) = (noise(1 + k, i), update.ahead);
+                let e = plane.average::<V>(isa, i, keep, weighted, g, least, noise, ahead);
                 e.store(&mut chunk[i]);
                 if !E::ROUNDS {
                     sum = sum + e;
@@ -462,12 +463,12 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
             let [keep, weight] = both::<V>(isa, average);
             let normalize = Times::new(isa, by.normalize);
             let p = 2 + update.band;
+            let mut plane = Plane::<E>::new::<V>(update.planes[p], count, update.source);
             for i in 0..count {
-                let plane = &mut chunks_mut::<E>(update.planes[p])[i];
                 let gradient = &update.gradient.as_chunks().0[i];
                 let q = normalize.of(V::load(isa, gradient) * scale);
                 let noise = noise(p, i);
-                let r = self::average::<V, E>(isa, plane, keep, weight * q, q, least, noise);
+                let r = plane.average::<V>(isa, i, keep, weight * q, q, least, noise, 0);
                 q.store(&mut update.normalized[i]);
                 r.store(&mut update.rms[i]);
                 if !E::ROUNDS {
@@ -514,19 +515,65 @@ fn both<V: Vector>(isa: V::Isa, by: Average) -> [V; 2] {
     [V::number(isa, by.keep), V::number(isa, by.weight)]
 }
 
-/// `x <- keep x + a b`, in a plane.
-#[inline(always)]
-fn average<V: Vector, E: Stored>(
-    isa: V::Isa,
-    plane: &mut [E; LANES],
-    keep: V,
-    a: V,
-    b: V,
-    least: V,
-    noise: Option<(Noise, usize)>,
-) -> V {
-    let new = a.mul_add(b, keep * E::load::<V>(isa, plane));
-    E::store(new.flush(least), isa, plane, noise)
+/// A plane that takes something in: vectors, where they are written, and how many bytes
+/// after that they are read.
+struct Plane<'r, E> {
+    vectors: *mut [E; LANES],
+    count: usize,
+    source: usize,
+    /// They are stored past the caches: what is written in another place than it is read
+    /// would have to be read there first.
+    streams: bool,
+    borrowed: PhantomData<&'r mut [E]>,
+}
+
+impl<'r, E: Stored> Plane<'r, E> {
+    /// So many vectors of a plane.
+    #[inline(always)]
+    fn new<V: Vector>(plane: &'r mut [u8], count: usize, source: usize) -> Self {
+        let vectors = chunks_mut::<E>(plane);
+        let count = count.min(vectors.len());
+        let vectors = vectors.as_mut_ptr();
+        let is_line = vectors.expose_provenance().is_multiple_of(64);
+        Plane {
+            vectors,
+            count,
+            source,
+            streams: source != 0 && is_line && E::can_stream::<V>(),
+            borrowed: PhantomData,
+        }
+    }
+
+    /// `x <- keep x + a b`, for a vector; one so many bytes ahead is asked for.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)] // Each is a number.
+    fn average<V: Vector>(
+        &mut self,
+        isa: V::Isa,
+        i: usize,
+        keep: V,
+        a: V,
+        b: V,
+        least: V,
+        noise: Option<(Noise, usize)>,
+        ahead: usize,
+    ) -> V {
+        assert!(i < self.count);
+        let to = self.vectors.wrapping_add(i);
+        let from = std::ptr::with_exposed_provenance(to.addr().wrapping_add(self.source));
+        // SAFETY: there are so many vectors, borrowed exclusively by this; where they are
+        // read in another place, that has as many, and nobody writes it.
+        let from: &[E; LANES] = unsafe { &*from };
+        prefetch(from, ahead);
+        let new = a.mul_add(b, keep * E::load::<V>(isa, from)).flush(least);
+        // SAFETY: as above, and what was read is not used any more.
+        let to = unsafe { &mut *to };
+        if self.streams {
+            E::stream(new, to);
+            return new;
+        }
+        E::store(new, isa, to, noise)
+    }
 }
 
 /// Nesterov momentum of momentum after a step.
