@@ -157,6 +157,7 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
         override_options: flag(c.override_options, "options.override_options")?,
         common_tensors_only: flag(c.common_tensors_only, "options.common_tensors_only")?,
         rename,
+        paths: Vec::new(),
         older_copy: flag(c.older_copy, "options.older_copy")?,
     })
 }

@@ -81,6 +81,8 @@ pub enum sonew_status {
     SONEW_MASTER_DTYPE = 213,
     /// A buffer has another element type than its tensor.
     SONEW_WRONG_DTYPE = 214,
+    /// A shard has rows that the whole tensor does not have, or is a scalar.
+    SONEW_SHARD = 215,
     /// A buffer is not aligned to its element type.
     SONEW_MISALIGNED = 220,
     /// A buffer that is written overlaps another buffer of the call, or the
@@ -131,6 +133,14 @@ pub enum sonew_status {
     /// A state plane, or the parameters of a tensor, have another element type
     /// in the file.
     SONEW_DTYPE_DIFFERS = 415,
+    /// Rows of a tensor are in none of the files.
+    SONEW_ROWS_MISSING = 416,
+    /// The files of a set are of different steps.
+    SONEW_STEPS_DIFFER = 417,
+    /// The files of a set differ in a setting of a tensor, or in an option.
+    SONEW_FILES_DIFFER = 418,
+    /// Several files of a set have the same rows of a tensor, with different numbers.
+    SONEW_ROWS_DIFFER = 419,
 
     /// A live file is in use by another process or optimizer, or another save
     /// to the same path is under way.
@@ -155,6 +165,9 @@ pub enum sonew_status {
     /// not whole: a step has begun to write it, there was none, or the machine went down
     /// since.
     SONEW_NO_OLDER_COPY = 427,
+    /// Several files were to be mapped, or one with other rows of a tensor than the
+    /// optimizer has: read them instead.
+    SONEW_MAPPED_ROWS = 428,
 
     /// A bug in this library; please report the message. Only after this error
     /// may something have changed: the handle that was in use is refused from
@@ -196,6 +209,7 @@ impl From<&Error> for sonew_status {
             Error::StateDtype { .. } => SONEW_STATE_DTYPE,
             Error::MasterDtype { .. } => SONEW_MASTER_DTYPE,
             Error::WrongDtype { .. } => SONEW_WRONG_DTYPE,
+            Error::ShardRows { .. } | Error::ScalarShard { .. } => SONEW_SHARD,
             Error::Misaligned { .. } => SONEW_MISALIGNED,
             Error::Overlap { .. } => SONEW_OVERLAP,
             Error::AmbiguousTarget { .. } => SONEW_AMBIGUOUS_TARGET,
@@ -218,6 +232,10 @@ impl From<&Error> for sonew_status {
             Error::PlaneMissing { .. } => SONEW_PLANE_MISSING,
             Error::Rename { .. } => SONEW_RENAME,
             Error::DtypeDiffers { .. } => SONEW_DTYPE_DIFFERS,
+            Error::RowsMissing { .. } => SONEW_ROWS_MISSING,
+            Error::StepsDiffer { .. } => SONEW_STEPS_DIFFER,
+            Error::FilesDiffer { .. } => SONEW_FILES_DIFFER,
+            Error::RowsDiffer { .. } => SONEW_ROWS_DIFFER,
             Error::FileLocked { .. } | Error::OwnLiveFile { .. } => SONEW_FILE_LOCKED,
             Error::Forked { .. } => SONEW_FORKED,
             Error::NotLive => SONEW_NOT_LIVE,
@@ -226,6 +244,7 @@ impl From<&Error> for sonew_status {
             Error::Unsynced { .. } => SONEW_UNSYNCED,
             Error::SharedOption { .. } => SONEW_SHARED_OPTION,
             Error::NoOlderCopy { .. } => SONEW_NO_OLDER_COPY,
+            Error::MappedPaths | Error::MappedRows { .. } => SONEW_MAPPED_ROWS,
             Error::Internal { .. } => SONEW_INTERNAL,
         }
     }
@@ -269,6 +288,7 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_STATE_DTYPE, c"SONEW_STATE_DTYPE"),
     (SONEW_MASTER_DTYPE, c"SONEW_MASTER_DTYPE"),
     (SONEW_WRONG_DTYPE, c"SONEW_WRONG_DTYPE"),
+    (SONEW_SHARD, c"SONEW_SHARD"),
     (SONEW_MISALIGNED, c"SONEW_MISALIGNED"),
     (SONEW_OVERLAP, c"SONEW_OVERLAP"),
     (SONEW_AMBIGUOUS_TARGET, c"SONEW_AMBIGUOUS_TARGET"),
@@ -289,6 +309,10 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_PLANE_MISSING, c"SONEW_PLANE_MISSING"),
     (SONEW_RENAME, c"SONEW_RENAME"),
     (SONEW_DTYPE_DIFFERS, c"SONEW_DTYPE_DIFFERS"),
+    (SONEW_ROWS_MISSING, c"SONEW_ROWS_MISSING"),
+    (SONEW_STEPS_DIFFER, c"SONEW_STEPS_DIFFER"),
+    (SONEW_FILES_DIFFER, c"SONEW_FILES_DIFFER"),
+    (SONEW_ROWS_DIFFER, c"SONEW_ROWS_DIFFER"),
     (SONEW_FILE_LOCKED, c"SONEW_FILE_LOCKED"),
     (SONEW_FORKED, c"SONEW_FORKED"),
     (SONEW_NOT_LIVE, c"SONEW_NOT_LIVE"),
@@ -297,6 +321,7 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_UNSYNCED, c"SONEW_UNSYNCED"),
     (SONEW_SHARED_OPTION, c"SONEW_SHARED_OPTION"),
     (SONEW_NO_OLDER_COPY, c"SONEW_NO_OLDER_COPY"),
+    (SONEW_MAPPED_ROWS, c"SONEW_MAPPED_ROWS"),
     (SONEW_INTERNAL, c"SONEW_INTERNAL"),
 ];
 

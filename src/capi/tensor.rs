@@ -194,5 +194,6 @@ unsafe fn spec(i: usize, tensor: &sonew_tensor) -> Result<TensorSpec> {
         grads: dtype(tensor.grad_dtype, params, of("grad_dtype"))?,
         state: dtype(tensor.state_dtype, state, of("state_dtype"))?,
         master: flag(tensor.master, &of("master")())?,
+        shard: None,
     })
 }

@@ -1,0 +1,109 @@
+//! Shards: some of the rows of a tensor, and which entries of sub-diagonals a cut
+//! between rows loses.
+
+use std::ops::Range;
+
+use super::{Chains, TensorSpec};
+
+/// Which rows of a larger tensor a tensor is: as many as its first dimension says, from
+/// this one on. A row is an index of the first dimension; the rows of a vector are its
+/// elements. An empty shard, of no rows, is a shard like others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shard {
+    /// The first of its rows.
+    pub first_row: usize,
+    /// The number of rows of the whole tensor.
+    pub whole_rows: usize,
+}
+
+impl TensorSpec {
+    /// The rows of the whole tensor that this one is: all of them, if it is no shard. A
+    /// scalar is one row.
+    pub(crate) fn rows(&self) -> Range<usize> {
+        let first = self.shard.map_or(0, |shard| shard.first_row);
+        first..first + self.dims.first().copied().unwrap_or(1)
+    }
+
+    /// The number of rows of the whole tensor.
+    pub(crate) fn whole_rows(&self) -> usize {
+        let own = self.dims.first().copied().unwrap_or(1);
+        self.shard.map_or(own, |shard| shard.whole_rows)
+    }
+
+    /// The number of elements of a row.
+    pub(crate) fn row_len(&self) -> usize {
+        self.dims.iter().skip(1).product()
+    }
+
+    /// The dimensions of the whole tensor.
+    pub(crate) fn whole_dims(&self) -> Vec<usize> {
+        let mut dims = self.dims.clone();
+        if let Some(first) = dims.first_mut() {
+            *first = self.whole_rows();
+        }
+        dims
+    }
+
+    /// The same tensor of other rows of the whole one. A scalar has no others.
+    pub(crate) fn of_rows(&self, rows: Range<usize>) -> TensorSpec {
+        let mut other = self.clone();
+        if let Some(first) = other.dims.first_mut() {
+            *first = rows.len();
+            other.shard = Some(Shard {
+                first_row: rows.start,
+                whole_rows: self.whole_rows(),
+            });
+        }
+        other.simplified()
+    }
+
+    /// The same tensor, which is no shard if it has all rows of the whole one. Files hold
+    /// tensors in this form. The tensor need not be valid.
+    pub(crate) fn simplified(mut self) -> TensorSpec {
+        let all = Shard {
+            first_row: 0,
+            whole_rows: self.dims.first().copied().unwrap_or(0),
+        };
+        self.shard = self.shard.filter(|&own| self.dims.is_empty() || own != all);
+        self
+    }
+
+    /// The elements of this tensor, counted in the whole one, whose entries in
+    /// sub-diagonal `k` would be those of other pairs of elements than where they come
+    /// from, the rows `from`: the neighbour lies beyond a cut, on one of the two sides.
+    /// Such an entry is not known here, and 0.
+    pub(crate) fn lost(&self, k: usize, from: &Range<usize>) -> Vec<Range<usize>> {
+        let (to, len) = (self.rows(), self.row_len());
+        let end = from.end.min(to.end);
+        let last_rows = end.saturating_sub(k).max(from.start.max(to.start))..end;
+        let of = |rows: Range<usize>| rows.start * len..rows.end * len;
+        if *from == to || last_rows.is_empty() {
+            return Vec::new();
+        }
+        match self.chains {
+            Chains::Rows if self.dims.len() > 1 => Vec::new(),
+            Chains::RowMajor | Chains::Rows => {
+                let all = of(from.start.max(to.start)..end);
+                vec![all.end.saturating_sub(k).max(all.start)..all.end]
+            }
+            Chains::Columns => vec![of(last_rows)],
+            Chains::ColumnMajor => {
+                let other = |&row: &usize| neighbour(row, k, from) != neighbour(row, k, &to);
+                last_rows.filter(other).map(|r| of(r..r + 1)).collect()
+            }
+        }
+    }
+}
+
+/// Which sub-diagonal a plane is, if it is one.
+pub(crate) fn sub_diagonal(plane: &str) -> Option<usize> {
+    plane.strip_prefix("band.")?.parse().ok()
+}
+
+/// The row of the element `k` after one in `row`, in a column-major chain through these
+/// rows, and how many columns further it is.
+fn neighbour(row: usize, k: usize, rows: &Range<usize>) -> (usize, usize) {
+    let at = row - rows.start + k;
+    (rows.start + at % rows.len(), at / rows.len())
+}
