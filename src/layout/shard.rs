@@ -107,3 +107,111 @@ fn neighbour(row: usize, k: usize, rows: &Range<usize>) -> (usize, usize) {
     let at = row - rows.start + k;
     (rows.start + at % rows.len(), at / rows.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Chains; 4] = [
+        Chains::RowMajor,
+        Chains::ColumnMajor,
+        Chains::Rows,
+        Chains::Columns,
+    ];
+
+    /// The chains of rows of a tensor, directly from the definition: lists of elements,
+    /// which are counted in the whole tensor.
+    fn chains(kind: Chains, dims: &[usize], rows: &Range<usize>) -> Vec<Vec<usize>> {
+        let len: usize = dims[1..].iter().product();
+        let last = dims.last().copied().unwrap_or(1);
+        let elements: Vec<usize> = (rows.start * len..rows.end * len).collect();
+        match kind {
+            Chains::RowMajor => vec![elements],
+            Chains::Rows if dims.len() == 1 => vec![elements],
+            Chains::Rows => elements.chunks(last).map(<[usize]>::to_vec).collect(),
+            Chains::Columns => (0..len)
+                .map(|col| rows.clone().map(|row| row * len + col).collect())
+                .collect(),
+            Chains::ColumnMajor => {
+                // The last dimension is the slowest.
+                let mut in_order = elements;
+                in_order.sort_by_key(|&element| {
+                    let mut rest = element;
+                    let digits = dims.iter().rev().map(|&d| {
+                        let digit = rest % d;
+                        rest /= d;
+                        digit
+                    });
+                    digits.collect::<Vec<_>>()
+                });
+                vec![in_order]
+            }
+        }
+    }
+
+    fn neighbours(chains: &[Vec<usize>], k: usize) -> Vec<(usize, Option<usize>)> {
+        let of_one = |chain: &Vec<usize>| {
+            let pair = |(at, &element)| (element, chain.get(at + k).copied());
+            chain.iter().enumerate().map(pair).collect::<Vec<_>>()
+        };
+        let mut all: Vec<_> = chains.iter().flat_map(of_one).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// An entry is lost where its neighbour is another element, or none, on the other side.
+    #[test]
+    fn entries_of_other_pairs_are_lost_and_no_others() {
+        for dims in [
+            &[5][..],
+            &[4, 3],
+            &[6, 1],
+            &[5, 2, 3],
+            &[3, 1, 2],
+            &[4, 2, 1, 2],
+        ] {
+            for kind in ALL {
+                for (from, to) in all_ranges(dims[0])
+                    .flat_map(|from| all_ranges(dims[0]).map(move |to| (from.clone(), to)))
+                {
+                    let spec = TensorSpec::new("t", dims).with_chains(kind);
+                    let spec = spec.of_rows(to.clone());
+                    for k in 1..6 {
+                        let lost: Vec<usize> = spec.lost(k, &from).into_iter().flatten().collect();
+                        let there = neighbours(&chains(kind, dims, &from), k);
+                        let here = neighbours(&chains(kind, dims, &to), k);
+                        for (element, neighbour) in here {
+                            let found = there.iter().find(|(other, _)| *other == element);
+                            let Some((_, other)) = found else {
+                                continue;
+                            };
+                            let is_lost = lost.contains(&element);
+                            // Where there is none on both sides, the entry is 0 anyway.
+                            let either = neighbour.is_none() && other.is_none();
+                            assert!(
+                                either || is_lost == (neighbour != *other),
+                                "{kind:?} {dims:?} {from:?} {to:?} {k}: {element}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn all_ranges(rows: usize) -> impl Iterator<Item = Range<usize>> {
+        (0..rows).flat_map(move |start| (start + 1..=rows).map(move |end| start..end))
+    }
+
+    #[test]
+    fn all_rows_are_no_shard() {
+        let whole = TensorSpec::new("t", &[4, 3]);
+        assert_eq!(whole.clone().with_shard(0, 4).simplified(), whole);
+        let part = whole.of_rows(1..3);
+        assert_eq!((part.rows(), part.whole_dims()), (1..3, vec![4, 3]));
+        assert_eq!(part.clone().simplified(), part);
+        assert_eq!(part.of_rows(0..4), whole);
+        let scalar = TensorSpec::new("s", &[]);
+        assert_eq!(scalar.of_rows(0..0), scalar);
+    }
+}

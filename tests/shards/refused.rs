@@ -1,0 +1,1 @@
+//! Sets of files that do not fit together.
