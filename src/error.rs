@@ -4,7 +4,7 @@
 //! the value. A call that returns an error has changed nothing.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::dtype::Dtype;
 
@@ -607,11 +607,11 @@ pub enum Error {
     #[error("\"{}\" is of step {first_step}, \"{}\" of step {second_step}", first.display(), second.display())]
     StepsDiffer {
         /// One file.
-        first: PathBuf,
+        first: Box<Path>,
         /// Its step count.
         first_step: u64,
         /// Another file.
-        second: PathBuf,
+        second: Box<Path>,
         /// Its step count.
         second_step: u64,
     },
@@ -623,11 +623,11 @@ pub enum Error {
         /// What differs, with its tensor where it belongs to one.
         what: String,
         /// One file.
-        first: PathBuf,
+        first: Box<Path>,
         /// Its value there.
         first_value: String,
         /// Another file.
-        second: PathBuf,
+        second: Box<Path>,
         /// Its value there.
         second_value: String,
     },
@@ -642,9 +642,9 @@ pub enum Error {
         /// The first row that differs, counted in the whole tensor.
         row: usize,
         /// One file.
-        first: PathBuf,
+        first: Box<Path>,
         /// The other.
-        second: PathBuf,
+        second: Box<Path>,
     },
 
     /// Several files were to be mapped as the state of one optimizer.

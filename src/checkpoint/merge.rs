@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::files::NewFile;
-use super::pieces::{same_in_all, same_step, Pieces, Source, Target, Word};
+use super::pieces::{same, same_in_all, same_step, Pieces, Source, Target, Word};
 use super::write::written;
 use super::{Array, Checkpoint, Header, SavedTensor};
 use crate::error::{Error, Result};
@@ -48,13 +48,25 @@ pub fn bytes_to_merge(files: &[Checkpoint]) -> Result<u64> {
 }
 
 /// The bytes of the arrays of a file.
-pub(super) fn bytes_of(header: &Header) -> u64 {
-    let of_one = |tensor: &SavedTensor| {
-        let arrays = header.arrays(tensor);
-        let sizes = arrays.iter().map(|plane| plane.dtype.size() as u64);
-        sizes.sum::<u64>() * tensor.spec.len() as u64
-    };
-    header.tensors.iter().map(of_one).sum()
+fn bytes_of(header: &Header) -> u64 {
+    header.tensors.iter().map(|t| tensor_bytes(header, t)).sum()
+}
+
+/// The bytes of the arrays of a tensor in a file.
+pub(super) fn tensor_bytes(header: &Header, tensor: &SavedTensor) -> u64 {
+    let arrays = header.arrays(tensor);
+    let sizes = arrays.iter().map(|plane| plane.dtype.size() as u64);
+    sizes.sum::<u64>() * tensor.spec.len() as u64
+}
+
+/// The header of a file of other tensors.
+pub(super) fn of_tensors(old: &Header, tensors: Vec<SavedTensor>) -> Header {
+    Header {
+        options: old.options.clone(),
+        tensors,
+        step: old.step,
+        parameters: old.parameters,
+    }
 }
 
 /// The header of the new file, and where its tensors are.
@@ -100,10 +112,7 @@ fn merged(files: &[Checkpoint]) -> Result<(Header, Vec<Vec<Source>>)> {
         whole.push(saved);
         sources.push(found);
     }
-    let header = Header {
-        tensors: whole,
-        ..first.header.clone()
-    };
+    let header = of_tensors(&first.header, whole);
     // Before the rows are looked at, which the whole tensor may have too many of.
     header.validate()?;
     for (saved, sources) in header.tensors.iter().zip(&sources) {
@@ -123,20 +132,29 @@ pub(super) fn taken_over(saved: &SavedTensor) -> SavedTensor {
 
 /// Refuses files with different options.
 fn same_options(files: &[Checkpoint]) -> Result<()> {
-    let options = |file: &Checkpoint| match serde_json::to_value(&file.header.options) {
+    let first = &files[0].header.options;
+    let Some(other) = files.iter().find(|file| file.header.options != *first) else {
+        return Ok(());
+    };
+    let named = |file: &Checkpoint| match serde_json::to_value(&file.header.options) {
         Ok(Value::Object(options)) => options,
         _ => serde_json::Map::new(),
     };
-    let mut names = files.iter().flat_map(|file| options(file).into_iter());
-    names.try_for_each(|(name, _)| {
-        same_in_all(files, &format!("option {name}"), |file| {
-            Word(match options(file).get(&name) {
-                Some(Value::String(word)) => word.clone(),
-                Some(value) => value.to_string(),
-                // What is false is left out.
-                None => false.to_string(),
-            })
-        })
+    let pair = [&files[0], other];
+    let options = pair.map(named);
+    let mut names = options.iter().flat_map(serde_json::Map::keys);
+    names.try_for_each(|name| {
+        let words = options.each_ref().map(|options| match options.get(name) {
+            Some(Value::String(word)) => Word(word.clone()),
+            Some(value) => Word(value.to_string()),
+            // What is false is left out.
+            None => Word(false.to_string()),
+        });
+        same(
+            pair.map(Checkpoint::path),
+            || format!("option {name}"),
+            words,
+        )
     })
 }
 

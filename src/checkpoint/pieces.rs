@@ -64,9 +64,9 @@ pub(crate) fn same_step(files: &[Checkpoint]) -> Result<()> {
     match files.iter().find(|file| file.header.step != step) {
         None => Ok(()),
         Some(second) => Err(Error::StepsDiffer {
-            first: first.path().to_owned(),
+            first: first.path().into(),
             first_step: step,
-            second: second.path().to_owned(),
+            second: second.path().into(),
             second_step: second.header.step,
         }),
     }
@@ -89,7 +89,7 @@ pub(crate) fn same_in_all<T: PartialEq + Debug>(
 }
 
 /// Refuses two files in which something differs.
-fn same<T: PartialEq + Debug>(
+pub(super) fn same<T: PartialEq + Debug>(
     paths: [&Path; 2],
     what: impl FnOnce() -> String,
     [first, second]: [T; 2],
@@ -99,9 +99,9 @@ fn same<T: PartialEq + Debug>(
     }
     Err(Error::FilesDiffer {
         what: what(),
-        first: paths[0].to_owned(),
+        first: paths[0].into(),
         first_value: format!("{first:?}"),
-        second: paths[1].to_owned(),
+        second: paths[1].into(),
         second_value: format!("{second:?}"),
     })
 }
@@ -262,8 +262,8 @@ impl<'a> Pieces<'a> {
                 tensor: target.spec.name.clone(),
                 plane: target.plane.to_owned(),
                 row,
-                first: self.files[first.file].path().to_owned(),
-                second: self.files[second.file].path().to_owned(),
+                first: self.files[first.file].path().into(),
+                second: self.files[second.file].path().into(),
             }),
         }
     }

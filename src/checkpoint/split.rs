@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::files::NewFile;
-use super::merge::{assemble, bytes_of, taken_over};
+use super::merge::{assemble, of_tensors, taken_over, tensor_bytes};
 use super::pieces::Source;
 use super::{Checkpoint, Header, SavedTensor};
 use crate::error::{Error, Result};
@@ -71,11 +71,8 @@ fn by_rows(old: &Header, count: usize) -> Result<Parts> {
             saved.spec = saved.spec.of_rows(start(index)..start(index + 1));
             saved
         };
-        let header = Header {
-            tensors: old.tensors.iter().map(tensor).collect(),
-            ..old.clone()
-        };
-        (header, 0)
+        let tensors = old.tensors.iter().map(tensor).collect();
+        (of_tensors(old, tensors), 0)
     };
     Ok((0..count).map(part).collect())
 }
@@ -87,20 +84,12 @@ fn by_tensors(old: &Header, count: usize) -> Result<Parts> {
         tensors,
         "at least 1, and at most the number of tensors",
     )?;
-    let bytes = |tensor: &SavedTensor| {
-        let one = Header {
-            tensors: vec![tensor.clone()],
-            ..old.clone()
-        };
-        bytes_of(&one)
-    };
-    let bytes: Vec<u64> = old.tensors.iter().map(bytes).collect();
+    let bytes = old.tensors.iter().map(|tensor| tensor_bytes(old, tensor));
+    let bytes: Vec<u64> = bytes.collect();
     let part = |run: Range<usize>| {
-        let header = Header {
-            tensors: old.tensors[run.clone()].iter().map(taken_over).collect(),
-            ..old.clone()
-        };
-        (header, run.start)
+        let start = run.start;
+        let tensors = old.tensors[run].iter().map(taken_over).collect();
+        (of_tensors(old, tensors), start)
     };
     Ok(runs(&bytes, count).into_iter().map(part).collect())
 }

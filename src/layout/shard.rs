@@ -7,7 +7,19 @@ use super::{Chains, TensorSpec};
 
 /// Which rows of a larger tensor a tensor is: as many as its first dimension says, from
 /// this one on. A row is an index of the first dimension; the rows of a vector are its
-/// elements. An empty shard, of no rows, is a shard like others.
+/// elements. Some processes may have no rows: such an empty shard is a tensor without
+/// elements.
+///
+/// Steps take a shard for a tensor of its own. Files keep which rows it is, so that the
+/// files of several processes can be loaded by another number of processes, each of which
+/// takes the rows that it needs ([`LoadOptions::paths`](crate::LoadOptions::paths)), and
+/// can be [merged](crate::checkpoint::merge) into one.
+///
+/// Every number stays as it is, except entries of sub-diagonals that belong to two rows. A
+/// load or a merge keeps such an entry if it is of the same two elements before and after,
+/// and otherwise sets it to 0, as for elements that have met for the first time. With
+/// [`Chains::Rows`] and at least two dimensions, with plain Adam and with a band of 0 there
+/// are no such entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shard {
@@ -85,9 +97,9 @@ impl TensorSpec {
             Chains::Rows if self.dims.len() > 1 => Vec::new(),
             Chains::RowMajor | Chains::Rows => {
                 let all = of(from.start.max(to.start)..end);
-                vec![all.end.saturating_sub(k).max(all.start)..all.end]
+                std::iter::once(all.end.saturating_sub(k).max(all.start)..all.end).collect()
             }
-            Chains::Columns => vec![of(last_rows)],
+            Chains::Columns => std::iter::once(of(last_rows)).collect(),
             Chains::ColumnMajor => {
                 let other = |&row: &usize| neighbour(row, k, from) != neighbour(row, k, &to);
                 last_rows.filter(other).map(|r| of(r..r + 1)).collect()

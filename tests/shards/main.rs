@@ -15,7 +15,9 @@ macro_rules! refused {
 #[path = "../common/mod.rs"]
 mod common;
 mod cuts;
+mod folder;
 mod refused;
+mod sets;
 
 use std::env;
 use std::path::{Path, PathBuf};
