@@ -192,15 +192,19 @@ impl ArrayReader<'_> {
         self.array.dtype
     }
 
+    /// Its size in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.array.file_range.bytes as usize
+    }
+
     /// The number of its elements.
     fn len(&self) -> usize {
-        self.array.file_range.bytes as usize / self.dtype().size()
+        self.bytes() / self.dtype().size()
     }
 
     /// A buffer for chunks.
     fn buffer(&self) -> Result<AlignedBytes> {
-        let length = CHUNK.min(self.array.file_range.bytes as usize);
-        AlignedBytes::zeroed(length, || "reading an array".to_owned())
+        AlignedBytes::zeroed(CHUNK.min(self.bytes()), || "reading an array".to_owned())
     }
 
     /// The next elements, as many as fit into the buffer, and the index of the first of

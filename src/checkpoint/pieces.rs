@@ -203,6 +203,7 @@ impl<'a> Pieces<'a> {
         mut sink: impl FnMut(&[u8], usize) -> Result<()>,
     ) -> Result<()> {
         let (rows, row_len) = (target.spec.rows(), target.spec.row_len());
+        let name = &target.spec.name;
         let mut pieces = Vec::new();
         for &source in self.sources {
             let piece = Piece::new(self.files, source, target)?;
@@ -210,47 +211,35 @@ impl<'a> Pieces<'a> {
                 pieces.push(piece);
             }
         }
-        let room = |what: &'static str| AlignedBytes::zeroed(CHUNK, || what.to_owned());
-        let mut raw = room("reading pieces")?;
-        let (mut taken, mut other) = (room("reading pieces")?, room("comparing pieces")?);
+        let wanted = rows.len() * row_len;
+        let longest = wanted.min(CHUNK / size_of::<f64>());
+        let room = |bytes: usize| AlignedBytes::zeroed(bytes, || "reading pieces".to_owned());
+        let arrays = pieces.iter().map(|piece| piece.reader.bytes());
+        let mut raw = room(arrays.max().unwrap_or(0).min(CHUNK))?;
+        let mut taken = room(longest * target.dtype.size())?;
+        let mut other = room(if pieces.len() > 1 { taken.len() } else { 0 })?;
         let mut differs = None;
-        let mut row = rows.start;
-        while row < rows.end && differs.is_none() {
-            // Up to where the same files have the rows.
-            let ends = pieces.iter().map(|piece| piece.rows.end);
-            let edges = ends.chain(pieces.iter().map(|piece| piece.rows.start));
-            let end = edges.filter(|&edge| edge > row).min().unwrap_or(rows.end);
-            let end = end.min(rows.end);
-            let (mut at, end_at) = (row * row_len, end * row_len);
-            while at < end_at && differs.is_none() {
-                let count = (end_at - at).min(CHUNK / size_of::<f64>());
-                let part = at..at + count;
-                let bytes = count * target.dtype.size();
-                let mut provider: Option<Source> = None;
-                for piece in pieces.iter_mut().filter(|piece| piece.rows.contains(&row)) {
-                    let out = match provider {
-                        None => &mut taken[..bytes],
-                        Some(_) => &mut other[..bytes],
-                    };
-                    piece.read(target, part.clone(), &mut raw, out)?;
-                    let Some(first) = provider else {
-                        provider = Some(piece.source);
-                        continue;
-                    };
-                    let size = target.dtype.size();
-                    let pairs = taken[..bytes].chunks(size).zip(other[..bytes].chunks(size));
-                    if let Some(element) = pairs.into_iter().position(|(a, b)| a != b) {
-                        differs = Some((first, piece.source, (at + element) / row_len));
+        'rows: for rows in runs(&rows, &pieces) {
+            let all = rows.start * row_len..rows.end * row_len;
+            for at in all.clone().step_by(longest.max(1)) {
+                let part = at..all.end.min(at + longest);
+                let taken = &mut taken[..part.len() * target.dtype.size()];
+                let mut having = pieces.iter_mut().filter(|p| p.rows.contains(&rows.start));
+                let first = having.next().ok_or_else(|| Error::Internal {
+                    message: format!("no file has row {} of \"{name}\"", rows.start),
+                })?;
+                first.read(target, part.clone(), &mut raw, taken)?;
+                for second in having {
+                    let other = &mut other[..taken.len()];
+                    second.read(target, part.clone(), &mut raw, other)?;
+                    if let Some(element) = difference(taken, other, target.dtype.size()) {
+                        let row = (at + element) / row_len;
+                        differs = Some((first.source, second.source, row));
+                        break 'rows;
                     }
                 }
-                if provider.is_none() {
-                    let message = format!("no piece has row {row} of \"{}\"", target.spec.name);
-                    return Err(Error::Internal { message });
-                }
-                sink(&taken[..bytes], at - rows.start * row_len)?;
-                at += count;
+                sink(taken, at - target.spec.rows().start * row_len)?;
             }
-            row = end;
         }
         // A damaged file is the better reason for a difference.
         for piece in pieces {
@@ -259,7 +248,7 @@ impl<'a> Pieces<'a> {
         match differs {
             None => Ok(()),
             Some((first, second, row)) => Err(Error::RowsDiffer {
-                tensor: target.spec.name.clone(),
+                tensor: name.clone(),
                 plane: target.plane.to_owned(),
                 row,
                 first: self.files[first.file].path().into(),
@@ -267,6 +256,22 @@ impl<'a> Pieces<'a> {
             }),
         }
     }
+}
+
+/// Cuts rows where a piece begins or ends, so that the same pieces have all rows of a run.
+fn runs(rows: &Range<usize>, pieces: &[Piece<'_>]) -> Vec<Range<usize>> {
+    let edges = pieces.iter().flat_map(|p| [p.rows.start, p.rows.end]);
+    let inside = edges.filter(|edge| rows.start < *edge && *edge < rows.end);
+    let mut edges: Vec<usize> = inside.chain([rows.start, rows.end]).collect();
+    edges.sort_unstable();
+    edges.dedup();
+    edges.windows(2).map(|pair| pair[0]..pair[1]).collect()
+}
+
+/// The first element of this size that is not the same.
+fn difference(one: &[u8], other: &[u8], size: usize) -> Option<usize> {
+    let byte = one.iter().zip(other).position(|(a, b)| a != b)?;
+    Some(byte / size)
 }
 
 /// An array of one file.

@@ -17,7 +17,7 @@ pub enum SplitBy {
     /// are in every file.
     Rows,
     /// The list of tensors: each file gets some that follow each other in it, so that the
-    /// largest file is as small as possible. There must be as many tensors as files.
+    /// largest file is as small as possible. There must be at least as many tensors as files.
     Tensors,
 }
 
@@ -27,8 +27,9 @@ pub enum SplitBy {
 /// lose their entries of sub-diagonals: see [`TensorSpec::shard`](crate::layout::TensorSpec::shard).
 /// Takes no memory that grows with the file.
 ///
-/// `progress` is called with the number of bytes read and written since it was called
-/// last: each twice the file's arrays, or some more where tensors are in several files.
+/// `progress` is called with the number of bytes checked or written since it was called
+/// last: in all twice those of the file's arrays, and some more where scalars are in every
+/// file.
 ///
 /// # Errors
 /// There is no new file then, except if one of the last operations fails, which give the

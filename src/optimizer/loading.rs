@@ -48,6 +48,9 @@ impl Optimizer {
     /// no step was taken yet, at step 0, has neither: the parameters then stay as
     /// they are, because the first step begins with them.
     ///
+    /// Of a tensor that is a shard ([`TensorSpec::shard`]) its rows are loaded, wherever they
+    /// are in the file and in those of [`LoadOptions::paths`]: in shards or in whole tensors.
+    ///
     /// [`LoadOptions::mode`] says where the state is kept afterwards. If the
     /// state was in a live file before, that file is closed at its last step.
     ///
@@ -65,7 +68,10 @@ impl Optimizer {
     /// optimizer; [`Error::FileLocked`] for a live file in use,
     /// [`Error::Torn`] for one that a power failure has damaged;
     /// [`Error::NoOlderCopy`] where that is asked for and not whole;
-    /// [`Error::NotALiveFile`] and [`Error::SharedOption`] for a shared mapping.
+    /// [`Error::NotALiveFile`] and [`Error::SharedOption`] for a shared mapping;
+    /// [`Error::StepsDiffer`], [`Error::FilesDiffer`], [`Error::RowsMissing`] and
+    /// [`Error::RowsDiffer`] for files that do not fit together; [`Error::MappedPaths`] and
+    /// [`Error::MappedRows`] for a mapping of several files, or of other rows.
     pub fn load(
         &mut self,
         path: impl AsRef<Path>,
