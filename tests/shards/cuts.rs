@@ -269,8 +269,22 @@ fn every_entry_is_that_of_the_same_two_elements() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str, index: usize| folder.path().join(format!("{name}-{index}"));
     let mut rng = rng(11);
-    for number in 0..100 {
-        let case = Case::draw(&mut rng);
+    let drawn: Vec<Case> = (0..100).map(|_| Case::draw(&mut rng)).collect();
+    // Of several of the chunks in which files are read.
+    let long = |chains, state| Case {
+        whole: TensorSpec::new("t", &[70, 1001])
+            .with_chains(chains)
+            .with_dtypes(Dtype::F32, Dtype::F32, state),
+        options: Options {
+            threads: 1,
+            ..Options::default()
+        },
+    };
+    let long = [
+        long(Chains::RowMajor, Dtype::F32),
+        long(Chains::ColumnMajor, Dtype::Bf16),
+    ];
+    for (number, case) in drawn.into_iter().chain(long).enumerate() {
         let (whole, all) = (&case.whole, 0..case.whole.dims[0]);
         let what = format!("{number}: {whole:?}, band {}", case.options.band);
         let arrays = case.save_whole(&mut rng, &path("whole", 0));
