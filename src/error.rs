@@ -3,7 +3,8 @@
 //! One variant per failure; each message names the argument, the tensor and
 //! the value. A call that returns an error has changed nothing.
 
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use crate::dtype::Dtype;
 
@@ -182,6 +183,29 @@ pub enum Error {
     /// float32.
     #[error("tensor \"{tensor}\": master weights are F32 and would lose digits of F64 parameters")]
     MasterDtype {
+        /// The tensor.
+        tensor: String,
+    },
+
+    /// A shard has rows that the whole tensor does not have.
+    #[error(
+        "tensor \"{tensor}\": {rows} rows from row {first_row} on are not within the \
+         {whole_rows} rows of the whole tensor"
+    )]
+    ShardRows {
+        /// The tensor.
+        tensor: String,
+        /// Its first row.
+        first_row: usize,
+        /// Its number of rows.
+        rows: usize,
+        /// The rows of the whole tensor.
+        whole_rows: usize,
+    },
+
+    /// A tensor of no dimensions is said to be a shard: it has no rows.
+    #[error("tensor \"{tensor}\" has no dimensions, and can be no shard")]
+    ScalarShard {
         /// The tensor.
         tensor: String,
     },
@@ -567,6 +591,80 @@ pub enum Error {
         file: &'static str,
     },
 
+    /// Rows of a tensor are in none of the files that are loaded or merged.
+    #[error(
+        "tensor \"{tensor}\": rows {} are in none of the files",
+        interval(rows)
+    )]
+    RowsMissing {
+        /// The tensor.
+        tensor: String,
+        /// The first rows that are missing, counted in the whole tensor.
+        rows: Range<usize>,
+    },
+
+    /// Files that are loaded or merged together are of different steps.
+    #[error("\"{}\" is of step {first_step}, \"{}\" of step {second_step}", first.display(), second.display())]
+    StepsDiffer {
+        /// One file.
+        first: Box<Path>,
+        /// Its step count.
+        first_step: u64,
+        /// Another file.
+        second: Box<Path>,
+        /// Its step count.
+        second_step: u64,
+    },
+
+    /// Files that are loaded or merged together differ in something of a tensor, or in an
+    /// option.
+    #[error("{what} is {first_value} in \"{}\", {second_value} in \"{}\"", first.display(), second.display())]
+    FilesDiffer {
+        /// What differs, with its tensor where it belongs to one.
+        what: String,
+        /// One file.
+        first: Box<Path>,
+        /// Its value there.
+        first_value: String,
+        /// Another file.
+        second: Box<Path>,
+        /// Its value there.
+        second_value: String,
+    },
+
+    /// Several files have the same rows of a tensor, with different numbers.
+    #[error("tensor \"{tensor}\": row {row} of {plane} is not the same in \"{}\" and in \"{}\"", first.display(), second.display())]
+    RowsDiffer {
+        /// The tensor.
+        tensor: String,
+        /// The state plane, or "parameter".
+        plane: String,
+        /// The first row that differs, counted in the whole tensor.
+        row: usize,
+        /// One file.
+        first: Box<Path>,
+        /// The other.
+        second: Box<Path>,
+    },
+
+    /// Several files were to be mapped as the state of one optimizer.
+    #[error("paths cannot be combined with a mapping, which is of one file: read the files")]
+    MappedPaths,
+
+    /// A file was to be mapped that has other rows of a tensor than the optimizer.
+    #[error(
+        "tensor \"{tensor}\": a file that is mapped must have the rows of the optimizer; these are \
+         {} in the file, {} in the optimizer: read the file", interval(file), interval(optimizer)
+    )]
+    MappedRows {
+        /// The tensor.
+        tensor: String,
+        /// The rows in the file, counted in the whole tensor.
+        file: Range<usize>,
+        /// Those of the optimizer.
+        optimizer: Range<usize>,
+    },
+
     /// A rename has a name that no tensor has, or two renames conflict.
     #[error("cannot rename \"{from}\" to \"{to}\": {reason}")]
     Rename {
@@ -617,6 +715,11 @@ pub enum Error {
         /// The panic's message.
         message: String,
     },
+}
+
+/// Rows, as in `[3, 7)`.
+fn interval(rows: &Range<usize>) -> String {
+    format!("[{}, {})", rows.start, rows.end)
 }
 
 /// Formats a number for messages: very large and very small ones in powers of

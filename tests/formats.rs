@@ -36,6 +36,10 @@ const FORMAT_4_LIVE: &str = kept!("format-4-live");
 const COUNTED: &str = kept!("format-4-counted");
 const COUNTED_LIVE: &str = kept!("format-4-counted-live");
 
+/// Of a shard: rows 2 to 4 of a matrix of 6.
+const SHARD: &str = kept!("format-4-shard");
+const SHARD_LIVE: &str = kept!("format-4-shard-live");
+
 fn options() -> Options {
     Options {
         band: 2,
@@ -218,5 +222,48 @@ fn formats_2_to_4_are_read_in_every_mode() {
                 assert_eq!(counts(&again), [4, count]);
             }
         }
+    }
+}
+
+/// The rows of a matrix that a file of a shard has, or others.
+fn shard(first_row: usize, rows: usize) -> TensorSpec {
+    TensorSpec::new("weight", &[rows, 2]).with_shard(first_row, 6)
+}
+
+/// Writes the files of shards of this version, as above.
+#[test]
+#[ignore = "only for a new format"]
+fn write_the_files_of_a_shard() {
+    assert!(!Path::new(SHARD).exists() && !Path::new(SHARD_LIVE).exists());
+    let mut optimizer = Optimizer::new(options(), &[shard(2, 3)]).unwrap();
+    let mut weight = [1.0f32; 6];
+    let grad = [0.1f32, -0.2, 0.3, 0.4, -0.5, 0.6];
+    for _ in 0..3 {
+        let step = StepOptions::default();
+        let params = &mut [&mut weight[..]];
+        optimizer.step(&step, params, &[Some(&grad)]).unwrap();
+    }
+    optimizer.save(SHARD, None).unwrap();
+    optimizer.make_live(SHARD_LIVE).unwrap();
+}
+
+#[test]
+fn a_shard_is_read() {
+    for format in [SHARD, SHARD_LIVE] {
+        let bytes = std::fs::read(format).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let mut optimizer = Optimizer::new(options(), &[shard(3, 2)]).unwrap();
+        let load = LoadOptions::default();
+        optimizer.load(format, &load, None).unwrap();
+        assert_eq!(optimizer.step_count(), 3);
+        for (at, plane) in optimizer.planes(0).unwrap().iter().enumerate() {
+            let name = format!("weight/{}", plane.name);
+            let all = file.tensor(&name).unwrap();
+            let elements = optimizer.plane(0, at).unwrap();
+            assert_eq!(&all.data()[2 * 4..], elements.bytes(), "{name}");
+        }
+        let mut other = Optimizer::new(options(), &[shard(1, 3)]).unwrap();
+        let refused = other.load(format, &load, None);
+        assert!(matches!(refused, Err(Error::RowsMissing { rows, .. }) if rows == (1..2)));
     }
 }

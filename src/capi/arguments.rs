@@ -143,17 +143,29 @@ pub(super) unsafe fn string(text: *const c_char, argument: impl Fn() -> String) 
 /// # Safety
 /// `path` is null, or ends with a NUL.
 pub(super) unsafe fn path(path: *const c_char) -> Result<PathBuf> {
+    // SAFETY: the caller's promise.
+    unsafe { path_of(path, || "path".to_owned()) }
+}
+
+/// The same for an argument of another name.
+///
+/// # Safety
+/// `path` is null, or ends with a NUL.
+pub(super) unsafe fn path_of(
+    path: *const c_char,
+    argument: impl Fn() -> String,
+) -> Result<PathBuf> {
     #[cfg(unix)]
     {
         use std::os::unix::ffi::OsStringExt;
         // SAFETY: the caller's promise.
-        let bytes = unsafe { bytes(path, || "path".to_owned()) }?;
+        let bytes = unsafe { bytes(path, argument) }?;
         Ok(std::ffi::OsString::from_vec(bytes).into())
     }
     #[cfg(not(unix))]
     {
         // SAFETY: the caller's promise.
-        let text = unsafe { string(path, || "path".to_owned()) }?;
+        let text = unsafe { string(path, argument) }?;
         Ok(text.into())
     }
 }

@@ -116,7 +116,7 @@ impl Owned {
 ///
 /// Errors: SONEW_IO, SONEW_NOT_A_CHECKPOINT, SONEW_FILE_LENGTH,
 /// SONEW_FORMAT_VERSION, SONEW_CHECKSUM, SONEW_FILE_LOCKED, SONEW_TORN,
-/// SONEW_OUT_OF_MEMORY. Since 0.1.
+/// SONEW_OUT_OF_MEMORY. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_file_open(
     path: *const c_char,
@@ -133,7 +133,7 @@ pub unsafe extern "C" fn sonew_file_open(
 
 /// Writes what the file is to *contents. Pass sizeof *contents for size.
 ///
-/// Errors: SONEW_STRUCT_SIZE. Since 0.1.
+/// Errors: SONEW_STRUCT_SIZE. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_file_info(
     file: *const sonew_file,
@@ -162,7 +162,7 @@ pub unsafe extern "C" fn sonew_file_info(
 /// sonew_options_init() writes the defaults. threads and instruction_set are in no
 /// file and have their defaults. Pass sizeof *options for size.
 ///
-/// Errors: SONEW_STRUCT_SIZE. Since 0.1.
+/// Errors: SONEW_STRUCT_SIZE. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_file_options(
     file: *const sonew_file,
@@ -257,7 +257,7 @@ pub unsafe extern "C" fn sonew_file_arrays(
 ///
 /// Errors: SONEW_UNKNOWN_TENSOR, SONEW_INVALID_STRING, SONEW_PLANE_MISSING,
 /// SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_CHECKSUM, SONEW_IO,
-/// SONEW_OUT_OF_MEMORY. Since 0.1.
+/// SONEW_OUT_OF_MEMORY. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_file_read(
     file: *const sonew_file,
@@ -280,7 +280,7 @@ pub unsafe extern "C" fn sonew_file_read(
 }
 
 /// Closes a file. NULL is allowed and does nothing. The names that it has told are
-/// gone then. Since 0.1.
+/// gone then. Since 0.2.
 #[no_mangle]
 pub extern "C" fn sonew_file_free(file: *mut sonew_file) -> sonew_status {
     if file.is_null() {

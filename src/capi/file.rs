@@ -7,7 +7,9 @@
 //! the same bits as training that never stopped.
 
 use std::ffi::{c_char, c_void};
+use std::iter::once;
 use std::mem::take;
+use std::path::PathBuf;
 
 use super::arguments::{flag, named, string, unused, List, Out};
 use super::buffers::{none_overlap, state, Buffer};
@@ -66,6 +68,20 @@ pub struct sonew_load_options {
     pub renames: *const *const c_char,
     /// The number of pairs in renames. Default 0.
     pub rename_count: usize,
+    /// path_count further files that, together with the path of the call, hold the
+    /// tensors: those that several machines have saved, each with its tensors or its rows
+    /// of them (sonew_tensor.first_row). NULL with a count of 0. Each tensor is put
+    /// together from the rows that the files have; whole tensors may be read from shards,
+    /// and shards from whole tensors. All files must be of one step. Rows that several
+    /// files have must be the same bits. Tensors that only the files have belong to other
+    /// machines. Only for SONEW_READ. Default NULL.
+    ///
+    /// The state is the same to the bit however the rows are divided, except where a chain
+    /// was cut or is cut now (with all but SONEW_ROWS): a sub-diagonal's entry for two
+    /// elements that were in different shards, or are now, is 0 until steps fill it.
+    pub paths: *const *const c_char,
+    /// See paths. Default 0.
+    pub path_count: usize,
     /// 1: keep the optimizer's options, and its learning-rate scale and weight
     /// decay of every tensor, where the file has others. Its band may then be
     /// smaller than the file's, and its tensors may have another
@@ -99,7 +115,7 @@ pub struct sonew_load_options {
     pub reserved: [i32; 1],
 }
 
-// SAFETY: 3 * 8 + 6 * 4 bytes without padding.
+// SAFETY: 5 * 8 + 6 * 4 bytes without padding.
 unsafe impl Growing for sonew_load_options {
     const SIZES: &'static [usize] = &[size_of::<sonew_load_options>()];
 }
@@ -113,6 +129,8 @@ unsafe impl Versioned for sonew_load_options {
             struct_size,
             renames: std::ptr::null(),
             rename_count: 0,
+            paths: std::ptr::null(),
+            path_count: 0,
             override_options: 0,
             common_tensors_only: 0,
             mode: SONEW_READ as i32,
@@ -130,7 +148,8 @@ fn load_mode(mode: i32, argument: &str) -> Result<LoadMode> {
 /// The load options of a caller; NULL means the defaults.
 ///
 /// # Safety
-/// As for [`versioned::read`]; `renames` holds `2 * rename_count` strings.
+/// As for [`versioned::read`]; `renames` holds `2 * rename_count` strings,
+/// and `paths` `path_count`.
 unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions> {
     if pointer.is_null() {
         return Ok(LoadOptions::default());
@@ -152,6 +171,12 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
     let pairs = names.chunks_exact_mut(2);
     let pairs = pairs.map(|pair| (take(&mut pair[0]), take(&mut pair[1])));
     let rename = list(pairs, "the list of renames")?;
+    // SAFETY: the caller's promise.
+    let paths = unsafe { List::new(c.paths, c.path_count, "options.paths") }?;
+    let paths = paths.collect("the list of paths", |i, path| {
+        // SAFETY: the caller's promise.
+        unsafe { super::arguments::path_of(path, || format!("options.paths[{i}]")) }
+    })?;
     unused(&c.reserved, || "options.reserved".to_owned())?;
     Ok(LoadOptions {
         mode: load_mode(c.mode, "options.mode")?,
@@ -159,6 +184,7 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
         override_options: flag(c.override_options, "options.override_options")?,
         common_tensors_only: flag(c.common_tensors_only, "options.common_tensors_only")?,
         rename,
+        paths,
         older_copy: flag(c.older_copy, "options.older_copy")?,
     })
 }
@@ -188,7 +214,7 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
 /// given, every tensor must have master weights.
 ///
 /// Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_HEADER_LENGTH, SONEW_FILE_LOCKED, SONEW_FORKED,
-/// SONEW_PLANE_MISSING, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
+/// SONEW_PLANE_MISSING, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_save(
     optimizer: *const sonew_optimizer,
@@ -238,7 +264,7 @@ pub(super) unsafe fn saved<R>(
 
 /// Fills in the defaults. Pass sizeof *options for size.
 ///
-/// Errors: SONEW_STRUCT_SIZE. Since 0.1.
+/// Errors: SONEW_STRUCT_SIZE. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_load_options_init(
     options: *mut sonew_load_options,
@@ -275,7 +301,8 @@ pub unsafe extern "C" fn sonew_load_options_init(
 /// SONEW_TENSOR_MISSING, SONEW_TENSOR_DIFFERS, SONEW_DTYPE_DIFFERS,
 /// SONEW_OPTION_DIFFERS, SONEW_PLANE_MISSING, SONEW_RENAME,
 /// SONEW_FILE_LOCKED, SONEW_TORN, SONEW_NOT_A_LIVE_FILE, SONEW_SHARED_OPTION,
-/// SONEW_OUT_OF_MEMORY. Since 0.1.
+/// SONEW_NO_OLDER_COPY, SONEW_ROWS_MISSING, SONEW_STEPS_DIFFER, SONEW_FILES_DIFFER,
+/// SONEW_ROWS_DIFFER, SONEW_MAPPED_ROWS, SONEW_OUT_OF_MEMORY. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_load(
     optimizer: *mut sonew_optimizer,
@@ -308,7 +335,9 @@ unsafe fn load(
     with(optimizer, |owned| {
         let optimizer = &mut owned.optimizer;
         ask_for_own(optimizer)?;
-        if optimizer.live_file_is(&path) {
+        let own = |path: &&PathBuf| optimizer.live_file_is(path);
+        if let Some(path) = once(&path).chain(&load.paths).find(own) {
+            let path = path.clone();
             return Err(Error::OwnLiveFile { path });
         }
         if !params.is_given() {
@@ -341,7 +370,7 @@ unsafe fn load(
 ///
 /// Errors: SONEW_UNKNOWN_VALUE, and those of sonew_load() for a file that is no
 /// checkpoint, is damaged or in use, or is no live file; SONEW_INSTRUCTION_SET;
-/// SONEW_OUT_OF_MEMORY. Since 0.1.
+/// SONEW_OUT_OF_MEMORY. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_open(
     path: *const c_char,

@@ -51,7 +51,7 @@ unsafe impl Growing for sonew_optimizer_info {
 /// Writes what there is to know of an optimizer to *info, also while another thread
 /// uses it: then as it was when the call before that one ended. Pass sizeof *info for size.
 ///
-/// Errors: SONEW_STRUCT_SIZE. Since 0.1.
+/// Errors: SONEW_STRUCT_SIZE. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_info(
     optimizer: *const sonew_optimizer,

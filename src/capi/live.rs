@@ -68,7 +68,7 @@ static SAVINGS: Registry<Saving> = Registry::new();
 ///
 /// Errors: SONEW_FILE_LOCKED, SONEW_FORKED, SONEW_OUT_OF_RANGE (a step count of
 /// the optimizer or of a tensor is 2^47 or more), SONEW_HEADER_LENGTH, SONEW_IO,
-/// SONEW_OUT_OF_MEMORY. Since 0.1.
+/// SONEW_OUT_OF_MEMORY. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_make_live(
     optimizer: *mut sonew_optimizer,
@@ -89,7 +89,7 @@ pub unsafe extern "C" fn sonew_make_live(
 ///
 /// Errors: SONEW_NOT_LIVE; SONEW_FORKED; SONEW_IO: the state is unchanged, but
 /// may not be on disk, or the file was removed, so that nobody can open it any
-/// more. What the sync before has written is still there. Since 0.1.
+/// more. What the sync before has written is still there. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_sync(optimizer: *const sonew_optimizer) -> sonew_status {
     call(|| with(optimizer, |owned| owned.optimizer.sync()))
@@ -109,7 +109,7 @@ pub unsafe extern "C" fn sonew_sync(optimizer: *const sonew_optimizer) -> sonew_
 ///
 /// Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
 /// SONEW_OUT_OF_MEMORY, SONEW_THREADS, and for a live file those of
-/// sonew_save(). Since 0.1.
+/// sonew_save(). Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_save_begin(
     optimizer: *const sonew_optimizer,
@@ -146,7 +146,7 @@ pub unsafe extern "C" fn sonew_save_begin(
 /// until then. NULL is allowed and does nothing.
 ///
 /// Errors: those of sonew_save(); SONEW_FORKED in a child of the process that
-/// began it. Since 0.1.
+/// began it. Since 0.2.
 #[no_mangle]
 pub extern "C" fn sonew_save_finish(saving: *mut sonew_saving) -> sonew_status {
     if saving.is_null() {
@@ -161,7 +161,7 @@ pub extern "C" fn sonew_save_finish(saving: *mut sonew_saving) -> sonew_status {
 /// Errors: SONEW_NOT_A_CHECKPOINT, SONEW_FILE_LENGTH, SONEW_FORMAT_VERSION,
 /// SONEW_CHECKSUM, SONEW_IO. For a live file also SONEW_TORN, SONEW_FILE_LOCKED,
 /// and SONEW_UNSYNCED if the process died before it synced the file: such a file
-/// can be loaded, but has no checksums of its last step. Since 0.1.
+/// can be loaded, but has no checksums of its last step. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_verify(path: *const c_char) -> sonew_status {
     call(|| {

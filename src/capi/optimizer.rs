@@ -165,10 +165,10 @@ pub(super) fn ask_for_own(optimizer: &Optimizer) -> Result<()> {
 /// Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
 /// SONEW_BAD_HANDLE for the pool, SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING,
 /// SONEW_NO_TENSORS, SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME,
-/// SONEW_TOO_MANY_DIMENSIONS, SONEW_SIZE_OVERFLOW, SONEW_STATE_DTYPE,
+/// SONEW_TOO_MANY_DIMENSIONS, SONEW_SIZE_OVERFLOW, SONEW_SHARD, SONEW_STATE_DTYPE,
 /// SONEW_MASTER_DTYPE, SONEW_INSTRUCTION_SET, SONEW_HEADER_LENGTH (the tensors
 /// are so many, or their names so long, that they could not be saved),
-/// SONEW_OUT_OF_MEMORY. Since 0.1.
+/// SONEW_OUT_OF_MEMORY. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_create(
     options: *const sonew_options,
@@ -221,7 +221,7 @@ pub(super) fn own(optimizer: Optimizer, out: Out<*mut sonew_optimizer>) -> Resul
 /// become invalid. A live file is written to disk, as by sonew_sync(), and
 /// unlocked; to know whether that worked, call sonew_sync() first. A handle
 /// that was freed before gets SONEW_BAD_HANDLE. One that another thread is
-/// using gets SONEW_BUSY and is not freed. Since 0.1.
+/// using gets SONEW_BUSY and is not freed. Since 0.2.
 #[no_mangle]
 pub extern "C" fn sonew_free(optimizer: *mut sonew_optimizer) -> sonew_status {
     if optimizer.is_null() {

@@ -303,7 +303,7 @@ pub(crate) unsafe fn options(pointer: *const sonew_options) -> Result<(Options, 
 /// Fills in the defaults. Pass sizeof *options for size, from which the library
 /// knows which fields the caller has: the two may be of different versions.
 ///
-/// Errors: SONEW_STRUCT_SIZE. Since 0.1.
+/// Errors: SONEW_STRUCT_SIZE. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_options_init(
     options: *mut sonew_options,

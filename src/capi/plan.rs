@@ -181,7 +181,7 @@ unsafe impl Versioned for sonew_buffers {
 
 /// Creates a plan for steps over count tensors and writes its handle to *plan.
 /// Arguments and statuses are those of sonew_create(), but SONEW_HEADER_LENGTH: what
-/// a plan works on is saved by its caller. Since 0.1.
+/// a plan works on is saved by its caller. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_plan_create(
     options: *const sonew_options,
@@ -227,7 +227,7 @@ unsafe fn create(
 }
 
 /// Frees a plan, and its threads as sonew_free() does an optimizer's. NULL is
-/// allowed and does nothing. Since 0.1.
+/// allowed and does nothing. Since 0.2.
 #[no_mangle]
 pub extern "C" fn sonew_plan_free(plan: *mut sonew_plan) -> sonew_status {
     if plan.is_null() {
@@ -302,7 +302,7 @@ pub unsafe extern "C" fn sonew_buffers_init(
 /// other buffer of the call. Gradients may overlap each other.
 ///
 /// Errors: those of sonew_step(), SONEW_WRONG_LENGTH, SONEW_PLANE_COUNT,
-/// SONEW_STRUCT_SIZE, SONEW_AMBIGUOUS_TARGET. Since 0.1.
+/// SONEW_STRUCT_SIZE, SONEW_AMBIGUOUS_TARGET. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_plan_step(
     plan: *mut sonew_plan,

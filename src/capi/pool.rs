@@ -42,7 +42,7 @@ pub(super) fn get(pool: *const sonew_pool, argument: &'static str) -> Result<Poo
 ///
 /// Errors: SONEW_OUT_OF_RANGE for threads; SONEW_PROCESSOR for a processor that is
 /// not there, or that the process may not run on, and on systems other than Linux
-/// for any; SONEW_THREADS; SONEW_OUT_OF_MEMORY. Since 0.1.
+/// for any; SONEW_THREADS; SONEW_OUT_OF_MEMORY. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_pool_create(
     threads: i32,
@@ -77,7 +77,7 @@ unsafe fn create(
 }
 
 /// Frees a pool. Optimizers and plans that were created with it keep it: it may be
-/// freed before them. NULL is allowed and does nothing. Since 0.1.
+/// freed before them. NULL is allowed and does nothing. Since 0.2.
 #[no_mangle]
 pub extern "C" fn sonew_pool_free(pool: *mut sonew_pool) -> sonew_status {
     if pool.is_null() {

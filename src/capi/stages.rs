@@ -42,6 +42,9 @@
 //! SONEW_STOCHASTIC, each machine draws random numbers of its own.
 //!
 //! Each machine saves its part to a file of its own, with sonew_save(), at the same step.
+//! If tensors say which rows of the whole ones they are (sonew_tensor.first_row), any
+//! number of machines can load these files (sonew_load_options.paths), and the program
+//! `sonew merge` makes one file of them.
 //!
 //! While a step in stages is under way, functions that only read answer as they
 //! did before it. Functions that step, save, load, sync or change a setting are

@@ -77,6 +77,8 @@ pub enum sonew_status {
     /// A tensor with SONEW_F64 parameters asks for master weights, which are
     /// SONEW_F32.
     SONEW_MASTER_DTYPE = 213,
+    /// A shard has rows that the whole tensor does not have, or is a scalar.
+    SONEW_SHARD = 215,
     /// A buffer is not aligned to its element type.
     SONEW_MISALIGNED = 220,
     /// A buffer that is written overlaps another buffer of the call, or the
@@ -127,6 +129,14 @@ pub enum sonew_status {
     /// A state plane, or the parameters of a tensor, have another element type
     /// in the file.
     SONEW_DTYPE_DIFFERS = 415,
+    /// Rows of a tensor are in none of the files.
+    SONEW_ROWS_MISSING = 416,
+    /// The files of a set are of different steps.
+    SONEW_STEPS_DIFFER = 417,
+    /// The files of a set differ in a setting of a tensor, or in an option.
+    SONEW_FILES_DIFFER = 418,
+    /// Several files of a set have the same rows of a tensor, with different numbers.
+    SONEW_ROWS_DIFFER = 419,
 
     /// A live file is in use by another process or optimizer, or another save
     /// to the same path is under way.
@@ -151,6 +161,9 @@ pub enum sonew_status {
     /// not whole: a step has begun to write it, there was none, or the machine went down
     /// since.
     SONEW_NO_OLDER_COPY = 427,
+    /// Several files were to be mapped, or one with other rows of a tensor than the
+    /// optimizer has: read them instead.
+    SONEW_MAPPED_ROWS = 428,
 
     /// A bug in this library; please report the message. Only after this error
     /// may something have changed: the handle that was in use is refused from
@@ -190,6 +203,7 @@ impl From<&Error> for sonew_status {
             Error::UnknownName { .. } => SONEW_UNKNOWN_NAME,
             Error::StateDtype { .. } => SONEW_STATE_DTYPE,
             Error::MasterDtype { .. } => SONEW_MASTER_DTYPE,
+            Error::ShardRows { .. } | Error::ScalarShard { .. } => SONEW_SHARD,
             Error::Misaligned { .. } => SONEW_MISALIGNED,
             Error::Overlap { .. } => SONEW_OVERLAP,
             Error::AmbiguousTarget { .. } => SONEW_AMBIGUOUS_TARGET,
@@ -212,6 +226,10 @@ impl From<&Error> for sonew_status {
             Error::PlaneMissing { .. } => SONEW_PLANE_MISSING,
             Error::Rename { .. } => SONEW_RENAME,
             Error::DtypeDiffers { .. } => SONEW_DTYPE_DIFFERS,
+            Error::RowsMissing { .. } => SONEW_ROWS_MISSING,
+            Error::StepsDiffer { .. } => SONEW_STEPS_DIFFER,
+            Error::FilesDiffer { .. } => SONEW_FILES_DIFFER,
+            Error::RowsDiffer { .. } => SONEW_ROWS_DIFFER,
             Error::FileLocked { .. } | Error::OwnLiveFile { .. } => SONEW_FILE_LOCKED,
             Error::Forked { .. } => SONEW_FORKED,
             Error::NotLive => SONEW_NOT_LIVE,
@@ -220,6 +238,7 @@ impl From<&Error> for sonew_status {
             Error::Unsynced { .. } => SONEW_UNSYNCED,
             Error::SharedOption { .. } => SONEW_SHARED_OPTION,
             Error::NoOlderCopy { .. } => SONEW_NO_OLDER_COPY,
+            Error::MappedPaths | Error::MappedRows { .. } => SONEW_MAPPED_ROWS,
             // C's calls cannot make the first two of these mistakes.
             Error::NoStages | Error::WrongDtype { .. } | Error::Internal { .. } => SONEW_INTERNAL,
         }
@@ -262,6 +281,7 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_UNKNOWN_NAME, c"SONEW_UNKNOWN_NAME"),
     (SONEW_STATE_DTYPE, c"SONEW_STATE_DTYPE"),
     (SONEW_MASTER_DTYPE, c"SONEW_MASTER_DTYPE"),
+    (SONEW_SHARD, c"SONEW_SHARD"),
     (SONEW_MISALIGNED, c"SONEW_MISALIGNED"),
     (SONEW_OVERLAP, c"SONEW_OVERLAP"),
     (SONEW_AMBIGUOUS_TARGET, c"SONEW_AMBIGUOUS_TARGET"),
@@ -282,6 +302,10 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_PLANE_MISSING, c"SONEW_PLANE_MISSING"),
     (SONEW_RENAME, c"SONEW_RENAME"),
     (SONEW_DTYPE_DIFFERS, c"SONEW_DTYPE_DIFFERS"),
+    (SONEW_ROWS_MISSING, c"SONEW_ROWS_MISSING"),
+    (SONEW_STEPS_DIFFER, c"SONEW_STEPS_DIFFER"),
+    (SONEW_FILES_DIFFER, c"SONEW_FILES_DIFFER"),
+    (SONEW_ROWS_DIFFER, c"SONEW_ROWS_DIFFER"),
     (SONEW_FILE_LOCKED, c"SONEW_FILE_LOCKED"),
     (SONEW_FORKED, c"SONEW_FORKED"),
     (SONEW_NOT_LIVE, c"SONEW_NOT_LIVE"),
@@ -290,12 +314,13 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_UNSYNCED, c"SONEW_UNSYNCED"),
     (SONEW_SHARED_OPTION, c"SONEW_SHARED_OPTION"),
     (SONEW_NO_OLDER_COPY, c"SONEW_NO_OLDER_COPY"),
+    (SONEW_MAPPED_ROWS, c"SONEW_MAPPED_ROWS"),
     (SONEW_INTERNAL, c"SONEW_INTERNAL"),
 ];
 
 /// Returns the name of a status, such as "SONEW_OUT_OF_RANGE", or "unknown
 /// status" for any other number. Never NULL; the string is constant. May be
-/// called at any time. Since 0.1.
+/// called at any time. Since 0.2.
 #[no_mangle]
 pub extern "C" fn sonew_status_name(status: i32) -> *const c_char {
     let known = NAMES.iter().find(|(known, _)| *known as i32 == status);
@@ -306,7 +331,7 @@ pub extern "C" fn sonew_status_name(status: i32) -> *const c_char {
 /// argument, which tensor and which value was wrong. It is in English, in UTF-8,
 /// at most 1023 bytes long; long names and paths lose their middle. Never NULL; ""
 /// if no call has failed. The thread's next failed call overwrites the text. Since
-/// 0.1.
+/// 0.2.
 #[no_mangle]
 pub extern "C" fn sonew_last_error() -> *const c_char {
     last_error::get()

@@ -60,14 +60,15 @@ static STRUCTS: &[Struct] = &[
         instruction_set, lagged_norms, nesterov, reserved, pool,
     }),
     layout!(sonew_tensor {
-        struct_size, name, ndim, dims, chains, update, dtype, grad_dtype, state_dtype, master, reserved,
+        struct_size, name, ndim, dims, first_row, whole_rows, chains, update, dtype, grad_dtype,
+        state_dtype, master, reserved,
     }),
     layout!(sonew_step_options {
         struct_size, lr, grad_scale, statistics_weight, clip_norm, beta1, beta2, non_finite,
         reserved,
     }),
     layout!(sonew_load_options {
-        struct_size, renames, rename_count, override_options, common_tensors_only, mode,
+        struct_size, renames, rename_count, paths, path_count, override_options, common_tensors_only, mode,
         older_copy, convert_state, reserved,
     }),
     layout!(sonew_view { data, len, tensor, plane, ndim, dims, dtype, plane_count, step_count }),

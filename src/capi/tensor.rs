@@ -26,7 +26,7 @@ use super::status::sonew_status;
 use super::versioned::{self, Entries, Growing, Versioned};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::layout::{Chains, TensorSpec, Update, MAX_DIMS};
+use crate::layout::{Chains, Shard, TensorSpec, Update, MAX_DIMS};
 
 /// The largest number of dimensions of a tensor.
 pub const SONEW_MAX_DIMS: usize = 8;
@@ -92,6 +92,13 @@ pub struct sonew_tensor {
     /// has no elements: its buffers may be NULL, it takes part in no step, and it
     /// appears in files.
     pub dims: [usize; SONEW_MAX_DIMS],
+    /// In training on several machines: the tensor is a shard, the rows from first_row on
+    /// of a larger one that has whole_rows rows; a row is an index of its first dimension.
+    /// Steps do not depend on it, but files keep it, so that those of all machines can be
+    /// loaded by any number of others: see sonew_load_options.paths. Default 0.
+    pub first_row: usize,
+    /// See first_row. Default 0: the tensor is no shard.
+    pub whole_rows: usize,
     /// One of sonew_chains. Default SONEW_ROW_MAJOR.
     pub chains: i32,
     /// One of sonew_update. Default SONEW_UPDATE_SONEW.
@@ -114,7 +121,7 @@ pub struct sonew_tensor {
     pub reserved: [i32; 2],
 }
 
-// SAFETY: 11 * 8 + 8 * 4 bytes without padding.
+// SAFETY: 13 * 8 + 8 * 4 bytes without padding.
 unsafe impl Growing for sonew_tensor {
     const SIZES: &'static [usize] = &[size_of::<sonew_tensor>()];
 }
@@ -129,6 +136,8 @@ unsafe impl Versioned for sonew_tensor {
             name: std::ptr::null(),
             ndim: 0,
             dims: [0; SONEW_MAX_DIMS],
+            first_row: 0,
+            whole_rows: 0,
             chains: sonew_chains::SONEW_ROW_MAJOR as i32,
             update: sonew_update::SONEW_UPDATE_SONEW as i32,
             dtype: sonew_dtype::SONEW_DTYPE_DEFAULT as i32,
@@ -198,6 +207,8 @@ pub(super) fn from_spec(
         name,
         ndim: spec.dims.len(),
         dims,
+        first_row: spec.shard.map_or(0, |shard| shard.first_row),
+        whole_rows: spec.shard.map_or(0, |shard| shard.whole_rows),
         chains: number(spec.chains, CHAINS),
         update: number(spec.update, UPDATES),
         dtype: dtype_number(spec.params),
@@ -260,5 +271,23 @@ unsafe fn spec(i: usize, tensor: &sonew_tensor) -> Result<TensorSpec> {
         grads: dtype(tensor.grad_dtype, params, of("grad_dtype"))?,
         state: dtype(tensor.state_dtype, state, of("state_dtype"))?,
         master: flag(tensor.master, &of("master")())?,
+        shard: shard(i, tensor)?,
     })
+}
+
+/// Which rows of a larger tensor it is.
+fn shard(i: usize, tensor: &sonew_tensor) -> Result<Option<Shard>> {
+    let (first_row, whole_rows) = (tensor.first_row, tensor.whole_rows);
+    match (first_row, whole_rows) {
+        (0, 0) => Ok(None),
+        (_, 0) => Err(Error::OutOfRange {
+            argument: format!("tensors[{i}].first_row"),
+            value: first_row as f64,
+            allowed: "0 where whole_rows is 0",
+        }),
+        _ => Ok(Some(Shard {
+            first_row,
+            whole_rows,
+        })),
+    }
 }

@@ -13,7 +13,7 @@ use super::status::sonew_status;
 use super::struct_layout::extent;
 
 /// Returns the version of the library, as in "0.1.0". Never NULL; the string is
-/// constant. Since 0.1.
+/// constant. Since 0.2.
 #[no_mangle]
 pub extern "C" fn sonew_version() -> *const c_char {
     const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
@@ -28,7 +28,7 @@ pub extern "C" fn sonew_version() -> *const c_char {
 /// For callers whose compiler does not read this header: they can detect that a
 /// struct which they declare themselves differs, instead of crashing.
 ///
-/// Errors: SONEW_INVALID_STRING, SONEW_UNKNOWN_NAME. Since 0.1.
+/// Errors: SONEW_INVALID_STRING, SONEW_UNKNOWN_NAME. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_struct_field(
     structure: *const c_char,

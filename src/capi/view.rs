@@ -60,7 +60,7 @@ unsafe impl Growing for sonew_view {
 /// Writes a view of a tensor's state plane to *view. Pass sizeof *view for size.
 ///
 /// Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE, SONEW_STRUCT_SIZE.
-/// Since 0.1.
+/// Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_plane_view(
     optimizer: *const sonew_optimizer,
@@ -106,7 +106,7 @@ fn view_of(owned: &Owned, tensor: usize, plane: usize) -> Result<sonew_view> {
 /// state is closed, as by sonew_free().
 ///
 /// Errors: SONEW_PLANE_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
-/// SONEW_OVERLAP, SONEW_OUT_OF_MEMORY. Since 0.1.
+/// SONEW_OVERLAP, SONEW_OUT_OF_MEMORY. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_set_state(
     optimizer: *mut sonew_optimizer,
@@ -135,7 +135,7 @@ pub unsafe extern "C" fn sonew_set_state(
 /// the caller's parameters.
 ///
 /// Errors: in a live file, SONEW_FORKED, SONEW_IO and SONEW_OUT_OF_MEMORY. Since
-/// 0.1.
+/// 0.2.
 #[no_mangle]
 pub extern "C" fn sonew_reset_master(optimizer: *mut sonew_optimizer) -> sonew_status {
     call(|| with(optimizer, |owned| owned.optimizer.reset_master()))

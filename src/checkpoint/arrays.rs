@@ -4,7 +4,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::files::SourceFile;
-use super::locate::{FileRange, StoredArray};
+use super::locate::StoredArray;
 use super::{array_name, Checkpoint, SavedTensor};
 use crate::dtype::{convert, Dtype, Elements, ElementsMut, Stochastic};
 use crate::error::{Error, Result};
@@ -48,21 +48,23 @@ impl Checkpoint {
         plane: &str,
         mut chunk: impl FnMut(Elements<'_>, usize) -> Result<()>,
     ) -> Result<()> {
-        let array = self.find(tensor, plane)?;
-        let FileRange { offset, bytes } = array.file_range;
-        let length = CHUNK.min(bytes as usize);
-        let mut buffer = AlignedBytes::zeroed(length, || "reading an array".to_owned())?;
-        let mut hasher = crc32fast::Hasher::new();
-        let mut done = 0;
-        while done < bytes {
-            let piece = (bytes - done).min(CHUNK as u64) as usize;
-            self.file.read_at(offset + done, &mut buffer[..piece])?;
-            hasher.update(&buffer[..piece]);
-            let elements = Elements::from_bytes(array.dtype, &buffer[..piece]);
-            chunk(elements, done as usize / array.dtype.size())?;
-            done += piece as u64;
+        let mut reader = self.reader(tensor, plane)?;
+        let mut buffer = reader.buffer()?;
+        while let Some((elements, first)) = reader.next(&mut buffer)? {
+            chunk(elements, first)?;
         }
-        self.compare(tensor, array, hasher.finalize())
+        reader.finish(&mut buffer)
+    }
+
+    /// Reads one array piece by piece.
+    pub(super) fn reader(&self, tensor: usize, plane: &str) -> Result<ArrayReader<'_>> {
+        Ok(ArrayReader {
+            file: self,
+            tensor,
+            array: self.find(tensor, plane)?,
+            done: 0,
+            sum: crc32fast::Hasher::new(),
+        })
     }
 
     /// Copies one array, of this type, to a buffer of its tensor's length, and compares
@@ -170,6 +172,80 @@ impl Checkpoint {
         }
         let name = array_name(&self.header.tensors[tensor], &array.name);
         Err(self.damaged(format!("\"{name}\"")))
+    }
+}
+
+/// Reads an array from its first element to its last, and at the end compares its
+/// checksum, if it has one.
+pub(super) struct ArrayReader<'a> {
+    file: &'a Checkpoint,
+    tensor: usize,
+    array: &'a StoredArray,
+    /// Elements so far.
+    done: usize,
+    sum: crc32fast::Hasher,
+}
+
+impl ArrayReader<'_> {
+    /// The type of its elements.
+    pub(super) fn dtype(&self) -> Dtype {
+        self.array.dtype
+    }
+
+    /// Its size in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.array.file_range.bytes as usize
+    }
+
+    /// The number of its elements.
+    fn len(&self) -> usize {
+        self.bytes() / self.dtype().size()
+    }
+
+    /// A buffer for chunks.
+    fn buffer(&self) -> Result<AlignedBytes> {
+        AlignedBytes::zeroed(CHUNK.min(self.bytes()), || "reading an array".to_owned())
+    }
+
+    /// The next elements, as many as fit into the buffer, and the index of the first of
+    /// them; `None` behind the last.
+    pub(super) fn next<'b>(
+        &mut self,
+        buffer: &'b mut [u8],
+    ) -> Result<Option<(Elements<'b>, usize)>> {
+        let (dtype, first) = (self.dtype(), self.done);
+        let count = (self.len() - first).min(buffer.len() / dtype.size());
+        if count == 0 {
+            return Ok(None);
+        }
+        let bytes = &mut buffer[..count * dtype.size()];
+        let offset = self.array.file_range.offset + (first * dtype.size()) as u64;
+        self.file.file.read_at(offset, bytes)?;
+        if self.array.crc.is_some() {
+            self.sum.update(bytes);
+        }
+        self.done += count;
+        Ok(Some((Elements::from_bytes(dtype, bytes), first)))
+    }
+
+    /// Goes on at this element. What lies between is read only for the checksum.
+    pub(super) fn skip_to(&mut self, element: usize, buffer: &mut [u8]) -> Result<()> {
+        if self.array.crc.is_none() {
+            self.done = element;
+        }
+        while self.done < element {
+            let bytes = (element - self.done) * self.dtype().size();
+            let length = bytes.min(buffer.len());
+            self.next(&mut buffer[..length])?;
+        }
+        Ok(())
+    }
+
+    /// Reads the rest, and compares the checksum.
+    pub(super) fn finish(mut self, buffer: &mut [u8]) -> Result<()> {
+        self.skip_to(self.len(), buffer)?;
+        let sum = std::mem::take(&mut self.sum);
+        self.file.compare(self.tensor, self.array, sum.finalize())
     }
 }
 

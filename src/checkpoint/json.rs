@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::SavedTensor;
 use crate::dtype::Dtype;
-use crate::layout::{Chains, Scalars, TensorSpec, Update, MAX_DIMS};
+use crate::layout::{Chains, Scalars, Shard, TensorSpec, Update, MAX_DIMS};
 use crate::options::{Damping, Graft, InstructionSet, Options, Rounding, Statistics};
 
 const METADATA: &str = "__metadata__";
@@ -478,6 +478,8 @@ pub(super) struct TensorMirror {
     norm_ratio: f64,
     #[serde(default, skip_serializing_if = "are_zero")]
     bias_corrections: [f64; 2],
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shard: Option<Shard>,
 }
 
 /// What no step has set is left out, too.
@@ -526,6 +528,7 @@ impl From<&SavedTensor> for TensorMirror {
             grads,
             state,
             master,
+            shard,
         } = tensor.spec.clone();
         TensorMirror {
             name,
@@ -545,6 +548,7 @@ impl From<&SavedTensor> for TensorMirror {
             step_count: Some(tensor.step_count),
             norm_ratio: tensor.scalars.norm_ratio,
             bias_corrections: tensor.scalars.bias_corrections,
+            shard,
         }
     }
 }
@@ -562,7 +566,9 @@ impl TensorMirror {
                 grads: self.grads,
                 state: self.state,
                 master: !matches!(self.master, Master::None),
-            },
+                shard: self.shard,
+            }
+            .simplified(),
             lr_scale: self.lr_scale,
             weight_decay: self.weight_decay,
             master_set: matches!(self.master, Master::Set),

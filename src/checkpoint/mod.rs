@@ -30,9 +30,12 @@ mod json;
 mod live;
 mod locate;
 mod mapping;
+mod merge;
+mod pieces;
 mod read;
 mod record;
 mod size;
+mod split;
 mod write;
 
 #[cfg(test)]
@@ -46,13 +49,15 @@ use crate::error::Result;
 use crate::layout::{self, check_scalars, Plane, Scalars, TensorSpec};
 use crate::options::{not_negative, Options};
 
-pub(crate) use arrays::Wanted;
 pub use convert::{bytes_to_convert, convert, Conversion};
 pub(crate) use files::Access;
 pub(crate) use live::{Copies, Live};
 pub(crate) use mapping::Part;
+pub use merge::{bytes_to_merge, merge};
+pub(crate) use pieces::{read as read_pieces, same_in_all, same_step, Pieces, Source, Target};
 pub use read::{verify, Checkpoint, StoredPlane};
 pub(crate) use size::check_size;
+pub use split::{split, SplitBy};
 pub(crate) use write::{create_live, write};
 
 /// For the fuzzer: the bytes before the data, with the right checksum in a header that

@@ -122,6 +122,11 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// The path by which it was opened.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
     /// Everything in the file except its arrays.
     pub fn header(&self) -> &Header {
         &self.header

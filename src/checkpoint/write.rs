@@ -36,8 +36,18 @@ pub(super) fn write_from(
     path: &Path,
     header: &Header,
     arrays: &[Array],
-    mut fill: impl FnMut(usize, &mut Sink<'_>) -> Result<()>,
+    fill: impl FnMut(usize, &mut Sink<'_>) -> Result<()>,
 ) -> Result<()> {
+    written(path, header, arrays, fill)?.commit().map(drop)
+}
+
+/// The same, except that the new file does not yet replace the older one.
+pub(super) fn written(
+    path: &Path,
+    header: &Header,
+    arrays: &[Array],
+    mut fill: impl FnMut(usize, &mut Sink<'_>) -> Result<()>,
+) -> Result<NewFile> {
     let mut contents = begin(header, arrays, false)?;
     let (start, checked) = encode(path, &contents)?;
     let mut file = NewFile::create(path, checked.end, Access::Read)?;
@@ -51,7 +61,7 @@ pub(super) fn write_from(
     }
     file.seek(0)?;
     file.write(&encode(path, &contents)?.0)?;
-    file.commit().map(drop)
+    Ok(file)
 }
 
 /// Creates a live file that holds `arrays`, which are every plane of every

@@ -3,9 +3,12 @@
 
 mod columns;
 mod grid;
+mod shard;
 mod tensor;
 
 pub(crate) use grid::Grid;
+pub(crate) use shard::sub_diagonal;
+pub use shard::Shard;
 pub use tensor::{planes, Chains, Plane, TensorSpec, Update, MAX_DIMS};
 
 pub use sonew_kernel::Scalars;

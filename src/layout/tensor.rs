@@ -8,7 +8,7 @@ use crate::memory::OF_TENSORS;
 use crate::options::{in_range, Graft, Options};
 use crate::reserve::without;
 
-use super::Scalars;
+use super::{Scalars, Shard};
 
 /// The largest number of dimensions of a tensor.
 pub const MAX_DIMS: usize = 8;
@@ -37,6 +37,9 @@ pub struct TensorSpec {
     /// Keep float32 master weights in the state. Steps update these, and the
     /// parameters are rounded copies of them. Not for float64 parameters.
     pub master: bool,
+    /// Which rows of a larger tensor it is; `None` if it is a whole tensor. Steps do not
+    /// depend on it, files do: see [`Shard`]. Not for scalars.
+    pub shard: Option<Shard>,
 }
 
 impl TensorSpec {
@@ -51,6 +54,7 @@ impl TensorSpec {
             grads: Dtype::F32,
             state: Dtype::F32,
             master: false,
+            shard: None,
         }
     }
 
@@ -75,6 +79,15 @@ impl TensorSpec {
     /// The same tensor with float32 master weights in its state.
     pub fn with_master(mut self) -> Self {
         self.master = true;
+        self
+    }
+
+    /// The same tensor as the rows from `first_row` on of a tensor with so many rows.
+    pub fn with_shard(mut self, first_row: usize, whole_rows: usize) -> Self {
+        self.shard = Some(Shard {
+            first_row,
+            whole_rows,
+        });
         self
     }
 
@@ -220,7 +233,8 @@ pub(crate) fn validate<'a>(
                 name: name.to_owned(),
             });
         }
-        validate_dims(tensor)?;
+        validate_dims(tensor, &tensor.dims)?;
+        validate_shard(tensor)?;
         validate_dtypes(tensor)?;
     }
     Ok(())
@@ -237,29 +251,56 @@ fn validate_dtypes(tensor: &TensorSpec) -> Result<()> {
     Ok(())
 }
 
-fn validate_dims(tensor: &TensorSpec) -> Result<()> {
+fn validate_shard(tensor: &TensorSpec) -> Result<()> {
+    let Some(Shard {
+        first_row,
+        whole_rows,
+    }) = tensor.shard
+    else {
+        return Ok(());
+    };
     let name = || tensor.name.clone();
-    if tensor.dims.len() > MAX_DIMS {
+    let rows = *tensor
+        .dims
+        .first()
+        .ok_or_else(|| Error::ScalarShard { tensor: name() })?;
+    let end = first_row.checked_add(rows);
+    if end.is_none_or(|end| end > whole_rows) {
+        return Err(Error::ShardRows {
+            tensor: name(),
+            first_row,
+            rows,
+            whole_rows,
+        });
+    }
+    validate_dims(tensor, &tensor.whole_dims())
+}
+
+/// Refuses dimensions that are too many, or too large, for the tensor or the whole one.
+fn validate_dims(tensor: &TensorSpec, dims: &[usize]) -> Result<()> {
+    let name = || tensor.name.clone();
+    if dims.len() > MAX_DIMS {
         return Err(Error::TooManyDimensions {
             tensor: name(),
-            ndim: tensor.dims.len(),
+            ndim: dims.len(),
         });
     }
     // No buffer of 8-byte elements can be longer than this.
     let limit = isize::MAX as usize / 8;
     let mut len = 1usize;
-    for &d in &tensor.dims {
+    for &d in dims {
         // Where there are no elements, the dimensions around them are limited, too.
         len = len
             .checked_mul(d.max(1))
             .filter(|&n| n <= limit)
             .ok_or_else(|| Error::SizeOverflow {
                 tensor: name(),
-                dims: tensor.dims.clone(),
+                dims: dims.to_vec(),
             })?;
     }
     Ok(())
 }
+
 /// Refuses numbers that no step leaves.
 pub(crate) fn check_scalars(tensor: &TensorSpec, scalars: &Scalars) -> Result<()> {
     let &Scalars {

@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 
-use crate::checkpoint::{Header, SavedTensor, PARAMETER};
+use std::path::PathBuf;
+
+use crate::checkpoint::{Header, SavedTensor, Source, PARAMETER};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::layout::{self, TensorSpec, MASTER};
@@ -66,39 +68,53 @@ pub struct LoadOptions {
     /// and go on from the same one. With [`LoadMode::MapShared`] it becomes the current
     /// copy, and is synced.
     pub older_copy: bool,
+    /// Further files that, together with the path, hold the tensors: those that several
+    /// processes have saved, each with some of the tensors or some of their rows
+    /// ([`TensorSpec::shard`]). Every file is of the same step. Of a tensor that lies in
+    /// several files the settings must agree, and rows that several have must be the same
+    /// bits. Tensors of the files that the optimizer does not have belong to others. Only
+    /// with [`LoadMode::Read`]. Default empty.
+    pub paths: Vec<PathBuf>,
 }
 
-/// Finds the position in the file of every tensor of the optimizer, or returns
-/// why the file does not fit. `None` is a tensor that the file does not have,
-/// which is possible only with `common_tensors_only`.
+/// Finds every tensor of the optimizer in the files, or returns why these do not fit. One
+/// without sources is in no file, which is possible only with `common_tensors_only`.
 ///
-/// `parameters` says whether the parameters are to be loaded, too, and `live`
-/// whether the file is a live file.
+/// `parameters` says whether the parameters are to be loaded, too, and of each file
+/// whether it is a live file.
 pub(crate) fn assign(
-    saved: &Header,
+    files: &[(&Header, bool)],
     options: &Options,
     tensors: &[TensorSpec],
     parameters: bool,
-    live: bool,
     load: &LoadOptions,
-) -> Result<Vec<Option<usize>>> {
+) -> Result<Vec<Vec<Source>>> {
     if !load.override_options {
-        same_options(&saved.options, options)?;
+        for (saved, _) in files {
+            same_options(&saved.options, options)?;
+        }
     }
-    let names = names_in_optimizer(saved, tensors, &load.rename)?;
-    let positions: HashMap<&str, usize> = names.iter().copied().zip(0..).collect();
-    let assigned: Vec<_> = tensors
+    let names = names_in_optimizer(files, tensors, &load.rename)?;
+    let mut sources: HashMap<&str, Vec<Source>> = HashMap::new();
+    for (file, names) in names.iter().enumerate() {
+        for (tensor, name) in names.iter().enumerate() {
+            let sources = sources.entry(name).or_default();
+            sources.push(Source { file, tensor });
+        }
+    }
+    let assigned = tensors
         .iter()
-        .map(|tensor| positions.get(tensor.name.as_str()).copied())
-        .collect();
+        .map(|tensor| sources.remove(tensor.name.as_str()));
+    let assigned: Vec<Vec<Source>> = assigned.map(Option::unwrap_or_default).collect();
 
-    let nothing_common = assigned.iter().all(Option::is_none);
+    let nothing_common = assigned.iter().all(Vec::is_empty);
     if !load.common_tensors_only || nothing_common {
         all_on_both_sides(&names, tensors, &assigned)?;
     }
-    for (tensor, position) in tensors.iter().zip(&assigned) {
-        if let Some(position) = *position {
-            let file = &saved.tensors[position];
+    for (tensor, sources) in tensors.iter().zip(&assigned) {
+        for &Source { file, tensor: at } in sources {
+            let (saved, live) = files[file];
+            let file = &saved.tensors[at];
             same_tensor(&file.spec, tensor, load.override_options)?;
             planes_there(saved, file, options, tensor, load.convert_state)?;
             // Before the first step the parameters are the caller's own.
@@ -172,13 +188,14 @@ fn same<T: PartialEq + Debug>(option: &'static str, file: &T, optimizer: &T) -> 
     })
 }
 
-/// The names of the saved tensors after renaming, in the file's order.
+/// The names of the saved tensors after renaming, in the order of each file.
 fn names_in_optimizer<'a>(
-    saved: &'a Header,
+    files: &[(&'a Header, bool)],
     tensors: &[TensorSpec],
     rename: &'a [(String, String)],
-) -> Result<Vec<&'a str>> {
-    let in_file: HashSet<_> = saved.tensors.iter().map(|t| t.spec.name.as_str()).collect();
+) -> Result<Vec<Vec<&'a str>>> {
+    let saved = || files.iter().flat_map(|(saved, _)| &saved.tensors);
+    let in_file: HashSet<_> = saved().map(|t| t.spec.name.as_str()).collect();
     let in_optimizer: HashSet<_> = tensors.iter().map(|t| t.name.as_str()).collect();
     let mut renamed: HashMap<&str, &str> = HashMap::new();
     let mut targets = HashSet::new();
@@ -213,23 +230,31 @@ fn names_in_optimizer<'a>(
         }
     }
     let name = |name: &'a str| renamed.get(name).copied().unwrap_or(name);
-    Ok(saved.tensors.iter().map(|t| name(&t.spec.name)).collect())
+    let names = |(saved, _): &(&'a Header, bool)| {
+        let tensors = saved.tensors.iter();
+        tensors.map(|t| name(&t.spec.name)).collect()
+    };
+    Ok(files.iter().map(names).collect())
 }
 
-/// Refuses a tensor that is missing from the file or from the optimizer.
+/// Refuses a tensor that is missing from the files or from the optimizer. What several
+/// files have besides belongs to the optimizers of others.
 fn all_on_both_sides(
-    file: &[&str],
+    names: &[Vec<&str>],
     tensors: &[TensorSpec],
-    assigned: &[Option<usize>],
+    assigned: &[Vec<Source>],
 ) -> Result<()> {
-    if let Some(index) = assigned.iter().position(Option::is_none) {
+    if let Some(index) = assigned.iter().position(Vec::is_empty) {
         return Err(Error::TensorMissing {
             tensor: tensors[index].name.clone(),
             present: "optimizer",
-            missing: "file",
+            missing: if names.len() == 1 { "file" } else { "files" },
         });
     }
-    let used: HashSet<_> = assigned.iter().flatten().collect();
+    let [file] = names else {
+        return Ok(());
+    };
+    let used: HashSet<_> = assigned.iter().flatten().map(|s| s.tensor).collect();
     match (0..file.len()).find(|position| !used.contains(position)) {
         Some(position) => Err(Error::TensorMissing {
             tensor: file[position].to_owned(),
@@ -251,8 +276,13 @@ fn same_tensor(file: &TensorSpec, tensor: &TensorSpec, overridden: bool) -> Resu
             optimizer: format!("{optimizer:?}"),
         })
     };
-    if file.dims != tensor.dims {
-        return refuse("dims", &file.dims, &tensor.dims);
+    let (dims, own) = (file.whole_dims(), tensor.whole_dims());
+    if dims != own {
+        let what = match (file.shard, tensor.shard) {
+            (None, None) => "dims",
+            _ => "dims of the whole tensor",
+        };
+        return refuse(what, &dims, &own);
     }
     if file.chains != tensor.chains {
         return refuse("chains", &file.chains, &tensor.chains);

@@ -28,6 +28,20 @@ fn header(options: &Options, tensors: &[TensorSpec]) -> Header {
     }
 }
 
+/// The position of every tensor in one file.
+fn assign(
+    saved: &Header,
+    options: &Options,
+    tensors: &[TensorSpec],
+    parameters: bool,
+    live: bool,
+    load: &LoadOptions,
+) -> Result<Vec<Option<usize>>> {
+    let sources = super::assign(&[(saved, live)], options, tensors, parameters, load)?;
+    let position = |sources: Vec<Source>| sources.first().map(|source| source.tensor);
+    Ok(sources.into_iter().map(position).collect())
+}
+
 /// Assigns tensors with these names, with equal options, without parameters.
 fn assign_names(
     file: &[&str],

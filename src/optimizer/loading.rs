@@ -1,12 +1,15 @@
 //! Loading a checkpoint, and opening a live file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::live::LiveState;
 use super::load::{assign, LoadMode, LoadOptions};
 use super::state::{zeros, Storage, TensorState};
 use super::Optimizer;
-use crate::checkpoint::{Access, Checkpoint, Header, Master, Part, SavedTensor, Wanted, PARAMETER};
+use crate::checkpoint::{
+    read_pieces, same_in_all, same_step, Access, Checkpoint, Master, Part, Pieces, SavedTensor,
+    Source, Target, PARAMETER,
+};
 use crate::dtype::{narrow, Dtype, ElementsMut, Stochastic};
 use crate::error::{Error, Result};
 use crate::layout::{Plane, TensorSpec, MASTER};
@@ -17,8 +20,10 @@ use crate::options::{Options, Rounding};
 /// been read.
 struct Loaded {
     tensor: usize,
-    /// Its position in the file; `None` if the file does not have it.
-    saved: Option<usize>,
+    /// Where the files have it; empty if they do not.
+    sources: Vec<Source>,
+    /// What they say of it.
+    saved: Option<SavedTensor>,
     /// New planes; `None` if they are read in place.
     planes: Option<Vec<Storage>>,
     in_place: bool,
@@ -43,6 +48,9 @@ impl Optimizer {
     /// no step was taken yet, at step 0, has neither: the parameters then stay as
     /// they are, because the first step begins with them.
     ///
+    /// Of a tensor that is a shard ([`TensorSpec::shard`]) its rows are loaded, wherever they
+    /// are in the file and in those of [`LoadOptions::paths`]: in shards or in whole tensors.
+    ///
     /// [`LoadOptions::mode`] says where the state is kept afterwards. If the
     /// state was in a live file before, that file is closed at its last step.
     ///
@@ -60,7 +68,10 @@ impl Optimizer {
     /// optimizer; [`Error::FileLocked`] for a live file in use,
     /// [`Error::Torn`] for one that a power failure has damaged;
     /// [`Error::NoOlderCopy`] where that is asked for and not whole;
-    /// [`Error::NotALiveFile`] and [`Error::SharedOption`] for a shared mapping.
+    /// [`Error::NotALiveFile`] and [`Error::SharedOption`] for a shared mapping;
+    /// [`Error::StepsDiffer`], [`Error::FilesDiffer`], [`Error::RowsMissing`] and
+    /// [`Error::RowsDiffer`] for files that do not fit together; [`Error::MappedPaths`] and
+    /// [`Error::MappedRows`] for a mapping of several files, or of other rows.
     pub fn load(
         &mut self,
         path: impl AsRef<Path>,
@@ -71,15 +82,21 @@ impl Optimizer {
         if let Some(params) = &params {
             self.check_params(params.iter().map(|p| p.elements()))?;
         }
-        let path = path.as_ref();
-        let file = match load.mode {
+        let access = match load.mode {
             LoadMode::MapShared => {
                 shared_options(load)?;
-                Checkpoint::open_as(path, Access::Live, load.older_copy)
+                Access::Live
             }
-            _ => Checkpoint::open_as(path, Access::Read, load.older_copy),
-        }?;
-        self.load_from(file, load, params)
+            _ => Access::Read,
+        };
+        if load.mode != LoadMode::Read && !load.paths.is_empty() {
+            return Err(Error::MappedPaths);
+        }
+        let further = load.paths.iter().map(PathBuf::as_path);
+        let open = |path| Checkpoint::open_as(path, access, load.older_copy);
+        let paths = std::iter::once(path.as_ref()).chain(further);
+        let files = paths.map(open).collect::<Result<Vec<_>>>()?;
+        self.load_from(files, load, params)
     }
 
     /// An optimizer made from a file alone: with its options, tensors, state and step
@@ -116,50 +133,51 @@ impl Optimizer {
             mode,
             ..LoadOptions::default()
         };
-        optimizer.load_from(file, &load, None)?;
+        optimizer.load_from(vec![file], &load, None)?;
         Ok(optimizer)
     }
 
     fn load_from(
         &mut self,
-        file: Checkpoint,
+        files: Vec<Checkpoint>,
         load: &LoadOptions,
         params: Option<&mut [ElementsMut<'_>]>,
     ) -> Result<()> {
         match load.mode {
-            LoadMode::MapShared => self.load_live(file, load, params),
-            _ => self.load_copy(file, load, params),
+            LoadMode::MapShared => self.load_live(files, load, params),
+            _ => self.load_copy(files, load, params),
         }
     }
 
-    /// Loads a file that is not changed afterwards: reads it, or maps it
-    /// privately.
+    /// Loads files that are not changed afterwards: reads them, or maps one privately.
     fn load_copy(
         &mut self,
-        file: Checkpoint,
+        files: Vec<Checkpoint>,
         load: &LoadOptions,
         mut params: Option<&mut [ElementsMut<'_>]>,
     ) -> Result<()> {
-        let header = file.header().clone();
-        let assigned = self.assign(&file, params.is_some(), load)?;
+        let step = files[0].header().step;
+        let assigned = self.assign(&files, params.is_some(), load)?;
         check(OF_TENSORS)?;
         let mut loaded = Vec::with_capacity(assigned.len());
-        for (tensor, saved) in assigned.into_iter().enumerate() {
-            if let Some(saved) = saved {
-                loaded.push(self.prepare(&header, tensor, saved, load.mode, params.is_some())?);
+        for (tensor, sources) in assigned.into_iter().enumerate() {
+            if !sources.is_empty() {
+                let sources = Pieces::without_empty(&files, sources);
+                loaded.push(self.prepare(&files, tensor, sources, load, params.is_some())?);
             } else if self.live.is_some() {
                 loaded.push(self.kept(tensor)?);
             }
         }
-        self.read(&file, &mut loaded)?;
+        self.read(&files, &mut loaded)?;
         if load.mode == LoadMode::MapPrivate {
+            let [file] = <[_; 1]>::try_from(files).map_err(|_| Error::MappedPaths)?;
+            let header = file.header().clone();
             let mut mapped = file.map_private()?;
             for loaded in loaded.iter_mut().filter(|loaded| loaded.mapped) {
-                if let Some(saved) = loaded.saved {
-                    let parts = std::mem::take(&mut mapped[saved]);
-                    let planes =
-                        self.mapped(&header.arrays(&header.tensors[saved]), loaded, parts)?;
-                    loaded.planes = Some(planes);
+                if let Some(&Source { tensor, .. }) = loaded.sources.first() {
+                    let parts = std::mem::take(&mut mapped[tensor]);
+                    let arrays = header.arrays(&header.tensors[tensor]);
+                    loaded.planes = Some(self.mapped(&arrays, loaded, parts)?);
                 }
             }
         }
@@ -172,7 +190,6 @@ impl Optimizer {
             }
             state.master = loaded.master;
             if let Some(saved) = loaded.saved {
-                let saved = &header.tensors[saved];
                 state.step_count = saved.step_count;
                 state.scalars = saved.scalars;
                 if !load.override_options {
@@ -184,20 +201,22 @@ impl Optimizer {
                 params[loaded.tensor].bytes_mut().copy_from_slice(&read);
             }
         }
-        self.step_count = header.step;
+        self.step_count = step;
         Ok(())
     }
 
     /// Opens a live file to work on.
     fn load_live(
         &mut self,
-        file: Checkpoint,
+        files: Vec<Checkpoint>,
         load: &LoadOptions,
         mut params: Option<&mut [ElementsMut<'_>]>,
     ) -> Result<()> {
+        let assigned = self.assign(&files, params.is_some(), load)?;
+        let [file] = <[_; 1]>::try_from(files).map_err(|_| Error::MappedPaths)?;
         let header = file.header().clone();
-        let assigned = self.assign(&file, params.is_some(), load)?;
-        let positions: Vec<usize> = assigned.into_iter().flatten().collect();
+        let sources = assigned.into_iter().flatten();
+        let positions: Vec<usize> = sources.map(|source| source.tensor).collect();
         check(OF_TENSORS)?;
         let (live, copies) = file.into_live()?;
         let mut loaded = Vec::new();
@@ -248,61 +267,93 @@ impl Optimizer {
         Ok(())
     }
 
+    /// Where the files have each tensor. Refuses files that do not fit the optimizer, or
+    /// each other.
     fn assign(
         &self,
-        file: &Checkpoint,
+        files: &[Checkpoint],
         parameters: bool,
         load: &LoadOptions,
-    ) -> Result<Vec<Option<usize>>> {
-        let (header, live) = (file.header(), file.is_live());
-        assign(header, self.options(), &self.specs, parameters, live, load)
+    ) -> Result<Vec<Vec<Source>>> {
+        same_step(files)?;
+        if parameters {
+            let there = |file: &Checkpoint| file.header().parameters;
+            same_in_all(files, "whether parameters are there", there)?;
+        }
+        let headers = files.iter().map(|file| (file.header(), file.is_live()));
+        let headers: Vec<_> = headers.collect();
+        let assigned = assign(&headers, self.options(), &self.specs, parameters, load)?;
+        for (spec, sources) in self.specs.iter().zip(&assigned) {
+            let Some(first) = sources.first() else {
+                continue;
+            };
+            let file = files[first.file].header().tensors[first.tensor].spec.rows();
+            let optimizer = spec.rows();
+            if load.mode != LoadMode::Read && file != optimizer {
+                let tensor = spec.name.clone();
+                return Err(Error::MappedRows {
+                    tensor,
+                    file,
+                    optimizer,
+                });
+            }
+            let sources = &Pieces::without_empty(files, sources.clone());
+            let pieces = Pieces { files, sources };
+            pieces.cover(spec)?;
+            pieces.same_steps()?;
+            if !load.override_options {
+                pieces.same_settings()?;
+            }
+        }
+        Ok(assigned)
     }
 
     /// Allocates memory for the arrays of one tensor that are to be read.
     fn prepare(
         &self,
-        header: &Header,
+        files: &[Checkpoint],
         tensor: usize,
-        saved: usize,
-        mode: LoadMode,
+        sources: Vec<Source>,
+        load: &LoadOptions,
         parameters: bool,
     ) -> Result<Loaded> {
         let spec = &self.specs[tensor];
         let state = &self.state[tensor];
+        let header = files[sources[0].file].header();
+        let saved = &header.tensors[sources[0].tensor];
         let from = match header.parameters {
             true => (PARAMETER, spec.params),
             false => (MASTER, Dtype::F32),
         };
         // Of a live file that has not been stepped on, the parameters are the
         // caller's own.
-        let there = header.parameters || has_master(&header.tensors[saved]);
+        let there = header.parameters || has_master(saved);
         let room = |(name, dtype)| Ok((name, zeros(spec, name, dtype)?));
         let new = |plane: &Plane| zeros(spec, &plane.name, plane.dtype).map(Storage::Memory);
         // What is converted cannot be mapped.
-        let mapped = mode == LoadMode::MapPrivate && header.tensors[saved].spec.state == spec.state;
+        let mapped = load.mode == LoadMode::MapPrivate && saved.spec.state == spec.state;
         // A state that is still zero is overwritten in place.
         let in_place = !mapped && self.fresh;
         let planes = !mapped && !in_place;
         let planes = planes.then(|| state.planes.iter().map(new).collect());
         Ok(Loaded {
             tensor,
-            saved: Some(saved),
             planes: planes.transpose()?,
             in_place,
             mapped,
             // If the parameters are loaded from them, they are in use again.
-            master: match header.tensors[saved].master_set
-                || parameters && header.tensors[saved].master_reset
-            {
+            master: match saved.master_set || parameters && saved.master_reset {
                 true if spec.master => Master::Set,
                 _ => Master::Empty,
             },
             parameters: (parameters && there).then(|| room(from)).transpose()?,
+            saved: Some(saved.clone()),
+            sources,
         })
     }
 
     /// Reads the arrays that memory was allocated for.
-    fn read(&mut self, file: &Checkpoint, loaded: &mut [Loaded]) -> Result<()> {
+    fn read(&mut self, files: &[Checkpoint], loaded: &mut [Loaded]) -> Result<()> {
         let threads = self.plan.threads();
         let Options { rounding, seed, .. } = *self.plan.options();
         let mut wanted = Vec::new();
@@ -311,7 +362,8 @@ impl Optimizer {
         for loaded in &mut *loaded {
             let state = states.nth(loaded.tensor - position).expect("in order");
             position = loaded.tensor + 1;
-            let Some(saved) = loaded.saved else {
+            let (spec, sources) = (&self.specs[loaded.tensor], &loaded.sources[..]);
+            let Some(saved) = &loaded.saved else {
                 continue;
             };
             let in_place = loaded.in_place.then_some(&mut state.elements);
@@ -319,7 +371,7 @@ impl Optimizer {
             // Of the tensor's last step, in which nothing was rounded to the new type.
             let stochastic = Stochastic {
                 seed,
-                step: file.header().tensors[saved].step_count,
+                step: saved.step_count,
                 tensor: loaded.tensor,
             };
             let elements = elements.into_iter().flatten();
@@ -327,33 +379,32 @@ impl Optimizer {
                 // Master weights that the file does not have stay zero, and the
                 // next step copies them from the parameters.
                 if plane.name != MASTER || loaded.master == Master::Set {
-                    wanted.push(Wanted {
-                        tensor: saved,
+                    let target = Target {
+                        spec,
                         plane: &plane.name,
                         dtype: plane.dtype,
                         rounding: match rounding {
                             Rounding::Nearest => None,
                             Rounding::Stochastic => Some((stochastic, position)),
                         },
-                        dst,
-                    });
+                    };
+                    wanted.push((sources, target, &mut dst[..]));
                 }
             }
             if let Some((plane, dst)) = &mut loaded.parameters {
-                let spec = &self.specs[loaded.tensor];
-                wanted.push(Wanted {
-                    tensor: saved,
+                let target = Target {
+                    spec,
                     plane,
                     dtype: match *plane {
                         MASTER => Dtype::F32,
                         _ => spec.params,
                     },
                     rounding: None,
-                    dst,
-                });
+                };
+                wanted.push((sources, target, &mut dst[..]));
             }
         }
-        let read = file.read(wanted, threads);
+        let read = read_pieces(files, wanted, threads);
         let outcome = read.and_then(|()| loaded.iter_mut().try_for_each(|l| self.round(l)));
         if outcome.is_err() {
             for loaded in loaded.iter().filter(|loaded| loaded.in_place) {
@@ -405,6 +456,7 @@ impl Optimizer {
         let planes = state.planes.iter().zip(state.held());
         Ok(Loaded {
             tensor,
+            sources: Vec::new(),
             saved: None,
             planes: Some(planes.map(copy).collect::<Result<_>>()?),
             in_place: false,

@@ -76,7 +76,7 @@ impl Optimizer {
         let mut arrays = Vec::new();
         for (tensor, (spec, state)) in self.specs.iter().zip(&self.state).enumerate() {
             tensors.push(SavedTensor {
-                spec: spec.clone(),
+                spec: spec.clone().simplified(),
                 lr_scale: state.lr_scale,
                 weight_decay: state.weight_decay,
                 master_set: state.master == Master::Set,

@@ -89,7 +89,7 @@ use crate::reserve::Taken;
 /// NULL, or an XLA_FFI_Error with the code INVALID_ARGUMENT and a message like
 /// those of sonew_last_error(). May be called by several threads at once. Plans,
 /// with their threads and scratch memory, are kept between calls, but at most 64
-/// idle ones. Since 0.1.
+/// idle ones. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_xla_step_v1(call_frame: *mut c_void) -> *mut c_void {
     let call_frame = call_frame.cast::<ffi::CallFrame>();
@@ -121,7 +121,7 @@ pub unsafe extern "C" fn sonew_xla_step_v1(call_frame: *mut c_void) -> *mut c_vo
 
 /// Frees the idle plans that are kept for the handler's next calls, with their
 /// scratch memory, and the threads that nothing else has used. Plans in use are
-/// kept. For programs that go on running after training. Since 0.1.
+/// kept. For programs that go on running after training. Since 0.2.
 #[no_mangle]
 pub extern "C" fn sonew_xla_release() {
     let _held = Taken::new().map(Taken::hold);

@@ -168,6 +168,7 @@ impl<'a> Operands<'a> {
             grads: floating(&operands.gradient, "the gradient")?,
             state: floating(&operands.written[1].to, "the momentum")?,
             master: tensor.master,
+            shard: None,
         })
     }
 

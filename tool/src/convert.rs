@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use serde_json::json;
 use sonew::checkpoint::{bytes_to_convert, convert, Checkpoint, Conversion};
 use sonew::dtype::Dtype;
 use sonew::Error;
 
-use crate::output::{bytes, progress, Output};
+use crate::output::{progress, written, Output};
 
 /// Write a file's state to a new checkpoint, with state of another type, with parameters
 /// or without
@@ -59,22 +58,8 @@ impl Convert {
         let bar = progress("converting", bytes_to_convert(&file, &conversion)?);
         convert(&file, &self.to, &conversion, &mut |bytes| bar.inc(bytes))?;
         bar.finish_and_clear();
-        let new = Checkpoint::open(&self.to)?;
-        let text = || {
-            let step = new.header().step;
-            format!(
-                "{}: step {step}, {}\n",
-                self.to.display(),
-                bytes(new.file_bytes())
-            )
-        };
-        output.result(text, || {
-            json!({
-                "file": self.to.to_string_lossy(),
-                "step": new.header().step,
-                "file_bytes": new.file_bytes(),
-            })
-        });
+        let (text, json) = written(&self.to)?;
+        output.result(|| text, || json);
         Ok(())
     }
 }

@@ -28,13 +28,17 @@ impl Inspect {
     fn text(&self, file: &Checkpoint) -> String {
         let header = file.header();
         let tensors: Vec<_> = header.tensors.iter().map(tensor).collect();
-        let sections = [
+        let shards: Vec<_> = header.tensors.iter().filter_map(shard).collect();
+        let mut sections = vec![
             format!("{}\n", self.file.display()),
             table(&[], &about(file)),
             table(&[], &options(file)),
             table(&TENSORS, &tensors),
-            table(&ARRAYS, &arrays(file)),
         ];
+        if !shards.is_empty() {
+            sections.push(table(&SHARDS, &shards));
+        }
+        sections.push(table(&ARRAYS, &arrays(file)));
         sections.join("\n")
     }
 
@@ -144,6 +148,20 @@ fn tensor(saved: &SavedTensor) -> Vec<String> {
         saved.weight_decay.to_string(),
         saved.step_count.to_string(),
     ]
+}
+
+const SHARDS: [&str; 4] = ["shard", "first row", "rows", "of"];
+
+/// Which rows of a larger tensor a tensor is.
+fn shard(saved: &SavedTensor) -> Option<Vec<String>> {
+    let spec = &saved.spec;
+    let shard = spec.shard?;
+    Some(vec![
+        spec.name.clone(),
+        shard.first_row.to_string(),
+        spec.dims.first()?.to_string(),
+        shard.whole_rows.to_string(),
+    ])
 }
 
 const ARRAYS: [&str; 5] = ["array", "type", "at byte", "size", "checksum"];

@@ -1,8 +1,11 @@
-//! `sonew`: shows, verifies and converts checkpoints and live files of libsonew.
+//! `sonew`: shows, verifies, converts, merges and splits checkpoints and live files of
+//! libsonew.
 
 mod convert;
 mod inspect;
+mod merge;
 mod output;
+mod split;
 mod verify;
 
 use std::process::ExitCode;
@@ -20,7 +23,7 @@ Exit codes:
   3  it could not be done: the file cannot be read or written, is in use or not
      synced, is from a newer version, or what was asked for is impossible";
 
-/// Shows, verifies and converts checkpoints and live files of libsonew.
+/// Shows, verifies, converts, merges and splits checkpoints and live files of libsonew.
 #[derive(Parser)]
 #[command(name = "sonew", version, after_help = EXIT_CODES)]
 struct Arguments {
@@ -36,6 +39,8 @@ enum Command {
     Inspect(inspect::Inspect),
     Verify(verify::Verify),
     Convert(convert::Convert),
+    Merge(merge::Merge),
+    Split(split::Split),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +50,8 @@ fn main() -> ExitCode {
         Command::Inspect(inspect) => inspect.run(output).map(|()| true),
         Command::Verify(verify) => verify.run(output),
         Command::Convert(convert) => convert.run(output).map(|()| true),
+        Command::Merge(merge) => merge.run(output).map(|()| true),
+        Command::Split(split) => split.run(output).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

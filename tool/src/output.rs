@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{json, Value};
@@ -42,6 +43,15 @@ pub fn of_error(error: &Error) -> Value {
 pub fn array_name(file: &Checkpoint, array: &StoredPlane<'_>) -> String {
     let tensor = &file.header().tensors[array.tensor];
     format!("{}/{}", tensor.spec.name, array.plane)
+}
+
+/// What is said of a file that was written: in a line, and as JSON.
+pub fn written(path: &Path) -> Result<(String, Value), Error> {
+    let file = Checkpoint::open(path)?;
+    let (step, size) = (file.header().step, file.file_bytes());
+    let text = format!("{}: step {step}, {}\n", path.display(), bytes(size));
+    let json = json!({ "file": path.to_string_lossy(), "step": step, "file_bytes": size });
+    Ok((text, json))
 }
 
 /// A bar on a terminal for work on so many bytes, if that takes long.

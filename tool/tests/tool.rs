@@ -2,41 +2,19 @@
 //! are compared with the library's, and its conversions with what the library loads and
 //! saves.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
+use common::{json_of, printed};
 use serde_json::{json, Value};
 use sonew::checkpoint::{verify, Checkpoint};
 use sonew::dtype::{bf16, Dtype, Elements, ElementsMut};
 use sonew::layout::{Chains, TensorSpec, Update};
 use sonew::options::{Graft, Options, Rounding, StepOptions};
 use sonew::{Error, LoadMode, LoadOptions, Optimizer};
-
-const SONEW: &str = env!("CARGO_BIN_EXE_sonew");
-
-/// Runs the tool in a folder, with paths relative to it.
-fn sonew(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(SONEW);
-    command.args(arguments).current_dir(folder);
-    command.output().unwrap()
-}
-
-/// What it prints, and its exit code.
-fn printed(folder: &Path, arguments: &[&str]) -> (String, String, i32) {
-    let output = sonew(folder, arguments);
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    let code = output.status.code().unwrap();
-    (text(output.stdout), text(output.stderr), code)
-}
-
-/// The JSON that it prints, and its exit code.
-fn json_of(folder: &Path, arguments: &[&str]) -> (Value, i32) {
-    let arguments = [arguments, &["--json"]].concat();
-    let (out, err, code) = printed(folder, &arguments);
-    assert_eq!(err, "");
-    (serde_json::from_str(&out).unwrap(), code)
-}
 
 fn options() -> Options {
     Options {

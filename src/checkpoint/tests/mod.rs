@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::arrays::Wanted;
 use super::*;
 use crate::error::Error;
 use crate::layout::{Chains, Scalars, Update};
