@@ -130,10 +130,10 @@ typedef int32_t sonew_status;
  * Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
  * SONEW_BAD_HANDLE for the pool, SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING,
  * SONEW_NO_TENSORS, SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME,
- * SONEW_TOO_MANY_DIMENSIONS, SONEW_SIZE_OVERFLOW, SONEW_STATE_DTYPE,
+ * SONEW_TOO_MANY_DIMENSIONS, SONEW_SIZE_OVERFLOW, SONEW_SHARD, SONEW_STATE_DTYPE,
  * SONEW_MASTER_DTYPE, SONEW_INSTRUCTION_SET, SONEW_HEADER_LENGTH (the tensors
  * are so many, or their names so long, that they could not be saved),
- * SONEW_OUT_OF_MEMORY. Since 0.1.
+ * SONEW_OUT_OF_MEMORY. Since 0.2.
  */
 sonew_status sonew_create(const sonew_options *options,
                           const sonew_tensor *tensors,
@@ -146,7 +146,7 @@ sonew_status sonew_create(const sonew_options *options,
  * become invalid. A live file is written to disk, as by sonew_sync(), and
  * unlocked; to know whether that worked, call sonew_sync() first. A handle
  * that was freed before gets SONEW_BAD_HANDLE. One that another thread is
- * using gets SONEW_BUSY and is not freed. Since 0.1.
+ * using gets SONEW_BUSY and is not freed. Since 0.2.
  */
 sonew_status sonew_free(sonew_optimizer *optimizer);
 
@@ -159,7 +159,7 @@ sonew_status sonew_free(sonew_optimizer *optimizer);
 /**
  * Fills in the defaults. Pass sizeof *step for size.
  *
- * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ * Errors: SONEW_STRUCT_SIZE. Since 0.2.
  */
 sonew_status sonew_step_options_init(sonew_step_options *step, size_t size);
 
@@ -188,7 +188,7 @@ sonew_status sonew_step_options_init(sonew_step_options *step, size_t size);
  * Errors: SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
  * SONEW_UNKNOWN_VALUE, SONEW_OUT_OF_RANGE, SONEW_TENSOR_COUNT,
  * SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_OUT_OF_MEMORY. On a
- * live file SONEW_FORKED and, in the first step after a sync, SONEW_IO. Since 0.1.
+ * live file SONEW_FORKED and, in the first step after a sync, SONEW_IO. Since 0.2.
  */
 sonew_status sonew_step(sonew_optimizer *optimizer,
                         const sonew_step_options *step,
@@ -291,7 +291,7 @@ struct sonew_step_options {
  * given, every tensor must have master weights.
  *
  * Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_HEADER_LENGTH, SONEW_FILE_LOCKED, SONEW_FORKED,
- * SONEW_PLANE_MISSING, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.1.
+ * SONEW_PLANE_MISSING, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.2.
  */
 sonew_status sonew_save(const sonew_optimizer *optimizer,
                         const char *path,
@@ -301,7 +301,7 @@ sonew_status sonew_save(const sonew_optimizer *optimizer,
 /**
  * Fills in the defaults. Pass sizeof *options for size.
  *
- * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ * Errors: SONEW_STRUCT_SIZE. Since 0.2.
  */
 sonew_status sonew_load_options_init(sonew_load_options *options, size_t size);
 
@@ -333,7 +333,8 @@ sonew_status sonew_load_options_init(sonew_load_options *options, size_t size);
  * SONEW_TENSOR_MISSING, SONEW_TENSOR_DIFFERS, SONEW_DTYPE_DIFFERS,
  * SONEW_OPTION_DIFFERS, SONEW_PLANE_MISSING, SONEW_RENAME,
  * SONEW_FILE_LOCKED, SONEW_TORN, SONEW_NOT_A_LIVE_FILE, SONEW_SHARED_OPTION,
- * SONEW_OUT_OF_MEMORY. Since 0.1.
+ * SONEW_NO_OLDER_COPY, SONEW_ROWS_MISSING, SONEW_STEPS_DIFFER, SONEW_FILES_DIFFER,
+ * SONEW_ROWS_DIFFER, SONEW_MAPPED_ROWS, SONEW_OUT_OF_MEMORY. Since 0.2.
  */
 sonew_status sonew_load(sonew_optimizer *optimizer,
                         const char *path,
@@ -356,7 +357,7 @@ sonew_status sonew_load(sonew_optimizer *optimizer,
  *
  * Errors: SONEW_UNKNOWN_VALUE, and those of sonew_load() for a file that is no
  * checkpoint, is damaged or in use, or is no live file; SONEW_INSTRUCTION_SET;
- * SONEW_OUT_OF_MEMORY. Since 0.1.
+ * SONEW_OUT_OF_MEMORY. Since 0.2.
  */
 sonew_status sonew_open(const char *path,
                         int32_t mode,
@@ -404,6 +405,22 @@ struct sonew_load_options {
   const char *const *renames;
   /** The number of pairs in renames. Default 0. */
   size_t rename_count;
+  /**
+   * path_count further files that, together with the path of the call, hold the
+   * tensors: those that several machines have saved, each with its tensors or its rows
+   * of them (sonew_tensor.first_row). NULL with a count of 0. Each tensor is put
+   * together from the rows that the files have; whole tensors may be read from shards,
+   * and shards from whole tensors. All files must be of one step. Rows that several
+   * files have must be the same bits. Tensors that only the files have belong to other
+   * machines. Only for SONEW_READ. Default NULL.
+   *
+   * The state is the same to the bit however the rows are divided, except where a chain
+   * was cut or is cut now (with all but SONEW_ROWS): a sub-diagonal's entry for two
+   * elements that were in different shards, or are now, is 0 until steps fill it.
+   */
+  const char *const *paths;
+  /** See paths. Default 0. */
+  size_t path_count;
   /**
    * 1: keep the optimizer's options, and its learning-rate scale and weight
    * decay of every tensor, where the file has others. Its band may then be
@@ -458,7 +475,7 @@ struct sonew_load_options {
  * Fills in the defaults. Pass sizeof *options for size, from which the library
  * knows which fields the caller has: the two may be of different versions.
  *
- * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ * Errors: SONEW_STRUCT_SIZE. Since 0.2.
  */
 sonew_status sonew_options_init(sonew_options *options, size_t size);
 
@@ -770,6 +787,15 @@ struct sonew_tensor {
    * appears in files.
    */
   size_t dims[SONEW_MAX_DIMS];
+  /**
+   * In training on several machines: the tensor is a shard, the rows from first_row on
+   * of a larger one that has whole_rows rows; a row is an index of its first dimension.
+   * Steps do not depend on it, but files keep it, so that those of all machines can be
+   * loaded by any number of others: see sonew_load_options.paths. Default 0.
+   */
+  size_t first_row;
+  /** See first_row. Default 0: the tensor is no shard. */
+  size_t whole_rows;
   /** One of sonew_chains. Default SONEW_ROW_MAJOR. */
   int32_t chains;
   /** One of sonew_update. Default SONEW_UPDATE_SONEW. */
@@ -950,7 +976,7 @@ struct sonew_settings {
  * Writes what there is to know of an optimizer to *info, also while another thread
  * uses it: then as it was when the call before that one ended. Pass sizeof *info for size.
  *
- * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ * Errors: SONEW_STRUCT_SIZE. Since 0.2.
  */
 sonew_status sonew_info(const sonew_optimizer *optimizer,
                         sonew_optimizer_info *info,
@@ -1014,7 +1040,7 @@ struct sonew_optimizer_info {
  * Writes a view of a tensor's state plane to *view. Pass sizeof *view for size.
  *
  * Errors: SONEW_UNKNOWN_TENSOR, SONEW_UNKNOWN_PLANE, SONEW_STRUCT_SIZE.
- * Since 0.1.
+ * Since 0.2.
  */
 sonew_status sonew_plane_view(const sonew_optimizer *optimizer,
                               size_t tensor,
@@ -1032,7 +1058,7 @@ sonew_status sonew_plane_view(const sonew_optimizer *optimizer,
  * state is closed, as by sonew_free().
  *
  * Errors: SONEW_PLANE_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
- * SONEW_OVERLAP, SONEW_OUT_OF_MEMORY. Since 0.1.
+ * SONEW_OVERLAP, SONEW_OUT_OF_MEMORY. Since 0.2.
  */
 sonew_status sonew_set_state(sonew_optimizer *optimizer,
                              uint64_t step_count,
@@ -1050,7 +1076,7 @@ sonew_status sonew_set_state(sonew_optimizer *optimizer,
  * the caller's parameters.
  *
  * Errors: in a live file, SONEW_FORKED, SONEW_IO and SONEW_OUT_OF_MEMORY. Since
- * 0.1.
+ * 0.2.
  */
 sonew_status sonew_reset_master(sonew_optimizer *optimizer);
 
@@ -1139,7 +1165,7 @@ struct sonew_view {
  *
  * Errors: SONEW_FILE_LOCKED, SONEW_FORKED, SONEW_OUT_OF_RANGE (a step count of
  * the optimizer or of a tensor is 2^47 or more), SONEW_HEADER_LENGTH, SONEW_IO,
- * SONEW_OUT_OF_MEMORY. Since 0.1.
+ * SONEW_OUT_OF_MEMORY. Since 0.2.
  */
 sonew_status sonew_make_live(sonew_optimizer *optimizer,
                              const char *path);
@@ -1150,7 +1176,7 @@ sonew_status sonew_make_live(sonew_optimizer *optimizer,
  *
  * Errors: SONEW_NOT_LIVE; SONEW_FORKED; SONEW_IO: the state is unchanged, but
  * may not be on disk, or the file was removed, so that nobody can open it any
- * more. What the sync before has written is still there. Since 0.1.
+ * more. What the sync before has written is still there. Since 0.2.
  */
 sonew_status sonew_sync(const sonew_optimizer *optimizer);
 
@@ -1169,7 +1195,7 @@ sonew_status sonew_sync(const sonew_optimizer *optimizer);
  *
  * Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
  * SONEW_OUT_OF_MEMORY, SONEW_THREADS, and for a live file those of
- * sonew_save(). Since 0.1.
+ * sonew_save(). Since 0.2.
  */
 sonew_status sonew_save_begin(const sonew_optimizer *optimizer,
                               const char *path,
@@ -1184,7 +1210,7 @@ sonew_status sonew_save_begin(const sonew_optimizer *optimizer,
  * until then. NULL is allowed and does nothing.
  *
  * Errors: those of sonew_save(); SONEW_FORKED in a child of the process that
- * began it. Since 0.1.
+ * began it. Since 0.2.
  */
 sonew_status sonew_save_finish(sonew_saving *saving);
 
@@ -1195,7 +1221,7 @@ sonew_status sonew_save_finish(sonew_saving *saving);
  * Errors: SONEW_NOT_A_CHECKPOINT, SONEW_FILE_LENGTH, SONEW_FORMAT_VERSION,
  * SONEW_CHECKSUM, SONEW_IO. For a live file also SONEW_TORN, SONEW_FILE_LOCKED,
  * and SONEW_UNSYNCED if the process died before it synced the file: such a file
- * can be loaded, but has no checksums of its last step. Since 0.1.
+ * can be loaded, but has no checksums of its last step. Since 0.2.
  */
 sonew_status sonew_verify(const char *path);
 
@@ -1234,7 +1260,7 @@ sonew_status sonew_verify(const char *path);
  *
  * Errors: SONEW_IO, SONEW_NOT_A_CHECKPOINT, SONEW_FILE_LENGTH,
  * SONEW_FORMAT_VERSION, SONEW_CHECKSUM, SONEW_FILE_LOCKED, SONEW_TORN,
- * SONEW_OUT_OF_MEMORY. Since 0.1.
+ * SONEW_OUT_OF_MEMORY. Since 0.2.
  */
 sonew_status sonew_file_open(const char *path,
                              sonew_file **file);
@@ -1242,7 +1268,7 @@ sonew_status sonew_file_open(const char *path,
 /**
  * Writes what the file is to *contents. Pass sizeof *contents for size.
  *
- * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ * Errors: SONEW_STRUCT_SIZE. Since 0.2.
  */
 sonew_status sonew_file_info(const sonew_file *file,
                              sonew_contents *contents,
@@ -1253,7 +1279,7 @@ sonew_status sonew_file_info(const sonew_file *file,
  * sonew_options_init() writes the defaults. threads and instruction_set are in no
  * file and have their defaults. Pass sizeof *options for size.
  *
- * Errors: SONEW_STRUCT_SIZE. Since 0.1.
+ * Errors: SONEW_STRUCT_SIZE. Since 0.2.
  */
 sonew_status sonew_file_options(const sonew_file *file,
                                 sonew_options *options,
@@ -1302,7 +1328,7 @@ sonew_status sonew_file_arrays(const sonew_file *file,
  *
  * Errors: SONEW_UNKNOWN_TENSOR, SONEW_INVALID_STRING, SONEW_PLANE_MISSING,
  * SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_CHECKSUM, SONEW_IO,
- * SONEW_OUT_OF_MEMORY. Since 0.1.
+ * SONEW_OUT_OF_MEMORY. Since 0.2.
  */
 sonew_status sonew_file_read(const sonew_file *file,
                              size_t index,
@@ -1311,7 +1337,7 @@ sonew_status sonew_file_read(const sonew_file *file,
 
 /**
  * Closes a file. NULL is allowed and does nothing. The names that it has told are
- * gone then. Since 0.1.
+ * gone then. Since 0.2.
  */
 sonew_status sonew_file_free(sonew_file *file);
 
@@ -1364,7 +1390,7 @@ struct sonew_contents {
  *
  * Errors: SONEW_OUT_OF_RANGE for threads; SONEW_PROCESSOR for a processor that is
  * not there, or that the process may not run on, and on systems other than Linux
- * for any; SONEW_THREADS; SONEW_OUT_OF_MEMORY. Since 0.1.
+ * for any; SONEW_THREADS; SONEW_OUT_OF_MEMORY. Since 0.2.
  */
 sonew_status sonew_pool_create(int32_t threads,
                                const size_t *processors,
@@ -1373,7 +1399,7 @@ sonew_status sonew_pool_create(int32_t threads,
 
 /**
  * Frees a pool. Optimizers and plans that were created with it keep it: it may be
- * freed before them. NULL is allowed and does nothing. Since 0.1.
+ * freed before them. NULL is allowed and does nothing. Since 0.2.
  */
 sonew_status sonew_pool_free(sonew_pool *pool);
 
@@ -1389,7 +1415,7 @@ sonew_status sonew_pool_free(sonew_pool *pool);
 /**
  * Creates a plan for steps over count tensors and writes its handle to *plan.
  * Arguments and statuses are those of sonew_create(), but SONEW_HEADER_LENGTH: what
- * a plan works on is saved by its caller. Since 0.1.
+ * a plan works on is saved by its caller. Since 0.2.
  */
 sonew_status sonew_plan_create(const sonew_options *options,
                                const sonew_tensor *tensors,
@@ -1398,7 +1424,7 @@ sonew_status sonew_plan_create(const sonew_options *options,
 
 /**
  * Frees a plan, and its threads as sonew_free() does an optimizer's. NULL is
- * allowed and does nothing. Since 0.1.
+ * allowed and does nothing. Since 0.2.
  */
 sonew_status sonew_plan_free(sonew_plan *plan);
 
@@ -1433,7 +1459,7 @@ sonew_status sonew_buffers_init(sonew_buffers *buffers,
  * other buffer of the call. Gradients may overlap each other.
  *
  * Errors: those of sonew_step(), SONEW_WRONG_LENGTH, SONEW_PLANE_COUNT,
- * SONEW_STRUCT_SIZE, SONEW_AMBIGUOUS_TARGET. Since 0.1.
+ * SONEW_STRUCT_SIZE, SONEW_AMBIGUOUS_TARGET. Since 0.2.
  */
 sonew_status sonew_plan_step(sonew_plan *plan,
                              const sonew_step_options *step,
@@ -1554,6 +1580,9 @@ struct sonew_buffers {
  * SONEW_STOCHASTIC, each machine draws random numbers of its own.
  *
  * Each machine saves its part to a file of its own, with sonew_save(), at the same step.
+ * If tensors say which rows of the whole ones they are (sonew_tensor.first_row), any
+ * number of machines can load these files (sonew_load_options.paths), and the program
+ * `sonew merge` makes one file of them.
  *
  * While a step in stages is under way, functions that only read answer as they
  * did before it. Functions that step, save, load, sync or change a setting are
@@ -1667,7 +1696,7 @@ typedef int32_t sonew_stage;
 /**
  * Returns the name of a status, such as "SONEW_OUT_OF_RANGE", or "unknown
  * status" for any other number. Never NULL; the string is constant. May be
- * called at any time. Since 0.1.
+ * called at any time. Since 0.2.
  */
 const char *sonew_status_name(int32_t status);
 
@@ -1676,7 +1705,7 @@ const char *sonew_status_name(int32_t status);
  * argument, which tensor and which value was wrong. It is in English, in UTF-8,
  * at most 1023 bytes long; long names and paths lose their middle. Never NULL; ""
  * if no call has failed. The thread's next failed call overwrites the text. Since
- * 0.1.
+ * 0.2.
  */
 const char *sonew_last_error(void);
 
@@ -1759,6 +1788,8 @@ enum {
    * SONEW_F32.
    */
   SONEW_MASTER_DTYPE = 213,
+  /** A shard has rows that the whole tensor does not have, or is a scalar. */
+  SONEW_SHARD = 215,
   /** A buffer is not aligned to its element type. */
   SONEW_MISALIGNED = 220,
   /**
@@ -1821,6 +1852,14 @@ enum {
    * in the file.
    */
   SONEW_DTYPE_DIFFERS = 415,
+  /** Rows of a tensor are in none of the files. */
+  SONEW_ROWS_MISSING = 416,
+  /** The files of a set are of different steps. */
+  SONEW_STEPS_DIFFER = 417,
+  /** The files of a set differ in a setting of a tensor, or in an option. */
+  SONEW_FILES_DIFFER = 418,
+  /** Several files of a set have the same rows of a tensor, with different numbers. */
+  SONEW_ROWS_DIFFER = 419,
   /**
    * A live file is in use by another process or optimizer, or another save
    * to the same path is under way.
@@ -1855,6 +1894,11 @@ enum {
    */
   SONEW_NO_OLDER_COPY = 427,
   /**
+   * Several files were to be mapped, or one with other rows of a tensor than the
+   * optimizer has: read them instead.
+   */
+  SONEW_MAPPED_ROWS = 428,
+  /**
    * A bug in this library; please report the message. Only after this error
    * may something have changed: the handle that was in use is refused from
    * now on, and can only be freed.
@@ -1873,7 +1917,7 @@ enum {
 
 /**
  * Returns the version of the library, as in "0.1.0". Never NULL; the string is
- * constant. Since 0.1.
+ * constant. Since 0.2.
  */
 const char *sonew_version(void);
 
@@ -1886,7 +1930,7 @@ const char *sonew_version(void);
  * For callers whose compiler does not read this header: they can detect that a
  * struct which they declare themselves differs, instead of crashing.
  *
- * Errors: SONEW_INVALID_STRING, SONEW_UNKNOWN_NAME. Since 0.1.
+ * Errors: SONEW_INVALID_STRING, SONEW_UNKNOWN_NAME. Since 0.2.
  */
 sonew_status sonew_struct_field(const char *structure,
                                 const char *field,

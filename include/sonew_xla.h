@@ -84,14 +84,14 @@ extern "C" {
  * NULL, or an XLA_FFI_Error with the code INVALID_ARGUMENT and a message like
  * those of sonew_last_error(). May be called by several threads at once. Plans,
  * with their threads and scratch memory, are kept between calls, but at most 64
- * idle ones. Since 0.1.
+ * idle ones. Since 0.2.
  */
 void *sonew_xla_step_v1(void *call_frame);
 
 /**
  * Frees the idle plans that are kept for the handler's next calls, with their
  * scratch memory, and the threads that nothing else has used. Plans in use are
- * kept. For programs that go on running after training. Since 0.1.
+ * kept. For programs that go on running after training. Since 0.2.
  */
 void sonew_xla_release(void);
 

@@ -65,6 +65,8 @@ class Tensor(ctypes.Structure):
         ("name", c_char_p),
         ("ndim", c_size_t),
         ("dims", c_size_t * MAX_DIMS),
+        ("first_row", c_size_t),
+        ("whole_rows", c_size_t),
         ("chains", c_int32),
         ("update", c_int32),
         ("dtype", c_int32),

@@ -38,6 +38,8 @@ class LoadOptions(ctypes.Structure):
         ("struct_size", c_size_t),
         ("renames", POINTER(c_char_p)),
         ("rename_count", c_size_t),
+        ("paths", POINTER(c_char_p)),
+        ("path_count", c_size_t),
         ("override_options", c_int32),
         ("common_tensors_only", c_int32),
         ("mode", c_int32),
