@@ -23,7 +23,13 @@ const GENERATED: [(&str, &str); 2] = [
     ),
 ];
 
-const REFUSALS: [&str; 9] = [
+const USAGE: [&str; 3] = [
+    "tests/c/usage.c",
+    "tests/c/usage_files.c",
+    "tests/c/usage_plans.c",
+];
+
+const REFUSALS: [&str; 10] = [
     "tests/c/refusals.c",
     "tests/c/refusals_create.c",
     "tests/c/refusals_step.c",
@@ -33,6 +39,7 @@ const REFUSALS: [&str; 9] = [
     "tests/c/refusals_other.c",
     "tests/c/refusals_typed.c",
     "tests/c/refusals_live.c",
+    "tests/c/refusals_shards.c",
 ];
 
 fn folder(test: &str) -> std::path::PathBuf {
@@ -117,7 +124,7 @@ fn the_example_of_the_header_compiles() {
 #[test]
 fn every_function_can_be_used_from_c() {
     let folder = folder("usage");
-    let program = compile(&mut cc(), "c99", &["tests/c/usage.c"], &folder);
+    let program = compile(&mut cc(), "c99", &USAGE, &folder);
     assert_eq!(run(Command::new(&program).arg(&folder)), "all used\n");
     valgrind(&program, &[&folder]);
 }
@@ -129,21 +136,15 @@ fn every_function_can_be_used_from_cpp() {
         return;
     }
     let folder = folder("usage_cpp");
-    let mut compiler = Command::new("g++");
-    compiler.args(["-x", "c++"]);
-    // The library, which follows, is not C++.
-    let source = root("tests/c/usage.c");
-    let object = folder.join("usage.o");
-    run(compiler
-        .args(["-std=c++11", "-c", "-I"])
-        .arg(root("include"))
-        .args(WARNINGS)
-        .arg(source)
-        .arg("-o")
-        .arg(&object));
     let program = folder.join("program");
     run(Command::new("g++")
-        .arg(&object)
+        .args(["-std=c++11", "-pthread", "-I"])
+        .arg(root("include"))
+        .args(WARNINGS)
+        .args(["-x", "c++"])
+        .args(USAGE.map(root))
+        // The library, which follows, is not C++.
+        .args(["-x", "none"])
         .arg(folder.join(soname()))
         .arg(format!("-Wl,-rpath,{}", folder.display()))
         .arg("-o")

@@ -35,6 +35,7 @@ void good_buffers(sonew_buffers buffers[COUNT]);
 const char *in_folder(const char *name);
 
 extern const refusal create_refusals[], step_refusals[], plan_refusals[],
-    file_refusals[], name_refusals[], other_refusals[], typed_refusals[], live_refusals[];
+    file_refusals[], name_refusals[], other_refusals[], typed_refusals[], live_refusals[],
+    shard_refusals[];
 
 #endif

@@ -1,32 +1,28 @@
 /* Every function of the library as it is meant to be used. Compiled as C99 and
- * as C++11. argv[1] is a folder to write to. */
-#include "check.h"
+ * as C++11. argv[1] is a folder to write to. Here are the basics; files and plans are in
+ * the files beside this one. */
+#include "usage.h"
 
 #include <sonew_xla.h>
 #include <stddef.h>
 
-#define COUNT 2
-#define WEIGHT 12
-#define BIAS 3
-
-static float weight[WEIGHT], bias[BIAS];
-static float weight_grad[WEIGHT], bias_grad[BIAS];
-static void *params[COUNT] = {weight, bias};
-static const void *grads[COUNT] = {weight_grad, bias_grad};
+float weight[WEIGHT], bias[BIAS], weight_grad[WEIGHT], bias_grad[BIAS];
+void *params[COUNT] = {weight, bias};
+const void *grads[COUNT] = {weight_grad, bias_grad};
 
 static void fill(float *values, size_t count, float start) {
     for (size_t i = 0; i < count; i++)
         values[i] = start + 0.125f * (float)((i * 7) % 5);
 }
 
-static void fill_all(void) {
+void fill_all(void) {
     fill(weight, WEIGHT, 1.0f);
     fill(bias, BIAS, -1.0f);
     fill(weight_grad, WEIGHT, -0.2f);
     fill(bias_grad, BIAS, 0.1f);
 }
 
-static void describe(sonew_tensor tensors[COUNT]) {
+void describe(sonew_tensor tensors[COUNT]) {
     OK(sonew_tensors_init(tensors, COUNT, sizeof *tensors));
     tensors[0].name = "fc1.weight";
     tensors[0].ndim = 2;
@@ -39,7 +35,7 @@ static void describe(sonew_tensor tensors[COUNT]) {
     tensors[1].update = SONEW_UPDATE_ADAM;
 }
 
-static sonew_options with_band(int32_t band) {
+sonew_options with_band(int32_t band) {
     sonew_options options;
     OK(sonew_options_init(&options, sizeof options));
     options.band = band;
@@ -49,13 +45,25 @@ static sonew_options with_band(int32_t band) {
     return options;
 }
 
-static sonew_optimizer *create(int32_t band) {
+sonew_optimizer *create(int32_t band) {
     sonew_options options = with_band(band);
     sonew_tensor tensors[COUNT];
     describe(tensors);
     sonew_optimizer *optimizer = NULL;
     OK(sonew_create(&options, tensors, COUNT, &optimizer));
     return optimizer;
+}
+
+uint64_t step_count(const sonew_optimizer *optimizer) {
+    return info_of(optimizer).step_count;
+}
+
+uint64_t count_of(sonew_optimizer *optimizer, size_t tensor) {
+    uint64_t count = settings_of(optimizer, tensor).step_count;
+    sonew_view view;
+    OK(sonew_plane_view(optimizer, tensor, 1, &view, sizeof view));
+    CHECK(view.step_count == count);
+    return count;
 }
 
 static void defaults(void) {
@@ -84,6 +92,7 @@ static void defaults(void) {
     sonew_load_options load;
     OK(sonew_load_options_init(&load, sizeof load));
     CHECK(load.renames == NULL && load.rename_count == 0);
+    CHECK(load.paths == NULL && load.path_count == 0);
     CHECK(load.override_options == 0 && load.common_tensors_only == 0);
     CHECK(load.mode == SONEW_READ && load.older_copy == 0 && load.convert_state == 0);
 
@@ -98,6 +107,7 @@ static void defaults(void) {
     for (int i = 0; i < COUNT; i++) {
         CHECK(tensors[i].struct_size == sizeof *tensors && tensors[i].name == NULL);
         CHECK(tensors[i].ndim == 0 && tensors[i].chains == SONEW_ROW_MAJOR);
+        CHECK(tensors[i].first_row == 0 && tensors[i].whole_rows == 0);
         CHECK(tensors[i].dtype == SONEW_DTYPE_DEFAULT && tensors[i].master == 0);
     }
 }
@@ -132,6 +142,9 @@ static void layouts(void) {
     STRUCT(sonew_tensor);
     FIELD(sonew_tensor, name);
     FIELD(sonew_tensor, dims);
+    FIELD(sonew_tensor, first_row);
+    FIELD(sonew_tensor, whole_rows);
+    FIELD(sonew_tensor, chains);
     FIELD(sonew_tensor, reserved);
     STRUCT(sonew_step_options);
     FIELD(sonew_step_options, struct_size);
@@ -140,6 +153,8 @@ static void layouts(void) {
     STRUCT(sonew_load_options);
     FIELD(sonew_load_options, struct_size);
     FIELD(sonew_load_options, rename_count);
+    FIELD(sonew_load_options, paths);
+    FIELD(sonew_load_options, path_count);
     FIELD(sonew_load_options, mode);
     FIELD(sonew_load_options, older_copy);
     FIELD(sonew_load_options, convert_state);
@@ -192,10 +207,6 @@ static void settings(sonew_optimizer *optimizer) {
     CHECK(memcmp(&now, &second, sizeof now) == 0);
     now = settings_of(optimizer, 0);
     CHECK(memcmp(&now, &first, sizeof now) == 0);
-}
-
-static uint64_t step_count(const sonew_optimizer *optimizer) {
-    return info_of(optimizer).step_count;
 }
 
 static void views(const sonew_optimizer *optimizer) {
@@ -258,216 +269,6 @@ static void left_out(sonew_optimizer *optimizer) {
     CHECK(bias[0] != first);
 }
 
-/* Continuing from a file gives the same bits as continuing. */
-static void files(sonew_optimizer *optimizer, const char *folder) {
-    char path[4096];
-    snprintf(path, sizeof path, "%s/usage.safetensors", folder);
-    OK(sonew_save(optimizer, path, params, COUNT));
-    OK(sonew_step(optimizer, NULL, params, grads, COUNT));
-    float expected[WEIGHT];
-    memcpy(expected, weight, sizeof weight);
-
-    memset(weight, 0, sizeof weight);
-    memset(bias, 0, sizeof bias);
-    sonew_optimizer *other = create(2);
-    OK(sonew_load(other, path, NULL, params, COUNT));
-    CHECK(step_count(other) + 1 == step_count(optimizer));
-    OK(sonew_step(other, NULL, params, grads, COUNT));
-    CHECK(memcmp(expected, weight, sizeof weight) == 0);
-    OK(sonew_free(other));
-
-    /* State alone, into a smaller band, under other names. */
-    OK(sonew_save(optimizer, path, NULL, 0));
-    sonew_tensor tensors[COUNT];
-    describe(tensors);
-    tensors[0].name = "renamed";
-    sonew_options options = with_band(1);
-    OK(sonew_create(&options, tensors, 1, &other));
-    const char *renames[] = {"fc1.weight", "renamed"};
-    sonew_load_options load;
-    OK(sonew_load_options_init(&load, sizeof load));
-    load.renames = renames;
-    load.rename_count = 1;
-    load.override_options = 1;
-    load.common_tensors_only = 1;
-    OK(sonew_load(other, path, &load, NULL, 0));
-    CHECK(step_count(other) == step_count(optimizer));
-    OK(sonew_free(other));
-}
-
-/* Whether a tensor of an optimizer or a file is fc1.weight or fc1.bias. */
-static void is_tensor(const sonew_tensor *tensor, size_t index) {
-    sonew_tensor expected[COUNT];
-    describe(expected);
-    CHECK(tensor->struct_size == sizeof *tensor);
-    CHECK(strcmp(tensor->name, expected[index].name) == 0);
-    CHECK(tensor->ndim == expected[index].ndim);
-    CHECK(memcmp(tensor->dims, expected[index].dims, sizeof tensor->dims) == 0);
-    CHECK(tensor->chains == expected[index].chains);
-    CHECK(tensor->update == expected[index].update);
-    CHECK(tensor->dtype == SONEW_F32 && tensor->grad_dtype == SONEW_F32);
-    CHECK(tensor->state_dtype == SONEW_F32 && tensor->master == 0);
-}
-
-/* A file is read without an optimizer, and an optimizer is made of it: at once, and of
- * its parts with state in another type. */
-static void contents_of_files(const char *folder) {
-    char path[4096];
-    snprintf(path, sizeof path, "%s/contents.safetensors", folder);
-    sonew_optimizer *optimizer = create(2), *opened = NULL, *made = NULL;
-    fill_all();
-    OK(set_lr_scale(optimizer, 0, 0.5));
-    const void *some[COUNT] = {weight_grad, NULL};
-    OK(sonew_step(optimizer, NULL, params, grads, COUNT));
-    OK(sonew_step(optimizer, NULL, params, some, COUNT));
-    OK(sonew_save(optimizer, path, params, COUNT));
-
-    sonew_file *file = NULL;
-    sonew_contents contents;
-    sonew_options options, original = with_band(2);
-    OK(sonew_file_open(path, &file));
-    OK(sonew_file_info(file, &contents, sizeof contents));
-    CHECK(contents.step_count == 2 && contents.tensor_count == COUNT && contents.format == 4);
-    CHECK(contents.parameters == 1 && contents.live == 0 && contents.unsynced == 0);
-    FILE *bytes = fopen(path, "rb");
-    CHECK(bytes != NULL && fseek(bytes, 0, SEEK_END) == 0);
-    CHECK(contents.file_bytes == (uint64_t)ftell(bytes));
-    fclose(bytes);
-    OK(sonew_file_options(file, &options, sizeof options));
-    CHECK(options.threads == 0);
-    options.threads = original.threads; /* which are in no file */
-    CHECK(memcmp(&options, &original, sizeof options) == 0);
-
-    sonew_tensor tensors[COUNT];
-    for (size_t i = 0; i < COUNT; i++) {
-        sonew_settings settings;
-        sonew_planes arrays;
-        OK(sonew_file_tensor(file, i, &tensors[i], sizeof tensors[i]));
-        is_tensor(&tensors[i], i);
-        tensors[i].state_dtype = SONEW_BF16;
-        OK(sonew_file_settings(file, i, &settings, sizeof settings));
-        CHECK(settings.lr_scale == (i == 0 ? 0.5 : 1) && settings.weight_decay == 0.01);
-        CHECK(settings.step_count == 2 - i && settings.scalars[0] == 0);
-        OK(sonew_file_arrays(file, i, &arrays, sizeof arrays));
-        CHECK(arrays.count == (i == 0 ? 6 : 3) && arrays.dtypes[0] == SONEW_F32);
-        CHECK(strcmp(arrays.names[0], "momentum") == 0);
-        CHECK(strcmp(arrays.names[arrays.count - 1], "parameter") == 0);
-    }
-    float read[WEIGHT], other_bias[BIAS];
-    OK(sonew_file_read(file, 0, "parameter", read));
-    CHECK(memcmp(read, weight, sizeof weight) == 0);
-    OK(sonew_create(&options, tensors, COUNT, &made));
-    OK(sonew_file_free(file));
-    OK(sonew_file_free(NULL));
-
-    OK(sonew_open(path, SONEW_READ, &opened));
-    for (size_t i = 0; i < COUNT; i++) {
-        sonew_tensor tensor;
-        OK(sonew_get_tensor(opened, i, &tensor, sizeof tensor));
-        is_tensor(&tensor, i);
-        CHECK(settings_of(opened, i).step_count == 2 - i);
-        CHECK(settings_of(opened, i).lr_scale == (i == 0 ? 0.5 : 1));
-    }
-    memcpy(other_bias, bias, sizeof bias);
-    void *others[COUNT] = {read, other_bias};
-    OK(sonew_step(optimizer, NULL, params, grads, COUNT));
-    OK(sonew_step(opened, NULL, others, grads, COUNT));
-    CHECK(memcmp(read, weight, sizeof weight) == 0);
-    CHECK(memcmp(other_bias, bias, sizeof bias) == 0);
-    OK(sonew_free(opened));
-
-    sonew_load_options load;
-    OK(sonew_load_options_init(&load, sizeof load));
-    CHECK(sonew_load(made, path, &load, NULL, 0) == SONEW_DTYPE_DIFFERS);
-    load.convert_state = 1;
-    OK(sonew_load(made, path, &load, others, COUNT));
-    CHECK(step_count(made) == 2);
-    OK(sonew_step(made, NULL, others, grads, COUNT));
-    OK(sonew_free(made));
-    OK(sonew_free(optimizer));
-}
-
-/* Live files, and saves in the background. */
-static void live_files(const char *folder) {
-    char path[4096], beside[4096];
-    snprintf(path, sizeof path, "%s/live.safetensors", folder);
-    snprintf(beside, sizeof beside, "%s/beside.safetensors", folder);
-    fill_all();
-    sonew_optimizer *optimizer = create(1);
-    OK(sonew_make_live(optimizer, path));
-    OK(sonew_step(optimizer, NULL, params, grads, COUNT));
-    OK(sonew_sync(optimizer));
-
-    void *saved[COUNT] = {weight, bias};
-    sonew_saving *saving = NULL;
-    OK(sonew_save_begin(optimizer, beside, saved, COUNT, &saving));
-    OK(sonew_step(optimizer, NULL, params, grads, COUNT));
-    OK(sonew_save_finish(saving));
-    OK(sonew_save_finish(NULL));
-    OK(sonew_verify(beside));
-    float expected[WEIGHT];
-    memcpy(expected, weight, sizeof weight);
-    OK(sonew_free(optimizer));
-    OK(sonew_verify(path));
-
-    /* The live file is one step ahead of what was saved. */
-    optimizer = create(1);
-    sonew_load_options load;
-    OK(sonew_load_options_init(&load, sizeof load));
-    load.mode = SONEW_MAP_SHARED;
-    OK(sonew_load(optimizer, path, &load, NULL, 0));
-    CHECK(step_count(optimizer) == 2);
-    load.mode = SONEW_MAP_PRIVATE;
-    OK(sonew_load(optimizer, beside, &load, params, COUNT));
-    CHECK(step_count(optimizer) == 1);
-    OK(sonew_step(optimizer, NULL, params, grads, COUNT));
-    CHECK(memcmp(expected, weight, sizeof weight) == 0);
-    /* Onto the file that is mapped. */
-    OK(sonew_save(optimizer, beside, params, COUNT));
-    OK(sonew_free(optimizer));
-}
-
-/* Tensors of other types: their state, and files of them. */
-static void typed(const char *folder) {
-    char path[4096];
-    snprintf(path, sizeof path, "%s/typed.safetensors", folder);
-    sonew_tensor tensors[COUNT];
-    describe(tensors);
-    tensors[0].dtype = SONEW_BF16;
-    tensors[0].master = 1;
-    tensors[1].dtype = SONEW_F64;
-    tensors[1].grad_dtype = SONEW_F16;
-    sonew_options options = with_band(0);
-    options.rounding = SONEW_STOCHASTIC;
-    options.seed = 5;
-    options.instruction_set = SONEW_ISA_PORTABLE;
-    sonew_optimizer *optimizer = NULL;
-    OK(sonew_create(&options, tensors, COUNT, &optimizer));
-    CHECK(strcmp(info_of(optimizer).instruction_set, "portable") == 0);
-    /* Four planes of floats with the master weights, and two of doubles. */
-    CHECK(info_of(optimizer).state_bytes == 4 * WEIGHT * sizeof(float) + 2 * BIAS * sizeof(double));
-    sonew_view view;
-    OK(sonew_plane_view(optimizer, 0, 3, &view, sizeof view));
-    CHECK(strcmp(view.plane, "master") == 0 && view.dtype == SONEW_F32);
-    OK(sonew_plane_view(optimizer, 1, 1, &view, sizeof view));
-    CHECK(view.dtype == SONEW_F64);
-
-    uint16_t saved_weight[WEIGHT], weight_bits[WEIGHT];
-    double saved_bias[BIAS], bias_numbers[BIAS];
-    for (int i = 0; i < WEIGHT; i++)
-        saved_weight[i] = (uint16_t)(0x3f80 + i);
-    for (int i = 0; i < BIAS; i++)
-        saved_bias[i] = 1.0 / (3 + i);
-    void *saved[COUNT] = {saved_weight, saved_bias};
-    void *loaded[COUNT] = {weight_bits, bias_numbers};
-    OK(sonew_save(optimizer, path, saved, COUNT));
-    OK(sonew_load(optimizer, path, NULL, loaded, COUNT));
-    CHECK(memcmp(saved_weight, weight_bits, sizeof weight_bits) == 0);
-    CHECK(memcmp(saved_bias, bias_numbers, sizeof bias_numbers) == 0);
-    OK(sonew_reset_master(optimizer));
-    OK(sonew_free(optimizer));
-}
-
 /* Master weights of floats are the parameters, until these are changed. */
 static void master_of_floats(void) {
     fill_all();
@@ -495,68 +296,6 @@ static void master_of_floats(void) {
     CHECK(my_weight[0] > 90);
     OK(sonew_free(optimizer));
     OK(sonew_free(other));
-}
-
-/* A plan over buffers of the caller does what the optimizer does, and as
- * direction writes what the optimizer subtracts. */
-static void stateless(void) {
-    sonew_tensor tensors[COUNT];
-    describe(tensors);
-    sonew_options options = with_band(2);
-    sonew_plan *plan = NULL;
-    OK(sonew_plan_create(&options, tensors, COUNT, &plan));
-    sonew_planes planes = planes_of(plan, 0);
-    CHECK(planes.count == 5 && strcmp(planes.names[4], "rms") == 0);
-    CHECK(planes.dtypes[4] == SONEW_F32);
-    CHECK(planes_of(plan, 1).count == 2);
-
-    static float of_weight[5][WEIGHT], of_bias[2][BIAS], direction[BIAS];
-    void *weight_planes[] = {of_weight[0], of_weight[1], of_weight[2],
-                             of_weight[3], of_weight[4]};
-    void *bias_planes[] = {of_bias[0], of_bias[1]};
-    float mine[WEIGHT], before[BIAS];
-    fill_all();
-    memcpy(mine, weight, sizeof weight);
-    memcpy(before, bias, sizeof bias);
-    sonew_buffers buffers[COUNT];
-    OK(sonew_buffers_init(buffers, COUNT, sizeof *buffers));
-    buffers[0].params = mine;
-    buffers[0].grad = weight_grad;
-    buffers[0].planes = weight_planes;
-    buffers[0].plane_count = 5;
-    buffers[0].len = WEIGHT;
-    buffers[0].weight_decay = options.weight_decay;
-    buffers[1].direction = direction;
-    buffers[1].grad = bias_grad;
-    buffers[1].planes = bias_planes;
-    buffers[1].plane_count = 2;
-    buffers[1].len = BIAS;
-
-    sonew_optimizer *optimizer = create(2);
-    sonew_settings settings = settings_of(optimizer, 1);
-    settings.weight_decay = 0;
-    OK(sonew_set_settings(optimizer, 1, &settings));
-    for (uint64_t number = 1; number <= 5; number++) {
-        memcpy(before, bias, sizeof bias);
-        OK(sonew_plan_step(plan, NULL, number, buffers, COUNT));
-        OK(sonew_step(optimizer, NULL, params, grads, COUNT));
-        CHECK(memcmp(mine, weight, sizeof weight) == 0);
-        for (int i = 0; i < BIAS; i++) {
-            float moved = before[i] - bias[i];
-            float difference = moved - 0.001f * direction[i];
-            CHECK(difference < 1e-6f && difference > -1e-6f && moved != 0);
-        }
-    }
-    OK(sonew_free(optimizer));
-    OK(sonew_plan_free(plan));
-}
-
-static uint64_t count_of(sonew_optimizer *optimizer, size_t tensor) {
-    uint64_t count = settings_of(optimizer, tensor).step_count;
-    sonew_view view;
-    OK(sonew_plane_view(optimizer, tensor, 1, &view, sizeof view));
-    CHECK(view.step_count == count);
-    return count;
 }
 
 /* State that a program kept in arrays of its own goes on as in the optimizer that it came
@@ -601,168 +340,6 @@ static void tensor_scalars(void) {
     CHECK(memcmp(here, without, sizeof here) != 0);
     OK(sonew_free(from));
     OK(sonew_free(to));
-}
-
-/* A tensor that has had no gradient for long begins as in a fresh optimizer: in an
- * optimizer, in steps of its own, and in a plan, whose entry without gradient needs
- * nothing else. */
-static void step_counts(void) {
-    enum { STEPS = 1000 };
-    sonew_options options;
-    OK(sonew_options_init(&options, sizeof options));
-    options.graft = SONEW_GRAFT_NONE;
-    options.band = 0;
-    sonew_tensor tensors[COUNT];
-    OK(sonew_tensors_init(tensors, COUNT, sizeof *tensors));
-    for (int i = 0; i < COUNT; i++) {
-        tensors[i].name = i ? "b" : "a";
-        tensors[i].ndim = 1;
-        tensors[i].dims[0] = BIAS;
-    }
-    float a[BIAS] = {0}, b[BIAS] = {0}, fresh[BIAS] = {0};
-    void *both[COUNT] = {a, b}, *other[COUNT] = {a, fresh};
-    const void *first[COUNT] = {bias_grad, NULL}, *second[COUNT] = {NULL, bias_grad};
-    const void *all[COUNT] = {bias_grad, bias_grad};
-    fill_all();
-
-    sonew_optimizer *optimizer = NULL;
-    OK(sonew_create(&options, tensors, COUNT, &optimizer));
-    OK(sonew_step(optimizer, NULL, other, second, COUNT));
-    OK(sonew_free(optimizer));
-    CHECK(fresh[0] != 0);
-
-    OK(sonew_create(&options, tensors, COUNT, &optimizer));
-    for (int i = 0; i < STEPS; i++)
-        OK(sonew_step(optimizer, NULL, both, first, COUNT));
-    CHECK(count_of(optimizer, 0) == STEPS && count_of(optimizer, 1) == 0);
-    OK(sonew_step(optimizer, NULL, both, all, COUNT));
-    CHECK(step_count(optimizer) == STEPS + 1);
-    CHECK(count_of(optimizer, 0) == STEPS + 1 && count_of(optimizer, 1) == 1);
-    CHECK(memcmp(b, fresh, sizeof b) == 0);
-    sonew_settings settings = settings_of(optimizer, 1);
-    settings.step_count = 5;
-    OK(sonew_set_settings(optimizer, 1, &settings));
-    CHECK(count_of(optimizer, 0) == STEPS + 1 && count_of(optimizer, 1) == 5);
-    OK(sonew_free(optimizer));
-
-    sonew_plan *plan = NULL;
-    OK(sonew_plan_create(&options, tensors, COUNT, &plan));
-    static float planes[COUNT][2][BIAS];
-    void *of_a[] = {planes[0][0], planes[0][1]}, *of_b[] = {planes[1][0], planes[1][1]};
-    sonew_buffers buffers[COUNT];
-    memset(a, 0, sizeof a);
-    memset(b, 0, sizeof b);
-    for (uint64_t number = 1; number <= STEPS + 1; number++) {
-        OK(sonew_buffers_init(buffers, COUNT, sizeof *buffers));
-        for (int i = 0; i < COUNT; i++) {
-            if (i == 1 && number <= STEPS)
-                continue;
-            buffers[i].params = both[i];
-            buffers[i].grad = bias_grad;
-            buffers[i].planes = i ? of_b : of_a;
-            buffers[i].plane_count = 2;
-            buffers[i].len = BIAS;
-            buffers[i].step_number = i ? 1 : 0;
-        }
-        OK(sonew_plan_step(plan, NULL, number, buffers, COUNT));
-    }
-    CHECK(memcmp(b, fresh, sizeof b) == 0);
-    OK(sonew_plan_free(plan));
-}
-
-/* A tensor without elements needs no buffers, and changes nothing for the others. */
-static void empty(const char *folder) {
-    sonew_tensor tensors[COUNT];
-    OK(sonew_tensors_init(tensors, COUNT, sizeof *tensors));
-    for (int i = 0; i < COUNT; i++) {
-        tensors[i].name = i ? "some" : "none";
-        tensors[i].ndim = 2;
-        tensors[i].dims[0] = i ? BIAS : 0;
-        tensors[i].dims[1] = 1;
-    }
-    float both[BIAS] = {0}, alone[BIAS] = {0}, planes[3][BIAS] = {{0}}, of_plan[BIAS] = {0};
-    void *const params_of[] = {NULL, both}, *const params_alone[] = {alone};
-    const void *const grads_of[] = {NULL, bias_grad};
-    fill_all();
-    sonew_optimizer *optimizer = NULL, *other = NULL;
-    OK(sonew_create(NULL, tensors, COUNT, &optimizer));
-    OK(sonew_create(NULL, tensors + 1, 1, &other));
-    sonew_plan *plan = NULL;
-    OK(sonew_plan_create(NULL, tensors, COUNT, &plan));
-    sonew_buffers buffers[COUNT];
-    void *of_tensor[] = {planes[0], planes[1], planes[2]};
-    OK(sonew_buffers_init(buffers, COUNT, sizeof *buffers));
-    buffers[1].plane_count = 3;
-    buffers[1].planes = of_tensor;
-    buffers[1].params = of_plan;
-    buffers[1].grad = bias_grad;
-    buffers[1].len = BIAS;
-    for (uint64_t number = 1; number <= 3; number++) {
-        OK(sonew_step(optimizer, NULL, params_of, grads_of, COUNT));
-        OK(sonew_step(other, NULL, params_alone, grads_of + 1, 1));
-        OK(sonew_plan_step(plan, NULL, number, buffers, COUNT));
-    }
-    CHECK(memcmp(both, alone, sizeof both) == 0 && memcmp(both, of_plan, sizeof both) == 0);
-    CHECK(count_of(optimizer, 0) == 0 && count_of(optimizer, 1) == 3);
-    char path[4096];
-    snprintf(path, sizeof path, "%s/empty", folder);
-    OK(sonew_save(optimizer, path, NULL, 0));
-    OK(sonew_load(optimizer, path, NULL, NULL, 0));
-    OK(sonew_plan_free(plan));
-    OK(sonew_free(other));
-    OK(sonew_free(optimizer));
-}
-
-/* A plan whose caller keeps the scalars does what an optimizer does, also in stages. */
-static void scalars(void) {
-    sonew_options options;
-    OK(sonew_options_init(&options, sizeof options));
-    options.lagged_norms = options.nesterov = 1;
-    sonew_tensor tensor;
-    OK(sonew_tensors_init(&tensor, 1, sizeof tensor));
-    tensor.name = "a";
-    tensor.ndim = 1;
-    tensor.dims[0] = BIAS;
-    float own[BIAS] = {0}, of_plan[BIAS] = {0}, planes[3][BIAS] = {{0}};
-    void *const params_of[] = {own};
-    const void *const grads_of[] = {bias_grad};
-    void *of_tensor[] = {planes[0], planes[1], planes[2]};
-    double kept[SONEW_SCALARS] = {0};
-    sonew_optimizer *optimizer = NULL;
-    sonew_plan *plan = NULL;
-    fill_all();
-    OK(sonew_create(&options, &tensor, 1, &optimizer));
-    OK(sonew_plan_create(&options, &tensor, 1, &plan));
-    sonew_buffers buffers;
-    OK(sonew_buffers_init(&buffers, 1, sizeof buffers));
-    buffers.params = of_plan;
-    buffers.grad = bias_grad;
-    buffers.planes = of_tensor;
-    buffers.plane_count = 3;
-    buffers.len = BIAS;
-    buffers.scalars = kept;
-    sonew_step_options step;
-    OK(sonew_step_options_init(&step, sizeof step));
-    for (uint64_t number = 1; number <= 4; number++) {
-        step.beta2 = number == 3 ? 0.5 : -1;
-        OK(sonew_step(optimizer, &step, params_of, grads_of, 1));
-        if (number % 2 == 0) {
-            double numbers[2];
-            int32_t stage = -1;
-            sonew_stages *stages = NULL;
-            OK(sonew_plan_stages_begin(plan, &step, number, &buffers, 1, &stages));
-            while (stage != SONEW_DONE)
-                OK(sonew_stages_next(stages, numbers, 1, &stage));
-        } else {
-            OK(sonew_plan_step(plan, &step, number, &buffers, 1));
-        }
-        CHECK(memcmp(own, of_plan, sizeof own) == 0);
-        CHECK(kept[0] > 0 && (number < 3) == (kept[1] == 0 && kept[2] == 0));
-    }
-    double expected = 1 - 0.99 * 0.99 * 0.5 * 0.99;
-    CHECK(kept[2] > expected - 1e-15 && kept[2] < expected + 1e-15);
-    OK(sonew_plan_free(plan));
-    OK(sonew_free(optimizer));
 }
 
 /* Two optimizers with one pool, which is freed before them. */
@@ -810,6 +387,7 @@ int main(int argc, char **argv) {
     typed(argv[1]);
     contents_of_files(argv[1]);
     live_files(argv[1]);
+    shards(argv[1]);
     master_of_floats();
     stateless();
     step_counts();
