@@ -63,7 +63,7 @@
 
 /* The version of this header. */
 #define SONEW_VERSION_MAJOR 0
-#define SONEW_VERSION_MINOR 1
+#define SONEW_VERSION_MINOR 2
 #define SONEW_VERSION_PATCH 0
 #define SONEW_VERSION_NUMBER \
     (SONEW_VERSION_MAJOR * 1000000 + SONEW_VERSION_MINOR * 1000 + SONEW_VERSION_PATCH)
@@ -1916,7 +1916,7 @@ enum {
  ******************************************************************************/
 
 /**
- * Returns the version of the library, as in "0.1.0". Never NULL; the string is
+ * Returns the version of the library, as in "0.2.0". Never NULL; the string is
  * constant. Since 0.2.
  */
 const char *sonew_version(void);

@@ -1049,7 +1049,7 @@ class Plan {
 // ---------------------------------------------------------------------------
 // Version
 
-/// The version of the library in use, as in "0.1.0".
+/// The version of the library in use, as in "0.2.0".
 inline std::string version() { return sonew_version(); }
 
 }  // namespace sonew

@@ -12,7 +12,7 @@ use super::guard::call_always;
 use super::status::sonew_status;
 use super::struct_layout::extent;
 
-/// Returns the version of the library, as in "0.1.0". Never NULL; the string is
+/// Returns the version of the library, as in "0.2.0". Never NULL; the string is
 /// constant. Since 0.2.
 #[no_mangle]
 pub extern "C" fn sonew_version() -> *const c_char {

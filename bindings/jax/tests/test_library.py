@@ -24,7 +24,7 @@ def outcome(library):
 
 def test_the_library_in_use():
     assert os.path.exists(library_path())
-    assert library_version().startswith("0.1.")
+    assert library_version().startswith("0.2.")
     assert instruction_set() in ("avx512", "avx2", "neon", "portable")
 
 

@@ -1,7 +1,7 @@
 # Finds and opens the library, and checks that it fits this package.
 
 # The version of the header that structs.jl follows.
-const HEADER_VERSION = v"0.1.0"
+const HEADER_VERSION = v"0.2.0"
 
 const FUNCTIONS = (
     :sonew_version, :sonew_struct_field, :sonew_status_name, :sonew_last_error,
@@ -40,7 +40,7 @@ function find_library()
     for path in besides()
         isfile(path) && return path
     end
-    path = Libdl.find_library(["libsonew", "libsonew.so.0.1"])
+    path = Libdl.find_library(["libsonew", "libsonew.so.0.2"])
     isempty(path) || return path
     throw(LibraryError("""
         libsonew was not found. It was looked for

@@ -3,7 +3,7 @@
 dir = mktempdir()
 library = SONew.library_path()
 # The library under the name that the program looks for.
-symlink(library, joinpath(dir, "libsonew.so.0.1"))
+symlink(library, joinpath(dir, "libsonew.so.0.2"))
 program, source = joinpath(dir, "steps"), joinpath(@__DIR__, "steps.c")
 run(`$CC -std=c99 -Wall -Werror -I$(joinpath(REPOSITORY, "include")) $source
      $library -Wl,-rpath,$dir -o $program`)
