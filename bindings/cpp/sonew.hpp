@@ -427,18 +427,25 @@ struct StepOptions : sonew_step_options {
 };
 
 /// Which differences between file and optimizer a load accepts, by default none, and how
-/// the file is opened: the fields of sonew_load_options, but for rename_count.
+/// the file is opened: the fields of sonew_load_options, but for rename_count and
+/// path_count, which are the lengths of renames and paths.
 struct LoadOptions : sonew_load_options {
   LoadOptions() { detail::check(sonew_load_options_init(this, sizeof(sonew_load_options))); }
 
   /// Tensors whose names differ: (name in the file, name in the optimizer).
   std::vector<std::pair<std::string, std::string>> renames;
+
+  /// Further files that, together with the path of the call, hold the tensors: those that
+  /// several machines have saved, each with its tensors or its rows of them
+  /// (Tensor::first_row). By default none.
+  std::vector<std::string> paths;
 };
 
 /// One parameter tensor: contiguous, its last dimension fastest. Name and
 /// dimensions are enough, as in `{"fc1.weight", {1000, 784}}`; a scalar has no
 /// dimensions. The other fields are those of sonew_tensor, with their defaults, but for
-/// ndim, which is the length of dims.
+/// ndim, which is the length of dims. With whole_rows set it is a shard, the rows from
+/// first_row on of a larger tensor.
 struct Tensor : sonew_tensor {
   Tensor(std::string name, std::vector<std::size_t> dims = {});
   explicit Tensor(const sonew_tensor &tensor);
@@ -749,7 +756,8 @@ class Optimizer {
     return saving;
   }
 
-  /// Loads a file, and the parameters if buffers for them are given. sonew_load().
+  /// Loads a file, or with LoadOptions::paths several, and the parameters if buffers for
+  /// them are given. sonew_load().
   void load(const std::string &path, const Buffers &params = {}, const LoadOptions &options = {}) {
     const auto pointers = optional(params);
     std::vector<const char *> names;
@@ -757,9 +765,14 @@ class Optimizer {
       names.push_back(detail::c_string(from, "a rename"));
       names.push_back(detail::c_string(to, "a rename"));
     }
+    std::vector<const char *> paths;
+    for (const std::string &further : options.paths)
+      paths.push_back(detail::c_string(further, "a path"));
     sonew_load_options c = options;
     c.renames = names.data();
     c.rename_count = options.renames.size();
+    c.paths = paths.data();
+    c.path_count = paths.size();
     detail::check(sonew_load(get(), detail::c_string(path, "path"), &c, pointers.data(),
                              pointers.size()));
   }

@@ -104,6 +104,18 @@ int main(int, char **argv) {
   sonew::LoadOptions load;
   load.renames = {{"a", "x"}};
   THROWS(SONEW_RENAME, "cannot rename \"a\" to \"x\"", optimizer.load(folder + "/good.safetensors", {}, load));
+  load.renames.clear();
+  load.paths = {std::string("a\0b", 3)};
+  THROWS(SONEW_INVALID_STRING, "a path has a NUL", optimizer.load(folder + "/good.safetensors", {}, load));
+  load.paths = {folder + "/none"};
+  THROWS(SONEW_IO, folder + "/none", optimizer.load(folder + "/good.safetensors", {}, load));
+  sonew::Tensor row{"a", {1, 3}};
+  row.whole_rows = 2;
+  Optimizer({row, {"b", {2}}}).save(folder + "/row.safetensors");
+  load.paths.clear();
+  THROWS(SONEW_ROWS_MISSING, "tensor \"a\": rows [1, 2)", optimizer.load(folder + "/row.safetensors", {}, load));
+  row.first_row = 2;
+  THROWS(SONEW_SHARD, "tensor \"a\": 1 rows from row 2 on", Optimizer({row}));
   THROWS(SONEW_IO, "none", sonew::verify(folder + "/none"));
   sonew::Saving saving = optimizer.save_begin(folder + "/none/x");
   THROWS(SONEW_IO, "none", saving.finish());

@@ -61,6 +61,7 @@ static void defaults() {
   CHECK(t.update == sonew::Update::sonew && t.dtype == sonew::Dtype::by_default);
   const sonew::LoadOptions l;
   CHECK(l.renames.empty() && l.mode == sonew::LoadMode::read && !l.convert_state);
+  CHECK(l.paths.empty() && t.first_row == 0 && t.whole_rows == 0);
 }
 
 // Optimizers and plans that share a pool, which is destroyed before them.
@@ -629,6 +630,42 @@ static void contents_of_files(const std::string &folder) {
   CHECK(moved.info().tensor_count == 2);
 }
 
+// What two processes have saved of a matrix, each its rows, is loaded by one with all rows.
+static void shards(const std::string &folder) {
+  sonew::Options options;
+  options.graft = sonew::Graft::none;  // whose norm would be that of the whole matrix
+  const auto rows = [](std::size_t first, std::size_t count) {
+    sonew::Tensor tensor{"w", {count, 3}};
+    tensor.chains = sonew::Chains::rows;
+    tensor.first_row = first;
+    tensor.whole_rows = 4;
+    return std::vector<sonew::Tensor>{tensor};
+  };
+  Floats weight = numbers(12, 1), loaded(12);
+  const Floats grad = numbers(12, 0.2f);
+  const std::vector<std::string> paths{folder + "/shard-0", folder + "/shard-1"};
+  sonew::Optimizer whole(rows(0, 4), options);
+  for (std::size_t i = 0; i < 2; i++) {
+    const std::size_t first = i == 0 ? 0 : 1, at = 3 * first, size = i == 0 ? 3 : 9;
+    Floats own(&weight[at], &weight[at] + size);
+    sonew::Optimizer process(rows(first, size / 3), options);
+    process.step(own, sonew::ConstBuffer(&grad[at], size));
+    process.save(paths[i], own);
+  }
+  whole.step(weight, grad);
+  const sonew::Tensor tensor = sonew::File(paths[1]).tensor(0);
+  CHECK(tensor.dims[0] == 3 && tensor.first_row == 1 && tensor.whole_rows == 4);
+
+  sonew::LoadOptions load;
+  load.paths = {paths[1]};
+  sonew::Optimizer other(rows(0, 4), options);
+  other.load(paths[0], loaded, load);
+  CHECK(loaded == weight && other.step_count() == 1);
+  whole.step(weight, grad);
+  other.step(loaded, grad);
+  CHECK(loaded == weight);
+}
+
 // One object in two threads: one of them waits for its turn.
 static void busy() {
   sonew::Optimizer shared({{"w", {100000}}});
@@ -663,6 +700,7 @@ int main(int, char **argv) {
   exceptions_in_stages(argv[1]);
   moved_from(argv[1]);
   contents_of_files(argv[1]);
+  shards(argv[1]);
   busy();
   CHECK(sonew::version() == std::to_string(SONEW_VERSION_MAJOR) + "." +
                                 std::to_string(SONEW_VERSION_MINOR) + "." +
