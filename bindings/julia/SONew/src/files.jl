@@ -22,7 +22,7 @@ function save(opt::Optimizer, path::AbstractString, model = nothing)
 end
 
 """
-    load!(opt, path, model = nothing; mode = :read, renames = [],
+    load!(opt, path, model = nothing; mode = :read, renames = [], paths = [],
           override_options = false, common_tensors_only = false, older_copy = false,
           convert_state = false)
 
@@ -36,6 +36,13 @@ invalid. Returns `opt`.
 - `mode = :map_shared`: the state stays in the file, a live file that
   [`make_live!`](@ref) made.
 - `renames`: pairs `name in the file => name in the optimizer`.
+- `paths`: further files that, together with `path`, hold the arrays: those that several
+  machines have saved, each with its arrays or its shards of them (`shard` of
+  [`SONewRule`](@ref)). Each array is put together from what the files have of it, whether
+  it is a shard or whole, here and in the files. All files must be of one step, and what
+  several files have must be the same bits. Arrays that only the files have belong to other
+  machines. Only with `mode = :read`. Entries of sub-diagonals across a cut, now or in the
+  files, are 0 until steps fill them: with all `chains` but `:columns`.
 - `override_options`: keep the optimizer's options where the file has others.
 - `common_tensors_only`: load the arrays that are in both, and leave the others as they
   are.
@@ -45,17 +52,19 @@ invalid. Returns `opt`.
   optimizer's `rounding` says.
 """
 function load!(opt::Optimizer, path::AbstractString, model = nothing; mode::Symbol = :read,
-               renames = (), override_options::Bool = false,
+               renames = (), paths = (), override_options::Bool = false,
                common_tensors_only::Bool = false, older_copy::Bool = false,
                convert_state::Bool = false)
     names = String[c_name(name) for (from, to) in renames for name in (from, to)]
-    list = pointer.(names)
+    further = String[c_name(path) for path in paths]
+    list, path_list = pointer.(names), pointer.(further)
     number_of_mode = number(LOAD_MODE, mode, "mode")
     protected(opt) do handle
-        GC.@preserve names list model with_params(opt, model) do params, count
+        GC.@preserve names list further path_list model with_params(opt, model) do params, count
             options = LoadOptions(sizeof(LoadOptions), pointer(list), length(list) ÷ 2,
-                                  override_options, common_tensors_only, number_of_mode,
-                                  older_copy, convert_state, (0,))
+                                  pointer(path_list), length(path_list), override_options,
+                                  common_tensors_only, number_of_mode, older_copy,
+                                  convert_state, (0,))
             check(ccall(c().sonew_load, Int32,
                         (Ptr{Cvoid}, Cstring, Ref{LoadOptions}, Ptr{Ptr{Cvoid}}, Csize_t),
                         handle, String(path), options, params, count))
@@ -90,12 +99,17 @@ end
 
 The same with the hyperparameters that the file records, of the optimizer and of each
 array; `eta` and other hyperparameters of one step are in no file and have their defaults.
-Arrays are found by their names.
+Arrays are found by their names. One that is a shard in the file is the same shard here if it
+has the size of the shard, and otherwise whole.
 """
 function load(path::AbstractString, model; threads::Integer = 0, keywords...)
     found = contents(path)
-    saved = Dict(tensor.name => tensor.hyperparameters for tensor in found.tensors)
-    of_array(name, array) = get(saved, name, NamedTuple())
+    saved = Dict(tensor.name => tensor for tensor in found.tensors)
+    function of_array(name, array)
+        haskey(saved, name) || return NamedTuple()
+        own = saved[name].hyperparameters
+        return size(array) == saved[name].size ? own : merge(own, (shard = nothing,))
+    end
     rule = SONewRule(found.rule; threads = threads)
     return load(path, rule, model; hyperparameters = of_array, keywords...)
 end
@@ -195,7 +209,8 @@ function file_tensor(file, index)
     t = filled(c().sonew_file_tensor, Tensor, file, index)
     hyperparameters = (chains = name(CHAINS, t.chains), update = name(UPDATE, t.update),
                        state_dtype = element_type(t.state_dtype),
-                       grad_dtype = element_type(t.grad_dtype), master = t.master != 0)
+                       grad_dtype = element_type(t.grad_dtype), master = t.master != 0,
+                       shard = shard_of(t))
     return (name = unsafe_string(t.name), size = size_of(t), type = element_type(t.dtype),
             hyperparameters = hyperparameters,
             settings = named(filled(c().sonew_file_settings, Settings, file, index)),

@@ -46,7 +46,7 @@ out. Values that are not arrays (numbers, functions, strings) are ignored.
 Each array is a tensor whose name is the path to it in the model, as in `"layers.1.W"`
 (`"array"` if the model is a single array); files identify it by that name.
 `hyperparameters` is called with every name and array. It returns a named tuple of those
-(of `chains`, `update`, `state_dtype`, `grad_dtype`, `master`) that differ for this array,
+(of `chains`, `update`, `state_dtype`, `grad_dtype`, `master`, `shard`) that differ for this array,
 or `nothing`, which leaves the array out:
 
     setup(SONewRule(chains = :row_major), model;
@@ -89,7 +89,7 @@ function optimizer(rule, tensors, places)
     return finalizer(o -> release(o, :sonew_free), opt)
 end
 
-const PER_TENSOR = (:chains, :update, :state_dtype, :grad_dtype, :master)
+const PER_TENSOR = (:chains, :update, :state_dtype, :grad_dtype, :master, :shard)
 
 function with_hyperparameters(rule, own, name)
     own isa Union{NamedTuple,Tuple{}} || throw(ArgumentError(

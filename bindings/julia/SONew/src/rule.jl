@@ -55,6 +55,11 @@ single arrays:
 - `grad_dtype = nothing`: the element type of the gradients; `nothing` is that of the
   array.
 - `master = false`: keep `Float32` master weights in the state.
+- `shard = nothing`: in training on several machines, `(first = i, whole = n)` says that the
+  array is a part of a larger one, cut along the last dimension: the indices from `i` on of
+  `n`. Steps do not depend on it, but files keep it, so that those of all machines can be
+  loaded by any number of others: see `paths` of [`load!`](@ref). The library calls an index
+  of this dimension, which is the first one there, a row, and counts rows from 0.
 
 # Chains
 
@@ -102,9 +107,10 @@ struct SONewRule
     instruction_set::Symbol
     lagged_norms::Bool
     nesterov::Bool
+    shard::Union{Nothing,NamedTuple{(:first, :whole),Tuple{Int,Int}}}
 
-    function SONewRule(values::Vararg{Any,29})
-        rule = new(values...)
+    function SONewRule(values::Vararg{Any,30})
+        rule = new(values[1:29]..., checked_shard(values[30]))
         # Refuses a misspelt name here, not only in setup().
         number(GRAFT, rule.graft, "graft")
         number(DAMPING, rule.damping, "damping")
@@ -157,7 +163,8 @@ function rule_of(o::Options)
         o.graft_bias_correction != 0, s.grad_scale, s.clip_norm, s.statistics_weight,
         name(NON_FINITE, s.non_finite), nothing, nothing, false,
         name(ROUNDING, o.rounding), o.seed, o.threads, nothing,
-        name(INSTRUCTION_SET, o.instruction_set), o.lagged_norms != 0, o.nesterov != 0)
+        name(INSTRUCTION_SET, o.instruction_set), o.lagged_norms != 0, o.nesterov != 0,
+        nothing)
 end
 
 options(rule::SONewRule) = Options(
@@ -191,12 +198,30 @@ function dtype_or_default(type::DataType, argument)
     return found
 end
 
+checked_shard(::Nothing) = nothing
+function checked_shard(shard)
+    shard isa Union{NamedTuple{(:first, :whole)},NamedTuple{(:whole, :first)}} &&
+        shard.first >= 1 && shard.whole >= 1 &&
+        return (first = Int(shard.first), whole = Int(shard.whole))
+    throw(ArgumentError("shard is $(repr(shard)), must be nothing or (first = i, whole = n), " *
+                        "both at least 1"))
+end
+
+# The first row and the number of rows of the whole, as the library counts them.
+rows_of(::Nothing) = (0, 0)
+rows_of(shard) = (shard.first - 1, shard.whole)
+
+# The shard that a tensor of the library is.
+shard_of(t) = t.whole_rows == 0 ? nothing :
+              (first = Int(t.first_row) + 1, whole = Int(t.whole_rows))
+
 # The description of an array for the library, which points to name: the caller must
 # keep name alive while it is used.
 function tensor(name::String, size::Dims, type::DataType, rule::SONewRule)
     n = length(size)
     dims = ntuple(i -> Csize_t(i <= n ? size[n+1-i] : 0), MAX_DIMS)
-    return Tensor(sizeof(Tensor), pointer(name), n, dims, number(CHAINS, rule.chains, "chains"),
+    return Tensor(sizeof(Tensor), pointer(name), n, dims, rows_of(rule.shard)...,
+                  number(CHAINS, rule.chains, "chains"),
                   number(UPDATE, rule.update, "update"), dtype(type),
                   dtype_or_default(rule.grad_dtype, "grad_dtype"),
                   dtype_or_default(rule.state_dtype, "state_dtype"), rule.master, (0, 0))

@@ -33,6 +33,8 @@ struct Tensor
     name::Ptr{UInt8}
     ndim::Csize_t
     dims::NTuple{MAX_DIMS,Csize_t}
+    first_row::Csize_t
+    whole_rows::Csize_t
     chains::Int32
     update::Int32
     dtype::Int32
@@ -58,6 +60,8 @@ struct LoadOptions
     struct_size::Csize_t
     renames::Ptr{Ptr{UInt8}}
     rename_count::Csize_t
+    paths::Ptr{Ptr{UInt8}}
+    path_count::Csize_t
     override_options::Int32
     common_tensors_only::Int32
     mode::Int32
