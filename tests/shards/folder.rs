@@ -7,7 +7,7 @@ use sonew::checkpoint::{merge, Checkpoint};
 use sonew::dtype::{Elements, ElementsMut};
 use sonew::layout::{Chains, TensorSpec};
 use sonew::options::{Options, StepOptions};
-use sonew::{Error, LoadOptions, Optimizer, Result};
+use sonew::{Error, LoadOptions, Optimizer, Result, TensorSettings};
 
 /// Rows of a matrix of 8 rows, and a vector that everyone has whole.
 pub fn specs(first: usize, rows: usize) -> Vec<TensorSpec> {
@@ -137,9 +137,8 @@ impl Folder {
     }
 }
 
-/// What an optimizer holds: its step count, its planes, and of each tensor its step count,
-/// learning-rate scale and weight decay.
-type Held = (u64, Vec<Vec<u8>>, Vec<(u64, f64, f64)>);
+/// What an optimizer holds: its step count, its planes, and the settings of each tensor.
+type Held = (u64, Vec<Vec<u8>>, Vec<TensorSettings>);
 
 pub fn held(optimizer: &Optimizer) -> Held {
     let mut planes = Vec::new();
@@ -148,11 +147,7 @@ pub fn held(optimizer: &Optimizer) -> Held {
         for plane in 0..optimizer.planes(tensor).unwrap().len() {
             planes.push(optimizer.plane(tensor, plane).unwrap().bytes().to_vec());
         }
-        settings.push((
-            optimizer.tensor_step_count(tensor).unwrap(),
-            optimizer.lr_scale(tensor).unwrap(),
-            optimizer.weight_decay(tensor).unwrap(),
-        ));
+        settings.push(optimizer.settings(tensor).unwrap());
     }
     (optimizer.step_count(), planes, settings)
 }

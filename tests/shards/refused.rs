@@ -7,7 +7,7 @@ use sonew::checkpoint::{merge, split, Checkpoint, SplitBy};
 use sonew::dtype::Dtype;
 use sonew::layout::{Chains, TensorSpec};
 use sonew::options::Options;
-use sonew::{Error, LoadMode, LoadOptions, Optimizer};
+use sonew::{Error, LoadMode, LoadOptions, Optimizer, TensorSettings};
 
 use crate::folder::{options, specs, Folder};
 
@@ -72,21 +72,21 @@ fn files_of_different_steps_are_named() {
 
 #[test]
 fn settings_that_differ_between_files_are_named() {
-    type Change = fn(&mut Optimizer);
+    type Change = fn(&mut TensorSettings);
     let changes: [(&str, Change); 4] = [
-        ("lr_scale", |o| o.set_lr_scale(0, 0.5).unwrap()),
-        ("weight_decay", |o| o.set_weight_decay(0, 0.5).unwrap()),
-        ("the step count", |o| o.set_tensor_step_count(0, 1).unwrap()),
-        ("bias_corrections", |o| {
-            let mut scalars = o.scalars(0).unwrap();
-            scalars.bias_corrections[0] = 0.25;
-            o.set_scalars(0, scalars).unwrap();
+        ("lr_scale", |s| s.lr_scale = 0.5),
+        ("weight_decay", |s| s.weight_decay = 0.5),
+        ("the step count", |s| s.step_count = 1),
+        ("bias_corrections", |s| {
+            s.scalars.bias_corrections[0] = 0.25;
         }),
     ];
     let folder = Folder::new();
     folder.save("a", (0, 4), 2);
     for (name, change) in changes {
-        folder.save_changed("b", (4, 4), 2, &options(), change);
+        folder.save_changed("b", (4, 4), 2, &options(), |optimizer| {
+            optimizer.change_settings(0, change).unwrap();
+        });
         let error = folder.refused(&["a", "b"]);
         let expected = format!("{name} of tensor \"w\"");
         assert!(
@@ -96,16 +96,16 @@ fn settings_that_differ_between_files_are_named() {
     }
     // One that overrides the files' settings has its own.
     folder.save_changed("b", (4, 4), 2, &options(), |o| {
-        o.set_lr_scale(0, 0.5).unwrap();
+        o.change_settings(0, |s| s.lr_scale = 0.5).unwrap();
     });
     let mut optimizer = Optimizer::new(options(), &specs(0, 8)).unwrap();
-    optimizer.set_lr_scale(0, 2.0).unwrap();
+    optimizer.change_settings(0, |s| s.lr_scale = 2.0).unwrap();
     let mut params = vec![vec![1.0; 24], vec![1.0; 5]];
     let overriding = |load: &mut LoadOptions| load.override_options = true;
     folder
         .load_into(&mut optimizer, &mut params, &["a", "b"], overriding)
         .unwrap();
-    assert_eq!(optimizer.lr_scale(0).unwrap(), 2.0);
+    assert_eq!(optimizer.settings(0).unwrap().lr_scale, 2.0);
 }
 
 /// A merge compares files with each other, a load with the optimizer.

@@ -51,8 +51,8 @@ fn rows_that_several_files_have_must_be_the_same() {
         let w = [Elements::new(&momentum), planes(0)[1], planes(0)[2]];
         copy.set_state(3, &[w.to_vec(), planes(1)]).unwrap();
         for tensor in 0..2 {
-            let scalars = optimizer.scalars(tensor).unwrap();
-            copy.set_scalars(tensor, scalars).unwrap();
+            let settings = optimizer.settings(tensor).unwrap();
+            copy.change_settings(tensor, |s| *s = settings).unwrap();
         }
         *optimizer = copy;
     });
