@@ -150,56 +150,56 @@ impl<'a> Access<'a> {
         unsafe { self.memory.buffers.planes[plane].part(self.index(run), run.len) }
     }
 
-    /// The state planes of a run to be updated, without the master weights. Where they
-    /// are read in another place than they are written, they are copied first.
-    ///
-    /// # Safety
-    /// They are given out once while they live.
-    pub(crate) unsafe fn planes<'b>(&self, run: Run) -> ArrayVec<&'b mut [u8], MAX_PLANES> {
-        // SAFETY: the caller's promise.
-        let mut planes = unsafe { self.written_planes(run) };
-        for (p, plane) in planes.iter_mut().enumerate() {
-            if let Some(before) = self.memory.buffers.before(p) {
-                plane.copy_from_slice(part(before, self.index(run), run.len));
-            }
+    /// How many bytes after the place where it is written the state of a run is read, as a
+    /// number that wraps around, for a step that reads it there. 0 where it has to be in
+    /// place: if it is, or if that is not the same for all planes, they are not whole cache
+    /// lines of float32, or the band has no loop for it.
+    pub(crate) fn source(&self, run: Run, band: usize) -> usize {
+        let buffers = self.memory.buffers;
+        if !buffers.is_read_elsewhere() || band > 1 || self.state_dtype() != Dtype::F32 {
+            return 0;
         }
-        planes
+        let planes = &buffers.planes[..self.state_planes()];
+        let first = self.index(run) * size_of::<f32>();
+        let is_line = |plane: &ElementsMut<'_>| {
+            let address = plane.elements().bytes().as_ptr().addr();
+            (address + first).is_multiple_of(64)
+        };
+        let source = planes
+            .iter()
+            .all(is_line)
+            .then(|| buffers.source(planes.len()));
+        source.flatten().unwrap_or(0)
     }
 
-    /// The state planes of a run to be updated where they are written, and how many bytes
-    /// further they are read, as a number that wraps around: 0 where that is the same
-    /// place. If these distances differ, the planes are copied first.
+    /// The state planes of a run to be updated, without the master weights, where they are
+    /// written. Where they are read in another place, they are copied first, unless that is
+    /// their `source`.
     ///
     /// # Safety
     /// They are given out once while they live.
-    pub(crate) unsafe fn planes_and_source<'b>(
+    pub(crate) unsafe fn planes<'b>(
         &self,
         run: Run,
-    ) -> (ArrayVec<&'b mut [u8], MAX_PLANES>, usize) {
-        // SAFETY: the caller's promise, for either.
-        unsafe {
-            match self.memory.buffers.source(self.state_planes()) {
-                Some(source) => (self.written_planes(run), source),
-                None => (self.planes(run), 0),
-            }
-        }
-    }
-
-    /// How many planes there are, without the master weights.
-    fn state_planes(&self) -> usize {
-        self.memory.buffers.planes.len() - usize::from(self.memory.master)
-    }
-
-    /// # Safety
-    /// They are given out once while they live.
-    unsafe fn written_planes<'b>(&self, run: Run) -> ArrayVec<&'b mut [u8], MAX_PLANES> {
+        source: usize,
+    ) -> ArrayVec<&'b mut [u8], MAX_PLANES> {
         self.check(run, self.state.as_ref().expect("this access writes state"));
         let (index, buffers) = (self.index(run), self.memory.buffers);
-        let planes = buffers.planes[..self.state_planes()].iter();
-        // SAFETY: the run lies where this access alone may write.
+        let mut planes = ArrayVec::new();
+        for (p, plane) in buffers.planes[..self.state_planes()].iter().enumerate() {
+            // SAFETY: the run lies where this access alone may write.
+            let plane = unsafe { plane.part(index, run.len) };
+            if let Some(before) = buffers.before(p).filter(|_| source == 0) {
+                plane.copy_from_slice(part(before, index, run.len));
+            }
+            planes.push(plane);
+        }
         planes
-            .map(|plane| unsafe { plane.part(index, run.len) })
-            .collect()
+    }
+
+    /// How many planes of the state there are, without the master weights.
+    fn state_planes(&self) -> usize {
+        self.memory.buffers.planes.len() - usize::from(self.memory.master)
     }
 
     /// A run of the target, with the master weights where there are any.

@@ -118,19 +118,22 @@ impl<'a> TensorBuffers<'a> {
         assert!(written.eq(self.before.iter().map(|&plane| kind(plane))));
     }
 
-    /// How many bytes after the place where a plane is written it is read, if that is the
-    /// same for the first `count` planes; as a number that wraps around, 0 for in place. The
-    /// memory that is read can be reached by its address alone from then on.
+    /// How many bytes after the place where a plane is written it is read, if that is in
+    /// another place, and the same for the first `count` planes; as a number that wraps
+    /// around. The memory that is read can be reached by its address alone from then on.
     pub(crate) fn source(&self, count: usize) -> Option<usize> {
         let distance = |(from, to): (&Elements<'_>, &ElementsMut<'_>)| {
             let from = from.bytes().as_ptr().expose_provenance();
             from.wrapping_sub(to.elements().bytes().as_ptr().addr())
         };
         let mut distances = self.before.iter().zip(&self.planes[..count]).map(distance);
-        let Some(first) = distances.next() else {
-            return Some(0);
-        };
+        let first = distances.next()?;
         distances.all(|other| other == first).then_some(first)
+    }
+
+    /// Whether planes are not read where they are written.
+    pub(crate) fn is_read_elsewhere(&self) -> bool {
+        !self.before.is_empty()
     }
 
     /// Where a plane is read, if not where it is written.

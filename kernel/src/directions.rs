@@ -182,8 +182,9 @@ impl Kernels {
             self.solve_only::<T, FINISH>(work, vectors, gamma, outcome);
             return 0;
         };
+        let source = access.source(incoming.run, band);
         // SAFETY: as said.
-        let (mut planes, source) = unsafe { access.planes_and_source(incoming.run) };
+        let mut planes = unsafe { access.planes(incoming.run, source) };
         self.fused::<T, FINISH>(
             work,
             access,
@@ -224,8 +225,8 @@ impl Kernels {
         };
         let (from, room, lag) = (from / LANES, room / LANES, lag / LANES);
         macro_rules! fused {
-            ($E:ty, $BAND:expr) => {{
-                let update = &mut update::<T, $E, { $BAND }>(
+            ($E:ty, $BAND:expr, $ELSEWHERE:literal) => {{
+                let update = &mut update::<T, $E, { $BAND }, $ELSEWHERE>(
                     new, band, access, rule, incoming, planes, source, &noise, reference,
                 );
                 let (wanted, gamma) = (finished.start, rule.gamma);
@@ -244,11 +245,13 @@ impl Kernels {
             }};
         }
         match (access.state_dtype(), band) {
-            (Dtype::F32, 0) => fused!(f32, 0),
-            (Dtype::F32, 1) => fused!(f32, 1),
-            (Dtype::F32, _) => fused!(f32, COMMON_BAND),
-            (_, 0) => fused!(half::bf16, 0),
-            (_, _) => fused!(half::bf16, 1),
+            (Dtype::F32, 0) if source != 0 => fused!(f32, 0, true),
+            (Dtype::F32, 1) if source != 0 => fused!(f32, 1, true),
+            (Dtype::F32, 0) => fused!(f32, 0, false),
+            (Dtype::F32, 1) => fused!(f32, 1, false),
+            (Dtype::F32, _) => fused!(f32, COMMON_BAND, false),
+            (_, 0) => fused!(half::bf16, 0, false),
+            (_, _) => fused!(half::bf16, 1, false),
         }
     }
 
@@ -342,7 +345,7 @@ fn has_finish(access: &Access<'_>, rule: &Rule, then: Directions) -> bool {
 
 /// The kernel for a run that takes in the gradient.
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn update<'a, 'p, T: Scalar, E: Stored, const BAND: usize>(
+pub(crate) fn update<'a, 'p, T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool>(
     new: New<'a, T>,
     band: usize,
     access: &'a Access<'_>,
@@ -352,7 +355,7 @@ pub(crate) fn update<'a, 'p, T: Scalar, E: Stored, const BAND: usize>(
     source: usize,
     noise: &'a [Noise],
     reference: &'a mut Squares,
-) -> Update<'a, 'p, T, E, BAND> {
+) -> Update<'a, 'p, T, E, BAND, ELSEWHERE> {
     let (from, run) = (incoming.from, incoming.run);
     let (gradient, step, scale) = match incoming.gradient {
         Gradient::InMemory { step } => {

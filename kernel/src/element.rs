@@ -26,14 +26,9 @@ pub(crate) trait Stored: bytemuck::Pod {
         noise: Option<(Noise, usize)>,
     ) -> V;
 
-    /// Whether numbers can be stored past the caches.
-    fn can_stream<V: Vector>() -> bool {
-        false
-    }
-
-    /// Stores numbers of the arithmetic's type past the caches.
-    fn stream<V: Vector>(_: V, _: &mut [Self; LANES]) {
-        unreachable!("only numbers of the arithmetic's type are stored past the caches");
+    /// Stores numbers of the arithmetic's type past the caches, and returns them.
+    fn stream<V: Vector>(_: V, _: &mut [Self; LANES]) -> V {
+        unreachable!("only float32 is stored past the caches");
     }
 }
 
@@ -77,13 +72,9 @@ macro_rules! float {
             }
 
             #[inline(always)]
-            fn can_stream<V: Vector>() -> bool {
-                size_of::<V::Scalar>() == size_of::<$type>()
-            }
-
-            #[inline(always)]
-            fn stream<V: Vector>(x: V, to: &mut [Self; LANES]) {
+            fn stream<V: Vector>(x: V, to: &mut [Self; LANES]) -> V {
                 x.stream(bytemuck::cast_mut(to));
+                x
             }
         }
     };

@@ -162,17 +162,13 @@ impl Kernels {
         in_arithmetic!(self, T => with_state!(T, access.state_dtype(), E => {
             // SAFETY: the access is borrowed exclusively, and no other of its planes
             // are in use.
-            let (mut planes, source) = unsafe { access.planes_and_source(incoming.run) };
+            let mut planes = unsafe { access.planes(incoming.run, 0) };
             let len = planes[0].len();
             if len.is_multiple_of(size_of::<[E; LANES]>()) {
-                let planes = (&mut *planes, source);
+                let planes = &mut planes;
                 return self.update_whole::<T, E>(work, access, rule, incoming, planes, reference);
             }
-            drop(planes);
-            // SAFETY: as above.
-            let mut planes = unsafe { access.planes(incoming.run) };
             with_padded::<MAX_PLANES>(&mut planes, size_of::<E>(), |planes| {
-                let planes = (planes, 0);
                 self.update_whole::<T, E>(work, access, rule, incoming, planes, reference);
             });
         }))
@@ -184,7 +180,7 @@ impl Kernels {
         access: &Access<'_>,
         rule: &Rule,
         incoming: &Incoming,
-        (planes, source): (&mut [&mut [u8]], usize),
+        planes: &mut [&mut [u8]],
         reference: &mut Squares,
     ) {
         let band = work.shape().band;
@@ -192,8 +188,8 @@ impl Kernels {
         let Arrays { state, new, .. } = work.arrays::<T>();
         macro_rules! update {
             ($BAND:literal) => {{
-                let update = &mut update::<T, E, $BAND>(
-                    new, band, access, rule, incoming, planes, source, &noise, reference,
+                let update = &mut update::<T, E, $BAND, false>(
+                    new, band, access, rule, incoming, planes, 0, &noise, reference,
                 );
                 self.call((update, state))
             }};

@@ -122,7 +122,7 @@ impl Kernels {
         // The access is borrowed exclusively, and nothing else that it gives out is in use;
         // planes and targets are different buffers.
         // SAFETY: as said.
-        let mut planes = unsafe { access.planes(run) };
+        let mut planes = unsafe { access.planes(run, 0) };
         let (band, scale) = (work.shape().band, rule.scale.number as f32);
         let New { gradient, at, .. } = work.arrays::<f32>().new;
         let gradients = gradient.chunks_mut(at.gradient_step).take(band + 1);

@@ -493,8 +493,13 @@ pub(crate) struct UpdateAndSolve<'a, U, S, T> {
     pub(crate) state: &'a mut [T],
 }
 
-impl<T: Scalar, E: Stored, const BAND: usize, const FINISH: u8> Kernel<T>
-    for UpdateAndSolve<'_, Update<'_, '_, T, E, BAND>, Solve<'_, T, BAND, false, FINISH>, T>
+impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool, const FINISH: u8> Kernel<T>
+    for UpdateAndSolve<
+        '_,
+        Update<'_, '_, T, E, BAND, ELSEWHERE>,
+        Solve<'_, T, BAND, false, FINISH>,
+        T,
+    >
 {
     /// How many vectors the chunk has advanced.
     type Output = usize;

@@ -204,12 +204,12 @@ impl<T: Scalar, E: Stored> Kernel<T> for Nesterov<'_, T, E> {
 
 /// The state planes of a run take in the gradient, and are copied to the chunk,
 /// where the diagonal becomes what divides the momentum.
-pub(crate) struct Update<'a, 'p, T, E, const BAND: usize> {
+pub(crate) struct Update<'a, 'p, T, E, const BAND: usize, const ELSEWHERE: bool> {
     pub(crate) by: &'a TakeIn,
     /// Momentum, diagonal, sub-diagonals, normalized RMSProp: their elements.
     pub(crate) planes: &'a mut [&'p mut [u8]],
-    /// How many bytes after the place where it is written each of them is read: see
-    /// [`Access::planes_and_source`](crate::Access).
+    /// With `ELSEWHERE`: how many bytes after the place where it is written each of them is
+    /// read.
     pub(crate) source: usize,
     pub(crate) band: usize,
     /// With stochastic rounding: each plane's random bits, and the index of the
@@ -234,15 +234,15 @@ pub(crate) struct Update<'a, 'p, T, E, const BAND: usize> {
 }
 
 /// An update under way: what its loop needs, in registers as far as there are any.
-pub(crate) struct Updating<'r, V: Vector, E, const BAND: usize> {
+pub(crate) struct Updating<'r, V: Vector, E, const BAND: usize, const ELSEWHERE: bool> {
     isa: V::Isa,
     gradient: &'r [[V::Scalar; LANES]],
     /// That of the `k`-th neighbours at `k - 1`.
     neighbours: [&'r [[V::Scalar; LANES]]; BAND],
     scale: V,
-    momentum: Plane<'r, E>,
-    diagonal: Plane<'r, E>,
-    bands: [Plane<'r, E>; BAND],
+    momentum: Plane<'r, E, ELSEWHERE>,
+    diagonal: Plane<'r, E, ELSEWHERE>,
+    bands: [Plane<'r, E, ELSEWHERE>; BAND],
     /// The same planes of the chunk.
     momentum_chunk: *mut [V::Scalar; LANES],
     diagonal_chunk: *mut [V::Scalar; LANES],
@@ -264,7 +264,9 @@ pub(crate) struct Updating<'r, V: Vector, E, const BAND: usize> {
     ahead: usize,
 }
 
-impl<T: Scalar, E: Stored, const BAND: usize> Update<'_, '_, T, E, BAND> {
+impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool>
+    Update<'_, '_, T, E, BAND, ELSEWHERE>
+{
     pub(crate) fn vectors(&self) -> usize {
         self.planes[0].len() / size_of::<[E; LANES]>()
     }
@@ -287,7 +289,7 @@ impl<T: Scalar, E: Stored, const BAND: usize> Update<'_, '_, T, E, BAND> {
         isa: V::Isa,
         state: *mut [T],
         room: usize,
-    ) -> Updating<'r, V, E, BAND> {
+    ) -> Updating<'r, V, E, BAND, ELSEWHERE> {
         let (by, count) = (self.by, self.vectors());
         let neighbours = |k: usize| &self.gradient[k * self.step..].as_chunks().0[..count];
         let (roots, add) = damping::<V>(isa, by.denominator);
@@ -295,24 +297,27 @@ impl<T: Scalar, E: Stored, const BAND: usize> Update<'_, '_, T, E, BAND> {
             Some(Reference::Adam { eps }) => eps,
             _ => 0.0,
         };
+        // All that is read and written lies in these planes.
+        assert!(self.planes.len() >= 2 + BAND);
+        let has_all = |plane: &&mut [u8]| plane.len() >= count * size_of::<[E; LANES]>();
+        assert!(self.planes.iter().all(|plane| has_all(plane)));
         let [momentum, diagonal, others @ ..] = &mut *self.planes else {
             unreachable!("every tensor has momentum and diagonal");
         };
-        let mut others = others.iter_mut();
-        let source = self.source;
-        let plane = |plane| Plane::new::<V>(plane, count, source);
+        let (mut others, source) = (others.iter_mut(), self.source);
         let bands = from_fn(|_| match others.next() {
-            Some(band) => plane(band),
-            None => plane(&mut []),
+            Some(band) => Plane::new(band, source),
+            None => Plane::new(&mut [], source),
         });
+        let (momentum, diagonal) = (Plane::new(momentum, source), Plane::new(diagonal, source));
         let chunk = |p: usize| self.chunk.start(state, p, count.min(room));
         Updating {
             isa,
             gradient: neighbours(0),
             neighbours: from_fn(|k| neighbours(k + 1)),
             scale: V::number(isa, self.scale),
-            momentum: plane(momentum),
-            diagonal: plane(diagonal),
+            momentum,
+            diagonal,
             bands,
             momentum_chunk: chunk(0),
             diagonal_chunk: chunk(1),
@@ -348,7 +353,9 @@ impl<T: Scalar, E: Stored, const BAND: usize> Update<'_, '_, T, E, BAND> {
     }
 }
 
-impl<V: Vector, E: Stored, const BAND: usize> Updating<'_, V, E, BAND> {
+impl<V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
+    Updating<'_, V, E, BAND, ELSEWHERE>
+{
     /// From now on vectors are so many earlier in the chunk.
     #[inline(always)]
     pub(crate) fn advance(&mut self, count: usize) {
@@ -385,7 +392,9 @@ impl<V: Vector, E: Stored, const BAND: usize> Updating<'_, V, E, BAND> {
         let ahead = self.ahead;
         let [m_keep, m_weight] = self.by_momentum;
         let plane = &mut self.momentum;
-        let mut m = plane.average::<V>(isa, i, m_keep, m_weight, g, least, noise(0), ahead);
+        // SAFETY: the caller's promise: it is one of those of the update.
+        let mut m =
+            unsafe { plane.average::<V>(isa, i, m_keep, m_weight, g, least, noise(0), ahead) };
         let stored = m;
         if self.nesterov {
             m = nesterov(m, self.by_momentum, g);
@@ -394,7 +403,8 @@ impl<V: Vector, E: Stored, const BAND: usize> Updating<'_, V, E, BAND> {
         m.store(unsafe { &mut *self.momentum_chunk.add(i) });
 
         let plane = &mut self.diagonal;
-        let h = plane.average::<V>(isa, i, keep, weighted, g, least, noise(1), ahead);
+        // SAFETY: as above.
+        let h = unsafe { plane.average::<V>(isa, i, keep, weighted, g, least, noise(1), ahead) };
         let d = damp(h, self.roots, self.add);
         // SAFETY: as above.
         d.store(unsafe { &mut *self.diagonal_chunk.add(i) });
@@ -405,7 +415,10 @@ impl<V: Vector, E: Stored, const BAND: usize> Updating<'_, V, E, BAND> {
         for k in 0..BAND {
             let g = V::load(isa, &self.neighbours[k][i]) * self.scale;
             let plane = &mut self.bands[k];
-            let e = plane.average::<V>(isa, i, keep, weighted, g, least, noise(2 + k), ahead);
+            // SAFETY: as above.
+            let e = unsafe {
+                plane.average::<V>(isa, i, keep, weighted, g, least, noise(2 + k), ahead)
+            };
             // SAFETY: as above.
             e.store(unsafe { &mut *self.band_chunks[k].add(i) });
             if !E::ROUNDS {
@@ -420,7 +433,7 @@ impl<V: Vector, E: Stored, const BAND: usize> Updating<'_, V, E, BAND> {
 }
 
 impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
-    for (&mut Update<'_, '_, T, E, BAND>, &mut [T])
+    for (&mut Update<'_, '_, T, E, BAND, false>, &mut [T])
 {
     type Output = ();
     const FOR_SPEED: bool = BAND > 0;
@@ -444,7 +457,8 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
         // Further planes, one after the other: each is a loop that memory likes.
         let [keep, weight] = both::<V>(isa, by.statistics);
         for k in BAND + 1..=update.band {
-            let mut plane = Plane::<E>::new::<V>(update.planes[1 + k], count, update.source);
+            let mut plane = Plane::<E, false>::new(update.planes[1 + k], 0);
+
             let neighbours = |k: usize| &update.gradient[k * update.step..].as_chunks().0[..count];
             let (g0, gk) = (neighbours(0), neighbours(k));
             let chunk = update.chunk.plane(state, 1 + k, count);
@@ -452,7 +466,9 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
                 let weighted = weight * (V::load(isa, &g0[i]) * scale);
                 let g = V::load(isa, &gk[i]) * scale;
                 let (noise, ahead) = (noise(1 + k, i), update.ahead);
-                let e = plane.average::<V>(isa, i, keep, weighted, g, least, noise, ahead);
+                // SAFETY: there are so many, as `start` has asserted.
+                let e =
+                    unsafe { plane.average::<V>(isa, i, keep, weighted, g, least, noise, ahead) };
                 e.store(&mut chunk[i]);
                 if !E::ROUNDS {
                     sum = sum + e;
@@ -463,12 +479,14 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
             let [keep, weight] = both::<V>(isa, average);
             let normalize = Times::new(isa, by.normalize);
             let p = 2 + update.band;
-            let mut plane = Plane::<E>::new::<V>(update.planes[p], count, update.source);
+            let mut plane = Plane::<E, false>::new(update.planes[p], 0);
+
             for i in 0..count {
                 let gradient = &update.gradient.as_chunks().0[i];
                 let q = normalize.of(V::load(isa, gradient) * scale);
                 let noise = noise(p, i);
-                let r = plane.average::<V>(isa, i, keep, weight * q, q, least, noise, 0);
+                // SAFETY: there are so many, as `start` has asserted.
+                let r = unsafe { plane.average::<V>(isa, i, keep, weight * q, q, least, noise, 0) };
                 q.store(&mut update.normalized[i]);
                 r.store(&mut update.rms[i]);
                 if !E::ROUNDS {
@@ -515,39 +533,32 @@ fn both<V: Vector>(isa: V::Isa, by: Average) -> [V; 2] {
     [V::number(isa, by.keep), V::number(isa, by.weight)]
 }
 
-/// A plane that takes something in: vectors, where they are written, and how many bytes
-/// after that they are read.
-struct Plane<'r, E> {
+/// A plane that takes something in: `ELSEWHERE` says that it is not read where it is
+/// written. Then it is written past the caches: lines that are stored into the caches would
+/// have to be read before.
+struct Plane<'r, E, const ELSEWHERE: bool> {
     vectors: *mut [E; LANES],
-    count: usize,
     source: usize,
-    /// They are stored past the caches: what is written in another place than it is read
-    /// would have to be read there first.
-    streams: bool,
     borrowed: PhantomData<&'r mut [E]>,
 }
 
-impl<'r, E: Stored> Plane<'r, E> {
-    /// So many vectors of a plane.
+impl<'r, E: Stored, const ELSEWHERE: bool> Plane<'r, E, ELSEWHERE> {
     #[inline(always)]
-    fn new<V: Vector>(plane: &'r mut [u8], count: usize, source: usize) -> Self {
-        let vectors = chunks_mut::<E>(plane);
-        let count = count.min(vectors.len());
-        let vectors = vectors.as_mut_ptr();
-        let is_line = vectors.expose_provenance().is_multiple_of(64);
+    fn new(plane: &'r mut [u8], source: usize) -> Self {
         Plane {
-            vectors,
-            count,
+            vectors: chunks_mut::<E>(plane).as_mut_ptr(),
             source,
-            streams: source != 0 && is_line && E::can_stream::<V>(),
             borrowed: PhantomData,
         }
     }
 
     /// `x <- keep x + a b`, for a vector; one so many bytes ahead is asked for.
+    ///
+    /// # Safety
+    /// The plane has this vector.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // Each is a number.
-    fn average<V: Vector>(
+    unsafe fn average<V: Vector>(
         &mut self,
         isa: V::Isa,
         i: usize,
@@ -558,21 +569,22 @@ impl<'r, E: Stored> Plane<'r, E> {
         noise: Option<(Noise, usize)>,
         ahead: usize,
     ) -> V {
-        assert!(i < self.count);
         let to = self.vectors.wrapping_add(i);
-        let from = std::ptr::with_exposed_provenance(to.addr().wrapping_add(self.source));
-        // SAFETY: there are so many vectors, borrowed exclusively by this; where they are
-        // read in another place, that has as many, and nobody writes it.
+        let from = match ELSEWHERE {
+            true => std::ptr::with_exposed_provenance(to.addr().wrapping_add(self.source)),
+            false => to.cast_const(),
+        };
+        // SAFETY: the caller's promise; the plane is borrowed exclusively. Where it is
+        // read in another place, that has as many vectors, and nobody writes it.
         let from: &[E; LANES] = unsafe { &*from };
         prefetch(from, ahead);
         let new = a.mul_add(b, keep * E::load::<V>(isa, from)).flush(least);
         // SAFETY: as above, and what was read is not used any more.
         let to = unsafe { &mut *to };
-        if self.streams {
-            E::stream(new, to);
-            return new;
+        match ELSEWHERE {
+            true => E::stream(new, to),
+            false => E::store(new, isa, to, noise),
         }
-        E::store(new, isa, to, noise)
     }
 }
 
