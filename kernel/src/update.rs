@@ -300,7 +300,7 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool>
         // All that is read and written lies in these planes.
         assert!(self.planes.len() >= 2 + BAND);
         let has_all = |plane: &&mut [u8]| plane.len() >= count * size_of::<[E; LANES]>();
-        assert!(self.planes.iter().all(|plane| has_all(plane)));
+        assert!(self.planes.iter().all(has_all));
         let [momentum, diagonal, others @ ..] = &mut *self.planes else {
             unreachable!("every tensor has momentum and diagonal");
         };
