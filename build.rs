@@ -23,6 +23,9 @@ const SECTIONS: [&str; 15] = [
     "status",
 ];
 
+/// What C11 adds to the declarations.
+const LISTS: &str = "src/capi/lists.h";
+
 /// The second part of the introduction, which has no declarations.
 const GUARANTEES: &str = "mod";
 
@@ -91,6 +94,8 @@ fn header() -> String {
     header += "\n";
     header += &types;
     header += &text;
+    header += "\n";
+    header += &fs::read_to_string(LISTS).expect("it is a file");
     header += "\n#ifdef __cplusplus\n}\n#endif\n\n#endif /* SONEW_H */\n";
     header
 }

@@ -171,6 +171,36 @@ fn steps_in_stages() {
 }
 
 #[test]
+fn lists_of_floats_need_no_cast() {
+    let folder = folder("lists");
+    let program = compile(&mut cc(), "c11", &["tests/c/lists.c"], &folder);
+    assert_eq!(run(Command::new(&program).arg(&folder)), "no casts\n");
+}
+
+/// What is no list of pointers does not compile.
+#[test]
+fn a_buffer_is_no_list() {
+    let source = folder("no_list").join("no_list.c");
+    let call = |params: &str, grads: &str| {
+        let program = format!(
+            "#include <sonew.h>\nint call(sonew_optimizer *o, float *w, const float *g, float **l) \
+             {{ (void)w; (void)g; (void)l; return sonew_step(o, NULL, {params}, {grads}, 1); }}\n"
+        );
+        fs::write(&source, program).unwrap();
+        let mut cc = cc();
+        let cc = cc.args(["-fsyntax-only", "-std=c11", "-Wall", "-Werror", "-I"]);
+        cc.arg(root("include"))
+            .arg(&source)
+            .output()
+            .unwrap()
+            .status
+            .success()
+    };
+    assert!(call("l", "l"));
+    assert!(!call("w", "l") && !call("l", "w") && !call("l", "g") && !call("&l", "l"));
+}
+
+#[test]
 fn one_optimizer_in_two_threads() {
     let folder = folder("threads");
     let program = compile(&mut cc(), "c99", &["tests/c/threads.c"], &folder);

@@ -1,0 +1,46 @@
+/******************************************************************************
+ * Lists of float and double pointers
+ *
+ * Since C11, lists of float * and of double * are taken as they are, without a
+ * cast, where functions take a list of parameters or of gradients. What is no list
+ * of pointers is refused by the compiler as before. In C99 and C++ such lists are
+ * declared as void *, or cast.
+ ******************************************************************************/
+
+#if !defined(__cplusplus) && defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L
+
+#define SONEW_PARAMS(list)                                                     \
+    _Generic((list),                                                           \
+        float **: (void *const *)(list),                                       \
+        float *const *: (void *const *)(list),                                 \
+        double **: (void *const *)(list),                                      \
+        double *const *: (void *const *)(list),                                \
+        default: (list))
+
+#define SONEW_GRADS(list)                                                      \
+    _Generic((list),                                                           \
+        void **: (const void *const *)(list),                                  \
+        void *const *: (const void *const *)(list),                            \
+        float **: (const void *const *)(list),                                 \
+        float *const *: (const void *const *)(list),                           \
+        const float **: (const void *const *)(list),                           \
+        const float *const *: (const void *const *)(list),                     \
+        double **: (const void *const *)(list),                                \
+        double *const *: (const void *const *)(list),                          \
+        const double **: (const void *const *)(list),                          \
+        const double *const *: (const void *const *)(list),                    \
+        default: (list))
+
+#define sonew_step(optimizer, step, params, grads, count)                      \
+    sonew_step(optimizer, step, SONEW_PARAMS(params), SONEW_GRADS(grads), count)
+#define sonew_save(optimizer, path, params, count)                             \
+    sonew_save(optimizer, path, SONEW_PARAMS(params), count)
+#define sonew_load(optimizer, path, options, params, count)                    \
+    sonew_load(optimizer, path, options, SONEW_PARAMS(params), count)
+#define sonew_save_begin(optimizer, path, params, count, saving)               \
+    sonew_save_begin(optimizer, path, SONEW_PARAMS(params), count, saving)
+#define sonew_stages_begin(optimizer, step, params, grads, count, stages)      \
+    sonew_stages_begin(optimizer, step, SONEW_PARAMS(params),                  \
+                       SONEW_GRADS(grads), count, stages)
+
+#endif
