@@ -4,7 +4,8 @@
  * Since C11, lists of float * and of double * are taken as they are, without a
  * cast, where functions take a list of parameters or of gradients. What is no list
  * of pointers is refused by the compiler as before. In C99 and C++ such lists are
- * declared as void *, or cast.
+ * declared as void *, or cast. A program that defines a function of such a name
+ * itself, to load the library at run time, puts the name in parentheses.
  ******************************************************************************/
 
 #if !defined(__cplusplus) && defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L

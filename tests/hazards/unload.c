@@ -16,7 +16,7 @@ sonew_status sonew_options_init(sonew_options *o, size_t n) { return LOADED(sone
 sonew_status sonew_create(const sonew_options *o, const sonew_tensor *t, size_t n, sonew_optimizer **p) {
     return LOADED(sonew_create, o, t, n, p);
 }
-sonew_status sonew_step(sonew_optimizer *p, const sonew_step_options *s, void *const *a,
+sonew_status (sonew_step)(sonew_optimizer *p, const sonew_step_options *s, void *const *a,
                         const void *const *g, size_t n) {
     return LOADED(sonew_step, p, s, a, g, n);
 }
