@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 
+use arrayvec::ArrayVec;
+
 use crate::access::Run;
 use crate::elimination::COMMON_BAND;
 use crate::runs::{slice_mut, with_padded};
 use crate::simd::LANES;
 use crate::solve::{Outcome, APPLY, APPLY_AND_MEASURE, MEASURE};
-use crate::workspace::New;
+use crate::workspace::{New, PADDED};
 use crate::{
     Access, Directions, Gradient, Incoming, Kernels, Lines, Norms, Rule, Wanted, Workspace, CHUNK,
 };
@@ -48,6 +50,15 @@ impl Kernels {
                 row += count;
             }
             return;
+        }
+        if shape.is_short() && width == access.cols() {
+            let has_room = then.filter(|&then| {
+                let is_common = self.is_unlimited(shape.band, access, rule, then);
+                is_common && lines.takes_in && access.noise().is_empty()
+            });
+            if let Some(then) = has_room {
+                return self.padded_lines(work, access, rule, lines, then, norms);
+            }
         }
         for row in lines.rows.clone() {
             for part in parts_of_line(width) {
@@ -106,6 +117,114 @@ impl Kernels {
             kept,
         };
         self.solve(work, access, rule, incoming, &wanted, then, norms)
+    }
+
+    /// Short lines that are not whole vectors, in a common kind of step: as many as there
+    /// is room for, padded with zeros in a copy, go through the loops at once.
+    fn padded_lines(
+        &self,
+        work: &mut Workspace,
+        access: &mut Access<'_>,
+        rule: &Rule,
+        lines: &Lines,
+        then: Directions,
+        norms: &mut Norms,
+    ) {
+        let (band, width) = (work.shape().band, lines.cols.len());
+        let pitch = width.next_multiple_of(LANES);
+        let (size, scale) = (access.state_dtype().size(), rule.scale.number as f32);
+        let mut padded = work.take_padded();
+        let mut row = lines.rows.start;
+        while row < lines.rows.end {
+            let count = (PADDED / pitch).min(lines.rows.end - row);
+            let (col, len) = (0, count * width);
+            let (run, kept) = (
+                Run { row, col, len },
+                lines.kept + (row - lines.rows.start) * lines.pitch,
+            );
+            work.across(row as isize, 0);
+            // The gradient of neighbours is that of the lines that follow.
+            work.gradient_of_lines(pitch);
+            let gradient = access.gradient(Run {
+                row,
+                col,
+                len: len + band * width,
+            });
+            let to = &mut work.arrays::<f32>().new.gradient[..(count + band) * pitch];
+            let lines_of_gradient = bytemuck::cast_slice::<u8, f32>(gradient).chunks(width);
+            for (to, from) in to.chunks_mut(pitch).zip(lines_of_gradient) {
+                let (to, padding) = to.split_at_mut(width);
+                to.iter_mut().zip(from).for_each(|(to, g)| *to = scale * g);
+                padding.fill(0.0);
+            }
+            // The access is borrowed exclusively, and nothing else that it gives out is in
+            // use; planes and targets are different buffers.
+            // SAFETY: as said.
+            let mut planes = unsafe { access.planes(run, 0) };
+            let mut arrays = padded.arrays();
+            let mut in_lines = ArrayVec::<&mut [u8], { COMMON_BAND + 2 }>::new();
+            for (plane, array) in planes.iter().zip(&mut arrays) {
+                let array = &mut array[..count * pitch * size];
+                pad_lines(plane, array, width * size, pitch * size);
+                in_lines.push(array);
+            }
+            let target = Run {
+                row: row - band,
+                ..run
+            };
+            let incoming = Incoming {
+                run,
+                from: 0,
+                gradient: Gradient::InChunk,
+                ends: false,
+            };
+            let Norms {
+                direction,
+                reference,
+            } = norms;
+            let outcome = Outcome::none(&mut direction.0);
+            let vectors = 0..count * pitch / LANES;
+            macro_rules! fused {
+                ($FINISH:ident, $outcome:expr) => {
+                    self.fused::<f32, $FINISH>(
+                        work,
+                        access,
+                        rule,
+                        &incoming,
+                        (&mut in_lines, 0),
+                        vectors,
+                        $outcome,
+                        reference,
+                    )
+                };
+            }
+            let advanced = if then == Directions::Measured {
+                // SAFETY: as said.
+                let kept = unsafe { access.kept(kept, count * pitch) };
+                let keep = kept.map_or(&mut [][..], slice_mut::<f32>);
+                fused!(MEASURE, Outcome { keep, ..outcome })
+            } else {
+                // SAFETY: as said.
+                let target = unsafe { access.target(target) };
+                let params = arrays.next().expect("there is one more than planes");
+                let params = &mut params[..count * pitch * size_of::<f32>()];
+                let (narrow, wide) = (width * size_of::<f32>(), pitch * size_of::<f32>());
+                pad_lines(target.to, params, narrow, wide);
+                let outcome = outcome.applied(slice_mut::<f32>(params), rule.apply);
+                let advanced = match then.measures() {
+                    false => fused!(APPLY, outcome),
+                    true => fused!(APPLY_AND_MEASURE, outcome),
+                };
+                take_lines(target.to, params, narrow, wide);
+                advanced
+            };
+            for (plane, array) in planes.iter_mut().zip(&in_lines) {
+                take_lines(plane, array, width * size, pitch * size);
+            }
+            self.advance(work, count * pitch - advanced * LANES);
+            row += count;
+        }
+        work.give_padded(padded);
     }
 
     /// The rest of a line, less than a vector, in a common kind of step: padded with
@@ -221,4 +340,20 @@ pub fn parts_of_line(width: usize) -> impl Iterator<Item = Range<usize>> {
         next = part.end;
         (!part.is_empty()).then_some(part)
     })
+}
+
+/// Copies lines, of which each gets so wide.
+fn pad_lines(from: &[u8], to: &mut [u8], narrow: usize, wide: usize) {
+    for (from, to) in from.chunks_exact(narrow).zip(to.chunks_exact_mut(wide)) {
+        let (to, padding) = to.split_at_mut(narrow);
+        to.copy_from_slice(from);
+        padding.fill(0);
+    }
+}
+
+/// Copies them back.
+fn take_lines(to: &mut [u8], from: &[u8], narrow: usize, wide: usize) {
+    for (to, from) in to.chunks_exact_mut(narrow).zip(from.chunks_exact(wide)) {
+        to.copy_from_slice(&from[..narrow]);
+    }
 }

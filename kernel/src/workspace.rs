@@ -19,7 +19,7 @@
 //! behind a line) are padded with unit diagonal and no edges, which changes no
 //! bit of their neighbours.
 
-use super::elimination;
+use super::elimination::{self, COMMON_BAND};
 use super::kernels::rounded;
 use super::simd::{Scalar, LANES};
 use crate::MAX_BAND;
@@ -123,6 +123,8 @@ const ARRAY: usize = LAG + CHUNK + 2 * LANES;
 /// The memory of one thread.
 pub struct Workspace {
     memory: Box<[Line]>,
+    /// Room for [`PADDED`] elements of each array of lines that are padded.
+    padded: Box<[Line]>,
     shape: Shape,
     /// Elements of a plane, of all planes of the state, and of all of what is
     /// solved.
@@ -184,6 +186,22 @@ pub(crate) struct AtHand<'a, T> {
     pub(crate) lag: usize,
 }
 
+/// Elements of lines that are padded at once: one or more lines of up to [`SHORT`].
+pub(crate) const PADDED: usize = SHORT;
+/// Arrays of them: planes of the common bands, and parameters.
+const PADDED_ARRAYS: usize = COMMON_BAND + 3;
+
+/// Arrays of lines that are padded, of float32 or fewer bits.
+pub(crate) struct Padded(Box<[Line]>);
+
+impl Padded {
+    /// Each of the arrays, as bytes.
+    pub(crate) fn arrays(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self.0);
+        bytes.chunks_exact_mut(PADDED * size_of::<f32>())
+    }
+}
+
 /// Which coordinates of a chunk are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coordinates {
@@ -200,11 +218,25 @@ impl Workspace {
     /// The number of bytes, if they are not to be had.
     pub fn new(shapes: impl Iterator<Item = Shape>) -> Result<Self, usize> {
         // Of either arithmetic.
-        let bytes = shapes.map(|s| s.elements() * size_of::<f64>()).max();
+        let mut needs_padding = false;
+        let bytes = shapes
+            .map(|shape| {
+                needs_padding |= shape.is_short();
+                shape.elements() * size_of::<f64>()
+            })
+            .max();
         let lines = bytes.unwrap_or(0).div_ceil(size_of::<Line>());
-        let memory = bytemuck::allocation::try_zeroed_slice_box(lines);
+        let padded = match needs_padding {
+            true => PADDED_ARRAYS * PADDED * size_of::<f32>() / size_of::<Line>(),
+            false => 0,
+        };
+        let zeroed = |lines: usize| {
+            let memory = bytemuck::allocation::try_zeroed_slice_box(lines);
+            memory.map_err(|()| lines * size_of::<Line>())
+        };
         Ok(Workspace {
-            memory: memory.map_err(|()| lines * size_of::<Line>())?,
+            memory: zeroed(lines)?,
+            padded: zeroed(padded)?,
             shape: Shape {
                 band: 0,
                 line: None,
@@ -217,7 +249,21 @@ impl Workspace {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        size_of_val(&*self.memory)
+        size_of_val(&*self.memory) + size_of_val(&*self.padded)
+    }
+
+    /// The room for lines that are padded, until it is given back.
+    pub(crate) fn take_padded(&mut self) -> Padded {
+        Padded(std::mem::take(&mut self.padded))
+    }
+
+    pub(crate) fn give_padded(&mut self, padded: Padded) {
+        self.padded = padded.0;
+    }
+
+    /// Lines follow one another as the gradient does in memory, so far apart.
+    pub(crate) fn gradient_of_lines(&mut self, pitch: usize) {
+        self.at.gradient_step = pitch;
     }
 
     /// The shape of the tensor at hand.
@@ -228,7 +274,7 @@ impl Workspace {
     /// Starts at a place of a tensor whose shape is one that the workspace was
     /// made for. No coordinate is before it, until some have come.
     pub(crate) fn begin<T: Scalar>(&mut self, shape: Shape) {
-        assert!(shape.elements() * size_of::<T>() <= self.bytes());
+        assert!(shape.elements() * size_of::<T>() <= size_of_val(&*self.memory));
         self.shape = shape;
         (self.plane, self.planes) = (shape.plane(), shape.planes());
         if shape.line.is_none() {
