@@ -1849,7 +1849,8 @@ enum {
   SONEW_RENAME = 414,
   /**
    * A state plane, or the parameters of a tensor, have another element type
-   * in the file.
+   * in the file. In sonew.hpp also a buffer whose elements have another type than
+   * the tensor declares.
    */
   SONEW_DTYPE_DIFFERS = 415,
   /** Rows of a tensor are in none of the files. */
