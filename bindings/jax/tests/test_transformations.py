@@ -226,21 +226,31 @@ def test_the_temporary_memory_of_the_step_in_jax_numpy(band, shapes):
     assert compiled.memory_analysis().temp_size_in_bytes <= 4 * (3 + 2 * band) * size
 
 
-def test_parts_of_the_step_in_jax_numpy_are_as_the_whole(monkeypatch):
-    """Where it is cut, no window is."""
+@pytest.mark.parametrize("band", [1, 3, 16])
+def test_parts_of_the_step_in_jax_numpy_are_as_the_whole(band, monkeypatch, x64):
+    """Where it is cut, no window is. Only directions, of leaves of every kind at once: of
+    a whole step, JAX would take again what it has traced with other parts."""
     from sonew_jax import _direction
+    from sonew_jax._pure import ahead
 
-    params = random_tree(1, {"a": (50, 60), "b": (7, 11, 13), "c": (1,), "d": (2000,)})
-    for band in (1, 3, 16):
-        for chains in ("column_major", "rows", "columns"):
-            outcomes = []
-            for least in (64, 1 << 30):
-                monkeypatch.setattr(_direction, "LEAST_PART", least)
-                optimizer = scale_by_sonew(
-                    band=band, eps=0.1, implementation="pure", chains=chains
-                )
-                state = optimizer.init(params)
-                for _ in range(2):
-                    updates, state = jax.jit(optimizer.update)(params, state)
-                outcomes.append(updates)
-            assert largest_difference(*outcomes) < 1e-5
+    matrix, cube = (50, 60), (7, 11, 13)
+    shapes = {"row_major": cube, "column_major": matrix, "rows": matrix, "columns": cube}
+    gradients = [random_tree(seed, shapes, np.float64) for seed in range(3)]
+
+    def corrected(kind):
+        g = [_direction.to_chains(tree[kind], kind) for tree in gradients]
+        h = [sum(x * ahead(x, k) for x in g) for k in range(band + 1)]
+        planes = [_direction.from_chains(x, shapes[kind], kind) for x in (g[0], h[0] + 0.1, *h[1:])]
+        return planes[0], planes[1], planes[2:]
+
+    leaves = [corrected(kind) for kind in shapes]
+
+    def directions(in_parts):
+        monkeypatch.setattr(_direction, "LEAST_PART", 64 if in_parts else 1 << 30)
+        monkeypatch.setattr(_direction, "MOST_PARTS", 1 << 30)
+        solve = lambda leaves: _direction.solved_together(list(shapes), leaves, 1e-3)
+        lowered = jax.jit(solve).lower(leaves)
+        assert ("while" in lowered.as_text()) == in_parts
+        return lowered.compile()(leaves)
+
+    assert largest_difference(directions(True), directions(False)) < 1e-12
