@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import SHAPES, bits, enable_x64, largest_difference, random_tree
+from common import SHAPES, bits, combinations, enable_x64, largest_difference, random_tree
 from jax import export
 from sonew_jax import adam_for_vectors, fused_sonew, release, scale_by_sonew, sonew
 
@@ -95,8 +95,9 @@ def test_every_member_of_a_vmap_has_its_own_chains(implementation):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    *combinations(lambda fused, nesterov: fused == nesterov, fused=[False, True], nesterov=[False, True])
+)
 def test_the_derivative_through_steps(fused, nesterov):
     """Of what two steps of training lead to, with respect to a factor of the
     loss and to the learning rate: against finite differences in float64."""
@@ -214,11 +215,16 @@ def test_chains_are_what_they_are_called():
     assert largest_difference(direction(g, "rows"), direction(g, "row_major")) > 1e-3
 
 
-@pytest.mark.parametrize("shapes", [{"w": (300, 400)}, {"a": (200, 300), "b": (64, 40, 25), "c": (20000,)}], ids=str)
-@pytest.mark.parametrize("band", [0, 1, 2, 4, 8, 16])
+TREES = {"one": {"w": (300, 400)}, "several": {"a": (200, 300), "b": (64, 40, 25), "c": (20000,)}}
+# A program takes the longer to compile the wider its band is.
+BANDS = [0, 1, 2, 4, pytest.param(8, marks=pytest.mark.long), pytest.param(16, marks=pytest.mark.long)]
+
+
+@pytest.mark.parametrize("shapes", TREES)
+@pytest.mark.parametrize("band", BANDS)
 def test_the_temporary_memory_of_the_step_in_jax_numpy(band, shapes):
     """At most 3 + 2 band numbers for each parameter."""
-    params = random_tree(0, shapes)
+    params = random_tree(0, TREES[shapes])
     optimizer = sonew(1e-3, band=band, implementation="pure")
     state = optimizer.init(params)
     compiled = jax.jit(optimizer.update).lower(params, state, params).compile()
@@ -226,7 +232,7 @@ def test_the_temporary_memory_of_the_step_in_jax_numpy(band, shapes):
     assert compiled.memory_analysis().temp_size_in_bytes <= 4 * (3 + 2 * band) * size
 
 
-@pytest.mark.parametrize("band", [1, 3, 16])
+@pytest.mark.parametrize("band", [1, 3, pytest.param(16, marks=pytest.mark.long)])
 def test_parts_of_the_step_in_jax_numpy_are_as_the_whole(band, monkeypatch, x64):
     """Where it is cut, no window is. Only directions, of leaves of every kind at once: of
     a whole step, JAX would take again what it has traced with other parts."""
