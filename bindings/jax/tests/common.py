@@ -1,10 +1,12 @@
 """What several tests need."""
 
 import contextlib
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 
 def enable_x64():
@@ -18,6 +20,14 @@ def enable_x64():
 
 def nothing():
     return contextlib.nullcontext()
+
+
+def combinations(short, **axes):
+    """Arguments of `pytest.mark.parametrize`: all combinations of the axes. Those that are
+    not `short` are left to the long form."""
+    rows = itertools.product(*axes.values())
+    marked = [pytest.param(*row, marks=() if short(*row) else pytest.mark.long) for row in rows]
+    return list(axes), marked
 
 
 def random_tree(seed, shapes, dtype=np.float32, scale=1.0):

@@ -7,10 +7,16 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("short", max_examples=4)
+settings.register_profile("long", max_examples=25)
+settings.load_profile("short")
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "smoke: run on every supported version of JAX")
+    config.addinivalue_line("markers", "long: one more case of what a shorter test checks, too")
 
 
 @pytest.fixture

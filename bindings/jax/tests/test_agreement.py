@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import bits, enable_x64, largest_difference, nothing
-from hypothesis import HealthCheck, given, settings
+from common import bits, combinations, enable_x64, largest_difference, nothing
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sonew_jax import _bits, fused_sonew, scale_by_sonew
 
@@ -54,8 +54,44 @@ def both(tree, options, dtype, seed, steps=3):
     return outcomes
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+# Values that other tests of the step in jax.numpy do not have, in every run.
+SOME_OPTIONS = {
+    "band": 2,
+    "beta1": 0.5,
+    "beta2": 0.9,
+    "eps": 1e-2,
+    "gamma": 0.3,
+    "graft": "momentum",
+    "damping": "relative",
+    "bias_correction": False,
+    "graft_bias_correction": True,
+    "lagged_norms": False,
+    "nesterov": True,
+    "clip_norm": 0.5,
+    "non_finite": "skip",
+    "update": "sonew",
+    "chains": "rows",
+}
+OTHERS = SOME_OPTIONS | {
+    "band": 6,
+    "gamma": 1e-2,
+    "graft": "adam",
+    "damping": "absolute",
+    "bias_correction": True,
+    "graft_bias_correction": False,
+    "lagged_norms": True,
+    "clip_norm": None,
+    "non_finite": "unchecked",
+    "chains": "columns",
+}
+TREE = [(7, 9), [(2, 3, 8), (5,), (), (0, 4)]]
+
+
+# The number of examples is in conftest.py.
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(trees, options, st.integers(0, 2**32))
+@example(TREE, SOME_OPTIONS, 0)
+@example(TREE, OTHERS, 0)
 def test_random_trees_in_float64(tree, options, seed):
     """In float64, where rounding decides nothing but what is within 1e-9 of an
     edge's removal."""
@@ -66,8 +102,13 @@ def test_random_trees_in_float64(tree, options, seed):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("state_dtype", [None, "bfloat16"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    *combinations(
+        lambda dtype, state_dtype: (state_dtype is None) == (dtype != "float32"),
+        dtype=["float32", "bfloat16", "float16"],
+        state_dtype=[None, "bfloat16"],
+    )
+)
 def test_other_types(dtype, state_dtype):
     options = {"state_dtype": state_dtype, "eps": 1e-2, "band": 2, "rounding": "stochastic"}
     (ours, our_state), (pure, pure_state) = both(

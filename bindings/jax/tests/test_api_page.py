@@ -50,6 +50,8 @@ def signature(thing):
     line = f"{thing.__name__}({', '.join(shown)})"
     if len(line) > 88:
         line = f"{thing.__name__}(\n    " + ",\n    ".join(shown) + ",\n)"
+    # Older versions of JAX write the name of P in full.
+    line = line.replace("PartitionSpec(", "P(")
     return f"```python\n{line}\n```"
 
 

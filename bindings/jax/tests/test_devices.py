@@ -30,9 +30,9 @@ def state_specs(state, specs):
     return ScaleBySonewState(P(), specs, specs, bands, rms, (), norm_ratios=ratios)
 
 
-def run(mesh, specs, options, check=False, steps=3, grads=None):
-    """Parameters and state after some steps under shard_map."""
-    optimizer = fused_sonew(1e-2, partition_specs=specs, **options)
+def under_shard_map(optimizer, mesh, specs, check):
+    """A compiled step under shard_map, and the parameters and the state that it begins
+    with. They are placed as the step leaves them, so that it is compiled once."""
     params = random_tree(0, SHAPES)
     state = optimizer.init(params)
     own = state_specs(state, specs)
@@ -43,9 +43,17 @@ def run(mesh, specs, options, check=False, steps=3, grads=None):
         out_specs=(specs, own),
         check_vma=check,
     )
+    places = jax.tree.map(lambda spec: NamedSharding(mesh, spec), (specs, own))
+    return jax.jit(step), *jax.device_put((params, state), places)
+
+
+def run(mesh, specs, options, check=False, steps=3, grads=None):
+    """Parameters and state after some steps under shard_map."""
+    optimizer = fused_sonew(1e-2, partition_specs=specs, **options)
+    step, params, state = under_shard_map(optimizer, mesh, specs, check)
     for i in range(steps):
         g = random_tree(i + 1, SHAPES) if grads is None else grads
-        params, state = jax.jit(step)(params, g, state)
+        params, state = step(params, g, state)
     return jax.device_get((params, state))
 
 

@@ -131,9 +131,9 @@ def test_in_multi_steps():
     params = random_tree(3, {"w": (6, 5)})
     grads = [random_tree(seed, {"w": (6, 5)}) for seed in range(6)]
     many = optax.MultiSteps(sonew(1e-2), every_k_schedule=3)
-    state, p = many.init(params), params
+    state, p, update = many.init(params), params, jax.jit(many.update)
     for g in grads:
-        updates, state = jax.jit(many.update)(g, state, p)
+        updates, state = update(g, state, p)
         p = optax.apply_updates(p, updates)
     once = sonew(1e-2)
     own, q = once.init(params), params

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import SHAPES, bits, enable_x64, largest_difference, random_tree
+from common import SHAPES, bits, combinations, enable_x64, largest_difference, random_tree
 from jax import export
 from sonew_jax import adam_for_vectors, fused_sonew, release, scale_by_sonew, sonew
 
@@ -95,8 +95,9 @@ def test_every_member_of_a_vmap_has_its_own_chains(implementation):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    *combinations(lambda fused, nesterov: fused == nesterov, fused=[False, True], nesterov=[False, True])
+)
 def test_the_derivative_through_steps(fused, nesterov):
     """Of what two steps of training lead to, with respect to a factor of the
     loss and to the learning rate: against finite differences in float64."""
@@ -214,11 +215,16 @@ def test_chains_are_what_they_are_called():
     assert largest_difference(direction(g, "rows"), direction(g, "row_major")) > 1e-3
 
 
-@pytest.mark.parametrize("shapes", [{"w": (300, 400)}, {"a": (200, 300), "b": (64, 40, 25), "c": (20000,)}], ids=str)
-@pytest.mark.parametrize("band", [0, 1, 2, 4, 8, 16])
+TREES = {"one": {"w": (300, 400)}, "several": {"a": (200, 300), "b": (64, 40, 25), "c": (20000,)}}
+# A program takes the longer to compile the wider its band is.
+BANDS = [0, 1, 2, 4, pytest.param(8, marks=pytest.mark.long), pytest.param(16, marks=pytest.mark.long)]
+
+
+@pytest.mark.parametrize("shapes", TREES)
+@pytest.mark.parametrize("band", BANDS)
 def test_the_temporary_memory_of_the_step_in_jax_numpy(band, shapes):
     """At most 3 + 2 band numbers for each parameter."""
-    params = random_tree(0, shapes)
+    params = random_tree(0, TREES[shapes])
     optimizer = sonew(1e-3, band=band, implementation="pure")
     state = optimizer.init(params)
     compiled = jax.jit(optimizer.update).lower(params, state, params).compile()
@@ -226,21 +232,31 @@ def test_the_temporary_memory_of_the_step_in_jax_numpy(band, shapes):
     assert compiled.memory_analysis().temp_size_in_bytes <= 4 * (3 + 2 * band) * size
 
 
-def test_parts_of_the_step_in_jax_numpy_are_as_the_whole(monkeypatch):
-    """Where it is cut, no window is."""
+@pytest.mark.parametrize("band", [1, 3, pytest.param(16, marks=pytest.mark.long)])
+def test_parts_of_the_step_in_jax_numpy_are_as_the_whole(band, monkeypatch, x64):
+    """Where it is cut, no window is. Only directions, of leaves of every kind at once: of
+    a whole step, JAX would take again what it has traced with other parts."""
     from sonew_jax import _direction
+    from sonew_jax._pure import ahead
 
-    params = random_tree(1, {"a": (50, 60), "b": (7, 11, 13), "c": (1,), "d": (2000,)})
-    for band in (1, 3, 16):
-        for chains in ("column_major", "rows", "columns"):
-            outcomes = []
-            for least in (64, 1 << 30):
-                monkeypatch.setattr(_direction, "LEAST_PART", least)
-                optimizer = scale_by_sonew(
-                    band=band, eps=0.1, implementation="pure", chains=chains
-                )
-                state = optimizer.init(params)
-                for _ in range(2):
-                    updates, state = jax.jit(optimizer.update)(params, state)
-                outcomes.append(updates)
-            assert largest_difference(*outcomes) < 1e-5
+    matrix, cube = (50, 60), (7, 11, 13)
+    shapes = {"row_major": cube, "column_major": matrix, "rows": matrix, "columns": cube}
+    gradients = [random_tree(seed, shapes, np.float64) for seed in range(3)]
+
+    def corrected(kind):
+        g = [_direction.to_chains(tree[kind], kind) for tree in gradients]
+        h = [sum(x * ahead(x, k) for x in g) for k in range(band + 1)]
+        planes = [_direction.from_chains(x, shapes[kind], kind) for x in (g[0], h[0] + 0.1, *h[1:])]
+        return planes[0], planes[1], planes[2:]
+
+    leaves = [corrected(kind) for kind in shapes]
+
+    def directions(in_parts):
+        monkeypatch.setattr(_direction, "LEAST_PART", 64 if in_parts else 1 << 30)
+        monkeypatch.setattr(_direction, "MOST_PARTS", 1 << 30)
+        solve = lambda leaves: _direction.solved_together(list(shapes), leaves, 1e-3)
+        lowered = jax.jit(solve).lower(leaves)
+        assert ("while" in lowered.as_text()) == in_parts
+        return lowered.compile()(leaves)
+
+    assert largest_difference(directions(True), directions(False)) < 1e-12
