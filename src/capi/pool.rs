@@ -9,8 +9,9 @@
 //!
 //! Its threads start when a step first needs them, and end when the last
 //! optimizer or plan that has used them is freed. If the system refuses some, steps
-//! go on with those that it gives. Two steps at once divide the threads. Results
-//! do not depend on any of this.
+//! go on with those that it gives. Two steps at once divide the threads. A thread that
+//! has nothing to do falls asleep after some 20 microseconds. Results do not depend on any
+//! of this.
 
 use super::arguments::{count, List, Out};
 use super::guard::{call, call_always};

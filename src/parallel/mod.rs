@@ -1,5 +1,6 @@
 //! The only room with threads: who works on which tile.
 
+mod crew;
 mod pool;
 mod processors;
 mod sweep;

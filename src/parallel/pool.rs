@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
+use super::crew::Post;
 use super::processors::Processors;
 use crate::error::Result;
 use crate::options::{in_range, Options, MAX_THREADS};
@@ -180,25 +181,43 @@ impl Workers {
         wanted.min(1 + threads.map_or(0, |threads| threads.handles.len()))
     }
 
-    /// Runs `work` once for each item, at the same time if they are as many as have
-    /// been [prepared](Workers::prepare); the caller's thread takes the first.
+    /// Runs `work` for the first item in the caller's thread, and meanwhile for each of
+    /// the others in a thread of the pool, of as many as have been
+    /// [prepared](Workers::prepare): as long as the first takes. What is left by then is
+    /// left out, so that the work must be one that any of them does to its end.
     pub(crate) fn run<T: Send>(&self, items: &mut [T], work: &(impl Fn(&mut T) + Sync)) {
         let Some((mine, others)) = items.split_first_mut() else {
             return;
         };
         let threads = self.threads.as_ref().filter(|_| !others.is_empty());
-        match threads.and_then(|threads| threads.pool.as_ref()) {
-            Some(pool) => pool.in_place_scope(|scope| {
-                for item in others {
-                    scope.spawn(move |_| work(item));
-                }
-                work(mine);
-            }),
-            None => {
-                work(mine);
-                others.iter_mut().for_each(work);
+        match threads.and_then(|threads| Some((threads.pool.as_ref()?, &threads.post))) {
+            Some((pool, post)) => {
+                let others = Items(others.as_mut_ptr(), others.len());
+                let task = |i: usize| {
+                    // SAFETY: they are borrowed exclusively, and each is asked for once.
+                    work(unsafe { others.get(i) });
+                };
+                post.with_helpers(pool, others.1, &task, || work(mine));
             }
+            None => work(mine),
         }
+    }
+}
+
+/// A list of which each thread gets an item of its own.
+struct Items<T>(*mut T, usize);
+
+// SAFETY: what threads get are different items.
+unsafe impl<T: Send> Sync for Items<T> {}
+
+impl<T> Items<T> {
+    /// # Safety
+    /// The list is borrowed exclusively, and nobody else has this item.
+    #[allow(clippy::mut_from_ref)] // That is the promise.
+    unsafe fn get(&self, i: usize) -> &mut T {
+        assert!(i < self.1);
+        // SAFETY: the caller's promise.
+        unsafe { &mut *self.0.add(i) }
     }
 }
 
@@ -206,6 +225,7 @@ impl Workers {
 struct Threads {
     /// `None` if the system gave none.
     pool: Option<ThreadPool>,
+    post: Arc<Post>,
     handles: Vec<JoinHandle<()>>,
     /// The process that they live in.
     process: Process,
@@ -216,6 +236,7 @@ impl Threads {
     fn start(wanted: usize, processors: Option<&Processors>) -> Self {
         let mut threads = Threads {
             pool: None,
+            post: Arc::default(),
             handles: Vec::with_capacity(wanted),
             process: Process::current(),
         };

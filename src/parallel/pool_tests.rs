@@ -2,6 +2,7 @@
 
 use super::*;
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Barrier;
 use std::thread::ThreadId;
 
@@ -35,7 +36,44 @@ fn one_thread_means_that_none_is_started() {
     assert!(workers.threads.is_none());
     let mut items = [0, 0, 0];
     workers.run(&mut items, &|x| *x += 1);
-    assert_eq!(items, [1, 1, 1]);
+    assert_eq!(items, [1, 0, 0]);
+}
+
+/// Threads that each take one piece after the other: all are done once, whoever came.
+#[test]
+fn the_work_is_done_whoever_helps() {
+    let own = pool(3);
+    let mut workers = workers(&own);
+    for pieces in 0..300 {
+        let mut items = vec![0; workers.prepare(3)];
+        let next = AtomicUsize::new(0);
+        workers.run(&mut items, &|done| {
+            while next.fetch_add(1, Ordering::Relaxed) < pieces {
+                *done += 1;
+            }
+        });
+        assert_eq!(items.iter().sum::<usize>(), pieces);
+    }
+}
+
+/// The caller gets the panic of a helper, and the pool goes on.
+#[test]
+fn a_panic_of_a_helper_is_passed_on() {
+    let mut workers = workers(&pool(2));
+    assert_eq!(workers.prepare(2), 2);
+    for _ in 0..3 {
+        let (barrier, caller) = (Barrier::new(2), std::thread::current().id());
+        let work = |_: &mut ()| {
+            barrier.wait();
+            if std::thread::current().id() != caller {
+                std::panic::resume_unwind(Box::new("of a helper"));
+            }
+        };
+        let run = || workers.run(&mut [(); 2], &work);
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_err();
+        assert_eq!(panic.downcast_ref(), Some(&"of a helper"));
+    }
+    assert_eq!(at_work(&mut workers, 2).len(), 2);
 }
 
 #[test]
@@ -88,8 +126,13 @@ fn plans_of_one_pool_work_at_once() {
                 for _ in 0..200 {
                     let count = workers.prepare(2);
                     let mut items = vec![0; count];
-                    workers.run(&mut items, &|x| *x += 1);
-                    assert_eq!(items, [1, 1]);
+                    let next = AtomicUsize::new(0);
+                    workers.run(&mut items, &|done| {
+                        while next.fetch_add(1, Ordering::Relaxed) < 10 {
+                            *done += 1;
+                        }
+                    });
+                    assert_eq!(items.iter().sum::<usize>(), 10);
                 }
             });
         }

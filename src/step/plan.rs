@@ -122,7 +122,12 @@ impl Plan {
             .fold(0, usize::saturating_add);
         let workers = workers(&pool, parameters);
         let fair = blocks / (workers * TILES_PER_THREAD);
-        let longest = tile.unwrap_or(fair.clamp(TILE.start, TILE.end));
+        // Where there are few blocks, every thread gets some.
+        let least = match workers {
+            1 => TILE.start,
+            _ => (blocks / workers).clamp(1, TILE.start),
+        };
+        let longest = tile.unwrap_or(fair.clamp(least, TILE.end));
         let tiles = Tiles::new(tensors.iter().map(|t| &t.grid), longest)?;
         let workspaces = (0..workers).map(|_| {
             let workspace = Workspace::new(tensors.iter().map(|t| shape(&t.grid)));
