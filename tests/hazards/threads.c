@@ -19,14 +19,15 @@ static void *own(void *argument) {
 }
 
 static struct model shared;
-static atomic_int done, refused, ended;
+static atomic_int done, refused, asked, ended;
 
-/* Steps the shared optimizer with a zero gradient and buffers of its own. */
+/* Steps the shared optimizer with a zero gradient and buffers of its own, until all has
+ * happened that is to be seen. */
 static void *share(void *unused) {
     float *param = calloc(LENGTH, sizeof *param), *grad = calloc(LENGTH, sizeof *grad);
     CHECK(param && grad);
     const void *grads[] = {grad};
-    for (int i = 0; i < CALLS || !(done && refused); i++) {
+    for (int i = 0; i < CALLS || !(done && refused && asked); i++) {
         sonew_status status = sonew_step(shared.optimizer, NULL, PARAM(param), grads, 1);
         if (status == SONEW_OK) {
             done++;
@@ -50,6 +51,7 @@ static void *ask(void *unused) {
         sonew_optimizer_info info = info_of(shared.optimizer);
         CHECK(info.step_count >= last && info.tensor_count == 1);
         last = info.step_count;
+        asked = last > 0;
         sonew_settings now;
         sonew_status status = sonew_get_settings(shared.optimizer, 0, &now, sizeof now);
         CHECK(status == SONEW_OK || status == SONEW_BUSY);
