@@ -129,7 +129,14 @@ fn python_reads_the_files_of_earlier_versions() {
     for (file, found) in files.iter().zip(read_in_python(&python, &files)) {
         let name = file.file_stem().unwrap().to_str().unwrap();
         let named = format!("format-{}", found["format"]);
-        let kinds = ["", "-live", "-counted", "-counted-live"];
+        let kinds = [
+            "",
+            "-live",
+            "-counted",
+            "-counted-live",
+            "-shard",
+            "-shard-live",
+        ];
         let is_one = |kind| name == format!("{named}{kind}");
         assert!(kinds.into_iter().any(is_one), "{name}");
         assert_eq!(found["step"], 3);
