@@ -140,7 +140,9 @@ fn python_reads_the_files_of_earlier_versions() {
         let is_one = |kind| name == format!("{named}{kind}");
         assert!(kinds.into_iter().any(is_one), "{name}");
         assert_eq!(found["step"], 3);
-        assert!(found["verified"].as_u64().unwrap() >= 7);
+        // The shard is one tensor with five planes.
+        let least = if name.contains("shard") { 5 } else { 7 };
+        assert!(found["verified"].as_u64().unwrap() >= least);
     }
 }
 
