@@ -11,7 +11,7 @@ from typing import Optional
 import jax
 
 # The version of the library that has this package's handler and structs.
-MAJOR, MINOR = 0, 1
+MAJOR, MINOR = 0, 2
 SONAME = f"libsonew.so.{MAJOR}.{MINOR}"
 # The handler's symbol in the library, and its name in XLA programs.
 TARGET = "sonew_xla_step_v1"
