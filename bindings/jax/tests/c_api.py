@@ -63,7 +63,6 @@ class Plan:
         for name, value in options.items():
             setattr(own, name, NAMES[name][value] if name in NAMES else value)
         tensors = (Tensor * len(params))()
-        self.c.sonew_tensors_init.argtypes = [POINTER(Tensor), c_size_t, c_size_t]
         check(self.c.sonew_tensors_init(tensors, len(params), ctypes.sizeof(Tensor)))
         for i, (tensor, array) in enumerate(zip(tensors, params)):
             tensor.name = b"%d" % i

@@ -137,6 +137,7 @@ def checked(found, path):
     handles, sizes = POINTER(c_void_p), POINTER(c_size_t)
     for name, arguments in {
         "sonew_options_init": [POINTER(Options), c_size_t],
+        "sonew_tensors_init": [POINTER(Tensor), c_size_t, c_size_t],
         "sonew_create": [POINTER(Options), POINTER(Tensor), c_size_t, handles],
         "sonew_free": [c_void_p],
         "sonew_info": [c_void_p, POINTER(Info), c_size_t],
@@ -178,6 +179,7 @@ def instruction_set() -> str:
     options, tensor, handle = Options(), Tensor(), c_void_p()
     check(c.sonew_options_init(byref(options), ctypes.sizeof(options)))
     options.threads = 1
+    check(c.sonew_tensors_init(byref(tensor), 1, ctypes.sizeof(tensor)))
     tensor.name = b"x"
     check(c.sonew_create(byref(options), byref(tensor), 1, byref(handle)))
     info = Info()

@@ -322,7 +322,6 @@ class Handle:
     def declare(c):
         pointers = POINTER(c_void_p)
         for name, arguments in {
-            "sonew_tensors_init": [POINTER(Tensor), c_size_t, c_size_t],
             "sonew_save": [c_void_p, c_char_p, pointers, c_size_t],
             "sonew_load": [c_void_p, c_char_p, POINTER(LoadOptions), pointers, c_size_t],
             "sonew_set_state": [c_void_p, c_uint64, pointers, c_size_t],
