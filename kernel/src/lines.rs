@@ -29,15 +29,13 @@ impl Kernels {
     ) {
         let (shape, width) = (work.shape(), lines.cols.len());
         let kept = |row: usize, at: usize| lines.kept + (row - lines.rows.start) * lines.pitch + at;
+        let common = then
+            .filter(|&then| lines.takes_in && self.is_unlimited(shape.band, access, rule, then));
         // Short lines of whole vectors are one run, in memory and in the chunk.
         if shape.is_short() && shape.line == Some(access.cols()) {
-            let most = match then {
-                Some(then)
-                    if lines.takes_in && self.is_unlimited(shape.band, access, rule, then) =>
-                {
-                    usize::MAX
-                }
-                _ => CHUNK / width,
+            let most = match common {
+                Some(_) => usize::MAX,
+                None => CHUNK / width,
             };
             let mut row = lines.rows.start;
             while row < lines.rows.end {
@@ -51,12 +49,9 @@ impl Kernels {
             }
             return;
         }
-        if shape.is_short() && width == access.cols() {
-            let has_room = then.filter(|&then| {
-                let is_common = self.is_unlimited(shape.band, access, rule, then);
-                is_common && lines.takes_in && access.noise().is_empty()
-            });
-            if let Some(then) = has_room {
+        if let Some(then) = common {
+            let has_room = shape.is_short() && width == access.cols();
+            if has_room && access.noise().is_empty() {
                 return self.padded_lines(work, access, rule, lines, then, norms);
             }
         }
@@ -172,37 +167,13 @@ impl Kernels {
                 row: row - band,
                 ..run
             };
-            let incoming = Incoming {
-                run,
-                from: 0,
-                gradient: Gradient::InChunk,
-                ends: false,
-            };
-            let Norms {
-                direction,
-                reference,
-            } = norms;
-            let outcome = Outcome::none(&mut direction.0);
-            let vectors = 0..count * pitch / LANES;
-            macro_rules! fused {
-                ($FINISH:ident, $outcome:expr) => {
-                    self.fused::<f32, $FINISH>(
-                        work,
-                        access,
-                        rule,
-                        &incoming,
-                        (&mut in_lines, 0),
-                        vectors,
-                        $outcome,
-                        reference,
-                    )
-                };
-            }
+            let vectors = count * pitch / LANES;
+            let copy = (&mut in_lines[..], vectors);
             let advanced = if then == Directions::Measured {
                 // SAFETY: as said.
                 let kept = unsafe { access.kept(kept, count * pitch) };
-                let keep = kept.map_or(&mut [][..], slice_mut::<f32>);
-                fused!(MEASURE, Outcome { keep, ..outcome })
+                let keep = kept.map_or(&mut [][..], slice_mut);
+                self.fused_in_copy(work, access, rule, run, copy, then, keep, norms)
             } else {
                 // SAFETY: as said.
                 let target = unsafe { access.target(target) };
@@ -210,11 +181,8 @@ impl Kernels {
                 let params = &mut params[..count * pitch * size_of::<f32>()];
                 let (narrow, wide) = (width * size_of::<f32>(), pitch * size_of::<f32>());
                 pad_lines(target.to, params, narrow, wide);
-                let outcome = outcome.applied(slice_mut::<f32>(params), rule.apply);
-                let advanced = match then.measures() {
-                    false => fused!(APPLY, outcome),
-                    true => fused!(APPLY_AND_MEASURE, outcome),
-                };
+                let to = slice_mut(params);
+                let advanced = self.fused_in_copy(work, access, rule, run, copy, then, to, norms);
                 take_lines(target.to, params, narrow, wide);
                 advanced
             };
@@ -251,6 +219,40 @@ impl Kernels {
             to[..LANES].fill(0.0);
             to.iter_mut().zip(from).for_each(|(to, g)| *to = scale * g);
         }
+        let size = access.state_dtype().size();
+        with_padded::<{ COMMON_BAND + 2 }>(&mut planes, size, |planes| {
+            let copy = (planes, 1);
+            if then == Directions::Measured {
+                // SAFETY: as said.
+                let kept = unsafe { access.kept(kept, run.len) };
+                let keep = kept.map_or(&mut [][..], slice_mut);
+                self.fused_in_copy(work, access, rule, run, copy, then, keep, norms);
+                return;
+            }
+            // SAFETY: as said.
+            let target = unsafe { access.target(target) };
+            with_padded::<1>(&mut [target.to], size_of::<f32>(), |params| {
+                let to = slice_mut(params[0]);
+                self.fused_in_copy(work, access, rule, run, copy, then, to, norms);
+            });
+        });
+    }
+
+    /// Updates and solves for so many vectors of planes that are padded in a copy, whose
+    /// gradient is in the chunk. Directions reach parameters that are padded, too, or are
+    /// kept. Returns by how many vectors the chunk has advanced.
+    #[allow(clippy::too_many_arguments)] // Each is one thing, borrowed.
+    fn fused_in_copy(
+        &self,
+        work: &mut Workspace,
+        access: &Access<'_>,
+        rule: &Rule,
+        run: Run,
+        (planes, vectors): (&mut [&mut [u8]], usize),
+        then: Directions,
+        to: &mut [[f32; LANES]],
+        norms: &mut Norms,
+    ) -> usize {
         let incoming = Incoming {
             run,
             from: 0,
@@ -262,39 +264,33 @@ impl Kernels {
             reference,
         } = norms;
         let outcome = Outcome::none(&mut direction.0);
-        let size = access.state_dtype().size();
-        with_padded::<{ COMMON_BAND + 2 }>(&mut planes, size, |planes| {
-            macro_rules! fused {
-                ($FINISH:ident, $outcome:expr) => {
-                    self.fused::<f32, $FINISH>(
-                        work,
-                        access,
-                        rule,
-                        &incoming,
-                        (planes, 0),
-                        0..1,
-                        $outcome,
-                        reference,
-                    )
-                };
+        macro_rules! fused {
+            ($FINISH:ident, $outcome:expr) => {
+                self.fused::<f32, $FINISH>(
+                    work,
+                    access,
+                    rule,
+                    &incoming,
+                    (planes, 0),
+                    0..vectors,
+                    $outcome,
+                    reference,
+                )
+            };
+        }
+        match then {
+            Directions::Measured => fused!(
+                MEASURE,
+                Outcome {
+                    keep: to,
+                    ..outcome
+                }
+            ),
+            Directions::Applied => fused!(APPLY, outcome.applied(to, rule.apply)),
+            Directions::AppliedAndMeasured => {
+                fused!(APPLY_AND_MEASURE, outcome.applied(to, rule.apply))
             }
-            if then == Directions::Measured {
-                // SAFETY: as said.
-                let kept = unsafe { access.kept(kept, run.len) };
-                let keep = kept.map_or(&mut [][..], slice_mut::<f32>);
-                fused!(MEASURE, Outcome { keep, ..outcome });
-                return;
-            }
-            // SAFETY: as said.
-            let target = unsafe { access.target(target) };
-            with_padded::<1>(&mut [target.to], size_of::<f32>(), |params| {
-                let outcome = outcome.applied(slice_mut::<f32>(params[0]), rule.apply);
-                match then.measures() {
-                    false => fused!(APPLY, outcome),
-                    true => fused!(APPLY_AND_MEASURE, outcome),
-                };
-            });
-        });
+        }
     }
 
     /// Ends a line, where chains run across memory.

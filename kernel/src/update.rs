@@ -458,7 +458,6 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
         let [keep, weight] = both::<V>(isa, by.statistics);
         for k in BAND + 1..=update.band {
             let mut plane = Plane::<E, false>::new(update.planes[1 + k], 0);
-
             let neighbours = |k: usize| &update.gradient[k * update.step..].as_chunks().0[..count];
             let (g0, gk) = (neighbours(0), neighbours(k));
             let chunk = update.chunk.plane(state, 1 + k, count);
@@ -480,7 +479,6 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
             let normalize = Times::new(isa, by.normalize);
             let p = 2 + update.band;
             let mut plane = Plane::<E, false>::new(update.planes[p], 0);
-
             for i in 0..count {
                 let gradient = &update.gradient.as_chunks().0[i];
                 let q = normalize.of(V::load(isa, gradient) * scale);
