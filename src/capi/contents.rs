@@ -26,7 +26,7 @@
 use std::ffi::{c_char, c_void};
 use std::path::Path;
 
-use super::arguments::{not_null, path, string, Out};
+use super::arguments::{path, string, Out};
 use super::buffers::Buffer;
 use super::guard::{call, call_always};
 use super::optimizer::Names;
@@ -140,9 +140,8 @@ pub unsafe extern "C" fn sonew_file_info(
     contents: *mut sonew_contents,
     size: usize,
 ) -> sonew_status {
-    call_always(|| {
-        not_null(contents, || "contents".to_owned())?;
-        let value = with(file, |Owned { file, .. }| {
+    let value = || {
+        with(file, |Owned { file, .. }| {
             Ok(sonew_contents {
                 step_count: file.header().step,
                 file_bytes: file.file_bytes(),
@@ -152,10 +151,10 @@ pub unsafe extern "C" fn sonew_file_info(
                 live: file.is_live().into(),
                 unsynced: file.is_unsynced().into(),
             })
-        })?;
-        // SAFETY: the header asks for a struct of this size.
-        unsafe { versioned::write(value, contents, size, "contents") }
-    })
+        })
+    };
+    // SAFETY: the header asks for a struct of this size.
+    unsafe { versioned::tell(contents, size, "contents", value) }
 }
 
 /// Writes the options of the optimizer that wrote the file to *options, as
@@ -169,14 +168,13 @@ pub unsafe extern "C" fn sonew_file_options(
     options: *mut sonew_options,
     size: usize,
 ) -> sonew_status {
-    call_always(|| {
-        not_null(options, || "options".to_owned())?;
-        let value = with(file, |owned| {
+    let value = || {
+        with(file, |owned| {
             Ok(from_options(&owned.file.header().options, size))
-        })?;
-        // SAFETY: the header asks for a struct of this size.
-        unsafe { versioned::write(value, options, size, "options") }
-    })
+        })
+    };
+    // SAFETY: the header asks for a struct of this size.
+    unsafe { versioned::tell(options, size, "options", value) }
 }
 
 /// Writes a tensor of the file to *tensor, as sonew_create() takes it, with every type
@@ -191,15 +189,14 @@ pub unsafe extern "C" fn sonew_file_tensor(
     tensor: *mut sonew_tensor,
     size: usize,
 ) -> sonew_status {
-    call_always(|| {
-        not_null(tensor, || "tensor".to_owned())?;
-        let value = with(file, |owned| {
+    let value = || {
+        with(file, |owned| {
             let (saved, names) = owned.tensor(index)?;
             Ok(from_spec(&saved.spec, names.tensor.as_ptr(), size))
-        })?;
-        // SAFETY: the header asks for a struct of this size.
-        unsafe { versioned::write(value, tensor, size, "tensor") }
-    })
+        })
+    };
+    // SAFETY: the header asks for a struct of this size.
+    unsafe { versioned::tell(tensor, size, "tensor", value) }
 }
 
 /// Writes the settings that a tensor of the file has to *settings. Pass sizeof *settings
@@ -213,9 +210,8 @@ pub unsafe extern "C" fn sonew_file_settings(
     settings: *mut sonew_settings,
     size: usize,
 ) -> sonew_status {
-    call_always(|| {
-        not_null(settings, || "settings".to_owned())?;
-        let value = with(file, |owned| {
+    let value = || {
+        with(file, |owned| {
             let (saved, _) = owned.tensor(index)?;
             let settings = TensorSettings {
                 lr_scale: saved.lr_scale,
@@ -224,10 +220,10 @@ pub unsafe extern "C" fn sonew_file_settings(
                 scalars: saved.scalars,
             };
             Ok(from_settings(&settings, size))
-        })?;
-        // SAFETY: the header asks for a struct of this size.
-        unsafe { versioned::write(value, settings, size, "settings") }
-    })
+        })
+    };
+    // SAFETY: the header asks for a struct of this size.
+    unsafe { versioned::tell(settings, size, "settings", value) }
 }
 
 /// Writes the names and types of the arrays that the file has of a tensor to *arrays: its
@@ -242,12 +238,9 @@ pub unsafe extern "C" fn sonew_file_arrays(
     arrays: *mut sonew_planes,
     size: usize,
 ) -> sonew_status {
-    call_always(|| {
-        not_null(arrays, || "arrays".to_owned())?;
-        let value = with(file, |owned| Ok(owned.tensor(index)?.1.planes()))?;
-        // SAFETY: the header asks for a struct of this size.
-        unsafe { versioned::write(value, arrays, size, "arrays") }
-    })
+    let value = || with(file, |owned| Ok(owned.tensor(index)?.1.planes()));
+    // SAFETY: the header asks for a struct of this size.
+    unsafe { versioned::tell(arrays, size, "arrays", value) }
 }
 
 /// Copies an array of a tensor, one of those of sonew_file_arrays(), to data, and

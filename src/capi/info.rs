@@ -4,8 +4,6 @@ use std::ffi::{c_char, CStr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 
-use super::arguments::not_null;
-use super::guard::call_always;
 use super::optimizer::{sonew_optimizer, told};
 use super::status::sonew_status;
 use super::versioned::{self, Growing};
@@ -58,12 +56,9 @@ pub unsafe extern "C" fn sonew_info(
     info: *mut sonew_optimizer_info,
     size: usize,
 ) -> sonew_status {
-    call_always(|| {
-        not_null(info, || "info".to_owned())?;
-        let value = told(optimizer)?.info();
-        // SAFETY: the header asks for a struct of this size.
-        unsafe { versioned::write(value, info, size, "info") }
-    })
+    let value = || Ok(told(optimizer)?.info());
+    // SAFETY: the header asks for a struct of this size.
+    unsafe { versioned::tell(info, size, "info", value) }
 }
 
 /// What an optimizer was when the last call that used it ended. Each number is right by

@@ -98,15 +98,7 @@ pub(super) fn with<R>(
     optimizer: *const sonew_optimizer,
     body: impl FnOnce(&mut Owned) -> Result<R>,
 ) -> Result<R> {
-    with_address(optimizer.addr(), body)
-}
-
-/// [`with`], for the number that a handle is.
-pub(super) fn with_address<R>(
-    optimizer: usize,
-    body: impl FnOnce(&mut Owned) -> Result<R>,
-) -> Result<R> {
-    OPTIMIZERS.with(optimizer, "optimizer", |owned| {
+    OPTIMIZERS.with(optimizer.addr(), "optimizer", |owned| {
         let result = body(owned);
         owned.told.tell(&owned.optimizer);
         result

@@ -8,7 +8,7 @@
 use std::ffi::{c_char, c_void};
 use std::mem::take;
 
-use super::arguments::{not_null, List, Out};
+use super::arguments::{List, Out};
 use super::buffers::{none_overlap, Buffer};
 use super::guard::{call, call_always};
 use super::optimizer::{ask_for, Names};
@@ -101,15 +101,7 @@ pub(super) fn with<R>(
     plan: *const sonew_plan,
     body: impl FnOnce(&mut Owned) -> Result<R>,
 ) -> Result<R> {
-    with_address(plan.addr(), body)
-}
-
-/// [`with`], for the number that a handle is.
-pub(super) fn with_address<R>(
-    plan: usize,
-    body: impl FnOnce(&mut Owned) -> Result<R>,
-) -> Result<R> {
-    PLANS.with(plan, "plan", body)
+    PLANS.with(plan.addr(), "plan", body)
 }
 
 /// The buffers of one tensor for one step. Fill it in with
@@ -265,18 +257,17 @@ pub unsafe extern "C" fn sonew_plan_planes(
     planes: *mut sonew_planes,
     size: usize,
 ) -> sonew_status {
-    call_always(|| {
-        not_null(planes, || "planes".to_owned())?;
-        let value = with(plan, |owned| {
+    let value = || {
+        with(plan, |owned| {
             let names = owned.names.get(tensor).ok_or(Error::UnknownTensor {
                 index: tensor,
                 count: owned.tensors.len(),
             })?;
             Ok(names.planes())
-        })?;
-        // SAFETY: the header asks for a struct of this size.
-        unsafe { versioned::write(value, planes, size, "planes") }
-    })
+        })
+    };
+    // SAFETY: the header asks for a struct of this size.
+    unsafe { versioned::tell(planes, size, "planes", value) }
 }
 
 /// Fills in the defaults of a list of count entries: all pointers NULL, lr_scale 1,

@@ -57,7 +57,7 @@ use std::ffi::c_void;
 use super::arguments::Out;
 use super::buffers::{Buffer, Output};
 use super::guard::{call, call_always};
-use super::optimizer::{sonew_optimizer, with_address};
+use super::optimizer::{sonew_optimizer, with};
 use super::plan::{self, sonew_buffers, sonew_plan};
 use super::registry::Registry;
 use super::status::sonew_status;
@@ -72,12 +72,17 @@ pub struct sonew_stages {
     _opaque: [u8; 0],
 }
 
-/// Whose step in stages it is, by the handle.
+/// Whose step in stages it is.
 #[derive(Clone, Copy)]
 enum Of {
-    Optimizer(usize),
-    Plan(usize),
+    Optimizer(*const sonew_optimizer),
+    Plan(*const sonew_plan),
 }
+
+// SAFETY: the pointers are handles, which are numbers: nobody follows them.
+unsafe impl Send for Of {}
+// SAFETY: as above.
+unsafe impl Sync for Of {}
 
 static STAGES: Registry<Of> = Registry::new();
 
@@ -220,8 +225,8 @@ pub unsafe extern "C" fn sonew_stages_begin(
                 arguments(step, params, grads, count)?,
             )
         };
-        let handle = optimizer.addr();
-        with_address(handle, |owned| {
+        let of = Of::Optimizer(optimizer);
+        with(optimizer, |owned| {
             check_count("params", count, owned.optimizer.tensors().len())?;
             let (optimizer, spare) = (&mut owned.optimizer, &mut owned.spare);
             let passed = spare.check(optimizer, &params, &grads)?;
@@ -229,7 +234,7 @@ pub unsafe extern "C" fn sonew_stages_begin(
             // forbids any other use of them now.
             let (params, grads) = unsafe { passed.lend() };
             optimizer.begin_stages(&step, params, grads)?;
-            owned.staged = Some((begun(Of::Optimizer(handle), out), passed));
+            owned.staged = Some((begun(of, out), passed));
             Ok(())
         })
     })
@@ -256,7 +261,7 @@ pub unsafe extern "C" fn sonew_plan_stages_begin(
             let passed = plan::checked_buffers(owned, &step, buffers, count)?;
             let under_way = owned.plan.begin(&step, step_number, &passed.buffers)?;
             owned.staged = Some(plan::Staged {
-                handle: begun(Of::Plan(plan.addr()), out),
+                handle: begun(Of::Plan(plan), out),
                 under_way,
                 passed,
             });
@@ -297,8 +302,8 @@ pub unsafe extern "C" fn sonew_stages_next(
         // SAFETY: the header asks for `2 * count` numbers.
         let reached = unsafe {
             match STAGES.copy(to.stages, "stages")? {
-                Of::Optimizer(handle) => to.of_optimizer(handle),
-                Of::Plan(handle) => to.of_plan(handle),
+                Of::Optimizer(optimizer) => to.of_optimizer(optimizer),
+                Of::Plan(plan) => to.of_plan(plan),
             }
         }?;
         out.write(number_of(reached));
@@ -328,13 +333,13 @@ pub extern "C" fn sonew_stages_abort(stages: *mut sonew_stages) -> sonew_status 
     }
     let stages = stages.addr();
     call_always(|| match STAGES.copy(stages, "stages")? {
-        Of::Optimizer(handle) => with_address(handle, |owned| {
+        Of::Optimizer(optimizer) => with(optimizer, |owned| {
             owned.staged(stages)?;
             owned.optimizer.abort_stages()?;
             owned.end_stages();
             Ok(())
         }),
-        Of::Plan(handle) => plan::with_address(handle, |owned| {
+        Of::Plan(plan) => plan::with(plan, |owned| {
             owned.staged(stages)?;
             owned.end_stages();
             Ok(())
@@ -363,8 +368,8 @@ impl NextStage {
 
     /// # Safety
     /// As for [`NextStage::numbers`].
-    unsafe fn of_optimizer(&self, handle: usize) -> Result<Option<Stage>> {
-        with_address(handle, |owned| {
+    unsafe fn of_optimizer(&self, optimizer: *const sonew_optimizer) -> Result<Option<Stage>> {
+        with(optimizer, |owned| {
             owned.staged(self.stages)?;
             // SAFETY: the caller's promise.
             let (numbers, outputs) = unsafe { self.numbers(owned.optimizer.tensors().len()) }?;
@@ -389,8 +394,8 @@ impl NextStage {
 
     /// # Safety
     /// As for [`NextStage::numbers`].
-    unsafe fn of_plan(&self, handle: usize) -> Result<Option<Stage>> {
-        plan::with_address(handle, |owned| {
+    unsafe fn of_plan(&self, plan: *const sonew_plan) -> Result<Option<Stage>> {
+        plan::with(plan, |owned| {
             owned.staged(self.stages)?;
             // SAFETY: the caller's promise.
             let (numbers, outputs) = unsafe { self.numbers(owned.plan.tensors().len()) }?;

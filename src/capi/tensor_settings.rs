@@ -11,8 +11,7 @@
 //! sonew_set_settings(optimizer, 1, &settings);
 //! ```
 
-use super::arguments::not_null;
-use super::guard::{call, call_always};
+use super::guard::call;
 use super::optimizer::{ask, sonew_optimizer, with};
 use super::status::sonew_status;
 use super::tensor::{from_spec, sonew_tensor};
@@ -97,19 +96,18 @@ pub unsafe extern "C" fn sonew_get_tensor(
     tensor: *mut sonew_tensor,
     size: usize,
 ) -> sonew_status {
-    call_always(|| {
-        not_null(tensor, || "tensor".to_owned())?;
-        let value = ask(optimizer, |owned| {
+    let value = || {
+        ask(optimizer, |owned| {
             let tensors = owned.optimizer.tensors();
             let spec = tensors.get(index).ok_or(Error::UnknownTensor {
                 index,
                 count: tensors.len(),
             })?;
             Ok(from_spec(spec, owned.names[index].tensor.as_ptr(), size))
-        })?;
-        // SAFETY: the header asks for a struct of this size.
-        unsafe { versioned::write(value, tensor, size, "tensor") }
-    })
+        })
+    };
+    // SAFETY: the header asks for a struct of this size.
+    unsafe { versioned::tell(tensor, size, "tensor", value) }
 }
 
 /// Writes the settings of a tensor to *settings. Pass sizeof *settings for size.
@@ -122,13 +120,12 @@ pub unsafe extern "C" fn sonew_get_settings(
     settings: *mut sonew_settings,
     size: usize,
 ) -> sonew_status {
-    call_always(|| {
-        not_null(settings, || "settings".to_owned())?;
-        let value = ask(optimizer, |owned| owned.optimizer.settings(index))?;
-        let value = from_settings(&value, size);
-        // SAFETY: the header asks for a struct of this size.
-        unsafe { versioned::write(value, settings, size, "settings") }
-    })
+    let value = || {
+        let settings = ask(optimizer, |owned| owned.optimizer.settings(index))?;
+        Ok(from_settings(&settings, size))
+    };
+    // SAFETY: the header asks for a struct of this size.
+    unsafe { versioned::tell(settings, size, "settings", value) }
 }
 
 /// Changes the settings of a tensor to *settings.

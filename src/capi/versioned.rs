@@ -6,6 +6,8 @@ use std::mem::size_of;
 use std::ptr;
 
 use super::arguments::{collect, not_null};
+use super::guard::call_always;
+use super::status::sonew_status;
 use crate::error::{Error, Result};
 
 /// A struct of the C API that later versions add fields to, at its end only.
@@ -149,12 +151,7 @@ unsafe fn struct_size<T: Versioned>(input: *const T) -> usize {
 ///
 /// # Safety
 /// `out` is valid for writes of `size` bytes.
-pub(super) unsafe fn write<T: Growing>(
-    value: T,
-    out: *mut T,
-    size: usize,
-    argument: &str,
-) -> Result<()> {
+unsafe fn write<T: Growing>(value: T, out: *mut T, size: usize, argument: &str) -> Result<()> {
     check_size::<T>(
         size,
         format_args!("the size of {argument}"),
@@ -168,6 +165,24 @@ pub(super) unsafe fn write<T: Growing>(
         ptr::write_bytes(out.cast::<u8>().add(fits), 0, size - fits);
     }
     Ok(())
+}
+
+/// The body of a function that tells a struct, to a caller whose version of it has `size`
+/// bytes.
+///
+/// # Safety
+/// `out` is null, or valid for writes of `size` bytes.
+pub(super) unsafe fn tell<T: Growing>(
+    out: *mut T,
+    size: usize,
+    argument: &str,
+    value: impl FnOnce() -> Result<T>,
+) -> sonew_status {
+    call_always(|| {
+        not_null(out, || argument.to_owned())?;
+        // SAFETY: the caller's promise.
+        unsafe { write(value()?, out, size, argument) }
+    })
 }
 
 /// Reads a caller's struct. Fields that an older caller does not have get

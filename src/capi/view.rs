@@ -12,9 +12,9 @@
 
 use std::ffi::{c_char, c_void};
 
-use super::arguments::{not_null, List};
+use super::arguments::List;
 use super::buffers::{none_overlap, state, Buffer};
-use super::guard::{call, call_always};
+use super::guard::call;
 use super::optimizer::{ask, sonew_optimizer, with, Owned};
 use super::status::sonew_status;
 use super::tensor::{dtype_number, SONEW_MAX_DIMS};
@@ -69,12 +69,9 @@ pub unsafe extern "C" fn sonew_plane_view(
     view: *mut sonew_view,
     size: usize,
 ) -> sonew_status {
-    call_always(|| {
-        not_null(view, || "view".to_owned())?;
-        let value = ask(optimizer, |owned| view_of(owned, tensor, plane))?;
-        // SAFETY: the header asks for a struct of this size.
-        unsafe { versioned::write(value, view, size, "view") }
-    })
+    let value = || ask(optimizer, |owned| view_of(owned, tensor, plane));
+    // SAFETY: the header asks for a struct of this size.
+    unsafe { versioned::tell(view, size, "view", value) }
 }
 
 fn view_of(owned: &Owned, tensor: usize, plane: usize) -> Result<sonew_view> {
