@@ -2,12 +2,12 @@
 
 use std::mem::{forget, take};
 use std::sync::mpsc::{channel, Receiver};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 
-use super::crew::Post;
+use super::crew::{lock, Post};
 use super::processors::Processors;
 use crate::error::Result;
 use crate::options::{in_range, Options, MAX_THREADS};
@@ -67,11 +67,6 @@ impl Place {
             started
         })
     }
-}
-
-fn lock(threads: &Mutex<Weak<Threads>>) -> MutexGuard<'_, Weak<Threads>> {
-    // Nothing is changed under the lock but the reference, as a whole.
-    threads.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pool {

@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{json_of, printed};
+use common::{json_of, printed, refused};
 use serde_json::json;
 use sonew::checkpoint::Checkpoint;
 use sonew::dtype::Elements;
@@ -112,13 +112,7 @@ fn a_merge_or_a_split_that_fails_leaves_the_older_files() {
     let path = |name: &str| folder.path().join(name);
     let before = fs::read(path("alone")).unwrap();
     let same = |arguments: &[&str], error: Error, expected: i32| {
-        let (out, err, code) = printed(folder.path(), arguments);
-        assert_eq!(err, format!("sonew: {error}\n"));
-        assert_eq!((&out[..], code), ("", expected), "{error}");
-        let (value, code) = json_of(folder.path(), arguments);
-        let status = error.status_name();
-        let error = json!({ "error": { "status": status, "message": error.to_string() } });
-        assert_eq!((value, code), (error, expected));
+        refused(folder.path(), arguments, &error, expected);
         assert!(fs::read(path("alone")).unwrap() == before);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
     };

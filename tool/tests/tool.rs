@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{json_of, printed};
+use common::{json_of, printed, refused};
 use serde_json::{json, Value};
 use sonew::checkpoint::{verify, Checkpoint};
 use sonew::dtype::{bf16, Dtype, Elements, ElementsMut};
@@ -227,13 +227,7 @@ fn errors_are_the_librarys_own() {
     let folder = files();
     let path = |name: &str| folder.path().join(name);
     let same = |arguments: &[&str], error: Error, expected: i32| {
-        let (out, err, code) = printed(folder.path(), arguments);
-        assert_eq!(err, format!("sonew: {error}\n"));
-        assert_eq!((&out[..], code), ("", expected), "{error}");
-        let (value, code) = json_of(folder.path(), arguments);
-        let status = error.status_name();
-        let error = json!({ "error": { "status": status, "message": error.to_string() } });
-        assert_eq!((value, code), (error, expected));
+        refused(folder.path(), arguments, &error, expected);
     };
     let text = |name: &str| path(name).to_str().unwrap().to_owned();
     let opened = |name| Checkpoint::open(path(name)).err().unwrap();
