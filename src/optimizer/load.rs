@@ -141,7 +141,9 @@ fn same_options(file: &Options, optimizer: &Options) -> Result<()> {
         damping,
         bias_correction,
         graft,
-        lagged_norms,
+        lagged_norms: _,
+        pooling,
+        shrink,
         nesterov,
         graft_eps,
         graft_bias_correction,
@@ -164,7 +166,9 @@ fn same_options(file: &Options, optimizer: &Options) -> Result<()> {
         &optimizer.bias_correction,
     )?;
     same("graft", graft, &optimizer.graft)?;
-    same("lagged_norms", lagged_norms, &optimizer.lagged_norms)?;
+    same("pooling", pooling, &optimizer.pooling)?;
+    same("shrink", shrink, &optimizer.shrink)?;
+    same("lagged_norms", &file.is_lagged(), &optimizer.is_lagged())?;
     same("nesterov", nesterov, &optimizer.nesterov)?;
     same("graft_eps", graft_eps, &optimizer.graft_eps)?;
     same(
