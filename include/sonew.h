@@ -482,6 +482,9 @@ sonew_status sonew_options_init(sonew_options *options, size_t size);
 /** The largest sonew_options.band. */
 #define SONEW_MAX_BAND 16
 
+/** The largest sonew_options.band with pooling. */
+#define SONEW_MAX_POOLED_BAND 64
+
 /** How gradients enter the diagonal and the sub-diagonals H. */
 enum {
   /** H <- beta2 H + (1 - beta2) g g^T, an exponential moving average. */
@@ -586,9 +589,9 @@ struct sonew_options {
   /** Set by sonew_options_init(). */
   size_t struct_size;
   /**
-   * Number of sub-diagonals, 0 to SONEW_MAX_BAND: 0 is a diagonal, 1 a
-   * tridiagonal matrix. The state has band + 2 numbers for each parameter.
-   * Default 1.
+   * Number of sub-diagonals, 0 to SONEW_MAX_BAND, or to SONEW_MAX_POOLED_BAND with
+   * pooling: 0 is a diagonal, 1 a tridiagonal matrix. The state has band + 2 numbers
+   * for each parameter, and 2 with pooling. Default 1.
    */
   int32_t band;
   /**
@@ -662,8 +665,9 @@ struct sonew_options {
    * memory once. Its first step, and one after a zero update, takes its own. An
    * update that would be more than twice as long as with the norms of its own
    * step is brought to these, by a second pass. (Parameters of 16 bits without master
-   * weights always take two, because what they were cannot be restored.) 0: with
-   * those of the step itself. Default 0.
+   * weights always take two, because what they were cannot be restored.) With pooling,
+   * correlations are those of the step before, too. 0: with those of the step
+   * itself. -1: 1 with pooling, otherwise 0. Default -1.
    */
   int32_t lagged_norms;
   /**
@@ -672,13 +676,21 @@ struct sonew_options {
    * m the momentum after the step. 0: m^ itself. Default 0.
    */
   int32_t nesterov;
-  /** Must be 0. */
-  int32_t reserved[1];
+  /**
+   * One of sonew_pooling: whether the chains of a tensor share their correlations.
+   * Default SONEW_POOLING_NONE.
+   */
+  int32_t pooling;
   /**
    * The pool whose threads steps use. Then threads must be 0. Default NULL: the
    * one that all who ask for the same number of threads share.
    */
   const sonew_pool *pool;
+  /**
+   * With pooling, by which part of themselves correlations are taken to be smaller
+   * than their estimates, in [0, 1). Default 0.04.
+   */
+  double shrink;
 };
 
 /******************************************************************************

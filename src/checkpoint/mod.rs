@@ -173,6 +173,8 @@ impl Header {
     fn validate(&self) -> Result<()> {
         self.options.validate()?;
         layout::validate(self.tensors.iter().map(|tensor| &tensor.spec))?;
+        let specs = self.tensors.iter().map(|tensor| &tensor.spec);
+        layout::validate_pooling(&self.options, specs)?;
         for SavedTensor {
             spec,
             lr_scale,

@@ -310,6 +310,20 @@ pub(crate) fn validate<'a>(
     Ok(())
 }
 
+/// Refuses a shard whose chains are to share their correlations.
+pub(crate) fn validate_pooling<'a>(
+    options: &Options,
+    tensors: impl IntoIterator<Item = &'a TensorSpec>,
+) -> Result<()> {
+    let is_refused = |t: &&TensorSpec| t.shard.is_some() && t.update.is_pooled(options);
+    match tensors.into_iter().find(is_refused) {
+        None => Ok(()),
+        Some(tensor) => Err(Error::PooledShard {
+            tensor: tensor.name.clone(),
+        }),
+    }
+}
+
 fn validate_dtypes(tensor: &TensorSpec) -> Result<()> {
     let name = tensor.name.clone();
     if tensor.state == Dtype::F16 {
