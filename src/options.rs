@@ -243,6 +243,49 @@ impl Options {
     }
 }
 
+impl Options {
+    /// The first option in which a tensor differs from all, although tensors cannot.
+    pub(crate) fn differs_for_all(&self, all: &Options) -> Option<&'static str> {
+        // Every field is named, so that a new one cannot be forgotten here.
+        let Options {
+            band: _,
+            beta1: _,
+            beta2: _,
+            eps: _,
+            gamma: _,
+            graft_eps: _,
+            weight_decay: _,
+            statistics,
+            damping,
+            bias_correction,
+            graft,
+            lagged_norms,
+            nesterov,
+            graft_bias_correction,
+            rounding,
+            seed,
+            // Results do not depend on these.
+            threads: _,
+            instruction_set: _,
+        } = self;
+        let same = [
+            ("statistics", *statistics == all.statistics),
+            ("damping", *damping == all.damping),
+            ("bias_correction", *bias_correction == all.bias_correction),
+            ("graft", *graft == all.graft),
+            ("lagged_norms", *lagged_norms == all.lagged_norms),
+            ("nesterov", *nesterov == all.nesterov),
+            (
+                "graft_bias_correction",
+                *graft_bias_correction == all.graft_bias_correction,
+            ),
+            ("rounding", *rounding == all.rounding),
+            ("seed", *seed == all.seed),
+        ];
+        same.iter().find(|(_, same)| !same).map(|(name, _)| *name)
+    }
+}
+
 /// The largest thread count that can be asked for.
 pub const MAX_THREADS: usize = 1024;
 

@@ -4,7 +4,8 @@ use std::ffi::{c_char, CStr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 
-use super::optimizer::{sonew_optimizer, told};
+use super::optimizer::{ask, sonew_optimizer, told};
+use super::options::{from_options, sonew_options};
 use super::status::sonew_status;
 use super::versioned::{self, Growing};
 use crate::{Optimizer, Pool};
@@ -44,6 +45,26 @@ pub struct sonew_optimizer_info {
 // SAFETY: 7 * 8 bytes without padding.
 unsafe impl Growing for sonew_optimizer_info {
     const SIZES: &'static [usize] = &[size_of::<sonew_optimizer_info>()];
+}
+
+/// Writes the options of an optimizer to *options, as sonew_options_init() writes the defaults,
+/// but pool, which is NULL. Options of single tensors are in sonew_get_tensor(). Pass sizeof
+/// *options for size.
+///
+/// Errors: SONEW_STRUCT_SIZE. Since 0.2.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_get_options(
+    optimizer: *const sonew_optimizer,
+    options: *mut sonew_options,
+    size: usize,
+) -> sonew_status {
+    let value = || {
+        ask(optimizer, |owned| {
+            Ok(from_options(owned.optimizer.options(), size))
+        })
+    };
+    // SAFETY: the header asks for a struct of this size.
+    unsafe { versioned::tell(options, size, "options", value) }
 }
 
 /// Writes what there is to know of an optimizer to *info, also while another thread

@@ -267,32 +267,36 @@ const ISAS: &[(i32, InstructionSet)] = &[
 ///
 /// # Safety
 /// As for [`versioned::read`].
-pub(crate) unsafe fn options(pointer: *const sonew_options) -> Result<(Options, Option<Pool>)> {
+pub(crate) unsafe fn options(
+    pointer: *const sonew_options,
+    argument: &str,
+) -> Result<(Options, Option<Pool>)> {
     if pointer.is_null() {
         return Ok((Options::default(), None));
     }
     // SAFETY: the caller's promise.
-    let c = unsafe { versioned::read(pointer, "options") }?;
-    unused(&c.reserved, || "options.reserved".to_owned())?;
-    let of = |field: &'static str| move || format!("options.{field}");
+    let c = unsafe { versioned::read(pointer, argument) }?;
+    let name = |field: &str| format!("{argument}.{field}");
+    unused(&c.reserved, || name("reserved"))?;
+    let of = |field: &'static str| move || name(field);
     let pool = || pool::get(c.pool, "options.pool");
     let pool = (!c.pool.is_null()).then(pool).transpose()?;
     let options = Options {
-        band: count(c.band, "options.band")?,
+        band: count(c.band, &name("band"))?,
         beta1: c.beta1,
         beta2: c.beta2,
         eps: c.eps,
         gamma: c.gamma,
         statistics: named(c.statistics, of("statistics"), STATISTICS)?,
         damping: named(c.damping, of("damping"), DAMPINGS)?,
-        bias_correction: flag(c.bias_correction, "options.bias_correction")?,
+        bias_correction: flag(c.bias_correction, &name("bias_correction"))?,
         graft: named(c.graft, of("graft"), GRAFTS)?,
-        lagged_norms: flag(c.lagged_norms, "options.lagged_norms")?,
-        nesterov: flag(c.nesterov, "options.nesterov")?,
+        lagged_norms: flag(c.lagged_norms, &name("lagged_norms"))?,
+        nesterov: flag(c.nesterov, &name("nesterov"))?,
         graft_eps: c.graft_eps,
-        graft_bias_correction: flag(c.graft_bias_correction, "options.graft_bias_correction")?,
+        graft_bias_correction: flag(c.graft_bias_correction, &name("graft_bias_correction"))?,
         weight_decay: c.weight_decay,
-        threads: count(c.threads, "options.threads")?,
+        threads: count(c.threads, &name("threads"))?,
         rounding: named(c.rounding, of("rounding"), ROUNDINGS)?,
         seed: c.seed,
         instruction_set: named(c.instruction_set, of("instruction_set"), ISAS)?,

@@ -22,6 +22,7 @@ use std::ffi::c_char;
 
 use super::arguments::{flag, named, number, string, unused};
 use super::guard::call_always;
+use super::options::{options, sonew_options};
 use super::status::sonew_status;
 use super::versioned::{self, Entries, Growing, Versioned};
 use crate::dtype::Dtype;
@@ -119,9 +120,15 @@ pub struct sonew_tensor {
     pub master: i32,
     /// Must be 0.
     pub reserved: [i32; 2],
+    /// The tensor's own options, as a group of parameters has them: its band, beta1, beta2,
+    /// eps, gamma, graft_eps and weight_decay. Any number of tensors may point to one struct,
+    /// which is copied. In threads, instruction_set and pool it is not looked at; in all other
+    /// options it must agree with those of the optimizer, of which it is best made as a copy.
+    /// Default NULL: the options of the optimizer.
+    pub options: *const sonew_options,
 }
 
-// SAFETY: 13 * 8 + 8 * 4 bytes without padding.
+// SAFETY: 14 * 8 + 8 * 4 bytes without padding.
 unsafe impl Growing for sonew_tensor {
     const SIZES: &'static [usize] = &[size_of::<sonew_tensor>()];
 }
@@ -145,6 +152,7 @@ unsafe impl Versioned for sonew_tensor {
             state_dtype: sonew_dtype::SONEW_DTYPE_DEFAULT as i32,
             master: 0,
             reserved: [0; 2],
+            options: std::ptr::null(),
         }
     }
 }
@@ -194,10 +202,12 @@ fn dtype(value: i32, default: Dtype, argument: impl FnOnce() -> String) -> Resul
     named(value, argument, &values)
 }
 
-/// A tensor for C, whose struct has this size, with this name.
+/// A tensor for C, whose struct has this size, with this name, and with its own options or
+/// null.
 pub(super) fn from_spec(
     spec: &TensorSpec,
     name: *const c_char,
+    options: *const sonew_options,
     struct_size: usize,
 ) -> sonew_tensor {
     let mut dims = [0; SONEW_MAX_DIMS];
@@ -216,6 +226,7 @@ pub(super) fn from_spec(
         state_dtype: dtype_number(spec.state),
         master: spec.master.into(),
         reserved: [0; 2],
+        options,
     }
 }
 
@@ -223,7 +234,7 @@ pub(super) fn from_spec(
 ///
 /// # Safety
 /// `tensors` is null or has `count` entries, each as long as it says, whose names are
-/// null or end with a NUL.
+/// null or end with a NUL, and whose options are null or as long as they say.
 pub(super) unsafe fn tensors(
     tensors: *const sonew_tensor,
     count: usize,
@@ -237,7 +248,7 @@ pub(super) unsafe fn tensors(
 }
 
 /// # Safety
-/// The name is null or ends with a NUL.
+/// As for [`tensors`].
 unsafe fn spec(i: usize, tensor: &sonew_tensor) -> Result<TensorSpec> {
     let of = |field: &'static str| move || format!("tensors[{i}].{field}");
     // SAFETY: the caller's promise.
@@ -257,6 +268,11 @@ unsafe fn spec(i: usize, tensor: &sonew_tensor) -> Result<TensorSpec> {
         });
     }
     unused(&tensor.reserved, of("reserved"))?;
+    let own = || {
+        // SAFETY: the caller's promise.
+        unsafe { options(tensor.options, &of("options")()) }
+    };
+    let own = (!tensor.options.is_null()).then(own).transpose()?;
     let params = dtype(tensor.dtype, Dtype::F32, of("dtype"))?;
     let state = match params {
         Dtype::F64 => Dtype::F64,
@@ -272,6 +288,7 @@ unsafe fn spec(i: usize, tensor: &sonew_tensor) -> Result<TensorSpec> {
         state: dtype(tensor.state_dtype, state, of("state_dtype"))?,
         master: flag(tensor.master, &of("master")())?,
         shard: shard(i, tensor)?,
+        options: own.map(|(options, _)| Box::new(options)),
     })
 }
 

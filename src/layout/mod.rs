@@ -12,4 +12,6 @@ pub use shard::Shard;
 pub use tensor::{planes, Chains, Plane, TensorSpec, Update, MAX_DIMS};
 
 pub use sonew_kernel::Scalars;
-pub(crate) use tensor::{check_count, check_scalars, validate, DIAGONAL, MASTER};
+pub(crate) use tensor::{
+    check_count, check_scalars, largest_band, validate, validate_own_options, DIAGONAL, MASTER,
+};

@@ -40,6 +40,11 @@ pub struct TensorSpec {
     /// Which rows of a larger tensor it is; `None` if it is a whole tensor. Steps do not
     /// depend on it, files do: see [`Shard`]. Not for scalars.
     pub shard: Option<Shard>,
+    /// Options of its own, as a group of parameters has them: `band`, `beta1`, `beta2`,
+    /// `eps`, `gamma`, `graft_eps` and `weight_decay`. The others are those of the
+    /// optimizer: in `threads` and `instruction_set` they are not looked at, in all
+    /// others they must be the same. `None`: those of the optimizer.
+    pub options: Option<Box<Options>>,
 }
 
 impl TensorSpec {
@@ -55,6 +60,7 @@ impl TensorSpec {
             state: Dtype::F32,
             master: false,
             shard: None,
+            options: None,
         }
     }
 
@@ -89,6 +95,17 @@ impl TensorSpec {
             whole_rows,
         });
         self
+    }
+
+    /// The same tensor with options of its own.
+    pub fn with_options(mut self, options: &Options) -> Self {
+        self.options = Some(Box::new(options.clone()));
+        self
+    }
+
+    /// Its own options, or these.
+    pub(crate) fn options_or<'a>(&'a self, all: &'a Options) -> &'a Options {
+        self.options.as_deref().unwrap_or(all)
     }
 
     /// The type that a step computes in.
@@ -174,6 +191,7 @@ pub struct Plane {
 /// weights. `master` is float32, the others have the type
 /// [`TensorSpec::state`].
 pub fn planes(options: &Options, tensor: &TensorSpec) -> Vec<Plane> {
+    let options = tensor.options_or(options);
     let mut names = vec!["momentum".to_owned(), "diagonal".to_owned()];
     names.extend((1..=tensor.update.band(options)).map(|k| format!("band.{k}")));
     if tensor.update.graft(options) == Graft::NormalizedRmsprop {
@@ -238,6 +256,47 @@ pub(crate) fn validate<'a>(
         validate_dtypes(tensor)?;
     }
     Ok(())
+}
+
+/// Refuses options that a tensor cannot have for itself.
+pub(crate) fn validate_own_options<'a>(
+    all: &Options,
+    tensors: impl IntoIterator<Item = &'a TensorSpec>,
+) -> Result<()> {
+    for tensor in tensors {
+        let Some(own) = tensor.options.as_deref() else {
+            continue;
+        };
+        own.validate().map_err(|error| match error {
+            Error::OutOfRange {
+                argument,
+                value,
+                allowed,
+            } => Error::OutOfRange {
+                argument: format!("{argument} of tensor \"{}\"", tensor.name),
+                value,
+                allowed,
+            },
+            other => other,
+        })?;
+        if let Some(option) = own.differs_for_all(all) {
+            let tensor = tensor.name.clone();
+            return Err(Error::TensorOption { tensor, option });
+        }
+    }
+    Ok(())
+}
+
+/// The largest band that any of the tensors may have.
+pub(crate) fn largest_band<'a>(
+    all: &Options,
+    tensors: impl IntoIterator<Item = &'a TensorSpec>,
+) -> usize {
+    let own = |tensor: &'a TensorSpec| tensor.options.as_ref().map(|options| options.band);
+    tensors
+        .into_iter()
+        .filter_map(own)
+        .fold(all.band, usize::max)
 }
 
 fn validate_dtypes(tensor: &TensorSpec) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::mem::take;
 use std::ops::Range;
 
-use sonew_kernel::{Isa, Memory, Stochastic, TensorBuffers, Workspace};
+use sonew_kernel::{FloatMode, Isa, Memory, Stochastic, TensorBuffers, Workspace};
 
 use super::block::shape;
 use super::buffers::check;
@@ -14,7 +14,7 @@ use super::sums::Sums;
 use super::tensor::Tensor;
 use crate::dtype::Elements;
 use crate::error::{Error, Result};
-use crate::layout::{check_count, validate, Scalars, TensorSpec};
+use crate::layout::{check_count, validate, validate_own_options, Scalars, TensorSpec};
 use crate::memory::{again, list, reserve, try_list, AlignedBytes, OF_A_STEP, OF_TENSORS};
 use crate::options::{Options, Rounding, StepOptions};
 use crate::parallel::{Pool, Team, Tiles, Workers};
@@ -108,6 +108,7 @@ impl Plan {
         options.validate()?;
         let pool = Pool::choose(options, pool)?;
         validate(tensors)?;
+        validate_own_options(options, tensors)?;
         let mut blocks = 0;
         let tensors = tensors.iter().map(|spec| {
             let tensor = Tensor::new(spec, options, isa, blocks);
@@ -197,6 +198,11 @@ impl Plan {
         self.gradient_norm
     }
 
+    /// There was no step yet.
+    pub(crate) fn forget_gradient_norm(&mut self) {
+        self.gradient_norm = None;
+    }
+
     /// Updates parameters (or writes directions) and state by one step.
     ///
     /// `number` is the step's number, from 1: it decides the bias correction of tensors
@@ -214,8 +220,9 @@ impl Plan {
         number: u64,
         buffers: &mut [TensorBuffers<'_>],
     ) -> Result<()> {
+        let _mode = FloatMode::set_default();
         let mut stages = self.whole(step, number, buffers)?;
-        while stages.next()?.is_some() {}
+        while stages.advance()?.is_some() {}
         let mut progress = stages.end();
         self.finish(&mut progress, buffers);
         Ok(())
@@ -259,7 +266,7 @@ impl Plan {
         number: u64,
         buffers: &'a mut [TensorBuffers<'_>],
     ) -> Result<Stages<'a>> {
-        let progress = Progress::new(&self.options, step, number, buffers, &mut self.lists)?;
+        let progress = self.progress(step, number, buffers)?;
         let run = self.run(step, number, buffers, true)?;
         Ok(Stages::new(run, progress))
     }
@@ -275,7 +282,7 @@ impl Plan {
         buffers: &'a mut [TensorBuffers<'_>],
         reached: &[(Stage, Vec<[f64; 2]>)],
     ) -> Result<Stages<'a>> {
-        let mut progress = Progress::new(&self.options, step, number, buffers, &mut self.lists)?;
+        let mut progress = self.progress(step, number, buffers)?;
         let run = self.run(step, number, buffers, false)?;
         run.replay(&mut progress, reached)?;
         Ok(Stages::new(run, progress))
@@ -310,6 +317,17 @@ impl Plan {
     /// Steps use no more threads than this, from the next one on.
     pub(crate) fn limit_threads(&mut self, most: usize) {
         self.most_threads = most.max(1);
+    }
+
+    /// What is known of a step at its beginning.
+    pub(super) fn progress(
+        &mut self,
+        step: &StepOptions,
+        number: u64,
+        buffers: &[TensorBuffers<'_>],
+    ) -> Result<Progress> {
+        let (options, lists) = (&self.options, &mut self.lists);
+        Progress::new(options, &self.tensors, step, number, buffers, lists)
     }
 
     /// Checks the arguments of a step, and gets everything ready for it.

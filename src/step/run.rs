@@ -182,7 +182,7 @@ impl<'a> Run<'a> {
     /// See [`next_lift`]; the squares are those of the direction.
     fn next_lift(&self, tensor: &Tensor, squares: Wide, known: &Known) -> Option<i32> {
         let units = known
-            .factors(self.options, &self.step)
+            .factors(tensor.spec.options_or(self.options), &self.step)
             .units(tensor.spec.update, tensor.graft);
         // As the kernels computed them.
         let unit = Wide::from(units.direction * units.direction);
@@ -454,7 +454,7 @@ impl<'a> Run<'a> {
         let visit = |visited: Visit<'_, '_>| {
             let tensor = visited.tensor;
             let known = &progress.known[tensor];
-            let factors = known.factors(options, step);
+            let factors = known.factors(tensors[tensor].spec.options_or(options), step);
             let job = tensors[tensor].job(&factors, known, progress.scale, &buffers[tensor]);
             visit(&job, visited);
         };

@@ -32,6 +32,7 @@ pub(super) struct Tensor {
 
 impl Tensor {
     pub(super) fn new(spec: &TensorSpec, options: &Options, isa: Isa, first_block: usize) -> Self {
+        let options = spec.options_or(options);
         let sonew = spec.update == Update::Sonew;
         let grid = Grid::new(spec, spec.update.band(options));
         Tensor {

@@ -185,7 +185,7 @@ fn a_live_file_of_any_other_length_is_refused_before_it_is_mapped() {
 
 /// Opens a live file, or the file that it was after a kill, with one word of the
 /// commit array changed.
-fn with_word(file: &LiveWritten, index: usize, word: u64) -> Result<Checkpoint> {
+fn with_word(file: &LiveWritten, index: usize, word: u64) -> Result<Checkpoint<'static>> {
     let mut bytes = file.bytes.clone();
     bytes[file.data() + 8 * index..][..8].copy_from_slice(&word.to_le_bytes());
     fs::write(&file.path, bytes).unwrap();

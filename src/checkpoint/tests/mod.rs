@@ -55,6 +55,7 @@ impl Sample {
             tensors: vec![saved(weight), saved(bias)],
             step: 7,
             parameters: true,
+            texts: Texts::default(),
         })
     }
 
@@ -145,7 +146,7 @@ impl Written {
     }
 
     /// Opens the file after other bytes have been put into it.
-    fn open_with(&self, bytes: &[u8]) -> Result<Checkpoint> {
+    fn open_with(&self, bytes: &[u8]) -> Result<Checkpoint<'static>> {
         // A new file: some file systems sync one that is cut and rewritten.
         fs::remove_file(&self.path).unwrap();
         fs::write(&self.path, bytes).unwrap();
