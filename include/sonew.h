@@ -150,6 +150,26 @@ sonew_status sonew_create(const sonew_options *options,
  */
 sonew_status sonew_free(sonew_optimizer *optimizer);
 
+/**
+ * Makes the optimizer what it was when it was created: all state zero, step counts 0, the
+ * first settings of tensors, no texts. Views of the state become invalid. A live file that
+ * held the state is closed, as by sonew_free().
+ *
+ * Errors: SONEW_OUT_OF_MEMORY. Since 0.2.
+ */
+sonew_status sonew_reset(sonew_optimizer *optimizer);
+
+/**
+ * Creates a copy of an optimizer, with its options, tensors, settings, texts and state, and
+ * writes its handle to *copy. The state of the copy is in memory, also if that of the
+ * original is in a file; both use one pool. From then on both give the same bits for the same
+ * steps. Master weights that sonew_reset_master() has discarded are not copied.
+ *
+ * Errors: SONEW_OUT_OF_MEMORY. Since 0.2.
+ */
+sonew_status sonew_clone(const sonew_optimizer *optimizer,
+                         sonew_optimizer **copy);
+
 /******************************************************************************
  * Step
  *
@@ -256,6 +276,42 @@ struct sonew_step_options {
 };
 
 /******************************************************************************
+ * One buffer for all tensors
+ *
+ * Programs that keep all parameters in one allocation, and all gradients in another, make
+ * the lists of pointers that sonew_step(), sonew_save() and all others take once:
+ *
+ *    void *params[16];
+ *    const void *grads[16];
+ *    sonew_flat_pointers(optimizer, params_memory, grads_memory, num_parameters, NULL, params, grads);
+ *    ...
+ *    sonew_step(optimizer, &step, params, grads, 16);
+ *    sonew_save(optimizer, path, params, 16);
+ ******************************************************************************/
+
+/**
+ * Writes where each tensor lies in a buffer of all parameters to params[i], and where its
+ * gradient lies in a buffer of all gradients to grads[i], for all tensors of the optimizer.
+ * Each buffer has length elements. The tensors follow one another in their order, and length
+ * must be the sum of their elements; or offsets has the offset of each of them, in elements,
+ * and none may reach past length. Otherwise offsets is NULL. All tensors must have one type
+ * of parameters, and one of gradients. flat_grads and grads may both be NULL.
+ *
+ * The buffers are not looked at. Pointers are checked by the calls that they are passed to,
+ * which refuse parameters that overlap.
+ *
+ * Errors: SONEW_WRONG_LENGTH, SONEW_OUT_OF_RANGE for an offset, SONEW_DTYPE_DIFFERS,
+ * SONEW_SIZE_OVERFLOW, SONEW_OUT_OF_MEMORY. Since 0.2.
+ */
+sonew_status sonew_flat_pointers(const sonew_optimizer *optimizer,
+                                 void *flat_params,
+                                 const void *flat_grads,
+                                 size_t length,
+                                 const size_t *offsets,
+                                 void **params,
+                                 const void **grads);
+
+/******************************************************************************
  * Save and load
  *
  * A checkpoint is a safetensors file. It holds the state planes by name
@@ -266,8 +322,8 @@ struct sonew_step_options {
  ******************************************************************************/
 
 /**
- * Saves the state, the options, the step count, and each tensor's step count,
- * learning-rate scale and weight decay to a file. params (one buffer for each tensor, as in
+ * Saves the state, the options, the step count, each tensor's step count,
+ * learning-rate scale and weight decay, and the texts of the program, to a file. params (one buffer for each tensor, as in
  * sonew_step(); only read) saves the parameters, too; to save the state alone,
  * pass NULL and a count of 0.
  *
@@ -299,6 +355,23 @@ sonew_status sonew_save(const sonew_optimizer *optimizer,
                         size_t count);
 
 /**
+ * Saves what sonew_save() saves to memory: capacity bytes from data on. Writes the size of the
+ * checkpoint in bytes to *size. With a capacity of 0, data is NULL and only the size is told,
+ * which stays the same until the next step, load or change of a setting or text. What is
+ * written is what the file would be: sonew_load() takes it (sonew_load_options.data), and in
+ * a file it is a checkpoint. Parameters may not overlap it.
+ *
+ * Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_WRONG_LENGTH (capacity
+ * is less than the size), SONEW_OVERLAP, SONEW_HEADER_LENGTH, SONEW_OUT_OF_MEMORY. Since 0.2.
+ */
+sonew_status sonew_save_to_memory(const sonew_optimizer *optimizer,
+                                  void *const *params,
+                                  size_t count,
+                                  void *data,
+                                  size_t capacity,
+                                  size_t *size);
+
+/**
  * Fills in the defaults. Pass sizeof *options for size.
  *
  * Errors: SONEW_STRUCT_SIZE. Since 0.2.
@@ -311,7 +384,9 @@ sonew_status sonew_load_options_init(sonew_load_options *options, size_t size);
  * in any order. options may be NULL, which means the defaults; with it,
  * differences can be allowed. params (one buffer for each tensor, as in
  * sonew_step(); written) loads the parameters, too, and the file must have
- * them; to load the state alone, pass NULL and a count of 0.
+ * them; to load the state alone, pass NULL and a count of 0. path is NULL if options.data has
+ * a checkpoint in memory. Numbers among the options are the same if float cannot tell them
+ * apart: 0.9 and 0.9f are. The optimizer keeps its own.
  *
  * Unless options.convert_state is 1, nothing is converted: state planes, and
  * parameters that are loaded, must have the same types in the file as in the
@@ -334,7 +409,8 @@ sonew_status sonew_load_options_init(sonew_load_options *options, size_t size);
  * SONEW_OPTION_DIFFERS, SONEW_PLANE_MISSING, SONEW_RENAME,
  * SONEW_FILE_LOCKED, SONEW_TORN, SONEW_NOT_A_LIVE_FILE, SONEW_SHARED_OPTION,
  * SONEW_NO_OLDER_COPY, SONEW_ROWS_MISSING, SONEW_STEPS_DIFFER, SONEW_FILES_DIFFER,
- * SONEW_ROWS_DIFFER, SONEW_MAPPED_ROWS, SONEW_OUT_OF_MEMORY. Since 0.2.
+ * SONEW_ROWS_DIFFER, SONEW_MAPPED_ROWS, SONEW_MEMORY, SONEW_UNKNOWN_NAME (in overrides),
+ * SONEW_OUT_OF_MEMORY. Since 0.2.
  */
 sonew_status sonew_load(sonew_optimizer *optimizer,
                         const char *path,
@@ -462,7 +538,59 @@ struct sonew_load_options {
   int32_t convert_state;
   /** Must be 0. */
   int32_t reserved[1];
+  /**
+   * override_count names of settings of which the optimizer keeps its own where the file
+   * has others, as override_options does of all: of fields of sonew_options, as in "beta1",
+   * where "weight_decay" also stands for that of every tensor, of "lr_scale", their
+   * learning-rate scale, and of "update" and "master", the fields of sonew_tensor. NULL with
+   * a count of 0. Default NULL.
+   */
+  const char *const *overrides;
+  /** See overrides. Default 0. */
+  size_t override_count;
+  /**
+   * A checkpoint in memory, of size bytes, in place of a file: the path of the call is then
+   * NULL, and mode is SONEW_READ. The bytes are those that sonew_save_to_memory() or any
+   * other save has written; after the call nothing refers to them. Default NULL.
+   */
+  const void *data;
+  /** See data. Default 0. */
+  size_t size;
 };
+
+/******************************************************************************
+ * Texts of the program
+ *
+ * What a program must know to go on besides parameters and state: the position of its data
+ * loader, the state of its random generator, the epoch. It gives the optimizer short texts,
+ * each under a key, and every save writes them together with the state, in one file that is
+ * complete or not there. A load replaces them by those of the file (of several files, by
+ * those of the first). sonew_file_text() reads them without an optimizer. In the file they
+ * are metadata of the format, with the keys "sonew.text.KEY".
+ *
+ * There may be 1000 texts. A live file has none, because its header never changes.
+ ******************************************************************************/
+
+/**
+ * Keeps a text under a key, in place of the one that had it. The key is UTF-8, not empty, and
+ * has no control characters; the text is UTF-8. Both are copied. text may be NULL, which
+ * removes the text of the key if there is one.
+ *
+ * Errors: SONEW_INVALID_STRING, SONEW_TEXT, SONEW_LIVE_TEXT, SONEW_OUT_OF_MEMORY. Since 0.2.
+ */
+sonew_status sonew_set_text(sonew_optimizer *optimizer,
+                            const char *key,
+                            const char *text);
+
+/**
+ * Writes the text of a key to *text, or NULL if there is none. The text lives until the next
+ * call that sets a text of the optimizer, loads into it, resets or frees it.
+ *
+ * Errors: SONEW_INVALID_STRING, SONEW_OUT_OF_MEMORY. Since 0.2.
+ */
+sonew_status sonew_get_text(const sonew_optimizer *optimizer,
+                            const char *key,
+                            const char **text);
 
 /******************************************************************************
  * Options
@@ -824,6 +952,14 @@ struct sonew_tensor {
   int32_t master;
   /** Must be 0. */
   int32_t reserved[2];
+  /**
+   * The tensor's own options, as a group of parameters has them: its band, beta1, beta2,
+   * eps, gamma, graft_eps and weight_decay. Any number of tensors may point to one struct,
+   * which is copied. In threads, instruction_set and pool it is not looked at; in all other
+   * options it must agree with those of the optimizer, of which it is best made as a copy.
+   * Default NULL: the options of the optimizer.
+   */
+  const sonew_options *options;
 };
 
 /******************************************************************************
@@ -908,7 +1044,8 @@ struct sonew_tensor {
 
 /**
  * Writes a tensor of an optimizer to *tensor, as sonew_create() takes it, with every
- * type named. Its name lives as long as the optimizer. Pass sizeof *tensor for size.
+ * type named. Its name, and its own options if it has some, live as long as the optimizer.
+ * Pass sizeof *tensor for size.
  *
  * Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.2.
  */
@@ -971,6 +1108,17 @@ struct sonew_settings {
 /******************************************************************************
  * About an optimizer
  ******************************************************************************/
+
+/**
+ * Writes the options of an optimizer to *options, as sonew_options_init() writes the defaults,
+ * but pool, which is NULL. Options of single tensors are in sonew_get_tensor(). Pass sizeof
+ * *options for size.
+ *
+ * Errors: SONEW_STRUCT_SIZE. Since 0.2.
+ */
+sonew_status sonew_get_options(const sonew_optimizer *optimizer,
+                               sonew_options *options,
+                               size_t size);
 
 /**
  * Writes what there is to know of an optimizer to *info, also while another thread
@@ -1336,8 +1484,18 @@ sonew_status sonew_file_read(const sonew_file *file,
                              void *data);
 
 /**
- * Closes a file. NULL is allowed and does nothing. The names that it has told are
- * gone then. Since 0.2.
+ * Writes the text of a key, one of sonew_contents.text_keys, to *text, or NULL if the file has
+ * none. It lives as long as the handle. See "Texts of the program".
+ *
+ * Errors: SONEW_INVALID_STRING. Since 0.2.
+ */
+sonew_status sonew_file_text(const sonew_file *file,
+                             const char *key,
+                             const char **text);
+
+/**
+ * Closes a file. NULL is allowed and does nothing. The names and texts that it has told
+ * are gone then. Since 0.2.
  */
 sonew_status sonew_file_free(sonew_file *file);
 
@@ -1360,6 +1518,10 @@ struct sonew_contents {
    * process that worked on it died. It can be loaded.
    */
   int32_t unsynced;
+  /** The keys of its texts, sorted; they live as long as the handle. See sonew_file_text(). */
+  const char *const *text_keys;
+  /** How many texts it has. */
+  size_t text_count;
 };
 
 /******************************************************************************
@@ -1769,7 +1931,10 @@ enum {
   SONEW_SIZE_OVERFLOW = 205,
   /** A call passes another number of tensors than the handle has. */
   SONEW_TENSOR_COUNT = 206,
-  /** A buffer does not have the length of its tensor. */
+  /**
+   * A buffer does not have the length of its tensor, or of all tensors together, or has no
+   * room for a checkpoint.
+   */
   SONEW_WRONG_LENGTH = 207,
   /** A call passes another number of state planes than a tensor has. */
   SONEW_PLANE_COUNT = 208,
@@ -1777,7 +1942,7 @@ enum {
   SONEW_UNKNOWN_TENSOR = 209,
   /** The tensor has no state plane with this index. */
   SONEW_UNKNOWN_PLANE = 210,
-  /** There is no struct, or no field, with this name. */
+  /** There is no struct, no field, or nothing for a load to override, with this name. */
   SONEW_UNKNOWN_NAME = 211,
   /**
    * A tensor asks for SONEW_F16 state, whose range is too small for squared
@@ -1791,6 +1956,16 @@ enum {
   SONEW_MASTER_DTYPE = 213,
   /** A shard has rows that the whole tensor does not have, or is a scalar. */
   SONEW_SHARD = 215,
+  /**
+   * The options of a tensor differ from those of the optimizer in one that is the same
+   * for all tensors.
+   */
+  SONEW_TENSOR_OPTION = 216,
+  /**
+   * The key of a text is empty or has a control character, the text has a NUL, or there
+   * are more than 1000.
+   */
+  SONEW_TEXT = 217,
   /** A buffer is not aligned to its element type. */
   SONEW_MISALIGNED = 220,
   /**
@@ -1840,7 +2015,10 @@ enum {
   SONEW_HEADER_LENGTH = 405,
   /** A tensor is in the file but not in the optimizer, or the other way round. */
   SONEW_TENSOR_MISSING = 410,
-  /** A tensor has other dimensions or chains, or another update, in the file. */
+  /**
+   * A tensor has other dimensions or chains, another update, or other options of its own, in
+   * the file.
+   */
   SONEW_TENSOR_DIFFERS = 411,
   /** An option has another value in the file. */
   SONEW_OPTION_DIFFERS = 412,
@@ -1850,7 +2028,7 @@ enum {
   SONEW_RENAME = 414,
   /**
    * A state plane, or the parameters of a tensor, have another element type
-   * in the file. In sonew.hpp also a buffer whose elements have another type than
+   * in the file; or tensors in one buffer differ in it. In sonew.hpp also a buffer whose elements have another type than
    * the tensor declares.
    */
   SONEW_DTYPE_DIFFERS = 415,
@@ -1900,6 +2078,13 @@ enum {
    * optimizer has: read them instead.
    */
   SONEW_MAPPED_ROWS = 428,
+  /**
+   * A text was set for state in a live file, which has none, or state with texts was to
+   * be moved into one.
+   */
+  SONEW_LIVE_TEXT = 429,
+  /** A checkpoint in memory was to be mapped, or was passed together with a path. */
+  SONEW_MEMORY = 430,
   /**
    * A bug in this library; please report the message. Only after this error
    * may something have changed: the handle that was in use is refused from

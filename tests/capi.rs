@@ -23,13 +23,14 @@ const GENERATED: [(&str, &str); 2] = [
     ),
 ];
 
-const USAGE: [&str; 3] = [
+const USAGE: [&str; 4] = [
     "tests/c/usage.c",
     "tests/c/usage_files.c",
     "tests/c/usage_plans.c",
+    "tests/c/usage_program.c",
 ];
 
-const REFUSALS: [&str; 10] = [
+const REFUSALS: [&str; 11] = [
     "tests/c/refusals.c",
     "tests/c/refusals_create.c",
     "tests/c/refusals_step.c",
@@ -40,6 +41,7 @@ const REFUSALS: [&str; 10] = [
     "tests/c/refusals_typed.c",
     "tests/c/refusals_live.c",
     "tests/c/refusals_shards.c",
+    "tests/c/refusals_program.c",
 ];
 
 fn folder(test: &str) -> std::path::PathBuf {

@@ -24,6 +24,11 @@ pub(crate) struct RawBuffer {
 unsafe impl Send for RawBuffer {}
 
 impl RawBuffer {
+    /// Whether it begins here.
+    pub(super) fn is_at(&self, first: *const c_void) -> bool {
+        self.first.cast_const() == first
+    }
+
     /// # Safety
     /// The elements are valid for reads, and nothing writes them during `'b`.
     pub(crate) unsafe fn elements<'b>(&self) -> Elements<'b> {

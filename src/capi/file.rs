@@ -113,10 +113,10 @@ pub struct sonew_load_options {
     /// Must be 0.
     pub reserved: [i32; 1],
     /// override_count names of settings of which the optimizer keeps its own where the file
-    /// has others, as override_options does of all: fields of sonew_options ("beta1");
-    /// "weight_decay" is also that of every tensor, "lr_scale" is their learning-rate scale,
-    /// "update" and "master" are those fields of sonew_tensor. NULL with a count of 0. Default
-    /// NULL.
+    /// has others, as override_options does of all: of fields of sonew_options, as in "beta1",
+    /// where "weight_decay" also stands for that of every tensor, of "lr_scale", their
+    /// learning-rate scale, and of "update" and "master", the fields of sonew_tensor. NULL with
+    /// a count of 0. Default NULL.
     pub overrides: *const *const c_char,
     /// See overrides. Default 0.
     pub override_count: usize,

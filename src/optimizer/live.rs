@@ -111,6 +111,13 @@ impl Optimizer {
         }))
     }
 
+    /// Where the planes of all tensors are, with both copies if the state is in a live file.
+    pub(crate) fn state_addresses(&self) -> impl Iterator<Item = usize> + Clone + '_ {
+        let states = self.state.iter();
+        let planes = states.flat_map(|state| state.elements.iter().chain(&state.other));
+        planes.map(|bytes| bytes.as_ptr().addr())
+    }
+
     /// Makes the planes of a live file, which already hold the state, the
     /// optimizer's. Closes the live file used before, if there was one.
     pub(super) fn live_in(&mut self, live: LiveState, [current, other]: Copies) {

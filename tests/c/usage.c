@@ -388,6 +388,7 @@ int main(int argc, char **argv) {
     contents_of_files(argv[1]);
     live_files(argv[1]);
     shards(argv[1]);
+    program(argv[1]);
     master_of_floats();
     stateless();
     step_counts();
