@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 /// The widest band.
 pub const MAX_BAND: usize = sonew_kernel::MAX_BAND;
 
+/// The widest band of pooled correlations.
+pub const MAX_POOLED_BAND: usize = sonew_kernel::MAX_POOLED_BAND;
+
 /// The options that an optimizer is created with. They do not change over its
 /// life.
 ///
@@ -28,9 +31,14 @@ pub const MAX_BAND: usize = sonew_kernel::MAX_BAND;
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// Number of sub-diagonals, 0 to [`MAX_BAND`]: 0 is diagonal, 1
-    /// tridiagonal. Default 1.
+    /// Number of sub-diagonals, 0 to [`MAX_BAND`], or to [`MAX_POOLED_BAND`] with pooling: 0
+    /// is diagonal, 1 tridiagonal. Default 1.
     pub band: usize,
+    /// Whether the chains of a tensor share their correlations. Default none.
+    pub pooling: Pooling,
+    /// With pooling, by which part of themselves correlations are taken to be smaller than
+    /// their estimates, in `[0, 1)`. Default 0.04.
+    pub shrink: f64,
     /// Decay rate of the momentum, in `[0, 1)`. Default 0.9.
     pub beta1: f64,
     /// Decay rate of the diagonal, the sub-diagonals and the plane of normalized
@@ -62,8 +70,9 @@ pub struct Options {
     /// its own. An update that would be more than twice as long as with the norms of
     /// its own step is brought to these, by a second pass. (Parameters of 16 bits without
     /// master weights always take two, because what they were cannot be restored.)
-    /// Default false.
-    pub lagged_norms: bool,
+    /// With pooling, the correlations are those of the step before, too. Default `None`: true
+    /// with pooling, otherwise false.
+    pub lagged_norms: Option<bool>,
     /// Nesterov momentum: in the direction and in the norms of the grafts of Adam and
     /// momentum, `m^` is replaced by `(beta1 m + (1 - beta1) g) / (1 - beta1^t)`, with `m`
     /// the momentum after the step. Tensors with the plain Adam update do the same.
@@ -100,6 +109,8 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             band: 1,
+            pooling: Pooling::None,
+            shrink: 0.04,
             beta1: 0.9,
             beta2: 0.99,
             eps: 1e-6,
@@ -108,7 +119,7 @@ impl Default for Options {
             damping: Damping::Absolute,
             bias_correction: true,
             graft: Graft::Adam,
-            lagged_norms: false,
+            lagged_norms: None,
             nesterov: false,
             graft_eps: 1e-8,
             graft_bias_correction: true,
@@ -119,6 +130,31 @@ impl Default for Options {
             instruction_set: InstructionSet::Auto,
         }
     }
+}
+
+/// How the correlations of a chain's coordinates are estimated: an extension, not in the paper.
+///
+/// The units of a layer see the same inputs, so that the correlations of these are nearly the
+/// same for all of them. Pooled, each coordinate keeps a diagonal of its own, and a tensor
+/// keeps one band for all of its chains. With `d` the damped diagonal, `q = sqrt(d)` and
+/// `z = g / q`,
+///
+/// ```text
+/// P_i[j]   <- beta2 P_i[j] + (1 - beta2) sum over chains of z[j] z[j + i],  i = 0 .. band
+/// rho_i[j] = (1 - shrink) P_i[j] / sqrt(P_0[j] P_0[j + i]),  rho_0 = 1
+/// u        = q^-1 X q^-1 m^,  X = argmin tr(X R) - log det X,  R the band of rho
+/// ```
+///
+/// Chains end at every row ([`Chains::RowMajor`](crate::layout::Chains) is as `Rows`) or
+/// column. A tensor of one chain pools nothing, but has a band of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// Every chain has its own: the method of the paper.
+    #[default]
+    None,
+    /// A tensor's chains share a band of them.
+    Band,
 }
 
 /// How gradients enter the diagonal and the sub-diagonals.
@@ -217,17 +253,27 @@ impl InstructionSet {
 }
 
 impl Options {
+    /// Whether norms, and pooled correlations, are those of the step before.
+    pub fn is_lagged(&self) -> bool {
+        self.lagged_norms.unwrap_or(self.pooling != Pooling::None)
+    }
+
     /// Refuses the first number that is out of its range.
     ///
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn validate(&self) -> Result<()> {
+        let (widest, allowed) = match self.pooling {
+            Pooling::None => (MAX_BAND, "0 to 16"),
+            Pooling::Band => (MAX_POOLED_BAND, "0 to 64"),
+        };
         in_range(
             "options.band",
             self.band as f64,
-            self.band <= MAX_BAND,
-            "0 to 16",
+            self.band <= widest,
+            allowed,
         )?;
+        unit("options.shrink", self.shrink)?;
         unit("options.beta1", self.beta1)?;
         unit("options.beta2", self.beta2)?;
         not_negative("options.eps", self.eps)?;
@@ -259,7 +305,9 @@ impl Options {
             damping,
             bias_correction,
             graft,
-            lagged_norms,
+            pooling,
+            shrink: _,
+            lagged_norms: _,
             nesterov,
             graft_bias_correction,
             rounding,
@@ -273,7 +321,8 @@ impl Options {
             ("damping", *damping == all.damping),
             ("bias_correction", *bias_correction == all.bias_correction),
             ("graft", *graft == all.graft),
-            ("lagged_norms", *lagged_norms == all.lagged_norms),
+            ("pooling", *pooling == all.pooling),
+            ("lagged_norms", self.is_lagged() == all.is_lagged()),
             ("nesterov", *nesterov == all.nesterov),
             (
                 "graft_bias_correction",

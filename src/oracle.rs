@@ -24,9 +24,11 @@
 //! zero.
 
 mod chains;
+mod pooled;
 mod preconditioner;
 
 pub use chains::chains;
+use pooled::{broken, Pooled};
 pub use preconditioner::Preconditioner;
 
 use crate::layout::{planes, TensorSpec, Update};
@@ -48,8 +50,10 @@ pub struct Oracle {
 pub struct TensorState {
     spec: TensorSpec,
     chains: Vec<Vec<usize>>,
-    /// In the order of [`planes`](crate::layout::planes), each with the
-    /// tensor's shape, without bias correction.
+    /// If its chains share their correlations.
+    pooled: Option<Pooled>,
+    /// In the order of [`planes`](crate::layout::planes), without bias correction; but for
+    /// pooled sums, see [`TensorState::pooled_sums`].
     pub planes: Vec<Vec<f64>>,
     /// Multiplies the learning rate.
     pub lr_scale: f64,
@@ -67,8 +71,18 @@ impl Oracle {
     /// A fresh optimizer, all state zero.
     pub fn new(options: &Options, tensors: &[TensorSpec]) -> Oracle {
         let tensors = tensors.iter().map(|spec| TensorState {
-            chains: chains(&spec.dims, spec.chains),
-            planes: vec![vec![0.0; spec.len()]; planes(options, spec).len()],
+            chains: match spec.update.is_pooled(options) {
+                true => chains(&spec.dims, broken(spec.chains)),
+                false => chains(&spec.dims, spec.chains),
+            },
+            pooled: spec
+                .update
+                .is_pooled(options)
+                .then(|| Pooled::new(options, spec)),
+            planes: planes(options, spec)
+                .iter()
+                .map(|plane| vec![0.0; plane.len()])
+                .collect(),
             spec: spec.clone(),
             lr_scale: 1.0,
             weight_decay: options.weight_decay,
@@ -101,7 +115,7 @@ impl Oracle {
             let g: Vec<f64> = g.iter().map(|x| step.grad_scale * x).collect();
             let betas = step.betas(&self.options);
             self.accumulate(i, &g, betas, step.statistics_weight);
-            let u = self.direction(i, &g, betas[0]);
+            let u = self.direction(i, &g, betas, step.statistics_weight);
             let tensor = &self.tensors[i];
             let lr = step.lr * tensor.lr_scale;
             for (p, u) in params[i].iter_mut().zip(u) {
@@ -153,7 +167,8 @@ impl Oracle {
                 }
             }
         }
-        if let Some(rms) = tensor.planes.get_mut(2 + band) {
+        if self.options.graft == Graft::NormalizedRmsprop && tensor.spec.update == Update::Sonew {
+            let rms = &mut tensor.planes[2 + band];
             for (r, g) in rms.iter_mut().zip(g) {
                 *r = beta2 * *r + (1.0 - beta2) * divide(*g, norm_of_g).powi(2);
             }
@@ -179,7 +194,13 @@ impl Oracle {
 
     /// `u` of tensor `i` from its state planes, grafted; before learning rate and
     /// weight decay.
-    fn direction(&mut self, i: usize, g: &[f64], beta1: f64) -> Vec<f64> {
+    fn direction(
+        &mut self,
+        i: usize,
+        g: &[f64],
+        [beta1, beta2]: [f64; 2],
+        weight: f64,
+    ) -> Vec<f64> {
         let tensor = &self.tensors[i];
         let mut m = tensor.planes[0].clone();
         if self.options.nesterov {
@@ -194,18 +215,43 @@ impl Oracle {
             let correction = self.correction2(tensor);
             return self.adam(&m, &tensor.planes[1], correction);
         }
-        let u = self.preconditioner(i).apply(&tensor.chains, &m);
+        let u = match &self.tensors[i].pooled {
+            Some(_) => self.pooled_direction(i, g, &m, beta2, weight),
+            None => self.preconditioner(i).apply(&tensor.chains, &m),
+        };
+        let tensor = &self.tensors[i];
         let Some(target) = self.graft_norm(i, &m, g) else {
             return u;
         };
         let own = divide(target, norm(&u));
         let before = tensor.norm_ratio;
-        let scale = match self.options.lagged_norms && before > 0.0 && before <= 2.0 * own {
+        let scale = match self.options.is_lagged() && before > 0.0 && before <= 2.0 * own {
             true => before,
             false => own,
         };
         self.tensors[i].norm_ratio = own;
         u.iter().map(|u| u * scale).collect()
+    }
+
+    /// `u` of tensor `i` with the correlations that its chains share, after their sums have
+    /// taken in the gradient.
+    fn pooled_direction(
+        &mut self,
+        i: usize,
+        g: &[f64],
+        m: &[f64],
+        beta2: f64,
+        weight: f64,
+    ) -> Vec<f64> {
+        let (keep, add) = match self.options.statistics {
+            Statistics::MovingAverage => (beta2, 1.0 - beta2),
+            Statistics::WeightedSum => (1.0, weight),
+        };
+        // Without a band, this is the damped diagonal.
+        let diagonal = self.preconditioner(i).h.swap_remove(0);
+        let tensor = &mut self.tensors[i];
+        let pooled = tensor.pooled.as_mut().expect("it is pooled");
+        pooled.direction(&self.options, &tensor.chains, &diagonal, m, g, (keep, add))
     }
 
     /// `|a|`: the norm that the direction of tensor `i` takes.
@@ -224,7 +270,7 @@ impl Oracle {
             Graft::NormalizedRmsprop => {
                 let norm_of_g = norm(g);
                 let q: Vec<f64> = g.iter().map(|g| divide(*g, norm_of_g)).collect();
-                norm(&self.adam(&q, &planes[2 + self.options.band], 1.0))
+                norm(&self.adam(&q, &planes[2 + tensor.spec.update.band(&self.options)], 1.0))
             }
         })
     }

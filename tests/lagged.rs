@@ -79,7 +79,7 @@ fn every_options() -> impl Iterator<Item = Options> {
             damping,
             eps: 1e-3,
             graft,
-            lagged_norms: true,
+            lagged_norms: Some(true),
             nesterov,
             ..Options::default()
         })
@@ -184,11 +184,11 @@ fn a_spike_moves_no_farther_than_twice_what_its_own_norms_allow() {
         for graft in [Graft::Adam, Graft::Sgd, Graft::Momentum] {
             let lagged = Options {
                 graft,
-                lagged_norms: true,
+                lagged_norms: Some(true),
                 ..Options::default()
             };
             let own = Options {
-                lagged_norms: false,
+                lagged_norms: Some(false),
                 ..lagged.clone()
             };
             let (mut oracle, mut run) =
@@ -243,7 +243,7 @@ fn moves_as_far_as_it_should<T: Element + PartialEq>(
             ..Options::default()
         };
         let lagged = Options {
-            lagged_norms: true,
+            lagged_norms: Some(true),
             ..own.clone()
         };
         let new = |options: &Options| Optimizer::new(options.clone(), &[spec.clone()]).unwrap();
@@ -294,7 +294,7 @@ fn scalars_that_no_step_leaves_are_refused() {
     let wrong = [[1.5, 0.5], [0.5, -0.5], [f64::NAN, 0.5]];
     cases.extend(wrong.map(corrections));
     let options = Options {
-        lagged_norms: true,
+        lagged_norms: Some(true),
         ..Options::default()
     };
     let model = model(Dtype::F64);
@@ -335,7 +335,7 @@ fn scalars_that_no_step_leaves_are_refused() {
 fn optimizers_go_on_where_their_files_end() {
     let model = model(Dtype::F32);
     let options = Options {
-        lagged_norms: true,
+        lagged_norms: Some(true),
         nesterov: true,
         ..Options::default()
     };

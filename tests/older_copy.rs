@@ -19,7 +19,7 @@ fn model() -> Vec<TensorSpec> {
 
 fn new() -> Optimizer {
     let options = Options {
-        lagged_norms: true,
+        lagged_norms: Some(true),
         ..Options::default()
     };
     Optimizer::new(options, &model()).unwrap()

@@ -197,9 +197,10 @@ impl<'a> Access<'a> {
         planes
     }
 
-    /// How many planes of the state there are, without the master weights.
+    /// How many planes of the state there are, without pooled sums and master weights.
     fn state_planes(&self) -> usize {
-        self.memory.buffers.planes.len() - usize::from(self.memory.master)
+        let others = usize::from(self.memory.pooled) + usize::from(self.memory.master);
+        self.memory.buffers.planes.len() - others
     }
 
     /// A run of the target, with the master weights where there are any.

@@ -163,6 +163,9 @@ pub struct Memory<'a> {
     pub buffers: &'a TensorBuffers<'a>,
     /// The last of the planes is that of the master weights.
     pub master: bool,
+    /// Before it, or last, is one of pooled sums: not of the tensor's shape, and untouched by
+    /// tiles.
+    pub pooled: bool,
     /// Columns of the matrix as which the tensor is seen.
     pub cols: usize,
     /// Where directions are kept between two sweeps, if they are; in the type of the
@@ -172,4 +175,24 @@ pub struct Memory<'a> {
     pub rounding: Option<Stochastic>,
     /// How many elements ahead memory is asked for.
     pub ahead: usize,
+}
+
+impl Memory<'_> {
+    /// The sums that are pooled, where they are written, if they are; and where they are read,
+    /// if elsewhere.
+    ///
+    /// # Safety
+    /// Nobody else reaches that plane while they live.
+    pub unsafe fn pooled_sums(&mut self) -> Option<(ElementsMut<'_>, Option<Elements<'_>>)> {
+        let planes = &self.buffers.planes;
+        let at = (planes.len() - usize::from(self.master)).checked_sub(1)?;
+        let plane = planes.get(at).filter(|_| self.pooled)?;
+        let (dtype, len) = (plane.elements().dtype(), plane.len());
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { plane.part(0, len) };
+        Some((
+            ElementsMut::from_bytes(dtype, bytes),
+            self.buffers.before(at),
+        ))
+    }
 }

@@ -36,6 +36,7 @@ mod kernels;
 mod lines;
 mod noise;
 mod norms;
+mod pooled;
 mod runs;
 mod simd;
 mod sixteen;
@@ -55,6 +56,9 @@ pub use kernels::Kernels;
 pub use lines::parts_of_line;
 pub use noise::Stochastic;
 pub use norms::Squares;
+pub use pooled::{
+    PooledBlock, PooledChains, PooledEstimate, PooledInverse, PooledSums, MAX_POOLED_BAND,
+};
 pub use runs::{Directions, Gradient, Incoming, Lines, Norms, Rule, Wanted};
 pub use simd::LANES;
 pub use update::{Average, Denominator, Reading, Reference, TakeIn};

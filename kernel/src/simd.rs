@@ -130,6 +130,18 @@ pub(crate) trait Register: Copy {
     /// Zero where the mask is false.
     fn only(self, mask: Self::Mask) -> Self;
 
+    /// Rows become columns.
+    #[inline(always)]
+    fn transpose(_: Self::Isa, block: &mut [[Self::Scalar; LANES]; LANES]) {
+        for row in 1..LANES {
+            for column in 0..row {
+                let x = block[row][column];
+                block[row][column] = block[column][row];
+                block[column][row] = x;
+            }
+        }
+    }
+
     fn load_sums(isa: Self::Isa, from: &[f64]) -> Self::Sums;
     /// Adds the square of each lane to its accumulator.
     fn add_squares(self, sums: Self::Sums) -> Self::Sums;
@@ -180,6 +192,7 @@ pub(crate) trait Vector:
     fn any(a: Self::Mask) -> bool;
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
     fn only(self, mask: Self::Mask) -> Self;
+    fn transpose(isa: Self::Isa, block: &mut [[Self::Scalar; LANES]; LANES]);
     fn load_sums(isa: Self::Isa, from: &[f64; LANES]) -> Self::Sums;
     fn add_squares(self, sums: &mut Self::Sums);
     fn store_sums(sums: Self::Sums, to: &mut [f64; LANES]);
@@ -333,6 +346,10 @@ impl<R: Register, const N: usize> Vector for Group<R, N> {
             self.0[i] = self.0[i].only(mask[i]);
         }
         self
+    }
+    #[inline(always)]
+    fn transpose(isa: R::Isa, block: &mut [[R::Scalar; LANES]; LANES]) {
+        R::transpose(isa, block);
     }
     #[inline(always)]
     fn load_sums(isa: R::Isa, from: &[f64; LANES]) -> Self::Sums {

@@ -21,6 +21,7 @@
 
 use super::elimination::{self, COMMON_BAND};
 use super::kernels::rounded;
+use super::pooled::{Panel, PooledChains};
 use super::simd::{Scalar, LANES};
 use crate::MAX_BAND;
 
@@ -40,7 +41,14 @@ const _: () = assert!(LAG >= MAX_BAND && CHUNK.is_multiple_of(LANES));
 /// A cache line; gives the memory its alignment.
 #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
 #[repr(C, align(64))]
-struct Line([u8; 64]);
+pub(crate) struct Line([u8; 64]);
+
+/// Zeroed memory of at least so many bytes; or their number, if they are not to be had.
+pub(crate) fn lines(bytes: usize) -> Result<Box<[Line]>, usize> {
+    let lines = bytes.div_ceil(size_of::<Line>());
+    let memory = bytemuck::allocation::try_zeroed_slice_box(lines);
+    memory.map_err(|()| lines * size_of::<Line>())
+}
 
 /// How a tensor's coordinates are laid out in a workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +133,8 @@ pub struct Workspace {
     memory: Box<[Line]>,
     /// Room for [`PADDED`] elements of each array of lines that are padded.
     padded: Box<[Line]>,
+    /// For chains whose correlations are pooled.
+    panel: Panel,
     shape: Shape,
     /// Elements of a plane, of all planes of the state, and of all of what is
     /// solved.
@@ -212,11 +222,14 @@ pub enum Coordinates {
 }
 
 impl Workspace {
-    /// Room for tensors of any of these shapes.
+    /// Room for tensors of any of these shapes, and for pooled chains of any of these.
     ///
     /// # Errors
     /// The number of bytes, if they are not to be had.
-    pub fn new(shapes: impl Iterator<Item = Shape>) -> Result<Self, usize> {
+    pub fn new(
+        shapes: impl Iterator<Item = Shape>,
+        pooled: impl Iterator<Item = PooledChains>,
+    ) -> Result<Self, usize> {
         // Of either arithmetic.
         let mut needs_padding = false;
         let bytes = shapes
@@ -225,18 +238,14 @@ impl Workspace {
                 shape.elements() * size_of::<f64>()
             })
             .max();
-        let lines = bytes.unwrap_or(0).div_ceil(size_of::<Line>());
         let padded = match needs_padding {
-            true => PADDED_ARRAYS * PADDED * size_of::<f32>() / size_of::<Line>(),
+            true => PADDED_ARRAYS * PADDED * size_of::<f32>(),
             false => 0,
         };
-        let zeroed = |lines: usize| {
-            let memory = bytemuck::allocation::try_zeroed_slice_box(lines);
-            memory.map_err(|()| lines * size_of::<Line>())
-        };
         Ok(Workspace {
-            memory: zeroed(lines)?,
-            padded: zeroed(padded)?,
+            memory: lines(bytes.unwrap_or(0))?,
+            padded: lines(padded)?,
+            panel: Panel::new(pooled)?,
             shape: Shape {
                 band: 0,
                 line: None,
@@ -249,7 +258,16 @@ impl Workspace {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        size_of_val(&*self.memory) + size_of_val(&*self.padded)
+        size_of_val(&*self.memory) + size_of_val(&*self.padded) + self.panel.bytes()
+    }
+
+    /// The memory of the panel, until it is given back.
+    pub(crate) fn take_panel(&mut self) -> Panel {
+        std::mem::take(&mut self.panel)
+    }
+
+    pub(crate) fn give_panel(&mut self, panel: Panel) {
+        self.panel = panel;
     }
 
     /// The room for lines that are padded, until it is given back.

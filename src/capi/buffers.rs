@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use super::arguments::not_null;
 use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::error::{Error, Result};
-use crate::layout::TensorSpec;
+use crate::layout::{Plane, TensorSpec};
 use crate::memory::{reserve, OF_A_STEP};
 use crate::Optimizer;
 
@@ -67,6 +67,17 @@ impl<'a> Buffer<'a> {
         argument: impl FnOnce() -> String,
     ) -> Result<Self> {
         Buffer::of_length(tensor, what, (dtype, tensor.len()), first, argument)
+    }
+
+    /// A state plane of a tensor.
+    pub(crate) fn read_plane(
+        tensor: &'a TensorSpec,
+        plane: &'a Plane,
+        first: *const c_void,
+        argument: impl FnOnce() -> String,
+    ) -> Result<Self> {
+        let kind = (plane.dtype, plane.len());
+        Buffer::of_length(tensor, &plane.name, kind, first, argument)
     }
 
     fn of_length(
@@ -206,7 +217,7 @@ pub(super) fn for_each_of_state<'a>(
         for (plane, copies) in optimizer.copies(i)? {
             for bytes in copies.into_iter().flatten() {
                 let first = bytes.as_ptr().cast();
-                let buffer = Buffer::read(tensor, &plane.name, plane.dtype, first, String::new)?;
+                let buffer = Buffer::read_plane(tensor, plane, first, String::new)?;
                 body(buffer.to_write())?;
             }
         }

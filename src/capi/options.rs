@@ -3,19 +3,25 @@
 //! The options that an optimizer is created with. They do not change over its
 //! life.
 
-use super::arguments::{count, flag, named, number, unused};
+use super::arguments::{count, flag, named, number};
 use super::guard::call_always;
 use super::pool::{self, sonew_pool};
 use super::status::sonew_status;
 use super::versioned::{self, Growing, Versioned};
 use crate::error::Result;
-use crate::options::{Damping, Graft, InstructionSet, Options, Rounding, Statistics, MAX_BAND};
+use crate::options::{
+    Damping, Graft, InstructionSet, Options, Pooling, Rounding, Statistics, MAX_BAND,
+    MAX_POOLED_BAND,
+};
 use crate::Pool;
 
 /// The largest sonew_options.band.
 pub const SONEW_MAX_BAND: usize = 16;
 
-const _: () = assert!(SONEW_MAX_BAND == MAX_BAND);
+/// The largest sonew_options.band with pooling.
+pub const SONEW_MAX_POOLED_BAND: usize = 64;
+
+const _: () = assert!(SONEW_MAX_BAND == MAX_BAND && SONEW_MAX_POOLED_BAND == MAX_POOLED_BAND);
 
 /// How gradients enter the diagonal and the sub-diagonals H.
 #[repr(C)]
@@ -55,6 +61,29 @@ pub enum sonew_graft {
     /// a = q / (sqrt(r) + graft_eps), with q = g / |g| and
     /// r <- beta2 r + (1 - beta2) q^2. r is one more state plane, "rms".
     SONEW_GRAFT_NORMALIZED_RMSPROP = 4,
+}
+
+/// How the correlations of a chain's coordinates are estimated. An extension, not in the
+/// paper: the units of a layer see the same inputs, so that the correlations of these are
+/// nearly the same for all of them.
+#[repr(C)]
+pub enum sonew_pooling {
+    /// Every chain has its own sub-diagonals: the method of the paper.
+    SONEW_POOLING_NONE = 0,
+    /// The chains of a tensor share a band of correlations R, and each coordinate keeps a
+    /// diagonal d of its own. With q = sqrt(d^ + eps) and z = g / q,
+    ///
+    ///     P[i][j] <- beta2 P[i][j] + (1 - beta2) sum over chains of z[j] z[j + i]
+    ///     R[j][j + i] = (1 - shrink) P[i][j] / sqrt(P[0][j] P[0][j + i]), R[j][j] = 1
+    ///     u = q^-1 X q^-1 m^, X as usual, but of R
+    ///
+    /// for i = 0 .. band. The state has 2 numbers for each parameter, and for each tensor
+    /// one plane "pooled" of P, [band + 1, length of a chain]; if norms are lagged,
+    /// correlations are those of the step before, too, and it is [2, band + 1, length].
+    /// It is float32, or float64 where that is computed in. Chains end at every row, or
+    /// column: SONEW_ROW_MAJOR is as SONEW_ROWS, SONEW_COLUMN_MAJOR as SONEW_COLUMNS. A
+    /// tensor of one chain pools nothing. Shards cannot be pooled.
+    SONEW_POOLING_BAND = 1,
 }
 
 /// How numbers are rounded to 16 bits. SONEW_F32 and SONEW_F64 always round to
@@ -104,9 +133,9 @@ pub enum sonew_isa {
 pub struct sonew_options {
     /// Set by sonew_options_init().
     pub struct_size: usize,
-    /// Number of sub-diagonals, 0 to SONEW_MAX_BAND: 0 is a diagonal, 1 a
-    /// tridiagonal matrix. The state has band + 2 numbers for each parameter.
-    /// Default 1.
+    /// Number of sub-diagonals, 0 to SONEW_MAX_BAND, or to SONEW_MAX_POOLED_BAND with
+    /// pooling: 0 is a diagonal, 1 a tridiagonal matrix. The state has band + 2 numbers
+    /// for each parameter, and 2 with pooling. Default 1.
     pub band: i32,
     /// The largest number of threads that a step uses, the calling thread
     /// included, up to 1024. 0 means one for each processor that the process may
@@ -160,21 +189,26 @@ pub struct sonew_options {
     /// memory once. Its first step, and one after a zero update, takes its own. An
     /// update that would be more than twice as long as with the norms of its own
     /// step is brought to these, by a second pass. (Parameters of 16 bits without master
-    /// weights always take two, because what they were cannot be restored.) 0: with
-    /// those of the step itself. Default 0.
+    /// weights always take two, because what they were cannot be restored.) With pooling,
+    /// correlations are those of the step before, too. 0: with those of the step
+    /// itself. -1: 1 with pooling, otherwise 0. Default -1.
     pub lagged_norms: i32,
     /// 1: Nesterov momentum: in the direction and in the norms of the grafts of Adam
     /// and momentum, m^ is replaced by (beta1 m + (1 - beta1) g) / (1 - beta1^t), with
     /// m the momentum after the step. 0: m^ itself. Default 0.
     pub nesterov: i32,
-    /// Must be 0.
-    pub reserved: [i32; 1],
+    /// One of sonew_pooling: whether the chains of a tensor share their correlations.
+    /// Default SONEW_POOLING_NONE.
+    pub pooling: i32,
     /// The pool whose threads steps use. Then threads must be 0. Default NULL: the
     /// one that all who ask for the same number of threads share.
     pub pool: *const sonew_pool,
+    /// With pooling, by which part of themselves correlations are taken to be smaller
+    /// than their estimates, in [0, 1). Default 0.04.
+    pub shrink: f64,
 }
 
-// SAFETY: 8 + 2 * 4 + 7 * 8 + 10 * 4 + 8 bytes without padding.
+// SAFETY: 8 + 2 * 4 + 7 * 8 + 10 * 4 + 2 * 8 bytes without padding.
 unsafe impl Growing for sonew_options {
     const SIZES: &'static [usize] = &[size_of::<sonew_options>()];
 }
@@ -210,12 +244,18 @@ pub(super) fn from_options(options: &Options, struct_size: usize) -> sonew_optio
         graft_bias_correction: options.graft_bias_correction.into(),
         rounding: number(options.rounding, ROUNDINGS),
         instruction_set: number(options.instruction_set, ISAS),
-        lagged_norms: options.lagged_norms.into(),
+        lagged_norms: options.lagged_norms.map_or(-1, i32::from),
         nesterov: options.nesterov.into(),
-        reserved: [0],
+        pooling: number(options.pooling, POOLINGS),
         pool: std::ptr::null(),
+        shrink: options.shrink,
     }
 }
+
+const POOLINGS: &[(i32, Pooling)] = &[
+    (sonew_pooling::SONEW_POOLING_NONE as i32, Pooling::None),
+    (sonew_pooling::SONEW_POOLING_BAND as i32, Pooling::Band),
+];
 
 const STATISTICS: &[(i32, Statistics)] = &[
     (
@@ -277,7 +317,6 @@ pub(crate) unsafe fn options(
     // SAFETY: the caller's promise.
     let c = unsafe { versioned::read(pointer, argument) }?;
     let name = |field: &str| format!("{argument}.{field}");
-    unused(&c.reserved, || name("reserved"))?;
     let of = |field: &'static str| move || name(field);
     let pool = || pool::get(c.pool, "options.pool");
     let pool = (!c.pool.is_null()).then(pool).transpose()?;
@@ -291,7 +330,12 @@ pub(crate) unsafe fn options(
         damping: named(c.damping, of("damping"), DAMPINGS)?,
         bias_correction: flag(c.bias_correction, &name("bias_correction"))?,
         graft: named(c.graft, of("graft"), GRAFTS)?,
-        lagged_norms: flag(c.lagged_norms, &name("lagged_norms"))?,
+        lagged_norms: match c.lagged_norms {
+            -1 => None,
+            chosen => Some(flag(chosen, &name("lagged_norms"))?),
+        },
+        pooling: named(c.pooling, of("pooling"), POOLINGS)?,
+        shrink: c.shrink,
         nesterov: flag(c.nesterov, &name("nesterov"))?,
         graft_eps: c.graft_eps,
         graft_bias_correction: flag(c.graft_bias_correction, &name("graft_bias_correction"))?,

@@ -335,7 +335,7 @@ pub(super) unsafe fn checked_buffers(
     check_count("buffers", count, owned.tensors.len())?;
     let (tensors, planes) = (&owned.tensors, &owned.planes);
     let options = owned.plan.options();
-    let asks = options.lagged_norms || step.betas(options) != [options.beta1, options.beta2];
+    let asks = options.is_lagged() || step.betas(options) != [options.beta1, options.beta2];
     // SAFETY: the caller's promise.
     unsafe { owned.spare.check(buffers, tensors, planes, asks) }
 }

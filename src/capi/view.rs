@@ -21,7 +21,6 @@ use super::tensor::{dtype_number, SONEW_MAX_DIMS};
 use super::versioned::{self, Growing};
 use crate::dtype::Elements;
 use crate::error::{Error, Result};
-use crate::layout::Plane;
 use crate::Optimizer;
 
 /// A view of a state plane, not a copy. What it points to may only be read, and
@@ -76,16 +75,16 @@ pub unsafe extern "C" fn sonew_plane_view(
 
 fn view_of(owned: &Owned, tensor: usize, plane: usize) -> Result<sonew_view> {
     let elements = owned.optimizer.plane(tensor, plane)?;
-    let spec = &owned.optimizer.tensors()[tensor];
     let names = &owned.names[tensor];
+    let shape = &owned.optimizer.planes(tensor)?[plane].dims;
     let mut dims = [0; SONEW_MAX_DIMS];
-    dims[..spec.dims.len()].copy_from_slice(&spec.dims);
+    dims[..shape.len()].copy_from_slice(shape);
     Ok(sonew_view {
         data: elements.bytes().as_ptr().cast(),
         len: elements.len(),
         tensor: names.tensor.as_ptr(),
         plane: names.list[plane],
-        ndim: spec.dims.len(),
+        ndim: shape.len(),
         dims,
         dtype: dtype_number(elements.dtype()),
         // At most 20.
@@ -161,8 +160,8 @@ unsafe fn given_planes<'b>(
         });
     }
     let buffers = given.collect("the list of planes", |p, plane| {
-        let (_, spec, Plane { name, dtype }) = places[p];
-        Buffer::read(spec, name, *dtype, plane, || format!("planes[{p}]"))
+        let (_, spec, place) = places[p];
+        Buffer::read_plane(spec, place, plane, || format!("planes[{p}]"))
     })?;
     let mut all = buffers.clone();
     state(optimizer, &mut all)?;

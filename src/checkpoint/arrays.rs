@@ -8,6 +8,7 @@ use super::locate::StoredArray;
 use super::{array_name, Checkpoint, SavedTensor};
 use crate::dtype::{convert, Dtype, Elements, ElementsMut, Stochastic};
 use crate::error::{Error, Result};
+use crate::layout::array_dims;
 use crate::memory::AlignedBytes;
 use crate::signals::Blocked;
 
@@ -109,12 +110,14 @@ impl Checkpoint<'_> {
             let (tensor, size) = (wanted.tensor, wanted.dtype.size());
             let array = self.find(tensor, wanted.plane)?;
             let spec = &self.header.tensors[tensor].spec;
-            if wanted.dst.len() != spec.len() * size {
+            let dims = array_dims(&self.header.options, spec, wanted.plane);
+            let expected = dims.iter().product::<usize>();
+            if wanted.dst.len() != expected * size {
                 return Err(Error::WrongLength {
                     tensor: spec.name.clone(),
                     argument: wanted.plane.to_owned(),
                     length: wanted.dst.len() / size,
-                    expected: spec.len(),
+                    expected,
                 });
             }
             for (index, dst) in wanted.dst.chunks_mut(PIECE).enumerate() {

@@ -112,7 +112,7 @@ pub fn bytes_to_convert(file: &Checkpoint, conversion: &Conversion) -> Result<u6
         for plane in new.arrays(saved) {
             if plane.name != MASTER || saved.master_set {
                 let dtype = file.dtype(tensor, source(old, &plane.name))?;
-                bytes += (saved.spec.len() * dtype.size()) as u64;
+                bytes += (plane.len() * dtype.size()) as u64;
             }
         }
     }

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::SavedTensor;
 use crate::dtype::Dtype;
 use crate::layout::{Chains, Scalars, Shard, TensorSpec, Update, MAX_DIMS};
-use crate::options::{Damping, Graft, InstructionSet, Options, Rounding, Statistics};
+use crate::options::{Damping, Graft, InstructionSet, Options, Pooling, Rounding, Statistics};
 
 const METADATA: &str = "__metadata__";
 
@@ -424,8 +424,12 @@ struct OptionsMirror {
     damping: Damping,
     bias_correction: bool,
     graft: Graft,
-    #[serde(default, skip_serializing_if = "is_false")]
-    lagged_norms: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lagged_norms: Option<bool>,
+    #[serde(default, skip_serializing_if = "is_none")]
+    pooling: Pooling,
+    #[serde(default = "default_shrink", skip_serializing_if = "is_default_shrink")]
+    shrink: f64,
     #[serde(default, skip_serializing_if = "is_false")]
     nesterov: bool,
     graft_eps: f64,
@@ -447,6 +451,19 @@ struct OptionsMirror {
 #[allow(clippy::trivially_copy_pass_by_ref)] // As serde asks for it.
 fn is_false(option: &bool) -> bool {
     !option
+}
+
+fn is_none(pooling: &Pooling) -> bool {
+    *pooling == Pooling::None
+}
+
+fn default_shrink() -> f64 {
+    Options::default().shrink
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As above.
+fn is_default_shrink(shrink: &f64) -> bool {
+    *shrink == default_shrink()
 }
 
 /// The rounding of files of format 1, which do not contain it.

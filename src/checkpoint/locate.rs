@@ -22,6 +22,8 @@ pub(super) struct StoredArray {
     /// The state plane, or the parameter.
     pub(super) name: Arc<str>,
     pub(super) dtype: Dtype,
+    /// Its dimensions, if they are not those of the tensor.
+    pub(super) dims: Option<Vec<usize>>,
     pub(super) file_range: FileRange,
     /// Its checksum; a live file stores it in its record instead.
     pub(super) crc: Option<u32>,
@@ -164,6 +166,7 @@ impl<'h> Search<'h> {
                 .take(if room { usize::MAX } else { 0 });
             let arrays: Vec<_> = planes
                 .map(|plane| StoredArray {
+                    dims: (plane.dims != tensor.spec.dims).then_some(plane.dims),
                     name: names.shared(plane.name),
                     dtype: plane.dtype,
                     file_range: MISSING,
@@ -296,7 +299,8 @@ impl<'h> Search<'h> {
                 };
                 let planes = &self.first[tensor];
                 let index = planes.iter().position(|array| *array.name == *plane)?;
-                let dims = &self.tensors[tensor].spec.dims;
+                let own = planes[index].dims.as_deref();
+                let dims = own.unwrap_or(&self.tensors[tensor].spec.dims);
                 let dtype = planes[index].dtype.name();
                 return Some((Place::Plane(copy, tensor, index), dtype, dims));
             }

@@ -58,8 +58,8 @@ fn bytes_of(header: &Header) -> u64 {
 /// The bytes of the arrays of a tensor in a file.
 pub(super) fn tensor_bytes(header: &Header, tensor: &SavedTensor) -> u64 {
     let arrays = header.arrays(tensor);
-    let sizes = arrays.iter().map(|plane| plane.dtype.size() as u64);
-    sizes.sum::<u64>() * tensor.spec.len() as u64
+    let sizes = arrays.iter().map(|plane| plane.len() * plane.dtype.size());
+    sizes.map(|size| size as u64).sum()
 }
 
 /// The header of a file of other tensors.

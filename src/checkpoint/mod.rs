@@ -212,10 +212,7 @@ impl Header {
     pub(crate) fn arrays(&self, tensor: &SavedTensor) -> Vec<Plane> {
         let mut arrays = layout::planes(&self.options, &tensor.spec);
         if self.parameters {
-            arrays.push(Plane {
-                name: PARAMETER.to_owned(),
-                dtype: tensor.spec.params,
-            });
+            arrays.push(Plane::of(&tensor.spec, PARAMETER, tensor.spec.params));
         }
         arrays
     }

@@ -9,7 +9,7 @@ use super::arrays::{too_large, ArrayReader, Wanted};
 use super::{Checkpoint, SavedTensor};
 use crate::dtype::{convert, Dtype, Elements, ElementsMut, Stochastic};
 use crate::error::{Error, Result};
-use crate::layout::{sub_diagonal, TensorSpec};
+use crate::layout::{sub_diagonal, TensorSpec, POOLED};
 use crate::memory::AlignedBytes;
 
 /// Pieces are read and compared in chunks of this size, which fits into the processor's
@@ -208,6 +208,9 @@ impl<'a> Pieces<'a> {
         target: Target<'_>,
         mut sink: impl FnMut(&[u8], usize) -> Result<()>,
     ) -> Result<()> {
+        if target.plane == POOLED {
+            return self.read_pooled(target, sink);
+        }
         let (rows, row_len) = (target.spec.rows(), target.spec.row_len());
         let name = &target.spec.name;
         let mut pieces = Vec::new();
@@ -261,6 +264,28 @@ impl<'a> Pieces<'a> {
                 second: self.files[second.file].path().into(),
             }),
         }
+    }
+}
+
+impl Pieces<'_> {
+    /// Reads pooled sums, which have no rows of the tensor, from the only piece.
+    fn read_pooled(
+        self,
+        target: Target<'_>,
+        mut sink: impl FnMut(&[u8], usize) -> Result<()>,
+    ) -> Result<()> {
+        let (saved, source) = (self.saved(), self.sources[0]);
+        let mut converted = AlignedBytes::zeroed(0, String::new)?;
+        let file = &self.files[source.file];
+        file.read_in_chunks(source.tensor, target.plane, |elements, first| {
+            let len = elements.len() * target.dtype.size();
+            if converted.len() < len {
+                converted = AlignedBytes::zeroed(len, || "reading pieces".to_owned())?;
+            }
+            let out = &mut converted[..len];
+            store(saved, target, elements, first, out)?;
+            sink(out, first)
+        })
     }
 }
 
@@ -323,12 +348,8 @@ impl<'a> Piece<'a> {
         let elements = elements.ok_or_else(|| Error::Internal {
             message: format!("an array of \"{}\" has ended", target.spec.name),
         })?;
-        self.store(
-            target,
-            elements,
-            part.start - target.spec.rows().start * row_len,
-            out,
-        )?;
+        let first = part.start - target.spec.rows().start * row_len;
+        store(self.saved, target, elements, first, out)?;
         let size = target.dtype.size();
         for lost in &self.lost {
             let (start, end) = (lost.start.max(part.start), lost.end.min(part.end));
@@ -338,25 +359,25 @@ impl<'a> Piece<'a> {
         }
         Ok(())
     }
+}
 
-    /// Stores elements in the type of the target; `first` is the index of the first of
-    /// them there.
-    fn store(
-        &self,
-        target: Target<'_>,
-        elements: Elements<'_>,
-        first: usize,
-        out: &mut [u8],
-    ) -> Result<()> {
-        if elements.dtype() == target.dtype {
-            out.copy_from_slice(elements.bytes());
-            return Ok(());
-        }
-        let out = ElementsMut::from_bytes(target.dtype, out);
-        match convert(elements, out, target.rounding, first) {
-            None => Ok(()),
-            Some(number) => Err(too_large(self.saved, target.plane, number)),
-        }
+/// Stores elements in the type of the target; `first` is the index of the first of
+/// them there.
+fn store(
+    saved: &SavedTensor,
+    target: Target<'_>,
+    elements: Elements<'_>,
+    first: usize,
+    out: &mut [u8],
+) -> Result<()> {
+    if elements.dtype() == target.dtype {
+        out.copy_from_slice(elements.bytes());
+        return Ok(());
+    }
+    let out = ElementsMut::from_bytes(target.dtype, out);
+    match convert(elements, out, target.rounding, first) {
+        None => Ok(()),
+        Some(number) => Err(too_large(saved, target.plane, number)),
     }
 }
 

@@ -12,6 +12,7 @@ use super::{
     array_name, Array, Header, Settings, ALIGNMENT, FORMAT, MEMORY, PADDING, SECOND, WORD,
 };
 use crate::error::{Error, Result};
+use crate::layout::array_dims;
 use crate::memory::{check, OF_FILES};
 
 /// Checksums are computed, and arrays written, in chunks of this size, which
@@ -279,12 +280,14 @@ fn check_lengths(header: &Header, arrays: &[Array]) -> Result<()> {
                 count,
             })?
             .spec;
-        if array.bytes.len() != spec.len() * array.dtype.size() {
+        let dims = array_dims(&header.options, spec, array.plane);
+        let expected = dims.iter().product::<usize>();
+        if array.bytes.len() != expected * array.dtype.size() {
             return Err(Error::WrongLength {
                 tensor: spec.name.clone(),
                 argument: array.plane.to_owned(),
                 length: array.bytes.len() / array.dtype.size(),
-                expected: spec.len(),
+                expected,
             });
         }
     }
@@ -396,9 +399,9 @@ pub(super) fn lay_out(
             if !live {
                 checksums.push((name.clone(), 0));
             }
-            let (dtype, dims) = (array.dtype.name(), tensor.spec.dims.clone());
-            let bytes = tensor.spec.len() * array.dtype.size();
-            layout.push(name, dtype, dims, bytes);
+            let dims = array_dims(&header.options, &tensor.spec, array.plane);
+            let bytes = dims.iter().product::<usize>() * array.dtype.size();
+            layout.push(name, array.dtype.name(), dims.into_owned(), bytes);
         }
     }
     Contents {

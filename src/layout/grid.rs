@@ -22,7 +22,7 @@ use std::ops::Range;
 
 use super::columns::Columns;
 use super::tensor::{Chains, TensorSpec};
-use sonew_kernel::{Rect, Run, LAG, LANES, MAX_BAND};
+use sonew_kernel::{PooledChains, Rect, Run, LAG, LANES, MAX_BAND};
 
 /// A part of a row as chains visit it: a run, or coordinates that do not exist.
 /// `at` is counted from the first column that was asked for.
@@ -42,6 +42,9 @@ enum Way {
     AcrossLinked(Columns),
     /// Across its rows, each column a chain.
     AcrossBroken,
+    /// Rows or columns that are whole chains, of which a block has some: their correlations
+    /// are pooled.
+    Pooled,
 }
 
 /// The tiles and blocks of one tensor.
@@ -70,6 +73,10 @@ const BLOCK_ACROSS: usize = 16384;
 /// And for a band of 1 up to so many columns, whose last lines stay in the
 /// cache.
 const STRIP: usize = 2048;
+/// Blocks of a tensor whose correlations are pooled, and how many times the memory of their
+/// sums fits into that of a plane.
+const POOLED: Range<usize> = 8..64;
+const SUMS: usize = 8;
 
 impl Grid {
     /// The grid of a valid tensor whose statistics keep `band` sub-diagonals.
@@ -137,6 +144,45 @@ impl Grid {
         }
     }
 
+    /// The grid of a tensor that is not empty, whose chains share `band` sub-diagonals, and
+    /// how they lie in it.
+    pub(crate) fn pooled(tensor: &TensorSpec, band: usize) -> (Self, PooledChains) {
+        let (rows, length) = (tensor.runs_along(), tensor.chain_len());
+        let count = tensor.len() / length;
+        // Each block has sums of its own. There are enough for some threads, and as many
+        // more as take but a part of the tensor's memory.
+        let blocks = (count / (SUMS * (band + 1))).clamp(POOLED.start, POOLED.end);
+        let fair = count.div_ceil(blocks).max(BLOCK / length);
+        let block = fair.next_multiple_of(LANES).min(count);
+        let chains = PooledChains {
+            rows,
+            length,
+            block,
+            band,
+        };
+        let (rows, cols) = if rows {
+            (count, length)
+        } else {
+            (length, count)
+        };
+        let (strip, step) = match chains.rows {
+            true => (cols, block),
+            false => (block, rows),
+        };
+        let grid = Grid {
+            rows,
+            cols,
+            band: 0,
+            way: Way::Pooled,
+            strip,
+            strips: cols.div_ceil(strip),
+            step,
+            steps: rows.div_ceil(step),
+            lag: 0,
+        };
+        (grid, chains)
+    }
+
     /// Positions by which directions lag behind statistics, along the chains' way.
     pub(crate) fn lag(&self) -> usize {
         self.lag
@@ -158,11 +204,20 @@ impl Grid {
 
     /// How many tiles there are, if none is longer than `longest` blocks.
     pub(crate) fn tiles(&self, longest: usize) -> usize {
-        self.strips * ceil(self.steps, longest)
+        self.strips * ceil(self.steps, self.longest(longest))
+    }
+
+    /// Blocks of a tile: pooled chains have large ones, which are tiles by themselves.
+    fn longest(&self, longest: usize) -> usize {
+        match self.way {
+            Way::Pooled => 1,
+            _ => longest,
+        }
     }
 
     /// The blocks of the `i`-th of these tiles.
     pub(crate) fn tile(&self, i: usize, longest: usize) -> Range<usize> {
+        let longest = self.longest(longest);
         let (strip, tile) = divided(i, ceil(self.steps, longest));
         let start = tile * longest;
         let end = self.steps.min(start + longest);
@@ -218,7 +273,7 @@ impl Grid {
     /// whole vectors.
     pub(crate) fn line(&self) -> Option<usize> {
         match self.way {
-            Way::Along { .. } => None,
+            Way::Along { .. } | Way::Pooled => None,
             _ => Some(self.strip.next_multiple_of(LANES)),
         }
     }
@@ -330,7 +385,7 @@ impl Grid {
                 let end = (divided(first, *chain).0 + 1) * chain;
                 end as isize - band < cols.end.min(self.cols as isize)
             }
-            Way::AcrossBroken => rest < band,
+            Way::AcrossBroken | Way::Pooled => rest < band,
             Way::AcrossLinked(columns) => {
                 rest < band && self.last_columns(columns, &cols).next().is_some()
             }
@@ -379,7 +434,7 @@ impl Grid {
                     at = upto;
                 }
             }
-            Way::AcrossBroken => visit(0, cols.len(), rest, 0),
+            Way::AcrossBroken | Way::Pooled => visit(0, cols.len(), rest, 0),
             Way::AcrossLinked(columns) => {
                 visit(0, cols.len(), MAX_BAND, 0);
                 for (after, col) in self.last_columns(columns, &cols) {
@@ -399,7 +454,7 @@ impl Grid {
                 (first - cols.start, chain, cols.len())
             }
             _ if row > 0 => (0, 1, 0),
-            Way::AcrossBroken => (0, 1, cols.len()),
+            Way::AcrossBroken | Way::Pooled => (0, 1, cols.len()),
             Way::AcrossLinked(_) => (0, 1, usize::from(cols.start == 0)),
         };
         (start..end).step_by(step)

@@ -13,5 +13,6 @@ pub use tensor::{planes, Chains, Plane, TensorSpec, Update, MAX_DIMS};
 
 pub use sonew_kernel::Scalars;
 pub(crate) use tensor::{
-    check_count, check_scalars, largest_band, validate, validate_own_options, DIAGONAL, MASTER,
+    array_dims, check_count, check_scalars, largest_band, validate, validate_own_options, DIAGONAL,
+    MASTER, POOLED,
 };

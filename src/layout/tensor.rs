@@ -1,11 +1,12 @@
 //! The description of a tensor, and which state planes it has.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::memory::OF_TENSORS;
-use crate::options::{in_range, Graft, Options};
+use crate::options::{in_range, Graft, Options, Pooling};
 use crate::reserve::without;
 
 use super::{Scalars, Shard};
@@ -41,7 +42,7 @@ pub struct TensorSpec {
     /// depend on it, files do: see [`Shard`]. Not for scalars.
     pub shard: Option<Shard>,
     /// Options of its own, as a group of parameters has them: `band`, `beta1`, `beta2`,
-    /// `eps`, `gamma`, `graft_eps` and `weight_decay`. The others are those of the
+    /// `eps`, `gamma`, `shrink`, `graft_eps` and `weight_decay`. The others are those of the
     /// optimizer: in `threads` and `instruction_set` they are not looked at, in all
     /// others they must be the same. `None`: those of the optimizer.
     pub options: Option<Box<Options>>,
@@ -121,6 +122,21 @@ impl TensorSpec {
         self.dims.iter().product()
     }
 
+    /// Whether chains that are broken at every row, or column, run along memory.
+    pub(crate) fn runs_along(&self) -> bool {
+        let along = matches!(self.chains, Chains::RowMajor | Chains::Rows);
+        along || self.dims.len() < 2
+    }
+
+    /// Coordinates of such a chain.
+    pub(crate) fn chain_len(&self) -> usize {
+        let end = match self.runs_along() {
+            true => self.dims.last(),
+            false => self.dims.first(),
+        };
+        end.copied().unwrap_or(1)
+    }
+
     /// Whether a dimension is zero. Such a tensor takes part in no step.
     pub fn is_empty(&self) -> bool {
         self.dims.contains(&0)
@@ -158,10 +174,15 @@ pub enum Update {
 impl Update {
     /// The number of sub-diagonals of the tensor's statistics.
     pub(crate) fn band(self, options: &Options) -> usize {
-        match self {
-            Update::Sonew => options.band,
-            Update::Adam => 0,
+        match (self, options.pooling) {
+            (Update::Sonew, Pooling::None) => options.band,
+            _ => 0,
         }
+    }
+
+    /// Whether the tensor's chains share their correlations.
+    pub(crate) fn is_pooled(self, options: &Options) -> bool {
+        self == Update::Sonew && options.pooling != Pooling::None
     }
 
     /// The graft of the tensor's direction. Plain Adam has none.
@@ -177,19 +198,47 @@ impl Update {
 /// comes `k` later.
 pub(crate) const DIAGONAL: usize = 1;
 
-/// A state plane: an array of the tensor's shape.
+/// A state plane: an array of the tensor's shape, but for pooled sums.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plane {
-    /// Its name: `momentum`, `diagonal`, `band.1` and so on, `rms`, `master`.
+    /// Its name: `momentum`, `diagonal`, `band.1` and so on, `rms`, `pooled`, `master`.
     pub name: String,
     /// The type of its elements.
     pub dtype: Dtype,
+    /// Its dimensions: those of the tensor; of pooled sums `[band + 1, length]`, with `length`
+    /// coordinates in a chain, or `[2, band + 1, length]` if correlations are lagged.
+    pub dims: Vec<usize>,
+}
+
+impl Plane {
+    /// An array of the tensor's shape.
+    pub(crate) fn of(tensor: &TensorSpec, name: &str, dtype: Dtype) -> Self {
+        Plane {
+            name: name.to_owned(),
+            dtype,
+            dims: tensor.dims.clone(),
+        }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.dims.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.dims.contains(&0)
+    }
 }
 
 /// The state planes of a tensor, in order: `momentum`, `diagonal`, `band.1` to
-/// `band.b`, `rms` with normalized RMSProp grafting, and `master` with master
-/// weights. `master` is float32, the others have the type
-/// [`TensorSpec::state`].
+/// `band.b`, `rms` with normalized RMSProp grafting, `pooled` with pooling (instead of the
+/// sub-diagonals), and `master` with master weights. `master` is float32, `pooled` has the
+/// type of the arithmetic, the others have the type [`TensorSpec::state`].
+///
+/// In `pooled` are the sums of products `P`, see [`Pooling`]. Lagged, these are the sums up to
+/// the step before the last, and behind them are those of the last step alone, already times
+/// `1 - beta2`.
 pub fn planes(options: &Options, tensor: &TensorSpec) -> Vec<Plane> {
     let options = tensor.options_or(options);
     let mut names = vec!["momentum".to_owned(), "diagonal".to_owned()];
@@ -197,17 +246,39 @@ pub fn planes(options: &Options, tensor: &TensorSpec) -> Vec<Plane> {
     if tensor.update.graft(options) == Graft::NormalizedRmsprop {
         names.push("rms".to_owned());
     }
-    let dtype = tensor.state;
-    let plane = |name| Plane { name, dtype };
-    let mut planes: Vec<Plane> = names.into_iter().map(plane).collect();
-    if tensor.master {
+    let plane = |name: &String| Plane::of(tensor, name, tensor.state);
+    let mut planes: Vec<Plane> = names.iter().map(plane).collect();
+    if tensor.update.is_pooled(options) {
         planes.push(Plane {
-            name: MASTER.to_owned(),
-            dtype: Dtype::F32,
+            dims: array_dims(options, tensor, POOLED).into_owned(),
+            ..Plane::of(tensor, POOLED, tensor.arithmetic())
         });
+    }
+    if tensor.master {
+        planes.push(Plane::of(tensor, MASTER, Dtype::F32));
     }
     planes
 }
+
+/// The dimensions of one of a tensor's arrays.
+pub(crate) fn array_dims<'a>(
+    options: &Options,
+    tensor: &'a TensorSpec,
+    array: &str,
+) -> Cow<'a, [usize]> {
+    if array != POOLED {
+        return Cow::Borrowed(&tensor.dims);
+    }
+    let options = tensor.options_or(options);
+    let sums = [options.band + 1, tensor.chain_len()];
+    match options.is_lagged() {
+        true => Cow::Owned([&[2], &sums[..]].concat()),
+        false => Cow::Owned(sums.to_vec()),
+    }
+}
+
+/// Name of the plane of pooled sums.
+pub(crate) const POOLED: &str = "pooled";
 
 /// Name of the plane of master weights.
 pub(crate) const MASTER: &str = "master";

@@ -33,13 +33,13 @@ impl Optimizer {
                 });
             }
             for (plane, elements) in state.planes.iter().zip(planes) {
-                fits(spec, &plane.name, *elements, plane.dtype)?;
+                fits(spec, &plane.name, *elements, plane.dtype, plane.len())?;
             }
         }
         if self.live_file().is_some() {
             let zeroed = |(spec, state): (&TensorSpec, &TensorState)| {
                 let planes = state.planes.iter();
-                let zeros = planes.map(|p| zeros(spec, &p.name, p.dtype).map(Storage::Memory));
+                let zeros = planes.map(|plane| zeros(spec, plane).map(Storage::Memory));
                 zeros.collect::<Result<Vec<_>>>()
             };
             let memory = self.specs.iter().zip(&self.state).map(zeroed);

@@ -148,7 +148,9 @@ fn same_options(file: &Options, optimizer: &Options, load: &LoadOptions) -> Resu
         damping,
         bias_correction,
         graft,
-        lagged_norms,
+        lagged_norms: _,
+        pooling,
+        shrink,
         nesterov,
         graft_eps,
         graft_bias_correction,
@@ -168,7 +170,9 @@ fn same_options(file: &Options, optimizer: &Options, load: &LoadOptions) -> Resu
     load.same("damping", damping, &o.damping)?;
     load.same("bias_correction", bias_correction, &o.bias_correction)?;
     load.same("graft", graft, &o.graft)?;
-    load.same("lagged_norms", lagged_norms, &o.lagged_norms)?;
+    load.same("pooling", pooling, &o.pooling)?;
+    load.same_number("shrink", *shrink, o.shrink)?;
+    load.same("lagged_norms", &file.is_lagged(), &o.is_lagged())?;
     load.same("nesterov", nesterov, &o.nesterov)?;
     load.same_number("graft_eps", *graft_eps, o.graft_eps)?;
     load.same(
@@ -210,7 +214,7 @@ fn same_own_options(
 
 /// What [`LoadOptions::overrides`] can name: the options that are compared, and what is
 /// compared of tensors.
-const OVERRIDES: [&str; 19] = [
+const OVERRIDES: [&str; 21] = [
     "band",
     "beta1",
     "beta2",
@@ -220,6 +224,8 @@ const OVERRIDES: [&str; 19] = [
     "damping",
     "bias_correction",
     "graft",
+    "pooling",
+    "shrink",
     "lagged_norms",
     "nesterov",
     "graft_eps",

@@ -353,8 +353,8 @@ impl Optimizer {
         // Of a live file that has not been stepped on, the parameters are the
         // caller's own.
         let there = header.parameters || has_master(saved);
-        let room = |(name, dtype)| Ok((name, zeros(spec, name, dtype)?));
-        let new = |plane: &Plane| zeros(spec, &plane.name, plane.dtype).map(Storage::Memory);
+        let room = |(name, dtype)| Ok((name, zeros(spec, &Plane::of(spec, name, dtype))?));
+        let new = |plane: &Plane| zeros(spec, plane).map(Storage::Memory);
         // What is converted cannot be mapped.
         let mapped = load.mode == LoadMode::MapPrivate && saved.spec.state == spec.state;
         // A state that is still zero is overwritten in place.
@@ -455,7 +455,7 @@ impl Optimizer {
         let planes = self.state[loaded.tensor].planes.iter().map(|plane| {
             let spec = &self.specs[loaded.tensor];
             if plane.name == MASTER && loaded.master != Master::Set {
-                return zeros(spec, MASTER, Dtype::F32).map(Storage::Memory);
+                return zeros(spec, plane).map(Storage::Memory);
             }
             let at = arrays.iter().position(|array| array.name == plane.name);
             let part = at.and_then(|at| parts[at].take());
@@ -474,7 +474,7 @@ impl Optimizer {
     fn kept(&self, tensor: usize) -> Result<Loaded> {
         let state = &self.state[tensor];
         let copy = |(plane, bytes): (&Plane, &[u8])| {
-            let mut copy = zeros(&self.specs[tensor], &plane.name, plane.dtype)?;
+            let mut copy = zeros(&self.specs[tensor], plane)?;
             copy.copy_from_slice(bytes);
             Ok(Storage::Memory(copy))
         };
@@ -530,7 +530,7 @@ fn has_master(saved: &SavedTensor) -> bool {
 
 /// Parameters computed from master weights by rounding.
 fn rounded(spec: &TensorSpec, master: &[u8]) -> Result<AlignedBytes> {
-    let mut bytes = zeros(spec, PARAMETER, spec.params)?;
+    let mut bytes = zeros(spec, &Plane::of(spec, PARAMETER, spec.params))?;
     let params = ElementsMut::from_bytes(spec.params, &mut bytes);
     narrow(bytemuck::cast_slice(master), params);
     Ok(bytes)

@@ -11,7 +11,7 @@ use crate::dtype::{bf16, f16, Dtype, Elements};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::layout::MASTER;
+use crate::layout::{Plane, MASTER};
 use crate::memory::{list, try_list, AlignedBytes, OF_A_STEP, OF_TENSORS};
 use crate::step::{fits, TensorBuffers};
 
@@ -62,7 +62,10 @@ impl Optimizer {
     /// Room for master weights beside the live file. It takes no memory before it
     /// is written.
     pub(super) fn beside(&self, tensors: &[usize]) -> Result<Vec<AlignedBytes>> {
-        let room = |&tensor: &usize| zeros(&self.specs[tensor], MASTER, Dtype::F32);
+        let room = |&tensor: &usize| {
+            let spec = &self.specs[tensor];
+            zeros(spec, &Plane::of(spec, MASTER, Dtype::F32))
+        };
         try_list(tensors.iter().map(room), OF_A_STEP)
     }
 
@@ -77,7 +80,7 @@ impl Optimizer {
         for &tensor in &empty {
             let spec = &self.specs[tensor];
             let params = buffers[tensor].target.elements().elements();
-            fits(spec, "the parameter", params, spec.params)?;
+            fits(spec, "the parameter", params, spec.params, spec.len())?;
         }
         let live = self.live.is_some();
         let room = self.beside(if live { &empty } else { &[] })?;

@@ -95,7 +95,9 @@ impl Optimizer {
     ) -> Result<()> {
         self.check_count("params", params.len())?;
         let mut pairs = self.specs.iter().zip(params);
-        pairs.try_for_each(|(spec, param)| fits(spec, "the parameter", param, spec.params))
+        pairs.try_for_each(|(spec, param)| {
+            fits(spec, "the parameter", param, spec.params, spec.len())
+        })
     }
 
     /// The header and the arrays of a file of this optimizer.

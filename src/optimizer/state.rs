@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 use crate::checkpoint::{Master, Part, Settings};
-use crate::dtype::{Dtype, Elements, ElementsMut};
+use crate::dtype::{Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{planes, Plane, Scalars, TensorSpec, MASTER};
 use crate::memory::{try_list, AlignedBytes, OF_TENSORS};
@@ -71,7 +71,7 @@ impl TensorState {
         let elements = state
             .planes
             .iter()
-            .map(|plane| zeros(spec, &plane.name, plane.dtype).map(Storage::Memory));
+            .map(|plane| zeros(spec, plane).map(Storage::Memory));
         let elements = try_list(elements, OF_TENSORS)?;
         Ok(TensorState { elements, ..state })
     }
@@ -206,12 +206,15 @@ pub(super) fn lend<'a>(
     buffers
 }
 
-/// Zeroed memory for one array of a tensor; `name` is for the error message.
-pub(super) fn zeros(spec: &TensorSpec, name: &str, dtype: Dtype) -> Result<AlignedBytes> {
-    let len = spec.len().checked_mul(dtype.size());
+/// Zeroed memory for one array of a tensor.
+pub(super) fn zeros(spec: &TensorSpec, plane: &Plane) -> Result<AlignedBytes> {
+    let Plane { name, dtype, dims } = plane;
+    let len = dims
+        .iter()
+        .try_fold(dtype.size(), |len, &d| len.checked_mul(d));
     let len = len.ok_or_else(|| Error::SizeOverflow {
         tensor: spec.name.clone(),
-        dims: spec.dims.clone(),
+        dims: dims.clone(),
     })?;
     AlignedBytes::zeroed(len, || format!("{name} of tensor \"{}\"", spec.name))
 }

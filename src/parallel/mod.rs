@@ -7,4 +7,4 @@ mod sweep;
 
 pub use pool::Pool;
 pub(crate) use pool::Workers;
-pub(crate) use sweep::{Sweep, Team, Tiles, Visit};
+pub(crate) use sweep::{pooled_sums, Sweep, Team, Tiles, Visit};

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sonew_kernel::{fence, Access, Memory, Rect, Workspace};
+use sonew_kernel::{fence, Access, Memory, PooledChains, PooledSums, Rect, Workspace};
 
 use super::pool::Workers;
 use crate::error::Result;
@@ -175,5 +175,22 @@ fn visit_tile(
             let rect = whole(&|block| grid.directions(block));
             visit_blocks(None, rect, tile.blocks.clone(), true);
         }
+    }
+}
+
+/// The pooled sums of a tensor that has them.
+pub(crate) fn pooled_sums<'m>(
+    memory: &'m mut Memory<'_>,
+    chains: PooledChains,
+    is_lagged: bool,
+) -> PooledSums<'m> {
+    // SAFETY: the step has the only borrow of the buffers, no sweep is under way while their
+    // memory is borrowed exclusively, and tiles do not reach this plane.
+    let (plane, before) = unsafe { memory.pooled_sums() }.expect("its chains are pooled");
+    PooledSums {
+        chains,
+        is_lagged,
+        plane,
+        before,
     }
 }

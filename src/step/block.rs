@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use sonew_kernel::{
     parts_of_line, Access, Coordinates, Directions, Gradient, Incoming, Kernels, Lines, Norms,
-    Reading, Rect, Rule, Run, Shape, Squares, Wanted, Workspace, CHUNK, LANES,
+    PooledBlock, Reading, Rect, Rule, Run, Shape, Squares, Wanted, Workspace, CHUNK, LANES,
 };
 
+use super::pooled::Pooled;
 use crate::layout::{Grid, DIAGONAL};
 
 /// How many elements ahead memory is asked for, where chains run along it;
@@ -20,6 +21,8 @@ pub(super) struct Job<'a> {
     pub kernels: Kernels,
     pub rule: Rule,
     pub units: Units,
+    /// If its chains share their correlations.
+    pub pooled: Option<&'a Pooled>,
 }
 
 /// Kernels leave bias correction out. What they compute, times these, is what
@@ -86,6 +89,13 @@ impl Job<'_> {
         self.run(block, access, work, None, Some(target))
     }
 
+    /// Adds up the products of the block's gradient, which its state has taken in.
+    pub(super) fn products(&self, block: usize, access: &mut Access<'_>, work: &mut Workspace) {
+        if let Some(pooled) = self.pooled {
+            self.run_pooled(pooled, block, access, work, (false, true), None);
+        }
+    }
+
     /// Applies directions that were kept.
     pub(super) fn apply_kept(&self, block: usize, access: &mut Access<'_>) {
         let rect = self.grid.directions(block);
@@ -116,12 +126,57 @@ impl Job<'_> {
         state: Option<Rect>,
         target: Option<(Rect, Directions)>,
     ) -> [f64; 2] {
+        if let Some(pooled) = self.pooled {
+            let (takes_in, then) = (state.is_some(), target.map(|(_, then)| then));
+            let what = (takes_in, takes_in && !pooled.is_late);
+            return self.run_pooled(pooled, block, access, work, what, then);
+        }
         let mut pass = self.pass(block, access, work, state, target);
         match self.grid.line() {
             None => pass.along(),
             Some(_) => pass.across(),
         }
-        let (norms, unit) = (pass.norms, &self.units);
+        self.totals(pass.norms)
+    }
+
+    /// The same of a block of chains that share their correlations; `what` tells whether
+    /// its state takes in the gradient, and whether products are added up.
+    fn run_pooled(
+        &self,
+        pooled: &Pooled,
+        block: usize,
+        access: &mut Access<'_>,
+        work: &mut Workspace,
+        (takes_in, adds_up): (bool, bool),
+        then: Option<Directions>,
+    ) -> [f64; 2] {
+        let rect = self.grid.statistics(block);
+        let kept_row = self.grid.pitch(rect.cols.len());
+        let chains = if pooled.chains.rows {
+            rect.rows
+        } else {
+            rect.cols
+        };
+        let mut products = adds_up.then(|| pooled.block(block));
+        let mut norms = Norms::default();
+        self.kernels.begin(work, shape(self.grid));
+        let block = PooledBlock {
+            chains,
+            takes_in,
+            products: products.as_mut().map(|products| &mut products[..]),
+            then,
+            kept: (self.grid.kept(block).start, kept_row),
+        };
+        let (kernels, rule) = (&self.kernels, &self.rule);
+        let Pooled {
+            chains, inverse, ..
+        } = pooled;
+        kernels.pooled(work, access, rule, chains, inverse, block, &mut norms);
+        self.totals(norms)
+    }
+
+    fn totals(&self, norms: Norms) -> [f64; 2] {
+        let unit = &self.units;
         let total = |squares: Squares, unit: f64| squares.total() * unit * unit;
         [
             total(norms.direction, unit.direction),

@@ -7,12 +7,13 @@ use crate::error::{Error, Result};
 use crate::layout::{check_scalars, Plane, TensorSpec};
 use crate::options::not_negative;
 
-/// Refuses a buffer that has not the tensor's length, or not this type.
+/// Refuses a buffer that has not this type, or not so many elements.
 pub(crate) fn fits(
     tensor: &TensorSpec,
     argument: &str,
     elements: Elements<'_>,
     dtype: Dtype,
+    len: usize,
 ) -> Result<()> {
     if elements.dtype() != dtype {
         return Err(Error::WrongDtype {
@@ -22,12 +23,12 @@ pub(crate) fn fits(
             expected: dtype,
         });
     }
-    if elements.len() != tensor.len() {
+    if elements.len() != len {
         return Err(Error::WrongLength {
             tensor: tensor.name.clone(),
             argument: argument.to_owned(),
             length: elements.len(),
-            expected: tensor.len(),
+            expected: len,
         });
     }
     Ok(())
@@ -48,9 +49,16 @@ pub(super) fn check(
         Target::Parameters(_) => "the parameter",
         Target::Direction(_) => "the direction",
     };
-    fits(tensor, name, target.elements().elements(), tensor.params)?;
+    let len = tensor.len();
+    fits(
+        tensor,
+        name,
+        target.elements().elements(),
+        tensor.params,
+        len,
+    )?;
     if let Some(gradient) = buffers.gradient {
-        fits(tensor, "the gradient", gradient, tensor.grads)?;
+        fits(tensor, "the gradient", gradient, tensor.grads, len)?;
     }
     if buffers.planes.len() != planes.len() {
         return Err(Error::PlaneCount {
@@ -60,7 +68,13 @@ pub(super) fn check(
         });
     }
     for (plane, elements) in planes.iter().zip(&buffers.planes) {
-        fits(tensor, &plane.name, elements.elements(), plane.dtype)?;
+        fits(
+            tensor,
+            &plane.name,
+            elements.elements(),
+            plane.dtype,
+            plane.len(),
+        )?;
     }
     let not_negative =
         |what, value| not_negative(format_args!("{what} of tensor \"{}\"", tensor.name), value);

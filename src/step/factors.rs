@@ -82,26 +82,34 @@ impl Factors<'_> {
         normalize: Factor,
         denominator: Denominator,
     ) -> TakeIn {
-        let average = |beta| Average {
-            keep: beta,
-            weight: 1.0 - beta,
-        };
         let [beta1, beta2] = self.step.betas(self.options);
         let rms = graft == Graft::NormalizedRmsprop;
         TakeIn {
             momentum: average(beta1),
             nesterov: self.options.nesterov,
-            statistics: match self.options.statistics {
-                Statistics::MovingAverage => average(beta2),
-                Statistics::WeightedSum => Average {
-                    keep: 1.0,
-                    weight: self.step.statistics_weight,
-                },
-            },
+            statistics: self.statistics(),
             rms: rms.then(|| average(beta2)),
             normalize,
             reference: self.reference(graft),
             denominator,
+        }
+    }
+
+    /// How pooled sums take in the products of gradients over the roots of what the kernels
+    /// leave of the diagonal.
+    pub(super) fn pooled(&self) -> Average {
+        let Average { keep, weight } = self.statistics();
+        let weight = weight / self.corrections.statistics;
+        Average { keep, weight }
+    }
+
+    fn statistics(&self) -> Average {
+        match self.options.statistics {
+            Statistics::MovingAverage => average(self.step.betas(self.options)[1]),
+            Statistics::WeightedSum => Average {
+                keep: 1.0,
+                weight: self.step.statistics_weight,
+            },
         }
     }
 
@@ -162,6 +170,13 @@ impl Factors<'_> {
             Damping::Absolute => self.options.eps,
             Damping::Relative => (self.options.eps * l1).max(LEAST_RELATIVE_DAMPING),
         }
+    }
+}
+
+fn average(beta: f64) -> Average {
+    Average {
+        keep: beta,
+        weight: 1.0 - beta,
     }
 }
 

@@ -23,6 +23,7 @@ mod buffers;
 mod factors;
 mod instruction_set;
 mod plan;
+mod pooled;
 mod range;
 mod run;
 mod stages;

@@ -8,6 +8,7 @@ use sonew_kernel::{FloatMode, Isa, Memory, Stochastic, TensorBuffers, Workspace}
 use super::block::shape;
 use super::buffers::check;
 use super::instruction_set;
+use super::pooled::Pooled;
 use super::run::{Lists, Run};
 use super::stages::{Progress, Stage, Stages};
 use super::sums::Sums;
@@ -56,6 +57,8 @@ pub struct Plan {
     /// them and the one that applies them: to read them back is cheaper than
     /// to compute them again.
     directions: Vec<Option<AlignedBytes>>,
+    /// For tensors whose chains share their correlations.
+    pooled: Vec<Option<Pooled>>,
     tiles: Tiles,
     isa: Isa,
     pub(super) gradient_norm: Option<f64>,
@@ -131,7 +134,8 @@ impl Plan {
         let longest = tile.unwrap_or(fair.clamp(least, TILE.end));
         let tiles = Tiles::new(tensors.iter().map(|t| &t.grid), longest)?;
         let workspaces = (0..workers).map(|_| {
-            let workspace = Workspace::new(tensors.iter().map(|t| shape(&t.grid)));
+            let pooled = tensors.iter().filter_map(|t| t.chains);
+            let workspace = Workspace::new(tensors.iter().map(|t| shape(&t.grid)), pooled);
             workspace.map_err(|bytes| Error::OutOfMemory {
                 what: "a thread's workspace".to_owned(),
                 bytes: bytes as u128,
@@ -141,9 +145,10 @@ impl Plan {
         Ok(Plan {
             options: options.clone(),
             directions: try_list(
-                tensors.iter().map(|t| t.directions(options.lagged_norms)),
+                tensors.iter().map(|t| t.directions(options.is_lagged())),
                 OF_TENSORS,
             )?,
+            pooled: try_list(tensors.iter().map(Tensor::pooled), OF_TENSORS)?,
             tiles,
             tensors,
             isa,
@@ -188,7 +193,8 @@ impl Plan {
     pub fn bytes(&self) -> usize {
         let work: usize = self.workspaces.iter().map(Workspace::bytes).sum();
         let kept = self.directions.iter().flatten().map(|d| d.len());
-        work + kept.sum::<usize>() + self.sums.bytes()
+        let pooled = self.pooled.iter().flatten().map(Pooled::bytes);
+        work + kept.sum::<usize>() + pooled.sum::<usize>() + self.sums.bytes()
     }
 
     /// The norm of all gradients of the last step together, after
@@ -283,7 +289,7 @@ impl Plan {
         reached: &[(Stage, Vec<[f64; 2]>)],
     ) -> Result<Stages<'a>> {
         let mut progress = self.progress(step, number, buffers)?;
-        let run = self.run(step, number, buffers, false)?;
+        let mut run = self.run(step, number, buffers, false)?;
         run.replay(&mut progress, reached)?;
         Ok(Stages::new(run, progress))
     }
@@ -364,6 +370,7 @@ impl Plan {
             options: &self.options,
             step: step.clone(),
             tensors: &self.tensors,
+            pooled: &mut self.pooled,
             tiles: &self.tiles,
             sums: &self.sums,
             team: Team {
@@ -374,7 +381,7 @@ impl Plan {
             buffers,
             memory,
             // With lagged norms only first steps would keep them.
-            keeps: keeps && !self.options.lagged_norms,
+            keeps: keeps && !self.options.is_lagged(),
             defers: false,
         })
     }

@@ -1,8 +1,9 @@
 //! One step under way: which sweep does what.
 
-use sonew_kernel::{Directions, Memory, TensorBuffers};
+use sonew_kernel::{Average, Directions, Memory, PooledEstimate, PooledSums, TensorBuffers};
 
 use super::block::Job;
+use super::pooled::Pooled;
 use super::range::{next_lift, Wide};
 use super::stages::{Known, Next, Progress, Stage};
 use super::sums::{Slot, Sums};
@@ -12,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::layout::check_count;
 use crate::memory::again;
 use crate::options::{Damping, Graft, NonFinite, Options, StepOptions};
-use crate::parallel::{Sweep, Team, Tiles, Visit};
+use crate::parallel::{pooled_sums, Sweep, Team, Tiles, Visit};
 
 /// Lists of tensors that a step needs, empty: between steps a plan keeps their
 /// memory, so that the next one asks for none.
@@ -32,6 +33,7 @@ pub(super) struct Run<'a> {
     pub(super) options: &'a Options,
     pub(super) step: StepOptions,
     pub(super) tensors: &'a [Tensor],
+    pub(super) pooled: &'a mut [Option<Pooled>],
     pub(super) tiles: &'a Tiles,
     pub(super) sums: &'a Sums,
     pub(super) team: Team<'a>,
@@ -60,7 +62,9 @@ impl<'a> Run<'a> {
         }
         if progress.next == Next::Statistics {
             self.take_reached(progress)?;
+            self.begin_pooled(progress);
             self.statistics(progress);
+            self.end_pooled(progress, false);
             progress.next = Next::Measure;
             // Stages follow from the options alone, so that machines with different
             // tensors stop at the same ones.
@@ -71,6 +75,8 @@ impl<'a> Run<'a> {
         }
         if progress.next == Next::Measure {
             self.take_reached(progress)?;
+            self.products(progress);
+            self.end_pooled(progress, true);
             progress.next = Next::Apply;
             if self.options.graft != Graft::None {
                 self.norms(progress);
@@ -96,7 +102,7 @@ impl<'a> Run<'a> {
     /// Puts a step where others have taken it: through these stages, in their
     /// order, with their reduced numbers.
     pub(super) fn replay(
-        &self,
+        &mut self,
         progress: &mut Progress,
         reached: &[(Stage, Vec<[f64; 2]>)],
     ) -> Result<()> {
@@ -110,7 +116,66 @@ impl<'a> Run<'a> {
                 Stage::Norms => Next::Apply,
             };
         }
+        if matches!(progress.next, Next::Measure | Next::Apply) {
+            self.each_pooled(progress, |pooled, sums, _, estimate| {
+                pooled.invert(sums.current(), estimate);
+            });
+        }
         Ok(())
+    }
+
+    /// Does something with the pooled sums of each tensor that has them and takes part, and
+    /// with how its correlations are estimated.
+    fn each_pooled(
+        &mut self,
+        progress: &Progress,
+        mut body: impl FnMut(&mut Pooled, &mut PooledSums<'_>, Average, PooledEstimate),
+    ) {
+        let step = &self.step;
+        let tensors = self.pooled.iter_mut().zip(&mut self.memory);
+        let tensors = tensors.zip(&progress.known).zip(self.tensors);
+        for (((pooled, memory), known), tensor) in tensors {
+            let options = tensor.spec.options_or(self.options);
+            let (Some(pooled), Some(memory)) = (pooled, memory) else {
+                continue;
+            };
+            let chains = pooled.chains;
+            let mut sums = pooled_sums(memory, chains, options.is_lagged());
+            let estimate = PooledEstimate {
+                shrink: options.shrink,
+                gamma: options.gamma,
+            };
+            let by = known.factors(options, step).pooled();
+            body(pooled, &mut sums, by, estimate);
+        }
+    }
+
+    /// Pooled correlations of the step before are ready for directions.
+    fn begin_pooled(&mut self, progress: &Progress) {
+        self.each_pooled(progress, |pooled, sums, by, estimate| {
+            pooled.begin(sums, by, estimate)
+        });
+    }
+
+    /// The products of this step are added up; so are those of tensors whose damping came
+    /// later, if that is known now.
+    fn end_pooled(&mut self, progress: &Progress, late: bool) {
+        self.each_pooled(progress, |pooled, sums, by, estimate| {
+            if pooled.is_late == late {
+                pooled.end(sums, by, estimate);
+            }
+        });
+    }
+
+    /// Adds up the products of tensors whose damping has become known after the statistics.
+    fn products(&mut self, progress: &Progress) {
+        if self.pooled.iter().flatten().any(|pooled| pooled.is_late) {
+            self.sweep(Sweep::Whole, progress, |job, visit| {
+                if job.pooled.is_some_and(|pooled| pooled.is_late) {
+                    job.products(visit.block, visit.access, visit.work);
+                }
+            });
+        }
     }
 
     /// Puts the writing of targets off to the last sweep, where there is a stage
@@ -159,7 +224,7 @@ impl<'a> Run<'a> {
             true => (reference / direction).sqrt(),
             false => Wide::ZERO,
         };
-        if self.options.lagged_norms {
+        if self.options.is_lagged() {
             // Beyond float64 there is none.
             let ratio = Some(known.ratio.to_f64()).filter(|ratio| ratio.is_finite());
             known.scalars.norm_ratio = ratio.unwrap_or(0.0);
@@ -450,12 +515,13 @@ impl<'a> Run<'a> {
         visit: impl Fn(&Job<'_>, Visit<'_, '_>) + Sync,
     ) {
         let (tensors, buffers, memory) = (self.tensors, self.buffers, &self.memory);
-        let (options, step) = (self.options, &self.step);
+        let (options, step, pooled) = (self.options, &self.step, &*self.pooled);
         let visit = |visited: Visit<'_, '_>| {
             let tensor = visited.tensor;
             let known = &progress.known[tensor];
             let factors = known.factors(tensors[tensor].spec.options_or(options), step);
-            let job = tensors[tensor].job(&factors, known, progress.scale, &buffers[tensor]);
+            let (buffers, pooled) = (&buffers[tensor], pooled[tensor].as_ref());
+            let job = tensors[tensor].job(&factors, known, progress.scale, buffers, pooled);
             visit(&job, visited);
         };
         let grid = |tensor: usize| &tensors[tensor].grid;

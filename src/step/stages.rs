@@ -128,7 +128,7 @@ impl Progress {
                 }
                 divisors => Corrections::of(options, divisors),
             };
-            let lagged = Some(scalars.norm_ratio).filter(|&r| options.lagged_norms && r > 0.0);
+            let lagged = Some(scalars.norm_ratio).filter(|&r| options.is_lagged() && r > 0.0);
             Known {
                 corrections,
                 gradient_norm: Wide::ZERO,

@@ -3,12 +3,13 @@
 use std::ops::Range;
 
 use sonew_kernel::{
-    power_of_two, Apply, Directions, ElementsMut, Isa, Kernels, Memory, Rule, Stochastic, Target,
-    TensorBuffers,
+    power_of_two, Apply, Directions, ElementsMut, Isa, Kernels, Memory, PooledChains, Rule,
+    Stochastic, Target, TensorBuffers,
 };
 
 use super::block::{ahead, Job};
 use super::factors::Factors;
+use super::pooled::Pooled;
 use super::range::Wide;
 use super::stages::Known;
 use crate::dtype::Dtype;
@@ -25,8 +26,12 @@ pub(super) struct Tensor {
     pub(super) kernels: Kernels,
     /// The tensor's blocks among those of all.
     pub(super) blocks: Range<usize>,
+    /// How its chains lie, if they share their correlations.
+    pub(super) chains: Option<PooledChains>,
     /// The tensor's damping takes a sweep of its own.
     pub(super) relative: bool,
+    /// Its directions need the pooled correlations of this step.
+    pub(super) pools_first: bool,
     pub(super) graft: Graft,
 }
 
@@ -34,13 +39,22 @@ impl Tensor {
     pub(super) fn new(spec: &TensorSpec, options: &Options, isa: Isa, first_block: usize) -> Self {
         let options = spec.options_or(options);
         let sonew = spec.update == Update::Sonew;
-        let grid = Grid::new(spec, spec.update.band(options));
+        let is_pooled = spec.update.is_pooled(options);
+        let (grid, chains) = match is_pooled && !spec.is_empty() {
+            true => {
+                let (grid, chains) = Grid::pooled(spec, options.band);
+                (grid, Some(chains))
+            }
+            false => (Grid::new(spec, spec.update.band(options)), None),
+        };
         Tensor {
             spec: spec.clone(),
             planes: planes(options, spec),
             kernels: Kernels::new(isa, spec.arithmetic()),
             blocks: first_block..first_block + grid.blocks(),
             grid,
+            chains,
+            pools_first: is_pooled && !options.is_lagged(),
             relative: sonew && options.damping == Damping::Relative,
             graft: spec.update.graft(options),
         }
@@ -60,6 +74,21 @@ impl Tensor {
         (self.grafted() && !lagged).then(keep).transpose()
     }
 
+    /// What its plan keeps if its chains share their correlations.
+    pub(super) fn pooled(&self) -> Result<Option<Pooled>> {
+        let new = |chains| {
+            let name = &self.spec.name;
+            Pooled::new(
+                name,
+                self.kernels,
+                chains,
+                self.grid.blocks(),
+                self.relative,
+            )
+        };
+        self.chains.map(new).transpose()
+    }
+
     /// All memory of the tensor in a step; `None` if it takes no part.
     pub(super) fn memory<'a>(
         &self,
@@ -72,6 +101,7 @@ impl Tensor {
         Some(Memory {
             buffers,
             master: self.spec.master,
+            pooled: self.chains.is_some(),
             cols: self.grid.shape().1,
             kept: kept.map(|kept| ElementsMut::from_bytes(self.spec.arithmetic(), kept)),
             rounding: rounding.filter(|_| is_few),
@@ -80,13 +110,14 @@ impl Tensor {
     }
 
     /// How a step treats the tensor, after what is known of it.
-    pub(super) fn job(
-        &self,
+    pub(super) fn job<'a>(
+        &'a self,
         factors: &Factors<'_>,
         known: &Known,
         scale: f64,
         buffers: &TensorBuffers<'_>,
-    ) -> Job<'_> {
+        pooled: Option<&'a Pooled>,
+    ) -> Job<'a> {
         let units = factors.units(self.spec.update, self.graft);
         let rate = factors.lr() * buffers.lr_scale;
         let factor = |x: Wide| x.factor(self.kernels.arithmetic());
@@ -134,6 +165,7 @@ impl Tensor {
             kernels: self.kernels,
             rule,
             units,
+            pooled,
         }
     }
 
@@ -142,7 +174,7 @@ impl Tensor {
     /// nothing yet.
     pub(super) fn fused(&self, known: &Known, defers: bool) -> Option<Directions> {
         match self.grafted() {
-            _ if self.relative => None,
+            _ if self.relative || self.pools_first => None,
             true => Some(self.measured(known)),
             false if defers => None,
             false => Some(Directions::Applied),
@@ -166,7 +198,8 @@ impl Tensor {
 
     /// What is left to be done in the sweep that measures.
     pub(super) fn left_to_measure(&self, known: &Known) -> Option<Directions> {
-        (self.grafted() && self.relative).then(|| self.measured(known))
+        let waits = self.relative || self.pools_first;
+        (self.grafted() && waits).then(|| self.measured(known))
     }
 
     /// What is left to be done in the last sweep.

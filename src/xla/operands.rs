@@ -61,7 +61,7 @@ impl<'a> Operands<'a> {
         let targets = usize::from(!settings.direction || settings.staged);
         let staged = usize::from(settings.staged);
         let reaches = usize::from(!settings.reached.is_empty());
-        let lagged = usize::from(options.lagged_norms);
+        let lagged = usize::from(options.is_lagged());
         let expected = 2 + reaches + lagged + tensors * (1 + targets) + all;
         counted("operands", arguments.len(), expected)?;
         let expected = 1 + lagged + tensors * (1 + staged) + all;
@@ -87,7 +87,7 @@ impl<'a> Operands<'a> {
         }
         let taken = to();
         is(&taken, "taken", &[ffi::S32], &[])?;
-        let norm_ratios = options.lagged_norms.then(|| [from(), to()]);
+        let norm_ratios = options.is_lagged().then(|| [from(), to()]);
         for buffer in norm_ratios.iter().flatten() {
             is(buffer, "norm_ratios", &[ffi::U32], &[tensors, 2])?;
         }

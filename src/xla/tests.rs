@@ -414,7 +414,7 @@ fn variants() -> Vec<Options> {
         }
     }
     let lagged = all.clone().into_iter().map(|options| Options {
-        lagged_norms: true,
+        lagged_norms: Some(true),
         nesterov: options.band % 2 == 0,
         ..options
     });
@@ -454,7 +454,7 @@ fn a_call_is_a_step_to_the_bit() {
 #[test]
 fn members_of_a_batch_take_steps_of_their_own() {
     let options = Options {
-        lagged_norms: true,
+        lagged_norms: Some(true),
         ..Options::default()
     };
     let mut world = World::new(&options, specs(), 3, 5);
@@ -482,7 +482,7 @@ fn members_of_a_batch_take_steps_of_their_own() {
 #[test]
 fn what_is_not_in_place_is_copied_first() {
     let options = Options {
-        lagged_norms: true,
+        lagged_norms: Some(true),
         ..Options::default()
     };
     let mut world = World::new(&options, specs(), 1, 7);
@@ -526,7 +526,7 @@ fn a_traced_number_is_an_operand() {
 #[test]
 fn a_skipped_step_changes_nothing_and_is_told() {
     let options = Options {
-        lagged_norms: true,
+        lagged_norms: Some(true),
         ..Options::default()
     };
     let mut world = World::new(&options, specs(), 1, 9);
@@ -635,7 +635,7 @@ fn stages_in_calls_of_their_own_are_a_step_to_the_bit() {
 #[test]
 fn norm_ratios_that_do_not_fit_are_refused() {
     let options = Options {
-        lagged_norms: true,
+        lagged_norms: Some(true),
         ..Options::default()
     };
     let mut world = World::new(&options, specs(), 1, 13);

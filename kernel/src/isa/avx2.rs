@@ -1,9 +1,12 @@
 //! AVX2 with FMA: a vector of float32 is two registers.
 
+// The number of a register says more than an iterator over several arrays.
+#![allow(clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 
 use super::{operations, token};
-use crate::simd::{Group, Instructions, Kernel, Register, Scalar, SingleRegister};
+use crate::simd::{Group, Instructions, Kernel, Register, Scalar, SingleRegister, LANES};
 
 token!("avx2,fma", is_x86_feature_detected("avx2", "fma"), Group<F32, 2>, Group<F64, 4>);
 
@@ -11,6 +14,58 @@ token!("avx2,fma", is_x86_feature_detected("avx2", "fma"), Group<F32, 2>, Group<
 pub(crate) struct F32(__m256);
 #[derive(Clone, Copy)]
 pub(crate) struct F64(__m256d);
+
+/// Rows become columns, in blocks of 8 x 8.
+#[inline(always)]
+pub(super) fn transpose(block: &mut [[f32; LANES]; LANES]) {
+    /// A block of rows from one on, and columns from another on.
+    macro_rules! load {
+        ($row:literal, $column:literal) => {{
+            let mut rows = [_mm256_setzero_ps(); 8];
+            for i in 0..8 {
+                rows[i] = _mm256_loadu_ps(block[$row + i][$column..].as_ptr());
+            }
+            // Pairs, then fours, then halves come together.
+            let mut pairs = [rows[0]; 8];
+            for i in 0..4 {
+                pairs[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+                pairs[2 * i + 1] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+            }
+            let mut fours = [rows[0]; 8];
+            for i in 0..2 {
+                let (a, b) = (pairs[4 * i], pairs[4 * i + 2]);
+                fours[4 * i] = _mm256_shuffle_ps::<0b01_00_01_00>(a, b);
+                fours[4 * i + 1] = _mm256_shuffle_ps::<0b11_10_11_10>(a, b);
+                let (a, b) = (pairs[4 * i + 1], pairs[4 * i + 3]);
+                fours[4 * i + 2] = _mm256_shuffle_ps::<0b01_00_01_00>(a, b);
+                fours[4 * i + 3] = _mm256_shuffle_ps::<0b11_10_11_10>(a, b);
+            }
+            let mut columns = [rows[0]; 8];
+            for i in 0..4 {
+                columns[i] = _mm256_permute2f128_ps::<0x20>(fours[i], fours[4 + i]);
+                columns[4 + i] = _mm256_permute2f128_ps::<0x31>(fours[i], fours[4 + i]);
+            }
+            columns
+        }};
+    }
+    macro_rules! store {
+        ($columns:ident, $row:literal, $column:literal) => {
+            for i in 0..8 {
+                _mm256_storeu_ps(block[$row + i][$column..].as_mut_ptr(), $columns[i]);
+            }
+        };
+    }
+    // SAFETY: the callers have tokens, and eight numbers are behind each place.
+    unsafe {
+        let first = load!(0, 0);
+        store!(first, 0, 0);
+        let (above, below) = (load!(0, 8), load!(8, 0));
+        store!(above, 8, 0);
+        store!(below, 0, 8);
+        let last = load!(8, 8);
+        store!(last, 8, 8);
+    }
+}
 
 impl Register for F32 {
     type Scalar = f32;
@@ -43,6 +98,7 @@ impl Register for F32 {
         fn any(a: __m256) -> bool = _mm256_movemask_ps(a) != 0;
         fn select(mask: __m256, yes: Self, no: Self) -> Self = F32(_mm256_blendv_ps(no.0, yes.0, mask));
         fn only(self, mask: __m256) -> Self = F32(_mm256_and_ps(mask, self.0));
+        fn transpose(_: Token, block: &mut [[f32; LANES]; LANES]) = transpose(block);
         fn load_sums(_: Token, from: &[f64]) -> Self::Sums = {
             let from = from[..8].as_ptr();
             [_mm256_loadu_pd(from), _mm256_loadu_pd(from.add(4))]

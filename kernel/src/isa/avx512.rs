@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{operations, token};
+use super::{avx2, operations, token};
 use crate::simd::{Group, Instructions, Kernel, Register, Scalar, SingleRegister};
 
 token!("avx512f", is_x86_feature_detected("avx512f"), Group<F32, 1>, Group<F64, 2>);
@@ -52,6 +52,7 @@ impl Register for F32 {
             F32(_mm512_mask_blend_ps(mask, no.0, yes.0))
         };
         fn only(self, mask: Self::Mask) -> Self = F32(_mm512_maskz_mov_ps(mask, self.0));
+        fn transpose(_: Token, block: &mut [[f32; 16]; 16]) = avx2::transpose(block);
         fn load_sums(_: Token, from: &[f64]) -> Self::Sums = {
             let from = from[..16].as_ptr();
             [_mm512_loadu_pd(from), _mm512_loadu_pd(from.add(8))]

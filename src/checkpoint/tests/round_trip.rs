@@ -30,7 +30,7 @@ fn every_option_comes_back_except_those_of_the_machine() {
         bias_correction: false,
         graft: Graft::NormalizedRmsprop,
         graft_eps: 1e-9,
-        lagged_norms: true,
+        lagged_norms: Some(true),
         nesterov: true,
         graft_bias_correction: false,
         weight_decay: 0.125,

@@ -1,0 +1,247 @@
+//! The inverse of pooled correlations, in factors.
+
+// The number of a vector says more than an iterator over several arrays.
+#![allow(clippy::needless_range_loop)]
+
+use super::PooledChains;
+use crate::dtype::{Dtype, Elements};
+use crate::kernels::in_arithmetic;
+use crate::simd::{Kernel, Scalar, Vector, LANES};
+use crate::workspace::{lines, Line};
+use crate::Kernels;
+
+/// Positions whose sums are in registers at the same time.
+pub(super) const TILE: usize = 4;
+
+/// `R^-1 = L D L^T` for a chain of any of a tensor's units: `L` unit lower triangular with
+/// `-psi_j` below the diagonal of column `j`, `D` the inverse Schur complements.
+///
+/// Where `R` is known within a band, this is the solution of
+/// `argmin tr(X R) - log det X` over `X` with the sparsity of the band, as everywhere.
+pub struct PooledInverse {
+    chains: PooledChains,
+    /// Of the arithmetic: inverse Schur complements, then `psi` as it is needed where
+    /// positions look ahead, and where they look behind.
+    factors: Box<[Line]>,
+    /// `rho[i]` of positions `i` apart, with zeros behind the last.
+    correlations: Box<[Line]>,
+    /// For the elimination of a window.
+    elimination: Box<[Line]>,
+}
+
+/// The factors from some position on.
+pub(super) struct Factors<'a, T> {
+    pub(super) band: usize,
+    /// For each tile of positions the numbers that multiply the `band + TILE - 1` positions
+    /// from its second one on, one for each of its positions.
+    pub(super) ahead: &'a [[T; TILE]],
+    /// The same for the positions from `band` before its first one on.
+    pub(super) behind: &'a [[T; TILE]],
+    pub(super) inverse_schur: &'a [T],
+}
+
+/// Correlations that are estimated from sums of products.
+#[derive(Debug, Clone, Copy)]
+pub struct PooledEstimate {
+    /// In `[0, 1)`: by so much all correlations are less than their estimates.
+    pub shrink: f64,
+    /// The tolerance of edge removal.
+    pub gamma: f64,
+}
+
+impl PooledInverse {
+    /// Room for one.
+    ///
+    /// # Errors
+    /// The number of bytes, if they are not to be had.
+    pub fn new(kernels: &Kernels, chains: &PooledChains) -> Result<Self, usize> {
+        let (padded, band) = (chains.padded(), chains.band);
+        let numbers = padded + 2 * (padded / TILE) * (band + TILE - 1) * TILE;
+        let window = (band + 1) + band + band * band;
+        let correlations = (band + 1) * Self::pitch(chains);
+        Ok(PooledInverse {
+            chains: *chains,
+            factors: lines(numbers * kernels.arithmetic().size())?,
+            correlations: lines(correlations * size_of::<f64>())?,
+            elimination: lines(window * LANES * size_of::<f64>())?,
+        })
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        let all = [&self.factors, &self.correlations, &self.elimination];
+        all.iter().map(|memory| size_of_val(&***memory)).sum()
+    }
+
+    /// Elements from the correlations of positions `i` apart to those of `i + 1`.
+    fn pitch(chains: &PooledChains) -> usize {
+        chains.padded() + chains.band.next_multiple_of(LANES)
+    }
+
+    /// Elements of the factors for a tile of positions.
+    fn rows(&self) -> usize {
+        self.chains.band + TILE - 1
+    }
+
+    pub(super) fn factors<T: Scalar>(&self, start: usize) -> Factors<'_, T> {
+        let all: &[T] = bytemuck::cast_slice(&self.factors);
+        let padded = self.chains.padded();
+        let (inverse_schur, psi) = all.split_at(padded);
+        let tiles = padded / TILE * self.rows();
+        let (ahead, behind) = psi.as_chunks().0[..2 * tiles].split_at(tiles);
+        let from = start / TILE * self.rows();
+        Factors {
+            band: self.chains.band,
+            ahead: &ahead[from..],
+            behind: &behind[from..],
+            inverse_schur: &inverse_schur[start..],
+        }
+    }
+
+    /// Computes it from sums of products, float32 or float64: those of positions `i` apart
+    /// follow those of `i - 1`, `length` of each.
+    pub fn compute(&mut self, kernels: &Kernels, products: Elements<'_>, estimate: PooledEstimate) {
+        match products.dtype() {
+            Dtype::F64 => self.correlate::<f64>(products.bytes(), estimate.shrink),
+            _ => self.correlate::<f32>(products.bytes(), estimate.shrink),
+        }
+        let pitch = Self::pitch(&self.chains);
+        for first in (0..self.chains.padded()).step_by(LANES) {
+            let correlations: &[f64] = bytemuck::cast_slice(&self.correlations);
+            let window: &mut [f64] = bytemuck::cast_slice_mut(&mut self.elimination);
+            kernels.call(Eliminate {
+                band: self.chains.band,
+                correlations: &correlations[first..],
+                pitch,
+                gamma: estimate.gamma,
+                window: window.as_chunks_mut().0,
+            });
+            in_arithmetic!(kernels, T => self.put::<T>(first));
+        }
+    }
+
+    /// `(1 - shrink) P_i[j] / sqrt(P_0[j] P_0[j + i])`, and zero where that is not a number
+    /// of use.
+    fn correlate<E: Scalar>(&mut self, products: &[u8], shrink: f64) {
+        let products: &[E] = bytemuck::cast_slice(products);
+        let (length, pitch) = (self.chains.length, Self::pitch(&self.chains));
+        let all: &mut [f64] = bytemuck::cast_slice_mut(&mut self.correlations);
+        let (roots, others) = all.split_at_mut(pitch);
+        for (root, square) in roots.iter_mut().zip(&products[..length]) {
+            let inverse = 1.0 / square.to_f64().sqrt();
+            *root = if inverse.is_finite() { inverse } else { 0.0 };
+        }
+        for apart in 1..=self.chains.band {
+            let products = &products[apart * length..][..length];
+            let to = &mut others[(apart - 1) * pitch..][..pitch];
+            for j in 0..length.saturating_sub(apart) {
+                // One root after the other: their product may be beyond the range.
+                let rho = products[j].to_f64() * roots[j] * roots[j + apart];
+                to[j] = match rho.abs() <= 1.0 {
+                    true => (1.0 - shrink) * rho,
+                    // Rounding, or what is not a number.
+                    false if rho.is_finite() => (1.0 - shrink) * rho.signum(),
+                    false => 0.0,
+                };
+            }
+        }
+    }
+
+    /// Puts `psi` and the Schur complements of a vector of positions in their places.
+    fn put<T: Scalar>(&mut self, first: usize) {
+        let (band, rows, padded) = (self.chains.band, self.rows(), self.chains.padded());
+        let window: &[f64] = bytemuck::cast_slice(&self.elimination);
+        let window: &[[f64; LANES]] = window.as_chunks().0;
+        let all: &mut [T] = bytemuck::cast_slice_mut(&mut self.factors);
+        let (inverse_schur, psi) = all.split_at_mut(padded);
+        let tiles = padded / TILE * rows;
+        let (ahead, behind) = psi.as_chunks_mut::<TILE>().0.split_at_mut(tiles);
+        for lane in 0..LANES {
+            let j = first + lane;
+            inverse_schur[j] = T::from_f64(window[band][lane]);
+            for k in 1..=band {
+                let psi = T::from_f64(window[k - 1][lane]);
+                let (tile, t) = (j / TILE, j % TILE);
+                ahead[tile * rows + t + k - 1][t] = psi;
+                let (tile, t) = ((j + k) / TILE, (j + k) % TILE);
+                if j + k < padded {
+                    behind[tile * rows + t + band - k][t] = psi;
+                }
+            }
+        }
+    }
+}
+
+/// `psi` and the inverse Schur complement of a vector of positions.
+struct Eliminate<'a> {
+    band: usize,
+    /// From the first of the positions on: the place of their roots, then their correlations
+    /// with the next ones, and so on, each `pitch` later.
+    correlations: &'a [f64],
+    pitch: usize,
+    gamma: f64,
+    /// `psi` and the inverse Schur complement; then the factors of the window.
+    window: &'a mut [[f64; LANES]],
+}
+
+impl Kernel<f64> for Eliminate<'_> {
+    type Output = ();
+
+    /// As for the bands of single chains, with ones for the diagonal: the window of the
+    /// `band` positions behind each one is eliminated from the first of them on.
+    #[inline(always)]
+    fn run<V: Vector<Scalar = f64>>(self, isa: V::Isa) {
+        let band = self.band;
+        let (solution, rest) = self.window.split_at_mut(band + 1);
+        let (right, triangle) = rest.split_at_mut(band);
+        let one = V::number(isa, 1.0);
+        let gamma = V::number(isa, self.gamma);
+        // Between the positions `column` and `column + apart` behind each one.
+        let rho = |apart: usize, column: usize| {
+            let from = &self.correlations[apart * self.pitch + column..];
+            V::load(isa, &from.as_chunks().0[0])
+        };
+        // Below the diagonal `l`, above it `l` times the column's pivot.
+        let lower = |row: usize, column: usize| row * band + column;
+        let upper = |row: usize, column: usize| column * band + row;
+        let mut keep = V::number(isa, 0.0).lt(one);
+        let mut schur = one;
+        for q in 0..band {
+            let mut pivot = one;
+            let mut z = rho(q + 1, 0);
+            for t in 0..q {
+                let (l, lp) = (triangle[lower(q, t)], triangle[upper(q, t)]);
+                let lp = V::load(isa, &lp);
+                pivot = V::load(isa, &l).neg_mul_add(lp, pivot);
+                z = lp.neg_mul_add(V::load(isa, &right[t]), z);
+            }
+            keep = V::and(keep, gamma.lt(pivot));
+            let inverse = one / pivot;
+            for r in q + 1..band {
+                let mut x = rho(r - q, q + 1);
+                for t in 0..q {
+                    let (l, lp) = (triangle[lower(r, t)], triangle[upper(q, t)]);
+                    x = V::load(isa, &l).neg_mul_add(V::load(isa, &lp), x);
+                }
+                x.store(&mut triangle[upper(r, q)]);
+                (x * inverse).store(&mut triangle[lower(r, q)]);
+            }
+            let solved = z * inverse;
+            solved.store(&mut right[q]);
+            schur = solved.neg_mul_add(z, schur);
+        }
+        for q in (0..band).rev() {
+            let mut psi = V::load(isa, &right[q]);
+            for r in q + 1..band {
+                let l = V::load(isa, &triangle[lower(r, q)]);
+                psi = l.neg_mul_add(V::load(isa, &solution[r]), psi);
+            }
+            psi.store(&mut solution[q]);
+        }
+        keep = V::and(keep, gamma.lt(schur));
+        for psi in &mut solution[..band] {
+            V::load(isa, psi).only(keep).store(psi);
+        }
+        (one / V::select(keep, schur, one)).store(&mut solution[band]);
+    }
+}

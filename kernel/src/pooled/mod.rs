@@ -1,0 +1,178 @@
+//! Pooled correlations: all chains of a tensor share those of their positions.
+//!
+//! With the diagonal `d` of each coordinate, `q = sqrt(d + damping)` and the correlations
+//! `R` of a chain's positions, the statistics of a chain are modelled as `q R q`, and the
+//! direction is `u = q^-1 R^-1 q^-1 m`. `R` is estimated from sums of products over chains,
+//! of `z = g / q`, and `R^-1` comes in factors ([`PooledInverse`]).
+//!
+//! A block of chains goes through in **panels**: some chains in the lanes of vectors, and a
+//! strip of positions one after the other, so that neighbours are whole vectors, and a
+//! number that belongs to a position is one for all lanes:
+//!
+//! ```text
+//! bring      the state takes in the gradient (as everywhere), and becomes columns
+//! prepare    m, d, g  ->  x = m / q, 1 / q, z = g / q
+//! products   sum over chains of z[j] z[j + i]
+//! solve      v = D L^T x, then u = q^-1 L v
+//! deliver    directions become rows again, and reach their target
+//! ```
+//!
+//! What does not exist (lanes without a chain, positions behind the last) is zero
+//! everywhere, which adds nothing to any sum.
+
+mod band;
+mod bring;
+mod inverse;
+mod panel;
+mod sums;
+
+use std::ops::Range;
+
+pub use inverse::{PooledEstimate, PooledInverse};
+pub(crate) use panel::Panel;
+pub use sums::PooledSums;
+
+use crate::kernels::in_arithmetic;
+use crate::norms::AddSquares;
+use crate::simd::{Scalar, LANES};
+use crate::{Access, Directions, Dtype, Kernels, Norms, Rule, Workspace};
+
+/// The widest band of pooled correlations.
+pub const MAX_POOLED_BAND: usize = 64;
+
+/// Coordinates of a panel, so that its arrays stay in the second-level cache.
+const COORDINATES: usize = 16 * 1024;
+/// Its chains at the most: few where a chain is a row, since each is a stream of memory of
+/// its own; many where it is a column, since a run is as long as they are many.
+const ROWS: usize = 64;
+const COLUMNS: usize = 256;
+/// Its positions at the most.
+const POSITIONS: usize = 512;
+
+/// How the chains of a tensor lie in memory, seen as a matrix, and how far their
+/// correlations reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PooledChains {
+    /// Each row is a chain; otherwise each column is.
+    pub rows: bool,
+    /// Coordinates of a chain.
+    pub length: usize,
+    /// The most chains of a block.
+    pub block: usize,
+    /// Positions up to so far apart are correlated.
+    pub band: usize,
+}
+
+impl PooledChains {
+    /// Positions by which directions lag behind the state: whole vectors of them.
+    fn lag(&self) -> usize {
+        self.band.next_multiple_of(LANES)
+    }
+
+    /// PooledChains of a panel, as whole vectors.
+    fn width(&self) -> usize {
+        let most = if self.rows { ROWS } else { COLUMNS };
+        self.block.next_multiple_of(LANES).min(most)
+    }
+
+    /// Positions of a chain, as whole vectors of them.
+    pub fn padded(&self) -> usize {
+        self.length.next_multiple_of(LANES)
+    }
+
+    /// Positions of a panel whose directions are computed at once.
+    fn strip(&self) -> usize {
+        let most = (COORDINATES / self.width()).min(POSITIONS);
+        self.padded().min(most - most % LANES)
+    }
+
+    /// Numbers of the sums of products: those of positions `i` apart follow those of `i - 1`.
+    pub fn products(&self) -> usize {
+        (self.band + 1) * self.padded()
+    }
+}
+
+/// What is done to a block of chains.
+pub struct PooledBlock<'a> {
+    /// The chains.
+    pub chains: Range<usize>,
+    /// The state takes in the gradient.
+    pub takes_in: bool,
+    /// Where products are added up, numbers of the arithmetic's type: those of two positions
+    /// at the first of them, see [`PooledChains::products`].
+    pub products: Option<&'a mut [u8]>,
+    /// What becomes of directions, if they are computed.
+    pub then: Option<Directions>,
+    /// Where the block's first direction is kept, if they are, and how far behind it the
+    /// first of the next row.
+    pub kept: (usize, usize),
+}
+
+impl Kernels {
+    /// A block of chains whose correlations are pooled.
+    #[allow(clippy::too_many_arguments)] // Each is one thing, borrowed.
+    pub fn pooled(
+        &self,
+        work: &mut Workspace,
+        access: &mut Access<'_>,
+        rule: &Rule,
+        chains: &PooledChains,
+        inverse: &PooledInverse,
+        block: PooledBlock<'_>,
+        norms: &mut Norms,
+    ) {
+        in_arithmetic!(self, T => {
+            self.pooled_in::<T>(work, access, rule, chains, inverse, block, norms);
+        })
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn pooled_in<T: Scalar>(
+        &self,
+        work: &mut Workspace,
+        access: &mut Access<'_>,
+        rule: &Rule,
+        chains: &PooledChains,
+        inverse: &PooledInverse,
+        mut block: PooledBlock<'_>,
+        norms: &mut Norms,
+    ) {
+        let mut panel = work.take_panel();
+        let (width, strip, lag) = (chains.width(), chains.strip(), chains.lag());
+        let padded = chains.padded();
+        for first in block.chains.clone().step_by(width) {
+            let of = first..block.chains.end.min(first + width);
+            panel.arrays::<T>(chains).clear();
+            let mut come = 0;
+            for start in (0..padded).step_by(strip) {
+                let count = strip.min(padded - start);
+                // New are those that directions lag behind, too.
+                let new = come..padded.min(start + strip + lag);
+                let at = (lag + new.start - start, new.len());
+                self.bring::<T>(
+                    work, access, rule, chains, &block, &mut panel, &of, &new, at.0, norms,
+                );
+                come = new.end;
+                let mut arrays = panel.arrays::<T>(chains);
+                arrays.clear_behind(at.0 + at.1);
+                self.call(arrays.prepare(at));
+                if let Some(sums) = &mut block.products {
+                    self.call(arrays.products(bytemuck::cast_slice_mut(sums), start, count));
+                }
+                if let Some(then) = block.then {
+                    self.call(arrays.solve(inverse, start, count));
+                    if then.measures() {
+                        let (of, sums) = (arrays.directions(count), &mut norms.direction.0);
+                        self.call(AddSquares { of, sums });
+                    }
+                    let positions = start..chains.length.min(start + count);
+                    self.take_directions::<T>(
+                        access, rule, chains, &block, &mut panel, &of, positions, then,
+                    );
+                }
+                panel.arrays::<T>(chains).advance(strip);
+            }
+        }
+        work.give_panel(panel);
+    }
+}

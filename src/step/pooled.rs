@@ -1,0 +1,85 @@
+//! What a plan keeps for a tensor whose chains share their correlations.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use sonew_kernel::{
+    Average, Elements, Kernels, PooledChains, PooledEstimate, PooledInverse, PooledSums,
+};
+
+use crate::error::{Error, Result};
+use crate::memory::{try_list, AlignedBytes, OF_TENSORS};
+
+/// The inverse correlations of a tensor, and the sums of its blocks.
+pub(super) struct Pooled {
+    kernels: Kernels,
+    pub(super) chains: PooledChains,
+    pub(super) inverse: PooledInverse,
+    /// Each is visited by one thread at a time. Zero, but for what a sweep adds up.
+    blocks: Vec<Mutex<AlignedBytes>>,
+    /// Products are not added up together with the statistics, since the tensor's damping
+    /// follows from these.
+    pub(super) is_late: bool,
+}
+
+impl Pooled {
+    pub(super) fn new(
+        tensor: &str,
+        kernels: Kernels,
+        chains: PooledChains,
+        blocks: usize,
+        is_late: bool,
+    ) -> Result<Self> {
+        let name = || format!("the pooled sums of tensor \"{tensor}\"");
+        let bytes = chains.products() * kernels.arithmetic().size();
+        let block = |_| AlignedBytes::zeroed(bytes, name).map(Mutex::new);
+        let inverse =
+            PooledInverse::new(&kernels, &chains).map_err(|bytes| Error::OutOfMemory {
+                what: name(),
+                bytes: bytes as u128,
+            })?;
+        Ok(Pooled {
+            kernels,
+            chains,
+            inverse,
+            blocks: try_list((0..blocks).map(block), OF_TENSORS)?,
+            is_late,
+        })
+    }
+
+    /// Bytes held.
+    pub(super) fn bytes(&self) -> usize {
+        let block = self.chains.products() * self.kernels.arithmetic().size();
+        self.inverse.bytes() + self.blocks.len() * block
+    }
+
+    /// The sums of a block.
+    pub(super) fn block(&self, block: usize) -> MutexGuard<'_, AlignedBytes> {
+        let block = self.blocks[block].lock();
+        block.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Before the gradients.
+    pub(super) fn begin(&mut self, sums: &mut PooledSums<'_>, by: Average, as_: PooledEstimate) {
+        sums.begin(&self.kernels, by);
+        if sums.is_lagged {
+            self.invert(sums.current(), as_);
+        }
+    }
+
+    /// After them.
+    pub(super) fn end(&mut self, sums: &mut PooledSums<'_>, by: Average, as_: PooledEstimate) {
+        let blocks = self.blocks.iter_mut();
+        let blocks = blocks.map(|block| block.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let mut blocks: Vec<_> = blocks.collect();
+        sums.end(&self.kernels, by, blocks.iter().map(|block| &**block));
+        blocks.iter_mut().for_each(|block| block.fill(0));
+        if !sums.is_lagged {
+            self.invert(sums.current(), as_);
+        }
+    }
+
+    /// The inverse of the correlations that come from these sums.
+    pub(super) fn invert(&mut self, sums: Elements<'_>, estimate: PooledEstimate) {
+        self.inverse.compute(&self.kernels, sums, estimate);
+    }
+}
