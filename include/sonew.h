@@ -182,6 +182,11 @@ sonew_status sonew_step_options_init(sonew_step_options *step, size_t size);
  * used in two places of a model is one tensor, passed once with the sum of its
  * gradients.
  *
+ * If all gradients are NULL, the step is none of any tensor and counts for the optimizer
+ * alone, so that processes which hold different tensors of one model keep one step count.
+ * A program that has forgotten its gradients sees it by the gradient norm, which is 0,
+ * and by the step counts of its tensors: sonew_info(), sonew_get_settings().
+ *
  * A step takes at most 16 KiB of the calling thread's stack, as every other way to
  * take one does.
  *
@@ -993,9 +998,8 @@ struct sonew_optimizer_info {
   uint64_t step_count;
   /**
    * The gradient norm of the last step: sqrt(sum |g|^2) over all tensors, after
-   * grad_scale and before clipping. NaN before the first step, and after a step
-   * that did not compute it: with SONEW_UNCHECKED and no clip_norm, a step may not
-   * read all gradients beforehand.
+   * grad_scale and before clipping; 0 if no tensor had a gradient. NaN if there is
+   * none: see has_gradient_norm.
    */
   double gradient_norm;
   /** The number of tensors. */
@@ -1020,6 +1024,17 @@ struct sonew_optimizer_info {
    * Results do not depend on it. The string is never freed.
    */
   const char *instruction_set;
+  /**
+   * 1: gradient_norm is a number. 0: there is none, because no step was taken since the
+   * optimizer was created, loaded or set; or the last one was skipped
+   * (SONEW_NON_FINITE_GRADIENT); or it did not compute the norm, or had gradients that
+   * are not finite: with SONEW_UNCHECKED and no clip_norm a step may not read all
+   * gradients beforehand. Programs that are compiled with -ffast-math need this flag,
+   * because there a comparison does not find a NaN.
+   */
+  int32_t has_gradient_norm;
+  /** 0. */
+  int32_t reserved[1];
 };
 
 /******************************************************************************

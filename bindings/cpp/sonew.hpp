@@ -703,33 +703,44 @@ using if_dims = std::enable_if_t<
 
 }  // namespace detail
 
+/// The dimensions of a tensor, slowest first: integers of any type, in braces or in a
+/// container. One that is negative is SONEW_OUT_OF_RANGE.
+class Dims : public std::vector<std::size_t> {
+ public:
+  Dims() = default;
+  Dims(std::initializer_list<detail::Dim> dims) { append(dims); }
+  template <class C, detail::if_dims<C> = 0>
+  Dims(const C &dims) {
+    append(dims);
+  }
+
+ private:
+  template <class C>
+  void append(const C &dims) {
+    for (const detail::Dim dim : dims) push_back(dim.size);
+  }
+};
+
 /// One parameter tensor: contiguous, its last dimension fastest. Name and
 /// dimensions are enough, as in `{"fc1.weight", {1000, 784}}`; a scalar has no
-/// dimensions. They are integers of any type, in braces or in a container. The other
-/// fields are those of sonew_tensor, with their defaults, but for ndim, which is the
-/// length of dims. With whole_rows set it is a shard, the rows from first_row on of a
-/// larger tensor.
+/// dimensions. The other fields are those of sonew_tensor, with their defaults, but for
+/// ndim, which is the length of dims. With whole_rows set it is a shard, the rows from
+/// first_row on of a larger tensor.
 struct Tensor : sonew_tensor {
-  Tensor(std::string name, std::initializer_list<detail::Dim> dims = {});
-  template <class C, detail::if_dims<C> = 0>
-  Tensor(std::string name, const C &dims);
+  Tensor(std::string name, Dims dims = {});
   explicit Tensor(const sonew_tensor &tensor);
 
   std::string name;
-  std::vector<std::size_t> dims;
+  Dims dims;
 };
 
-template <class C, detail::if_dims<C>>
-Tensor::Tensor(std::string the_name, const C &the_dims) : name(std::move(the_name)) {
+inline Tensor::Tensor(std::string the_name, Dims the_dims)
+    : name(std::move(the_name)), dims(std::move(the_dims)) {
   detail::check(sonew_tensors_init(this, 1, sizeof(sonew_tensor)));
-  for (const detail::Dim dim : the_dims) dims.push_back(dim.size);
 }
 
-inline Tensor::Tensor(std::string the_name, std::initializer_list<detail::Dim> the_dims)
-    : Tensor(std::move(the_name), std::vector<detail::Dim>(the_dims)) {}
-
-inline Tensor::Tensor(const sonew_tensor &tensor)
-    : sonew_tensor(tensor), name(tensor.name), dims(tensor.dims, tensor.dims + tensor.ndim) {
+inline Tensor::Tensor(const sonew_tensor &tensor) : sonew_tensor(tensor), name(tensor.name) {
+  dims.assign(tensor.dims, tensor.dims + tensor.ndim);
   sonew_tensor::name = nullptr;  // That of C lives no longer than what was asked.
 }
 
@@ -763,7 +774,7 @@ namespace detail {
 inline std::vector<sonew_tensor> to_c(const std::vector<Tensor> &tensors) {
   std::vector<sonew_tensor> list(tensors.begin(), tensors.end());
   for (std::size_t i = 0; i < list.size(); i++) {
-    const std::vector<std::size_t> &dims = tensors[i].dims;
+    const Dims &dims = tensors[i].dims;
     list[i].name = c_string(tensors[i].name, "a tensor's name");
     list[i].ndim = dims.size();  // The library refuses a number that is too large.
     std::fill(std::begin(list[i].dims), std::end(list[i].dims), std::size_t{0});
@@ -984,7 +995,8 @@ class Optimizer {
   /// Takes one step: parameters and state are updated from the gradients, and
   /// the step count grows by one. Both lists have one buffer for each tensor; a
   /// gradient may be nullptr: that tensor then takes no part in the step, and its
-  /// own step count stays as it is. sonew_step().
+  /// own step count stays as it is. If all are, the step still counts for the optimizer.
+  /// sonew_step().
   ///
   /// Throws non_finite_gradient if the step was skipped because of a gradient
   /// that is not finite, and error for everything else.

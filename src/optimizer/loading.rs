@@ -202,6 +202,7 @@ impl Optimizer {
             }
         }
         self.step_count = step;
+        self.plan.forget_norm();
         Ok(())
     }
 
@@ -260,6 +261,7 @@ impl Optimizer {
             }
         }
         self.step_count = header.step;
+        self.plan.forget_norm();
         if load.older_copy {
             // The last sync was of the later copy, which the next step writes.
             self.sync()?;

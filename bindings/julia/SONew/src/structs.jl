@@ -128,6 +128,8 @@ struct OptimizerInfo
     memory_bytes::Csize_t
     threads::Csize_t
     instruction_set::Ptr{UInt8}
+    has_gradient_norm::Int32
+    reserved::NTuple{1,Int32}
 end
 
 # Each struct with its name in C. The library is told the size of every struct, and
