@@ -25,7 +25,7 @@
 //   temporary does not compile where elements are written.
 // - Matrices of Eigen and Armadillo store their first index fastest, and the last
 //   dimension of a tensor is the fastest one: a matrix of `out` rows and `in` columns is
-//   the tensor {in, out}, with Chains::column_major.
+//   the tensor {in, out}, with Chains::strided.
 // - Options, and the other structs of a call, are those of sonew.h with the same
 //   fields, and are made with the defaults. What a call tells is a struct of sonew.h.
 // - Optimizers, plans, pools, files, saves and steps in stages can be moved but not copied. An
@@ -619,12 +619,13 @@ struct Isa {
   static constexpr sonew_isa neon = SONEW_ISA_NEON;
 };
 
-/// Values of Tensor::chains, which coordinates are neighbours: sonew_chains.
+/// Values of Tensor::chains, which coordinates are neighbours: sonew_chains. Those of a
+/// matrix of Eigen or Armadillo that is used as W * x are strided.
 struct Chains {
-  static constexpr sonew_chains row_major = SONEW_ROW_MAJOR;
-  static constexpr sonew_chains column_major = SONEW_COLUMN_MAJOR;
-  static constexpr sonew_chains rows = SONEW_ROWS;
-  static constexpr sonew_chains columns = SONEW_COLUMNS;
+  static constexpr sonew_chains contiguous = SONEW_CONTIGUOUS;
+  static constexpr sonew_chains strided = SONEW_STRIDED;
+  static constexpr sonew_chains contiguous_lines = SONEW_CONTIGUOUS_LINES;
+  static constexpr sonew_chains strided_lines = SONEW_STRIDED_LINES;
 };
 
 /// Values of Tensor::update, how a tensor is updated: sonew_update.

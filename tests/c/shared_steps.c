@@ -24,7 +24,7 @@ int main(void) {
         tensors[t].ndim = 2;
         tensors[t].dims[0] = ROWS;
         tensors[t].dims[1] = COLUMNS;
-        tensors[t].chains = t == 0 ? SONEW_ROW_MAJOR : SONEW_COLUMN_MAJOR;
+        tensors[t].chains = t == 0 ? SONEW_CONTIGUOUS : SONEW_STRIDED;
     }
     sonew_options options;
     OK(sonew_options_init(&options, sizeof options));

@@ -31,7 +31,7 @@ static void accepted() {
 static void steps() {
   arma::fmat weight(2, 3, arma::fill::ones), grad = {{1, 2, 3}, {4, 5, 6}};
   sonew::Tensor tensor{"weight", {weight.n_cols, weight.n_rows}};
-  tensor.chains = sonew::Chains::column_major;
+  tensor.chains = sonew::Chains::strided;
   sonew::Options options;
   options.beta2 = 0;
   sonew::Optimizer optimizer({tensor}, options);

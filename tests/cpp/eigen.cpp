@@ -58,7 +58,7 @@ static void steps() {
   grad << 1, 2, 3, 4, 5, 6;
   bias_grad << 1, 2;
   sonew::Tensor tensor{"weight", {weight.cols(), weight.rows()}};
-  tensor.chains = sonew::Chains::column_major;
+  tensor.chains = sonew::Chains::strided;
   sonew::Options options;
   options.beta2 = 0;
   sonew::Optimizer optimizer({tensor, {"bias", {bias.size()}}}, options);
