@@ -202,6 +202,11 @@ sonew_status sonew_step_options_init(sonew_step_options *step, size_t size);
  * used in two places of a model is one tensor, passed once with the sum of its
  * gradients.
  *
+ * If all gradients are NULL, the step is none of any tensor and counts for the optimizer
+ * alone, so that processes which hold different tensors of one model keep one step count.
+ * A program that has forgotten its gradients sees it by the gradient norm, which is 0,
+ * and by the step counts of its tensors: sonew_info(), sonew_get_settings().
+ *
  * A step takes at most 16 KiB of the calling thread's stack, as every other way to
  * take one does.
  *
@@ -491,7 +496,7 @@ struct sonew_load_options {
    * machines. Only for SONEW_READ. Default NULL.
    *
    * The state is the same to the bit however the rows are divided, except where a chain
-   * was cut or is cut now (with all but SONEW_ROWS): a sub-diagonal's entry for two
+   * was cut or is cut now (with all but SONEW_CONTIGUOUS_LINES): a sub-diagonal's entry for two
    * elements that were in different shards, or are now, is 0 until steps fill it.
    */
   const char *const *paths;
@@ -846,23 +851,30 @@ sonew_status sonew_tensors_init(sonew_tensor *tensors,
 
 /**
  * Which coordinates are neighbours. Chains should run along a unit's inputs;
- * along its outputs the method works much worse.
+ * along its outputs the method works much worse. The names say where neighbours lie in
+ * memory, and so mean the same in languages that count dimensions from the other end.
  */
 enum {
   /**
    * The whole tensor is one chain in the order of memory, last dimension
    * fastest: for weights stored [out, in].
    */
-  SONEW_ROW_MAJOR = 0,
+  SONEW_CONTIGUOUS = 0,
   /**
    * The whole tensor is one chain, first dimension fastest: for weights
-   * stored [in, out].
+   * stored [in, out]. Neighbours lie a stride apart.
    */
-  SONEW_COLUMN_MAJOR = 1,
-  /** One chain for each row, along the last dimension. */
-  SONEW_ROWS = 2,
-  /** One chain for each column, along the first dimension. */
-  SONEW_COLUMNS = 3,
+  SONEW_STRIDED = 1,
+  /**
+   * As SONEW_CONTIGUOUS, broken at the end of each line along the last dimension: a
+   * chain for each row.
+   */
+  SONEW_CONTIGUOUS_LINES = 2,
+  /**
+   * As SONEW_STRIDED, broken at the end of each line along the first dimension: a
+   * chain for each column.
+   */
+  SONEW_STRIDED_LINES = 3,
 };
 typedef int32_t sonew_chains;
 
@@ -924,7 +936,7 @@ struct sonew_tensor {
   size_t first_row;
   /** See first_row. Default 0: the tensor is no shard. */
   size_t whole_rows;
-  /** One of sonew_chains. Default SONEW_ROW_MAJOR. */
+  /** One of sonew_chains. Default SONEW_CONTIGUOUS. */
   int32_t chains;
   /** One of sonew_update. Default SONEW_UPDATE_SONEW. */
   int32_t update;
@@ -1141,9 +1153,8 @@ struct sonew_optimizer_info {
   uint64_t step_count;
   /**
    * The gradient norm of the last step: sqrt(sum |g|^2) over all tensors, after
-   * grad_scale and before clipping. NaN before the first step, and after a step
-   * that did not compute it: with SONEW_UNCHECKED and no clip_norm, a step may not
-   * read all gradients beforehand.
+   * grad_scale and before clipping; 0 if no tensor had a gradient. NaN if there is
+   * none: see has_gradient_norm.
    */
   double gradient_norm;
   /** The number of tensors. */
@@ -1168,6 +1179,17 @@ struct sonew_optimizer_info {
    * Results do not depend on it. The string is never freed.
    */
   const char *instruction_set;
+  /**
+   * 1: gradient_norm is a number. 0: there is none, because no step was taken since the
+   * optimizer was created, loaded or set; or the last one was skipped
+   * (SONEW_NON_FINITE_GRADIENT); or it did not compute the norm, or had gradients that
+   * are not finite: with SONEW_UNCHECKED and no clip_norm a step may not read all
+   * gradients beforehand. Programs that are compiled with -ffast-math need this flag,
+   * because there a comparison does not find a NaN.
+   */
+  int32_t has_gradient_norm;
+  /** 0. */
+  int32_t reserved[1];
 };
 
 /******************************************************************************
@@ -1735,8 +1757,9 @@ struct sonew_buffers {
  *
  * If the numbers are given back unchanged, the step gives the same bits as sonew_step().
  * If they are reduced, it gives the step of the whole tensors, up to the rounding of the
- * sums, provided that tensors are cut between chains: between rows with SONEW_ROWS,
- * between columns with SONEW_COLUMNS. Where a chain is cut, the edges over the cut are
+ * sums, provided that tensors are cut between chains: between rows with
+ * SONEW_CONTIGUOUS_LINES,
+ * between columns with SONEW_STRIDED_LINES. Where a chain is cut, the edges over the cut are
  * missing. With numbers that are only compared (SONEW_LARGEST_L1) the bits are those of
  * the whole tensors. Sums are added up in another order than on one machine: that
  * changes the last bits of their float64, and so rarely one of the parameters. With

@@ -179,6 +179,19 @@ fn lists_of_floats_need_no_cast() {
     assert_eq!(run(Command::new(&program).arg(&folder)), "no casts\n");
 }
 
+#[test]
+fn a_program_with_fast_math_is_told_whether_there_is_a_norm() {
+    let folder = folder("norm");
+    let compiler = &mut cc();
+    let program = compile(
+        compiler.arg("-ffast-math"),
+        "c99",
+        &["tests/c/norm.c"],
+        &folder,
+    );
+    assert_eq!(run(Command::new(&program).arg(&folder)), "a norm or none\n");
+}
+
 /// What is no list of pointers does not compile.
 #[test]
 fn a_buffer_is_no_list() {

@@ -76,7 +76,7 @@ pub struct sonew_load_options {
     /// machines. Only for SONEW_READ. Default NULL.
     ///
     /// The state is the same to the bit however the rows are divided, except where a chain
-    /// was cut or is cut now (with all but SONEW_ROWS): a sub-diagonal's entry for two
+    /// was cut or is cut now (with all but SONEW_CONTIGUOUS_LINES): a sub-diagonal's entry for two
     /// elements that were in different shards, or are now, is 0 until steps fill it.
     pub paths: *const *const c_char,
     /// See paths. Default 0.

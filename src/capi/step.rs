@@ -151,6 +151,11 @@ pub unsafe extern "C" fn sonew_step_options_init(
 /// used in two places of a model is one tensor, passed once with the sum of its
 /// gradients.
 ///
+/// If all gradients are NULL, the step is none of any tensor and counts for the optimizer
+/// alone, so that processes which hold different tensors of one model keep one step count.
+/// A program that has forgotten its gradients sees it by the gradient norm, which is 0,
+/// and by the step counts of its tensors: sonew_info(), sonew_get_settings().
+///
 /// A step takes at most 16 KiB of the calling thread's stack, as every other way to
 /// take one does.
 ///

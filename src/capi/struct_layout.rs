@@ -74,7 +74,7 @@ static STRUCTS: &[Struct] = &[
     layout!(sonew_view { data, len, tensor, plane, ndim, dims, dtype, plane_count, step_count }),
     layout!(sonew_optimizer_info {
         step_count, gradient_norm, tensor_count, state_bytes, memory_bytes, threads,
-        instruction_set,
+        instruction_set, has_gradient_norm, reserved,
     }),
     layout!(sonew_contents {
         step_count, file_bytes, tensor_count, format, parameters, live, unsynced, text_keys,

@@ -35,19 +35,22 @@ pub const SONEW_MAX_DIMS: usize = 8;
 const _: () = assert!(SONEW_MAX_DIMS == MAX_DIMS);
 
 /// Which coordinates are neighbours. Chains should run along a unit's inputs;
-/// along its outputs the method works much worse.
+/// along its outputs the method works much worse. The names say where neighbours lie in
+/// memory, and so mean the same in languages that count dimensions from the other end.
 #[repr(C)]
 pub enum sonew_chains {
     /// The whole tensor is one chain in the order of memory, last dimension
     /// fastest: for weights stored [out, in].
-    SONEW_ROW_MAJOR = 0,
+    SONEW_CONTIGUOUS = 0,
     /// The whole tensor is one chain, first dimension fastest: for weights
-    /// stored [in, out].
-    SONEW_COLUMN_MAJOR = 1,
-    /// One chain for each row, along the last dimension.
-    SONEW_ROWS = 2,
-    /// One chain for each column, along the first dimension.
-    SONEW_COLUMNS = 3,
+    /// stored [in, out]. Neighbours lie a stride apart.
+    SONEW_STRIDED = 1,
+    /// As SONEW_CONTIGUOUS, broken at the end of each line along the last dimension: a
+    /// chain for each row.
+    SONEW_CONTIGUOUS_LINES = 2,
+    /// As SONEW_STRIDED, broken at the end of each line along the first dimension: a
+    /// chain for each column.
+    SONEW_STRIDED_LINES = 3,
 }
 
 /// How a tensor is updated.
@@ -100,7 +103,7 @@ pub struct sonew_tensor {
     pub first_row: usize,
     /// See first_row. Default 0: the tensor is no shard.
     pub whole_rows: usize,
-    /// One of sonew_chains. Default SONEW_ROW_MAJOR.
+    /// One of sonew_chains. Default SONEW_CONTIGUOUS.
     pub chains: i32,
     /// One of sonew_update. Default SONEW_UPDATE_SONEW.
     pub update: i32,
@@ -145,7 +148,7 @@ unsafe impl Versioned for sonew_tensor {
             dims: [0; SONEW_MAX_DIMS],
             first_row: 0,
             whole_rows: 0,
-            chains: sonew_chains::SONEW_ROW_MAJOR as i32,
+            chains: sonew_chains::SONEW_CONTIGUOUS as i32,
             update: sonew_update::SONEW_UPDATE_SONEW as i32,
             dtype: sonew_dtype::SONEW_DTYPE_DEFAULT as i32,
             grad_dtype: sonew_dtype::SONEW_DTYPE_DEFAULT as i32,
@@ -172,10 +175,16 @@ pub unsafe extern "C" fn sonew_tensors_init(
 }
 
 pub(crate) const CHAINS: &[(i32, Chains)] = &[
-    (sonew_chains::SONEW_ROW_MAJOR as i32, Chains::RowMajor),
-    (sonew_chains::SONEW_COLUMN_MAJOR as i32, Chains::ColumnMajor),
-    (sonew_chains::SONEW_ROWS as i32, Chains::Rows),
-    (sonew_chains::SONEW_COLUMNS as i32, Chains::Columns),
+    (sonew_chains::SONEW_CONTIGUOUS as i32, Chains::Contiguous),
+    (sonew_chains::SONEW_STRIDED as i32, Chains::Strided),
+    (
+        sonew_chains::SONEW_CONTIGUOUS_LINES as i32,
+        Chains::ContiguousLines,
+    ),
+    (
+        sonew_chains::SONEW_STRIDED_LINES as i32,
+        Chains::StridedLines,
+    ),
 ];
 
 pub(crate) const UPDATES: &[(i32, Update)] = &[

@@ -87,9 +87,9 @@ impl Grid {
             _ if len == 0 => along(1),
             // Without a band there is nothing to follow a chain for.
             _ if band == 0 => along(len),
-            Chains::RowMajor => along(len),
-            Chains::Rows => along(tensor.dims.last().copied().unwrap_or(1)),
-            Chains::ColumnMajor => {
+            Chains::Contiguous => along(len),
+            Chains::ContiguousLines => along(tensor.dims.last().copied().unwrap_or(1)),
+            Chains::Strided => {
                 // Dimensions of size 1 do not change the order.
                 let dims: Vec<usize> = tensor.dims.iter().copied().filter(|&d| d > 1).collect();
                 match dims.as_slice() {
@@ -102,7 +102,7 @@ impl Grid {
                     ),
                 }
             }
-            Chains::Columns => match tensor.dims.first() {
+            Chains::StridedLines => match tensor.dims.first() {
                 Some(&rows) if rows < len => {
                     Grid::across(rows, len / rows, Way::AcrossBroken, band)
                 }

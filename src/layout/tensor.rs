@@ -49,12 +49,12 @@ pub struct TensorSpec {
 }
 
 impl TensorSpec {
-    /// A tensor with row-major chains and the SONew update; all float32.
+    /// A tensor with contiguous chains and the SONew update; all float32.
     pub fn new(name: impl Into<String>, dims: &[usize]) -> Self {
         TensorSpec {
             name: name.into(),
             dims: dims.to_vec(),
-            chains: Chains::RowMajor,
+            chains: Chains::Contiguous,
             update: Update::Sonew,
             params: Dtype::F32,
             grads: Dtype::F32,
@@ -148,16 +148,22 @@ impl TensorSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Chains {
-    /// The whole tensor is one chain, last dimension fastest: the order of
-    /// memory. Right for weights stored `[out, in]`.
-    RowMajor,
-    /// The whole tensor is one chain, first dimension fastest. Right for
-    /// weights stored `[in, out]`.
-    ColumnMajor,
-    /// One chain per row, along the last dimension.
-    Rows,
-    /// One chain per column, along the first dimension.
-    Columns,
+    /// The whole tensor is one chain in the order of memory: along its last dimension,
+    /// whose elements are contiguous. Right for weights stored `[out, in]`.
+    #[serde(alias = "row_major")] // The names in files of development versions.
+    Contiguous,
+    /// The whole tensor is one chain, first dimension fastest: neighbours lie a stride
+    /// apart. Right for weights stored `[in, out]`.
+    #[serde(alias = "column_major")]
+    Strided,
+    /// One chain for each line along the last dimension: as
+    /// [`Contiguous`](Chains::Contiguous), broken at the end of each row.
+    #[serde(alias = "rows")]
+    ContiguousLines,
+    /// One chain for each line along the first dimension: as
+    /// [`Strided`](Chains::Strided), broken at the end of each column.
+    #[serde(alias = "columns")]
+    StridedLines,
 }
 
 /// How a tensor is updated.

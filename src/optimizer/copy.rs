@@ -24,7 +24,7 @@ impl Optimizer {
         self.step_count = 0;
         self.texts.clear();
         self.fresh = true;
-        self.plan.forget_gradient_norm();
+        self.plan.forget_norm();
         Ok(())
     }
 

@@ -227,7 +227,7 @@ fn other_dimensions_are_always_refused() {
 #[test]
 fn other_chains_are_always_refused() {
     let rows = TensorSpec::new("a", &[2, 3]);
-    let columns = rows.clone().with_chains(Chains::ColumnMajor);
+    let columns = rows.clone().with_chains(Chains::Strided);
     for load in [LoadOptions::default(), common(), overriding()] {
         let refused = assign_specs(rows.clone(), columns.clone(), &load);
         assert!(differs(refused, "chains"));

@@ -228,6 +228,7 @@ impl Optimizer {
         }
         self.step_count = step;
         self.texts = texts;
+        self.plan.forget_norm();
         Ok(())
     }
 
@@ -287,6 +288,7 @@ impl Optimizer {
         }
         self.step_count = header.step;
         self.texts = header.texts;
+        self.plan.forget_norm();
         if load.older_copy {
             // The last sync was of the later copy, which the next step writes.
             self.sync()?;

@@ -241,8 +241,8 @@ impl Optimizer {
 
     /// The gradient norm of the last step: the norm over all tensors, after
     /// [`grad_scale`](StepOptions::grad_scale) and before clipping. `None`
-    /// before the first step, and after one that did not read all gradients
-    /// first.
+    /// before the first step since it was created, loaded or set, and after one that
+    /// was skipped or did not read all gradients first.
     pub fn gradient_norm(&self) -> Option<f64> {
         self.plan.gradient_norm()
     }

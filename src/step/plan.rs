@@ -199,13 +199,13 @@ impl Plan {
 
     /// The norm of all gradients of the last step together, after
     /// [`StepOptions::grad_scale`] and before clipping; `None` where that step
-    /// had no reason to look.
+    /// had no reason to look, or was skipped.
     pub fn gradient_norm(&self) -> Option<f64> {
         self.gradient_norm
     }
 
-    /// There was no step yet.
-    pub(crate) fn forget_gradient_norm(&mut self) {
+    /// The last step was skipped, or is no longer the last one.
+    pub(crate) fn forget_norm(&mut self) {
         self.gradient_norm = None;
     }
 
@@ -228,10 +228,19 @@ impl Plan {
     ) -> Result<()> {
         let _mode = FloatMode::set_default();
         let mut stages = self.whole(step, number, buffers)?;
-        while stages.advance()?.is_some() {}
+        let taken = loop {
+            match stages.advance() {
+                Ok(Some(_)) => {}
+                Ok(None) => break Ok(()),
+                Err(skipped) => break Err(skipped),
+            }
+        };
         let mut progress = stages.end();
-        self.finish(&mut progress, buffers);
-        Ok(())
+        match taken {
+            Ok(()) => self.finish(&mut progress, buffers),
+            Err(_) => self.forget_norm(),
+        }
+        taken
     }
 
     /// Hands over what a step leaves to its caller, and its lists to the next.

@@ -204,9 +204,9 @@ struct World {
 
 fn specs() -> Vec<TensorSpec> {
     vec![
-        TensorSpec::new("w", &[30, 70]).with_chains(Chains::ColumnMajor),
+        TensorSpec::new("w", &[30, 70]).with_chains(Chains::Strided),
         TensorSpec::new("b", &[70]).with_update(Update::Adam),
-        TensorSpec::new("rows", &[6, 11]).with_chains(Chains::Rows),
+        TensorSpec::new("rows", &[6, 11]).with_chains(Chains::ContiguousLines),
     ]
 }
 

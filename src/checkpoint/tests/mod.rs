@@ -44,7 +44,7 @@ impl Sample {
 
     /// A matrix with a band of 2 and a vector with plain Adam.
     fn small() -> Sample {
-        let weight = TensorSpec::new("fc1.weight", &[2, 3]).with_chains(Chains::ColumnMajor);
+        let weight = TensorSpec::new("fc1.weight", &[2, 3]).with_chains(Chains::Strided);
         let bias = TensorSpec::new("fc1.bias", &[5]).with_update(Update::Adam);
         let options = Options {
             band: 2,

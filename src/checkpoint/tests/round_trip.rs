@@ -195,7 +195,7 @@ fn the_safetensors_crate_reads_it() {
     assert_eq!(options.get("threads"), None);
     let saved: serde_json::Value = serde_json::from_str(&strings["sonew.tensors"]).unwrap();
     let weight = serde_json::json!({
-        "name": "fc1.weight", "dims": [2, 3], "chains": "column_major", "update": "sonew",
+        "name": "fc1.weight", "dims": [2, 3], "chains": "strided", "update": "sonew",
         "lr_scale": 1.0, "weight_decay": 0.0,
         "params": "F32", "grads": "F32", "state": "F32", "master": "none",
         "step_count": 2,

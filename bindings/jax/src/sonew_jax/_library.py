@@ -88,6 +88,8 @@ class Info(ctypes.Structure):
         ("memory_bytes", c_size_t),
         ("threads", c_size_t),
         ("instruction_set", c_char_p),
+        ("has_gradient_norm", c_int32),
+        ("reserved", c_int32 * 1),
     ]
 
 

@@ -42,7 +42,7 @@ invalid. Returns `opt`.
   it is a shard or whole, here and in the files. All files must be of one step, and what
   several files have must be the same bits. Arrays that only the files have belong to other
   machines. Only with `mode = :read`. Entries of sub-diagonals across a cut, now or in the
-  files, are 0 until steps fill them: with all `chains` but `:columns`.
+  files, are 0 until steps fill them: with all `chains` but `:contiguous_lines`.
 - `override_options`: keep the optimizer's options where the file has others.
 - `common_tensors_only`: load the arrays that are in both, and leave the others as they
   are.
