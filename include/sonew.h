@@ -300,7 +300,8 @@ struct sonew_step_options {
  * Each buffer has length elements. The tensors follow one another in their order, and length
  * must be the sum of their elements; or offsets has the offset of each of them, in elements,
  * and none may reach past length. Otherwise offsets is NULL. All tensors must have one type
- * of parameters, and one of gradients. flat_grads and grads may both be NULL.
+ * of parameters, and one of gradients. Of parameters or of gradients, buffer and list may
+ * both be NULL.
  *
  * The buffers are not looked at. Pointers are checked by the calls that they are passed to,
  * which refuse parameters that overlap.
@@ -615,6 +616,9 @@ sonew_status sonew_options_init(sonew_options *options, size_t size);
 /** The largest sonew_options.band. */
 #define SONEW_MAX_BAND 16
 
+/** The largest sonew_options.band with pooling. */
+#define SONEW_MAX_POOLED_BAND 64
+
 /** How gradients enter the diagonal and the sub-diagonals H. */
 enum {
   /** H <- beta2 H + (1 - beta2) g g^T, an exponential moving average. */
@@ -719,9 +723,9 @@ struct sonew_options {
   /** Set by sonew_options_init(). */
   size_t struct_size;
   /**
-   * Number of sub-diagonals, 0 to SONEW_MAX_BAND: 0 is a diagonal, 1 a
-   * tridiagonal matrix. The state has band + 2 numbers for each parameter.
-   * Default 1.
+   * Number of sub-diagonals, 0 to SONEW_MAX_BAND, or to SONEW_MAX_POOLED_BAND with
+   * pooling: 0 is a diagonal, 1 a tridiagonal matrix. The state has band + 2 numbers
+   * for each parameter, and 2 with pooling. Default 1.
    */
   int32_t band;
   /**
@@ -795,8 +799,9 @@ struct sonew_options {
    * memory once. Its first step, and one after a zero update, takes its own. An
    * update that would be more than twice as long as with the norms of its own
    * step is brought to these, by a second pass. (Parameters of 16 bits without master
-   * weights always take two, because what they were cannot be restored.) 0: with
-   * those of the step itself. Default 0.
+   * weights always take two, because what they were cannot be restored.) With pooling,
+   * correlations are those of the step before, too. 0: with those of the step
+   * itself. -1: 1 with pooling, otherwise 0. Default -1.
    */
   int32_t lagged_norms;
   /**
@@ -805,13 +810,21 @@ struct sonew_options {
    * m the momentum after the step. 0: m^ itself. Default 0.
    */
   int32_t nesterov;
-  /** Must be 0. */
-  int32_t reserved[1];
+  /**
+   * One of sonew_pooling: whether the chains of a tensor share their correlations.
+   * Default SONEW_POOLING_NONE.
+   */
+  int32_t pooling;
   /**
    * The pool whose threads steps use. Then threads must be 0. Default NULL: the
    * one that all who ask for the same number of threads share.
    */
   const sonew_pool *pool;
+  /**
+   * With pooling, by which part of themselves correlations are taken to be smaller
+   * than their estimates, in [0, 1). Default 0.04.
+   */
+  double shrink;
 };
 
 /******************************************************************************
@@ -966,7 +979,7 @@ struct sonew_tensor {
   int32_t reserved[2];
   /**
    * The tensor's own options, as a group of parameters has them: its band, beta1, beta2,
-   * eps, gamma, graft_eps and weight_decay. Any number of tensors may point to one struct,
+   * eps, gamma, shrink, graft_eps and weight_decay. Any number of tensors may point to one struct,
    * which is copied. In threads, instruction_set and pool it is not looked at; in all other
    * options it must agree with those of the optimizer, of which it is best made as a copy.
    * Default NULL: the options of the optimizer.

@@ -145,8 +145,8 @@ impl Default for Options {
 /// u        = q^-1 X q^-1 m^,  X = argmin tr(X R) - log det X,  R the band of rho
 /// ```
 ///
-/// Chains end at every row ([`Chains::RowMajor`](crate::layout::Chains) is as `Rows`) or
-/// column. A tensor of one chain pools nothing, but has a band of its own.
+/// Chains end at every row ([`Chains::Contiguous`](crate::layout::Chains) is as
+/// `ContiguousLines`) or column. A tensor of one chain pools nothing, but has a band of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {

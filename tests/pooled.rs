@@ -61,10 +61,10 @@ fn check(options: &Options, tensors: &[TensorSpec], steps: usize) {
 #[test]
 fn steps_are_those_of_the_oracle() {
     let layouts = [
-        Chains::Rows,
-        Chains::Columns,
-        Chains::RowMajor,
-        Chains::ColumnMajor,
+        Chains::ContiguousLines,
+        Chains::StridedLines,
+        Chains::Contiguous,
+        Chains::Strided,
     ];
     for (i, chains) in layouts.into_iter().enumerate() {
         for band in [0, 1, 3, 4, 16, 17, 40, 64] {

@@ -48,8 +48,11 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
 #include <iterator>
+#include <map>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -530,6 +533,11 @@ class BasicBuffer {
   constexpr explicit operator bool() const noexcept { return data_ != nullptr; }
 
  private:
+  friend class Optimizer;
+  /// Elements of a type that is known at run time.
+  constexpr BasicBuffer(V *data, std::size_t size, sonew_dtype dtype) noexcept
+      : data_(data), size_(size), dtype_(dtype) {}
+
   V *data_ = nullptr;
   std::size_t size_ = 0;
   sonew_dtype dtype_ = Dtype::by_default;
@@ -656,6 +664,12 @@ struct LoadMode {
 ///     options.pool = pool.get();  // of a sonew::Pool
 struct Options : sonew_options {
   Options() { detail::check(sonew_options_init(this, sizeof(sonew_options))); }
+  /// A copy of those that the library tells, which may be of another version.
+  explicit Options(const sonew_options &other) : Options() {
+    std::memcpy(static_cast<sonew_options *>(this), &other,
+                std::min(other.struct_size, sizeof(sonew_options)));
+    struct_size = sizeof(sonew_options);
+  }
 };
 
 /// The options of one step: the fields of sonew_step_options, with their defaults.
@@ -676,6 +690,10 @@ struct LoadOptions : sonew_load_options {
   /// several machines have saved, each with its tensors or its rows of them
   /// (Tensor::first_row). By default none.
   std::vector<std::string> paths;
+
+  /// Settings of which the optimizer keeps its own where the file has others, as in
+  /// `{"beta1", "weight_decay"}`: sonew_load_options.overrides. By default none.
+  std::vector<std::string> overrides;
 };
 
 namespace detail {
@@ -733,6 +751,9 @@ struct Tensor : sonew_tensor {
 
   std::string name;
   Dims dims;
+  /// Options of its own, as a group of parameters has them: a copy of the optimizer's with
+  /// another band, other betas, eps, gamma, shrink, graft_eps or weight_decay.
+  std::optional<Options> options;
 };
 
 inline Tensor::Tensor(std::string the_name, Dims the_dims)
@@ -742,7 +763,10 @@ inline Tensor::Tensor(std::string the_name, Dims the_dims)
 
 inline Tensor::Tensor(const sonew_tensor &tensor) : sonew_tensor(tensor), name(tensor.name) {
   dims.assign(tensor.dims, tensor.dims + tensor.ndim);
-  sonew_tensor::name = nullptr;  // That of C lives no longer than what was asked.
+  if (tensor.options != nullptr) options.emplace(*tensor.options);
+  // Those of C live no longer than what was asked.
+  sonew_tensor::name = nullptr;
+  sonew_tensor::options = nullptr;
 }
 
 /// The name and the type of a state plane, or of another array of a file.
@@ -777,6 +801,7 @@ inline std::vector<sonew_tensor> to_c(const std::vector<Tensor> &tensors) {
   for (std::size_t i = 0; i < list.size(); i++) {
     const Dims &dims = tensors[i].dims;
     list[i].name = c_string(tensors[i].name, "a tensor's name");
+    list[i].options = tensors[i].options ? &*tensors[i].options : nullptr;
     list[i].ndim = dims.size();  // The library refuses a number that is too large.
     std::fill(std::begin(list[i].dims), std::end(list[i].dims), std::size_t{0});
     std::copy_n(dims.begin(), std::min<std::size_t>(dims.size(), SONEW_MAX_DIMS), list[i].dims);
@@ -1041,22 +1066,95 @@ class Optimizer {
   /// Loads a file, or with LoadOptions::paths several, and the parameters if buffers for
   /// them are given. sonew_load().
   void load(const std::string &path, const Buffers &params = {}, const LoadOptions &options = {}) {
+    load_from(&path, params, options);
+  }
+
+  /// Saves what save() saves to memory. In a file it is a checkpoint. sonew_save_to_memory().
+  [[nodiscard]] std::vector<unsigned char> save_to_memory(const ConstBuffers &params = {}) const {
     const auto pointers = optional(params);
-    std::vector<const char *> names;
-    for (const auto &[from, to] : options.renames) {
-      names.push_back(detail::c_string(from, "a rename"));
-      names.push_back(detail::c_string(to, "a rename"));
-    }
-    std::vector<const char *> paths;
-    for (const std::string &further : options.paths)
-      paths.push_back(detail::c_string(further, "a path"));
-    sonew_load_options c = options;
-    c.renames = names.data();
-    c.rename_count = options.renames.size();
-    c.paths = paths.data();
-    c.path_count = paths.size();
-    detail::check(sonew_load(get(), detail::c_string(path, "path"), &c, pointers.data(),
-                             pointers.size()));
+    const auto save = [&](unsigned char *data, std::size_t capacity, std::size_t *size) {
+      detail::check(sonew_save_to_memory(get(), pointers.data(), pointers.size(), data, capacity,
+                                         size));
+    };
+    std::size_t size = 0;
+    save(nullptr, 0, &size);
+    std::vector<unsigned char> bytes(size);
+    save(bytes.data(), bytes.size(), &size);
+    return bytes;
+  }
+
+  /// Loads what save_to_memory(), or any other save, has written: size bytes from data on.
+  void load_from_memory(const void *data, std::size_t size, const Buffers &params = {},
+                        LoadOptions options = {}) {
+    options.data = data;
+    options.size = size;
+    load_from(nullptr, params, options);
+  }
+
+  /// Keeps a text of the program under a key; every save writes it, and every load replaces
+  /// all texts by those of the file. sonew_set_text().
+  void set_text(const std::string &key, const std::string &text) {
+    detail::check(sonew_set_text(get(), detail::c_string(key, "key"),
+                                 detail::c_string(text, "text")));
+  }
+  /// Removes the text of a key, if there is one.
+  void remove_text(const std::string &key) {
+    detail::check(sonew_set_text(get(), detail::c_string(key, "key"), nullptr));
+  }
+  /// The text of a key, if there is one. sonew_get_text().
+  std::optional<std::string> text(const std::string &key) const {
+    const char *text = nullptr;
+    detail::check(sonew_get_text(get(), detail::c_string(key, "key"), &text));
+    return text == nullptr ? std::nullopt : std::optional<std::string>(text);
+  }
+
+  /// The tensors in one buffer of all parameters, one after the other, or each from its
+  /// offset on, in elements; the length must fit. For step(), save() and load():
+  ///
+  ///     optimizer.step(optimizer.flat_params(all), optimizer.flat_grads(all_grads));
+  ///
+  /// sonew_flat_pointers().
+  std::vector<Buffer> flat_params(const Buffer &all,
+                                  const std::vector<std::size_t> &offsets = {}) const {
+    std::vector<void *> pointers(tensors_.size());
+    flat(all, offsets, &detail::Expected::dtype, all.data(), nullptr, pointers.data(), nullptr);
+    std::vector<Buffer> buffers;
+    for (std::size_t i = 0; i < pointers.size(); i++)
+      buffers.push_back(Buffer(pointers[i], tensors_[i].size, all.dtype()));
+    return buffers;
+  }
+  /// The same of one buffer of all gradients.
+  std::vector<ConstBuffer> flat_grads(const ConstBuffer &all,
+                                      const std::vector<std::size_t> &offsets = {}) const {
+    std::vector<const void *> pointers(tensors_.size());
+    flat(all, offsets, &detail::Expected::grad_dtype, nullptr, all.data(), nullptr,
+         pointers.data());
+    std::vector<ConstBuffer> buffers;
+    for (std::size_t i = 0; i < pointers.size(); i++)
+      buffers.push_back(ConstBuffer(pointers[i], tensors_[i].size, all.dtype()));
+    return buffers;
+  }
+
+  /// A copy with options, tensors, settings, texts and state, which is in memory.
+  /// sonew_clone().
+  [[nodiscard]] Optimizer clone() const {
+    Optimizer copy;
+    detail::check(sonew_clone(get(), copy.handle_.out()));
+    copy.tensors_ = tensors_;
+    return copy;
+  }
+
+  /// Makes the optimizer what it was when it was created. sonew_reset().
+  void reset() { detail::check(sonew_reset(get())); }
+
+  /// Its options; pool is null. sonew_get_options().
+  Options options() const { return detail::ask<Options>(sonew_get_options, get()); }
+
+  /// All tensors, with their names.
+  std::vector<Tensor> tensors() const {
+    std::vector<Tensor> all;
+    for (std::size_t i = 0; i < tensors_.size(); i++) all.push_back(tensor(i));
+    return all;
   }
 
   /// Moves the state into a new live file. sonew_make_live().
@@ -1153,6 +1251,42 @@ class Optimizer {
     return function(optimizer, &options, p.data(), g.data(), p.size(), out...);
   }
 
+  void load_from(const std::string *path, const Buffers &params, const LoadOptions &options) {
+    const auto pointers = optional(params);
+    std::vector<const char *> names;
+    for (const auto &[from, to] : options.renames) {
+      names.push_back(detail::c_string(from, "a rename"));
+      names.push_back(detail::c_string(to, "a rename"));
+    }
+    std::vector<const char *> paths;
+    for (const std::string &further : options.paths)
+      paths.push_back(detail::c_string(further, "a path"));
+    std::vector<const char *> overrides;
+    for (const std::string &name : options.overrides)
+      overrides.push_back(detail::c_string(name, "an override"));
+    sonew_load_options c = options;
+    c.renames = names.data();
+    c.rename_count = options.renames.size();
+    c.paths = paths.data();
+    c.path_count = paths.size();
+    c.overrides = overrides.data();
+    c.override_count = overrides.size();
+    detail::check(sonew_load(get(), path ? detail::c_string(*path, "path") : nullptr, &c,
+                             pointers.data(), pointers.size()));
+  }
+
+  void flat(const ConstBuffer &all, const std::vector<std::size_t> &offsets,
+            sonew_dtype detail::Expected::*dtype, void *flat_params, const void *flat_grads,
+            void **params, const void **grads) const {
+    sonew_optimizer *const optimizer = get();
+    if (!tensors_.empty())
+      detail::check_dtype(tensors_[0].name, "one buffer for all", all.dtype(),
+                          tensors_[0].*dtype);
+    if (!offsets.empty()) detail::check_count("offsets", offsets.size(), tensors_.size());
+    detail::check(sonew_flat_pointers(optimizer, flat_params, flat_grads, all.size(),
+                                      offsets.empty() ? nullptr : offsets.data(), params, grads));
+  }
+
   /// Pointers to parameters, or no list at all.
   template <class V, bool Lasting>
   std::vector<void *> optional(const List<V, Lasting> &params) const {
@@ -1221,6 +1355,18 @@ class File {
     for (const Plane &plane : arrays(tensor))
       if (plane.name == array) expected.fits(to, array.c_str(), plane.dtype);
     detail::check(sonew_file_read(get(), tensor, detail::c_string(array, "array"), to.data()));
+  }
+
+  /// The texts that the program has saved with the state, by their keys. sonew_file_text().
+  std::map<std::string, std::string> texts() const {
+    const sonew_contents contents = info();
+    std::map<std::string, std::string> texts;
+    for (std::size_t i = 0; i < contents.text_count; i++) {
+      const char *text = nullptr;
+      detail::check(sonew_file_text(get(), contents.text_keys[i], &text));
+      texts.emplace(contents.text_keys[i], text);
+    }
+    return texts;
   }
 
   /// The handle, for functions of sonew.h; this object still owns it.

@@ -29,7 +29,8 @@ use crate::Optimizer;
 /// Each buffer has length elements. The tensors follow one another in their order, and length
 /// must be the sum of their elements; or offsets has the offset of each of them, in elements,
 /// and none may reach past length. Otherwise offsets is NULL. All tensors must have one type
-/// of parameters, and one of gradients. flat_grads and grads may both be NULL.
+/// of parameters, and one of gradients. Of parameters or of gradients, buffer and list may
+/// both be NULL.
 ///
 /// The buffers are not looked at. Pointers are checked by the calls that they are passed to,
 /// which refuse parameters that overlap.
@@ -47,18 +48,8 @@ pub unsafe extern "C" fn sonew_flat_pointers(
     grads: *mut *const c_void,
 ) -> sonew_status {
     call(|| {
-        not_null(params, || "params".to_owned())?;
-        if length > 0 {
-            not_null(flat_params, || "flat_params".to_owned())?;
-        }
-        if flat_grads.is_null() != grads.is_null() && (length > 0 || grads.is_null()) {
-            let null = if grads.is_null() {
-                "grads"
-            } else {
-                "flat_grads"
-            };
-            not_null(std::ptr::null::<c_void>(), || null.to_owned())?;
-        }
+        let wants_params = is_wanted(params, flat_params, length, ["params", "flat_params"])?;
+        let wants_grads = is_wanted(grads, flat_grads, length, ["grads", "flat_grads"])?;
         ask(optimizer, |owned| {
             let optimizer = &owned.optimizer;
             let count = optimizer.tensors().len();
@@ -68,14 +59,15 @@ pub unsafe extern "C" fn sonew_flat_pointers(
                 .is_given()
                 .then(|| offsets.collect("the list of offsets", |_, offset| Ok(offset)));
             let ranges = optimizer.flat_ranges(length, offsets.transpose()?.as_deref())?;
-            let params_at = places(optimizer, &ranges, length, flat_params.cast_const(), PARAMS)?;
-            let grads_at = match grads.is_null() {
-                true => None,
-                false => Some(places(optimizer, &ranges, length, flat_grads, GRADS)?),
+            let of = |wanted: bool, flat, of| {
+                let places = || places(optimizer, &ranges, length, flat, of);
+                wanted.then(places).transpose()
             };
+            let params_at = of(wants_params, flat_params.cast_const(), PARAMS)?;
+            let grads_at = of(wants_grads, flat_grads, GRADS)?;
             // SAFETY: the header asks for lists of as many pointers as there are tensors.
             unsafe {
-                for (i, at) in params_at.enumerate() {
+                for (i, at) in params_at.into_iter().flatten().enumerate() {
                     params.add(i).write_unaligned(at.cast_mut());
                 }
                 for (i, at) in grads_at.into_iter().flatten().enumerate() {
@@ -85,6 +77,22 @@ pub unsafe extern "C" fn sonew_flat_pointers(
             Ok(())
         })
     })
+}
+
+/// Whether a list is wanted of a buffer of this length: both are given, or none.
+fn is_wanted<P, Q>(
+    list: *const P,
+    flat: *const Q,
+    length: usize,
+    [list_name, flat_name]: [&str; 2],
+) -> Result<bool> {
+    if list.is_null() && !flat.is_null() {
+        not_null(list, || list_name.to_owned())?;
+    }
+    if !list.is_null() && length > 0 {
+        not_null(flat, || flat_name.to_owned())?;
+    }
+    Ok(!list.is_null())
 }
 
 /// What a buffer is of, and which type its tensors say.

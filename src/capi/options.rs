@@ -81,8 +81,8 @@ pub enum sonew_pooling {
     /// one plane "pooled" of P, [band + 1, length of a chain]; if norms are lagged,
     /// correlations are those of the step before, too, and it is [2, band + 1, length].
     /// It is float32, or float64 where that is computed in. Chains end at every row, or
-    /// column: SONEW_ROW_MAJOR is as SONEW_ROWS, SONEW_COLUMN_MAJOR as SONEW_COLUMNS. A
-    /// tensor of one chain pools nothing. Shards cannot be pooled.
+    /// column: SONEW_CONTIGUOUS is as SONEW_CONTIGUOUS_LINES, SONEW_STRIDED as
+    /// SONEW_STRIDED_LINES. A tensor of one chain pools nothing. Shards cannot be pooled.
     SONEW_POOLING_BAND = 1,
 }
 
@@ -140,8 +140,9 @@ pub struct sonew_options {
     /// The largest number of threads that a step uses, the calling thread
     /// included, up to 1024. 0 means one for each processor that the process may
     /// run on; 1 means that no step creates a thread. All optimizers and plans that
-    /// ask for the same number share one pool. Results do not depend on it.
-    /// Default 0.
+    /// ask for the same number share one pool. Results do not depend on it. Beside the
+    /// threads of OpenMP, which by default go on looking for work when theirs is done: see
+    /// "Pool". Default 0.
     pub threads: i32,
     /// Decay rate of the momentum, at least 0 and less than 1. Default 0.9.
     pub beta1: f64,

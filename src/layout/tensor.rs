@@ -124,7 +124,7 @@ impl TensorSpec {
 
     /// Whether chains that are broken at every row, or column, run along memory.
     pub(crate) fn runs_along(&self) -> bool {
-        let along = matches!(self.chains, Chains::RowMajor | Chains::Rows);
+        let along = matches!(self.chains, Chains::Contiguous | Chains::ContiguousLines);
         along || self.dims.len() < 2
     }
 

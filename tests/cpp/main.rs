@@ -79,6 +79,13 @@ fn everything_can_be_used() {
 }
 
 #[test]
+fn what_programs_need_can_be_used() {
+    let source = root("tests/cpp/program.cpp");
+    let program = everywhere("program", &source, |out| assert_eq!(out, "all used\n"));
+    valgrind(&program, &[program.parent().unwrap()]);
+}
+
+#[test]
 fn bad_input_throws_and_says_why() {
     let source = root("tests/cpp/refusals.cpp");
     let program = everywhere("refusals", &source, |out| assert_eq!(out, "all refused\n"));

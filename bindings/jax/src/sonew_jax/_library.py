@@ -74,6 +74,7 @@ class Tensor(ctypes.Structure):
         ("state_dtype", c_int32),
         ("master", c_int32),
         ("reserved", c_int32 * 2),
+        ("options", c_void_p),
     ]
 
 

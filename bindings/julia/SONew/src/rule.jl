@@ -226,5 +226,6 @@ function tensor(name::String, size::Dims, type::DataType, rule::SONewRule)
                   number(CHAINS, rule.chains, "chains"),
                   number(UPDATE, rule.update, "update"), dtype(type),
                   dtype_or_default(rule.grad_dtype, "grad_dtype"),
-                  dtype_or_default(rule.state_dtype, "state_dtype"), rule.master, (0, 0))
+                  dtype_or_default(rule.state_dtype, "state_dtype"), rule.master, (0, 0),
+                  C_NULL)
 end

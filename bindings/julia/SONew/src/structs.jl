@@ -42,6 +42,7 @@ struct Tensor
     state_dtype::Int32
     master::Int32
     reserved::NTuple{2,Int32}
+    options::Ptr{Options}
 end
 
 struct StepOptions
@@ -68,6 +69,10 @@ struct LoadOptions
     older_copy::Int32
     convert_state::Int32
     reserved::NTuple{1,Int32}
+    overrides::Ptr{Ptr{UInt8}}
+    override_count::Csize_t
+    data::Ptr{Cvoid}
+    size::Csize_t
 end
 
 struct View
@@ -90,6 +95,8 @@ struct Contents
     parameters::Int32
     live::Int32
     unsynced::Int32
+    text_keys::Ptr{Ptr{UInt8}}
+    text_count::Csize_t
 end
 
 struct Settings
