@@ -5,10 +5,12 @@ use std::{env, fs};
 
 /// The sections of the header, in order: files of src/capi. The documentation at the top of
 /// each file introduces its section.
-const SECTIONS: [&str; 15] = [
+const SECTIONS: [&str; 17] = [
     "optimizer",
     "step",
+    "flat",
     "file",
+    "texts",
     "options",
     "tensor",
     GUARANTEES,

@@ -21,7 +21,7 @@ class Row:
     name: str
     band: int = 1
     graft: str = "adam"
-    chains: str = "row-major"
+    chains: str = "contiguous"
     check: bool = False
     state: str = "float32"
     # Largest ratio to AdamW, by model.
@@ -47,8 +47,8 @@ ROWS = [
     Row(TRIDIAGONAL + ", bfloat16 state", state="bfloat16", goals={"a": 1.15, "b": 1.8}),
     Row("band 4, Adam graft", band=4, goals={"a": 4.0, "b": 5.0}),
     Row(TRIDIAGONAL + ", checked", check=True, bound=(TRIDIAGONAL, 1.0, 0.2)),
-    Row(PLAIN + ", columns", graft="none", chains="column-major", bound=(PLAIN, 1.2, 0.0)),
-    Row(TRIDIAGONAL + ", columns", chains="column-major", bound=(TRIDIAGONAL, 1.2, 0.0)),
+    Row(PLAIN + ", columns", graft="none", chains="strided", bound=(PLAIN, 1.2, 0.0)),
+    Row(TRIDIAGONAL + ", columns", chains="strided", bound=(TRIDIAGONAL, 1.2, 0.0)),
 ]
 
 

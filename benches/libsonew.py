@@ -8,7 +8,7 @@ import ctypes
 from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_size_t, c_uint64, c_void_p
 
 GRAFTS = {"none": 0, "sgd": 1, "momentum": 2, "adam": 3, "normalized rmsprop": 4}
-CHAINS = {"row-major": 0, "column-major": 1, "rows": 2, "columns": 3}
+CHAINS = {"contiguous": 0, "strided": 1, "contiguous lines": 2, "strided lines": 3}
 DTYPES = {"float32": 1, "bfloat16": 3}
 SKIP, UNCHECKED = 0, 1
 MAX_DIMS = 8

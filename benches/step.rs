@@ -60,13 +60,13 @@ const TRIDIAGONAL: Row = Row {
     name: "tridiagonal, Adam graft",
     band: 1,
     graft: Graft::Adam,
-    chains: Chains::RowMajor,
+    chains: Chains::Contiguous,
     non_finite: NonFinite::Unchecked,
 };
 
 const COLUMNS: Row = Row {
     name: "tridiagonal, Adam graft, columns",
-    chains: Chains::ColumnMajor,
+    chains: Chains::Strided,
     ..TRIDIAGONAL
 };
 

@@ -150,6 +150,26 @@ sonew_status sonew_create(const sonew_options *options,
  */
 sonew_status sonew_free(sonew_optimizer *optimizer);
 
+/**
+ * Makes the optimizer what it was when it was created: all state zero, step counts 0, the
+ * first settings of tensors, no texts. Views of the state become invalid. A live file that
+ * held the state is closed, as by sonew_free().
+ *
+ * Errors: SONEW_OUT_OF_MEMORY. Since 0.2.
+ */
+sonew_status sonew_reset(sonew_optimizer *optimizer);
+
+/**
+ * Creates a copy of an optimizer, with its options, tensors, settings, texts and state, and
+ * writes its handle to *copy. The state of the copy is in memory, also if that of the
+ * original is in a file; both use one pool. From then on both give the same bits for the same
+ * steps. Master weights that sonew_reset_master() has discarded are not copied.
+ *
+ * Errors: SONEW_OUT_OF_MEMORY. Since 0.2.
+ */
+sonew_status sonew_clone(const sonew_optimizer *optimizer,
+                         sonew_optimizer **copy);
+
 /******************************************************************************
  * Step
  *
@@ -181,6 +201,11 @@ sonew_status sonew_step_options_init(sonew_step_options *step, size_t size);
  * overlap any other buffer of the call, nor the state. A parameter that is
  * used in two places of a model is one tensor, passed once with the sum of its
  * gradients.
+ *
+ * If all gradients are NULL, the step is none of any tensor and counts for the optimizer
+ * alone, so that processes which hold different tensors of one model keep one step count.
+ * A program that has forgotten its gradients sees it by the gradient norm, which is 0,
+ * and by the step counts of its tensors: sonew_info(), sonew_get_settings().
  *
  * A step takes at most 16 KiB of the calling thread's stack, as every other way to
  * take one does.
@@ -256,6 +281,43 @@ struct sonew_step_options {
 };
 
 /******************************************************************************
+ * One buffer for all tensors
+ *
+ * Programs that keep all parameters in one allocation, and all gradients in another, make
+ * the lists of pointers that sonew_step(), sonew_save() and all others take once:
+ *
+ *    void *params[16];
+ *    const void *grads[16];
+ *    sonew_flat_pointers(optimizer, params_memory, grads_memory, num_parameters, NULL, params, grads);
+ *    ...
+ *    sonew_step(optimizer, &step, params, grads, 16);
+ *    sonew_save(optimizer, path, params, 16);
+ ******************************************************************************/
+
+/**
+ * Writes where each tensor lies in a buffer of all parameters to params[i], and where its
+ * gradient lies in a buffer of all gradients to grads[i], for all tensors of the optimizer.
+ * Each buffer has length elements. The tensors follow one another in their order, and length
+ * must be the sum of their elements; or offsets has the offset of each of them, in elements,
+ * and none may reach past length. Otherwise offsets is NULL. All tensors must have one type
+ * of parameters, and one of gradients. Of parameters or of gradients, buffer and list may
+ * both be NULL.
+ *
+ * The buffers are not looked at. Pointers are checked by the calls that they are passed to,
+ * which refuse parameters that overlap.
+ *
+ * Errors: SONEW_WRONG_LENGTH, SONEW_OUT_OF_RANGE for an offset, SONEW_DTYPE_DIFFERS,
+ * SONEW_SIZE_OVERFLOW, SONEW_OUT_OF_MEMORY. Since 0.2.
+ */
+sonew_status sonew_flat_pointers(const sonew_optimizer *optimizer,
+                                 void *flat_params,
+                                 const void *flat_grads,
+                                 size_t length,
+                                 const size_t *offsets,
+                                 void **params,
+                                 const void **grads);
+
+/******************************************************************************
  * Save and load
  *
  * A checkpoint is a safetensors file. It holds the state planes by name
@@ -266,8 +328,8 @@ struct sonew_step_options {
  ******************************************************************************/
 
 /**
- * Saves the state, the options, the step count, and each tensor's step count,
- * learning-rate scale and weight decay to a file. params (one buffer for each tensor, as in
+ * Saves the state, the options, the step count, each tensor's step count,
+ * learning-rate scale and weight decay, and the texts of the program, to a file. params (one buffer for each tensor, as in
  * sonew_step(); only read) saves the parameters, too; to save the state alone,
  * pass NULL and a count of 0.
  *
@@ -299,6 +361,23 @@ sonew_status sonew_save(const sonew_optimizer *optimizer,
                         size_t count);
 
 /**
+ * Saves what sonew_save() saves to memory: capacity bytes from data on. Writes the size of the
+ * checkpoint in bytes to *size. With a capacity of 0, data is NULL and only the size is told,
+ * which stays the same until the next step, load or change of a setting or text. What is
+ * written is what the file would be: sonew_load() takes it (sonew_load_options.data), and in
+ * a file it is a checkpoint. Parameters may not overlap it.
+ *
+ * Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_WRONG_LENGTH (capacity
+ * is less than the size), SONEW_OVERLAP, SONEW_HEADER_LENGTH, SONEW_OUT_OF_MEMORY. Since 0.2.
+ */
+sonew_status sonew_save_to_memory(const sonew_optimizer *optimizer,
+                                  void *const *params,
+                                  size_t count,
+                                  void *data,
+                                  size_t capacity,
+                                  size_t *size);
+
+/**
  * Fills in the defaults. Pass sizeof *options for size.
  *
  * Errors: SONEW_STRUCT_SIZE. Since 0.2.
@@ -311,7 +390,9 @@ sonew_status sonew_load_options_init(sonew_load_options *options, size_t size);
  * in any order. options may be NULL, which means the defaults; with it,
  * differences can be allowed. params (one buffer for each tensor, as in
  * sonew_step(); written) loads the parameters, too, and the file must have
- * them; to load the state alone, pass NULL and a count of 0.
+ * them; to load the state alone, pass NULL and a count of 0. path is NULL if options.data has
+ * a checkpoint in memory. Numbers among the options are the same if float cannot tell them
+ * apart: 0.9 and 0.9f are. The optimizer keeps its own.
  *
  * Unless options.convert_state is 1, nothing is converted: state planes, and
  * parameters that are loaded, must have the same types in the file as in the
@@ -334,7 +415,8 @@ sonew_status sonew_load_options_init(sonew_load_options *options, size_t size);
  * SONEW_OPTION_DIFFERS, SONEW_PLANE_MISSING, SONEW_RENAME,
  * SONEW_FILE_LOCKED, SONEW_TORN, SONEW_NOT_A_LIVE_FILE, SONEW_SHARED_OPTION,
  * SONEW_NO_OLDER_COPY, SONEW_ROWS_MISSING, SONEW_STEPS_DIFFER, SONEW_FILES_DIFFER,
- * SONEW_ROWS_DIFFER, SONEW_MAPPED_ROWS, SONEW_OUT_OF_MEMORY. Since 0.2.
+ * SONEW_ROWS_DIFFER, SONEW_MAPPED_ROWS, SONEW_MEMORY, SONEW_UNKNOWN_NAME (in overrides),
+ * SONEW_OUT_OF_MEMORY. Since 0.2.
  */
 sonew_status sonew_load(sonew_optimizer *optimizer,
                         const char *path,
@@ -415,7 +497,7 @@ struct sonew_load_options {
    * machines. Only for SONEW_READ. Default NULL.
    *
    * The state is the same to the bit however the rows are divided, except where a chain
-   * was cut or is cut now (with all but SONEW_ROWS): a sub-diagonal's entry for two
+   * was cut or is cut now (with all but SONEW_CONTIGUOUS_LINES): a sub-diagonal's entry for two
    * elements that were in different shards, or are now, is 0 until steps fill it.
    */
   const char *const *paths;
@@ -462,7 +544,59 @@ struct sonew_load_options {
   int32_t convert_state;
   /** Must be 0. */
   int32_t reserved[1];
+  /**
+   * override_count names of settings of which the optimizer keeps its own where the file
+   * has others, as override_options does of all: of fields of sonew_options, as in "beta1",
+   * where "weight_decay" also stands for that of every tensor, of "lr_scale", their
+   * learning-rate scale, and of "update" and "master", the fields of sonew_tensor. NULL with
+   * a count of 0. Default NULL.
+   */
+  const char *const *overrides;
+  /** See overrides. Default 0. */
+  size_t override_count;
+  /**
+   * A checkpoint in memory, of size bytes, in place of a file: the path of the call is then
+   * NULL, and mode is SONEW_READ. The bytes are those that sonew_save_to_memory() or any
+   * other save has written; after the call nothing refers to them. Default NULL.
+   */
+  const void *data;
+  /** See data. Default 0. */
+  size_t size;
 };
+
+/******************************************************************************
+ * Texts of the program
+ *
+ * What a program must know to go on besides parameters and state: the position of its data
+ * loader, the state of its random generator, the epoch. It gives the optimizer short texts,
+ * each under a key, and every save writes them together with the state, in one file that is
+ * complete or not there. A load replaces them by those of the file (of several files, by
+ * those of the first). sonew_file_text() reads them without an optimizer. In the file they
+ * are metadata of the format, with the keys "sonew.text.KEY".
+ *
+ * There may be 1000 texts. A live file has none, because its header never changes.
+ ******************************************************************************/
+
+/**
+ * Keeps a text under a key, in place of the one that had it. The key is UTF-8, not empty, and
+ * has no control characters; the text is UTF-8. Both are copied. text may be NULL, which
+ * removes the text of the key if there is one.
+ *
+ * Errors: SONEW_INVALID_STRING, SONEW_TEXT, SONEW_LIVE_TEXT, SONEW_OUT_OF_MEMORY. Since 0.2.
+ */
+sonew_status sonew_set_text(sonew_optimizer *optimizer,
+                            const char *key,
+                            const char *text);
+
+/**
+ * Writes the text of a key to *text, or NULL if there is none. The text lives until the next
+ * call that sets a text of the optimizer, loads into it, resets or frees it.
+ *
+ * Errors: SONEW_INVALID_STRING, SONEW_OUT_OF_MEMORY. Since 0.2.
+ */
+sonew_status sonew_get_text(const sonew_optimizer *optimizer,
+                            const char *key,
+                            const char **text);
 
 /******************************************************************************
  * Options
@@ -730,23 +864,30 @@ sonew_status sonew_tensors_init(sonew_tensor *tensors,
 
 /**
  * Which coordinates are neighbours. Chains should run along a unit's inputs;
- * along its outputs the method works much worse.
+ * along its outputs the method works much worse. The names say where neighbours lie in
+ * memory, and so mean the same in languages that count dimensions from the other end.
  */
 enum {
   /**
    * The whole tensor is one chain in the order of memory, last dimension
    * fastest: for weights stored [out, in].
    */
-  SONEW_ROW_MAJOR = 0,
+  SONEW_CONTIGUOUS = 0,
   /**
    * The whole tensor is one chain, first dimension fastest: for weights
-   * stored [in, out].
+   * stored [in, out]. Neighbours lie a stride apart.
    */
-  SONEW_COLUMN_MAJOR = 1,
-  /** One chain for each row, along the last dimension. */
-  SONEW_ROWS = 2,
-  /** One chain for each column, along the first dimension. */
-  SONEW_COLUMNS = 3,
+  SONEW_STRIDED = 1,
+  /**
+   * As SONEW_CONTIGUOUS, broken at the end of each line along the last dimension: a
+   * chain for each row.
+   */
+  SONEW_CONTIGUOUS_LINES = 2,
+  /**
+   * As SONEW_STRIDED, broken at the end of each line along the first dimension: a
+   * chain for each column.
+   */
+  SONEW_STRIDED_LINES = 3,
 };
 typedef int32_t sonew_chains;
 
@@ -808,7 +949,7 @@ struct sonew_tensor {
   size_t first_row;
   /** See first_row. Default 0: the tensor is no shard. */
   size_t whole_rows;
-  /** One of sonew_chains. Default SONEW_ROW_MAJOR. */
+  /** One of sonew_chains. Default SONEW_CONTIGUOUS. */
   int32_t chains;
   /** One of sonew_update. Default SONEW_UPDATE_SONEW. */
   int32_t update;
@@ -836,6 +977,14 @@ struct sonew_tensor {
   int32_t master;
   /** Must be 0. */
   int32_t reserved[2];
+  /**
+   * The tensor's own options, as a group of parameters has them: its band, beta1, beta2,
+   * eps, gamma, shrink, graft_eps and weight_decay. Any number of tensors may point to one struct,
+   * which is copied. In threads, instruction_set and pool it is not looked at; in all other
+   * options it must agree with those of the optimizer, of which it is best made as a copy.
+   * Default NULL: the options of the optimizer.
+   */
+  const sonew_options *options;
 };
 
 /******************************************************************************
@@ -920,7 +1069,8 @@ struct sonew_tensor {
 
 /**
  * Writes a tensor of an optimizer to *tensor, as sonew_create() takes it, with every
- * type named. Its name lives as long as the optimizer. Pass sizeof *tensor for size.
+ * type named. Its name, and its own options if it has some, live as long as the optimizer.
+ * Pass sizeof *tensor for size.
  *
  * Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.2.
  */
@@ -985,6 +1135,17 @@ struct sonew_settings {
  ******************************************************************************/
 
 /**
+ * Writes the options of an optimizer to *options, as sonew_options_init() writes the defaults,
+ * but pool, which is NULL. Options of single tensors are in sonew_get_tensor(). Pass sizeof
+ * *options for size.
+ *
+ * Errors: SONEW_STRUCT_SIZE. Since 0.2.
+ */
+sonew_status sonew_get_options(const sonew_optimizer *optimizer,
+                               sonew_options *options,
+                               size_t size);
+
+/**
  * Writes what there is to know of an optimizer to *info, also while another thread
  * uses it: then as it was when the call before that one ended. Pass sizeof *info for size.
  *
@@ -1005,9 +1166,8 @@ struct sonew_optimizer_info {
   uint64_t step_count;
   /**
    * The gradient norm of the last step: sqrt(sum |g|^2) over all tensors, after
-   * grad_scale and before clipping. NaN before the first step, and after a step
-   * that did not compute it: with SONEW_UNCHECKED and no clip_norm, a step may not
-   * read all gradients beforehand.
+   * grad_scale and before clipping; 0 if no tensor had a gradient. NaN if there is
+   * none: see has_gradient_norm.
    */
   double gradient_norm;
   /** The number of tensors. */
@@ -1032,6 +1192,17 @@ struct sonew_optimizer_info {
    * Results do not depend on it. The string is never freed.
    */
   const char *instruction_set;
+  /**
+   * 1: gradient_norm is a number. 0: there is none, because no step was taken since the
+   * optimizer was created, loaded or set; or the last one was skipped
+   * (SONEW_NON_FINITE_GRADIENT); or it did not compute the norm, or had gradients that
+   * are not finite: with SONEW_UNCHECKED and no clip_norm a step may not read all
+   * gradients beforehand. Programs that are compiled with -ffast-math need this flag,
+   * because there a comparison does not find a NaN.
+   */
+  int32_t has_gradient_norm;
+  /** 0. */
+  int32_t reserved[1];
 };
 
 /******************************************************************************
@@ -1348,8 +1519,18 @@ sonew_status sonew_file_read(const sonew_file *file,
                              void *data);
 
 /**
- * Closes a file. NULL is allowed and does nothing. The names that it has told are
- * gone then. Since 0.2.
+ * Writes the text of a key, one of sonew_contents.text_keys, to *text, or NULL if the file has
+ * none. It lives as long as the handle. See "Texts of the program".
+ *
+ * Errors: SONEW_INVALID_STRING. Since 0.2.
+ */
+sonew_status sonew_file_text(const sonew_file *file,
+                             const char *key,
+                             const char **text);
+
+/**
+ * Closes a file. NULL is allowed and does nothing. The names and texts that it has told
+ * are gone then. Since 0.2.
  */
 sonew_status sonew_file_free(sonew_file *file);
 
@@ -1372,6 +1553,10 @@ struct sonew_contents {
    * process that worked on it died. It can be loaded.
    */
   int32_t unsynced;
+  /** The keys of its texts, sorted; they live as long as the handle. See sonew_file_text(). */
+  const char *const *text_keys;
+  /** How many texts it has. */
+  size_t text_count;
 };
 
 /******************************************************************************
@@ -1585,8 +1770,9 @@ struct sonew_buffers {
  *
  * If the numbers are given back unchanged, the step gives the same bits as sonew_step().
  * If they are reduced, it gives the step of the whole tensors, up to the rounding of the
- * sums, provided that tensors are cut between chains: between rows with SONEW_ROWS,
- * between columns with SONEW_COLUMNS. Where a chain is cut, the edges over the cut are
+ * sums, provided that tensors are cut between chains: between rows with
+ * SONEW_CONTIGUOUS_LINES,
+ * between columns with SONEW_STRIDED_LINES. Where a chain is cut, the edges over the cut are
  * missing. With numbers that are only compared (SONEW_LARGEST_L1) the bits are those of
  * the whole tensors. Sums are added up in another order than on one machine: that
  * changes the last bits of their float64, and so rarely one of the parameters. With
@@ -1781,7 +1967,10 @@ enum {
   SONEW_SIZE_OVERFLOW = 205,
   /** A call passes another number of tensors than the handle has. */
   SONEW_TENSOR_COUNT = 206,
-  /** A buffer does not have the length of its tensor. */
+  /**
+   * A buffer does not have the length of its tensor, or of all tensors together, or has no
+   * room for a checkpoint.
+   */
   SONEW_WRONG_LENGTH = 207,
   /** A call passes another number of state planes than a tensor has. */
   SONEW_PLANE_COUNT = 208,
@@ -1789,7 +1978,7 @@ enum {
   SONEW_UNKNOWN_TENSOR = 209,
   /** The tensor has no state plane with this index. */
   SONEW_UNKNOWN_PLANE = 210,
-  /** There is no struct, or no field, with this name. */
+  /** There is no struct, no field, or nothing for a load to override, with this name. */
   SONEW_UNKNOWN_NAME = 211,
   /**
    * A tensor asks for SONEW_F16 state, whose range is too small for squared
@@ -1803,6 +1992,16 @@ enum {
   SONEW_MASTER_DTYPE = 213,
   /** A shard has rows that the whole tensor does not have, or is a scalar. */
   SONEW_SHARD = 215,
+  /**
+   * The options of a tensor differ from those of the optimizer in one that is the same
+   * for all tensors.
+   */
+  SONEW_TENSOR_OPTION = 216,
+  /**
+   * The key of a text is empty or has a control character, the text has a NUL, or there
+   * are more than 1000.
+   */
+  SONEW_TEXT = 217,
   /** A buffer is not aligned to its element type. */
   SONEW_MISALIGNED = 220,
   /**
@@ -1852,7 +2051,10 @@ enum {
   SONEW_HEADER_LENGTH = 405,
   /** A tensor is in the file but not in the optimizer, or the other way round. */
   SONEW_TENSOR_MISSING = 410,
-  /** A tensor has other dimensions or chains, or another update, in the file. */
+  /**
+   * A tensor has other dimensions or chains, another update, or other options of its own, in
+   * the file.
+   */
   SONEW_TENSOR_DIFFERS = 411,
   /** An option has another value in the file. */
   SONEW_OPTION_DIFFERS = 412,
@@ -1862,7 +2064,7 @@ enum {
   SONEW_RENAME = 414,
   /**
    * A state plane, or the parameters of a tensor, have another element type
-   * in the file. In sonew.hpp also a buffer whose elements have another type than
+   * in the file; or tensors in one buffer differ in it. In sonew.hpp also a buffer whose elements have another type than
    * the tensor declares.
    */
   SONEW_DTYPE_DIFFERS = 415,
@@ -1912,6 +2114,13 @@ enum {
    * optimizer has: read them instead.
    */
   SONEW_MAPPED_ROWS = 428,
+  /**
+   * A text was set for state in a live file, which has none, or state with texts was to
+   * be moved into one.
+   */
+  SONEW_LIVE_TEXT = 429,
+  /** A checkpoint in memory was to be mapped, or was passed together with a path. */
+  SONEW_MEMORY = 430,
   /**
    * A bug in this library; please report the message. Only after this error
    * may something have changed: the handle that was in use is refused from

@@ -171,6 +171,18 @@ pub enum Error {
         bytes: usize,
     },
 
+    /// A tensor has an option of its own that is one for all tensors.
+    #[error(
+        "tensor \"{tensor}\": its own options differ from the optimizer's in {option}, which is \
+         the same for all tensors"
+    )]
+    TensorOption {
+        /// The tensor.
+        tensor: String,
+        /// The option.
+        option: &'static str,
+    },
+
     /// A tensor asks for float16 state, whose range is too small for squared
     /// gradients.
     #[error("tensor \"{tensor}\": the state cannot be F16, whose range is too small for squared gradients; use BF16")]
@@ -240,6 +252,49 @@ pub enum Error {
         length: usize,
         /// What the tensor's dimensions require.
         expected: usize,
+    },
+
+    /// One buffer for all tensors has another number of elements than they together.
+    #[error("one buffer of all tensors has {length} elements, they have {expected} together")]
+    FlatLength {
+        /// What the caller passed.
+        length: usize,
+        /// The sum over all tensors.
+        expected: usize,
+    },
+
+    /// A tensor would reach past the end of one buffer for all tensors.
+    #[error(
+        "tensor \"{tensor}\": {elements} elements from offset {offset} on reach past the end of a \
+         buffer of {length}"
+    )]
+    FlatOffset {
+        /// The tensor.
+        tensor: String,
+        /// Its offset.
+        offset: usize,
+        /// Its number of elements.
+        elements: usize,
+        /// The number of elements of the buffer.
+        length: usize,
+    },
+
+    /// Tensors of several types cannot lie in one buffer of elements.
+    #[error(
+        "{argument} of tensor \"{first}\" has type {first_dtype}, that of tensor \"{second}\" has \
+         {second_dtype}: one buffer has one type"
+    )]
+    FlatDtype {
+        /// Parameters or gradients.
+        argument: &'static str,
+        /// The first tensor.
+        first: String,
+        /// Its type.
+        first_dtype: Dtype,
+        /// Another tensor.
+        second: String,
+        /// Its type.
+        second_dtype: Dtype,
     },
 
     /// A buffer has another element type than its tensor was declared with.
@@ -509,6 +564,57 @@ pub enum Error {
         option: &'static str,
     },
 
+    /// A text's key is empty, or has a control character.
+    #[error(
+        "a text has the key {key:?}: a key needs at least one character and no control characters"
+    )]
+    TextKey {
+        /// The key.
+        key: String,
+    },
+
+    /// A text has a NUL, which C could not be told.
+    #[error("the text \"{key}\" has a NUL")]
+    TextNul {
+        /// Its key.
+        key: String,
+    },
+
+    /// There are more texts than a file can have.
+    #[error("{count} texts are more than a file can have: 1000")]
+    TooManyTexts {
+        /// How many there are.
+        count: usize,
+    },
+
+    /// A text, which only saved files can have, was set for state in a live file, or state
+    /// with texts is to be in one.
+    #[error(
+        "the text \"{key}\" cannot be in a live file, whose header never changes: remove it, or \
+         keep the state in memory and save it"
+    )]
+    LiveText {
+        /// Its key.
+        key: String,
+    },
+
+    /// Memory is too small for a checkpoint.
+    #[error("the checkpoint has {needed} bytes, there is room for {size}")]
+    TooSmall {
+        /// The bytes that there are.
+        size: usize,
+        /// Those of the checkpoint.
+        needed: u64,
+    },
+
+    /// A load from memory was passed a path, too.
+    #[error("path and options.data are both given: a load is from one of them")]
+    PathAndMemory,
+
+    /// A checkpoint in memory was to be mapped.
+    #[error("a checkpoint in memory cannot be mapped: read it")]
+    MappedMemory,
+
     /// The tensors are too many, or their names too long, for the header of
     /// a safetensors file.
     #[error("\"{}\" needs a header of {length} bytes, a safetensors file can have {limit}", path.display())]
@@ -545,8 +651,12 @@ pub enum Error {
         missing: &'static str,
     },
 
-    /// A tensor has other dimensions or chains, or another update, in the file.
-    #[error("tensor \"{tensor}\": {what} is {file} in the file, {optimizer} in the optimizer")]
+    /// A tensor has other dimensions or chains, another update, or other options of its own,
+    /// in the file.
+    #[error(
+        "tensor \"{tensor}\": {what} is {file} in the file, {optimizer} in the optimizer{}",
+        if what.starts_with("dims") || *what == "chains" { String::new() } else { how_to_keep(what) }
+    )]
     TensorDiffers {
         /// The tensor.
         tensor: String,
@@ -576,7 +686,10 @@ pub enum Error {
     },
 
     /// An option has another value in the file than in the optimizer.
-    #[error("option {option} is {file} in the file, {optimizer} in the optimizer")]
+    #[error(
+        "option {option} is {file} in the file, {optimizer} in the optimizer{}",
+        how_to_keep(option)
+    )]
     OptionDiffers {
         /// The option.
         option: &'static str,
@@ -723,6 +836,11 @@ pub enum Error {
         /// The panic's message.
         message: String,
     },
+}
+
+/// What a refused load could do about a difference.
+fn how_to_keep(name: &str) -> String {
+    format!("; to keep that of the optimizer, name \"{name}\" in the overrides of the load")
 }
 
 /// Rows, as in `[3, 7)`.

@@ -145,8 +145,8 @@ impl Default for Options {
 /// u        = q^-1 X q^-1 m^,  X = argmin tr(X R) - log det X,  R the band of rho
 /// ```
 ///
-/// Chains end at every row ([`Chains::RowMajor`](crate::layout::Chains) is as `Rows`) or
-/// column. A tensor of one chain pools nothing, but has a band of its own.
+/// Chains end at every row ([`Chains::Contiguous`](crate::layout::Chains) is as
+/// `ContiguousLines`) or column. A tensor of one chain pools nothing, but has a band of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
@@ -286,6 +286,52 @@ impl Options {
             self.threads <= MAX_THREADS,
             "0 to 1024",
         )
+    }
+}
+
+impl Options {
+    /// The first option in which a tensor differs from all, although tensors cannot.
+    pub(crate) fn differs_for_all(&self, all: &Options) -> Option<&'static str> {
+        // Every field is named, so that a new one cannot be forgotten here.
+        let Options {
+            band: _,
+            beta1: _,
+            beta2: _,
+            eps: _,
+            gamma: _,
+            graft_eps: _,
+            weight_decay: _,
+            statistics,
+            damping,
+            bias_correction,
+            graft,
+            pooling,
+            shrink: _,
+            lagged_norms: _,
+            nesterov,
+            graft_bias_correction,
+            rounding,
+            seed,
+            // Results do not depend on these.
+            threads: _,
+            instruction_set: _,
+        } = self;
+        let same = [
+            ("statistics", *statistics == all.statistics),
+            ("damping", *damping == all.damping),
+            ("bias_correction", *bias_correction == all.bias_correction),
+            ("graft", *graft == all.graft),
+            ("pooling", *pooling == all.pooling),
+            ("lagged_norms", self.is_lagged() == all.is_lagged()),
+            ("nesterov", *nesterov == all.nesterov),
+            (
+                "graft_bias_correction",
+                *graft_bias_correction == all.graft_bias_correction,
+            ),
+            ("rounding", *rounding == all.rounding),
+            ("seed", *seed == all.seed),
+        ];
+        same.iter().find(|(_, same)| !same).map(|(name, _)| *name)
     }
 }
 

@@ -28,18 +28,18 @@ fn model() -> Vec<TensorSpec> {
             .with_dtypes(params, grads, state)
     };
     vec![
-        tensor(&[3, 211], Chains::RowMajor, [F32, F32, F32]),
-        tensor(&[30, 23], Chains::ColumnMajor, [F32, Bf16, F32]),
-        tensor(&[5, 77], Chains::Rows, [F32, Bf16, Bf16]),
-        tensor(&[41, 18], Chains::Columns, [F32, F32, Bf16]),
-        tensor(&[19, 21], Chains::RowMajor, [Bf16, Bf16, Bf16]),
-        tensor(&[19, 35], Chains::ColumnMajor, [Bf16, F16, F32]).with_master(),
-        tensor(&[401], Chains::RowMajor, [F16, F16, Bf16]),
-        tensor(&[33, 17], Chains::Columns, [F16, F32, F32]),
-        tensor(&[7, 50], Chains::RowMajor, [F64, F64, F64]),
-        tensor(&[50, 33], Chains::ColumnMajor, [F64, F32, F64]),
-        tensor(&[9, 40], Chains::Rows, [F64, Bf16, Bf16]),
-        tensor(&[123], Chains::RowMajor, [Bf16, F32, F32]).with_update(Update::Adam),
+        tensor(&[3, 211], Chains::Contiguous, [F32, F32, F32]),
+        tensor(&[30, 23], Chains::Strided, [F32, Bf16, F32]),
+        tensor(&[5, 77], Chains::ContiguousLines, [F32, Bf16, Bf16]),
+        tensor(&[41, 18], Chains::StridedLines, [F32, F32, Bf16]),
+        tensor(&[19, 21], Chains::Contiguous, [Bf16, Bf16, Bf16]),
+        tensor(&[19, 35], Chains::Strided, [Bf16, F16, F32]).with_master(),
+        tensor(&[401], Chains::Contiguous, [F16, F16, Bf16]),
+        tensor(&[33, 17], Chains::StridedLines, [F16, F32, F32]),
+        tensor(&[7, 50], Chains::Contiguous, [F64, F64, F64]),
+        tensor(&[50, 33], Chains::Strided, [F64, F32, F64]),
+        tensor(&[9, 40], Chains::ContiguousLines, [F64, Bf16, Bf16]),
+        tensor(&[123], Chains::Contiguous, [Bf16, F32, F32]).with_update(Update::Adam),
     ]
 }
 

@@ -23,13 +23,14 @@ const GENERATED: [(&str, &str); 2] = [
     ),
 ];
 
-const USAGE: [&str; 3] = [
+const USAGE: [&str; 4] = [
     "tests/c/usage.c",
     "tests/c/usage_files.c",
     "tests/c/usage_plans.c",
+    "tests/c/usage_program.c",
 ];
 
-const REFUSALS: [&str; 10] = [
+const REFUSALS: [&str; 11] = [
     "tests/c/refusals.c",
     "tests/c/refusals_create.c",
     "tests/c/refusals_step.c",
@@ -40,6 +41,7 @@ const REFUSALS: [&str; 10] = [
     "tests/c/refusals_typed.c",
     "tests/c/refusals_live.c",
     "tests/c/refusals_shards.c",
+    "tests/c/refusals_program.c",
 ];
 
 fn folder(test: &str) -> std::path::PathBuf {
@@ -175,6 +177,19 @@ fn lists_of_floats_need_no_cast() {
     let folder = folder("lists");
     let program = compile(&mut cc(), "c11", &["tests/c/lists.c"], &folder);
     assert_eq!(run(Command::new(&program).arg(&folder)), "no casts\n");
+}
+
+#[test]
+fn a_program_with_fast_math_is_told_whether_there_is_a_norm() {
+    let folder = folder("norm");
+    let compiler = &mut cc();
+    let program = compile(
+        compiler.arg("-ffast-math"),
+        "c99",
+        &["tests/c/norm.c"],
+        &folder,
+    );
+    assert_eq!(run(Command::new(&program).arg(&folder)), "a norm or none\n");
 }
 
 /// What is no list of pointers does not compile.

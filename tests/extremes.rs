@@ -338,7 +338,7 @@ impl Case {
             graft: *GRAFTS.choose(rng).unwrap(),
             graft_eps: *[0.0, 1e-40, 1e-8, 1.0].choose(rng).unwrap(),
             graft_bias_correction: rng.random(),
-            lagged_norms: rng.random_bool(0.3),
+            lagged_norms: Some(rng.random_bool(0.3)),
             nesterov: rng.random_bool(0.3),
             weight_decay: *[0.0, 0.1].choose(rng).unwrap(),
             rounding: *[Rounding::Nearest, Rounding::Stochastic]
@@ -500,7 +500,7 @@ fn agrees(case: &Case, optimizer: &Optimizer, g: &[f64], before: &[f64], after: 
     // A square that overflows is nobody's norm; and the norms of the step before are not
     // in the state.
     if has_large_squares(case, g)
-        || o.lagged_norms
+        || o.is_lagged()
         || case.tensor.update == Update::Adam
         || beta1.max(beta2) > 1.0 - 1e-8
     {

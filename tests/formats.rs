@@ -53,7 +53,7 @@ fn options() -> Options {
 
 fn tensors() -> Vec<TensorSpec> {
     vec![
-        TensorSpec::new("weight", &[2, 3]).with_chains(Chains::ColumnMajor),
+        TensorSpec::new("weight", &[2, 3]).with_chains(Chains::Strided),
         TensorSpec::new("bias", &[5]).with_update(Update::Adam),
     ]
 }

@@ -242,8 +242,8 @@ impl Settings<'_> {
 
     fn tensor(&self, index: usize, dims: &[usize]) -> TensorSpec {
         let chains = match self.text("chain") {
-            "flattened row-major, whole tensor" => Chains::RowMajor,
-            "transposed flatten (column-major), whole tensor" => Chains::ColumnMajor,
+            "flattened row-major, whole tensor" => Chains::Contiguous,
+            "transposed flatten (column-major), whole tensor" => Chains::Strided,
             other => panic!("unknown chain: {other}"),
         };
         let update = match self.0.get("one_dim").map(String::as_str) {

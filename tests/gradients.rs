@@ -12,10 +12,10 @@ use sonew::{Error, Optimizer};
 fn model() -> Vec<TensorSpec> {
     vec![
         TensorSpec::new("small", &[5]),
-        TensorSpec::new("big", &[300, 401]).with_chains(Chains::ColumnMajor),
+        TensorSpec::new("big", &[300, 401]).with_chains(Chains::Strided),
         TensorSpec::new("bias", &[33]).with_update(Update::Adam),
-        TensorSpec::new("rows", &[70, 65]).with_chains(Chains::Rows),
-        TensorSpec::new("columns", &[65, 70]).with_chains(Chains::Columns),
+        TensorSpec::new("rows", &[70, 65]).with_chains(Chains::ContiguousLines),
+        TensorSpec::new("columns", &[65, 70]).with_chains(Chains::StridedLines),
         TensorSpec::new("scalar", &[]),
     ]
 }

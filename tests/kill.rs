@@ -41,7 +41,7 @@ fn tensors() -> Vec<TensorSpec> {
     vec![
         TensorSpec::new("weight", &[250, 300]).with_master(),
         TensorSpec::new("kernel", &[90, 77])
-            .with_chains(Chains::ColumnMajor)
+            .with_chains(Chains::Strided)
             .with_master(),
         TensorSpec::new("bias", &[301])
             .with_update(Update::Adam)

@@ -26,12 +26,12 @@ macro_rules! refused {
 fn tensors() -> Vec<TensorSpec> {
     let spec = |name: &str, dims: &[usize], chains| TensorSpec::new(name, dims).with_chains(chains);
     vec![
-        spec("rows", &[10, 300], Chains::Rows),
-        spec("columns", &[75, 90], Chains::Columns),
-        spec("column-major", &[90, 75], Chains::ColumnMajor).with_master(),
-        spec("tiny", &[], Chains::RowMajor),
-        spec("adam", &[700], Chains::RowMajor).with_update(Update::Adam),
-        spec("few bits", &[60, 51], Chains::RowMajor)
+        spec("rows", &[10, 300], Chains::ContiguousLines),
+        spec("columns", &[75, 90], Chains::StridedLines),
+        spec("column-major", &[90, 75], Chains::Strided).with_master(),
+        spec("tiny", &[], Chains::Contiguous),
+        spec("adam", &[700], Chains::Contiguous).with_update(Update::Adam),
+        spec("few bits", &[60, 51], Chains::Contiguous)
             .with_dtypes(Dtype::F32, Dtype::F32, Dtype::Bf16)
             .with_master(),
     ]

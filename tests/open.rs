@@ -31,7 +31,7 @@ fn options(rounding: Rounding) -> Options {
 fn tensors() -> [TensorSpec; 3] {
     [
         TensorSpec::new("a", &[3, 5])
-            .with_chains(Chains::Columns)
+            .with_chains(Chains::StridedLines)
             .with_dtypes(Dtype::Bf16, Dtype::F32, Dtype::Bf16)
             .with_master(),
         TensorSpec::new("b", &[37])

@@ -62,10 +62,10 @@ fn check(options: &Options, tensors: &[TensorSpec], steps: usize) {
 #[test]
 fn steps_are_those_of_the_oracle() {
     let layouts = [
-        Chains::Rows,
-        Chains::Columns,
-        Chains::RowMajor,
-        Chains::ColumnMajor,
+        Chains::ContiguousLines,
+        Chains::StridedLines,
+        Chains::Contiguous,
+        Chains::Strided,
     ];
     for (i, chains) in layouts.into_iter().enumerate() {
         for band in [0, 1, 3, 4, 16, 17, 40, 64] {
@@ -112,8 +112,8 @@ fn other_statistics_are_those_of_the_oracle() {
                 lagged_norms: Some(lagged),
                 ..pooled(5)
             };
-            let rows = TensorSpec::new("rows", &[70, 33]).with_chains(Chains::Rows);
-            let columns = TensorSpec::new("columns", &[33, 70]).with_chains(Chains::Columns);
+            let rows = TensorSpec::new("rows", &[70, 33]).with_chains(Chains::ContiguousLines);
+            let columns = TensorSpec::new("columns", &[33, 70]).with_chains(Chains::StridedLines);
             check(&options, &[rows, columns], 5);
         }
     }
@@ -153,8 +153,8 @@ fn a_step_by_hand() {
 
 fn model() -> Vec<TensorSpec> {
     vec![
-        TensorSpec::new("rows", &[70, 90]).with_chains(Chains::Rows),
-        TensorSpec::new("columns", &[40, 300]).with_chains(Chains::Columns),
+        TensorSpec::new("rows", &[70, 90]).with_chains(Chains::ContiguousLines),
+        TensorSpec::new("columns", &[40, 300]).with_chains(Chains::StridedLines),
         TensorSpec::new("few bits", &[130, 33])
             .with_dtypes(Dtype::F32, Dtype::F32, Dtype::Bf16)
             .with_master(),
@@ -304,10 +304,10 @@ fn stages_change_no_bit() {
 #[test]
 fn no_gradient_makes_a_nan() {
     let tensors = [
-        TensorSpec::new("rows", &[9, 40]).with_chains(Chains::Rows),
-        TensorSpec::new("columns", &[40, 9]).with_chains(Chains::Columns),
+        TensorSpec::new("rows", &[9, 40]).with_chains(Chains::ContiguousLines),
+        TensorSpec::new("columns", &[40, 9]).with_chains(Chains::StridedLines),
         TensorSpec::new("one chain", &[40]),
-        TensorSpec::new("chains of one", &[40, 1]).with_chains(Chains::Rows),
+        TensorSpec::new("chains of one", &[40, 1]).with_chains(Chains::ContiguousLines),
     ];
     let mut rng = rng(3);
     for case in 0..200 {

@@ -12,7 +12,7 @@ use sonew::{Error, LoadMode, LoadOptions, Optimizer, Stage};
 
 fn model() -> Vec<TensorSpec> {
     vec![
-        TensorSpec::new("rows", &[40, 67]).with_chains(Chains::Rows),
+        TensorSpec::new("rows", &[40, 67]).with_chains(Chains::ContiguousLines),
         TensorSpec::new("whole", &[33, 20]),
         TensorSpec::new("bias", &[40]).with_update(Update::Adam),
         TensorSpec::new("master", &[50])
@@ -171,7 +171,7 @@ const ROWS: [std::ops::Range<usize>; 3] = [0..13, 13..40, 40..40];
 /// that only the last machine has.
 fn of_machine(rows: usize, alone: usize) -> Vec<TensorSpec> {
     vec![
-        TensorSpec::new("w", &[rows, 67]).with_chains(Chains::Rows),
+        TensorSpec::new("w", &[rows, 67]).with_chains(Chains::ContiguousLines),
         TensorSpec::new("bias", &[rows]).with_update(Update::Adam),
         TensorSpec::new("whole", &[12, 30]),
         TensorSpec::new("alone", &[alone, 9]),

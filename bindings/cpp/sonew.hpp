@@ -15,10 +15,17 @@
 //
 // - Every error throws sonew::error, whose what() names the argument, the
 //   tensor and the value. A call that throws has changed nothing.
-// - A buffer is any object with contiguous elements (std::vector, std::array,
-//   std::span, an array, a single number), of float, double, or a 16-bit type.
+// - A buffer is any object whose elements, of float, double or a 16-bit type, are known
+//   to lie one after the other: std::vector, std::array, std::span and other contiguous
+//   ranges, arrays of any number of dimensions, a single number, matrices, vectors and
+//   columns of Eigen and Armadillo; or a pointer and a length. What is not one contiguous
+//   run does not compile: a block or a transpose of a matrix, std::deque.
 //   Buffers are passed by reference and never copied; their lengths and types
-//   are compared with those of the tensors.
+//   are compared with those of the tensors. An object that owns its elements and is a
+//   temporary does not compile where elements are written.
+// - Matrices of Eigen and Armadillo store their first index fastest, and the last
+//   dimension of a tensor is the fastest one: a matrix of `out` rows and `in` columns is
+//   the tensor {in, out}, with Chains::strided.
 // - Options, and the other structs of a call, are those of sonew.h with the same
 //   fields, and are made with the defaults. What a call tells is a struct of sonew.h.
 // - Optimizers, plans, pools, files, saves and steps in stages can be moved but not copied. An
@@ -29,14 +36,23 @@
 #ifndef SONEW_HPP
 #define SONEW_HPP
 
+#if __cplusplus < 201703L
+#error "sonew.hpp needs C++17 (-std=c++17) or newer; older C++ uses the C API, sonew.h."
+#elif !defined(__cpp_exceptions)
+#error "sonew.hpp needs exceptions; a program without them (-fno-exceptions) uses the C API, sonew.h."
+#else
+
 #include <sonew.h>
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
 #include <iterator>
+#include <map>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -51,6 +67,9 @@
 #endif
 #ifdef __cpp_lib_span
 #include <span>
+#endif
+#ifdef __cpp_lib_ranges
+#include <ranges>
 #endif
 
 namespace sonew {
@@ -234,11 +253,6 @@ template <class T>
 struct is_element<T, std::void_t<decltype(dtype_of<std::remove_cv_t<T>>::value)>>
     : std::true_type {};
 
-/// For elements T, to which a V, void or const void, may point.
-template <class T, class V>
-using if_element =
-    std::enable_if_t<is_element<T>::value && std::is_convertible<T *, V *>::value, int>;
-
 /// The element type of T, checked against its size.
 template <class T>
 constexpr sonew_dtype element() {
@@ -249,49 +263,268 @@ constexpr sonew_dtype element() {
   return dtype;
 }
 
-/// The elements of whatever a buffer can be made of: a number, or a container. A
-/// temporary number can only be read.
-template <class T, if_element<T, const void> = 0>
-constexpr Span<T> elements(T &number) noexcept {
-  return {&number, 1};
-}
-template <class T, if_element<T, const void> = 0>
-constexpr Span<const T> elements(const T &number) noexcept {
-  return {&number, 1};
-}
-template <class C, class T = std::remove_pointer_t<decltype(std::data(std::declval<C &>()))>,
-          if_element<T, const void> = 0>
-constexpr Span<T> elements(C &&container) {
-  return {std::data(container), std::size(container)};
+// What is known to be one contiguous run of elements. Of a type with data() and size()
+// that says nothing else this is not known: its elements may be strided.
+
+/// The standard's containers, and what says it by its iterators.
+template <class T, class A>
+std::true_type is_container(const std::vector<T, A> &);
+template <class T, std::size_t N>
+std::true_type is_container(const std::array<T, N> &);
+std::false_type is_container(...);
+template <class C, class = void>
+struct is_run : std::false_type {};
+template <class C>
+struct is_run<C, std::void_t<decltype(std::begin(std::declval<C &>())),
+                             decltype(std::data(std::declval<C &>())),
+                             decltype(std::size(std::declval<C &>()))>>
+    : std::bool_constant<std::is_pointer<decltype(std::begin(std::declval<C &>()))>::value ||
+#ifdef __cpp_lib_ranges
+                         std::ranges::contiguous_range<C &> ||
+#endif
+                         decltype(detail::is_container(std::declval<C &>()))::value> {
+};
+
+/// Eigen's types, which are known by their constants, and whether they own their elements.
+/// Eigen itself is not needed.
+template <class C, class = void>
+struct is_eigen : std::false_type {};
+template <class C>
+struct is_eigen<C, std::void_t<typename C::Scalar, decltype(C::InnerStrideAtCompileTime),
+                               decltype(C::IsVectorAtCompileTime)>> : std::true_type {};
+
+template <class C>
+constexpr bool is_packed();
+
+/// Matrix and Array.
+template <template <class, int, int, int, int, int> class M, class T, int R, int C, int O, int MR,
+          int MC>
+std::true_type is_plain(const M<T, R, C, O, MR, MC> &);
+std::false_type is_plain(...);
+/// Map and Ref with the strides of a whole matrix, and the columns of one.
+template <template <class, int, class> class M, class P, int O, class S>
+std::bool_constant<S::OuterStrideAtCompileTime == 0 &&
+                   (S::InnerStrideAtCompileTime == 0 || S::InnerStrideAtCompileTime == 1)>
+is_whole(const M<P, O, S> &);
+template <template <class, int, int, bool> class B, class X, int R, int C, bool InnerPanel>
+std::bool_constant<InnerPanel && is_packed<std::remove_cv_t<X>>()> is_whole(
+    const B<X, R, C, InnerPanel> &);
+std::false_type is_whole(...);
+
+/// Whether a type of Eigen is one run: all of these, and vectors with a stride of 1.
+template <class C>
+constexpr bool is_packed() {
+  return decltype(detail::is_plain(std::declval<C &>()))::value ||
+         decltype(detail::is_whole(std::declval<C &>()))::value ||
+         (C::IsVectorAtCompileTime && C::InnerStrideAtCompileTime == 1);
 }
 
-/// Whether a B can be constructed from each element of R.
-template <class R, class B, class = void>
-struct is_range : std::false_type {};
-template <class R, class B>
-struct is_range<R, B, std::void_t<decltype(*std::begin(std::declval<R &>()))>>
-    : std::is_convertible<decltype(*std::begin(std::declval<R &>())), B> {};
+template <class C, class = void>
+struct has_data : std::false_type {};
+template <class C>
+struct has_data<C, std::void_t<decltype(std::declval<C &>().data())>> : std::true_type {};
+/// Armadillo's matrices.
+template <class C, class = void>
+struct has_memptr : std::false_type {};
+template <class C>
+struct has_memptr<C, std::void_t<decltype(std::declval<C &>().memptr()),
+                                 decltype(std::declval<C &>().n_elem)>> : std::true_type {};
+
+/// Whether a T can only be a single number, and not something that holds some.
+template <class T>
+constexpr bool is_single = is_element<T>::value || (!std::is_class<T>::value &&
+                                                    !std::is_array<T>::value);
+
+/// A pointer to the first element; nullptr_t if they are not known to be one run. Their
+/// type may be one that has no dtype.
+template <class C>
+constexpr auto first(C &from) {
+  if constexpr (is_single<C>) {
+    return &from;
+  } else if constexpr (std::is_array<C>::value) {
+    if constexpr (is_single<std::remove_all_extents_t<C>>)
+      return detail::first(from[0]);
+    else
+      return nullptr;
+  } else if constexpr (is_eigen<C>::value) {
+    if constexpr (has_data<C>::value && is_packed<std::remove_cv_t<C>>())
+      return from.data();
+    else
+      return nullptr;
+  } else if constexpr (has_memptr<C>::value) {
+    return from.memptr();
+  } else if constexpr (is_run<C>::value) {
+    return std::data(from);
+  } else {
+    return nullptr;
+  }
+}
+
+/// How many there are, of what has a first one.
+template <class C>
+constexpr std::size_t count(const C &from) {
+  if constexpr (is_single<C>)
+    return 1;
+  else if constexpr (std::is_array<C>::value)
+    return std::extent<C>::value * detail::count(from[0]);
+  else if constexpr (has_memptr<C>::value)
+    return static_cast<std::size_t>(from.n_elem);
+  else
+    return static_cast<std::size_t>(std::size(from));
+}
+
+/// The elements' type, const if they are; nullptr_t if they are not known to be one run.
+template <class C>
+using element_of = std::remove_pointer_t<decltype(detail::first(std::declval<C &>()))>;
+
+/// Whether elements end with their object: then they are const if it is. Those of a view
+/// do not depend on it.
+template <class C>
+constexpr bool owns() {
+  if constexpr (is_eigen<C>::value)
+    return decltype(detail::is_plain(std::declval<C &>()))::value;
+  else
+    return !std::is_same<element_of<std::remove_const_t<C>>, element_of<const C>>::value;
+}
 
 }  // namespace detail
 
-/// Elements that a call uses: constructed from a container, a span, an array or a
-/// single number, or from a pointer and a length. It refers to the elements and does
-/// not own them. nullptr means no buffer. V is void or const void.
-template <class V>
+template <class V, bool Lasting>
+class BasicBuffer;
+template <class V, bool Lasting>
+class List;
+
+namespace detail {
+
+/// The types that are buffers already, or none.
+template <class T>
+struct is_own : std::is_same<T, std::nullptr_t> {};
+template <class V, bool Lasting>
+struct is_own<BasicBuffer<V, Lasting>> : std::true_type {};
+template <class V, bool Lasting>
+struct is_own<List<V, Lasting>> : std::true_type {};
+
+/// What `*begin` of an R gives.
+template <class R, class = void>
+struct item_of {
+  using type = void;
+};
+template <class R>
+struct item_of<R, std::void_t<decltype(*std::begin(std::declval<R &>()))>> {
+  using type = decltype(*std::begin(std::declval<R &>()));
+};
+
+/// Whether something is a buffer, or why not.
+enum class Fit { yes, scattered, no_elements, constant, temporary, no_list };
+
+template <class R, class V, bool Lasting>
+constexpr Fit list_fit();
+
+/// Whether a C, an lvalue if it is a reference, is a buffer of elements to which a V may
+/// point. Lasting: it is used after the call that it is passed to.
+template <class C, class V, bool Lasting>
+constexpr Fit fit() {
+  using T = std::remove_reference_t<C>;
+  using E = element_of<T>;
+  if constexpr (!is_element<E>::value) {
+    constexpr Fit items = list_fit<C, V, Lasting>();
+    if (items != Fit::no_list) return items;
+    return std::is_same<E, std::nullptr_t>::value ? Fit::scattered : Fit::no_elements;
+  } else if constexpr (Lasting && !std::is_reference<C>::value && owns<T>()) {
+    return Fit::temporary;
+  } else {
+    return std::is_convertible<E *, V *>::value ? Fit::yes : Fit::constant;
+  }
+}
+
+/// The same of the items of an R, if it is a list. One of numbers is none: they are
+/// elements.
+template <class R, class V, bool Lasting>
+constexpr Fit list_fit() {
+  using T = std::remove_reference_t<R>;
+  using I = typename item_of<T>::type;
+  using item = std::remove_cv_t<std::remove_reference_t<I>>;
+  if constexpr (std::is_void<I>::value || is_single<item> || is_single<std::remove_all_extents_t<T>>) {
+    return Fit::no_list;
+  } else if constexpr (is_own<item>::value) {
+    return std::is_convertible<I, BasicBuffer<V, Lasting>>::value ? Fit::yes : Fit::constant;
+  } else {
+    // Items end with a temporary list if they are const when it is; those that are made
+    // by an iterator end even before the call.
+    constexpr bool end_with_it =
+        !std::is_reference<R>::value && !std::is_same<typename item_of<std::remove_const_t<T>>::type,
+                                                      typename item_of<const T>::type>::value;
+    return fit<std::conditional_t<end_with_it, item, I>, V,
+               Lasting || !std::is_reference<I>::value>();
+  }
+}
+
+template <class R, class V, bool Lasting>
+constexpr bool is_list = list_fit<R, V, Lasting>() == Fit::yes;
+
+/// What holds numbers of whatever kind, as far as its type tells.
+template <class C, class = void>
+struct has_scalars : std::false_type {};
+template <class C>
+struct has_scalars<C, std::void_t<typename C::Scalar>> : std::true_type {};
+template <class C, class = void>
+struct has_elem_type : std::false_type {};
+template <class C>
+struct has_elem_type<C, std::void_t<typename C::elem_type>> : std::true_type {};
+
+/// Whether a buffer is to take a C or to say why it does not: what holds numbers, and is
+/// no list.
+template <class C, class V, bool Lasting>
+constexpr bool is_for() {
+  using T = std::remove_reference_t<C>;
+  if constexpr (is_own<std::remove_cv_t<T>>::value)
+    return false;
+  else if constexpr (is_element<T>::value)
+    return true;
+  else
+    return (std::is_array<T>::value || has_data<T>::value || has_memptr<T>::value ||
+            has_scalars<T>::value || has_elem_type<T>::value ||
+            !std::is_void<typename item_of<T>::type>::value) &&
+           !is_list<C, V, Lasting>;
+}
+
+}  // namespace detail
+
+/// Elements that a call uses: constructed from what is one contiguous run of them, see
+/// above, or from a pointer and a length. It refers to the elements and does
+/// not own them. nullptr means no buffer. V is void or const void. Lasting: elements that
+/// are written, or used after the call, so that a temporary must not own them.
+template <class V, bool Lasting>
 class BasicBuffer {
  public:
   constexpr BasicBuffer(std::nullptr_t = nullptr) noexcept {}
-  template <class T, detail::if_element<T, V> = 0>
-  constexpr BasicBuffer(T *data, std::size_t size) noexcept
-      : data_(data), size_(size), dtype_(detail::element<T>()) {}
-  template <class C, class T = typename decltype(detail::elements(std::declval<C>()))::element_type,
-            detail::if_element<T, V> = 0>
+  template <class T, class Size,
+            std::enable_if_t<detail::is_element<T>::value && std::is_convertible<T *, V *>::value &&
+                                 std::is_convertible<Size, std::size_t>::value,
+                             int> = 0>
+  constexpr BasicBuffer(T *data, Size size) noexcept
+      : data_(data), size_(static_cast<std::size_t>(size)), dtype_(detail::element<T>()) {}
+  template <class C, std::enable_if_t<detail::is_for<C, V, Lasting>(), int> = 0>
   constexpr BasicBuffer(C &&from) {
-    const Span<T> span = detail::elements(std::forward<C>(from));
-    *this = BasicBuffer(span.data(), span.size());
+    constexpr detail::Fit fit = detail::fit<C, V, Lasting>();
+    static_assert(fit != detail::Fit::scattered,
+                  "sonew: this is not known to be one contiguous run of elements; pass what is, "
+                  "or a pointer and a length.");
+    static_assert(fit != detail::Fit::no_elements,
+                  "sonew: elements are float, double, sonew::bf16, sonew::f16, or of a type for "
+                  "which sonew::dtype_of is specialized.");
+    static_assert(fit != detail::Fit::constant, "sonew: these elements are written, but const.");
+    static_assert(fit != detail::Fit::temporary,
+                  "sonew: this temporary ends, and its elements with it, before they are used; "
+                  "give it a name.");
+    if constexpr (fit == detail::Fit::yes)
+      *this = BasicBuffer(detail::first(from), detail::count(from));
   }
-  template <class W, std::enable_if_t<std::is_same<const W, V>::value, int> = 0>
-  constexpr BasicBuffer(const BasicBuffer<W> &other) noexcept
+  template <class W, bool L,
+            std::enable_if_t<std::is_convertible<W *, V *>::value &&
+                                 !std::is_same<BasicBuffer<W, L>, BasicBuffer>::value,
+                             int> = 0>
+  constexpr BasicBuffer(const BasicBuffer<W, L> &other) noexcept
       : data_(other.data()), size_(other.size()), dtype_(other.dtype()) {}
 
   constexpr V *data() const noexcept { return data_; }
@@ -300,33 +533,42 @@ class BasicBuffer {
   constexpr explicit operator bool() const noexcept { return data_ != nullptr; }
 
  private:
+  friend class Optimizer;
+  /// Elements of a type that is known at run time.
+  constexpr BasicBuffer(V *data, std::size_t size, sonew_dtype dtype) noexcept
+      : data_(data), size_(size), dtype_(dtype) {}
+
   V *data_ = nullptr;
   std::size_t size_ = 0;
   sonew_dtype dtype_ = Dtype::by_default;
 };
 
 /// Elements that a call may write.
-using Buffer = BasicBuffer<void>;
+using Buffer = BasicBuffer<void, true>;
 /// Elements that a call only reads.
-using ConstBuffer = BasicBuffer<const void>;
+using ConstBuffer = BasicBuffer<const void, false>;
+/// Elements that are only read, also after the call, as those of a step in stages.
+using LastingBuffer = BasicBuffer<const void, true>;
 
 /// One buffer for each tensor, in the order of the tensors: a list in braces,
 /// `{weight, bias}`; a container of buffers, or of containers; or, for a single
 /// tensor, anything that a buffer can be constructed from.
-template <class B>
+template <class V, bool Lasting>
 class List {
+  using B = BasicBuffer<V, Lasting>;
+
  public:
   List() = default;
   List(std::initializer_list<B> buffers) : buffers_(buffers) {}
   template <class R, std::enable_if_t<
                          !std::is_same<std::remove_cv_t<std::remove_reference_t<R>>, List>::value &&
-                             (std::is_convertible<R, B>::value || detail::is_range<R, B>::value),
+                             (std::is_convertible<R, B>::value || detail::is_list<R, V, Lasting>),
                          int> = 0>
   List(R &&list) {
-    if constexpr (std::is_convertible<R, B>::value)
-      buffers_.push_back(std::forward<R>(list));
-    else
+    if constexpr (detail::is_list<R, V, Lasting>)
       for (auto &&buffer : list) buffers_.push_back(buffer);
+    else
+      buffers_.push_back(std::forward<R>(list));
   }
 
   std::size_t size() const noexcept { return buffers_.size(); }
@@ -338,9 +580,11 @@ class List {
 };
 
 /// Buffers that a call may write, one for each tensor.
-using Buffers = List<Buffer>;
+using Buffers = List<void, true>;
 /// Buffers that a call only reads, one for each tensor.
-using ConstBuffers = List<ConstBuffer>;
+using ConstBuffers = List<const void, false>;
+/// Buffers that are only read, also after the call, one for each tensor.
+using LastingBuffers = List<const void, true>;
 
 // ---------------------------------------------------------------------------
 // Options and tensors
@@ -383,12 +627,13 @@ struct Isa {
   static constexpr sonew_isa neon = SONEW_ISA_NEON;
 };
 
-/// Values of Tensor::chains, which coordinates are neighbours: sonew_chains.
+/// Values of Tensor::chains, which coordinates are neighbours: sonew_chains. Those of a
+/// matrix of Eigen or Armadillo that is used as W * x are strided.
 struct Chains {
-  static constexpr sonew_chains row_major = SONEW_ROW_MAJOR;
-  static constexpr sonew_chains column_major = SONEW_COLUMN_MAJOR;
-  static constexpr sonew_chains rows = SONEW_ROWS;
-  static constexpr sonew_chains columns = SONEW_COLUMNS;
+  static constexpr sonew_chains contiguous = SONEW_CONTIGUOUS;
+  static constexpr sonew_chains strided = SONEW_STRIDED;
+  static constexpr sonew_chains contiguous_lines = SONEW_CONTIGUOUS_LINES;
+  static constexpr sonew_chains strided_lines = SONEW_STRIDED_LINES;
 };
 
 /// Values of Tensor::update, how a tensor is updated: sonew_update.
@@ -419,6 +664,12 @@ struct LoadMode {
 ///     options.pool = pool.get();  // of a sonew::Pool
 struct Options : sonew_options {
   Options() { detail::check(sonew_options_init(this, sizeof(sonew_options))); }
+  /// A copy of those that the library tells, which may be of another version.
+  explicit Options(const sonew_options &other) : Options() {
+    std::memcpy(static_cast<sonew_options *>(this), &other,
+                std::min(other.struct_size, sizeof(sonew_options)));
+    struct_size = sizeof(sonew_options);
+  }
 };
 
 /// The options of one step: the fields of sonew_step_options, with their defaults.
@@ -439,6 +690,54 @@ struct LoadOptions : sonew_load_options {
   /// several machines have saved, each with its tensors or its rows of them
   /// (Tensor::first_row). By default none.
   std::vector<std::string> paths;
+
+  /// Settings of which the optimizer keeps its own where the file has others, as in
+  /// `{"beta1", "weight_decay"}`: sonew_load_options.overrides. By default none.
+  std::vector<std::string> overrides;
+};
+
+namespace detail {
+
+/// A dimension, of whatever integer type; one that is negative is refused.
+struct Dim {
+  std::size_t size;
+
+  template <class I, std::enable_if_t<std::is_convertible<I, std::size_t>::value &&
+                                          !std::is_floating_point<I>::value,
+                                      int> = 0>
+  Dim(I value) : size(static_cast<std::size_t>(value)) {
+    if constexpr (std::is_signed<I>::value)
+      if (value < 0)
+        throw error(SONEW_OUT_OF_RANGE,
+                    "a dimension is " + std::to_string(value) + ", must not be negative");
+  }
+};
+
+/// For containers of dimensions.
+template <class C>
+using if_dims = std::enable_if_t<
+    std::is_convertible<decltype(*std::begin(std::declval<const C &>())), Dim>::value &&
+        !std::is_convertible<const C &, std::string>::value,
+    int>;
+
+}  // namespace detail
+
+/// The dimensions of a tensor, slowest first: integers of any type, in braces or in a
+/// container. One that is negative is SONEW_OUT_OF_RANGE.
+class Dims : public std::vector<std::size_t> {
+ public:
+  Dims() = default;
+  Dims(std::initializer_list<detail::Dim> dims) { append(dims); }
+  template <class C, detail::if_dims<C> = 0>
+  Dims(const C &dims) {
+    append(dims);
+  }
+
+ private:
+  template <class C>
+  void append(const C &dims) {
+    for (const detail::Dim dim : dims) push_back(dim.size);
+  }
 };
 
 /// One parameter tensor: contiguous, its last dimension fastest. Name and
@@ -447,21 +746,27 @@ struct LoadOptions : sonew_load_options {
 /// ndim, which is the length of dims. With whole_rows set it is a shard, the rows from
 /// first_row on of a larger tensor.
 struct Tensor : sonew_tensor {
-  Tensor(std::string name, std::vector<std::size_t> dims = {});
+  Tensor(std::string name, Dims dims = {});
   explicit Tensor(const sonew_tensor &tensor);
 
   std::string name;
-  std::vector<std::size_t> dims;
+  Dims dims;
+  /// Options of its own, as a group of parameters has them: a copy of the optimizer's with
+  /// another band, other betas, eps, gamma, shrink, graft_eps or weight_decay.
+  std::optional<Options> options;
 };
 
-inline Tensor::Tensor(std::string the_name, std::vector<std::size_t> the_dims)
+inline Tensor::Tensor(std::string the_name, Dims the_dims)
     : name(std::move(the_name)), dims(std::move(the_dims)) {
   detail::check(sonew_tensors_init(this, 1, sizeof(sonew_tensor)));
 }
 
-inline Tensor::Tensor(const sonew_tensor &tensor)
-    : sonew_tensor(tensor), name(tensor.name), dims(tensor.dims, tensor.dims + tensor.ndim) {
-  sonew_tensor::name = nullptr;  // That of C lives no longer than what was asked.
+inline Tensor::Tensor(const sonew_tensor &tensor) : sonew_tensor(tensor), name(tensor.name) {
+  dims.assign(tensor.dims, tensor.dims + tensor.ndim);
+  if (tensor.options != nullptr) options.emplace(*tensor.options);
+  // Those of C live no longer than what was asked.
+  sonew_tensor::name = nullptr;
+  sonew_tensor::options = nullptr;
 }
 
 /// The name and the type of a state plane, or of another array of a file.
@@ -494,8 +799,9 @@ namespace detail {
 inline std::vector<sonew_tensor> to_c(const std::vector<Tensor> &tensors) {
   std::vector<sonew_tensor> list(tensors.begin(), tensors.end());
   for (std::size_t i = 0; i < list.size(); i++) {
-    const std::vector<std::size_t> &dims = tensors[i].dims;
+    const Dims &dims = tensors[i].dims;
     list[i].name = c_string(tensors[i].name, "a tensor's name");
+    list[i].options = tensors[i].options ? &*tensors[i].options : nullptr;
     list[i].ndim = dims.size();  // The library refuses a number that is too large.
     std::fill(std::begin(list[i].dims), std::end(list[i].dims), std::size_t{0});
     std::copy_n(dims.begin(), std::min<std::size_t>(dims.size(), SONEW_MAX_DIMS), list[i].dims);
@@ -556,8 +862,8 @@ struct Expected {
 using Tensors = std::vector<Expected>;
 
 /// Pointers to buffers that were compared with their tensors.
-template <class B>
-std::vector<void *> pointers(const Tensors &tensors, const List<B> &buffers, const char *argument,
+template <class V, bool Lasting>
+std::vector<void *> pointers(const Tensors &tensors, const List<V, Lasting> &buffers, const char *argument,
                              const char *what, sonew_dtype Expected::*dtype) {
   check_count(argument, buffers.size(), tensors.size());
   std::vector<void *> pointers;
@@ -569,8 +875,8 @@ std::vector<void *> pointers(const Tensors &tensors, const List<B> &buffers, con
   return pointers;
 }
 
-template <class B>
-std::vector<void *> parameters(const Tensors &tensors, const List<B> &params) {
+template <class V, bool Lasting>
+std::vector<void *> parameters(const Tensors &tensors, const List<V, Lasting> &params) {
   return pointers(tensors, params, "params", "the parameter", &Expected::dtype);
 }
 
@@ -715,7 +1021,8 @@ class Optimizer {
   /// Takes one step: parameters and state are updated from the gradients, and
   /// the step count grows by one. Both lists have one buffer for each tensor; a
   /// gradient may be nullptr: that tensor then takes no part in the step, and its
-  /// own step count stays as it is. sonew_step().
+  /// own step count stays as it is. If all are, the step still counts for the optimizer.
+  /// sonew_step().
   ///
   /// Throws non_finite_gradient if the step was skipped because of a gradient
   /// that is not finite, and error for everything else.
@@ -731,7 +1038,7 @@ class Optimizer {
   }
 
   /// Begins a step in stages. sonew_stages_begin().
-  [[nodiscard]] Stages stages(const Buffers &params, const ConstBuffers &grads,
+  [[nodiscard]] Stages stages(const Buffers &params, const LastingBuffers &grads,
                               const StepOptions &options = {}) {
     Stages stages(tensors_.size());
     detail::check(call(sonew_stages_begin, params, grads, options, stages.handle_.out()));
@@ -759,22 +1066,95 @@ class Optimizer {
   /// Loads a file, or with LoadOptions::paths several, and the parameters if buffers for
   /// them are given. sonew_load().
   void load(const std::string &path, const Buffers &params = {}, const LoadOptions &options = {}) {
+    load_from(&path, params, options);
+  }
+
+  /// Saves what save() saves to memory. In a file it is a checkpoint. sonew_save_to_memory().
+  [[nodiscard]] std::vector<unsigned char> save_to_memory(const ConstBuffers &params = {}) const {
     const auto pointers = optional(params);
-    std::vector<const char *> names;
-    for (const auto &[from, to] : options.renames) {
-      names.push_back(detail::c_string(from, "a rename"));
-      names.push_back(detail::c_string(to, "a rename"));
-    }
-    std::vector<const char *> paths;
-    for (const std::string &further : options.paths)
-      paths.push_back(detail::c_string(further, "a path"));
-    sonew_load_options c = options;
-    c.renames = names.data();
-    c.rename_count = options.renames.size();
-    c.paths = paths.data();
-    c.path_count = paths.size();
-    detail::check(sonew_load(get(), detail::c_string(path, "path"), &c, pointers.data(),
-                             pointers.size()));
+    const auto save = [&](unsigned char *data, std::size_t capacity, std::size_t *size) {
+      detail::check(sonew_save_to_memory(get(), pointers.data(), pointers.size(), data, capacity,
+                                         size));
+    };
+    std::size_t size = 0;
+    save(nullptr, 0, &size);
+    std::vector<unsigned char> bytes(size);
+    save(bytes.data(), bytes.size(), &size);
+    return bytes;
+  }
+
+  /// Loads what save_to_memory(), or any other save, has written: size bytes from data on.
+  void load_from_memory(const void *data, std::size_t size, const Buffers &params = {},
+                        LoadOptions options = {}) {
+    options.data = data;
+    options.size = size;
+    load_from(nullptr, params, options);
+  }
+
+  /// Keeps a text of the program under a key; every save writes it, and every load replaces
+  /// all texts by those of the file. sonew_set_text().
+  void set_text(const std::string &key, const std::string &text) {
+    detail::check(sonew_set_text(get(), detail::c_string(key, "key"),
+                                 detail::c_string(text, "text")));
+  }
+  /// Removes the text of a key, if there is one.
+  void remove_text(const std::string &key) {
+    detail::check(sonew_set_text(get(), detail::c_string(key, "key"), nullptr));
+  }
+  /// The text of a key, if there is one. sonew_get_text().
+  std::optional<std::string> text(const std::string &key) const {
+    const char *text = nullptr;
+    detail::check(sonew_get_text(get(), detail::c_string(key, "key"), &text));
+    return text == nullptr ? std::nullopt : std::optional<std::string>(text);
+  }
+
+  /// The tensors in one buffer of all parameters, one after the other, or each from its
+  /// offset on, in elements; the length must fit. For step(), save() and load():
+  ///
+  ///     optimizer.step(optimizer.flat_params(all), optimizer.flat_grads(all_grads));
+  ///
+  /// sonew_flat_pointers().
+  std::vector<Buffer> flat_params(const Buffer &all,
+                                  const std::vector<std::size_t> &offsets = {}) const {
+    std::vector<void *> pointers(tensors_.size());
+    flat(all, offsets, &detail::Expected::dtype, all.data(), nullptr, pointers.data(), nullptr);
+    std::vector<Buffer> buffers;
+    for (std::size_t i = 0; i < pointers.size(); i++)
+      buffers.push_back(Buffer(pointers[i], tensors_[i].size, all.dtype()));
+    return buffers;
+  }
+  /// The same of one buffer of all gradients.
+  std::vector<ConstBuffer> flat_grads(const ConstBuffer &all,
+                                      const std::vector<std::size_t> &offsets = {}) const {
+    std::vector<const void *> pointers(tensors_.size());
+    flat(all, offsets, &detail::Expected::grad_dtype, nullptr, all.data(), nullptr,
+         pointers.data());
+    std::vector<ConstBuffer> buffers;
+    for (std::size_t i = 0; i < pointers.size(); i++)
+      buffers.push_back(ConstBuffer(pointers[i], tensors_[i].size, all.dtype()));
+    return buffers;
+  }
+
+  /// A copy with options, tensors, settings, texts and state, which is in memory.
+  /// sonew_clone().
+  [[nodiscard]] Optimizer clone() const {
+    Optimizer copy;
+    detail::check(sonew_clone(get(), copy.handle_.out()));
+    copy.tensors_ = tensors_;
+    return copy;
+  }
+
+  /// Makes the optimizer what it was when it was created. sonew_reset().
+  void reset() { detail::check(sonew_reset(get())); }
+
+  /// Its options; pool is null. sonew_get_options().
+  Options options() const { return detail::ask<Options>(sonew_get_options, get()); }
+
+  /// All tensors, with their names.
+  std::vector<Tensor> tensors() const {
+    std::vector<Tensor> all;
+    for (std::size_t i = 0; i < tensors_.size(); i++) all.push_back(tensor(i));
+    return all;
   }
 
   /// Moves the state into a new live file. sonew_make_live().
@@ -861,8 +1241,8 @@ class Optimizer {
   Optimizer() = default;
 
   /// Compares buffers with their tensors and calls a function with them.
-  template <class F, class... Out>
-  sonew_status call(F function, const Buffers &params, const ConstBuffers &grads,
+  template <class F, bool Lasting, class... Out>
+  sonew_status call(F function, const Buffers &params, const List<const void, Lasting> &grads,
                     const StepOptions &options, Out... out) {
     sonew_optimizer *const optimizer = get();
     const auto p = detail::parameters(tensors_, params);
@@ -871,9 +1251,45 @@ class Optimizer {
     return function(optimizer, &options, p.data(), g.data(), p.size(), out...);
   }
 
+  void load_from(const std::string *path, const Buffers &params, const LoadOptions &options) {
+    const auto pointers = optional(params);
+    std::vector<const char *> names;
+    for (const auto &[from, to] : options.renames) {
+      names.push_back(detail::c_string(from, "a rename"));
+      names.push_back(detail::c_string(to, "a rename"));
+    }
+    std::vector<const char *> paths;
+    for (const std::string &further : options.paths)
+      paths.push_back(detail::c_string(further, "a path"));
+    std::vector<const char *> overrides;
+    for (const std::string &name : options.overrides)
+      overrides.push_back(detail::c_string(name, "an override"));
+    sonew_load_options c = options;
+    c.renames = names.data();
+    c.rename_count = options.renames.size();
+    c.paths = paths.data();
+    c.path_count = paths.size();
+    c.overrides = overrides.data();
+    c.override_count = overrides.size();
+    detail::check(sonew_load(get(), path ? detail::c_string(*path, "path") : nullptr, &c,
+                             pointers.data(), pointers.size()));
+  }
+
+  void flat(const ConstBuffer &all, const std::vector<std::size_t> &offsets,
+            sonew_dtype detail::Expected::*dtype, void *flat_params, const void *flat_grads,
+            void **params, const void **grads) const {
+    sonew_optimizer *const optimizer = get();
+    if (!tensors_.empty())
+      detail::check_dtype(tensors_[0].name, "one buffer for all", all.dtype(),
+                          tensors_[0].*dtype);
+    if (!offsets.empty()) detail::check_count("offsets", offsets.size(), tensors_.size());
+    detail::check(sonew_flat_pointers(optimizer, flat_params, flat_grads, all.size(),
+                                      offsets.empty() ? nullptr : offsets.data(), params, grads));
+  }
+
   /// Pointers to parameters, or no list at all.
-  template <class B>
-  std::vector<void *> optional(const List<B> &params) const {
+  template <class V, bool Lasting>
+  std::vector<void *> optional(const List<V, Lasting> &params) const {
     get();
     if (params.empty()) return {};
     return detail::parameters(tensors_, params);
@@ -941,6 +1357,18 @@ class File {
     detail::check(sonew_file_read(get(), tensor, detail::c_string(array, "array"), to.data()));
   }
 
+  /// The texts that the program has saved with the state, by their keys. sonew_file_text().
+  std::map<std::string, std::string> texts() const {
+    const sonew_contents contents = info();
+    std::map<std::string, std::string> texts;
+    for (std::size_t i = 0; i < contents.text_count; i++) {
+      const char *text = nullptr;
+      detail::check(sonew_file_text(get(), contents.text_keys[i], &text));
+      texts.emplace(contents.text_keys[i], text);
+    }
+    return texts;
+  }
+
   /// The handle, for functions of sonew.h; this object still owns it.
   sonew_file *get() const { return handle_.get(); }
 
@@ -966,7 +1394,7 @@ struct TensorBuffers : sonew_buffers {
 
   Buffer params;
   Buffer direction;
-  ConstBuffer grad;
+  LastingBuffer grad;
   /// The state planes, in the order of Plan::planes(). Before the first step
   /// "master" is a copy of the parameters, and all others are zero.
   Buffers planes;
@@ -1066,5 +1494,7 @@ class Plan {
 inline std::string version() { return sonew_version(); }
 
 }  // namespace sonew
+
+#endif  // C++17, with exceptions
 
 #endif  // SONEW_HPP

@@ -100,7 +100,7 @@ impl Method {
         }
     }
 
-    /// Weights `[out, in]` in row-major chains, which run along each unit's
+    /// Weights `[out, in]` in contiguous chains, which run along each unit's
     /// inputs. Biases take plain Adam: tridiagonal SONew on CURVES then ended
     /// at 49.6 and 50.6 (seeds 1 and 2), with biases as chains at 53.9 and 53.4.
     pub fn tensors(self, layers: &[usize], state: State) -> Vec<TensorSpec> {

@@ -72,16 +72,19 @@ impl<'a> TensorBuffers<'a> {
         gradient: Option<Elements<'a>>,
         planes: impl IntoIterator<Item = ElementsMut<'a>>,
     ) -> Self {
-        TensorBuffers {
+        let mut buffers = TensorBuffers {
             target,
             gradient,
-            planes: planes.into_iter().collect(),
+            planes: ArrayVec::new(),
             before: ArrayVec::new(),
             lr_scale: 1.0,
             weight_decay: 0.0,
             scalars: Scalars::default(),
             step_number: 0,
-        }
+        };
+        // Where they are to lie, because a list of them takes long to be moved.
+        buffers.planes.extend(planes);
+        buffers
     }
 
     /// Those of a tensor that takes no part in the step: there are none.
@@ -112,7 +115,8 @@ impl<'a> TensorBuffers<'a> {
     /// # Panics
     /// If they are not of the same number, type and length.
     pub fn read_from(&mut self, before: impl IntoIterator<Item = Elements<'a>>) {
-        self.before = before.into_iter().collect();
+        self.before.clear();
+        self.before.extend(before);
         let kind = |elements: Elements<'_>| (elements.dtype(), elements.len());
         let written = self.planes.iter().map(|plane| kind(plane.elements()));
         assert!(written.eq(self.before.iter().map(|&plane| kind(plane))));

@@ -24,11 +24,26 @@ impl Dtype {
 
     /// Size of one element in bytes; also its alignment.
     pub const fn size(self) -> usize {
+        1 << self.power()
+    }
+
+    /// The power of two that the size is: processors take long to divide by a number.
+    const fn power(self) -> u32 {
         match self {
-            Dtype::F64 => 8,
-            Dtype::F32 => 4,
-            Dtype::Bf16 | Dtype::F16 => 2,
+            Dtype::F64 => 3,
+            Dtype::F32 => 2,
+            Dtype::Bf16 | Dtype::F16 => 1,
         }
+    }
+
+    /// How many elements so many bytes hold.
+    pub const fn elements_in(self, bytes: usize) -> usize {
+        bytes >> self.power()
+    }
+
+    /// Whether a size or an address in bytes is a multiple of the size of an element.
+    pub const fn divides(self, bytes: usize) -> bool {
+        bytes & (self.size() - 1) == 0
     }
 
     /// The name that safetensors files use: `F32`, `F64`, `BF16` or `F16`.
@@ -103,7 +118,7 @@ impl<'a> Elements<'a> {
 
     /// Number of elements.
     pub fn len(self) -> usize {
-        self.bytes.len() / self.dtype.size()
+        self.dtype.elements_in(self.bytes.len())
     }
 
     /// Whether there are no elements.
@@ -155,7 +170,7 @@ impl<'a> ElementsMut<'a> {
     pub fn from_bytes(dtype: Dtype, bytes: &'a mut [u8]) -> Self {
         check_bytes(dtype, bytes);
         // SAFETY: the buffer is borrowed for `'a`, and has just been checked.
-        unsafe { ElementsMut::from_raw(dtype, bytes.as_mut_ptr(), bytes.len() / dtype.size()) }
+        unsafe { ElementsMut::from_raw(dtype, bytes.as_mut_ptr(), dtype.elements_in(bytes.len())) }
     }
 
     /// A buffer of `len` elements, which nothing is done with yet.
@@ -255,6 +270,5 @@ impl<'a, T: Element> From<&'a mut [T]> for ElementsMut<'a> {
 }
 
 fn check_bytes(dtype: Dtype, bytes: &[u8]) {
-    let size = dtype.size();
-    assert!(bytes.as_ptr().addr().is_multiple_of(size) && bytes.len().is_multiple_of(size));
+    assert!(dtype.divides(bytes.as_ptr().addr()) && dtype.divides(bytes.len()));
 }

@@ -24,18 +24,20 @@ impl Factor {
     /// `fraction 2^exponent`, for this arithmetic. The fraction is in `[1, 2)`, but for
     /// its sign, or no factor that could be split: zero, infinite or NaN.
     pub fn new(fraction: f64, exponent: i32, arithmetic: Dtype) -> Self {
-        if fraction == 0.0 || !fraction.is_finite() {
-            return Factor {
-                number: fraction,
-                lift: 1.0,
-            };
-        }
         // What is rounded stays within these. From the smallest number that there is, the
         // most brings any product out of the range, which then need not be exact.
         let (least, largest, most) = match arithmetic {
             Dtype::F64 => (f64::MIN_EXP - 1, f64::MAX_EXP - 2, 600),
             _ => (f32::MIN_EXP - 1, f32::MAX_EXP - 2, 100),
         };
+        let is_split = !(least..=largest).contains(&exponent);
+        if !is_split || fraction == 0.0 || !fraction.is_finite() {
+            let exponent = if is_split { 0 } else { exponent };
+            return Factor {
+                number: fraction * power_of_two(exponent),
+                lift: 1.0,
+            };
+        }
         let beyond = exponent - exponent.clamp(least, largest);
         let half = (beyond + beyond.signum()) / 2;
         let half = half.clamp(-most, most);

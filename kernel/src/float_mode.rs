@@ -14,7 +14,10 @@ impl FloatMode {
     #[must_use]
     pub fn set_default() -> Self {
         let saved = read();
-        write(DEFAULT);
+        // To set the register takes longer than to read it, and calls are nested.
+        if saved != DEFAULT {
+            write(DEFAULT);
+        }
         FloatMode { saved }
     }
 }

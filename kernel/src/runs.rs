@@ -196,8 +196,10 @@ pub(crate) fn with_padded<const N: usize>(
     size: usize,
     body: impl FnOnce(&mut [&mut [u8]]),
 ) {
-    // Aligned for all types, and room for each.
-    let mut vectors = [[0f64; LANES]; N];
+    // Aligned for all types, and room for each. No more of them are made zero than there
+    // are runs.
+    let mut vectors = ArrayVec::<[f64; LANES], N>::new();
+    vectors.extend(runs.iter().map(|_| [0.0; LANES]));
     let mut padded = ArrayVec::<_, N>::new();
     for (vector, run) in vectors.iter_mut().zip(&*runs) {
         let vector = &mut bytemuck::bytes_of_mut(vector)[..size * LANES];

@@ -57,6 +57,14 @@ impl<T: Copy> List<T> {
         Ok(List { first, count })
     }
 
+    /// The same list, of which the library knows how many values it has.
+    ///
+    /// # Safety
+    /// It is null, or valid for reads of `count` values.
+    pub(super) unsafe fn with_count(self, count: usize) -> Self {
+        List { count, ..self }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.count
     }

@@ -24,6 +24,11 @@ pub(crate) struct RawBuffer {
 unsafe impl Send for RawBuffer {}
 
 impl RawBuffer {
+    /// Whether it begins here.
+    pub(super) fn is_at(&self, first: *const c_void) -> bool {
+        self.first.cast_const() == first
+    }
+
     /// # Safety
     /// The elements are valid for reads, and nothing writes them during `'b`.
     pub(crate) unsafe fn elements<'b>(&self) -> Elements<'b> {
@@ -36,7 +41,7 @@ impl RawBuffer {
     /// Whenever something is done with them during `'b`, the elements are valid for
     /// writes, and nothing else reads or writes them.
     pub(crate) unsafe fn elements_mut<'b>(&self) -> ElementsMut<'b> {
-        let len = self.bytes / self.dtype.size();
+        let len = self.dtype.elements_in(self.bytes);
         // SAFETY: not null, aligned, and the caller's promise.
         unsafe { ElementsMut::from_raw(self.dtype, self.first.cast(), len) }
     }
@@ -92,7 +97,7 @@ impl<'a> Buffer<'a> {
             format!("{}, {what} of tensor \"{}\",", argument(), tensor.name)
         })?;
         let address = first.addr();
-        if !address.is_multiple_of(alignment) {
+        if !dtype.divides(address) {
             return Err(Error::Misaligned {
                 tensor: tensor.name.clone(),
                 argument: what.to_owned(),
@@ -209,12 +214,8 @@ pub(super) fn for_each_of_state<'a>(
     mut body: impl FnMut(Buffer<'a>) -> Result<()>,
 ) -> Result<()> {
     for (i, tensor) in optimizer.tensors().iter().enumerate() {
-        for (p, plane) in optimizer.planes(i)?.iter().enumerate() {
-            let current = optimizer.plane(i, p)?.bytes();
-            for bytes in [Some(current), optimizer.other_copy(i, p)]
-                .into_iter()
-                .flatten()
-            {
+        for (plane, copies) in optimizer.copies(i)? {
+            for bytes in copies.into_iter().flatten() {
                 let first = bytes.as_ptr().cast();
                 let buffer = Buffer::read_plane(tensor, plane, first, String::new)?;
                 body(buffer.to_write())?;

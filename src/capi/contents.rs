@@ -23,23 +23,23 @@
 //! sonew_load(optimizer, "step-1000.safetensors", NULL, params, count);
 //! ```
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{c_char, c_void, CString};
 use std::path::Path;
 
 use super::arguments::{path, string, Out};
 use super::buffers::Buffer;
 use super::guard::{call, call_always};
-use super::optimizer::Names;
+use super::optimizer::{c_string, Names};
 use super::options::{from_options, sonew_options};
 use super::plan::sonew_planes;
 use super::registry::Registry;
 use super::status::sonew_status;
-use super::tensor::{from_spec, sonew_tensor};
+use super::tensor::sonew_tensor;
 use super::tensor_settings::{from_settings, sonew_settings};
 use super::versioned::{self, Growing};
-use crate::checkpoint::{Checkpoint, SavedTensor};
+use crate::checkpoint::{self, ask_for_texts, Checkpoint, SavedTensor};
 use crate::error::{Error, Result};
-use crate::memory::{ask_for_tensors, try_list, OF_TENSORS};
+use crate::memory::{ask_for_tensors, list, try_list, OF_FILES, OF_TENSORS};
 use crate::optimizer::TensorSettings;
 
 /// An open file. Created by sonew_file_open(), freed by sonew_file_free().
@@ -66,17 +66,54 @@ pub struct sonew_contents {
     /// 1: it is a live file that was not synced after its last step, because the
     /// process that worked on it died. It can be loaded.
     pub unsynced: i32,
+    /// The keys of its texts, sorted; they live as long as the handle. See sonew_file_text().
+    pub text_keys: *const *const c_char,
+    /// How many texts it has.
+    pub text_count: usize,
 }
 
-// SAFETY: 3 * 8 + 4 * 4 bytes without padding.
+// SAFETY: 5 * 8 + 4 * 4 bytes without padding.
 unsafe impl Growing for sonew_contents {
     const SIZES: &'static [usize] = &[size_of::<sonew_contents>()];
 }
 
 /// The value that a handle stands for.
 struct Owned {
-    file: Checkpoint,
+    file: Checkpoint<'static>,
     tensors: Vec<Names>,
+    texts: Texts,
+}
+
+/// The texts of a file, as C strings.
+struct Texts {
+    keys: Vec<CString>,
+    /// Pointers to the keys.
+    list: Vec<*const c_char>,
+    texts: Vec<CString>,
+}
+
+// SAFETY: the pointers are to the strings beside them, which nobody changes.
+unsafe impl Send for Texts {}
+
+impl Texts {
+    fn new(texts: &checkpoint::Texts) -> Result<Texts> {
+        let c_strings = |texts: &mut dyn ExactSizeIterator<Item = &String>| {
+            try_list(texts.map(|text| c_string(text)), OF_FILES)
+        };
+        let keys = c_strings(&mut texts.keys())?;
+        Ok(Texts {
+            list: list(keys.iter().map(|key| key.as_ptr()), OF_FILES)?,
+            texts: c_strings(&mut texts.values())?,
+            keys,
+        })
+    }
+
+    fn get(&self, key: &str) -> Option<&CString> {
+        let at = self
+            .keys
+            .binary_search_by(|other| other.to_bytes().cmp(key.as_bytes()));
+        at.ok().map(|at| &self.texts[at])
+    }
 }
 
 static FILES: Registry<Owned> = Registry::new();
@@ -90,10 +127,16 @@ impl Owned {
         let file = Checkpoint::open(path)?;
         let header = file.header();
         let lengths = header.tensors.iter().map(|tensor| tensor.spec.name.len());
-        ask_for_tensors(lengths, header.options.band)?;
+        ask_for_tensors(lengths, header.largest_band())?;
         let names = |tensor: &SavedTensor| Names::new(&tensor.spec, &header.arrays(tensor));
         let tensors = try_list(header.tensors.iter().map(names), OF_TENSORS)?;
-        Ok(Owned { file, tensors })
+        ask_for_texts(&header.texts)?;
+        let texts = Texts::new(&header.texts)?;
+        Ok(Owned {
+            file,
+            tensors,
+            texts,
+        })
     }
 
     fn tensor(&self, index: usize) -> Result<(&SavedTensor, &Names)> {
@@ -141,7 +184,7 @@ pub unsafe extern "C" fn sonew_file_info(
     size: usize,
 ) -> sonew_status {
     let value = || {
-        with(file, |Owned { file, .. }| {
+        with(file, |Owned { file, texts, .. }| {
             Ok(sonew_contents {
                 step_count: file.header().step,
                 file_bytes: file.file_bytes(),
@@ -150,6 +193,8 @@ pub unsafe extern "C" fn sonew_file_info(
                 parameters: file.header().parameters.into(),
                 live: file.is_live().into(),
                 unsynced: file.is_unsynced().into(),
+                text_keys: texts.list.as_ptr(),
+                text_count: texts.list.len(),
             })
         })
     };
@@ -192,7 +237,7 @@ pub unsafe extern "C" fn sonew_file_tensor(
     let value = || {
         with(file, |owned| {
             let (saved, names) = owned.tensor(index)?;
-            Ok(from_spec(&saved.spec, names.tensor.as_ptr(), size))
+            Ok(names.tensor(&saved.spec, size))
         })
     };
     // SAFETY: the header asks for a struct of this size.
@@ -272,8 +317,29 @@ pub unsafe extern "C" fn sonew_file_read(
     })
 }
 
-/// Closes a file. NULL is allowed and does nothing. The names that it has told are
-/// gone then. Since 0.2.
+/// Writes the text of a key, one of sonew_contents.text_keys, to *text, or NULL if the file has
+/// none. It lives as long as the handle. See "Texts of the program".
+///
+/// Errors: SONEW_INVALID_STRING. Since 0.2.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_file_text(
+    file: *const sonew_file,
+    key: *const c_char,
+    text: *mut *const c_char,
+) -> sonew_status {
+    call(|| {
+        // SAFETY: the header asks for a string and a pointer to the result.
+        let (key, out) = unsafe { (string(key, || "key".to_owned())?, Out::new(text, "text")?) };
+        with(file, |owned| {
+            let text = owned.texts.get(&key);
+            out.write(text.map_or(std::ptr::null(), |text| text.as_ptr()));
+            Ok(())
+        })
+    })
+}
+
+/// Closes a file. NULL is allowed and does nothing. The names and texts that it has told
+/// are gone then. Since 0.2.
 #[no_mangle]
 pub extern "C" fn sonew_file_free(file: *mut sonew_file) -> sonew_status {
     if file.is_null() {

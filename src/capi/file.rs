@@ -7,18 +7,17 @@
 //! the same bits as training that never stopped.
 
 use std::ffi::{c_char, c_void};
-use std::iter::once;
 use std::mem::take;
 use std::path::PathBuf;
 
-use super::arguments::{flag, named, string, unused, List, Out};
-use super::buffers::{none_overlap, state, Buffer};
+use super::arguments::{flag, named, not_null, string, unused, List, Out};
+use super::buffers::{for_each_of_state, none_overlap, state, Buffer, Output};
 use super::guard::{call, call_always};
 use super::optimizer::{ask_for_own, own, sonew_optimizer, with};
 use super::status::sonew_status;
 use super::step::written_params;
 use super::versioned::{self, Growing, Versioned};
-use crate::dtype::Elements;
+use crate::dtype::{Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::check_count;
 use crate::memory::list;
@@ -77,7 +76,7 @@ pub struct sonew_load_options {
     /// machines. Only for SONEW_READ. Default NULL.
     ///
     /// The state is the same to the bit however the rows are divided, except where a chain
-    /// was cut or is cut now (with all but SONEW_ROWS): a sub-diagonal's entry for two
+    /// was cut or is cut now (with all but SONEW_CONTIGUOUS_LINES): a sub-diagonal's entry for two
     /// elements that were in different shards, or are now, is 0 until steps fill it.
     pub paths: *const *const c_char,
     /// See paths. Default 0.
@@ -113,9 +112,23 @@ pub struct sonew_load_options {
     pub convert_state: i32,
     /// Must be 0.
     pub reserved: [i32; 1],
+    /// override_count names of settings of which the optimizer keeps its own where the file
+    /// has others, as override_options does of all: of fields of sonew_options, as in "beta1",
+    /// where "weight_decay" also stands for that of every tensor, of "lr_scale", their
+    /// learning-rate scale, and of "update" and "master", the fields of sonew_tensor. NULL with
+    /// a count of 0. Default NULL.
+    pub overrides: *const *const c_char,
+    /// See overrides. Default 0.
+    pub override_count: usize,
+    /// A checkpoint in memory, of size bytes, in place of a file: the path of the call is then
+    /// NULL, and mode is SONEW_READ. The bytes are those that sonew_save_to_memory() or any
+    /// other save has written; after the call nothing refers to them. Default NULL.
+    pub data: *const c_void,
+    /// See data. Default 0.
+    pub size: usize,
 }
 
-// SAFETY: 5 * 8 + 6 * 4 bytes without padding.
+// SAFETY: 9 * 8 + 6 * 4 bytes without padding.
 unsafe impl Growing for sonew_load_options {
     const SIZES: &'static [usize] = &[size_of::<sonew_load_options>()];
 }
@@ -137,6 +150,10 @@ unsafe impl Versioned for sonew_load_options {
             older_copy: 0,
             convert_state: 0,
             reserved: [0],
+            overrides: std::ptr::null(),
+            override_count: 0,
+            data: std::ptr::null(),
+            size: 0,
         }
     }
 }
@@ -148,11 +165,13 @@ fn load_mode(mode: i32, argument: &str) -> Result<LoadMode> {
 /// The load options of a caller; NULL means the defaults.
 ///
 /// # Safety
-/// As for [`versioned::read`]; `renames` holds `2 * rename_count` strings,
-/// and `paths` `path_count`.
-unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions> {
+/// As for [`versioned::read`]; `renames` holds `2 * rename_count` strings, `paths`
+/// `path_count`, `overrides` `override_count`, and `data` `size` bytes, during `'a`.
+unsafe fn load_options<'a>(
+    pointer: *const sonew_load_options,
+) -> Result<(LoadOptions, Option<&'a [u8]>)> {
     if pointer.is_null() {
-        return Ok(LoadOptions::default());
+        return Ok((LoadOptions::default(), None));
     }
     // SAFETY: the caller's promise.
     let c = unsafe { versioned::read(pointer, "options") }?;
@@ -177,20 +196,34 @@ unsafe fn load_options(pointer: *const sonew_load_options) -> Result<LoadOptions
         // SAFETY: the caller's promise.
         unsafe { super::arguments::path_of(path, || format!("options.paths[{i}]")) }
     })?;
+    // SAFETY: the caller's promise.
+    let overrides = unsafe { List::new(c.overrides, c.override_count, "options.overrides") }?;
+    let overrides = overrides.collect("the list of overrides", |i, name| {
+        // SAFETY: the caller's promise.
+        unsafe { string(name, || format!("options.overrides[{i}]")) }
+    })?;
+    if c.size > 0 {
+        not_null(c.data, || "options.data".to_owned())?;
+    }
+    // SAFETY: not null, and the caller's promise.
+    let bytes = || unsafe { std::slice::from_raw_parts(c.data.cast(), c.size) };
+    let data = (!c.data.is_null()).then(bytes);
     unused(&c.reserved, || "options.reserved".to_owned())?;
-    Ok(LoadOptions {
+    let options = LoadOptions {
         mode: load_mode(c.mode, "options.mode")?,
         convert_state: flag(c.convert_state, "options.convert_state")?,
         override_options: flag(c.override_options, "options.override_options")?,
+        overrides,
         common_tensors_only: flag(c.common_tensors_only, "options.common_tensors_only")?,
         rename,
         paths,
         older_copy: flag(c.older_copy, "options.older_copy")?,
-    })
+    };
+    Ok((options, data))
 }
 
-/// Saves the state, the options, the step count, and each tensor's step count,
-/// learning-rate scale and weight decay to a file. params (one buffer for each tensor, as in
+/// Saves the state, the options, the step count, each tensor's step count,
+/// learning-rate scale and weight decay, and the texts of the program, to a file. params (one buffer for each tensor, as in
 /// sonew_step(); only read) saves the parameters, too; to save the state alone,
 /// pass NULL and a count of 0.
 ///
@@ -231,6 +264,53 @@ pub unsafe extern "C" fn sonew_save(
                 optimizer.save(path, params)
             })
         }
+    })
+}
+
+/// Saves what sonew_save() saves to memory: capacity bytes from data on. Writes the size of the
+/// checkpoint in bytes to *size. With a capacity of 0, data is NULL and only the size is told,
+/// which stays the same until the next step, load or change of a setting or text. What is
+/// written is what the file would be: sonew_load() takes it (sonew_load_options.data), and in
+/// a file it is a checkpoint. Parameters may not overlap it.
+///
+/// Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_WRONG_LENGTH (capacity
+/// is less than the size), SONEW_OVERLAP, SONEW_HEADER_LENGTH, SONEW_OUT_OF_MEMORY. Since 0.2.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_save_to_memory(
+    optimizer: *const sonew_optimizer,
+    params: *const *mut c_void,
+    count: usize,
+    data: *mut c_void,
+    capacity: usize,
+    size: *mut usize,
+) -> sonew_status {
+    call(|| {
+        // SAFETY: the header asks for `count` pointers to parameters and a pointer to the
+        // result.
+        let (params, out) =
+            unsafe { (List::new(params, count, "params")?, Out::new(size, "size")?) };
+        if capacity > 0 {
+            not_null(data, || "data".to_owned())?;
+        }
+        let room = Output::new(data.cast::<u8>(), capacity, "data");
+        let save = |optimizer: &Optimizer, saved: Option<&[Elements<'_>]>| {
+            if capacity == 0 {
+                return optimizer.size_in_memory(saved);
+            }
+            let tensors = optimizer.tensors().iter();
+            for (tensor, &param) in tensors.zip(saved.unwrap_or_default()) {
+                room.apart_from(&Buffer::of(tensor, "the parameter", param))?;
+            }
+            for_each_of_state(optimizer, |buffer| room.apart_from(&buffer))?;
+            // SAFETY: not null, and the header asks for so many bytes, which nobody else
+            // uses; nor are they read meanwhile, as has just been checked.
+            let bytes = unsafe { std::slice::from_raw_parts_mut(data.cast(), capacity) };
+            optimizer.save_to_memory(bytes, saved)
+        };
+        // SAFETY: the header asks for pointers that hold what they say.
+        let bytes = unsafe { self::saved(optimizer, &params, save) }?;
+        out.write(bytes);
+        Ok(())
     })
 }
 
@@ -279,7 +359,9 @@ pub unsafe extern "C" fn sonew_load_options_init(
 /// in any order. options may be NULL, which means the defaults; with it,
 /// differences can be allowed. params (one buffer for each tensor, as in
 /// sonew_step(); written) loads the parameters, too, and the file must have
-/// them; to load the state alone, pass NULL and a count of 0.
+/// them; to load the state alone, pass NULL and a count of 0. path is NULL if options.data has
+/// a checkpoint in memory. Numbers among the options are the same if float cannot tell them
+/// apart: 0.9 and 0.9f are. The optimizer keeps its own.
 ///
 /// Unless options.convert_state is 1, nothing is converted: state planes, and
 /// parameters that are loaded, must have the same types in the file as in the
@@ -302,7 +384,8 @@ pub unsafe extern "C" fn sonew_load_options_init(
 /// SONEW_OPTION_DIFFERS, SONEW_PLANE_MISSING, SONEW_RENAME,
 /// SONEW_FILE_LOCKED, SONEW_TORN, SONEW_NOT_A_LIVE_FILE, SONEW_SHARED_OPTION,
 /// SONEW_NO_OLDER_COPY, SONEW_ROWS_MISSING, SONEW_STEPS_DIFFER, SONEW_FILES_DIFFER,
-/// SONEW_ROWS_DIFFER, SONEW_MAPPED_ROWS, SONEW_OUT_OF_MEMORY. Since 0.2.
+/// SONEW_ROWS_DIFFER, SONEW_MAPPED_ROWS, SONEW_MEMORY, SONEW_UNKNOWN_NAME (in overrides),
+/// SONEW_OUT_OF_MEMORY. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_load(
     optimizer: *mut sonew_optimizer,
@@ -325,23 +408,26 @@ unsafe fn load(
     count: usize,
 ) -> Result<()> {
     // SAFETY: the caller's promise.
-    let (path, load, params) = unsafe {
-        (
-            super::arguments::path(path)?,
-            load_options(options)?,
-            List::new(params, count, "params")?,
-        )
+    let (from, load, params) = unsafe {
+        let (load, data) = load_options(options)?;
+        let from = match data {
+            None => From::File(super::arguments::path(path)?),
+            Some(_) if !path.is_null() => return Err(Error::PathAndMemory),
+            Some(bytes) => From::Memory(bytes),
+        };
+        (from, load, List::new(params, count, "params")?)
     };
     with(optimizer, |owned| {
+        owned.texts.clear();
         let optimizer = &mut owned.optimizer;
         ask_for_own(optimizer)?;
         let own = |path: &&PathBuf| optimizer.live_file_is(path);
-        if let Some(path) = once(&path).chain(&load.paths).find(own) {
+        if let Some(path) = from.path().into_iter().chain(&load.paths).find(own) {
             let path = path.clone();
             return Err(Error::OwnLiveFile { path });
         }
         if !params.is_given() {
-            return optimizer.load(path, &load, None);
+            return from.load(optimizer, &load, None);
         }
         let tensors = optimizer.tensors();
         check_count("params", params.len(), tensors.len())?;
@@ -352,8 +438,35 @@ unsafe fn load(
         // SAFETY: no two buffers overlap, and the caller's promise.
         let elements = |b: &Buffer<'_>| unsafe { b.raw().elements_mut() };
         let mut params: Vec<_> = written.iter().map(elements).collect();
-        optimizer.load(path, &load, Some(&mut params))
+        from.load(optimizer, &load, Some(&mut params))
     })
+}
+
+/// Where a checkpoint is loaded from.
+enum From<'a> {
+    File(PathBuf),
+    Memory(&'a [u8]),
+}
+
+impl From<'_> {
+    fn path(&self) -> Option<&PathBuf> {
+        match self {
+            From::File(path) => Some(path),
+            From::Memory(_) => None,
+        }
+    }
+
+    fn load(
+        &self,
+        optimizer: &mut Optimizer,
+        load: &LoadOptions,
+        params: Option<&mut [ElementsMut<'_>]>,
+    ) -> Result<()> {
+        match self {
+            From::File(path) => optimizer.load(path, load, params),
+            From::Memory(bytes) => optimizer.load_from_memory(bytes, load, params),
+        }
+    }
 }
 
 /// Creates an optimizer from a file alone, with its options, tensors, state and

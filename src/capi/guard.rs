@@ -83,7 +83,10 @@ static LOCATION: Mutex<String> = Mutex::new(String::new());
 /// std.)
 fn keep_panics_silent() {
     static INSTALLED: AtomicBool = AtomicBool::new(false);
-    if std::thread::panicking() || INSTALLED.swap(true, Ordering::Relaxed) {
+    if INSTALLED.load(Ordering::Relaxed)
+        || std::thread::panicking()
+        || INSTALLED.swap(true, Ordering::Relaxed)
+    {
         return;
     }
     let others = panic::take_hook();

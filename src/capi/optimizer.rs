@@ -3,22 +3,25 @@
 //! An optimizer is a handle that owns the state of a list of tensors. Parameters
 //! and gradients stay in the caller's buffers.
 
+use std::collections::HashMap;
 use std::ffi::{c_char, CString};
+use std::ptr;
 use std::sync::Arc;
 
 use super::arguments::Out;
 use super::guard::{call, call_always};
 use super::info::Told;
-use super::options::{options, sonew_options};
+use super::options::{from_options, options, sonew_options};
 use super::plan::sonew_planes;
 use super::registry::Registry;
 use super::stages::{self, ENDED};
 use super::status::sonew_status;
 use super::step::{SpareStepArguments, StepArguments};
-use super::tensor::{dtype_number, sonew_tensor, tensors};
+use super::tensor::{dtype_number, from_spec, sonew_tensor, tensors};
 use crate::error::{Error, Result};
-use crate::layout::{Plane, TensorSpec};
+use crate::layout::{largest_band, Plane, TensorSpec};
 use crate::memory::{ask_for_tensors, list, try_list, OF_TENSORS};
+use crate::options::Options;
 use crate::Optimizer;
 
 /// An optimizer. Created by sonew_create(), freed by sonew_free().
@@ -36,6 +39,8 @@ pub(super) struct Owned {
     /// The step in stages that is under way, if one is, and its buffers.
     pub staged: Option<(stages::Handle, StepArguments)>,
     pub spare: SpareStepArguments,
+    /// Texts that were asked for, as C strings.
+    pub texts: HashMap<String, CString>,
 }
 
 impl Owned {
@@ -61,6 +66,8 @@ pub(super) struct Names {
     pub list: Vec<*const c_char>,
     /// The types of the arrays.
     dtypes: Vec<i32>,
+    /// The tensor's own options, if it has some.
+    options: Option<Box<sonew_options>>,
 }
 
 // SAFETY: the pointers are to the strings beside them, which nobody changes.
@@ -77,7 +84,17 @@ impl Names {
                 OF_TENSORS,
             )?,
             arrays: names,
+            options: tensor.options.as_deref().map(|options| {
+                let size = size_of::<sonew_options>();
+                Box::new(from_options(options, size))
+            }),
         })
+    }
+
+    /// The tensor for C, whose struct has this size.
+    pub(super) fn tensor(&self, spec: &TensorSpec, struct_size: usize) -> sonew_tensor {
+        let options = self.options.as_deref().map_or(ptr::null(), ptr::from_ref);
+        from_spec(spec, self.tensor.as_ptr(), options, struct_size)
     }
 
     pub(super) fn planes(&self) -> sonew_planes {
@@ -120,7 +137,7 @@ pub(super) fn ask<R>(
 }
 
 /// A string for C. Names and options cannot contain a NUL.
-fn c_string(text: &str) -> Result<CString> {
+pub(super) fn c_string(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::Internal {
         message: format!("{text:?} has a NUL"),
     })
@@ -134,13 +151,14 @@ fn names(optimizer: &Optimizer) -> Result<Vec<Names>> {
 
 /// Returns an error if there is no memory for the lists of tensors and planes
 /// that a call makes.
-pub(super) fn ask_for(tensors: &[TensorSpec], band: usize) -> Result<()> {
+pub(super) fn ask_for(tensors: &[TensorSpec], options: &Options) -> Result<()> {
+    let band = largest_band(options, tensors);
     ask_for_tensors(tensors.iter().map(|tensor| tensor.name.len()), band)
 }
 
 /// [`ask_for`] the tensors of an optimizer.
 pub(super) fn ask_for_own(optimizer: &Optimizer) -> Result<()> {
-    ask_for(optimizer.tensors(), optimizer.options().band)
+    ask_for(optimizer.tensors(), optimizer.options())
 }
 
 /// Creates an optimizer for count tensors, with all state zero, and writes its
@@ -184,11 +202,11 @@ unsafe fn create(
     let (out, (options, pool), tensors) = unsafe {
         (
             Out::new(out, "optimizer")?,
-            options(c_options)?,
+            options(c_options, "options")?,
             tensors(c_tensors, count)?,
         )
     };
-    ask_for(&tensors, options.band)?;
+    ask_for(&tensors, &options)?;
     own(Optimizer::in_pool(options, &tensors, pool.as_ref())?, out)
 }
 
@@ -199,6 +217,7 @@ pub(super) fn own(optimizer: Optimizer, out: Out<*mut sonew_optimizer>) -> Resul
         told: Told::of(&optimizer),
         staged: None,
         spare: SpareStepArguments::default(),
+        texts: HashMap::new(),
         optimizer,
     };
     let told = Box::new(owned.told.clone());
@@ -224,5 +243,44 @@ pub extern "C" fn sonew_free(optimizer: *mut sonew_optimizer) -> sonew_status {
         TOLD.remove_copied(optimizer.addr());
         drop(owned);
         Ok(())
+    })
+}
+
+/// Makes the optimizer what it was when it was created: all state zero, step counts 0, the
+/// first settings of tensors, no texts. Views of the state become invalid. A live file that
+/// held the state is closed, as by sonew_free().
+///
+/// Errors: SONEW_OUT_OF_MEMORY. Since 0.2.
+#[no_mangle]
+pub extern "C" fn sonew_reset(optimizer: *mut sonew_optimizer) -> sonew_status {
+    call(|| {
+        with(optimizer, |owned| {
+            ask_for_own(&owned.optimizer)?;
+            owned.optimizer.reset()?;
+            owned.texts.clear();
+            Ok(())
+        })
+    })
+}
+
+/// Creates a copy of an optimizer, with its options, tensors, settings, texts and state, and
+/// writes its handle to *copy. The state of the copy is in memory, also if that of the
+/// original is in a file; both use one pool. From then on both give the same bits for the same
+/// steps. Master weights that sonew_reset_master() has discarded are not copied.
+///
+/// Errors: SONEW_OUT_OF_MEMORY. Since 0.2.
+#[no_mangle]
+pub unsafe extern "C" fn sonew_clone(
+    optimizer: *const sonew_optimizer,
+    copy: *mut *mut sonew_optimizer,
+) -> sonew_status {
+    call(|| {
+        // SAFETY: the header asks for a pointer to the result.
+        let out = unsafe { Out::new(copy, "copy") }?;
+        let copied = ask(optimizer, |owned| {
+            ask_for_own(&owned.optimizer)?;
+            owned.optimizer.try_clone()
+        })?;
+        own(copied, out)
     })
 }

@@ -81,8 +81,8 @@ pub enum sonew_pooling {
     /// one plane "pooled" of P, [band + 1, length of a chain]; if norms are lagged,
     /// correlations are those of the step before, too, and it is [2, band + 1, length].
     /// It is float32, or float64 where that is computed in. Chains end at every row, or
-    /// column: SONEW_ROW_MAJOR is as SONEW_ROWS, SONEW_COLUMN_MAJOR as SONEW_COLUMNS. A
-    /// tensor of one chain pools nothing. Shards cannot be pooled.
+    /// column: SONEW_CONTIGUOUS is as SONEW_CONTIGUOUS_LINES, SONEW_STRIDED as
+    /// SONEW_STRIDED_LINES. A tensor of one chain pools nothing. Shards cannot be pooled.
     SONEW_POOLING_BAND = 1,
 }
 
@@ -140,8 +140,9 @@ pub struct sonew_options {
     /// The largest number of threads that a step uses, the calling thread
     /// included, up to 1024. 0 means one for each processor that the process may
     /// run on; 1 means that no step creates a thread. All optimizers and plans that
-    /// ask for the same number share one pool. Results do not depend on it.
-    /// Default 0.
+    /// ask for the same number share one pool. Results do not depend on it. Beside the
+    /// threads of OpenMP, which by default go on looking for work when theirs is done: see
+    /// "Pool". Default 0.
     pub threads: i32,
     /// Decay rate of the momentum, at least 0 and less than 1. Default 0.9.
     pub beta1: f64,
@@ -307,36 +308,40 @@ const ISAS: &[(i32, InstructionSet)] = &[
 ///
 /// # Safety
 /// As for [`versioned::read`].
-pub(crate) unsafe fn options(pointer: *const sonew_options) -> Result<(Options, Option<Pool>)> {
+pub(crate) unsafe fn options(
+    pointer: *const sonew_options,
+    argument: &str,
+) -> Result<(Options, Option<Pool>)> {
     if pointer.is_null() {
         return Ok((Options::default(), None));
     }
     // SAFETY: the caller's promise.
-    let c = unsafe { versioned::read(pointer, "options") }?;
-    let of = |field: &'static str| move || format!("options.{field}");
+    let c = unsafe { versioned::read(pointer, argument) }?;
+    let name = |field: &str| format!("{argument}.{field}");
+    let of = |field: &'static str| move || name(field);
     let pool = || pool::get(c.pool, "options.pool");
     let pool = (!c.pool.is_null()).then(pool).transpose()?;
     let options = Options {
-        band: count(c.band, "options.band")?,
+        band: count(c.band, &name("band"))?,
         beta1: c.beta1,
         beta2: c.beta2,
         eps: c.eps,
         gamma: c.gamma,
         statistics: named(c.statistics, of("statistics"), STATISTICS)?,
         damping: named(c.damping, of("damping"), DAMPINGS)?,
-        bias_correction: flag(c.bias_correction, "options.bias_correction")?,
+        bias_correction: flag(c.bias_correction, &name("bias_correction"))?,
         graft: named(c.graft, of("graft"), GRAFTS)?,
         lagged_norms: match c.lagged_norms {
             -1 => None,
-            chosen => Some(flag(chosen, "options.lagged_norms")?),
+            chosen => Some(flag(chosen, &name("lagged_norms"))?),
         },
         pooling: named(c.pooling, of("pooling"), POOLINGS)?,
         shrink: c.shrink,
-        nesterov: flag(c.nesterov, "options.nesterov")?,
+        nesterov: flag(c.nesterov, &name("nesterov"))?,
         graft_eps: c.graft_eps,
-        graft_bias_correction: flag(c.graft_bias_correction, "options.graft_bias_correction")?,
+        graft_bias_correction: flag(c.graft_bias_correction, &name("graft_bias_correction"))?,
         weight_decay: c.weight_decay,
-        threads: count(c.threads, "options.threads")?,
+        threads: count(c.threads, &name("threads"))?,
         rounding: named(c.rounding, of("rounding"), ROUNDINGS)?,
         seed: c.seed,
         instruction_set: named(c.instruction_set, of("instruction_set"), ISAS)?,

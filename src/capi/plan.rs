@@ -197,11 +197,11 @@ unsafe fn create(
     let (out, (options, pool), tensors) = unsafe {
         (
             Out::new(out, "plan")?,
-            options(c_options)?,
+            options(c_options, "options")?,
             tensors(c_tensors, count)?,
         )
     };
-    ask_for(&tensors, options.band)?;
+    ask_for(&tensors, &options)?;
     let plan = Plan::in_pool(&options, &tensors, pool.as_ref())?;
     let planes = list(tensors.iter().map(|t| planes(&options, t)), OF_TENSORS)?;
     let names = tensors.iter().zip(&planes).map(|(t, p)| Names::new(t, p));

@@ -12,6 +12,14 @@
 //! go on with those that it gives. Two steps at once divide the threads. A thread that
 //! has nothing to do falls asleep after some 20 microseconds. Results do not depend on any
 //! of this.
+//!
+//! In a program with threads of its own, as of OpenMP, both may want the same processors. That
+//! does no harm where those of the program sleep between their pieces of work. Those of GNU's
+//! and LLVM's OpenMP do not: for milliseconds (200 with LLVM) after a parallel region they keep
+//! their processors busy, and a step that begins then has only the rest of them, and waits for
+//! those of its threads that got no processor. The library cannot know of this. Run the
+//! program with OMP_WAIT_POLICY=passive in its environment, or give the step only processors
+//! that are free: options.threads = 1 is one thread, the calling one.
 
 use super::arguments::{count, List, Out};
 use super::guard::{call, call_always};

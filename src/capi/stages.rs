@@ -34,8 +34,9 @@
 //!
 //! If the numbers are given back unchanged, the step gives the same bits as sonew_step().
 //! If they are reduced, it gives the step of the whole tensors, up to the rounding of the
-//! sums, provided that tensors are cut between chains: between rows with SONEW_ROWS,
-//! between columns with SONEW_COLUMNS. Where a chain is cut, the edges over the cut are
+//! sums, provided that tensors are cut between chains: between rows with
+//! SONEW_CONTIGUOUS_LINES,
+//! between columns with SONEW_STRIDED_LINES. Where a chain is cut, the edges over the cut are
 //! missing. With numbers that are only compared (SONEW_LARGEST_L1) the bits are those of
 //! the whole tensors. Sums are added up in another order than on one machine: that
 //! changes the last bits of their float64, and so rarely one of the parameters. With

@@ -61,7 +61,8 @@ pub enum sonew_status {
     SONEW_SIZE_OVERFLOW = 205,
     /// A call passes another number of tensors than the handle has.
     SONEW_TENSOR_COUNT = 206,
-    /// A buffer does not have the length of its tensor.
+    /// A buffer does not have the length of its tensor, or of all tensors together, or has no
+    /// room for a checkpoint.
     SONEW_WRONG_LENGTH = 207,
     /// A call passes another number of state planes than a tensor has.
     SONEW_PLANE_COUNT = 208,
@@ -69,7 +70,7 @@ pub enum sonew_status {
     SONEW_UNKNOWN_TENSOR = 209,
     /// The tensor has no state plane with this index.
     SONEW_UNKNOWN_PLANE = 210,
-    /// There is no struct, or no field, with this name.
+    /// There is no struct, no field, or nothing for a load to override, with this name.
     SONEW_UNKNOWN_NAME = 211,
     /// A tensor asks for SONEW_F16 state, whose range is too small for squared
     /// gradients.
@@ -79,6 +80,12 @@ pub enum sonew_status {
     SONEW_MASTER_DTYPE = 213,
     /// A shard has rows that the whole tensor does not have, or is a scalar.
     SONEW_SHARD = 215,
+    /// The options of a tensor differ from those of the optimizer in one that is the same
+    /// for all tensors.
+    SONEW_TENSOR_OPTION = 216,
+    /// The key of a text is empty or has a control character, the text has a NUL, or there
+    /// are more than 1000.
+    SONEW_TEXT = 217,
     /// A buffer is not aligned to its element type.
     SONEW_MISALIGNED = 220,
     /// A buffer that is written overlaps another buffer of the call, or the
@@ -118,7 +125,8 @@ pub enum sonew_status {
     SONEW_HEADER_LENGTH = 405,
     /// A tensor is in the file but not in the optimizer, or the other way round.
     SONEW_TENSOR_MISSING = 410,
-    /// A tensor has other dimensions or chains, or another update, in the file.
+    /// A tensor has other dimensions or chains, another update, or other options of its own, in
+    /// the file.
     SONEW_TENSOR_DIFFERS = 411,
     /// An option has another value in the file.
     SONEW_OPTION_DIFFERS = 412,
@@ -127,7 +135,7 @@ pub enum sonew_status {
     /// A rename has a name that no tensor has, or two renames conflict.
     SONEW_RENAME = 414,
     /// A state plane, or the parameters of a tensor, have another element type
-    /// in the file. In sonew.hpp also a buffer whose elements have another type than
+    /// in the file; or tensors in one buffer differ in it. In sonew.hpp also a buffer whose elements have another type than
     /// the tensor declares.
     SONEW_DTYPE_DIFFERS = 415,
     /// Rows of a tensor are in none of the files.
@@ -165,6 +173,11 @@ pub enum sonew_status {
     /// Several files were to be mapped, or one with other rows of a tensor than the
     /// optimizer has: read them instead.
     SONEW_MAPPED_ROWS = 428,
+    /// A text was set for state in a live file, which has none, or state with texts was to
+    /// be moved into one.
+    SONEW_LIVE_TEXT = 429,
+    /// A checkpoint in memory was to be mapped, or was passed together with a path.
+    SONEW_MEMORY = 430,
 
     /// A bug in this library; please report the message. Only after this error
     /// may something have changed: the handle that was in use is refused from
@@ -188,7 +201,7 @@ impl From<&Error> for sonew_status {
             Error::UnknownField { .. } => SONEW_UNKNOWN_FIELD,
             Error::InvalidString { .. } => SONEW_INVALID_STRING,
             Error::UnknownValue { .. } => SONEW_UNKNOWN_VALUE,
-            Error::OutOfRange { .. } => SONEW_OUT_OF_RANGE,
+            Error::OutOfRange { .. } | Error::FlatOffset { .. } => SONEW_OUT_OF_RANGE,
             Error::InStages => SONEW_IN_STAGES,
             Error::StateWritten => SONEW_STATE_WRITTEN,
             Error::NoTensors => SONEW_NO_TENSORS,
@@ -197,7 +210,9 @@ impl From<&Error> for sonew_status {
             Error::TooManyDimensions { .. } => SONEW_TOO_MANY_DIMENSIONS,
             Error::SizeOverflow { .. } | Error::PastLastAddress { .. } => SONEW_SIZE_OVERFLOW,
             Error::TensorCount { .. } => SONEW_TENSOR_COUNT,
-            Error::WrongLength { .. } => SONEW_WRONG_LENGTH,
+            Error::WrongLength { .. } | Error::FlatLength { .. } | Error::TooSmall { .. } => {
+                SONEW_WRONG_LENGTH
+            }
             Error::PlaneCount { .. } => SONEW_PLANE_COUNT,
             Error::UnknownTensor { .. } => SONEW_UNKNOWN_TENSOR,
             Error::UnknownPlane { .. } => SONEW_UNKNOWN_PLANE,
@@ -226,9 +241,15 @@ impl From<&Error> for sonew_status {
             Error::TensorMissing { .. } => SONEW_TENSOR_MISSING,
             Error::TensorDiffers { .. } => SONEW_TENSOR_DIFFERS,
             Error::OptionDiffers { .. } => SONEW_OPTION_DIFFERS,
+            Error::TensorOption { .. } => SONEW_TENSOR_OPTION,
             Error::PlaneMissing { .. } => SONEW_PLANE_MISSING,
             Error::Rename { .. } => SONEW_RENAME,
-            Error::DtypeDiffers { .. } => SONEW_DTYPE_DIFFERS,
+            Error::DtypeDiffers { .. } | Error::FlatDtype { .. } => SONEW_DTYPE_DIFFERS,
+            Error::TextKey { .. } | Error::TextNul { .. } | Error::TooManyTexts { .. } => {
+                SONEW_TEXT
+            }
+            Error::LiveText { .. } => SONEW_LIVE_TEXT,
+            Error::MappedMemory | Error::PathAndMemory => SONEW_MEMORY,
             Error::RowsMissing { .. } => SONEW_ROWS_MISSING,
             Error::StepsDiffer { .. } => SONEW_STEPS_DIFFER,
             Error::FilesDiffer { .. } => SONEW_FILES_DIFFER,
@@ -285,6 +306,8 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_STATE_DTYPE, c"SONEW_STATE_DTYPE"),
     (SONEW_MASTER_DTYPE, c"SONEW_MASTER_DTYPE"),
     (SONEW_SHARD, c"SONEW_SHARD"),
+    (SONEW_TENSOR_OPTION, c"SONEW_TENSOR_OPTION"),
+    (SONEW_TEXT, c"SONEW_TEXT"),
     (SONEW_MISALIGNED, c"SONEW_MISALIGNED"),
     (SONEW_OVERLAP, c"SONEW_OVERLAP"),
     (SONEW_AMBIGUOUS_TARGET, c"SONEW_AMBIGUOUS_TARGET"),
@@ -318,6 +341,8 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_SHARED_OPTION, c"SONEW_SHARED_OPTION"),
     (SONEW_NO_OLDER_COPY, c"SONEW_NO_OLDER_COPY"),
     (SONEW_MAPPED_ROWS, c"SONEW_MAPPED_ROWS"),
+    (SONEW_LIVE_TEXT, c"SONEW_LIVE_TEXT"),
+    (SONEW_MEMORY, c"SONEW_MEMORY"),
     (SONEW_INTERNAL, c"SONEW_INTERNAL"),
 ];
 

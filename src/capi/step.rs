@@ -151,6 +151,11 @@ pub unsafe extern "C" fn sonew_step_options_init(
 /// used in two places of a model is one tensor, passed once with the sum of its
 /// gradients.
 ///
+/// If all gradients are NULL, the step is none of any tensor and counts for the optimizer
+/// alone, so that processes which hold different tensors of one model keep one step count.
+/// A program that has forgotten its gradients sees it by the gradient norm, which is 0,
+/// and by the step counts of its tensors: sonew_info(), sonew_get_settings().
+///
 /// A step takes at most 16 KiB of the calling thread's stack, as every other way to
 /// take one does.
 ///
@@ -248,11 +253,13 @@ impl StepArguments {
     }
 }
 
-/// Lists that are empty between steps and keep their allocations, so that a step
-/// allocates nothing.
+/// The checked buffers of the last step, of which most steps pass the same again; and a list
+/// that is empty between steps and keeps its allocation, so that a step allocates nothing.
 #[derive(Default)]
 pub(super) struct SpareStepArguments {
     passed: StepArguments,
+    /// Where the state was, which they do not overlap. Empty if they were not checked.
+    state: Vec<usize>,
     all: Vec<Buffer<'static>>,
 }
 
@@ -265,6 +272,10 @@ impl SpareStepArguments {
         grads: &List<*const c_void>,
     ) -> Result<StepArguments> {
         let tensors = optimizer.tensors();
+        if self.are_as_before(optimizer, params, grads) {
+            return Ok(take(&mut self.passed));
+        }
+        self.state.clear();
         let mut passed = take(&mut self.passed);
         let mut all = again(take(&mut self.all));
         passed.params.clear();
@@ -287,8 +298,35 @@ impl SpareStepArguments {
         }
         state(optimizer, &mut all)?;
         none_overlap(&mut all)?;
+        let addresses = optimizer.state_addresses();
+        reserve(&mut self.state, addresses.clone().count(), what)?;
+        self.state.extend(addresses);
         self.all = again(all);
         Ok(passed)
+    }
+
+    /// Whether all buffers, and those of the state, are where they were when they were last
+    /// checked. Tensors and types are always the same.
+    fn are_as_before(
+        &self,
+        optimizer: &Optimizer,
+        params: &List<*mut c_void>,
+        grads: &List<*const c_void>,
+    ) -> bool {
+        let StepArguments {
+            params: before,
+            grads: grads_before,
+        } = &self.passed;
+        let same = |(now, raw): (*mut c_void, &RawBuffer)| raw.is_at(now);
+        let same_grad = |(now, raw): (*const c_void, &Option<RawBuffer>)| match raw {
+            Some(raw) => raw.is_at(now),
+            None => now.is_null(),
+        };
+        !self.state.is_empty()
+            && (params.len(), grads.len()) == (before.len(), grads_before.len())
+            && params.iter().zip(before).all(same)
+            && grads.iter().zip(grads_before).all(same_grad)
+            && self.state.iter().copied().eq(optimizer.state_addresses())
     }
 
     /// Keeps the allocations of arguments that are not needed any more.

@@ -61,7 +61,7 @@ static STRUCTS: &[Struct] = &[
     }),
     layout!(sonew_tensor {
         struct_size, name, ndim, dims, first_row, whole_rows, chains, update, dtype, grad_dtype,
-        state_dtype, master, reserved,
+        state_dtype, master, reserved, options,
     }),
     layout!(sonew_step_options {
         struct_size, lr, grad_scale, statistics_weight, clip_norm, beta1, beta2, non_finite,
@@ -69,15 +69,16 @@ static STRUCTS: &[Struct] = &[
     }),
     layout!(sonew_load_options {
         struct_size, renames, rename_count, paths, path_count, override_options, common_tensors_only, mode,
-        older_copy, convert_state, reserved,
+        older_copy, convert_state, reserved, overrides, override_count, data, size,
     }),
     layout!(sonew_view { data, len, tensor, plane, ndim, dims, dtype, plane_count, step_count }),
     layout!(sonew_optimizer_info {
         step_count, gradient_norm, tensor_count, state_bytes, memory_bytes, threads,
-        instruction_set,
+        instruction_set, has_gradient_norm, reserved,
     }),
     layout!(sonew_contents {
-        step_count, file_bytes, tensor_count, format, parameters, live, unsynced,
+        step_count, file_bytes, tensor_count, format, parameters, live, unsynced, text_keys,
+        text_count,
     }),
     layout!(sonew_settings { struct_size, lr_scale, weight_decay, step_count, scalars }),
     layout!(sonew_planes { names, dtypes, count }),

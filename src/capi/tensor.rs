@@ -22,6 +22,7 @@ use std::ffi::c_char;
 
 use super::arguments::{flag, named, number, string, unused};
 use super::guard::call_always;
+use super::options::{options, sonew_options};
 use super::status::sonew_status;
 use super::versioned::{self, Entries, Growing, Versioned};
 use crate::dtype::Dtype;
@@ -34,19 +35,22 @@ pub const SONEW_MAX_DIMS: usize = 8;
 const _: () = assert!(SONEW_MAX_DIMS == MAX_DIMS);
 
 /// Which coordinates are neighbours. Chains should run along a unit's inputs;
-/// along its outputs the method works much worse.
+/// along its outputs the method works much worse. The names say where neighbours lie in
+/// memory, and so mean the same in languages that count dimensions from the other end.
 #[repr(C)]
 pub enum sonew_chains {
     /// The whole tensor is one chain in the order of memory, last dimension
     /// fastest: for weights stored [out, in].
-    SONEW_ROW_MAJOR = 0,
+    SONEW_CONTIGUOUS = 0,
     /// The whole tensor is one chain, first dimension fastest: for weights
-    /// stored [in, out].
-    SONEW_COLUMN_MAJOR = 1,
-    /// One chain for each row, along the last dimension.
-    SONEW_ROWS = 2,
-    /// One chain for each column, along the first dimension.
-    SONEW_COLUMNS = 3,
+    /// stored [in, out]. Neighbours lie a stride apart.
+    SONEW_STRIDED = 1,
+    /// As SONEW_CONTIGUOUS, broken at the end of each line along the last dimension: a
+    /// chain for each row.
+    SONEW_CONTIGUOUS_LINES = 2,
+    /// As SONEW_STRIDED, broken at the end of each line along the first dimension: a
+    /// chain for each column.
+    SONEW_STRIDED_LINES = 3,
 }
 
 /// How a tensor is updated.
@@ -99,7 +103,7 @@ pub struct sonew_tensor {
     pub first_row: usize,
     /// See first_row. Default 0: the tensor is no shard.
     pub whole_rows: usize,
-    /// One of sonew_chains. Default SONEW_ROW_MAJOR.
+    /// One of sonew_chains. Default SONEW_CONTIGUOUS.
     pub chains: i32,
     /// One of sonew_update. Default SONEW_UPDATE_SONEW.
     pub update: i32,
@@ -119,9 +123,15 @@ pub struct sonew_tensor {
     pub master: i32,
     /// Must be 0.
     pub reserved: [i32; 2],
+    /// The tensor's own options, as a group of parameters has them: its band, beta1, beta2,
+    /// eps, gamma, shrink, graft_eps and weight_decay. Any number of tensors may point to one struct,
+    /// which is copied. In threads, instruction_set and pool it is not looked at; in all other
+    /// options it must agree with those of the optimizer, of which it is best made as a copy.
+    /// Default NULL: the options of the optimizer.
+    pub options: *const sonew_options,
 }
 
-// SAFETY: 13 * 8 + 8 * 4 bytes without padding.
+// SAFETY: 14 * 8 + 8 * 4 bytes without padding.
 unsafe impl Growing for sonew_tensor {
     const SIZES: &'static [usize] = &[size_of::<sonew_tensor>()];
 }
@@ -138,13 +148,14 @@ unsafe impl Versioned for sonew_tensor {
             dims: [0; SONEW_MAX_DIMS],
             first_row: 0,
             whole_rows: 0,
-            chains: sonew_chains::SONEW_ROW_MAJOR as i32,
+            chains: sonew_chains::SONEW_CONTIGUOUS as i32,
             update: sonew_update::SONEW_UPDATE_SONEW as i32,
             dtype: sonew_dtype::SONEW_DTYPE_DEFAULT as i32,
             grad_dtype: sonew_dtype::SONEW_DTYPE_DEFAULT as i32,
             state_dtype: sonew_dtype::SONEW_DTYPE_DEFAULT as i32,
             master: 0,
             reserved: [0; 2],
+            options: std::ptr::null(),
         }
     }
 }
@@ -164,10 +175,16 @@ pub unsafe extern "C" fn sonew_tensors_init(
 }
 
 pub(crate) const CHAINS: &[(i32, Chains)] = &[
-    (sonew_chains::SONEW_ROW_MAJOR as i32, Chains::RowMajor),
-    (sonew_chains::SONEW_COLUMN_MAJOR as i32, Chains::ColumnMajor),
-    (sonew_chains::SONEW_ROWS as i32, Chains::Rows),
-    (sonew_chains::SONEW_COLUMNS as i32, Chains::Columns),
+    (sonew_chains::SONEW_CONTIGUOUS as i32, Chains::Contiguous),
+    (sonew_chains::SONEW_STRIDED as i32, Chains::Strided),
+    (
+        sonew_chains::SONEW_CONTIGUOUS_LINES as i32,
+        Chains::ContiguousLines,
+    ),
+    (
+        sonew_chains::SONEW_STRIDED_LINES as i32,
+        Chains::StridedLines,
+    ),
 ];
 
 pub(crate) const UPDATES: &[(i32, Update)] = &[
@@ -194,10 +211,12 @@ fn dtype(value: i32, default: Dtype, argument: impl FnOnce() -> String) -> Resul
     named(value, argument, &values)
 }
 
-/// A tensor for C, whose struct has this size, with this name.
+/// A tensor for C, whose struct has this size, with this name, and with its own options or
+/// null.
 pub(super) fn from_spec(
     spec: &TensorSpec,
     name: *const c_char,
+    options: *const sonew_options,
     struct_size: usize,
 ) -> sonew_tensor {
     let mut dims = [0; SONEW_MAX_DIMS];
@@ -216,6 +235,7 @@ pub(super) fn from_spec(
         state_dtype: dtype_number(spec.state),
         master: spec.master.into(),
         reserved: [0; 2],
+        options,
     }
 }
 
@@ -223,7 +243,7 @@ pub(super) fn from_spec(
 ///
 /// # Safety
 /// `tensors` is null or has `count` entries, each as long as it says, whose names are
-/// null or end with a NUL.
+/// null or end with a NUL, and whose options are null or as long as they say.
 pub(super) unsafe fn tensors(
     tensors: *const sonew_tensor,
     count: usize,
@@ -237,7 +257,7 @@ pub(super) unsafe fn tensors(
 }
 
 /// # Safety
-/// The name is null or ends with a NUL.
+/// As for [`tensors`].
 unsafe fn spec(i: usize, tensor: &sonew_tensor) -> Result<TensorSpec> {
     let of = |field: &'static str| move || format!("tensors[{i}].{field}");
     // SAFETY: the caller's promise.
@@ -257,6 +277,11 @@ unsafe fn spec(i: usize, tensor: &sonew_tensor) -> Result<TensorSpec> {
         });
     }
     unused(&tensor.reserved, of("reserved"))?;
+    let own = || {
+        // SAFETY: the caller's promise.
+        unsafe { options(tensor.options, &of("options")()) }
+    };
+    let own = (!tensor.options.is_null()).then(own).transpose()?;
     let params = dtype(tensor.dtype, Dtype::F32, of("dtype"))?;
     let state = match params {
         Dtype::F64 => Dtype::F64,
@@ -272,6 +297,7 @@ unsafe fn spec(i: usize, tensor: &sonew_tensor) -> Result<TensorSpec> {
         state: dtype(tensor.state_dtype, state, of("state_dtype"))?,
         master: flag(tensor.master, &of("master")())?,
         shard: shard(i, tensor)?,
+        options: own.map(|(options, _)| Box::new(options)),
     })
 }
 

@@ -14,7 +14,7 @@
 use super::guard::call;
 use super::optimizer::{ask, sonew_optimizer, with};
 use super::status::sonew_status;
-use super::tensor::{from_spec, sonew_tensor};
+use super::tensor::sonew_tensor;
 use super::versioned::{self, Growing, Versioned};
 use crate::error::Error;
 use crate::layout::Scalars;
@@ -86,7 +86,8 @@ pub(super) fn from_settings(settings: &TensorSettings, struct_size: usize) -> so
 }
 
 /// Writes a tensor of an optimizer to *tensor, as sonew_create() takes it, with every
-/// type named. Its name lives as long as the optimizer. Pass sizeof *tensor for size.
+/// type named. Its name, and its own options if it has some, live as long as the optimizer.
+/// Pass sizeof *tensor for size.
 ///
 /// Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.2.
 #[no_mangle]
@@ -103,7 +104,7 @@ pub unsafe extern "C" fn sonew_get_tensor(
                 index,
                 count: tensors.len(),
             })?;
-            Ok(from_spec(spec, owned.names[index].tensor.as_ptr(), size))
+            Ok(owned.names[index].tensor(spec, size))
         })
     };
     // SAFETY: the header asks for a struct of this size.

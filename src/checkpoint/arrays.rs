@@ -19,7 +19,7 @@ const CHUNK: usize = 1 << 18;
 /// Size of the pieces that arrays are cut into for several threads.
 const PIECE: usize = 16 << 20;
 
-impl Checkpoint {
+impl Checkpoint<'_> {
     /// The type of an array.
     ///
     /// # Errors
@@ -181,7 +181,7 @@ impl Checkpoint {
 /// Reads an array from its first element to its last, and at the end compares its
 /// checksum, if it has one.
 pub(super) struct ArrayReader<'a> {
-    file: &'a Checkpoint,
+    file: &'a Checkpoint<'a>,
     tensor: usize,
     array: &'a StoredArray,
     /// Elements so far.

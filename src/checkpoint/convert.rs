@@ -45,7 +45,7 @@ pub fn convert(
 ) -> Result<()> {
     let old = file.header();
     let lengths = old.tensors.iter().map(|tensor| tensor.spec.name.len());
-    ask_for_tensors(lengths, old.options.band)?;
+    ask_for_tensors(lengths, old.largest_band())?;
     let new = changed(old, conversion)?;
     let planes: Vec<Vec<Plane>> = new.tensors.iter().map(|t| new.arrays(t)).collect();
     let mut arrays = Vec::new();

@@ -9,7 +9,10 @@ use std::path::Path;
 use super::json::{
     self, ArrayInfo, Document, Entry, Pairs, RawText, SavedOptions, Stop, TensorMirror,
 };
-use super::{record, Header, ALIGNMENT, FIRST_FORMAT_OF_ANY_ORDER, FORMAT, LIVE_FORMAT, PADDING};
+use super::{
+    record, texts, Header, ALIGNMENT, FIRST_FORMAT_OF_ANY_ORDER, FORMAT, LIVE_FORMAT, MAX_TEXTS,
+    PADDING,
+};
 use crate::error::{Error, Result};
 
 /// The longest header that safetensors readers accept.
@@ -149,7 +152,10 @@ pub(super) fn encode(contents: &Contents) -> serde_json::Result<Vec<u8>> {
         ("tensors", serde_json::to_string(&tensors)?),
         ("checksums", serde_json::to_string(&Pairs(&checksums))?),
     ];
+    let texts = header.texts.iter();
+    let texts = texts.map(|(key, text)| (format!("{OWN}{}{key}", texts::PREFIX), text.clone()));
     let metadata = metadata.map(|(key, value)| (format!("{OWN}{key}"), value));
+    let metadata: Vec<_> = metadata.into_iter().chain(texts).collect();
     let mut sum = Sum::default();
     for (key, value) in &metadata {
         sum.metadata(key, value.as_bytes())
@@ -193,12 +199,19 @@ pub(super) fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<Decoded<'a>> {
         "checksums",
     ];
     let mut values: [Option<RawText<'a>>; 6] = Default::default();
+    let mut found = Vec::new();
     let (mut sum, mut own) = (Sum::default(), false);
     let mut metadata = |key: Cow<'a, str>, value: RawText<'a>| {
         own |= key.starts_with(OWN);
         sum.metadata(&key, value.reader())
             .map_err(|e| e.to_string())?;
         let short = key.strip_prefix(OWN);
+        if let Some(key) = short.and_then(|short| short.strip_prefix(texts::PREFIX)) {
+            if found.len() == MAX_TEXTS {
+                return Err(format!("it has more than {MAX_TEXTS} texts"));
+            }
+            found.push((key.to_owned(), value));
+        }
         if let Some(index) = keys.iter().position(|known| short == Some(known)) {
             if values[index].replace(value).is_some() {
                 return Err(format!("its header is malformed: duplicate key {key:?}"));
@@ -281,6 +294,7 @@ pub(super) fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<Decoded<'a>> {
         tensors,
         step,
         parameters,
+        texts: texts::read(found)?.map_err(refuse)?,
     };
     header.validate().map_err(|e| not_in_a_file(path, e))?;
     Ok(Decoded {

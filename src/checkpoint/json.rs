@@ -92,6 +92,11 @@ impl<'a> RawText<'a> {
         Ok(text.0)
     }
 
+    /// No fewer than the bytes of the string.
+    pub(super) fn length(self) -> usize {
+        self.0.len()
+    }
+
     /// The bytes of the string.
     pub(super) fn reader(self) -> Unescaped<'a> {
         let text = self
@@ -497,6 +502,9 @@ pub(super) struct TensorMirror {
     bias_corrections: [f64; 2],
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shard: Option<Shard>,
+    /// Only of tensors that have some of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    options: Option<Box<SavedOptions>>,
 }
 
 /// What no step has set is left out, too.
@@ -546,6 +554,7 @@ impl From<&SavedTensor> for TensorMirror {
             state,
             master,
             shard,
+            options,
         } = tensor.spec.clone();
         TensorMirror {
             name,
@@ -566,6 +575,7 @@ impl From<&SavedTensor> for TensorMirror {
             norm_ratio: tensor.scalars.norm_ratio,
             bias_corrections: tensor.scalars.bias_corrections,
             shard,
+            options: options.map(|options| Box::new(SavedOptions(*options))),
         }
     }
 }
@@ -584,6 +594,7 @@ impl TensorMirror {
                 state: self.state,
                 master: !matches!(self.master, Master::None),
                 shard: self.shard,
+                options: self.options.map(|options| Box::new(options.0)),
             }
             .simplified(),
             lr_scale: self.lr_scale,

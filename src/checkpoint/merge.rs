@@ -7,17 +7,20 @@ use serde_json::Value;
 
 use super::files::NewFile;
 use super::pieces::{same, same_in_all, same_step, Pieces, Source, Target, Word};
+use super::texts;
 use super::write::written;
 use super::{Array, Checkpoint, Header, SavedTensor};
 use crate::error::{Error, Result};
 use crate::layout::{Plane, TensorSpec, MASTER};
 use crate::memory::ask_for_tensors;
+use crate::options::InstructionSet;
 
 /// Writes the state of several files, which have some of the tensors each or some of
 /// their rows, to a new checkpoint of whole tensors, as [`save`](crate::Optimizer::save)
 /// does. Tensors have the order in which the files name them. The file is the one that a
 /// single process would have saved, but for entries of sub-diagonals between rows that
-/// lie in different files, which are 0: see [`TensorSpec::shard`]. Takes no memory that
+/// lie in different files, which are 0: see [`TensorSpec::shard`]. It has the
+/// [texts](Header::texts) that are the same in all files. Takes no memory that
 /// grows with the files. The new path may be that of one of them.
 ///
 /// `progress` is called with the number of bytes written since it was called last;
@@ -66,6 +69,7 @@ pub(super) fn of_tensors(old: &Header, tensors: Vec<SavedTensor>) -> Header {
         tensors,
         step: old.step,
         parameters: old.parameters,
+        texts: old.texts.clone(),
     }
 }
 
@@ -76,7 +80,7 @@ fn merged(files: &[Checkpoint]) -> Result<(Header, Vec<Vec<Source>>)> {
     };
     let tensors = || files.iter().flat_map(|file| &file.header.tensors);
     let lengths = tensors().map(|tensor| tensor.spec.name.len());
-    ask_for_tensors(lengths, first.header.options.band)?;
+    ask_for_tensors(lengths, first.header.largest_band())?;
     same_step(files)?;
     same_options(files)?;
     same_in_all(files, "whether parameters are there", |file| {
@@ -106,13 +110,16 @@ fn merged(files: &[Checkpoint]) -> Result<(Header, Vec<Vec<Source>>)> {
             sources: &found,
         };
         pieces.same_steps()?;
-        pieces.same_settings()?;
+        pieces.same_settings(|_| false)?;
         let mut saved = taken_over(pieces.saved());
         saved.spec = saved.spec.of_rows(0..saved.spec.whole_rows());
         whole.push(saved);
         sources.push(found);
     }
-    let header = of_tensors(&first.header, whole);
+    let header = Header {
+        texts: texts::common(files.iter().map(|file| &file.header)),
+        ..of_tensors(&first.header, whole)
+    };
     // Before the rows are looked at, which the whole tensor may have too many of.
     header.validate()?;
     for (saved, sources) in header.tensors.iter().zip(&sources) {
@@ -171,6 +178,7 @@ fn same_tensor(pieces: Pieces<'_>) -> Result<()> {
         state: _,
         master: _,
         shard: _,
+        options: _,
     } = pieces.saved().spec;
     pieces.same_in_all("dims", |saved| saved.spec.whole_dims())?;
     pieces.same_in_all("chains", |saved| saved.spec.chains)?;
@@ -178,7 +186,14 @@ fn same_tensor(pieces: Pieces<'_>) -> Result<()> {
     pieces.same_in_all("params", |saved| saved.spec.params)?;
     pieces.same_in_all("grads", |saved| saved.spec.grads)?;
     pieces.same_in_all("state", |saved| saved.spec.state)?;
-    pieces.same_in_all("master weights", |saved| saved.spec.master)
+    pieces.same_in_all("master weights", |saved| saved.spec.master)?;
+    pieces.same_in_all("options", |saved| {
+        let mut own = saved.spec.options.clone();
+        if let Some(own) = &mut own {
+            (own.threads, own.instruction_set) = (0, InstructionSet::Auto);
+        }
+        own
+    })
 }
 
 /// Writes a checkpoint whose tensors are put together from these pieces, and which does

@@ -36,6 +36,7 @@ mod read;
 mod record;
 mod size;
 mod split;
+mod texts;
 mod write;
 
 #[cfg(test)]
@@ -58,7 +59,9 @@ pub(crate) use pieces::{read as read_pieces, same_in_all, same_step, Pieces, Sou
 pub use read::{verify, Checkpoint, StoredPlane};
 pub(crate) use size::check_size;
 pub use split::{split, SplitBy};
-pub(crate) use write::{create_live, write};
+pub(crate) use texts::{ask_for_texts, check_text, check_texts};
+pub use texts::{Texts, MAX_TEXTS};
+pub(crate) use write::{create_live, size_in_memory, write, write_to_memory};
 
 /// For the fuzzer: the bytes before the data, with the right checksum in a header that
 /// was edited.
@@ -80,6 +83,9 @@ const LIVE_FORMAT: u64 = 3;
 /// From this format version on, the keys of a header may be in any order, and
 /// arrays need only be aligned to their elements.
 const FIRST_FORMAT_OF_ANY_ORDER: u64 = 4;
+
+/// Stands for the path of a checkpoint that is in memory.
+const MEMORY: &str = "memory";
 
 /// The name under which a tensor's parameters are saved, beside its planes.
 pub const PARAMETER: &str = "parameter";
@@ -108,6 +114,8 @@ pub struct Header {
     pub step: u64,
     /// Whether the parameters of every tensor are in the file.
     pub parameters: bool,
+    /// The program's own: see [`Optimizer::set_text`](crate::Optimizer::set_text).
+    pub texts: Texts,
 }
 
 /// The description of one tensor in a checkpoint.
@@ -172,9 +180,10 @@ impl Header {
     /// written nor accepted.
     fn validate(&self) -> Result<()> {
         self.options.validate()?;
+        check_texts(&self.texts)?;
         layout::validate(self.tensors.iter().map(|tensor| &tensor.spec))?;
         let specs = self.tensors.iter().map(|tensor| &tensor.spec);
-        layout::validate_pooling(&self.options, specs)?;
+        layout::validate_options(&self.options, specs)?;
         for SavedTensor {
             spec,
             lr_scale,
@@ -191,6 +200,12 @@ impl Header {
             check_scalars(spec, scalars)?;
         }
         Ok(())
+    }
+
+    /// The largest band of its tensors.
+    pub(crate) fn largest_band(&self) -> usize {
+        let specs = self.tensors.iter().map(|tensor| &tensor.spec);
+        layout::largest_band(&self.options, specs)
     }
 
     /// The arrays that the file holds for one tensor.

@@ -27,7 +27,7 @@ pub(crate) struct Source {
 /// What files have of one tensor.
 #[derive(Clone, Copy)]
 pub(crate) struct Pieces<'a> {
-    pub(crate) files: &'a [Checkpoint],
+    pub(crate) files: &'a [Checkpoint<'a>],
     /// At least one.
     pub(crate) sources: &'a [Source],
 }
@@ -160,9 +160,15 @@ impl<'a> Pieces<'a> {
     }
 
     /// Refuses pieces with different learning-rate scales or weight decays.
-    pub(crate) fn same_settings(self) -> Result<()> {
-        self.same_in_all("lr_scale", |saved| saved.lr_scale)?;
-        self.same_in_all("weight_decay", |saved| saved.weight_decay)
+    pub(crate) fn same_settings(self, ignored: impl Fn(&str) -> bool) -> Result<()> {
+        let (lr_scale, weight_decay) = ("lr_scale", "weight_decay");
+        if !ignored(lr_scale) {
+            self.same_in_all(lr_scale, |saved| saved.lr_scale)?;
+        }
+        if !ignored(weight_decay) {
+            self.same_in_all(weight_decay, |saved| saved.weight_decay)?;
+        }
+        Ok(())
     }
 
     /// Refuses pieces that leave rows of a tensor out.
@@ -406,10 +412,10 @@ pub(crate) fn read(
     pairs.try_for_each(|(file, wanted)| file.read(wanted, threads))
 }
 
-fn saved(files: &[Checkpoint], source: Source) -> &SavedTensor {
+fn saved<'a>(files: &'a [Checkpoint<'a>], source: Source) -> &'a SavedTensor {
     &files[source.file].header.tensors[source.tensor]
 }
 
-fn spec(files: &[Checkpoint], source: Source) -> &TensorSpec {
+fn spec<'a>(files: &'a [Checkpoint<'a>], source: Source) -> &'a TensorSpec {
     &saved(files, source).spec
 }

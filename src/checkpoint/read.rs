@@ -21,7 +21,7 @@ use crate::memory::{ask, zeroed_list};
 /// file is open here, it does not change, because its lock prevents optimizers
 /// from working on it.
 #[derive(Debug)]
-pub struct Checkpoint {
+pub struct Checkpoint<'a> {
     pub(super) header: Header,
     format: u64,
     /// The arrays, those of the current copy first.
@@ -32,7 +32,7 @@ pub struct Checkpoint {
     found: Option<Found>,
     /// The older of its two copies is wanted.
     older: bool,
-    pub(super) file: SourceFile,
+    pub(super) file: SourceFile<'a>,
 }
 
 /// An array of a [`Checkpoint`].
@@ -64,27 +64,44 @@ pub fn verify(path: impl AsRef<Path>) -> Result<()> {
     Checkpoint::open(path)?.verify()
 }
 
-impl Checkpoint {
+impl<'f> Checkpoint<'f> {
     /// Opens a file for reading, and checks it.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::NotACheckpoint`], [`Error::FileLength`],
     /// [`Error::FormatVersion`], [`Error::Checksum`] of the header; for a live
     /// file also [`Error::FileLocked`] and [`Error::Torn`].
-    pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint<'static>> {
         Self::open_as(path.as_ref(), Access::Read, false)
     }
 
     /// Opens a live file to work on it, and checks it.
     #[cfg(test)]
-    pub(crate) fn open_live(path: &Path) -> Result<Checkpoint> {
+    pub(crate) fn open_live(path: &Path) -> Result<Checkpoint<'static>> {
         Self::open_as(path, Access::Live, false)
     }
 
     /// Opens a file to read it, or a live file to work on it; with `older`, a live file at
     /// the step before its last.
-    pub(crate) fn open_as(path: &Path, access: Access, older: bool) -> Result<Checkpoint> {
-        let file = SourceFile::open(path, access)?;
+    pub(crate) fn open_as(path: &Path, access: Access, older: bool) -> Result<Checkpoint<'static>> {
+        Checkpoint::of(SourceFile::open(path, access)?, access, older)
+    }
+
+    /// Reads a file that is in memory, as [`open`](Checkpoint::open) does one on disk. A
+    /// live file counts as a copy.
+    ///
+    /// # Errors
+    /// Those of [`open`](Checkpoint::open) that do not concern the system.
+    pub fn from_bytes(bytes: &'f [u8]) -> Result<Checkpoint<'f>> {
+        Checkpoint::in_memory(bytes, false)
+    }
+
+    pub(crate) fn in_memory(bytes: &'f [u8], older: bool) -> Result<Checkpoint<'f>> {
+        Checkpoint::of(SourceFile::in_memory(bytes), Access::Read, older)
+    }
+
+    fn of(file: SourceFile<'f>, access: Access, older: bool) -> Result<Checkpoint<'f>> {
+        let path = file.path();
         let Checked {
             header,
             format,
@@ -223,7 +240,7 @@ impl Checkpoint {
         };
         let found = self.found.ok_or(not_live)?;
         let length = self.file.length();
-        let (file, path) = self.file.into_parts();
+        let (file, path) = self.file.into_parts()?;
         let at = (self.header.step, self.copy);
         let (mut live, copies) = Live::new(file, &path, length, &self.arrays, at, &found)?;
         if self.older {

@@ -2,7 +2,7 @@
 
 use super::header::{self, Contents, LENGTH_BYTES, MAX_LENGTH};
 use super::write::{lay_out, FileLayout};
-use super::{Array, Header, SavedTensor, PARAMETER};
+use super::{Array, Header, SavedTensor, Texts, PARAMETER};
 use crate::error::{Error, Result};
 use crate::layout::{planes, Scalars, TensorSpec};
 use crate::options::Options;
@@ -47,7 +47,7 @@ const SEPARATORS: u64 = 2;
 /// for the tensor and three times for each array, perhaps escaped.
 fn most(options: &Options, spec: &TensorSpec) -> u64 {
     let arrays = planes(options, spec).len() + 1;
-    (1024 + 4 * spec.name.len() + arrays * (512 + 8 * spec.name.len())) as u64
+    (2048 + 4 * spec.name.len() + arrays * (512 + 8 * spec.name.len())) as u64
 }
 
 /// The header of a file of these tensors, as they are at first.
@@ -55,7 +55,7 @@ fn contents(options: &Options, tensors: &[TensorSpec], layout: FileLayout) -> Co
     let saved = |spec: &TensorSpec| SavedTensor {
         spec: spec.clone(),
         lr_scale: 1.0,
-        weight_decay: options.weight_decay,
+        weight_decay: spec.options_or(options).weight_decay,
         master_set: spec.master,
         master_reset: false,
         // It will have more digits than at first.
@@ -70,6 +70,7 @@ fn contents(options: &Options, tensors: &[TensorSpec], layout: FileLayout) -> Co
         tensors: tensors.iter().map(saved).collect(),
         step: 0,
         parameters: true,
+        texts: Texts::default(),
     };
     let mut named = Vec::new();
     for (tensor, spec) in tensors.iter().enumerate() {

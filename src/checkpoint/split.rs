@@ -42,7 +42,7 @@ pub fn split(
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
     let lengths = file.header.tensors.iter().map(|t| t.spec.name.len());
-    ask_for_tensors(lengths, file.header.options.band)?;
+    ask_for_tensors(lengths, file.header.largest_band())?;
     let parts = match by {
         SplitBy::Rows => by_rows(&file.header, to.len())?,
         SplitBy::Tensors => by_tensors(&file.header, to.len())?,
@@ -140,10 +140,10 @@ fn cut(bytes: &[u64], count: usize, limit: u64) -> Option<Vec<Range<usize>>> {
     (runs.len() == count).then_some(runs)
 }
 
-impl Checkpoint {
+impl Checkpoint<'_> {
     /// The same file after every array was checked, so that parts of arrays can be read
     /// without the rest.
-    fn verified(mut self, progress: &mut dyn FnMut(u64)) -> Result<Checkpoint> {
+    fn verified(mut self, progress: &mut dyn FnMut(u64)) -> Result<Self> {
         for array in self.arrays() {
             self.check(array.tensor, array.plane, progress)?;
         }

@@ -8,7 +8,9 @@ use super::json::ArrayInfo;
 use super::live::{Copies, Found, Live};
 use super::locate::{self, Checked};
 use super::record::{self, COMMIT_WORDS, CURRENT, DEVICE, FILE, SETTINGS, SETTINGS_WORDS, SYNCED};
-use super::{array_name, Array, Header, Settings, ALIGNMENT, FORMAT, PADDING, SECOND, WORD};
+use super::{
+    array_name, Array, Header, Settings, ALIGNMENT, FORMAT, MEMORY, PADDING, SECOND, WORD,
+};
 use crate::error::{Error, Result};
 use crate::layout::array_dims;
 use crate::memory::{check, OF_FILES};
@@ -47,22 +49,106 @@ pub(super) fn written(
     path: &Path,
     header: &Header,
     arrays: &[Array],
-    mut fill: impl FnMut(usize, &mut Sink<'_>) -> Result<()>,
+    fill: impl FnMut(usize, &mut Sink<'_>) -> Result<()>,
 ) -> Result<NewFile> {
-    let mut contents = begin(header, arrays, false)?;
+    let contents = begin(header, arrays, false)?;
     let (start, checked) = encode(path, &contents)?;
     let mut file = NewFile::create(path, checked.end, Access::Read)?;
+    put(&mut file, path, contents, start.len(), fill)?;
+    Ok(file)
+}
+
+/// Writes contents, whose header has this length.
+fn put(
+    out: &mut dyn Output,
+    path: &Path,
+    mut contents: Contents,
+    header: usize,
+    mut fill: impl FnMut(usize, &mut Sink<'_>) -> Result<()>,
+) -> Result<()> {
     // The header is written last, because its checksums are known only when the
     // data have been written. Its length does not depend on their values.
-    file.seek(start.len() as u64)?;
+    out.seek(header as u64)?;
     for (index, (_, crc)) in contents.checksums.iter_mut().enumerate() {
-        let mut sink = Sink::new(&mut file);
+        let mut sink = Sink::new(out);
         fill(index, &mut sink)?;
         *crc = sink.finish()?;
     }
-    file.seek(0)?;
-    file.write(&encode(path, &contents)?.0)?;
-    Ok(file)
+    out.seek(0)?;
+    out.write(&encode(path, &contents)?.0)
+}
+
+/// The size in bytes of what [`write`] writes.
+pub(crate) fn size_in_memory(header: &Header, arrays: &[Array]) -> Result<usize> {
+    let (_, checked) = encode(Path::new(MEMORY), &begin(header, arrays, false)?)?;
+    // The arrays are in memory already.
+    usize::try_from(checked.end).map_err(|_| Error::OutOfMemory {
+        what: "a checkpoint".to_owned(),
+        bytes: checked.end.into(),
+    })
+}
+
+/// [`write`] into memory, of which there is at least that size. Returns the size.
+pub(crate) fn write_to_memory(
+    bytes: &mut [u8],
+    header: &Header,
+    arrays: &[Array],
+) -> Result<usize> {
+    header.validate()?;
+    check_lengths(header, arrays)?;
+    let path = Path::new(MEMORY);
+    let contents = begin(header, arrays, false)?;
+    let (start, checked) = encode(path, &contents)?;
+    if checked.end > bytes.len() as u64 {
+        return Err(Error::TooSmall {
+            size: bytes.len(),
+            needed: checked.end,
+        });
+    }
+    let mut out = InMemory { bytes, position: 0 };
+    put(&mut out, path, contents, start.len(), |index, sink| {
+        let mut chunks = arrays[index].bytes.chunks(CHUNK);
+        chunks.try_for_each(|chunk| sink.write(chunk))
+    })?;
+    Ok(checked.end as usize)
+}
+
+/// Where a checkpoint is written to.
+pub(super) trait Output {
+    /// Continues writing at this offset.
+    fn seek(&mut self, offset: u64) -> Result<()>;
+    /// Writes `bytes` where the last write ended.
+    fn write(&mut self, bytes: &[u8]) -> Result<()>;
+}
+
+impl Output for NewFile {
+    fn seek(&mut self, offset: u64) -> Result<()> {
+        NewFile::seek(self, offset)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        NewFile::write(self, bytes)
+    }
+}
+
+/// Memory that has room for all that is written.
+struct InMemory<'a> {
+    bytes: &'a mut [u8],
+    position: usize,
+}
+
+impl Output for InMemory<'_> {
+    fn seek(&mut self, offset: u64) -> Result<()> {
+        self.position = offset as usize;
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let end = self.position + bytes.len();
+        self.bytes[self.position..end].copy_from_slice(bytes);
+        self.position = end;
+        Ok(())
+    }
 }
 
 /// Creates a live file that holds `arrays`, which are every plane of every
@@ -132,15 +218,15 @@ const FIRST_SYNC: u64 = 1;
 
 /// Where the bytes of one array are written to, in pieces that fit into the cache.
 pub(super) struct Sink<'a> {
-    file: &'a mut NewFile,
+    out: &'a mut dyn Output,
     sum: crc32fast::Hasher,
     bytes: usize,
 }
 
 impl<'a> Sink<'a> {
-    fn new(file: &'a mut NewFile) -> Self {
+    fn new(out: &'a mut dyn Output) -> Self {
         Sink {
-            file,
+            out,
             sum: crc32fast::Hasher::new(),
             bytes: 0,
         }
@@ -149,7 +235,7 @@ impl<'a> Sink<'a> {
     pub(super) fn write(&mut self, piece: &[u8]) -> Result<()> {
         self.sum.update(piece);
         self.bytes += piece.len();
-        self.file.write(piece)
+        self.out.write(piece)
     }
 
     /// An array of zeros.
@@ -166,7 +252,7 @@ impl<'a> Sink<'a> {
 
     /// Writes padding after the array, and returns the checksum of its bytes.
     fn finish(self) -> Result<u32> {
-        self.file.write(&[0; ALIGNMENT][..gap(self.bytes)])?;
+        self.out.write(&[0; ALIGNMENT][..gap(self.bytes)])?;
         Ok(self.sum.finalize())
     }
 }
@@ -228,8 +314,12 @@ fn encode(path: &Path, contents: &Contents) -> Result<(Vec<u8>, Checked)> {
         other => internal(other.to_string()),
     })?;
     let mut expected = contents.header.clone();
-    expected.options.threads = checked.header.options.threads;
-    expected.options.instruction_set = checked.header.options.instruction_set;
+    let own = expected.tensors.iter_mut();
+    let own = own.filter_map(|tensor| tensor.spec.options.as_deref_mut());
+    for options in own.chain([&mut expected.options]) {
+        options.threads = checked.header.options.threads;
+        options.instruction_set = checked.header.options.instruction_set;
+    }
     if checked.header != expected {
         return Err(internal("a header reads back differently".to_owned()));
     }

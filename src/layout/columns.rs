@@ -1,7 +1,7 @@
-//! The order of columns in a column-major chain.
+//! The order of columns in a strided chain.
 //!
 //! In memory, a tensor `[d0, d1, .., dk]` is a matrix of `d0` lines. A
-//! column-major chain goes down one column and continues at the top of the next
+//! strided chain goes down one column and continues at the top of the next
 //! one, where columns are ordered with `d1` fastest. Memory has the last
 //! dimension fastest, so the next column in the chain is not the adjacent one.
 //! However, for long runs of adjacent columns the next one is at a constant distance,

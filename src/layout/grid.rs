@@ -87,9 +87,9 @@ impl Grid {
             _ if len == 0 => along(1),
             // Without a band there is nothing to follow a chain for.
             _ if band == 0 => along(len),
-            Chains::RowMajor => along(len),
-            Chains::Rows => along(tensor.dims.last().copied().unwrap_or(1)),
-            Chains::ColumnMajor => {
+            Chains::Contiguous => along(len),
+            Chains::ContiguousLines => along(tensor.dims.last().copied().unwrap_or(1)),
+            Chains::Strided => {
                 // Dimensions of size 1 do not change the order.
                 let dims: Vec<usize> = tensor.dims.iter().copied().filter(|&d| d > 1).collect();
                 match dims.as_slice() {
@@ -102,7 +102,7 @@ impl Grid {
                     ),
                 }
             }
-            Chains::Columns => match tensor.dims.first() {
+            Chains::StridedLines => match tensor.dims.first() {
                 Some(&rows) if rows < len => {
                     Grid::across(rows, len / rows, Way::AcrossBroken, band)
                 }
@@ -209,7 +209,7 @@ impl Grid {
 
     /// How many tiles there are, if none is longer than `longest` blocks.
     pub(crate) fn tiles(&self, longest: usize) -> usize {
-        self.strips * self.steps.div_ceil(self.longest(longest))
+        self.strips * ceil(self.steps, self.longest(longest))
     }
 
     /// Blocks of a tile: pooled chains have large ones, which are tiles by themselves.
@@ -223,8 +223,7 @@ impl Grid {
     /// The blocks of the `i`-th of these tiles.
     pub(crate) fn tile(&self, i: usize, longest: usize) -> Range<usize> {
         let longest = self.longest(longest);
-        let tiles = self.steps.div_ceil(longest);
-        let (strip, tile) = (i / tiles, i % tiles);
+        let (strip, tile) = divided(i, ceil(self.steps, longest));
         let start = tile * longest;
         let end = self.steps.min(start + longest);
         strip * self.steps + start..strip * self.steps + end
@@ -241,7 +240,7 @@ impl Grid {
         if self.band == 0 {
             return false;
         }
-        let step = block % self.steps;
+        let (_, step) = divided(block, self.steps);
         let linked = matches!(self.way, Way::AcrossLinked(_));
         let before = block == tile.start && (step > 0 || linked);
         let after = linked && step + 1 == self.steps;
@@ -260,7 +259,7 @@ impl Grid {
 
     /// The rectangle from where `start` puts a step to where it puts the next.
     fn rect(&self, block: usize, start: impl Fn(usize) -> usize) -> Rect {
-        let (strip, step) = (block / self.steps, block % self.steps);
+        let (strip, step) = divided(block, self.steps);
         let last = step + 1 == self.steps;
         let end = |length| if last { length } else { start(step + 1) };
         match self.way {
@@ -300,7 +299,7 @@ impl Grid {
         let start = match self.way {
             Way::Along { .. } => rect.cols.start,
             _ => {
-                let strips = block / self.steps;
+                let (strips, _) = divided(block, self.steps);
                 let before = strips * self.rows * self.strip.next_multiple_of(LANES);
                 before + rect.rows.start * pitch
             }
@@ -388,7 +387,7 @@ impl Grid {
         match &self.way {
             Way::Along { chain } => {
                 let first = cols.start.max(0) as usize;
-                let end = (first / chain + 1) * chain;
+                let end = (divided(first, *chain).0 + 1) * chain;
                 end as isize - band < cols.end.min(self.cols as isize)
             }
             Way::AcrossBroken | Way::Pooled => rest < band,
@@ -429,7 +428,7 @@ impl Grid {
                 let (mut at, end) = (cols.start.max(0) as usize, cols.end.max(0) as usize);
                 let end = end.min(self.cols);
                 while at < end {
-                    let stop = (at / chain + 1) * chain;
+                    let stop = (divided(at, *chain).0 + 1) * chain;
                     let upto = stop.min(end);
                     visit(
                         (at as isize - cols.start) as usize,
@@ -464,6 +463,23 @@ impl Grid {
             Way::AcrossLinked(_) => (0, 1, usize::from(cols.start == 0)),
         };
         (start..end).step_by(step)
+    }
+}
+
+/// Quotient and remainder. Processors take long to divide, which a step of a small tensor
+/// would notice, and small tensors are one strip of one tile.
+fn divided(number: usize, by: usize) -> (usize, usize) {
+    match number < by {
+        true => (0, number),
+        false => (number / by, number % by),
+    }
+}
+
+/// The quotient, rounded up.
+fn ceil(number: usize, by: usize) -> usize {
+    match number <= by {
+        true => usize::from(number > 0),
+        false => number.div_ceil(by),
     }
 }
 

@@ -25,10 +25,10 @@ const SHAPES: &[&[usize]] = &[
     &[70, 2, 3, 2],
 ];
 const LAYOUTS: [Chains; 4] = [
-    Chains::RowMajor,
-    Chains::ColumnMajor,
-    Chains::Rows,
-    Chains::Columns,
+    Chains::Contiguous,
+    Chains::Strided,
+    Chains::ContiguousLines,
+    Chains::StridedLines,
 ];
 
 /// A tensor's grid, with the next and the previous coordinate of each.

@@ -18,7 +18,7 @@ use super::{Chains, TensorSpec};
 /// Every number stays as it is, except entries of sub-diagonals that belong to two rows. A
 /// load or a merge keeps such an entry if it is of the same two elements before and after,
 /// and otherwise sets it to 0, as for elements that have met for the first time. With
-/// [`Chains::Rows`] and at least two dimensions, with plain Adam and with a band of 0 there
+/// [`Chains::ContiguousLines`] and at least two dimensions, with plain Adam and with a band of 0 there
 /// are no such entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -94,13 +94,13 @@ impl TensorSpec {
             return Vec::new();
         }
         match self.chains {
-            Chains::Rows if self.dims.len() > 1 => Vec::new(),
-            Chains::RowMajor | Chains::Rows => {
+            Chains::ContiguousLines if self.dims.len() > 1 => Vec::new(),
+            Chains::Contiguous | Chains::ContiguousLines => {
                 let all = of(from.start.max(to.start)..end);
                 std::iter::once(all.end.saturating_sub(k).max(all.start)..all.end).collect()
             }
-            Chains::Columns => std::iter::once(of(last_rows)).collect(),
-            Chains::ColumnMajor => {
+            Chains::StridedLines => std::iter::once(of(last_rows)).collect(),
+            Chains::Strided => {
                 let other = |&row: &usize| neighbour(row, k, from) != neighbour(row, k, &to);
                 last_rows.filter(other).map(|r| of(r..r + 1)).collect()
             }
@@ -113,7 +113,7 @@ pub(crate) fn sub_diagonal(plane: &str) -> Option<usize> {
     plane.strip_prefix("band.")?.parse().ok()
 }
 
-/// The row of the element `k` after one in `row`, in a column-major chain through these
+/// The row of the element `k` after one in `row`, in a strided chain through these
 /// rows, and how many columns further it is.
 fn neighbour(row: usize, k: usize, rows: &Range<usize>) -> (usize, usize) {
     let at = row - rows.start + k;
@@ -125,10 +125,10 @@ mod tests {
     use super::*;
 
     const ALL: [Chains; 4] = [
-        Chains::RowMajor,
-        Chains::ColumnMajor,
-        Chains::Rows,
-        Chains::Columns,
+        Chains::Contiguous,
+        Chains::Strided,
+        Chains::ContiguousLines,
+        Chains::StridedLines,
     ];
 
     /// The chains of rows of a tensor, directly from the definition: lists of elements,
@@ -138,13 +138,13 @@ mod tests {
         let last = dims.last().copied().unwrap_or(1);
         let elements: Vec<usize> = (rows.start * len..rows.end * len).collect();
         match kind {
-            Chains::RowMajor => vec![elements],
-            Chains::Rows if dims.len() == 1 => vec![elements],
-            Chains::Rows => elements.chunks(last).map(<[usize]>::to_vec).collect(),
-            Chains::Columns => (0..len)
+            Chains::Contiguous => vec![elements],
+            Chains::ContiguousLines if dims.len() == 1 => vec![elements],
+            Chains::ContiguousLines => elements.chunks(last).map(<[usize]>::to_vec).collect(),
+            Chains::StridedLines => (0..len)
                 .map(|col| rows.clone().map(|row| row * len + col).collect())
                 .collect(),
-            Chains::ColumnMajor => {
+            Chains::Strided => {
                 // The last dimension is the slowest.
                 let mut in_order = elements;
                 in_order.sort_by_key(|&element| {

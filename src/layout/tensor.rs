@@ -41,21 +41,27 @@ pub struct TensorSpec {
     /// Which rows of a larger tensor it is; `None` if it is a whole tensor. Steps do not
     /// depend on it, files do: see [`Shard`]. Not for scalars.
     pub shard: Option<Shard>,
+    /// Options of its own, as a group of parameters has them: `band`, `beta1`, `beta2`,
+    /// `eps`, `gamma`, `shrink`, `graft_eps` and `weight_decay`. The others are those of the
+    /// optimizer: in `threads` and `instruction_set` they are not looked at, in all
+    /// others they must be the same. `None`: those of the optimizer.
+    pub options: Option<Box<Options>>,
 }
 
 impl TensorSpec {
-    /// A tensor with row-major chains and the SONew update; all float32.
+    /// A tensor with contiguous chains and the SONew update; all float32.
     pub fn new(name: impl Into<String>, dims: &[usize]) -> Self {
         TensorSpec {
             name: name.into(),
             dims: dims.to_vec(),
-            chains: Chains::RowMajor,
+            chains: Chains::Contiguous,
             update: Update::Sonew,
             params: Dtype::F32,
             grads: Dtype::F32,
             state: Dtype::F32,
             master: false,
             shard: None,
+            options: None,
         }
     }
 
@@ -92,6 +98,17 @@ impl TensorSpec {
         self
     }
 
+    /// The same tensor with options of its own.
+    pub fn with_options(mut self, options: &Options) -> Self {
+        self.options = Some(Box::new(options.clone()));
+        self
+    }
+
+    /// Its own options, or these.
+    pub(crate) fn options_or<'a>(&'a self, all: &'a Options) -> &'a Options {
+        self.options.as_deref().unwrap_or(all)
+    }
+
     /// The type that a step computes in.
     pub(crate) fn arithmetic(&self) -> Dtype {
         match (self.params, self.state) {
@@ -107,7 +124,7 @@ impl TensorSpec {
 
     /// Whether chains that are broken at every row, or column, run along memory.
     pub(crate) fn runs_along(&self) -> bool {
-        let along = matches!(self.chains, Chains::RowMajor | Chains::Rows);
+        let along = matches!(self.chains, Chains::Contiguous | Chains::ContiguousLines);
         along || self.dims.len() < 2
     }
 
@@ -131,16 +148,22 @@ impl TensorSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Chains {
-    /// The whole tensor is one chain, last dimension fastest: the order of
-    /// memory. Right for weights stored `[out, in]`.
-    RowMajor,
-    /// The whole tensor is one chain, first dimension fastest. Right for
-    /// weights stored `[in, out]`.
-    ColumnMajor,
-    /// One chain per row, along the last dimension.
-    Rows,
-    /// One chain per column, along the first dimension.
-    Columns,
+    /// The whole tensor is one chain in the order of memory: along its last dimension,
+    /// whose elements are contiguous. Right for weights stored `[out, in]`.
+    #[serde(alias = "row_major")] // The names in files of development versions.
+    Contiguous,
+    /// The whole tensor is one chain, first dimension fastest: neighbours lie a stride
+    /// apart. Right for weights stored `[in, out]`.
+    #[serde(alias = "column_major")]
+    Strided,
+    /// One chain for each line along the last dimension: as
+    /// [`Contiguous`](Chains::Contiguous), broken at the end of each row.
+    #[serde(alias = "rows")]
+    ContiguousLines,
+    /// One chain for each line along the first dimension: as
+    /// [`Strided`](Chains::Strided), broken at the end of each column.
+    #[serde(alias = "columns")]
+    StridedLines,
 }
 
 /// How a tensor is updated.
@@ -223,6 +246,7 @@ impl Plane {
 /// the step before the last, and behind them are those of the last step alone, already times
 /// `1 - beta2`.
 pub fn planes(options: &Options, tensor: &TensorSpec) -> Vec<Plane> {
+    let options = tensor.options_or(options);
     let mut names = vec!["momentum".to_owned(), "diagonal".to_owned()];
     names.extend((1..=tensor.update.band(options)).map(|k| format!("band.{k}")));
     if tensor.update.graft(options) == Graft::NormalizedRmsprop {
@@ -251,6 +275,7 @@ pub(crate) fn array_dims<'a>(
     if array != POOLED {
         return Cow::Borrowed(&tensor.dims);
     }
+    let options = tensor.options_or(options);
     let sums = [options.band + 1, tensor.chain_len()];
     match options.is_lagged() {
         true => Cow::Owned([&[2], &sums[..]].concat()),
@@ -310,18 +335,50 @@ pub(crate) fn validate<'a>(
     Ok(())
 }
 
-/// Refuses a shard whose chains are to share their correlations.
-pub(crate) fn validate_pooling<'a>(
-    options: &Options,
+/// Refuses options that a tensor cannot have: for itself, or as a shard.
+pub(crate) fn validate_options<'a>(
+    all: &Options,
     tensors: impl IntoIterator<Item = &'a TensorSpec>,
 ) -> Result<()> {
-    let is_refused = |t: &&TensorSpec| t.shard.is_some() && t.update.is_pooled(options);
-    match tensors.into_iter().find(is_refused) {
-        None => Ok(()),
-        Some(tensor) => Err(Error::PooledShard {
-            tensor: tensor.name.clone(),
-        }),
+    for tensor in tensors {
+        if tensor.shard.is_some() && tensor.update.is_pooled(all) {
+            return Err(Error::PooledShard {
+                tensor: tensor.name.clone(),
+            });
+        }
+        let Some(own) = tensor.options.as_deref() else {
+            continue;
+        };
+        own.validate().map_err(|error| match error {
+            Error::OutOfRange {
+                argument,
+                value,
+                allowed,
+            } => Error::OutOfRange {
+                argument: format!("{argument} of tensor \"{}\"", tensor.name),
+                value,
+                allowed,
+            },
+            other => other,
+        })?;
+        if let Some(option) = own.differs_for_all(all) {
+            let tensor = tensor.name.clone();
+            return Err(Error::TensorOption { tensor, option });
+        }
     }
+    Ok(())
+}
+
+/// The largest band that any of the tensors may have.
+pub(crate) fn largest_band<'a>(
+    all: &Options,
+    tensors: impl IntoIterator<Item = &'a TensorSpec>,
+) -> usize {
+    let own = |tensor: &'a TensorSpec| tensor.options.as_ref().map(|options| options.band);
+    tensors
+        .into_iter()
+        .filter_map(own)
+        .fold(all.band, usize::max)
 }
 
 fn validate_dtypes(tensor: &TensorSpec) -> Result<()> {

@@ -76,7 +76,8 @@ impl Optimizer {
         let save = move || {
             let _held = reserve.hold();
             let names = header.tensors.iter().map(|tensor| tensor.spec.name.len());
-            ask_for_tensors(names, header.options.band)?;
+            ask_for_tensors(names, header.largest_band())?;
+            checkpoint::ask_for_texts(&header.texts)?;
             let arrays: Vec<_> = copies
                 .iter()
                 .map(|(tensor, plane, dtype, bytes)| Array {

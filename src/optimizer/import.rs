@@ -61,6 +61,7 @@ impl Optimizer {
             };
         }
         self.step_count = step_count;
+        self.plan.forget_norm();
         self.fresh = false;
         Ok(())
     }

@@ -8,6 +8,7 @@ use crate::checkpoint::{self, Copies, Live, Master, Settings};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::{Error as Refusal, Result};
+use crate::layout::Plane;
 
 /// An open live file, and which of its tensors belongs to which of the
 /// optimizer's.
@@ -49,12 +50,16 @@ impl Optimizer {
     /// # Errors
     /// Nothing has changed then. [`Error::Io`]; [`Error::FileLocked`] where the
     /// path is a live file in use; [`Error::Forked`]; [`Error::OutOfRange`] for
-    /// a step count, of the optimizer or of a tensor, of 2^47 or more; [`Error::HeaderLength`].
+    /// a step count, of the optimizer or of a tensor, of 2^47 or more; [`Error::HeaderLength`];
+    /// [`Error::LiveText`] if there are texts.
     pub fn make_live(&mut self, path: impl AsRef<Path>) -> Result<()> {
         self.between_steps()?;
         let path = path.as_ref();
         if self.is_live_at(path)? {
             return self.sync();
+        }
+        if let Some(key) = self.texts.keys().next().cloned() {
+            return Err(Refusal::LiveText { key });
         }
         // What was discarded is not in the new file.
         let settings = self.state.iter().map(|state| Settings {
@@ -92,10 +97,25 @@ impl Optimizer {
         self.live.as_ref().map(|live| live.file.path())
     }
 
-    /// A plane of the copy that the next step writes, if the state is in a live
-    /// file.
-    pub(crate) fn other_copy(&self, tensor: usize, plane: usize) -> Option<&[u8]> {
-        self.state[tensor].other.get(plane).map(|bytes| &bytes[..])
+    /// The planes of a tensor, each with its bytes, and those of the copy that the next
+    /// step writes, if the state is in a live file.
+    pub(crate) fn copies(
+        &self,
+        tensor: usize,
+    ) -> Result<impl Iterator<Item = (&Plane, [Option<&[u8]>; 2])>> {
+        let state = self.state_of(tensor)?;
+        let planes = state.planes.iter().zip(state.held()).enumerate();
+        Ok(planes.map(|(i, (plane, current))| {
+            let other = state.other.get(i).map(|bytes| &bytes[..]);
+            (plane, [Some(current), other])
+        }))
+    }
+
+    /// Where the planes of all tensors are, with both copies if the state is in a live file.
+    pub(crate) fn state_addresses(&self) -> impl Iterator<Item = usize> + Clone + '_ {
+        let states = self.state.iter();
+        let planes = states.flat_map(|state| state.elements.iter().chain(&state.other));
+        planes.map(|bytes| bytes.as_ptr().addr())
     }
 
     /// Makes the planes of a live file, which already hold the state, the

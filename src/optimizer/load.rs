@@ -44,6 +44,13 @@ pub struct LoadOptions {
     /// next step copies them from the parameters, or be in the file only.
     /// Dimensions, chains and element types must still agree.
     pub override_options: bool,
+    /// The same for single settings, by their names: those of fields of [`Options`];
+    /// `"weight_decay"` also stands for the weight decay of every tensor, `"lr_scale"` for
+    /// their learning-rate scales, `"update"` and `"master"` for what their
+    /// [`TensorSpec`]s say. What is not named must agree; numbers agree if float32 cannot
+    /// tell them apart, so that 0.9 may also have been given as a float32. In any case the
+    /// optimizer keeps its own. Default empty.
+    pub overrides: Vec<String>,
     /// Load the tensors that are in both the file and the optimizer, at least
     /// one, and leave the optimizer's other tensors as they are. The step count of
     /// the optimizer becomes the file's.
@@ -89,10 +96,9 @@ pub(crate) fn assign(
     parameters: bool,
     load: &LoadOptions,
 ) -> Result<Vec<Vec<Source>>> {
-    if !load.override_options {
-        for (saved, _) in files {
-            same_options(&saved.options, options)?;
-        }
+    load.check_overrides()?;
+    for (saved, _) in files {
+        same_options(&saved.options, options, load)?;
     }
     let names = names_in_optimizer(files, tensors, &load.rename)?;
     let mut sources: HashMap<&str, Vec<Source>> = HashMap::new();
@@ -115,7 +121,8 @@ pub(crate) fn assign(
         for &Source { file, tensor: at } in sources {
             let (saved, live) = files[file];
             let file = &saved.tensors[at];
-            same_tensor(&file.spec, tensor, load.override_options)?;
+            same_tensor(&file.spec, tensor, load)?;
+            same_own_options(&saved.options, &file.spec, options, tensor, load)?;
             planes_there(saved, file, options, tensor, load.convert_state)?;
             // Before the first step the parameters are the caller's own.
             let unstepped = live && saved.step == 0 && file.spec.master;
@@ -127,9 +134,9 @@ pub(crate) fn assign(
     Ok(assigned)
 }
 
-/// Compares every hyperparameter. Threads and instruction set are not compared,
-/// because results do not depend on them.
-fn same_options(file: &Options, optimizer: &Options) -> Result<()> {
+/// Compares every hyperparameter but those that the load overrides. Threads and
+/// instruction set are not compared, because results do not depend on them.
+fn same_options(file: &Options, optimizer: &Options, load: &LoadOptions) -> Result<()> {
     // Every field is named, so that a new option cannot be forgotten here.
     let Options {
         band,
@@ -153,43 +160,131 @@ fn same_options(file: &Options, optimizer: &Options) -> Result<()> {
         threads: _,
         instruction_set: _,
     } = file;
-    same("band", band, &optimizer.band)?;
-    same("beta1", beta1, &optimizer.beta1)?;
-    same("beta2", beta2, &optimizer.beta2)?;
-    same("eps", eps, &optimizer.eps)?;
-    same("gamma", gamma, &optimizer.gamma)?;
-    same("statistics", statistics, &optimizer.statistics)?;
-    same("damping", damping, &optimizer.damping)?;
-    same(
-        "bias_correction",
-        bias_correction,
-        &optimizer.bias_correction,
-    )?;
-    same("graft", graft, &optimizer.graft)?;
-    same("pooling", pooling, &optimizer.pooling)?;
-    same("shrink", shrink, &optimizer.shrink)?;
-    same("lagged_norms", &file.is_lagged(), &optimizer.is_lagged())?;
-    same("nesterov", nesterov, &optimizer.nesterov)?;
-    same("graft_eps", graft_eps, &optimizer.graft_eps)?;
-    same(
+    let o = optimizer;
+    load.same("band", band, &o.band)?;
+    load.same_number("beta1", *beta1, o.beta1)?;
+    load.same_number("beta2", *beta2, o.beta2)?;
+    load.same_number("eps", *eps, o.eps)?;
+    load.same_number("gamma", *gamma, o.gamma)?;
+    load.same("statistics", statistics, &o.statistics)?;
+    load.same("damping", damping, &o.damping)?;
+    load.same("bias_correction", bias_correction, &o.bias_correction)?;
+    load.same("graft", graft, &o.graft)?;
+    load.same("pooling", pooling, &o.pooling)?;
+    load.same_number("shrink", *shrink, o.shrink)?;
+    load.same("lagged_norms", &file.is_lagged(), &o.is_lagged())?;
+    load.same("nesterov", nesterov, &o.nesterov)?;
+    load.same_number("graft_eps", *graft_eps, o.graft_eps)?;
+    load.same(
         "graft_bias_correction",
         graft_bias_correction,
-        &optimizer.graft_bias_correction,
+        &o.graft_bias_correction,
     )?;
-    same("weight_decay", weight_decay, &optimizer.weight_decay)?;
-    same("rounding", rounding, &optimizer.rounding)?;
-    same("seed", seed, &optimizer.seed)
+    load.same_number(WEIGHT_DECAY, *weight_decay, o.weight_decay)?;
+    load.same("rounding", rounding, &o.rounding)?;
+    load.same("seed", seed, &o.seed)
 }
 
-fn same<T: PartialEq + Debug>(option: &'static str, file: &T, optimizer: &T) -> Result<()> {
-    if file == optimizer {
+/// The same for a tensor that has options of its own, in the file or here.
+fn same_own_options(
+    file: &Options,
+    saved: &TensorSpec,
+    optimizer: &Options,
+    tensor: &TensorSpec,
+    load: &LoadOptions,
+) -> Result<()> {
+    if saved.options.is_none() && tensor.options.is_none() {
         return Ok(());
     }
-    Err(Error::OptionDiffers {
-        option,
-        file: format!("{file:?}"),
-        optimizer: format!("{optimizer:?}"),
+    let same = same_options(saved.options_or(file), tensor.options_or(optimizer), load);
+    same.map_err(|error| match error {
+        Error::OptionDiffers {
+            option,
+            file,
+            optimizer,
+        } => Error::TensorDiffers {
+            tensor: tensor.name.clone(),
+            what: option,
+            file,
+            optimizer,
+        },
+        other => other,
     })
+}
+
+/// What [`LoadOptions::overrides`] can name: the options that are compared, and what is
+/// compared of tensors.
+const OVERRIDES: [&str; 21] = [
+    "band",
+    "beta1",
+    "beta2",
+    "eps",
+    "gamma",
+    "statistics",
+    "damping",
+    "bias_correction",
+    "graft",
+    "pooling",
+    "shrink",
+    "lagged_norms",
+    "nesterov",
+    "graft_eps",
+    "graft_bias_correction",
+    WEIGHT_DECAY,
+    "rounding",
+    "seed",
+    LR_SCALE,
+    UPDATE,
+    MASTER,
+];
+
+pub(super) const WEIGHT_DECAY: &str = "weight_decay";
+pub(super) const LR_SCALE: &str = "lr_scale";
+const UPDATE: &str = "update";
+
+impl LoadOptions {
+    /// Whether what has this name stays as the optimizer has it.
+    pub(super) fn keeps(&self, name: &str) -> bool {
+        self.override_options || self.overrides.iter().any(|other| other == name)
+    }
+
+    /// Refuses names that nothing has.
+    pub(super) fn check_overrides(&self) -> Result<()> {
+        let mut names = self.overrides.iter();
+        match names.find(|name| !OVERRIDES.contains(&name.as_str())) {
+            None => Ok(()),
+            Some(name) => Err(Error::UnknownName {
+                owner: "a load".to_owned(),
+                kind: "option to override",
+                name: name.clone(),
+            }),
+        }
+    }
+
+    fn same<T: PartialEq + Debug>(
+        &self,
+        option: &'static str,
+        file: &T,
+        optimizer: &T,
+    ) -> Result<()> {
+        if file == optimizer || self.keeps(option) {
+            return Ok(());
+        }
+        Err(Error::OptionDiffers {
+            option,
+            file: format!("{file:?}"),
+            optimizer: format!("{optimizer:?}"),
+        })
+    }
+
+    /// The same for numbers, which may have been given as float32 in one program, and as
+    /// float64 in the other.
+    fn same_number(&self, option: &'static str, file: f64, optimizer: f64) -> Result<()> {
+        match file as f32 == optimizer as f32 {
+            true => Ok(()),
+            false => self.same(option, &file, &optimizer),
+        }
+    }
 }
 
 /// The names of the saved tensors after renaming, in the order of each file.
@@ -271,7 +366,7 @@ fn all_on_both_sides(
 
 /// Refuses a tensor whose saved state has another meaning, because its shape or
 /// its chains differ.
-fn same_tensor(file: &TensorSpec, tensor: &TensorSpec, overridden: bool) -> Result<()> {
+fn same_tensor(file: &TensorSpec, tensor: &TensorSpec, load: &LoadOptions) -> Result<()> {
     let refuse = |what, file: &dyn Debug, optimizer: &dyn Debug| {
         Err(Error::TensorDiffers {
             tensor: tensor.name.clone(),
@@ -291,11 +386,11 @@ fn same_tensor(file: &TensorSpec, tensor: &TensorSpec, overridden: bool) -> Resu
     if file.chains != tensor.chains {
         return refuse("chains", &file.chains, &tensor.chains);
     }
-    if file.update != tensor.update && !overridden {
-        return refuse("update", &file.update, &tensor.update);
+    if file.update != tensor.update && !load.keeps(UPDATE) {
+        return refuse(UPDATE, &file.update, &tensor.update);
     }
-    if file.master != tensor.master && !overridden {
-        return refuse("master", &file.master, &tensor.master);
+    if file.master != tensor.master && !load.keeps(MASTER) {
+        return refuse(MASTER, &file.master, &tensor.master);
     }
     Ok(())
 }

@@ -2,8 +2,9 @@
 //! options allow.
 
 use super::*;
+use crate::checkpoint::Texts;
 use crate::layout::{Chains, Scalars, Update};
-use crate::options::{Damping, Graft, InstructionSet, Rounding, Statistics};
+use crate::options::{Damping, Graft, InstructionSet, Pooling, Rounding, Statistics};
 
 fn specs(names: &[&str]) -> Vec<TensorSpec> {
     names.iter().map(|n| TensorSpec::new(*n, &[2, 3])).collect()
@@ -25,6 +26,7 @@ fn header(options: &Options, tensors: &[TensorSpec]) -> Header {
         tensors: tensors.iter().map(saved).collect(),
         step: 3,
         parameters: false,
+        texts: Texts::default(),
     }
 }
 
@@ -84,11 +86,13 @@ fn tensors_are_found_by_name() {
 #[test]
 fn every_option_that_differs_is_named() {
     type Change = fn(&mut Options);
-    let differing: [(&str, Change); 16] = [
+    let differing: [(&str, Change); 18] = [
         ("band", |o| o.band = 0),
-        ("beta1", |o| o.beta1 = o.beta1.next_up()),
+        ("beta1", |o| o.beta1 = f64::from((o.beta1 as f32).next_up())),
         ("beta2", |o| o.beta2 = 0.5),
-        ("lagged_norms", |o| o.lagged_norms = true),
+        ("lagged_norms", |o| o.lagged_norms = Some(true)),
+        ("pooling", |o| o.pooling = Pooling::Band),
+        ("shrink", |o| o.shrink = 0.5),
         ("nesterov", |o| o.nesterov = true),
         ("eps", |o| o.eps = 0.5),
         ("gamma", |o| o.gamma = 0.5),
@@ -146,7 +150,8 @@ fn a_difference_of_options_shows_both_values() {
     );
     assert_eq!(
         refused.unwrap_err().to_string(),
-        "option band is 1 in the file, 4 in the optimizer"
+        "option band is 1 in the file, 4 in the optimizer; to keep that of the optimizer, name \"band\" in \
+         the overrides of the load"
     );
 }
 
@@ -224,7 +229,7 @@ fn other_dimensions_are_always_refused() {
 #[test]
 fn other_chains_are_always_refused() {
     let rows = TensorSpec::new("a", &[2, 3]);
-    let columns = rows.clone().with_chains(Chains::ColumnMajor);
+    let columns = rows.clone().with_chains(Chains::Strided);
     for load in [LoadOptions::default(), common(), overriding()] {
         let refused = assign_specs(rows.clone(), columns.clone(), &load);
         assert!(differs(refused, "chains"));
@@ -391,4 +396,126 @@ fn renaming_onto_another_saved_tensor_is_refused() {
         rename_refused(&[("a", "b")]),
         "the file has another tensor of this name, which is not renamed"
     );
+}
+
+/// Whether a file without parameters is accepted.
+fn allowed(
+    saved: &Header,
+    options: &Options,
+    tensors: &[TensorSpec],
+    load: &LoadOptions,
+) -> Result<()> {
+    assign(saved, options, tensors, false, false, load).map(drop)
+}
+
+/// Float32 cannot tell them apart.
+#[test]
+fn numbers_that_were_given_as_float32_are_the_same() {
+    let double = Options {
+        eps: 1e-7,
+        ..Options::default()
+    };
+    let single = Options {
+        beta1: f64::from(0.9f32),
+        beta2: f64::from(0.99f32),
+        eps: f64::from(1e-7f32),
+        ..Options::default()
+    };
+    let tensors = specs(&["a"]);
+    for (file, optimizer) in [(&double, &single), (&single, &double)] {
+        assert_ne!(file.beta1.to_bits(), optimizer.beta1.to_bits());
+        let saved = header(file, &tensors);
+        allowed(&saved, optimizer, &tensors, &LoadOptions::default()).unwrap();
+    }
+}
+
+fn overriding_only(names: &[&str]) -> LoadOptions {
+    LoadOptions {
+        overrides: names.iter().map(|&name| name.to_owned()).collect(),
+        ..LoadOptions::default()
+    }
+}
+
+#[test]
+fn what_is_named_may_differ_and_nothing_else() {
+    let file = Options::default();
+    let optimizer = Options {
+        beta1: 0.5,
+        weight_decay: 0.1,
+        ..Options::default()
+    };
+    let (tensors, saved) = (specs(&["a"]), header(&file, &specs(&["a"])));
+    let load = |names: &[&str]| allowed(&saved, &optimizer, &tensors, &overriding_only(names));
+    load(&["beta1", "weight_decay"]).unwrap();
+    let refused = load(&["weight_decay"]).unwrap_err();
+    assert!(matches!(
+        refused,
+        Error::OptionDiffers {
+            option: "beta1",
+            ..
+        }
+    ));
+    let how = "to keep that of the optimizer, name \"beta1\" in the overrides of the load";
+    assert!(refused.to_string().ends_with(how), "{refused}");
+    let refused = load(&["beta1"]).unwrap_err();
+    assert!(matches!(
+        refused,
+        Error::OptionDiffers {
+            option: "weight_decay",
+            ..
+        }
+    ));
+    let refused = load(&["beta1", "weight_decay", "beta_2"]).unwrap_err();
+    assert!(matches!(refused, Error::UnknownName { name, .. } if name == "beta_2"));
+}
+
+#[test]
+fn the_update_of_a_tensor_may_be_named() {
+    let options = Options::default();
+    let saved = header(&options, &specs(&["a"]));
+    let tensors = [specs(&["a"])[0].clone().with_update(Update::Adam)];
+    let load = |names: &[&str]| allowed(&saved, &options, &tensors, &overriding_only(names));
+    load(&["update"]).unwrap();
+    let refused = load(&["master"]).unwrap_err();
+    assert!(matches!(
+        refused,
+        Error::TensorDiffers { what: "update", .. }
+    ));
+    assert!(
+        refused.to_string().contains("name \"update\" in"),
+        "{refused}"
+    );
+}
+
+/// A tensor's own options are compared where they, or those of all, apply.
+#[test]
+fn own_options_of_tensors_are_compared() {
+    let options = Options::default();
+    let group = Options {
+        beta2: 0.5,
+        ..Options::default()
+    };
+    let plain = specs(&["a", "b"]);
+    let mut grouped = plain.clone();
+    grouped[1] = grouped[1].clone().with_options(&group);
+    let mut same = plain.clone();
+    same[0] = same[0].clone().with_options(&options);
+    let load = |file: &[TensorSpec], here: &[TensorSpec], names: &[&str]| {
+        allowed(
+            &header(&options, file),
+            &options,
+            here,
+            &overriding_only(names),
+        )
+    };
+    load(&grouped, &grouped, &[]).unwrap();
+    load(&same, &plain, &[]).unwrap();
+    load(&grouped, &plain, &["beta2"]).unwrap();
+    for (file, here) in [(&grouped, &plain), (&plain, &grouped)] {
+        let refused = load(file, here, &[]).unwrap_err();
+        assert!(
+            matches!(&refused, Error::TensorDiffers { tensor, what: "beta2", .. } if tensor == "b"),
+            "{refused}"
+        );
+    }
 }

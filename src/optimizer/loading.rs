@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::live::LiveState;
-use super::load::{assign, LoadMode, LoadOptions};
+use super::load::{assign, LoadMode, LoadOptions, LR_SCALE, WEIGHT_DECAY};
 use super::state::{zeros, Storage, TensorState};
 use super::Optimizer;
 use crate::checkpoint::{
@@ -78,10 +78,7 @@ impl Optimizer {
         load: &LoadOptions,
         params: Option<&mut [ElementsMut<'_>]>,
     ) -> Result<()> {
-        self.between_steps()?;
-        if let Some(params) = &params {
-            self.check_params(params.iter().map(|p| p.elements()))?;
-        }
+        self.check_loaded(params.as_deref())?;
         let access = match load.mode {
             LoadMode::MapShared => {
                 shared_options(load)?;
@@ -92,11 +89,36 @@ impl Optimizer {
         if load.mode != LoadMode::Read && !load.paths.is_empty() {
             return Err(Error::MappedPaths);
         }
-        let further = load.paths.iter().map(PathBuf::as_path);
-        let open = |path| Checkpoint::open_as(path, access, load.older_copy);
-        let paths = std::iter::once(path.as_ref()).chain(further);
-        let files = paths.map(open).collect::<Result<Vec<_>>>()?;
-        self.load_from(files, load, params)
+        let first = Checkpoint::open_as(path.as_ref(), access, load.older_copy)?;
+        self.load_from(with_further(first, load, access)?, load, params)
+    }
+
+    /// [`load`](Optimizer::load) from what [`save_to_memory`](Optimizer::save_to_memory), or
+    /// any other save, has written. Nothing refers to it afterwards. A live file counts as a
+    /// copy of one.
+    ///
+    /// # Errors
+    /// Those of [`load`](Optimizer::load); [`Error::MappedMemory`] for a mode other than
+    /// [`LoadMode::Read`].
+    pub fn load_from_memory(
+        &mut self,
+        bytes: &[u8],
+        load: &LoadOptions,
+        params: Option<&mut [ElementsMut<'_>]>,
+    ) -> Result<()> {
+        self.check_loaded(params.as_deref())?;
+        if load.mode != LoadMode::Read {
+            return Err(Error::MappedMemory);
+        }
+        let first = Checkpoint::in_memory(bytes, load.older_copy)?;
+        self.load_from(with_further(first, load, Access::Read)?, load, params)
+    }
+
+    fn check_loaded(&self, params: Option<&[ElementsMut<'_>]>) -> Result<()> {
+        self.between_steps()?;
+        params.map_or(Ok(()), |params| {
+            self.check_params(params.iter().map(ElementsMut::elements))
+        })
     }
 
     /// An optimizer made from a file alone: with its options, tensors, state and step
@@ -119,7 +141,7 @@ impl Optimizer {
         }?;
         let header = file.header();
         let names = header.tensors.iter().map(|tensor| tensor.spec.name.len());
-        ask_for_tensors(names, header.options.band)?;
+        ask_for_tensors(names, header.largest_band())?;
         let tensors = list(header.tensors.iter().map(|t| t.spec.clone()), OF_TENSORS)?;
         let options = header.options.clone();
         let mut optimizer = match mode {
@@ -156,7 +178,8 @@ impl Optimizer {
         load: &LoadOptions,
         mut params: Option<&mut [ElementsMut<'_>]>,
     ) -> Result<()> {
-        let step = files[0].header().step;
+        let header = files[0].header();
+        let (step, texts) = (header.step, header.texts.clone());
         let assigned = self.assign(&files, params.is_some(), load)?;
         check(OF_TENSORS)?;
         let mut loaded = Vec::with_capacity(assigned.len());
@@ -192,8 +215,10 @@ impl Optimizer {
             if let Some(saved) = loaded.saved {
                 state.step_count = saved.step_count;
                 state.scalars = saved.scalars;
-                if !load.override_options {
+                if !load.keeps(LR_SCALE) {
                     state.lr_scale = saved.lr_scale;
+                }
+                if !load.keeps(WEIGHT_DECAY) {
                     state.weight_decay = saved.weight_decay;
                 }
             }
@@ -202,6 +227,8 @@ impl Optimizer {
             }
         }
         self.step_count = step;
+        self.texts = texts;
+        self.plan.forget_norm();
         Ok(())
     }
 
@@ -260,6 +287,8 @@ impl Optimizer {
             }
         }
         self.step_count = header.step;
+        self.texts = header.texts;
+        self.plan.forget_norm();
         if load.older_copy {
             // The last sync was of the later copy, which the next step writes.
             self.sync()?;
@@ -301,9 +330,7 @@ impl Optimizer {
             let pieces = Pieces { files, sources };
             pieces.cover(spec)?;
             pieces.same_steps()?;
-            if !load.override_options {
-                pieces.same_settings()?;
-            }
+            pieces.same_settings(|name| load.keeps(name))?;
         }
         Ok(assigned)
     }
@@ -471,10 +498,23 @@ impl Optimizer {
     }
 }
 
+/// A file and those of [`LoadOptions::paths`].
+fn with_further<'a>(
+    first: Checkpoint<'a>,
+    load: &LoadOptions,
+    access: Access,
+) -> Result<Vec<Checkpoint<'a>>> {
+    let open = |path: &PathBuf| Checkpoint::open_as(path, access, load.older_copy);
+    std::iter::once(Ok(first))
+        .chain(load.paths.iter().map(open))
+        .collect()
+}
+
 /// Refuses what cannot be combined with a shared mapping.
 fn shared_options(load: &LoadOptions) -> Result<()> {
     let forbidden = [
         (load.override_options, "override_options"),
+        (!load.overrides.is_empty(), "overrides"),
         (load.common_tensors_only, "common_tensors_only"),
         (!load.rename.is_empty(), "rename"),
         (load.convert_state, "convert_state"),

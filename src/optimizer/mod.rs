@@ -1,6 +1,8 @@
 //! The optimizer: a plan, the state of its tensors, and a step count.
 
 mod background;
+mod copy;
+mod flat;
 mod import;
 mod live;
 mod load;
@@ -10,6 +12,7 @@ mod saving;
 mod settings;
 mod staged;
 mod state;
+mod texts;
 
 use std::mem::take;
 
@@ -18,7 +21,7 @@ pub use load::{LoadMode, LoadOptions};
 pub use settings::TensorSettings;
 pub use staged::StagedStep;
 
-use crate::checkpoint::check_size;
+use crate::checkpoint::{check_size, Texts};
 use crate::dtype::{Element, Elements, ElementsMut};
 use crate::error::{Error, Result};
 use crate::layout::{self, check_count, Plane, TensorSpec};
@@ -64,6 +67,8 @@ pub struct Optimizer {
     fresh: bool,
     /// The live file that holds the state, if one does.
     live: Option<LiveState>,
+    /// The program's own, which are saved, too.
+    texts: Texts,
     /// The step in stages that is under way, if one is.
     staged: Option<Staged>,
     /// Empty: keeps the memory of a step's list, so that the next one asks for none.
@@ -106,6 +111,7 @@ impl Optimizer {
     ) -> Result<Self> {
         options.validate()?;
         layout::validate(tensors)?;
+        layout::validate_options(&options, tensors)?;
         check_size(&options, tensors)?;
         // The state is allocated before the plan: for tensors of an absurd size
         // its allocation fails at once, while the smaller ones of the plan might
@@ -120,6 +126,7 @@ impl Optimizer {
             step_count: 0,
             fresh: true,
             live: None,
+            texts: Texts::default(),
             staged: None,
             spare: Vec::new(),
         })
@@ -234,8 +241,8 @@ impl Optimizer {
 
     /// The gradient norm of the last step: the norm over all tensors, after
     /// [`grad_scale`](StepOptions::grad_scale) and before clipping. `None`
-    /// before the first step, and after one that did not read all gradients
-    /// first.
+    /// before the first step since it was created, loaded or set, and after one that
+    /// was skipped or did not read all gradients first.
     pub fn gradient_norm(&self) -> Option<f64> {
         self.plan.gradient_norm()
     }

@@ -40,6 +40,36 @@ impl Optimizer {
         checkpoint::write(path.as_ref(), &header, &arrays)
     }
 
+    /// Saves what [`save`](Optimizer::save) saves to memory, which is then what the file would
+    /// be: [`load_from_memory`](Optimizer::load_from_memory) loads it, and written to a file
+    /// it is a checkpoint. Returns its size, and leaves what is behind it as it was. If the
+    /// state is in a live file, this does not change that.
+    ///
+    /// # Errors
+    /// Those of [`save`](Optimizer::save) that do not concern a file; [`Error::TooSmall`] if
+    /// there are fewer bytes than [`size_in_memory`](Optimizer::size_in_memory).
+    pub fn save_to_memory(
+        &self,
+        bytes: &mut [u8],
+        params: Option<&[Elements<'_>]>,
+    ) -> Result<usize> {
+        self.between_steps()?;
+        self.check_saved(params)?;
+        let (header, arrays) = self.contents(params);
+        checkpoint::write_to_memory(bytes, &header, &arrays)
+    }
+
+    /// The size in bytes of what [`save_to_memory`](Optimizer::save_to_memory) saves now.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn size_in_memory(&self, params: Option<&[Elements<'_>]>) -> Result<usize> {
+        self.between_steps()?;
+        self.check_saved(params)?;
+        let (header, arrays) = self.contents(params);
+        checkpoint::size_in_memory(&header, &arrays)
+    }
+
     /// Syncs the live file, in place of a save to it.
     pub(super) fn sync_instead(&self, params: Option<&[Elements<'_>]>) -> Result<()> {
         let without = self.specs.iter().find(|spec| !spec.master);
@@ -55,6 +85,7 @@ impl Optimizer {
 
     /// Checks parameters that are to be saved.
     pub(super) fn check_saved(&self, params: Option<&[Elements<'_>]>) -> Result<()> {
+        checkpoint::ask_for_texts(&self.texts)?;
         params.map_or(Ok(()), |params| self.check_params(params.iter().copied()))
     }
 
@@ -106,6 +137,7 @@ impl Optimizer {
             tensors,
             step: self.step_count,
             parameters: params.is_some(),
+            texts: self.texts.clone(),
         };
         (header, arrays)
     }

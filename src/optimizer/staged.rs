@@ -153,7 +153,10 @@ impl Optimizer {
                 self.staged = None;
                 self.complete(number);
             }
-            Err(Error::NonFiniteGradient { .. }) => self.end_stages(false),
+            Err(Error::NonFiniteGradient { .. }) => {
+                self.end_stages(false);
+                self.plan.forget_norm();
+            }
             _ => {}
         }
         reached

@@ -87,7 +87,7 @@ impl TensorState {
             beside: None,
             copied: false,
             lr_scale: 1.0,
-            weight_decay: options.weight_decay,
+            weight_decay: spec.options_or(options).weight_decay,
             step_count: 0,
             scalars: Scalars::default(),
             takes_part: false,
@@ -151,7 +151,8 @@ impl TensorState {
         };
         let written = self.planes.iter().zip(written);
         let written = written.map(|(plane, bytes)| ElementsMut::from_bytes(plane.dtype, bytes));
-        buffers.planes = written.collect();
+        buffers.planes.clear();
+        buffers.planes.extend(written);
         if !read.is_empty() {
             let read = self.planes.iter().zip(read).map(|(plane, bytes)| {
                 match self.beside.as_deref().filter(|_| plane.name == MASTER) {

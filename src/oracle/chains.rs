@@ -11,10 +11,10 @@ pub fn chains(dims: &[usize], chains: Chains) -> Vec<Vec<usize>> {
     // Along a row the last dimension runs; along a column the first. Visiting
     // the coordinates with that one fastest lists one chain after the other.
     match chains {
-        Chains::RowMajor => vec![visit(dims, &last_fastest)],
-        Chains::ColumnMajor => vec![visit(dims, &first_fastest)],
-        Chains::Rows => cut(visit(dims, &last_fastest), dims.last()),
-        Chains::Columns => cut(visit(dims, &first_fastest), dims.first()),
+        Chains::Contiguous => vec![visit(dims, &last_fastest)],
+        Chains::Strided => vec![visit(dims, &first_fastest)],
+        Chains::ContiguousLines => cut(visit(dims, &last_fastest), dims.last()),
+        Chains::StridedLines => cut(visit(dims, &first_fastest), dims.first()),
     }
 }
 
@@ -44,27 +44,30 @@ mod tests {
     #[test]
     fn a_matrix_reads_four_ways() {
         let read = |c| chains(&[2, 3], c);
-        assert_eq!(read(Chains::RowMajor), [[0, 1, 2, 3, 4, 5]]);
-        assert_eq!(read(Chains::ColumnMajor), [[0, 3, 1, 4, 2, 5]]);
-        assert_eq!(read(Chains::Rows), [[0, 1, 2], [3, 4, 5]]);
-        assert_eq!(read(Chains::Columns), [[0, 3], [1, 4], [2, 5]]);
+        assert_eq!(read(Chains::Contiguous), [[0, 1, 2, 3, 4, 5]]);
+        assert_eq!(read(Chains::Strided), [[0, 3, 1, 4, 2, 5]]);
+        assert_eq!(read(Chains::ContiguousLines), [[0, 1, 2], [3, 4, 5]]);
+        assert_eq!(read(Chains::StridedLines), [[0, 3], [1, 4], [2, 5]]);
     }
 
     #[test]
     fn a_cube_fixes_all_other_indices() {
         let read = |c| chains(&[2, 2, 2], c);
-        assert_eq!(read(Chains::ColumnMajor), [[0, 4, 2, 6, 1, 5, 3, 7]]);
-        assert_eq!(read(Chains::Rows), [[0, 1], [2, 3], [4, 5], [6, 7]]);
-        assert_eq!(read(Chains::Columns), [[0, 4], [2, 6], [1, 5], [3, 7]]);
+        assert_eq!(read(Chains::Strided), [[0, 4, 2, 6, 1, 5, 3, 7]]);
+        assert_eq!(
+            read(Chains::ContiguousLines),
+            [[0, 1], [2, 3], [4, 5], [6, 7]]
+        );
+        assert_eq!(read(Chains::StridedLines), [[0, 4], [2, 6], [1, 5], [3, 7]]);
     }
 
     #[test]
     fn a_scalar_is_a_chain_of_one() {
         for c in [
-            Chains::RowMajor,
-            Chains::ColumnMajor,
-            Chains::Rows,
-            Chains::Columns,
+            Chains::Contiguous,
+            Chains::Strided,
+            Chains::ContiguousLines,
+            Chains::StridedLines,
         ] {
             assert_eq!(chains(&[], c), [[0]]);
         }

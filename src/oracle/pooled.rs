@@ -7,8 +7,8 @@ use crate::options::Options;
 /// The chains of a pooled tensor: they end where rows or columns do.
 pub(super) fn broken(chains: Chains) -> Chains {
     match chains {
-        Chains::RowMajor | Chains::Rows => Chains::Rows,
-        Chains::ColumnMajor | Chains::Columns => Chains::Columns,
+        Chains::Contiguous | Chains::ContiguousLines => Chains::ContiguousLines,
+        Chains::Strided | Chains::StridedLines => Chains::StridedLines,
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
+use sonew_kernel::FloatMode;
 
 use super::crew::{lock, Post};
 use super::processors::Processors;
@@ -115,6 +116,11 @@ impl Pool {
         }
     }
 
+    /// This pool, unless it is the one that the process has for a number of threads.
+    pub(crate) fn own(&self) -> Option<&Pool> {
+        self.own.is_some().then_some(self)
+    }
+
     /// How many are asked for.
     pub(crate) fn asked(&self) -> usize {
         self.asked
@@ -179,7 +185,8 @@ impl Workers {
     /// Runs `work` for the first item in the caller's thread, and meanwhile for each of
     /// the others in a thread of the pool, of as many as have been
     /// [prepared](Workers::prepare): as long as the first takes. What is left by then is
-    /// left out, so that the work must be one that any of them does to its end.
+    /// left out, so that the work must be one that any of them does to its end. All
+    /// threads but the caller's are in the default floating-point mode meanwhile.
     pub(crate) fn run<T: Send>(&self, items: &mut [T], work: &(impl Fn(&mut T) + Sync)) {
         let Some((mine, others)) = items.split_first_mut() else {
             return;
@@ -189,6 +196,7 @@ impl Workers {
             Some((pool, post)) => {
                 let others = Items(others.as_mut_ptr(), others.len());
                 let task = |i: usize| {
+                    let _mode = FloatMode::set_default();
                     // SAFETY: they are borrowed exclusively, and each is asked for once.
                     work(unsafe { others.get(i) });
                 };

@@ -15,13 +15,13 @@ const STEPS: u64 = 5;
 fn tensors() -> Vec<TensorSpec> {
     let spec = |name: &str, dims: &[usize], chains| TensorSpec::new(name, dims).with_chains(chains);
     let mut tensors = vec![
-        spec("rows", &[10, 300], Chains::Rows),
-        spec("row-major", &[5, 1111], Chains::RowMajor),
-        spec("columns", &[75, 90], Chains::Columns),
-        spec("column-major", &[90, 75], Chains::ColumnMajor),
-        spec("tiny", &[17], Chains::RowMajor),
-        spec("adam", &[700], Chains::RowMajor).with_update(Update::Adam),
-        spec("few bits", &[60, 50], Chains::RowMajor),
+        spec("rows", &[10, 300], Chains::ContiguousLines),
+        spec("row-major", &[5, 1111], Chains::Contiguous),
+        spec("columns", &[75, 90], Chains::StridedLines),
+        spec("column-major", &[90, 75], Chains::Strided),
+        spec("tiny", &[17], Chains::Contiguous),
+        spec("adam", &[700], Chains::Contiguous).with_update(Update::Adam),
+        spec("few bits", &[60, 50], Chains::Contiguous),
     ];
     tensors[3].master = true;
     tensors[6].state = Dtype::Bf16;

@@ -185,9 +185,8 @@ fn average(beta: f64) -> Average {
 fn power(base: f64, mut exponent: u64) -> f64 {
     let (mut result, mut square) = (1.0, base);
     while exponent > 0 {
-        if exponent & 1 == 1 {
-            result *= square;
-        }
+        // No branch, which a processor could not predict: times 1 changes nothing.
+        result *= if exponent & 1 == 1 { square } else { 1.0 };
         square *= square;
         exponent >>= 1;
     }

@@ -3,7 +3,7 @@
 use std::mem::take;
 use std::ops::Range;
 
-use sonew_kernel::{Isa, Memory, Stochastic, TensorBuffers, Workspace};
+use sonew_kernel::{FloatMode, Isa, Memory, Stochastic, TensorBuffers, Workspace};
 
 use super::block::shape;
 use super::buffers::check;
@@ -15,7 +15,7 @@ use super::sums::Sums;
 use super::tensor::Tensor;
 use crate::dtype::Elements;
 use crate::error::{Error, Result};
-use crate::layout::{check_count, validate, validate_pooling, Scalars, TensorSpec};
+use crate::layout::{check_count, validate, validate_options, Scalars, TensorSpec};
 use crate::memory::{again, list, reserve, try_list, AlignedBytes, OF_A_STEP, OF_TENSORS};
 use crate::options::{Options, Rounding, StepOptions};
 use crate::parallel::{Pool, Team, Tiles, Workers};
@@ -111,7 +111,7 @@ impl Plan {
         options.validate()?;
         let pool = Pool::choose(options, pool)?;
         validate(tensors)?;
-        validate_pooling(options, tensors)?;
+        validate_options(options, tensors)?;
         let mut blocks = 0;
         let tensors = tensors.iter().map(|spec| {
             let tensor = Tensor::new(spec, options, isa, blocks);
@@ -199,9 +199,14 @@ impl Plan {
 
     /// The norm of all gradients of the last step together, after
     /// [`StepOptions::grad_scale`] and before clipping; `None` where that step
-    /// had no reason to look.
+    /// had no reason to look, or was skipped.
     pub fn gradient_norm(&self) -> Option<f64> {
         self.gradient_norm
+    }
+
+    /// The last step was skipped, or is no longer the last one.
+    pub(crate) fn forget_norm(&mut self) {
+        self.gradient_norm = None;
     }
 
     /// Updates parameters (or writes directions) and state by one step.
@@ -221,11 +226,21 @@ impl Plan {
         number: u64,
         buffers: &mut [TensorBuffers<'_>],
     ) -> Result<()> {
+        let _mode = FloatMode::set_default();
         let mut stages = self.whole(step, number, buffers)?;
-        while stages.next()?.is_some() {}
+        let taken = loop {
+            match stages.advance() {
+                Ok(Some(_)) => {}
+                Ok(None) => break Ok(()),
+                Err(skipped) => break Err(skipped),
+            }
+        };
         let mut progress = stages.end();
-        self.finish(&mut progress, buffers);
-        Ok(())
+        match taken {
+            Ok(()) => self.finish(&mut progress, buffers),
+            Err(_) => self.forget_norm(),
+        }
+        taken
     }
 
     /// Hands over what a step leaves to its caller, and its lists to the next.
@@ -266,7 +281,7 @@ impl Plan {
         number: u64,
         buffers: &'a mut [TensorBuffers<'_>],
     ) -> Result<Stages<'a>> {
-        let progress = Progress::new(&self.options, step, number, buffers, &mut self.lists)?;
+        let progress = self.progress(step, number, buffers)?;
         let run = self.run(step, number, buffers, true)?;
         Ok(Stages::new(run, progress))
     }
@@ -282,7 +297,7 @@ impl Plan {
         buffers: &'a mut [TensorBuffers<'_>],
         reached: &[(Stage, Vec<[f64; 2]>)],
     ) -> Result<Stages<'a>> {
-        let mut progress = Progress::new(&self.options, step, number, buffers, &mut self.lists)?;
+        let mut progress = self.progress(step, number, buffers)?;
         let mut run = self.run(step, number, buffers, false)?;
         run.replay(&mut progress, reached)?;
         Ok(Stages::new(run, progress))
@@ -317,6 +332,17 @@ impl Plan {
     /// Steps use no more threads than this, from the next one on.
     pub(crate) fn limit_threads(&mut self, most: usize) {
         self.most_threads = most.max(1);
+    }
+
+    /// What is known of a step at its beginning.
+    pub(super) fn progress(
+        &mut self,
+        step: &StepOptions,
+        number: u64,
+        buffers: &[TensorBuffers<'_>],
+    ) -> Result<Progress> {
+        let (options, lists) = (&self.options, &mut self.lists);
+        Progress::new(options, &self.tensors, step, number, buffers, lists)
     }
 
     /// Checks the arguments of a step, and gets everything ready for it.

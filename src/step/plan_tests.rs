@@ -147,14 +147,14 @@ mod register {
 fn small() -> Vec<TensorSpec> {
     let spec = |name: &str, dims: &[usize], chains| TensorSpec::new(name, dims).with_chains(chains);
     vec![
-        spec("rows", &[10, 300], Chains::Rows),
-        spec("row-major", &[5, 1111], Chains::RowMajor),
-        spec("columns", &[75, 90], Chains::Columns),
-        spec("column-major", &[90, 75], Chains::ColumnMajor),
-        spec("kernel", &[3, 3, 10, 20], Chains::ColumnMajor),
-        spec("short rows", &[100, 5], Chains::Rows),
-        spec("tiny", &[17], Chains::RowMajor),
-        spec("adam", &[700], Chains::RowMajor).with_update(Update::Adam),
+        spec("rows", &[10, 300], Chains::ContiguousLines),
+        spec("row-major", &[5, 1111], Chains::Contiguous),
+        spec("columns", &[75, 90], Chains::StridedLines),
+        spec("column-major", &[90, 75], Chains::Strided),
+        spec("kernel", &[3, 3, 10, 20], Chains::Strided),
+        spec("short rows", &[100, 5], Chains::ContiguousLines),
+        spec("tiny", &[17], Chains::Contiguous),
+        spec("adam", &[700], Chains::Contiguous).with_update(Update::Adam),
     ]
 }
 
@@ -162,13 +162,13 @@ fn small() -> Vec<TensorSpec> {
 fn large() -> Vec<TensorSpec> {
     let spec = |name: &str, dims: &[usize], chains| TensorSpec::new(name, dims).with_chains(chains);
     vec![
-        spec("rows", &[50, 700], Chains::Rows),
-        spec("row-major", &[37, 1111], Chains::RowMajor),
-        spec("columns", &[333, 90], Chains::Columns),
-        spec("column-major", &[90, 333], Chains::ColumnMajor),
-        spec("kernel", &[3, 3, 40, 50], Chains::ColumnMajor),
-        spec("short rows", &[900, 5], Chains::Rows),
-        spec("adam", &[5000], Chains::RowMajor).with_update(Update::Adam),
+        spec("rows", &[50, 700], Chains::ContiguousLines),
+        spec("row-major", &[37, 1111], Chains::Contiguous),
+        spec("columns", &[333, 90], Chains::StridedLines),
+        spec("column-major", &[90, 333], Chains::Strided),
+        spec("kernel", &[3, 3, 40, 50], Chains::Strided),
+        spec("short rows", &[900, 5], Chains::ContiguousLines),
+        spec("adam", &[5000], Chains::Contiguous).with_update(Update::Adam),
     ]
 }
 

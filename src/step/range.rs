@@ -23,6 +23,8 @@ pub(crate) struct Wide {
 /// The bits of a float64 without sign and fraction, and those of 1.
 const EXPONENT: u64 = 0x7ff0_0000_0000_0000;
 const ONE: u64 = 0x3ff0_0000_0000_0000;
+/// The bits of a fraction.
+const DIGITS: u32 = f64::MANTISSA_DIGITS - 1;
 
 impl From<f64> for Wide {
     fn from(x: f64) -> Self {
@@ -51,28 +53,38 @@ impl Wide {
     };
 
     /// `x 2^exponent`.
+    #[inline]
     fn new(x: f64, exponent: i32) -> Self {
-        if x == 0.0 || !x.is_finite() {
-            return Wide {
-                fraction: x,
-                exponent: 0,
-            };
-        }
-        let (x, below) = match x.is_normal() {
-            true => (x, 0),
-            false => (x * power_of_two(64), -64),
-        };
         let bits = x.to_bits();
-        let biased = (bits & EXPONENT) >> (f64::MANTISSA_DIGITS - 1);
+        let biased = (bits & EXPONENT) >> DIGITS;
+        // Almost all are normal, and a step makes dozens of them.
+        if !(1..EXPONENT >> DIGITS).contains(&biased) {
+            return Wide::of_not_normal(x, exponent);
+        }
         Wide {
             fraction: f64::from_bits(bits & !EXPONENT | ONE),
-            exponent: exponent + below + (biased as i32 - (f64::MAX_EXP - 1)),
+            exponent: exponent + (biased as i32 - (f64::MAX_EXP - 1)),
+        }
+    }
+
+    #[cold]
+    fn of_not_normal(x: f64, exponent: i32) -> Self {
+        match x == 0.0 || !x.is_finite() {
+            false => Wide::new(x * power_of_two(64), exponent - 64),
+            true => Wide {
+                fraction: x,
+                exponent: 0,
+            },
         }
     }
 
     /// Times `2^exponent`.
     pub(super) fn shifted(self, exponent: i32) -> Self {
-        Wide::new(self.fraction, self.exponent + exponent)
+        let has_exponent = self.fraction.to_bits() & EXPONENT == ONE;
+        Wide {
+            fraction: self.fraction,
+            exponent: self.exponent + if has_exponent { exponent } else { 0 },
+        }
     }
 
     pub(super) fn is_finite(self) -> bool {
@@ -103,6 +115,11 @@ impl Wide {
     /// Rounded to float64: infinite, subnormal or zero where that does not hold it.
     pub(super) fn to_f64(self) -> f64 {
         let (least, largest) = (f64::MIN_EXP - 1, f64::MAX_EXP - 1);
+        if (least..=largest).contains(&self.exponent) {
+            // The fraction has the exponent 0, or is no number that has one.
+            let exponent = (i64::from(self.exponent) << DIGITS) as u64;
+            return f64::from_bits(self.fraction.to_bits().wrapping_add(exponent));
+        }
         if self.exponent > largest {
             return self.fraction * f64::INFINITY;
         }

@@ -117,44 +117,42 @@ impl<'a> Run<'a> {
             };
         }
         if matches!(progress.next, Next::Measure | Next::Apply) {
-            let estimate = self.estimate();
-            self.each_pooled(progress, |pooled, sums, _| {
+            self.each_pooled(progress, |pooled, sums, _, estimate| {
                 pooled.invert(sums.current(), estimate);
             });
         }
         Ok(())
     }
 
-    /// How correlations are estimated.
-    fn estimate(&self) -> PooledEstimate {
-        PooledEstimate {
-            shrink: self.options.shrink,
-            gamma: self.options.gamma,
-        }
-    }
-
-    /// Does something with the pooled sums of each tensor that has them and takes part.
+    /// Does something with the pooled sums of each tensor that has them and takes part, and
+    /// with how its correlations are estimated.
     fn each_pooled(
         &mut self,
         progress: &Progress,
-        mut body: impl FnMut(&mut Pooled, &mut PooledSums<'_>, Average),
+        mut body: impl FnMut(&mut Pooled, &mut PooledSums<'_>, Average, PooledEstimate),
     ) {
-        let (options, step) = (self.options, &self.step);
+        let step = &self.step;
         let tensors = self.pooled.iter_mut().zip(&mut self.memory);
-        for ((pooled, memory), known) in tensors.zip(&progress.known) {
+        let tensors = tensors.zip(&progress.known).zip(self.tensors);
+        for (((pooled, memory), known), tensor) in tensors {
+            let options = tensor.spec.options_or(self.options);
             let (Some(pooled), Some(memory)) = (pooled, memory) else {
                 continue;
             };
             let chains = pooled.chains;
             let mut sums = pooled_sums(memory, chains, options.is_lagged());
-            body(pooled, &mut sums, known.factors(options, step).pooled());
+            let estimate = PooledEstimate {
+                shrink: options.shrink,
+                gamma: options.gamma,
+            };
+            let by = known.factors(options, step).pooled();
+            body(pooled, &mut sums, by, estimate);
         }
     }
 
     /// Pooled correlations of the step before are ready for directions.
     fn begin_pooled(&mut self, progress: &Progress) {
-        let estimate = self.estimate();
-        self.each_pooled(progress, |pooled, sums, by| {
+        self.each_pooled(progress, |pooled, sums, by, estimate| {
             pooled.begin(sums, by, estimate)
         });
     }
@@ -162,8 +160,7 @@ impl<'a> Run<'a> {
     /// The products of this step are added up; so are those of tensors whose damping came
     /// later, if that is known now.
     fn end_pooled(&mut self, progress: &Progress, late: bool) {
-        let estimate = self.estimate();
-        self.each_pooled(progress, |pooled, sums, by| {
+        self.each_pooled(progress, |pooled, sums, by, estimate| {
             if pooled.is_late == late {
                 pooled.end(sums, by, estimate);
             }
@@ -250,7 +247,7 @@ impl<'a> Run<'a> {
     /// See [`next_lift`]; the squares are those of the direction.
     fn next_lift(&self, tensor: &Tensor, squares: Wide, known: &Known) -> Option<i32> {
         let units = known
-            .factors(self.options, &self.step)
+            .factors(tensor.spec.options_or(self.options), &self.step)
             .units(tensor.spec.update, tensor.graft);
         // As the kernels computed them.
         let unit = Wide::from(units.direction * units.direction);
@@ -522,7 +519,7 @@ impl<'a> Run<'a> {
         let visit = |visited: Visit<'_, '_>| {
             let tensor = visited.tensor;
             let known = &progress.known[tensor];
-            let factors = known.factors(options, step);
+            let factors = known.factors(tensors[tensor].spec.options_or(options), step);
             let (buffers, pooled) = (&buffers[tensor], pooled[tensor].as_ref());
             let job = tensors[tensor].job(&factors, known, progress.scale, buffers, pooled);
             visit(&job, visited);

@@ -9,6 +9,7 @@ use super::factors::{bias_corrections, Corrections, Factors};
 use super::plan::Plan;
 use super::range::Wide;
 use super::run::{Lists, Run};
+use super::tensor::Tensor;
 use crate::error::Result;
 use crate::memory::fill;
 use crate::options::{Options, StepOptions};
@@ -99,16 +100,18 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(super) fn new(
-        options: &Options,
+        all: &Options,
+        tensors: &[Tensor],
         step: &StepOptions,
         number: u64,
         buffers: &[TensorBuffers<'_>],
         lists: &mut Lists,
     ) -> Result<Self> {
-        let corrections = |number| (number, Corrections::new(options, number));
+        let corrections = |number| (number, Corrections::new(all, number));
         // Most tensors have the same number, whose powers are computed once.
         let mut last = corrections(number);
-        let known = buffers.iter().map(|buffers| {
+        let known = tensors.iter().zip(buffers).map(|(tensor, buffers)| {
+            let options = tensor.spec.options_or(all);
             let own = buffers.number(number);
             let mut scalars = buffers.scalars;
             if buffers.gradient.is_some() {
@@ -116,6 +119,7 @@ impl Progress {
                 scalars.bias_corrections = bias_corrections(options, step, before, own);
             }
             let corrections = match scalars.bias_corrections {
+                [0.0, 0.0] if tensor.spec.options.is_some() => Corrections::new(options, own),
                 [0.0, 0.0] => {
                     if own != last.0 {
                         last = corrections(own);
@@ -198,7 +202,7 @@ impl Plan {
         Ok(UnderWay {
             step: step.clone(),
             number,
-            progress: Progress::new(&self.options, step, number, buffers, &mut self.lists)?,
+            progress: self.progress(step, number, buffers)?,
         })
     }
 
@@ -290,6 +294,11 @@ impl<'a> Stages<'a> {
     #[allow(clippy::should_implement_trait)] // It can fail.
     pub fn next(&mut self) -> Result<Option<Stage>> {
         let _mode = FloatMode::set_default();
+        self.advance()
+    }
+
+    /// The same in the default floating-point mode.
+    pub(super) fn advance(&mut self) -> Result<Option<Stage>> {
         self.run.advance(&mut self.progress)
     }
 

@@ -37,6 +37,7 @@ pub(super) struct Tensor {
 
 impl Tensor {
     pub(super) fn new(spec: &TensorSpec, options: &Options, isa: Isa, first_block: usize) -> Self {
+        let options = spec.options_or(options);
         let sonew = spec.update == Update::Sonew;
         let is_pooled = spec.update.is_pooled(options);
         let (grid, chains) = match is_pooled && !spec.is_empty() {

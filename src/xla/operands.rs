@@ -160,6 +160,7 @@ impl<'a> Operands<'a> {
             usize::try_from(d).map_err(no)
         };
         Ok(TensorSpec {
+            options: None,
             name: tensor.name.to_owned(),
             dims: dims.iter().map(size).collect::<Result<_>>()?,
             chains: tensor.chains,

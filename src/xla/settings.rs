@@ -152,7 +152,7 @@ impl<'a> Settings<'a> {
             reserved: [0],
         };
         // SAFETY: both structs have the size of this version.
-        let (options, step) = unsafe { (options(&c)?.0, step_options(&step)?) };
+        let (options, step) = unsafe { (options(&c, "options")?.0, step_options(&step)?) };
         Ok((options, step, decay))
     }
 }

@@ -139,7 +139,7 @@ int main(int argc, char **argv) {
     build();
     int count = run(create_refusals) + run(step_refusals) + run(plan_refusals) +
                 run(file_refusals) + run(name_refusals) + run(other_refusals) + run(typed_refusals) +
-                run(live_refusals) + run(shard_refusals);
+                run(live_refusals) + run(shard_refusals) + run(program_refusals);
     take_steps(); /* everything still works */
     OK(sonew_free(optimizer));
     OK(sonew_plan_free(plan));

@@ -36,6 +36,6 @@ const char *in_folder(const char *name);
 
 extern const refusal create_refusals[], step_refusals[], plan_refusals[],
     file_refusals[], name_refusals[], other_refusals[], typed_refusals[], live_refusals[],
-    shard_refusals[];
+    shard_refusals[], program_refusals[];
 
 #endif

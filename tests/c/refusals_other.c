@@ -182,7 +182,7 @@ const refusal other_refusals[] = {
     REFUSAL(weight_decay_negative, SONEW_OUT_OF_RANGE, "weight_decay of tensor \"b\" is -0.001"),
     REFUSAL(weight_decay_nan, SONEW_OUT_OF_RANGE, "weight_decay of tensor \"b\" is NaN"),
     REFUSAL(info_null, SONEW_NULL_POINTER, "info is null"),
-    REFUSAL(info_too_small, SONEW_STRUCT_SIZE, "the size of info is 8, expected 56"),
+    REFUSAL(info_too_small, SONEW_STRUCT_SIZE, "the size of info is 8, expected 64"),
     REFUSAL(view_of_no_tensor, SONEW_UNKNOWN_TENSOR, "there is no tensor 2"),
     REFUSAL(view_of_none, SONEW_UNKNOWN_PLANE, "tensor \"a\" has no state plane 3, it has 3"),
     REFUSAL(view_too_small, SONEW_STRUCT_SIZE, "the size of view is 16, expected 120"),

@@ -16,7 +16,7 @@ typedef struct machine {
 
 static void describe(sonew_tensor tensors[COUNT], size_t rows) {
     const sonew_tensor both[COUNT] = {
-        {.struct_size = sizeof(sonew_tensor), .name = "w", .ndim = 2, .dims = {rows, COLS}, .chains = SONEW_ROWS},
+        {.struct_size = sizeof(sonew_tensor), .name = "w", .ndim = 2, .dims = {rows, COLS}, .chains = SONEW_CONTIGUOUS_LINES},
         {.struct_size = sizeof(sonew_tensor), .name = "b", .ndim = 1, .dims = {rows}, .update = SONEW_UPDATE_ADAM},
     };
     memcpy(tensors, both, sizeof both);

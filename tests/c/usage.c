@@ -28,7 +28,7 @@ void describe(sonew_tensor tensors[COUNT]) {
     tensors[0].ndim = 2;
     tensors[0].dims[0] = 3;
     tensors[0].dims[1] = 4;
-    tensors[0].chains = SONEW_COLUMN_MAJOR;
+    tensors[0].chains = SONEW_STRIDED;
     tensors[1].name = "fc1.bias";
     tensors[1].ndim = 1;
     tensors[1].dims[0] = BIAS;
@@ -106,7 +106,7 @@ static void defaults(void) {
     OK(sonew_tensors_init(tensors, COUNT, sizeof *tensors));
     for (int i = 0; i < COUNT; i++) {
         CHECK(tensors[i].struct_size == sizeof *tensors && tensors[i].name == NULL);
-        CHECK(tensors[i].ndim == 0 && tensors[i].chains == SONEW_ROW_MAJOR);
+        CHECK(tensors[i].ndim == 0 && tensors[i].chains == SONEW_CONTIGUOUS);
         CHECK(tensors[i].first_row == 0 && tensors[i].whole_rows == 0);
         CHECK(tensors[i].dtype == SONEW_DTYPE_DEFAULT && tensors[i].master == 0);
     }
@@ -388,6 +388,7 @@ int main(int argc, char **argv) {
     contents_of_files(argv[1]);
     live_files(argv[1]);
     shards(argv[1]);
+    program(argv[1]);
     master_of_floats();
     stateless();
     step_counts();

@@ -31,6 +31,9 @@ void live_files(const char *folder);
 void typed(const char *folder);
 void shards(const char *folder);
 
+/* usage_program.c */
+void program(const char *folder);
+
 /* usage_plans.c */
 void stateless(void);
 void step_counts(void);

@@ -223,14 +223,14 @@ static sonew_optimizer *of_rows(size_t first, size_t end) {
     tensors[0].dims[1] = COLUMNS;
     tensors[0].first_row = first;
     tensors[0].whole_rows = ROWS;
-    tensors[0].chains = SONEW_ROWS;
+    tensors[0].chains = SONEW_CONTIGUOUS_LINES;
     tensors[1].name = "b";
     tensors[1].ndim = 1;
     tensors[1].dims[0] = BIAS;
 #ifndef __cplusplus /* which has these initializers since C++20 */
     const sonew_tensor same = {.struct_size = sizeof same, .name = tensors[0].name, .ndim = 2,
                                .dims = {end - first, COLUMNS}, .first_row = first,
-                               .whole_rows = ROWS, .chains = SONEW_ROWS};
+                               .whole_rows = ROWS, .chains = SONEW_CONTIGUOUS_LINES};
     CHECK(memcmp(&same, &tensors[0], sizeof same) == 0);
 #endif
     sonew_options options;

@@ -18,10 +18,10 @@ pub const ULP32: f64 = 5.960464477539063e-8;
 
 /// All chain layouts.
 pub const CHAINS: [Chains; 4] = [
-    Chains::RowMajor,
-    Chains::ColumnMajor,
-    Chains::Rows,
-    Chains::Columns,
+    Chains::Contiguous,
+    Chains::Strided,
+    Chains::ContiguousLines,
+    Chains::StridedLines,
 ];
 
 /// All choices of grafting.

@@ -21,7 +21,7 @@ fn compile_cpp(compiler: &str, standard: &str, source: &Path, folder: &Path) -> 
     run(Command::new(compiler)
         .arg(format!("-std={standard}"))
         .args(WARNINGS)
-        .args(["-g", "-O1", "-pthread"])
+        .args(["-g", "-O1", "-pthread", "-isystem", "/usr/include/eigen3"])
         .arg(format!("-I{}", root("include").display()))
         .arg(format!("-I{}", root("bindings/cpp").display()))
         .arg(source)
@@ -30,6 +30,26 @@ fn compile_cpp(compiler: &str, standard: &str, source: &Path, folder: &Path) -> 
         .arg(folder.join(soname()))
         .arg(format!("-Wl,-rpath,{}", folder.display())));
     program
+}
+
+/// A compiler that looks at a source and makes nothing of it.
+fn look(compiler: &str, standard: &str, source: &Path) -> Command {
+    let mut command = Command::new(compiler);
+    command
+        .arg(format!("-std={standard}"))
+        .args(["-fsyntax-only", "-isystem", "/usr/include/eigen3"])
+        .arg(format!("-I{}", root("include").display()))
+        .arg(format!("-I{}", root("bindings/cpp").display()))
+        .arg(source);
+    command
+}
+
+/// What a compiler says of a source that it refuses.
+fn complaints(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{command:?} compiled\n{said}");
+    said
 }
 
 /// Compiles and runs a program with both compilers, in the oldest standard and a newer one.
@@ -59,10 +79,106 @@ fn everything_can_be_used() {
 }
 
 #[test]
+fn what_programs_need_can_be_used() {
+    let source = root("tests/cpp/program.cpp");
+    let program = everywhere("program", &source, |out| assert_eq!(out, "all used\n"));
+    valgrind(&program, &[program.parent().unwrap()]);
+}
+
+#[test]
 fn bad_input_throws_and_says_why() {
     let source = root("tests/cpp/refusals.cpp");
     let program = everywhere("refusals", &source, |out| assert_eq!(out, "all refused\n"));
     valgrind(&program, &[program.parent().unwrap()]);
+}
+
+/// What is one run of elements is a buffer; of what is not, each line is refused with the
+/// words that stand beside it.
+fn only_runs_are_buffers(name: &str) {
+    let source = root(&format!("tests/cpp/{name}.cpp"));
+    everywhere(name, &source, |out| assert_eq!(out, "all accepted\n"));
+    let text = fs::read_to_string(&source).unwrap();
+    let mut lines: Vec<_> = (1..).zip(text.lines()).collect();
+    lines.retain(|(_, line)| line.contains("// no: "));
+    assert!(lines.len() > 8, "{}", lines.len());
+    for (compiler, standard) in COMPILERS.into_iter().zip(STANDARDS) {
+        if !exists(compiler) {
+            continue; // It was named above.
+        }
+        let mut command = look(compiler, standard, &source);
+        command.args(["-DREFUSED", "-w"]);
+        if compiler == "clang++" {
+            command.arg("-ferror-limit=0");
+        }
+        let said = complaints(&mut command);
+        let errors: Vec<_> = said.lines().filter(|l| l.contains("error: ")).collect();
+        // One error for each line, which leads there, and no others.
+        for (number, line) in &lines {
+            let here = format!("{name}.cpp:{number}:");
+            assert!(said.contains(&here), "{compiler} took {line}\n{said}");
+        }
+        assert_eq!(errors.len(), lines.len(), "{compiler}: {errors:#?}");
+        for words in ["contiguous", "elements are float", "temporary", "const"] {
+            let expected = format!("// no: {words}");
+            let expected = lines.iter().filter(|(_, line)| line.ends_with(&expected));
+            let message = |line: &&&str| line.contains("sonew: ") && line.contains(words);
+            let found = errors.iter().filter(message);
+            // "const" is not a word of the others: their messages have "contiguous".
+            assert_eq!(found.count(), expected.count(), "{words}: {errors:#?}");
+        }
+    }
+}
+
+#[test]
+fn only_one_run_of_elements_is_a_buffer() {
+    only_runs_are_buffers("contiguous");
+}
+
+/// A header of another library, or a report that it is missing.
+fn has(header: &str, package: &str) -> bool {
+    let source = folder("cpp", &format!("has_{package}")).join("has.cpp");
+    fs::write(&source, format!("#include <{header}>\n")).unwrap();
+    let there = look("g++", "c++17", &source)
+        .output()
+        .is_ok_and(|out| out.status.success());
+    if !there {
+        not_tested(&format!(
+            "there is no <{header}>: install the package {package}"
+        ));
+    }
+    there
+}
+
+#[test]
+fn eigen_matrices_are_buffers_and_strided_ones_are_not() {
+    if has("Eigen/Dense", "libeigen3-dev") {
+        only_runs_are_buffers("eigen");
+    }
+}
+
+#[test]
+fn armadillo_matrices_are_buffers_and_views_are_not() {
+    if has("armadillo", "libarmadillo-dev") {
+        only_runs_are_buffers("armadillo");
+    }
+}
+
+/// Older C++, and C++ without exceptions, get one sentence that says what to use.
+#[test]
+fn other_kinds_of_cpp_are_refused_in_one_sentence() {
+    let source = folder("cpp", "one_sentence").join("empty.cpp");
+    fs::write(&source, "#include <sonew.hpp>\n").unwrap();
+    for compiler in COMPILERS.into_iter().filter(|c| exists(c)) {
+        let cases = [
+            ("c++14", "-fexceptions", "needs C++17"),
+            ("c++17", "-fno-exceptions", "needs exceptions"),
+        ];
+        for (standard, flag, words) in cases {
+            let said = complaints(look(compiler, standard, &source).arg(flag));
+            assert_eq!(said.matches("error: ").count(), 1, "{said}");
+            assert!(said.contains(words) && said.contains("sonew.h."), "{said}");
+        }
+    }
 }
 
 /// The losses that an example prints.

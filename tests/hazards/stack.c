@@ -76,7 +76,7 @@ int main(int argc, char **argv) {
     for (size_t set = 0; set < sizeof sets / sizeof *sets; set++)
         for (size_t band = 0; band < sizeof bands / sizeof *bands; band++)
             for (sonew_graft graft = SONEW_GRAFT_NONE; graft <= SONEW_GRAFT_NORMALIZED_RMSPROP; graft++)
-                for (sonew_chains chains = SONEW_ROW_MAJOR; chains <= SONEW_COLUMNS; chains++)
+                for (sonew_chains chains = SONEW_CONTIGUOUS; chains <= SONEW_STRIDED_LINES; chains++)
                     for (int other = 0; other < 8; other++) {
                         struct kind kind;
                         OK(sonew_options_init(&kind.options, sizeof kind.options));

@@ -44,15 +44,15 @@ fn neighbours(whole: &TensorSpec, rows: &Range<usize>, k: usize) -> HashMap<usiz
     let last = *whole.dims.last().unwrap();
     let vector = whole.dims.len() == 1;
     let chains: Vec<Vec<usize>> = match whole.chains {
-        Chains::Rows if !vector => {
+        Chains::ContiguousLines if !vector => {
             let all: Vec<usize> = all.collect();
             all.chunks(last).map(<[usize]>::to_vec).collect()
         }
-        Chains::RowMajor | Chains::Rows => vec![all.collect()],
-        Chains::Columns => (0..len)
+        Chains::Contiguous | Chains::ContiguousLines => vec![all.collect()],
+        Chains::StridedLines => (0..len)
             .map(|col| rows.clone().map(|row| row * len + col).collect())
             .collect(),
-        Chains::ColumnMajor => {
+        Chains::Strided => {
             let mut in_order: Vec<usize> = all.collect();
             in_order.sort_by_key(|&element| {
                 let mut rest = element;
@@ -281,8 +281,8 @@ fn every_entry_is_that_of_the_same_two_elements() {
         },
     };
     let long = [
-        long(Chains::RowMajor, Dtype::F32),
-        long(Chains::ColumnMajor, Dtype::Bf16),
+        long(Chains::Contiguous, Dtype::F32),
+        long(Chains::Strided, Dtype::Bf16),
     ];
     for (number, case) in drawn.into_iter().chain(long).enumerate() {
         let (whole, all) = (&case.whole, 0..case.whole.dims[0]);
@@ -350,7 +350,7 @@ fn a_shard_is_mapped_from_its_own_file() {
     let path = |name: &str| folder.path().join(name);
     let mut rng = rng(12);
     let case = Case {
-        whole: TensorSpec::new("t", &[6, 5]).with_chains(Chains::ColumnMajor),
+        whole: TensorSpec::new("t", &[6, 5]).with_chains(Chains::Strided),
         options: Options {
             band: 2,
             ..Options::default()

@@ -12,7 +12,7 @@ use sonew::{Error, LoadOptions, Optimizer, Result, TensorSettings};
 /// Rows of a matrix of 8 rows, and a vector that everyone has whole.
 pub fn specs(first: usize, rows: usize) -> Vec<TensorSpec> {
     let mut specs = vec![
-        TensorSpec::new("w", &[rows, 3]).with_chains(Chains::Rows),
+        TensorSpec::new("w", &[rows, 3]).with_chains(Chains::ContiguousLines),
         TensorSpec::new("common", &[5]),
     ];
     if rows < 8 {

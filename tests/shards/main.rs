@@ -37,9 +37,9 @@ const STEPS: u64 = 3;
 /// one is on every process whole.
 fn whole() -> Vec<TensorSpec> {
     vec![
-        TensorSpec::new("weight", &[7, 40]).with_chains(Chains::Rows),
+        TensorSpec::new("weight", &[7, 40]).with_chains(Chains::ContiguousLines),
         TensorSpec::new("small", &[7, 40])
-            .with_chains(Chains::Rows)
+            .with_chains(Chains::ContiguousLines)
             .with_dtypes(Dtype::F32, Dtype::F32, Dtype::Bf16)
             .with_master(),
         TensorSpec::new("bias", &[7]).with_update(Update::Adam),

@@ -144,7 +144,7 @@ fn files_of_different_optimizers_are_not_merged() {
     for (spec, name) in [
         (TensorSpec::new("w", &[4, 2]).with_shard(4, 8), "dims"),
         (TensorSpec::new("w", &[4, 3]).with_shard(4, 9), "dims"),
-        (shard().with_chains(Chains::Columns), "chains"),
+        (shard().with_chains(Chains::StridedLines), "chains"),
         (shard().with_update(sonew::layout::Update::Adam), "update"),
         (shard().with_master(), "master weights"),
         (float64, "state"),

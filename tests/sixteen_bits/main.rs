@@ -227,7 +227,7 @@ fn state_and_parameters_are_as_close_as_their_rounding_allows() {
             for graft in [Graft::None, Graft::Adam] {
                 let [params, grads, state] = dtypes;
                 let mut tensor = TensorSpec::new(format!("{params} {grads} {state}"), &DIMS)
-                    .with_chains(Chains::Rows)
+                    .with_chains(Chains::ContiguousLines)
                     .with_dtypes(params, grads, state);
                 tensor.master = master;
                 let options = Options {

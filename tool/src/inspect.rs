@@ -9,7 +9,7 @@ use sonew::Error;
 
 use crate::output::{array_name, bytes, table, Output};
 
-/// Show the options, tensors and arrays of a file
+/// Show the options, tensors, arrays and texts of a file
 ///
 /// Reads and checks its header alone: see verify.
 #[derive(Args)]
@@ -39,6 +39,10 @@ impl Inspect {
             sections.push(table(&SHARDS, &shards));
         }
         sections.push(table(&ARRAYS, &arrays(file)));
+        if !header.texts.is_empty() {
+            let texts: Vec<_> = header.texts.iter().map(text).collect();
+            sections.push(table(&TEXTS, &texts));
+        }
         sections.join("\n")
     }
 
@@ -62,6 +66,7 @@ impl Inspect {
             "synced": !file.is_unsynced(),
             "step": header.step,
             "parameters": header.parameters,
+            "texts": header.texts,
             "options": to_value(&header.options).expect("numbers and names"),
             "tensors": to_value(&header.tensors).expect("numbers and names"),
             "arrays": arrays.collect::<Vec<_>>(),
@@ -95,6 +100,20 @@ fn about(file: &Checkpoint) -> Vec<Vec<String>> {
     ];
     rows.map(|(name, value)| vec![name.to_owned(), value])
         .into()
+}
+
+const TEXTS: [&str; 2] = ["text", "beginning"];
+
+/// A text of the program, which may be long.
+fn text((key, text): (&String, &String)) -> Vec<String> {
+    const MOST: usize = 60;
+    let beginning: String = text.chars().take(MOST).collect();
+    let rest = if beginning.len() < text.len() {
+        "..."
+    } else {
+        ""
+    };
+    vec![key.clone(), format!("{beginning:?}{rest}")]
 }
 
 /// All options that a file records, whichever these are.

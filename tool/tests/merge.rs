@@ -17,7 +17,7 @@ fn parts() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let save = |name: &str, first: usize, rows: usize| {
         let mut specs = [
-            TensorSpec::new("w", &[rows, 3]).with_chains(Chains::Rows),
+            TensorSpec::new("w", &[rows, 3]).with_chains(Chains::ContiguousLines),
             TensorSpec::new("scale", &[]),
         ];
         if rows < 5 {

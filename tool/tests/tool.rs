@@ -30,7 +30,7 @@ fn options() -> Options {
 fn tensors(state: Dtype) -> [TensorSpec; 2] {
     [
         TensorSpec::new("fc1.weight", &[300, 1000])
-            .with_chains(Chains::Rows)
+            .with_chains(Chains::ContiguousLines)
             .with_dtypes(Dtype::Bf16, Dtype::F32, state)
             .with_master(),
         TensorSpec::new("fc1.bias", &[13])
@@ -119,7 +119,7 @@ fn inspect_shows_what_is_in_a_file() {
     assert_eq!(value["options"]["graft"], "normalized_rmsprop");
     assert_eq!(value["options"]["gamma"], 0.01);
     let bias = json!({
-        "name": "fc1.bias", "dims": [13], "chains": "row_major", "update": "adam",
+        "name": "fc1.bias", "dims": [13], "chains": "contiguous", "update": "adam",
         "lr_scale": 0.25, "weight_decay": 0.0, "params": "F32", "grads": "F32",
         "state": "F32", "master": "set", "step_count": 2,
     });

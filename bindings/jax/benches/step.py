@@ -4,7 +4,7 @@ the authors' JAX implementation, in one process on the same numbers:
     python benches/step.py            # about a minute, 4 GB of memory
     python benches/step.py --quick    # the small model only
 
-All settings are the same: tridiagonal, Adam graft, float32, column-major
+All settings are the same: tridiagonal, Adam graft, float32, strided
 chains, no check for gradients that are not finite, as many threads as there
 are cores. Buffers are donated where JAX can.
 """
@@ -93,7 +93,7 @@ class C:
         self.planes = [[aligned(np.zeros_like(p)) for _ in range(3)] for p in params]
         count = len(params)
         self.plan = Plan(
-            self.params, ["float32"] * count, ["column_major"] * count, ["sonew"] * count, eps=1e-6
+            self.params, ["float32"] * count, ["strided"] * count, ["sonew"] * count, eps=1e-6
         )
         self.number = 0
 

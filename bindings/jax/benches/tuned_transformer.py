@@ -45,7 +45,7 @@ NEAR = {"rate": 2, "beta1": 2, "beta2": 2, "eps": 10, "gamma": 3}
 
 # The best tridiagonal setting with one thing changed.
 VARIED = "SONew, tridiagonal"
-VARIANTS = {"all chains `column_major`": {"chains": "column_major"}}
+VARIANTS = {"all chains `strided`": {"chains": "strided"}}
 
 
 def settings(name, ranges, trials, seed):

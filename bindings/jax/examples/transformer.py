@@ -131,7 +131,7 @@ def chains(path, leaf):
     """Along a unit's inputs, which come first in kernels [in, out]; a vector of
     an embedding is one row."""
     del leaf
-    return "row_major" if path[0].key in ("characters", "positions") else "column_major"
+    return "contiguous" if path[0].key in ("characters", "positions") else "strided"
 
 
 def matrices(params):

@@ -13,7 +13,7 @@ shapes = st.lists(st.integers(1, 9), max_size=4).map(tuple)
 trees = st.recursive(
     shapes, lambda inner: st.lists(inner, min_size=1, max_size=3), max_leaves=5
 )
-chains = st.sampled_from(["row_major", "column_major", "rows", "columns"])
+chains = st.sampled_from(["contiguous", "strided", "contiguous_lines", "strided_lines"])
 options = st.fixed_dictionaries(
     {
         "band": st.integers(0, 6),
@@ -70,7 +70,7 @@ SOME_OPTIONS = {
     "clip_norm": 0.5,
     "non_finite": "skip",
     "update": "sonew",
-    "chains": "rows",
+    "chains": "contiguous_lines",
 }
 OTHERS = SOME_OPTIONS | {
     "band": 6,
@@ -82,7 +82,7 @@ OTHERS = SOME_OPTIONS | {
     "lagged_norms": True,
     "clip_norm": None,
     "non_finite": "unchecked",
-    "chains": "columns",
+    "chains": "strided_lines",
 }
 TREE = [(7, 9), [(2, 3, 8), (5,), (), (0, 4)]]
 

@@ -200,7 +200,7 @@ def test_a_header_that_was_changed_is_refused(tmp_path):
     save(path, params, optimizer.init(params))
     whole = path.read_bytes()
     with safe_open(path, "numpy") as file:
-        assert json.loads(file.metadata()[KEY])["around"]
+        assert json.loads(file.metadata()[f"sonew.text.{KEY}"])["around"]
     at = whole.index(KEY.encode()) + len(KEY) + 20
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     with pytest.raises(LibraryError):

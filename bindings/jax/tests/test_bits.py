@@ -15,9 +15,9 @@ VARIANTS = {
     "default": {},
     "diagonal": {"band": 0, "graft": "sgd"},
     "wide": {"band": 5, "graft": "momentum", "gamma": 0.0},
-    "relative": {"damping": "relative", "eps": 1e-4, "chains": "row_major"},
-    "rmsprop": {"band": 2, "graft": "normalized_rmsprop", "chains": "rows"},
-    "plain": {"graft": "none", "bias_correction": False, "chains": "columns"},
+    "relative": {"damping": "relative", "eps": 1e-4, "chains": "contiguous"},
+    "rmsprop": {"band": 2, "graft": "normalized_rmsprop", "chains": "contiguous_lines"},
+    "plain": {"graft": "none", "bias_correction": False, "chains": "strided_lines"},
     "vectors": {"update": adam_for_vectors, "graft_bias_correction": False},
     "sum": {"statistics": "weighted_sum", "statistics_weight": 0.5, "eps": 0.1},
     "stochastic": {"state_dtype": "bfloat16", "rounding": "stochastic", "seed": 2**63 + 5},
@@ -48,7 +48,7 @@ def numbers(rng, shape, dtype, tiny):
 def c_plan(params, options):
     """A plan and zero planes for an optimizer's options, in its own words."""
     own = {k: v for k, v in options.items() if k not in (*STEP_OPTIONS, "non_finite", "threads")}
-    chains = own.pop("chains", "column_major")
+    chains = own.pop("chains", "strided")
     update = own.pop("update", "sonew")
     state = own.pop("state_dtype", None)
     updates = [update((), p) if callable(update) else update for p in params]
@@ -140,7 +140,7 @@ def test_master_weights(dtype):
     params = {"w": jnp.asarray(start)}
     state = optimizer.init(params)
     c_params = [start.copy()]
-    plan = Plan(c_params, ["float32"], ["column_major"], ["sonew"], master=True)
+    plan = Plan(c_params, ["float32"], ["strided"], ["sonew"], master=True)
     planes = [[np.zeros(start.shape, np.float32) for _ in range(3)] + [start.astype(np.float32)]]
     with plan:
         for number in range(1, STEPS + 1):
@@ -162,7 +162,7 @@ def test_a_traced_learning_rate_is_the_float32_number():
     state = fused_sonew(1.0).init(jnp.asarray(start))
     params, _ = step(jnp.asarray(start), jnp.asarray(grad), state, jnp.float32(0.1))
     c_params, planes = [start.copy()], [[np.zeros_like(start) for _ in range(3)]]
-    with Plan(c_params, ["float32"], ["column_major"], ["sonew"]) as plan:
+    with Plan(c_params, ["float32"], ["strided"], ["sonew"]) as plan:
         assert plan.step(1, [grad], planes, params=c_params, lr=float(np.float32(0.1))) == 0
     assert np.asarray(params).tobytes() == c_params[0].tobytes()
 
@@ -175,7 +175,7 @@ def test_scales_of_the_learning_rate():
     params, _ = jax.jit(optimizer.step)(params, [jnp.asarray(g) for g in grad], optimizer.init(params))
     c_params = [p.copy() for p in start]
     planes = [[np.zeros_like(p) for _ in range(3)] for p in start]
-    with Plan(c_params, ["float32"] * 2, ["column_major"] * 2, ["sonew"] * 2) as plan:
+    with Plan(c_params, ["float32"] * 2, ["strided"] * 2, ["sonew"] * 2) as plan:
         assert plan.step(1, grad, planes, params=c_params, lr=0.1, lr_scales=[0.5, 3.0]) == 0
     for ours, c in zip(params, c_params):
         assert np.asarray(ours).tobytes() == c.tobytes()

@@ -108,7 +108,7 @@ def test_parts_keep_their_chains_and_share_their_norm():
         for part in parts:
             part = np.ascontiguousarray(part)
             u, planes = np.empty_like(part), [[np.zeros_like(part) for _ in range(3)]]
-            with Plan([u], ["float32"], ["column_major"], ["sonew"], graft="none") as plan:
+            with Plan([u], ["float32"], ["strided"], ["sonew"], graft="none") as plan:
                 assert plan.step(1, [part], planes, directions=[u]) == 0
             directions.append(u)
             squares += np.sum(u.astype(np.float64) ** 2)

@@ -81,9 +81,9 @@ def test_gradients(grads, message, compiled):
 
 def test_per_leaf_options():
     for option, value, message in [
-        ("chains", {"layer": {"kernel": "rows", "bias": "x"}}, "chains of 'layer.bias' is 'x'"),
+        ("chains", {"layer": {"kernel": "contiguous_lines", "bias": "x"}}, "chains of 'layer.bias' is 'x'"),
         ("update", lambda path, leaf: "sgd", "update of 'layer.bias' is 'sgd'"),
-        ("chains", {"layer": {"kernel": "rows"}}, "chains does not fit the tree"),
+        ("chains", {"layer": {"kernel": "contiguous_lines"}}, "chains does not fit the tree"),
         ("state_dtype", lambda path, leaf: "int8", "state_dtype of 'layer.bias' is int8"),
     ]:
         with pytest.raises((ValueError, TypeError), match=message):

@@ -34,8 +34,8 @@ GRAFTS = {
     ),
 }
 CHAINS = {
-    "flattened row-major, whole tensor": "row_major",
-    "transposed flatten (column-major), whole tensor": "column_major",
+    "flattened row-major, whole tensor": "contiguous",
+    "transposed flatten (column-major), whole tensor": "strided",
 }
 TYPES = ["float32", "float64"]
 UPDATES = {None: "sonew", "1-d tensors take the Adam update": adam_for_vectors}

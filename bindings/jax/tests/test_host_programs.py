@@ -209,7 +209,7 @@ def test_functions_of_leaves_see_the_parameters():
 
         return option
 
-    options = {"chains": look("rows"), "update": look("sonew"), "state_dtype": look("float32")}
+    options = {"chains": look("contiguous_lines"), "update": look("sonew"), "state_dtype": look("float32")}
     for optimizer in (sonew(0.1, **options), scale_by_sonew(**options)):
         optimizer.update(grads, optimizer.init(params), params)
     fused = fused_sonew(0.1, learning_rate_scale=look(1.0), **options)
@@ -237,7 +237,7 @@ def test_trees_that_are_callable_are_trees():
     params, grads = Module(**plain), Module(**random_tree(1, SHAPES))
     options = {
         "mask": Module(True, False),
-        "chains": Module("rows", "row_major"),
+        "chains": Module("contiguous_lines", "contiguous"),
         "update": Module("sonew", "adam"),
         "state_dtype": Module("bfloat16", "float32"),
     }

@@ -40,7 +40,7 @@ class Textbook:
         self.too_long = 0
 
     def direction(self, g):
-        # Column-major chains.
+        # Strided chains.
         shape, g = g.shape, np.asarray(g, np.float64).ravel("F")
         self.count += 1
         self.m = BETA1 * self.m + (1 - BETA1) * g

@@ -198,7 +198,7 @@ def test_steps_go_on_after_a_release():
 
 
 def test_chains_are_what_they_are_called():
-    """Column-major chains of a matrix are row-major ones of its transpose."""
+    """Strided chains of a matrix are contiguous ones of its transpose."""
     g = random_tree(5, {"w": (6, 4)})["w"]
 
     def direction(g, chains):
@@ -207,12 +207,12 @@ def test_chains_are_what_they_are_called():
         _, state = optimizer.update(jnp.sin(3 * g), optimizer.init(g))
         return optimizer.update(g, state)[0]
 
-    assert bits(direction(g, "column_major")) == bits(direction(g.T, "row_major").T)
-    assert bits(direction(g, "columns")) == bits(direction(g.T, "rows").T)
+    assert bits(direction(g, "strided")) == bits(direction(g.T, "contiguous").T)
+    assert bits(direction(g, "strided_lines")) == bits(direction(g.T, "contiguous_lines").T)
     default = scale_by_sonew(band=2)
     _, state = default.update(jnp.sin(3 * g), default.init(g))
-    assert bits(default.update(g, state)[0]) == bits(direction(g, "column_major"))
-    assert largest_difference(direction(g, "rows"), direction(g, "row_major")) > 1e-3
+    assert bits(default.update(g, state)[0]) == bits(direction(g, "strided"))
+    assert largest_difference(direction(g, "contiguous_lines"), direction(g, "contiguous")) > 1e-3
 
 
 TREES = {"one": {"w": (300, 400)}, "several": {"a": (200, 300), "b": (64, 40, 25), "c": (20000,)}}
@@ -240,7 +240,7 @@ def test_parts_of_the_step_in_jax_numpy_are_as_the_whole(band, monkeypatch, x64)
     from sonew_jax._pure import ahead
 
     matrix, cube = (50, 60), (7, 11, 13)
-    shapes = {"row_major": cube, "column_major": matrix, "rows": matrix, "columns": cube}
+    shapes = {"contiguous": cube, "strided": matrix, "contiguous_lines": matrix, "strided_lines": cube}
     gradients = [random_tree(seed, shapes, np.float64) for seed in range(3)]
 
     def corrected(kind):

@@ -17,6 +17,9 @@ pub(in super::super) struct Identity {
 }
 
 impl Identity {
+    /// That of no file.
+    pub(in super::super) const NONE: Identity = Identity { file: 0, device: 0 };
+
     pub(in super::super) fn of(file: &File) -> io::Result<Identity> {
         #[cfg(test)]
         if super::test_double::booted().is_some() {

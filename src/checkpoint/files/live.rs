@@ -94,7 +94,7 @@ impl LiveFile {
 /// Maps a file copy-on-write.
 pub(in super::super) fn map_private(file: SourceFile) -> Result<Mapping> {
     let length = file.length();
-    let (file, path) = file.into_parts();
+    let (file, path) = file.into_parts()?;
     let map = attempt("map", &path, Effect::None, || {
         Mapping::private(&file, length)
     })?;

@@ -8,14 +8,14 @@ use super::super::header::seal;
 use super::*;
 
 /// A file like that of `sample`, with another header.
-fn open_edited(sample: &Sample, edit: impl FnOnce(&str) -> String) -> Result<Checkpoint> {
+fn open_edited(sample: &Sample, edit: impl FnOnce(&str) -> String) -> Result<Checkpoint<'static>> {
     let file = Written::new(sample);
     let mut bytes = seal(edit(file.json().trim_end()).as_bytes());
     bytes.extend(&file.bytes[file.data()..]);
     file.open_with(&bytes)
 }
 
-fn open_replaced(old: &str, new: &str) -> Result<Checkpoint> {
+fn open_replaced(old: &str, new: &str) -> Result<Checkpoint<'static>> {
     open_edited(&Sample::small(), |json| {
         assert!(json.contains(old), "{old} is not in {json}");
         json.replacen(old, new, 1)
@@ -193,6 +193,7 @@ fn sizes_that_no_machine_has_are_refused() {
         },
         step: 1,
         parameters: false,
+        texts: Texts::default(),
     };
     let elements = 1u64 << 58;
     let result = open_edited(&Sample::of(header), |json| {

@@ -185,7 +185,7 @@ fn a_live_file_of_any_other_length_is_refused_before_it_is_mapped() {
 
 /// Opens a live file, or the file that it was after a kill, with one word of the
 /// commit array changed.
-fn with_word(file: &LiveWritten, index: usize, word: u64) -> Result<Checkpoint> {
+fn with_word(file: &LiveWritten, index: usize, word: u64) -> Result<Checkpoint<'static>> {
     let mut bytes = file.bytes.clone();
     bytes[file.data() + 8 * index..][..8].copy_from_slice(&word.to_le_bytes());
     fs::write(&file.path, bytes).unwrap();
@@ -219,7 +219,7 @@ fn a_copy_of_a_file_in_use_is_taken_for_no_more_than_was_synced() {
         fs::write(&path, &file.bytes).unwrap();
         path
     };
-    let opens: [fn(&Path) -> Result<Checkpoint>; 2] =
+    let opens: [fn(&Path) -> Result<Checkpoint<'static>>; 2] =
         [|path| Checkpoint::open(path), Checkpoint::open_live];
     for open in opens {
         // Synced: a copy is as good.
@@ -268,7 +268,7 @@ fn after_the_machine_went_down_the_last_sync_counts_while_it_is_whole() {
         test_double::boot(Some(1));
         let file = LiveWritten::new(steps, false);
         test_double::boot(Some(2));
-        let opens: [fn(&Path) -> Result<Checkpoint>; 2] =
+        let opens: [fn(&Path) -> Result<Checkpoint<'static>>; 2] =
             [|path| Checkpoint::open(path), Checkpoint::open_live];
         for open in opens {
             match open(&file.path) {

@@ -44,7 +44,7 @@ impl Sample {
 
     /// A matrix with a band of 2 and a vector with plain Adam.
     fn small() -> Sample {
-        let weight = TensorSpec::new("fc1.weight", &[2, 3]).with_chains(Chains::ColumnMajor);
+        let weight = TensorSpec::new("fc1.weight", &[2, 3]).with_chains(Chains::Strided);
         let bias = TensorSpec::new("fc1.bias", &[5]).with_update(Update::Adam);
         let options = Options {
             band: 2,
@@ -55,6 +55,7 @@ impl Sample {
             tensors: vec![saved(weight), saved(bias)],
             step: 7,
             parameters: true,
+            texts: Texts::default(),
         })
     }
 
@@ -145,7 +146,7 @@ impl Written {
     }
 
     /// Opens the file after other bytes have been put into it.
-    fn open_with(&self, bytes: &[u8]) -> Result<Checkpoint> {
+    fn open_with(&self, bytes: &[u8]) -> Result<Checkpoint<'static>> {
         // A new file: some file systems sync one that is cut and rewritten.
         fs::remove_file(&self.path).unwrap();
         fs::write(&self.path, bytes).unwrap();

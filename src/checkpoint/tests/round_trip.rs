@@ -5,7 +5,7 @@ use rand_pcg::Pcg64;
 use safetensors::SafeTensors;
 
 use super::*;
-use crate::options::{Damping, Graft, InstructionSet, Rounding, Statistics};
+use crate::options::{Damping, Graft, InstructionSet, Pooling, Rounding, Statistics};
 
 #[test]
 fn header_and_arrays_come_back() {
@@ -30,6 +30,8 @@ fn every_option_comes_back_except_those_of_the_machine() {
         bias_correction: false,
         graft: Graft::NormalizedRmsprop,
         graft_eps: 1e-9,
+        pooling: Pooling::Band,
+        shrink: 0.125,
         lagged_norms: Some(true),
         nesterov: true,
         graft_bias_correction: false,
@@ -195,7 +197,7 @@ fn the_safetensors_crate_reads_it() {
     assert_eq!(options.get("threads"), None);
     let saved: serde_json::Value = serde_json::from_str(&strings["sonew.tensors"]).unwrap();
     let weight = serde_json::json!({
-        "name": "fc1.weight", "dims": [2, 3], "chains": "column_major", "update": "sonew",
+        "name": "fc1.weight", "dims": [2, 3], "chains": "strided", "update": "sonew",
         "lr_scale": 1.0, "weight_decay": 0.0,
         "params": "F32", "grads": "F32", "state": "F32", "master": "none",
         "step_count": 2,

@@ -1,27 +1,19 @@
 """What a checkpoint holds besides SONew's own state: the state of other optimizers
 around it, such as the counts of schedules, and the parameters that it has no state
-for. The library's files have no arrays for these. They are in the header, as
-metadata that programs in other languages ignore."""
+for. The library's files have no arrays for these. They are one of the texts that a
+program may keep in a file, which programs in other languages ignore."""
 
 import base64
-import fcntl
 import json
-import os
 import re
-import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._library import LibraryError
-
 KEY = "sonew_jax.around"
 # The header is JSON, of which readers of safetensors accept 100 MB.
 MOST_BYTES = 16 << 20
-ALIGNMENT = 64
-# As in sonew_status.
-FILE_LOCKED = 420
 
 # Where a file has no value for a leaf, as that of a C program has none: these fields
 # take SONew's count,
@@ -137,53 +129,9 @@ def array_of(name, entry, like):
     return data.reshape(shape) if data.size == np.prod(shape) else np.broadcast_to(data, shape)
 
 
-def read(path):
-    """The text that `write` has put into a file, or None."""
+def read_older(path):
+    """The text in a file of a development version, where it was metadata of this package's
+    own, or None."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         return json.loads(file.read(length))["__metadata__"].get(KEY)
-
-
-def write(source, path, text):
-    """Replaces the file `path` by a copy of the library's file `source` with this
-    text in its header, when the copy is complete and on disk."""
-    temporary = f"{source}-new"
-    with open(source, "rb") as old, open(temporary, "wb") as new:
-        length = int.from_bytes(old.read(8), "little")
-        header = json.loads(old.read(length))
-        header["__metadata__"][KEY] = text
-        new.write(head(header))
-        shutil.copyfileobj(old, new, 1 << 20)
-        new.flush()
-        os.fsync(new.fileno())
-    refuse_in_use(path)
-    os.replace(temporary, path)
-    folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def head(header):
-    """The bytes of a file before the data: length, JSON, spaces. The header's checksum
-    does not cover what others than the library write there (docs/state-files.md)."""
-    body = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    end = -(-(8 + len(body)) // ALIGNMENT) * ALIGNMENT
-    return (end - 8).to_bytes(8, "little") + body.ljust(end - 8)
-
-
-def refuse_in_use(path):
-    """Refuses to replace a live file that an optimizer is working on, as the library
-    does."""
-    try:
-        file = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        message = f"{os.fsdecode(path)} is in use by another optimizer"
-        raise LibraryError(message, FILE_LOCKED) from None
-    finally:
-        os.close(file)

@@ -9,16 +9,16 @@ from ._sharding import union
 
 
 def to_chains(x, chains):
-    if chains in ("column_major", "columns"):
+    if chains in ("strided", "strided_lines"):
         first = x.shape[0] if x.ndim else 1
         x = x.transpose()
-        return x.reshape(-1, first) if chains == "columns" else x.reshape(1, -1)
+        return x.reshape(-1, first) if chains == "strided_lines" else x.reshape(1, -1)
     last = x.shape[-1] if x.ndim else 1
-    return x.reshape(-1, last) if chains == "rows" else x.reshape(1, -1)
+    return x.reshape(-1, last) if chains == "contiguous_lines" else x.reshape(1, -1)
 
 
 def from_chains(x, shape, chains):
-    if chains in ("column_major", "columns"):
+    if chains in ("strided", "strided_lines"):
         return x.reshape(shape[::-1]).transpose()
     return x.reshape(shape)
 

@@ -42,7 +42,7 @@ def fused_sonew(
     graft_bias_correction: bool = True,
     lagged_norms: bool = False,
     nesterov: bool = False,
-    chains: PerLeaf[str] = "column_major",
+    chains: PerLeaf[str] = "strided",
     update: PerLeaf[str] = "sonew",
     state_dtype: Optional[PerLeaf[DType]] = None,
     rounding: str = "nearest",

@@ -74,6 +74,7 @@ class Tensor(ctypes.Structure):
         ("state_dtype", c_int32),
         ("master", c_int32),
         ("reserved", c_int32 * 2),
+        ("options", c_void_p),
     ]
 
 
@@ -88,6 +89,8 @@ class Info(ctypes.Structure):
         ("memory_bytes", c_size_t),
         ("threads", c_size_t),
         ("instruction_set", c_char_p),
+        ("has_gradient_norm", c_int32),
+        ("reserved", c_int32 * 1),
     ]
 
 

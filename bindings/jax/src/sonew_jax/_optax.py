@@ -49,10 +49,11 @@ OPTIONS = """
       nesterov: Nesterov momentum: in the direction and in the norms of the grafts of
         Adam and momentum, m^ is replaced by (beta1 m + (1 - beta1) g) /
         (1 - beta1^t), with m the momentum after the step.
-      chains: which coordinates of a leaf are neighbours: "column_major", the
+      chains: which coordinates of a leaf are neighbours: "strided", the
         whole leaf as one chain with its first dimension fastest, right for
-        kernels stored [in, out]; "row_major", its last dimension fastest;
-        "columns" or "rows", a chain for each. One value for all leaves, a tree
+        kernels stored [in, out]; "contiguous", its last dimension fastest, the
+        order of memory; "strided_lines" or "contiguous_lines", the same broken at
+        the end of each line along that dimension. One value for all leaves, a tree
         of values, or a function of (path, leaf). Functions see the parameters, as
         far as a step is passed them. Kernels that a scan stacks,
         [layer, in, out], need `jax.vmap` over the layers, see the README.
@@ -110,7 +111,7 @@ def scale_by_sonew(
     graft_bias_correction: bool = True,
     lagged_norms: bool = False,
     nesterov: bool = False,
-    chains: PerLeaf[str] = "column_major",
+    chains: PerLeaf[str] = "strided",
     update: PerLeaf[str] = "sonew",
     state_dtype: Optional[PerLeaf[DType]] = None,
     rounding: str = "nearest",
@@ -242,7 +243,7 @@ def sonew(
     graft_bias_correction: bool = True,
     lagged_norms: bool = False,
     nesterov: bool = False,
-    chains: PerLeaf[str] = "column_major",
+    chains: PerLeaf[str] = "strided",
     update: PerLeaf[str] = "sonew",
     state_dtype: Optional[PerLeaf[DType]] = None,
     rounding: str = "nearest",

@@ -46,6 +46,10 @@ class LoadOptions(ctypes.Structure):
         ("older_copy", c_int32),
         ("convert_state", c_int32),
         ("reserved", c_int32 * 1),
+        ("overrides", POINTER(c_char_p)),
+        ("override_count", c_size_t),
+        ("data", c_void_p),
+        ("size", c_size_t),
     ]
 
 
@@ -116,18 +120,9 @@ def save(
     skipped = int(own.skipped)
     with Handle(mine, weight_decay, mask, master_weights, optimizer) as handle:
         handle.put(own)
-        if not around and skipped == 0:
-            handle.save(path)
-            return
-        temporary = os.fsdecode(path) + ".sonew-jax"
-        try:
-            handle.save(temporary)
-            text = json.dumps({"skipped": skipped, "around": around})
-            _around.write(temporary, path, text)
-        finally:
-            for left in (temporary, f"{temporary}-new"):
-                if os.path.exists(left):
-                    os.remove(left)
+        if around or skipped:
+            handle.set_text(json.dumps({"skipped": skipped, "around": around}))
+        handle.save(path)
 
 
 def load(
@@ -193,7 +188,7 @@ def load(
         pointers = handle.pointers(arrays)
         encoded = os.fsencode(path)
         check(c.sonew_load(handle.c, encoded, byref(loading), pointers, len(pointers)))
-        text = json.loads(_around.read(path) or "{}")
+        text = json.loads(handle.text() or _around.read_older(path) or "{}")
         loaded = handle.get(own, text.get("skipped", 0))
         around = _around.restored(
             text.get("around", {}), like, int(loaded.count), common_tensors_only
@@ -373,6 +368,15 @@ class Handle:
             for tensor, i in enumerate(self.full):
                 scalars = (c_double * SCALARS)(*np.ascontiguousarray(ratios[i]).view(np.float64))
                 self.change(tensor, scalars=scalars)
+
+    def set_text(self, text):
+        check(library().sonew_set_text(self.c, _around.KEY.encode(), text.encode()))
+
+    def text(self):
+        """The text that the last load has found, or None."""
+        text = c_char_p()
+        check(library().sonew_get_text(self.c, _around.KEY.encode(), byref(text)))
+        return text.value.decode() if text.value is not None else None
 
     def save(self, path):
         pointers = self.pointers(self.params)

@@ -23,8 +23,8 @@ end
 
 """
     load!(opt, path, model = nothing; mode = :read, renames = [], paths = [],
-          override_options = false, common_tensors_only = false, older_copy = false,
-          convert_state = false)
+          override_options = false, overrides = (), common_tensors_only = false,
+          older_copy = false, convert_state = false)
 
 Loads a file into an optimizer that was set up with the same hyperparameters and the
 same arrays, and with `model` the parameters into its arrays. Views of the state become
@@ -42,8 +42,10 @@ invalid. Returns `opt`.
   it is a shard or whole, here and in the files. All files must be of one step, and what
   several files have must be the same bits. Arrays that only the files have belong to other
   machines. Only with `mode = :read`. Entries of sub-diagonals across a cut, now or in the
-  files, are 0 until steps fill them: with all `chains` but `:columns`.
+  files, are 0 until steps fill them: with all `chains` but `:contiguous_lines`.
 - `override_options`: keep the optimizer's options where the file has others.
+- `overrides`: the same for single settings, by their names, as in
+  `("beta1", "weight_decay")`.
 - `common_tensors_only`: load the arrays that are in both, and leave the others as they
   are.
 - `older_copy`: load the state before the last step of a live file, so that processes that
@@ -52,19 +54,21 @@ invalid. Returns `opt`.
   optimizer's `rounding` says.
 """
 function load!(opt::Optimizer, path::AbstractString, model = nothing; mode::Symbol = :read,
-               renames = (), paths = (), override_options::Bool = false,
+               renames = (), paths = (), override_options::Bool = false, overrides = (),
                common_tensors_only::Bool = false, older_copy::Bool = false,
                convert_state::Bool = false)
     names = String[c_name(name) for (from, to) in renames for name in (from, to)]
     further = String[c_name(path) for path in paths]
-    list, path_list = pointer.(names), pointer.(further)
+    kept = String[c_name(name) for name in overrides]
+    list, path_list, kept_list = pointer.(names), pointer.(further), pointer.(kept)
     number_of_mode = number(LOAD_MODE, mode, "mode")
     protected(opt) do handle
-        GC.@preserve names list further path_list model with_params(opt, model) do params, count
+        GC.@preserve names list further path_list kept kept_list model with_params(opt, model) do params, count
             options = LoadOptions(sizeof(LoadOptions), pointer(list), length(list) ÷ 2,
                                   pointer(path_list), length(path_list), override_options,
                                   common_tensors_only, number_of_mode, older_copy,
-                                  convert_state, (0,))
+                                  convert_state, (0,), pointer(kept_list),
+                                  length(kept_list), C_NULL, 0)
             check(ccall(c().sonew_load, Int32,
                         (Ptr{Cvoid}, Cstring, Ref{LoadOptions}, Ptr{Ptr{Cvoid}}, Csize_t),
                         handle, String(path), options, params, count))

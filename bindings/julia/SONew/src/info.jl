@@ -37,7 +37,7 @@ step_count(opt::Optimizer) = Int(info(opt).step_count)
     SONew.gradient_norm(opt) -> Float64
 
 The norm of all gradients together in the last step, before clipping; NaN if the step
-did not compute it.
+did not compute it or was skipped, and before the first step.
 """
 gradient_norm(opt::Optimizer) = info(opt).gradient_norm
 

@@ -49,7 +49,7 @@ Each array is a tensor whose name is the path to it in the model, as in `"layers
 (of `chains`, `update`, `state_dtype`, `grad_dtype`, `master`, `shard`) that differ for this array,
 or `nothing`, which leaves the array out:
 
-    setup(SONewRule(chains = :row_major), model;
+    setup(SONewRule(chains = :strided), model;
           hyperparameters = (name, x) -> ndims(x) == 1 ? (update = :adam,) : NamedTuple())
 
 Throws a [`SONewError`](@ref) if the library refuses something, and an `ArgumentError` for

@@ -48,7 +48,7 @@ Hyperparameters of an optimizer:
 Hyperparameters of a tensor. The keyword `hyperparameters` of [`setup`](@ref) sets them for
 single arrays:
 
-- `chains = :column_major`: which coordinates are neighbours, see below.
+- `chains = :contiguous`: which coordinates are neighbours, see below.
 - `update = :sonew`, or `:adam`: plain Adam, for biases and normalization layers.
 - `state_dtype = nothing`: the element type of the state: `Float32`, `Float64` or
   `SONew.BFloat16`; `nothing` is `Float64` for `Float64` arrays, otherwise `Float32`.
@@ -66,12 +66,14 @@ single arrays:
 Chains should run along a unit's inputs; along its outputs the method works much
 worse. Julia stores the first dimension of an array contiguously in memory.
 
-| `chains`        | one chain is                                   | for weights stored | in C, for the reversed dimensions |
-|:----------------|:-----------------------------------------------|:-------------------|:------------------|
-| `:column_major` | the whole array, in the order of memory: the first dimension fastest | `W[in, out]`, used as `W' * x` | `SONEW_ROW_MAJOR` |
-| `:row_major`    | the whole array, the last dimension fastest    | `W[out, in]`, used as `W * x` (Flux, Lux) | `SONEW_COLUMN_MAJOR` |
-| `:columns`      | one column, along the first dimension          | `W[in, out]`       | `SONEW_ROWS`      |
-| `:rows`         | one row, along the last dimension              | `W[out, in]`       | `SONEW_COLUMNS`   |
+| `chains`            | one chain is                                   | for weights stored |
+|:--------------------|:-----------------------------------------------|:-------------------|
+| `:contiguous`       | the whole array, in the order of memory: the first dimension fastest | `W[in, out]`, used as `W' * x` |
+| `:strided`          | the whole array, the last dimension fastest    | `W[out, in]`, used as `W * x` (Flux, Lux) |
+| `:contiguous_lines` | one column, along the first dimension          | `W[in, out]`       |
+| `:strided_lines`    | one row, along the last dimension              | `W[out, in]`       |
+
+The names say where neighbours lie in memory, and are the same in all languages.
 
 The library, and the files that it writes, list dimensions in the opposite order,
 slowest first: there an array of size `(3, 4)` has the shape `[4, 3]`. Its memory is
@@ -158,7 +160,7 @@ function rule_of(o::Options)
     s = filled(c().sonew_step_options_init, StepOptions)
     return SONewRule(
         s.lr, o.band, o.beta1, o.beta2, o.eps, o.gamma, name(GRAFT, o.graft),
-        o.weight_decay, :column_major, :sonew, name(DAMPING, o.damping),
+        o.weight_decay, :contiguous, :sonew, name(DAMPING, o.damping),
         name(STATISTICS, o.statistics), o.bias_correction != 0, o.graft_eps,
         o.graft_bias_correction != 0, s.grad_scale, s.clip_norm, s.statistics_weight,
         name(NON_FINITE, s.non_finite), nothing, nothing, false,
@@ -224,5 +226,6 @@ function tensor(name::String, size::Dims, type::DataType, rule::SONewRule)
                   number(CHAINS, rule.chains, "chains"),
                   number(UPDATE, rule.update, "update"), dtype(type),
                   dtype_or_default(rule.grad_dtype, "grad_dtype"),
-                  dtype_or_default(rule.state_dtype, "state_dtype"), rule.master, (0, 0))
+                  dtype_or_default(rule.state_dtype, "state_dtype"), rule.master, (0, 0),
+                  C_NULL)
 end

@@ -42,6 +42,7 @@ struct Tensor
     state_dtype::Int32
     master::Int32
     reserved::NTuple{2,Int32}
+    options::Ptr{Options}
 end
 
 struct StepOptions
@@ -68,6 +69,10 @@ struct LoadOptions
     older_copy::Int32
     convert_state::Int32
     reserved::NTuple{1,Int32}
+    overrides::Ptr{Ptr{UInt8}}
+    override_count::Csize_t
+    data::Ptr{Cvoid}
+    size::Csize_t
 end
 
 struct View
@@ -90,6 +95,8 @@ struct Contents
     parameters::Int32
     live::Int32
     unsynced::Int32
+    text_keys::Ptr{Ptr{UInt8}}
+    text_count::Csize_t
 end
 
 struct Settings
@@ -128,6 +135,8 @@ struct OptimizerInfo
     memory_bytes::Csize_t
     threads::Csize_t
     instruction_set::Ptr{UInt8}
+    has_gradient_norm::Int32
+    reserved::NTuple{1,Int32}
 end
 
 # Each struct with its name in C. The library is told the size of every struct, and
@@ -146,13 +155,13 @@ const STRUCTS = (
 )
 
 # The enumerations of include/sonew.h, with the same names without prefix and in lower
-# case, except chains, which are named as Julia shows arrays (see SONewRule).
+# case.
 const STATISTICS = (moving_average = 0, weighted_sum = 1)
 const DAMPING = (absolute = 0, relative = 1)
 const GRAFT = (none = 0, sgd = 1, momentum = 2, adam = 3, normalized_rmsprop = 4)
 const ROUNDING = (nearest = 0, stochastic = 1)
 const INSTRUCTION_SET = (auto = 0, portable = 1, avx2 = 2, avx512 = 3, neon = 4)
-const CHAINS = (column_major = 0, row_major = 1, columns = 2, rows = 3)
+const CHAINS = (contiguous = 0, strided = 1, contiguous_lines = 2, strided_lines = 3)
 const UPDATE = (sonew = 0, adam = 1)
 const NON_FINITE = (skip = 0, unchecked = 1)
 const LOAD_MODE = (read = 0, map_private = 1, map_shared = 2)

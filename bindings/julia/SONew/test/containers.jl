@@ -121,11 +121,11 @@ neighbours(chains) = begin
     copy(plane(opt, 1, "band.1"))
 end
 # Neighbours down the first dimension: 1 2 10 20 100 200.
-@test neighbours(:column_major) == Float32[1*2 10*20 100*200; 2*10 20*100 0]
+@test neighbours(:contiguous) == Float32[1*2 10*20 100*200; 2*10 20*100 0]
 # Along the last one: 1 10 100 2 20 200.
-@test neighbours(:row_major) == Float32[1*10 10*100 100*2; 2*20 20*200 0]
-@test neighbours(:columns) == Float32[1*2 10*20 100*200; 0 0 0]
-@test neighbours(:rows) == Float32[1*10 10*100 0; 2*20 20*200 0]
+@test neighbours(:strided) == Float32[1*10 10*100 100*2; 2*20 20*200 0]
+@test neighbours(:contiguous_lines) == Float32[1*2 10*20 100*200; 0 0 0]
+@test neighbours(:strided_lines) == Float32[1*10 10*100 0; 2*20 20*200 0]
 
 # Many dimensions, and none.
 deep = ones(Float32, 2, 1, 3, 1, 2, 1, 2, 2)

@@ -28,9 +28,9 @@ function rule_of(settings)
         graft = graft, graft_bias_correction = corrected,
         graft_eps = number("graft_eps", 1e-8), weight_decay = number("weight_decay", 0),
         # The files' row-major is the order of memory.
-        chains = Dict("flattened row-major, whole tensor" => :column_major,
+        chains = Dict("flattened row-major, whole tensor" => :contiguous,
                       "transposed flatten (column-major), whole tensor" =>
-                          :row_major)[settings["chain"]])
+                          :strided)[settings["chain"]])
 end
 
 # The largest distance from the reference, over the largest distance that it moves.

@@ -14,7 +14,7 @@ isdefined(Base, :get_extension) && Base.get_extension(SONew, :SONewOptimisersExt
 rng = MersenneTwister(2)
 own = (W = randn(rng, 6, 4), b = randn(rng, 6))
 theirs = deepcopy(own)
-rule = SONewRule(eta = 0.1, weight_decay = 0.01, chains = :row_major)
+rule = SONewRule(eta = 0.1, weight_decay = 0.01, chains = :strided)
 opt, tree = setup(rule, own), Optimisers.setup(rule, theirs)
 for i in 1:6
     grads = (W = randn(rng, 6, 4), b = i == 3 ? nothing : randn(rng, 6))

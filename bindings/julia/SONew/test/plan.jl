@@ -5,7 +5,7 @@ using SONew: Plan, zero_planes, direction!
 for (T, state) in ((Float32, Float32), (Float64, Float64), (Float32, BFloat16))
     rng = MersenneTwister(4)
     x = numbers(rng, T, 7, 5)
-    rule = SONewRule(eta = 0.5, band = 2, state_dtype = state, chains = :row_major)
+    rule = SONewRule(eta = 0.5, band = 2, state_dtype = state, chains = :strided)
     opt, p = setup(rule, x), Plan(rule, x)
     @test p.plane_names == plane_names(opt, 1)
     state_planes, u = zero_planes(p), similar(x)
@@ -45,7 +45,7 @@ close(plan)
 
 # With lagged norms the caller keeps the scalars, too, and betas of a step are corrected by
 # their product.
-lagged_rule = SONewRule(eta = 0.5, lagged_norms = true, nesterov = true, chains = :row_major)
+lagged_rule = SONewRule(eta = 0.5, lagged_norms = true, nesterov = true, chains = :strided)
 x = numbers(MersenneTwister(5), Float32, 7, 5)
 lagged, p = setup(lagged_rule, x), Plan(lagged_rule, x)
 state_planes, scalars, u = zero_planes(p), SONew.zero_scalars(), similar(x)

@@ -42,8 +42,8 @@ plain = outcome()
 for changed in ((eta = 0.2,), (band = 2,), (beta1 = 0.8,), (beta2 = 0.9,), (eps = 1e-2,),
                 (gamma = 0.3,), (graft = :sgd,), (graft_eps = 0.1,), (weight_decay = 0.1,),
                 (bias_correction = false,), (graft_bias_correction = false,),
-                (damping = :relative,), (statistics = :weighted_sum,), (chains = :row_major,),
-                (chains = :columns,), (chains = :rows,), (update = :adam,), (threads = 3,),
+                (damping = :relative,), (statistics = :weighted_sum,), (chains = :strided,),
+                (chains = :contiguous_lines,), (chains = :strided_lines,), (update = :adam,), (threads = 3,),
                 (instruction_set = :portable,), (grad_scale = 1e-6,), (clip_norm = 1e-6,),
                 (state_dtype = BFloat16,), (state_dtype = Float64,))
     @test outcome(; changed...) != plain

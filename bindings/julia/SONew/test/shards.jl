@@ -9,7 +9,7 @@ grads = [(W = numbers(rng, Float32, 3, 5), b = numbers(rng, Float32, 2)) for _ i
 part(x, columns) = (W = x.W[:, columns], b = copy(x.b))
 same(a, b) = all(map(same_bits, values(a), values(b)))
 # Without grafting, whose norm would be that of the whole matrix.
-rule = SONewRule(eta = 0.1, graft = :none, chains = :columns)
+rule = SONewRule(eta = 0.1, graft = :none, chains = :contiguous_lines)
 shard_from(first) = (name, x) -> name == "W" ? (shard = (first = first, whole = 5),) : NamedTuple()
 
 model = deepcopy(whole)
