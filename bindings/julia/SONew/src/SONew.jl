@@ -20,6 +20,7 @@ module SONew
 
 import Libdl
 import Random
+import Serialization
 
 export SONewRule, SONewError, setup, step!, update!, adjust!
 export save, load, load!, make_live!, sync, verify, save_begin, save_finish
@@ -29,6 +30,7 @@ include("bfloat16.jl")
 include("errors.jl")
 include("structs.jl")
 include("library.jl")
+include("handles.jl")
 include("pool.jl")
 include("rule.jl")
 include("memory.jl")
@@ -39,11 +41,13 @@ include("planes.jl")
 include("files.jl")
 include("info.jl")
 include("plan.jl")
+include("copies.jl")
 
 function __init__()
     LIBRARY[] = open_library()
     DEFAULTS[] = library_defaults()
-    empty!(PLANS)
+    PROCESS[] = rand(Random.RandomDevice(), UInt)
+    forget_plans()
 end
 
 end

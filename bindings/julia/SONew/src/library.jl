@@ -135,7 +135,19 @@ check(status::Int32) = status == 0 ? nothing : throw_status(status)
 @noinline function throw_status(status)
     name = unsafe_string(ccall(c().sonew_status_name, Ptr{UInt8}, (Int32,), status))
     message = unsafe_string(ccall(c().sonew_last_error, Ptr{UInt8}, ()))
-    throw(SONewError(Symbol(name), status, message))
+    throw(SONewError(Symbol(name), status, in_julia(message)))
+end
+
+# A message of the library in this package's terms: hyperparameters by their names here, and
+# sizes with the first dimension first. What is in quotes are names and paths.
+in_julia(message) = replace(message, r"\"[^\"]*\"|\b(?:options|step)\.\w+|\bdims\b|(?<= )\[\d+(?:, \d+)*\]" => term_in_julia)
+
+function term_in_julia(term)
+    startswith(term, '"') && return term
+    term == "dims" && return "size"
+    startswith(term, '[') && return string(Tuple(reverse(parse.(Int, split(term[2:end-1], ", ")))))
+    name = last(split(term, '.'))
+    return name == "lr" ? "eta" : name
 end
 
 # A struct that a function of the library fills in: its defaults, what is asked of a handle,

@@ -110,20 +110,17 @@ struct SONewRule
     shard::Union{Nothing,NamedTuple{(:first, :whole),Tuple{Int,Int}}}
 
     function SONewRule(values::Vararg{Any,30})
-        rule = new(values[1:29]..., checked_shard(values[30]))
-        # Refuses a misspelt name here, not only in setup().
-        number(GRAFT, rule.graft, "graft")
-        number(DAMPING, rule.damping, "damping")
-        number(STATISTICS, rule.statistics, "statistics")
-        number(NON_FINITE, rule.non_finite, "non_finite")
-        number(ROUNDING, rule.rounding, "rounding")
-        number(INSTRUCTION_SET, rule.instruction_set, "instruction_set")
-        number(CHAINS, rule.chains, "chains")
-        number(UPDATE, rule.update, "update")
-        dtype_or_default(rule.grad_dtype, "grad_dtype")
-        dtype_or_default(rule.state_dtype, "state_dtype")
-        return rule
+        return new(map(hyperparameter, fieldnames(SONewRule), fieldtypes(SONewRule), values)...)
     end
+end
+
+# A hyperparameter as the rule keeps it. What cannot be one is refused here, not only in
+# setup(), and with its name.
+function hyperparameter(name, type, value)
+    name === :shard && return checked_shard(value)
+    name in (:grad_dtype, :state_dtype) && dtype_or_default(value, name)
+    haskey(ENUMERATIONS, name) && number(ENUMERATIONS[name], value, name)
+    return as(type, value, name)
 end
 
 SONewRule(; hyperparameters...) = SONewRule(DEFAULTS[]; hyperparameters...)
@@ -184,14 +181,17 @@ handle_of(pool::Pool) = protected(identity, pool)
 step_options(eta, grad_scale, statistics_weight, clip_norm, non_finite; beta1 = nothing,
              beta2 = nothing) = StepOptions(
     sizeof(StepOptions), eta, grad_scale, statistics_weight, clip_norm,
-    of_step(beta1), of_step(beta2),
+    of_step(beta1, "beta1"), of_step(beta2, "beta2"),
     number(NON_FINITE, non_finite, "non_finite"), (0,))
 
 # The library takes -1 for the beta of the rule.
-of_step(::Nothing) = -1.0
-of_step(beta::Real) = Float64(beta) == -1 ? NaN : Float64(beta)
+of_step(::Nothing, argument) = -1.0
+of_step(beta::Real, argument) =
+    beta == -1 ? refuse(OUT_OF_RANGE, argument, " is -1, must be in [0, 1)") : Float64(beta)
 
 dtype_or_default(::Nothing, argument) = Int32(0)
+dtype_or_default(value, argument) =
+    throw(ArgumentError("$argument is $(repr(value)), must be a type such as Float32, or nothing"))
 function dtype_or_default(type::DataType, argument)
     found = dtype(type)
     found == 0 && throw(ArgumentError("$argument is $type, which the library does not take"))
