@@ -20,8 +20,9 @@ struct OptimisersRule <: AbstractRule
         rule.clip_norm == 0 || throw(ArgumentError(
             "clip_norm is the norm of all gradients together, and Optimisers.jl takes one " *
             "array at a time: use its ClipNorm, or a step of SONew's own"))
-        SONew.check_numbers(rule)
-        return new(rule, PlanRule(rule))
+        plans = PlanRule(rule)
+        SONew.check_numbers(rule, plans)
+        return new(rule, plans)
     end
 end
 
@@ -72,11 +73,14 @@ end
 # lazy expression of another rule of a chain, a thunk, a number.
 dense(dx::Array{G}, x, ::Type{G}) where {G} = dx
 function dense(dx, x, ::Type{G}) where {G}
-    value = Base.materialize(Base.broadcastable(dx))
+    value = evaluated(dx)
     value isa AbstractArray && return Array{G}(value)
     value isa Number && return fill(G(value), size(x))
     throw(ArgumentError("the gradient of \"array\" is neither array nor number but a $(typeof(dx))"))
 end
+
+evaluated(dx::Union{Number,AbstractArray}) = dx
+evaluated(dx) = Base.materialize(Base.broadcastable(dx))
 
 # Runs f, and tells in what it refuses which array is meant: a plan, which serves many arrays,
 # calls them all "array".
@@ -129,7 +133,9 @@ with_name(states::Tuple, name) = (Base.front(states)..., with_name(last(states),
 # that a step would refuse are refused here, so that nothing has changed then. The other
 # rules of a chain may make an infinity finite, but not a NaN.
 function Optimisers._grads!(found::IdDict, leaf::Leaf{<:OurRule}, x, dx, others...)
-    leaf.frozen || check_finite(leaf.rule, leaf.state, x, dx)
+    leaf.frozen && return
+    dx = evaluated(dx)
+    check_finite(leaf.rule, leaf.state, x, dx)
     return invoke(Optimisers._grads!, Tuple{IdDict,Leaf,Any,Vararg{Any}}, found, leaf, x, dx,
                   others...)
 end

@@ -13,8 +13,9 @@ the C library `libsonew`, whose manual is `include/sonew.h`.
     save(opt, "step-1000.safetensors", model)
     close(opt)
 
-The library is looked for at the path in the environment variable `SONEW_LIBRARY`, near
-the package, and on the system's library path; see [`LibraryError`](@ref).
+The library is looked for at the path in the environment variable `SONEW_LIBRARY`, at that
+in the preference `library`, near the package, and on the system's library path; see
+[`LibraryError`](@ref).
 """
 module SONew
 
@@ -49,5 +50,7 @@ function __init__()
     PROCESS[] = rand(Random.RandomDevice(), UInt)
     forget_plans()
 end
+
+include("workload.jl")
 
 end

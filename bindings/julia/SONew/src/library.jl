@@ -34,8 +34,24 @@ besides() = joinpath.((PACKAGE, joinpath(PACKAGE, "lib"),
                        normpath(joinpath(PACKAGE, "..", "..", "..", "target", "release"))),
                       "libsonew." * Libdl.dlext)
 
-function find_library()
+const UUID = Base.UUID("5f0c6a1e-7d2b-4b8e-9a54-0d3f1c7e2b96")
+
+# The path that a project sets for itself, as with Preferences.jl. Julia reads preferences
+# itself, from 1.6 on.
+preference() = isdefined(Base, :get_preferences) ?
+               get(Base.get_preferences(UUID), "library", "") : ""
+
+# The path that the user chose, and what to say of who did.
+function chosen_library()
     path = get(ENV, "SONEW_LIBRARY", "")
+    isempty(path) || return path, " (SONEW_LIBRARY names it)"
+    path = preference()
+    isempty(path) || return path, " (the preference library of SONew names it)"
+    return "", ""
+end
+
+function find_library()
+    path = first(chosen_library())
     isempty(path) || return path
     for path in besides()
         isfile(path) && return path
@@ -46,6 +62,7 @@ function find_library()
         libsonew was not found. It was looked for
 
           - in the environment variable SONEW_LIBRARY, which is not set,
+          - in the preference library of SONew, which is not set,
           - beside the package:
               $(join(besides(), "\n      "))
           - on the system's library path.
@@ -66,7 +83,8 @@ function open_library(path::AbstractString = find_library())
     handle = try
         Libdl.dlopen(path)
     catch e
-        hint = !isempty(get(ENV, "SONEW_LIBRARY", "")) ? " (SONEW_LIBRARY names it)" : ""
+        chosen, who = chosen_library()
+        hint = path == chosen ? who : ""
         throw(LibraryError("$path$hint cannot be opened as a library: $(sprint(showerror, e))"))
     end
     try

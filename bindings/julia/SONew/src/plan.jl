@@ -186,9 +186,9 @@ argmin_by(f, dict) = first(reduce((a, b) -> f(last(b)) < f(last(a)) ? b : a, dic
 
 # Refuses what the library refuses in the numbers of a rule, by a step of a single zero that
 # changes nothing.
-function check_numbers(rule::SONewRule)
+function check_numbers(rule::SONewRule, plans::PlanRule = PlanRule(rule))
     try
-        with_plan(plan -> take_no_step(plan, rule), PlanRule(rule), Float32, (1,))
+        with_plan(plan -> take_no_step(plan, rule), plans, Float32, (1,))
     catch e
         e isa SONewError || rethrow()
         throw(SONewError(e.status, e.code, replace(e.message, " of tensor \"array\"" => "")))

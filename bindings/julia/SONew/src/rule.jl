@@ -109,9 +109,8 @@ struct SONewRule
     nesterov::Bool
     shard::Union{Nothing,NamedTuple{(:first, :whole),Tuple{Int,Int}}}
 
-    function SONewRule(values::Vararg{Any,30})
-        return new(map(hyperparameter, fieldnames(SONewRule), fieldtypes(SONewRule), values)...)
-    end
+    # From values that hyperparameter() has returned, or those of another rule.
+    SONewRule(values::Vector{Any}) = new(values...)
 end
 
 # A hyperparameter as the rule keeps it. What cannot be one is refused here, not only in
@@ -132,7 +131,12 @@ function SONewRule(rule::SONewRule; hyperparameters...)
         name in known || throw(ArgumentError(
             "SONewRule has no hyperparameter $name; it has $(join(known, ", "))"))
     end
-    return SONewRule((get(hyperparameters, name, getfield(rule, name)) for name in known)...)
+    values = Any[getfield(rule, i) for i in 1:fieldcount(SONewRule)]
+    for (name, value) in hyperparameters
+        i = Base.fieldindex(SONewRule, name)
+        values[i] = hyperparameter(name, fieldtype(SONewRule, i), value)
+    end
+    return SONewRule(values)
 end
 
 # Shows eta and the hyperparameters that differ from the defaults.
@@ -153,7 +157,7 @@ library_defaults() = rule_of(filled(c().sonew_options_init, Options))
 # A rule with the options of an optimizer, and otherwise the library's defaults.
 function rule_of(o::Options)
     s = filled(c().sonew_step_options_init, StepOptions)
-    return SONewRule(
+    return SONewRule(Any[
         s.lr, o.band, o.beta1, o.beta2, o.eps, o.gamma, name(GRAFT, o.graft),
         o.weight_decay, :column_major, :sonew, name(DAMPING, o.damping),
         name(STATISTICS, o.statistics), o.bias_correction != 0, o.graft_eps,
@@ -161,7 +165,7 @@ function rule_of(o::Options)
         name(NON_FINITE, s.non_finite), nothing, nothing, false,
         name(ROUNDING, o.rounding), o.seed, o.threads, nothing,
         name(INSTRUCTION_SET, o.instruction_set), o.lagged_norms != 0, o.nesterov != 0,
-        nothing)
+        nothing])
 end
 
 options(rule::SONewRule) = Options(

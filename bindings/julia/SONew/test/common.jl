@@ -6,7 +6,7 @@ using SONew
 using SONew: BFloat16
 
 export REPOSITORY, CC, bits, same_bits, numbers, refusal, refused, argument_error,
-       other_julia, package_julia, has_package, extension, extended
+       other_julia, package_julia, has_package, extended, load_extension
 
 const REPOSITORY = normpath(joinpath(@__DIR__, "..", "..", "..", ".."))
 
@@ -80,10 +80,12 @@ function has_package(name)
     return found
 end
 
-# Whether Julia has loaded an extension of the package, which it does from 1.9 on; and the
-# path of its file, for those before.
+# Whether Julia has loaded an extension of the package, which it does from 1.9 on.
 extended(name) = isdefined(Base, :get_extension) && Base.get_extension(SONew, name) !== nothing
-extension(file) = joinpath(dirname(@__DIR__), "ext", file)
+
+# Loads an extension where Julia has not.
+load_extension(name) = extended(name) || isdefined(Common, name) ||
+                       Base.include(Common, joinpath(dirname(@__DIR__), "ext", "$name.jl"))
 
 # A C compiler, which the tests need; CC names another one.
 const CC = get(ENV, "CC", "cc")

@@ -1,12 +1,9 @@
 # The extension of Optimisers.jl: against the package itself where it is installed, else
 # against a stand-in that has its functions.
 
-@test argument_error(() -> SONew.optimisers_rule(SONewRule()), "needs Optimisers.jl") ||
-      isdefined(Main, :Optimisers)
-const REAL = has_package("Optimisers")
-REAL || push!(LOAD_PATH, joinpath(@__DIR__, "stand-in"))
+has_package("Optimisers") || push!(LOAD_PATH, joinpath(@__DIR__, "stand-in"))
 import Optimisers
-extended(:SONewOptimisersExt) || Base.include(@__MODULE__, extension("SONewOptimisersExt.jl"))
+load_extension(:SONewOptimisersExt)
 
 using Serialization
 

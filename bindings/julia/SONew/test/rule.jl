@@ -31,6 +31,8 @@ rule = SONewRule()
 @test argument_error(() -> SONew.Pool(1.5), "threads is 1.5")
 @test argument_error(() -> SONew.Pool(2; processors = [-1]), "processors", "-1")
 
+@test argument_error(() -> SONew.optimisers_rule(rule), "needs Optimisers.jl", "using Optimisers")
+
 # What the library refuses, at setup and at the step.
 x, g = ones(Float32, 4), ones(Float32, 4)
 @test refused(() -> setup(SONewRule(beta1 = 1), x), :SONEW_OUT_OF_RANGE, "beta1 is 1")
