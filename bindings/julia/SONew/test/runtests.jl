@@ -10,7 +10,8 @@ include("common.jl")
     @testset "$name" for name in ("header", "rule", "golden", "same_bits", "types",
                                   "containers", "arrays", "refusals", "planes", "files",
                                   "shards", "lifecycle", "plan", "pool", "packages",
-                                  "optimisers", "library", "threads", "interrupt")
+                                  "optimisers", "library", "workload", "threads",
+                                  "interrupt")
         # Each in a module of its own, so that names do not meet.
         room = Module(Symbol("test_", name))
         Core.eval(room, :(using SONew, Test, Random, Main.Common, Main.Safetensors))
