@@ -483,7 +483,7 @@ fn options_that_a_group_cannot_have_are_refused() {
         ("graft", |o| o.graft = Graft::None),
         ("damping", |o| o.damping = Damping::Relative),
         ("seed", |o| o.seed = 1),
-        ("lagged_norms", |o| o.lagged_norms = true),
+        ("lagged_norms", |o| o.lagged_norms = Some(true)),
     ];
     for (name, change) in refusals {
         refused!(

@@ -90,7 +90,7 @@ fn every_option_that_differs_is_named() {
         ("band", |o| o.band = 0),
         ("beta1", |o| o.beta1 = f64::from((o.beta1 as f32).next_up())),
         ("beta2", |o| o.beta2 = 0.5),
-        ("lagged_norms", |o| o.lagged_norms = true),
+        ("lagged_norms", |o| o.lagged_norms = Some(true)),
         ("nesterov", |o| o.nesterov = true),
         ("eps", |o| o.eps = 0.5),
         ("gamma", |o| o.gamma = 0.5),

@@ -259,7 +259,7 @@ impl World {
             given(ffi::F32, &[0], null_mut()),
         ];
         let mut results = vec![given(ffi::S32, &[], self.taken.as_mut_ptr().cast())];
-        if options.lagged_norms {
+        if options.is_lagged() {
             let data = self.norm_ratios.as_mut_ptr().cast();
             let ratios = given(ffi::U32, &[self.specs.len(), 2], data);
             operands.push(ratios.clone());
@@ -317,7 +317,7 @@ impl World {
             ("staged", Integer(0)),
         ];
         let later = [
-            ("lagged_norms", options.lagged_norms),
+            ("lagged_norms", options.is_lagged()),
             ("nesterov", options.nesterov),
         ];
         for (name, _) in later.into_iter().filter(|(_, is_set)| *is_set) {
@@ -345,7 +345,7 @@ impl World {
             };
             call.operands.insert(2, reached);
         }
-        let mut at = 1 + usize::from(options.lagged_norms);
+        let mut at = 1 + usize::from(options.is_lagged());
         for (numbers, planes) in self.numbers.iter_mut().zip(&self.planes) {
             let numbers = Given {
                 dtype: ffi::U32,

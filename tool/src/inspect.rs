@@ -108,7 +108,11 @@ const TEXTS: [&str; 2] = ["text", "beginning"];
 fn text((key, text): (&String, &String)) -> Vec<String> {
     const MOST: usize = 60;
     let beginning: String = text.chars().take(MOST).collect();
-    let rest = if beginning.len() < text.len() { "..." } else { "" };
+    let rest = if beginning.len() < text.len() {
+        "..."
+    } else {
+        ""
+    };
     vec![key.clone(), format!("{beginning:?}{rest}")]
 }
 

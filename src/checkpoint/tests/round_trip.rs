@@ -5,7 +5,7 @@ use rand_pcg::Pcg64;
 use safetensors::SafeTensors;
 
 use super::*;
-use crate::options::{Damping, Graft, InstructionSet, Rounding, Statistics};
+use crate::options::{Damping, Graft, InstructionSet, Pooling, Rounding, Statistics};
 
 #[test]
 fn header_and_arrays_come_back() {
@@ -29,6 +29,8 @@ fn every_option_comes_back_except_those_of_the_machine() {
         damping: Damping::Relative,
         bias_correction: false,
         graft: Graft::NormalizedRmsprop,
+        pooling: Pooling::None,
+        shrink: 0.5,
         graft_eps: 1e-9,
         lagged_norms: Some(true),
         nesterov: true,
