@@ -732,8 +732,9 @@ struct sonew_options {
    * The largest number of threads that a step uses, the calling thread
    * included, up to 1024. 0 means one for each processor that the process may
    * run on; 1 means that no step creates a thread. All optimizers and plans that
-   * ask for the same number share one pool. Results do not depend on it.
-   * Default 0.
+   * ask for the same number share one pool. Results do not depend on it. Beside the
+   * threads of OpenMP, which by default go on looking for work when theirs is done: see
+   * "Pool". Default 0.
    */
   int32_t threads;
   /** Decay rate of the momentum, at least 0 and less than 1. Default 0.9. */
@@ -1574,6 +1575,14 @@ struct sonew_contents {
  * go on with those that it gives. Two steps at once divide the threads. A thread that
  * has nothing to do falls asleep after some 20 microseconds. Results do not depend on any
  * of this.
+ *
+ * In a program with threads of its own, as of OpenMP, both may want the same processors. That
+ * does no harm where those of the program sleep between their pieces of work. Those of GNU's
+ * and LLVM's OpenMP do not: for milliseconds (200 with LLVM) after a parallel region they keep
+ * their processors busy, and a step that begins then has only the rest of them, and waits for
+ * those of its threads that got no processor. The library cannot know of this. Run the
+ * program with OMP_WAIT_POLICY=passive in its environment, or give the step only processors
+ * that are free: options.threads = 1 is one thread, the calling one.
  ******************************************************************************/
 
 /**

@@ -3,6 +3,7 @@
 //! One variant per failure; each message names the argument, the tensor and
 //! the value. A call that returns an error has changed nothing.
 
+use std::fmt::Debug;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,24 @@ pub(crate) const LIVE_FILE: &str = "live file";
 
 const ONLY_MASTER: &str = ", except as master weights, which this tensor does not keep: save to \
                            another path, or without parameters";
+
+/// A value as messages show it: a name of an enumeration as all languages and files have
+/// it, in lower case with underscores, and not as Rust spells it.
+pub(crate) fn shown(value: &dyn Debug) -> String {
+    let text = format!("{value:?}");
+    let is_name = text.starts_with(char::is_uppercase) && text.chars().all(char::is_alphanumeric);
+    if !is_name {
+        return text;
+    }
+    let mut name = String::new();
+    for letter in text.chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.extend(letter.to_lowercase());
+    }
+    name
+}
 
 /// Why a call was refused or skipped.
 #[derive(Debug, thiserror::Error)]

@@ -76,7 +76,7 @@ static void code_text(void) {
         text[i] = (unsigned char)codes[text[i]];
     }
     trained_on = (int)(0.95 * length);
-    if (length - trained_on < HELD_OUT_BATCHES * TOKENS + 1)
+    if (length - trained_on <= CONTEXT)
         fail("the text is too short", "transformer");
     printf("%d characters, of which %d are held out\n", length, length - trained_on);
 }
@@ -413,7 +413,7 @@ static float held_out_loss(float *const p[TENSORS]) {
     for (int n = 0; n < HELD_OUT_BATCHES; n++) {
         int starts[BATCH];
         for (int b = 0; b < BATCH; b++)
-            starts[b] = trained_on + (n * BATCH + b) * CONTEXT;
+            starts[b] = trained_on + (n * BATCH + b) * CONTEXT % (length - trained_on - CONTEXT);
         loss += forward(p, starts) / HELD_OUT_BATCHES;
     }
     return loss;

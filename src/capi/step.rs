@@ -15,7 +15,7 @@ use crate::dtype::{Elements, ElementsMut};
 use crate::error::Result;
 use crate::layout::{check_count, TensorSpec};
 use crate::memory::{again, reserve, OF_A_STEP};
-use crate::options::{NonFinite, StepOptions};
+use crate::options::{in_range, NonFinite, StepOptions};
 use crate::Optimizer;
 
 /// What a step does about a gradient with a NaN, an infinity, or a number
@@ -110,13 +110,38 @@ pub(crate) unsafe fn step_options(pointer: *const sonew_step_options) -> Result<
     // SAFETY: the caller's promise.
     let c = unsafe { versioned::read(pointer, "step") }?;
     unused(&c.reserved, || "step.reserved".to_owned())?;
+    // What stands for no number is among what is allowed.
+    let given = |field: &str, value: f64, none: f64, holds: bool, allowed| {
+        let given = (value != none).then_some(value);
+        let holds = holds || given.is_none();
+        in_range(format_args!("step.{field}"), value, holds, allowed)?;
+        Ok(given)
+    };
+    let positive = |value: f64| value.is_finite() && value > 0.0;
+    let decay = |field, value| {
+        let allowed = "in [0, 1), or -1 for that of the options";
+        given(
+            field,
+            value,
+            OF_OPTIONS,
+            (0.0..1.0).contains(&value),
+            allowed,
+        )
+    };
+    let no_clipping = "finite and positive, or 0 for no clipping";
     Ok(StepOptions {
         lr: c.lr,
         grad_scale: c.grad_scale,
         statistics_weight: c.statistics_weight,
-        clip_norm: (c.clip_norm != 0.0).then_some(c.clip_norm),
-        beta1: (c.beta1 != OF_OPTIONS).then_some(c.beta1),
-        beta2: (c.beta2 != OF_OPTIONS).then_some(c.beta2),
+        clip_norm: given(
+            "clip_norm",
+            c.clip_norm,
+            0.0,
+            positive(c.clip_norm),
+            no_clipping,
+        )?,
+        beta1: decay("beta1", c.beta1)?,
+        beta2: decay("beta2", c.beta2)?,
         non_finite: named(c.non_finite, || "step.non_finite".to_owned(), NON_FINITE)?,
     })
 }

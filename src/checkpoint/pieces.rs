@@ -8,7 +8,7 @@ use std::path::Path;
 use super::arrays::{too_large, ArrayReader, Wanted};
 use super::{Checkpoint, SavedTensor};
 use crate::dtype::{convert, Dtype, Elements, ElementsMut, Stochastic};
-use crate::error::{Error, Result};
+use crate::error::{shown, Error, Result};
 use crate::layout::{sub_diagonal, TensorSpec, POOLED};
 use crate::memory::AlignedBytes;
 
@@ -100,9 +100,9 @@ pub(super) fn same<T: PartialEq + Debug>(
     Err(Error::FilesDiffer {
         what: what(),
         first: paths[0].into(),
-        first_value: format!("{first:?}"),
+        first_value: shown(&first),
         second: paths[1].into(),
-        second_value: format!("{second:?}"),
+        second_value: shown(&second),
     })
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::checkpoint::{Header, SavedTensor, Source, PARAMETER};
 use crate::dtype::Dtype;
-use crate::error::{Error, Result};
+use crate::error::{shown, Error, Result};
 use crate::layout::{self, TensorSpec, MASTER};
 use crate::options::Options;
 
@@ -272,8 +272,8 @@ impl LoadOptions {
         }
         Err(Error::OptionDiffers {
             option,
-            file: format!("{file:?}"),
-            optimizer: format!("{optimizer:?}"),
+            file: shown(file),
+            optimizer: shown(optimizer),
         })
     }
 
@@ -371,8 +371,8 @@ fn same_tensor(file: &TensorSpec, tensor: &TensorSpec, load: &LoadOptions) -> Re
         Err(Error::TensorDiffers {
             tensor: tensor.name.clone(),
             what,
-            file: format!("{file:?}"),
-            optimizer: format!("{optimizer:?}"),
+            file: shown(file),
+            optimizer: shown(optimizer),
         })
     };
     let (dims, own) = (file.whole_dims(), tensor.whole_dims());

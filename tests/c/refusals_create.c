@@ -62,7 +62,6 @@ WITH(instruction_set_elsewhere, options.instruction_set = SONEW_ISA_AVX512)
 #endif
 WITH(pool_never_created, options.pool = (const sonew_pool *)(const void *)&options)
 WITH(pool_is_an_optimizer, options.pool = (const sonew_pool *)optimizer)
-WITH(options_reserved, options.reserved[0] = 1)
 WITH(options_not_filled_in, memset(&options, 0, sizeof options))
 WITH(options_of_odd_size, options.struct_size -= 1)
 WITH(tensors_null, return create(&options, NULL, count))
@@ -215,7 +214,6 @@ const refusal create_refusals[] = {
     REFUSAL(pool_processor_absent, SONEW_PROCESSOR, "processors[0] is 8191: "),
     REFUSAL(pool_out_null, SONEW_NULL_POINTER, "pool is null"),
     REFUSAL(pool_free_of_plan, SONEW_BAD_HANDLE, "pool is not a live handle"),
-    REFUSAL(options_reserved, SONEW_UNKNOWN_VALUE, "options.reserved[0] is 1, must be 0"),
     REFUSAL(options_not_filled_in, SONEW_STRUCT_SIZE,
             "options.struct_size is 0, expected 120: call sonew_options_init() first"),
     REFUSAL(options_of_odd_size, SONEW_STRUCT_SIZE, "options.struct_size is 119"),

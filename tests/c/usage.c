@@ -80,7 +80,7 @@ static void defaults(void) {
     CHECK(options.bias_correction == 1 && options.graft_bias_correction == 1);
     CHECK(options.rounding == SONEW_NEAREST && options.seed == 0);
     CHECK(options.instruction_set == SONEW_ISA_AUTO);
-    CHECK(options.lagged_norms == 0 && options.nesterov == 0);
+    CHECK(options.lagged_norms == -1 && options.nesterov == 0);
     CHECK(options.pool == NULL);
 
     sonew_step_options step;

@@ -243,6 +243,66 @@ fn the_c_example_trains_and_resumes() {
     learns_and_resumes(&run(Command::new(program).current_dir(&folder)));
 }
 
+#[test]
+fn the_example_on_eigen_matrices_trains_and_resumes() {
+    if !has("Eigen/Dense", "libeigen3-dev") {
+        return;
+    }
+    let folder = folder("cpp", "train_eigen");
+    for compiler in COMPILERS.into_iter().filter(|c| exists(c)) {
+        let source = root("examples/cpp/eigen.cpp");
+        let program = compile_cpp(compiler, "c++17", &source, &folder);
+        learns_and_resumes(&run(Command::new(program).current_dir(&folder)));
+    }
+}
+
+/// Compiles a program with OpenMP.
+fn with_openmp(source: &str, folder: &Path) -> PathBuf {
+    let flags = ["-O3", "-fopenmp"];
+    compile(cc().args(flags), "c99", &[source], folder)
+}
+
+/// Two threads that do not spin while other tests run.
+fn on_two_threads(program: &Path, folder: &Path, arguments: &[&str]) -> String {
+    let mut command = Command::new(program);
+    command.env("OMP_NUM_THREADS", "2");
+    command.env("OMP_WAIT_POLICY", "PASSIVE");
+    run(command.args(arguments).current_dir(folder))
+}
+
+#[test]
+fn the_transformer_in_c_trains_and_resumes() {
+    let folder = folder("cpp", "transformer");
+    let program = with_openmp("examples/c/transformer.c", &folder);
+    // On this project's own documents, and on another text.
+    let readme = root("README.md");
+    let readme = readme.to_str().unwrap();
+    for arguments in [vec!["--steps=10"], vec!["--steps=10", readme, "other"]] {
+        let printed = on_two_threads(&program, &folder, &arguments);
+        let losses = losses(&printed);
+        assert_eq!(losses.len(), 25, "{printed}");
+        let (adam, sonew, resumed) = (&losses[..10], &losses[10..20], &losses[20..]);
+        // Of 90 characters, guessing gives 4.5.
+        for own in [adam, sonew] {
+            assert!(
+                own[0] < 6.0 && own[9] < 3.7 && own[9] < own[0] - 0.1,
+                "{printed}"
+            );
+        }
+        assert_eq!(&sonew[5..], resumed, "{printed}");
+        assert!(printed.ends_with("the same parameters, bit by bit\n"));
+    }
+    assert!(folder.join("transformer.safetensors").exists() && folder.join("other").exists());
+}
+
+#[test]
+fn the_gradient_of_the_transformer_in_c_is_that_of_its_loss() {
+    let folder = folder("cpp", "transformer_gradient");
+    let program = with_openmp("tests/c/transformer_gradient.c", &folder);
+    let printed = on_two_threads(&program, &folder, &[]);
+    assert!(printed.ends_with("every gradient agrees\n"), "{printed}");
+}
+
 /// Every function of the C API is used by the C++ header.
 #[test]
 fn every_c_function_is_covered() {

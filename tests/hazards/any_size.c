@@ -63,6 +63,41 @@ static sonew_status share_and_step(void) {
     sonew_status status = share();
     return status == SONEW_OK ? step() : status;
 }
+/* Longer than what the first reserve serves. */
+static char text[100000];
+static unsigned char *checkpoint;
+static size_t size;
+static sonew_status set_text(void) { return sonew_set_text(optimizer, "text", text); }
+static sonew_status remove_text(void) { return sonew_set_text(optimizer, "text", NULL); }
+static sonew_status get_text(void) {
+    const char *told;
+    return sonew_get_text(optimizer, "text", &told);
+}
+static sonew_status open_file(void) {
+    sonew_file *file = NULL;
+    sonew_status status = sonew_file_open(saved, &file);
+    return status == SONEW_OK ? sonew_file_free(file) : status;
+}
+static sonew_status to_memory(void) {
+    return sonew_save_to_memory(optimizer, params, count, checkpoint, size, &size);
+}
+static sonew_status from_memory(void) {
+    sonew_load_options how;
+    OK(sonew_load_options_init(&how, sizeof how));
+    how.data = checkpoint;
+    how.size = size;
+    return sonew_load(optimizer, NULL, &how, NULL, 0);
+}
+static sonew_status copy(void) {
+    sonew_optimizer *other = NULL;
+    sonew_status status = sonew_clone(optimizer, &other);
+    return status == SONEW_OK ? sonew_free(other) : status;
+}
+static sonew_status reset(void) { return sonew_reset(optimizer); }
+static sonew_status flat(void) {
+    void *list[MANY];
+    return sonew_flat_pointers(optimizer, memory, NULL, count * LEN, NULL, list, NULL);
+}
 static sonew_status free_it(void) { return sonew_free(optimizer); }
 static sonew_status make_pool(void) {
     size_t processors[] = {0};
@@ -166,6 +201,25 @@ static void all_calls(void) {
     each("sonew_load, mapped", map);
     each("sonew_load of a damaged file", load_damaged);
     each("sonew_verify", verify);
+    memset(text, 'x', sizeof text - 1);
+    each("sonew_set_text", set_text);
+    OK(set_text());
+    each("sonew_get_text", get_text);
+    each("sonew_save with a text", save);
+    OK(save());
+    each("sonew_load with a text", load);
+    each("sonew_file_open with a text", open_file);
+    OK(sonew_save_to_memory(optimizer, params, count, NULL, 0, &size));
+    checkpoint = (unsigned char *)malloc(size);
+    CHECK(checkpoint != NULL);
+    each("sonew_save_to_memory", to_memory);
+    OK(to_memory());
+    each("sonew_load from memory", from_memory);
+    free(checkpoint);
+    each("sonew_clone", copy);
+    each("sonew_reset", reset);
+    each("sonew_flat_pointers", flat);
+    OK(remove_text());
     each("sonew_free", free_it);
     each("sonew_plan_free", free_plan);
     each("sonew_make_live", make_live);

@@ -104,7 +104,7 @@ impl Folder {
         merge(&self.open(names), self.path("merged"), &mut |_| ())
     }
 
-    pub fn open(&self, names: &[&str]) -> Vec<Checkpoint> {
+    pub fn open(&self, names: &[&str]) -> Vec<Checkpoint<'static>> {
         let open = |name: &&str| Checkpoint::open(self.path(name)).unwrap();
         names.iter().map(open).collect()
     }

@@ -173,7 +173,7 @@ fn train(folder: &Path, count: usize, before: usize) {
     }
 }
 
-fn opened(paths: &[PathBuf]) -> Vec<Checkpoint> {
+fn opened(paths: &[PathBuf]) -> Vec<Checkpoint<'static>> {
     paths.iter().map(|p| Checkpoint::open(p).unwrap()).collect()
 }
 

@@ -212,6 +212,9 @@ def test_files_that_do_not_fit(tmp_path):
         load(path, params, state, beta1=0.5)
     assert refused.value.status == 412
     load(path, params, state, beta1=0.5, override_options=True)
+    load(path, params, state, beta1=0.5, overrides=["beta1"])
+    with pytest.raises(LibraryError, match='name "beta2" in the overrides'):
+        load(path, params, state, beta1=0.5, beta2=0.5, overrides=["beta1"])
     other = {**params, "more": jnp.ones(3)}
     with pytest.raises(LibraryError, match='"more"'):
         load(path, other, optimizer.init(other))

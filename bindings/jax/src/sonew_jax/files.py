@@ -8,6 +8,7 @@ safetensors file, so that a run can move between languages.
 import ctypes
 import json
 import os
+from collections.abc import Sequence
 from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_size_t, c_uint64, c_void_p
 from typing import Any, Optional, Union
 
@@ -131,6 +132,7 @@ def load(
     state: Any,
     *,
     override_options: bool = False,
+    overrides: Sequence[str] = (),
     common_tensors_only: bool = False,
     rename: Optional[dict[str, str]] = None,
     weight_decay: NumberOrSchedule = 0.0,
@@ -147,6 +149,8 @@ def load(
         are expected, such as newly initialized ones. They are not changed.
       override_options: keep the optimizer's hyperparameters where the file has
         others.
+      overrides: the same for single ones, by the names that a refusal gives:
+        `["beta1", "weight_decay"]`.
       common_tensors_only: load the tensors that are in both the file and
         `params`, and keep the others; the same for state around SONew's.
       rename: a dict from names in the file to names of leaves.
@@ -183,6 +187,9 @@ def load(
         names = [name.encode() for pair in (rename or {}).items() for name in pair]
         loading.renames = (c_char_p * len(names))(*names)
         loading.rename_count = len(names) // 2
+        kept = [name.encode() for name in overrides]
+        loading.overrides = (c_char_p * len(kept))(*kept)
+        loading.override_count = len(kept)
         loading.override_options = override_options
         loading.common_tensors_only = common_tensors_only
         pointers = handle.pointers(arrays)
