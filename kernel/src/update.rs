@@ -10,7 +10,7 @@
 use std::array::from_fn;
 use std::marker::PhantomData;
 
-use super::element::{chunks_mut, Stored};
+use super::element::{chunks_mut, Random, Stored};
 use super::factor::Times;
 use super::isa::prefetch;
 use super::noise::Noise;
@@ -564,7 +564,46 @@ impl<'r, E: Stored, const ELSEWHERE: bool> Plane<'r, E, ELSEWHERE> {
         a: V,
         b: V,
         least: V,
-        noise: Option<(Noise, usize)>,
+        noise: Random,
+        ahead: usize,
+    ) -> V {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match const { V::INLINES } {
+                true => self.average_inline(isa, i, keep, a, b, least, noise, ahead),
+                false => self.average_apart(isa, i, keep, a, b, least, noise, ahead),
+            }
+        }
+    }
+
+    #[inline(never)]
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn average_apart<V: Vector>(
+        &mut self,
+        isa: V::Isa,
+        i: usize,
+        keep: V,
+        a: V,
+        b: V,
+        least: V,
+        noise: Random,
+        ahead: usize,
+    ) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { self.average_inline(isa, i, keep, a, b, least, noise, ahead) }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn average_inline<V: Vector>(
+        &mut self,
+        isa: V::Isa,
+        i: usize,
+        keep: V,
+        a: V,
+        b: V,
+        least: V,
+        noise: Random,
         ahead: usize,
     ) -> V {
         let to = self.vectors.wrapping_add(i);
