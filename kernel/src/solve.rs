@@ -376,10 +376,15 @@ impl<V: Vector, const BAND: usize, const ENDS: bool> Solving<'_, V, BAND, ENDS> 
             // SAFETY: the caller's promise.
             psi.store(unsafe { &mut *self.solved(q + 1, 0, i) });
         }
-        let usable = V::and(zero.lt(diagonal), diagonal.lt(self.infinity));
-        let w = (m / schur).only(usable);
+        let w = (m / schur).only(self.usable(diagonal));
         // SAFETY: the caller's promise.
         w.store(unsafe { &mut *self.solved(0, 0, i) });
+    }
+
+    /// Where the damped diagonal is finite and positive.
+    #[inline(always)]
+    fn usable(&self, diagonal: V) -> V::Mask {
+        V::and(self.zero.lt(diagonal), diagonal.lt(self.infinity))
     }
 
     /// What becomes of a vector of directions.
@@ -487,15 +492,24 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool> Kernel<T>
                 self.solve.start::<V>(isa, self.vectors.min(most), state),
             )
         };
+        if BAND == 0 {
+            // Without neighbours, nothing has to come into the chunk.
+            assert!(self.vectors == all && solving.wanted == 0);
+            for i in 0..all {
+                // SAFETY: there are so many.
+                let (m, d) = unsafe { updating.vector(i, is_adam, false) };
+                solving.finish(i, (m / d).only(solving.usable(d)));
+            }
+        }
         // Where the chunk begins among the vectors that are solved for.
         let mut first = 0;
         let (mut updated, mut solved) = (0, 0);
-        while solved < self.vectors {
+        while BAND > 0 && solved < self.vectors {
             let room = first + self.room - (self.from + updated);
             let end = all.min(updated + room.min(VECTORS));
             for i in updated..end {
                 // SAFETY: `end` leaves out what there is no room for.
-                unsafe { updating.vector(i, is_adam) };
+                unsafe { updating.vector(i, is_adam, true) };
             }
             updated = end;
             let ready = (self.from + end).saturating_sub(self.lag).max(solved);
