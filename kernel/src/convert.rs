@@ -45,7 +45,7 @@ fn convert_in<T: Scalar>(
         let (to, end) = bytes.split_at_mut(whole.len() * LANES * size_of::<E>());
         let best = Isa::best();
         let to = chunks_mut(to);
-        let found = best.run::<T, _>(Convert::<F, E> { from: whole, to, noise });
+        let found = T::run(best, Convert::<F, E> { from: whole, to, noise });
         if rest.is_empty() {
             return found;
         }
@@ -54,7 +54,7 @@ fn convert_in<T: Scalar>(
         padded[..rest.len()].copy_from_slice(rest);
         let from = std::slice::from_ref(&padded);
         let noise = noise.map(|(noise, index)| (noise, index + whole.len() * LANES));
-        let last = best.run::<T, _>(Convert::<F, E> { from, to: &mut stored, noise });
+        let last = T::run(best, Convert::<F, E> { from, to: &mut stored, noise });
         end.copy_from_slice(bytemuck::cast_slice(&stored[0][..rest.len()]));
         found.or(last)
     }))
