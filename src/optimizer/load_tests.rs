@@ -91,6 +91,8 @@ fn every_option_that_differs_is_named() {
         ("beta1", |o| o.beta1 = f64::from((o.beta1 as f32).next_up())),
         ("beta2", |o| o.beta2 = 0.5),
         ("lagged_norms", |o| o.lagged_norms = Some(true)),
+        ("pooling", |o| o.pooling = Pooling::Band),
+        ("shrink", |o| o.shrink = 0.5),
         ("nesterov", |o| o.nesterov = true),
         ("eps", |o| o.eps = 0.5),
         ("gamma", |o| o.gamma = 0.5),

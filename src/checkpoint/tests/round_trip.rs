@@ -29,8 +29,6 @@ fn every_option_comes_back_except_those_of_the_machine() {
         damping: Damping::Relative,
         bias_correction: false,
         graft: Graft::NormalizedRmsprop,
-        pooling: Pooling::None,
-        shrink: 0.5,
         graft_eps: 1e-9,
         pooling: Pooling::Band,
         shrink: 0.125,
