@@ -6,7 +6,7 @@ use super::apply::not_finite;
 use super::dtype::{Dtype, Elements, ElementsMut};
 use super::element::{chunks_mut, with_state, Stored};
 use super::isa::Isa;
-use super::noise::{Noise, Stochastic};
+use super::noise::{Random, Stochastic};
 use super::simd::{Kernel, Scalar, Vector, LANES};
 
 /// Converts numbers of state as a step would store them: to nearest, or with the random
@@ -36,7 +36,7 @@ pub fn convert(
 fn convert_in<T: Scalar>(
     from: Elements<'_>,
     mut to: ElementsMut<'_>,
-    noise: Option<(Noise, usize)>,
+    noise: Random,
 ) -> Option<f64> {
     let to_dtype = to.dtype();
     with_state!(T, from.dtype(), F => with_state!(T, to_dtype, E => {
@@ -63,7 +63,7 @@ fn convert_in<T: Scalar>(
 struct Convert<'a, F, E> {
     from: &'a [[F; LANES]],
     to: &'a mut [[E; LANES]],
-    noise: Option<(Noise, usize)>,
+    noise: Random,
 }
 
 impl<T: Scalar, F: Stored, E: Stored> Kernel<T> for Convert<'_, F, E> {

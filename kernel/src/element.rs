@@ -2,13 +2,9 @@
 
 use half::{bf16, f16};
 
-use super::noise::Noise;
+use super::noise::Random;
 use super::simd::{Register, Scalar, SingleRegister, Vector, LANES};
 use super::sixteen::Sixteen;
-
-/// With stochastic rounding: the random bits of a plane, and the index of its first element
-/// that is stored.
-pub(crate) type Random = Option<(Noise, usize)>;
 
 /// A type of stored elements.
 pub(crate) trait Stored: bytemuck::Pod {

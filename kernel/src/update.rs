@@ -10,10 +10,10 @@
 use std::array::from_fn;
 use std::marker::PhantomData;
 
-use super::element::{chunks_mut, Random, Stored};
+use super::element::{chunks_mut, Stored};
 use super::factor::Times;
 use super::isa::prefetch;
-use super::noise::Noise;
+use super::noise::{Noise, Random};
 use super::norms::add_squares;
 use super::simd::{Kernel, Scalar, Vector, LANES};
 use crate::Factor;
@@ -562,45 +562,6 @@ impl<'r, E: Stored, const ELSEWHERE: bool> Plane<'r, E, ELSEWHERE> {
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // Each is a number.
     unsafe fn average<V: Vector>(
-        &mut self,
-        isa: V::Isa,
-        i: usize,
-        keep: V,
-        a: V,
-        b: V,
-        least: V,
-        noise: Random,
-        ahead: usize,
-    ) -> V {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match const { V::INLINES } {
-                true => self.average_inline(isa, i, keep, a, b, least, noise, ahead),
-                false => self.average_apart(isa, i, keep, a, b, least, noise, ahead),
-            }
-        }
-    }
-
-    #[inline(never)]
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn average_apart<V: Vector>(
-        &mut self,
-        isa: V::Isa,
-        i: usize,
-        keep: V,
-        a: V,
-        b: V,
-        least: V,
-        noise: Random,
-        ahead: usize,
-    ) -> V {
-        // SAFETY: the caller's promise.
-        unsafe { self.average_inline(isa, i, keep, a, b, least, noise, ahead) }
-    }
-
-    #[inline(always)]
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn average_inline<V: Vector>(
         &mut self,
         isa: V::Isa,
         i: usize,
