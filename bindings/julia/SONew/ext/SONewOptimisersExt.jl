@@ -35,6 +35,9 @@ Base.getproperty(o::OptimisersRule, name::Symbol) =
 Base.propertynames(::OptimisersRule) = fieldnames(SONewRule)
 Base.show(io::IO, o::OptimisersRule) = print(io, o.rule)
 
+# Neither is taken apart where a tree is copied.
+Optimisers.functor(::Type{<:Union{OptimisersRule,SONewRule}}, rule) = (), _ -> rule
+
 # The rule itself may be in a chain, too.
 const Ours = Union{OptimisersRule,SONewRule}
 plans(o::OptimisersRule) = o.plans
@@ -131,15 +134,18 @@ with_name(states::Tuple, name) = (Base.front(states)..., with_name(last(states),
 
 # Optimisers.jl collects the gradients of all leaves before it updates the first one. Those
 # that a step would refuse are refused here, so that nothing has changed then. The other
-# rules of a chain may make an infinity finite, but not a NaN.
-function Optimisers._grads!(found::IdDict, leaf::Leaf{<:OurRule}, x, dx, others...)
-    leaf.frozen && return
-    dx = evaluated(dx)
-    check_finite(leaf.rule, leaf.state, x, dx)
-    return invoke(Optimisers._grads!, Tuple{IdDict,Leaf,Any,Vararg{Any}}, found, leaf, x, dx,
-                  others...)
+# rules of a chain may make an infinity finite, but not a NaN. (The function is one of its
+# own: in a version without it, a leaf is refused when its turn comes.)
+if isdefined(Optimisers, :_grads!)
+    function Optimisers._grads!(found::IdDict, leaf::Leaf{<:OurRule}, x, dx, others...)
+        leaf.frozen && return
+        dx = evaluated(dx)
+        check_finite(leaf.rule, leaf.state, x, dx)
+        return invoke(Optimisers._grads!, Tuple{IdDict,Leaf,Any,Vararg{Any}}, found, leaf, x,
+                      dx, others...)
+    end
+    Optimisers._grads!(::IdDict, ::Leaf{<:OurRule}, x, ::Zero, ::Zero...) = nothing
 end
-Optimisers._grads!(::IdDict, ::Leaf{<:OurRule}, x, ::Zero, ::Zero...) = nothing
 
 check_finite(chain::OptimiserChain, states, x, dx) =
     last(chain.opts).non_finite === :unchecked || refuse_where(isnan, last(states), x, dx)

@@ -31,6 +31,22 @@ for rule in (Optimisers.OptimiserChain(Optimisers.ClipNorm(1.0), SONewRule(), Op
     end
     @test all(model.W .< 1)
 end
+# A new tree and a new model, and the old ones as they were.
+for rule in (r, Optimisers.OptimiserChain(Optimisers.ClipNorm(1.0), SONewRule(eta = 0.5)))
+    local model = (a = copy(x), b = (copy(x), copy(x)))
+    local tree = Optimisers.setup(rule, model)
+    grads = (a = Float32[1, 1], b = (Float32[3, 4], nothing))
+    new_tree, new_model = Optimisers.update(tree, model, grads)
+    @test model == (a = x, b = (x, x)) && new_model.a != x && new_model.b[2] == x
+    own = deepcopy(model)
+    Optimisers.update!(deepcopy(tree), own, grads)
+    @test new_model == own
+    Optimisers.update!(new_tree, new_model, grads)
+    Optimisers.update!(tree, model, grads)
+    @test model == own
+    cooler = Optimisers.adjust(tree, 0.25)
+    rule === r && @test cooler.a.rule.eta == 0.25 && tree.a.rule.eta == 0.5
+end
 # Neither a model's integers nor what Optimisers.trainable leaves out is trained.
 struct Normed
     scale::Vector{Float32}

@@ -6,6 +6,7 @@ module Optimisers
 abstract type AbstractRule end
 const Zero = Nothing
 
+function functor end
 function init end
 function apply! end
 adjust(rule::AbstractRule, eta::Real) = error("no method of adjust for $(typeof(rule))")
