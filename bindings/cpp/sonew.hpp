@@ -612,6 +612,13 @@ struct Graft {
   static constexpr sonew_graft normalized_rmsprop = SONEW_GRAFT_NORMALIZED_RMSPROP;
 };
 
+/// Values of Options::pooling, whether the chains of a tensor share their correlations:
+/// sonew_pooling.
+struct Pooling {
+  static constexpr sonew_pooling none = SONEW_POOLING_NONE;
+  static constexpr sonew_pooling band = SONEW_POOLING_BAND;
+};
+
 /// Values of Options::rounding, how numbers are rounded to 16 bits: sonew_rounding.
 struct Rounding {
   static constexpr sonew_rounding nearest = SONEW_NEAREST;
@@ -769,11 +776,13 @@ inline Tensor::Tensor(const sonew_tensor &tensor) : sonew_tensor(tensor), name(t
   sonew_tensor::options = nullptr;
 }
 
-/// The name and the type of a state plane, or of another array of a file.
+/// The name, type and length of a state plane, or of another array of a file.
 struct Plane {
   std::string name;
   /// One of sonew_dtype.
   sonew_dtype dtype;
+  /// Its number of elements.
+  std::size_t len;
 };
 
 /// A pool of threads that any number of optimizers and plans share: sonew_pool. They
@@ -811,7 +820,7 @@ inline std::vector<sonew_tensor> to_c(const std::vector<Tensor> &tensors) {
 
 inline std::vector<Plane> from_c(const sonew_planes &c) {
   std::vector<Plane> planes;
-  for (std::size_t i = 0; i < c.count; i++) planes.push_back({c.names[i], c.dtypes[i]});
+  for (std::size_t i = 0; i < c.count; i++) planes.push_back({c.names[i], c.dtypes[i], c.lens[i]});
   return planes;
 }
 
@@ -850,12 +859,17 @@ struct Expected {
   }
 
   void fits(const ConstBuffer &buffer, const char *what, sonew_dtype expected) const {
+    fits(buffer, what, expected, size);
+  }
+
+  void fits(const ConstBuffer &buffer, const char *what, sonew_dtype expected,
+            std::size_t len) const {
     if (!buffer) return;
     check_dtype(name, what, buffer.dtype(), expected);
-    if (buffer.size() != size)
+    if (buffer.size() != len)
       throw error(SONEW_WRONG_LENGTH, "tensor \"" + name + "\": " + what + " has " +
                                           std::to_string(buffer.size()) + " elements, expected " +
-                                          std::to_string(size));
+                                          std::to_string(len));
   }
 };
 
@@ -1227,7 +1241,7 @@ class Optimizer {
       const auto count = static_cast<std::size_t>(plane(i, 0).plane_count);
       for (std::size_t p = 0; p < count && first + p < planes.size(); p++) {
         const View own = plane(i, p);
-        tensors_[i].fits(planes[first + p], own.plane, own.dtype);
+        tensors_[i].fits(planes[first + p], own.plane, own.dtype, own.len);
       }
       first += count;
     }
@@ -1353,7 +1367,7 @@ class File {
   void read(std::size_t tensor, const std::string &array, const Buffer &to) const {
     const detail::Expected expected(this->tensor(tensor));
     for (const Plane &plane : arrays(tensor))
-      if (plane.name == array) expected.fits(to, array.c_str(), plane.dtype);
+      if (plane.name == array) expected.fits(to, array.c_str(), plane.dtype, plane.len);
     detail::check(sonew_file_read(get(), tensor, detail::c_string(array, "array"), to.data()));
   }
 
@@ -1468,7 +1482,8 @@ class Plan {
       tensor.fits(from.grad, "the gradient", tensor.grad_dtype);
       const auto needed = detail::ask<sonew_planes>(sonew_plan_planes, plan, i);
       for (std::size_t p = 0; p < from.planes.size(); p++) {
-        if (p < needed.count) tensor.fits(from.planes[p], needed.names[p], needed.dtypes[p]);
+        if (p < needed.count)
+          tensor.fits(from.planes[p], needed.names[p], needed.dtypes[p], needed.lens[p]);
         planes[i].push_back(from.planes[p].data());
       }
       sonew_buffers &to = list[i];

@@ -126,6 +126,16 @@ impl<'a> Buffer<'a> {
         })
     }
 
+    /// The same, which the call writes.
+    pub(crate) fn write_plane(
+        tensor: &'a TensorSpec,
+        plane: &'a Plane,
+        first: *mut c_void,
+        argument: impl FnOnce() -> String,
+    ) -> Result<Self> {
+        Self::read_plane(tensor, plane, first, argument).map(Buffer::to_write)
+    }
+
     /// A buffer that the call writes.
     pub(crate) fn write(
         tensor: &'a TensorSpec,

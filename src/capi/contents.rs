@@ -39,6 +39,7 @@ use super::tensor_settings::{from_settings, sonew_settings};
 use super::versioned::{self, Growing};
 use crate::checkpoint::{self, ask_for_texts, Checkpoint, SavedTensor};
 use crate::error::{Error, Result};
+use crate::layout::{array_dims, Plane};
 use crate::memory::{ask_for_tensors, list, try_list, OF_FILES, OF_TENSORS};
 use crate::optimizer::TensorSettings;
 
@@ -271,7 +272,7 @@ pub unsafe extern "C" fn sonew_file_settings(
     unsafe { versioned::tell(settings, size, "settings", value) }
 }
 
-/// Writes the names and types of the arrays that the file has of a tensor to *arrays: its
+/// Writes the names, types and lengths of the arrays that the file has of a tensor to *arrays: its
 /// state planes, but for "master" where no master weights are set yet; then, if the file
 /// has the parameters, "parameter". Pass sizeof *arrays for size.
 ///
@@ -290,8 +291,8 @@ pub unsafe extern "C" fn sonew_file_arrays(
 
 /// Copies an array of a tensor, one of those of sonew_file_arrays(), to data, and
 /// compares its checksum, if the file has one. data has one element of the array's
-/// type for each element of the tensor, in the tensor's own order, and is aligned
-/// to its elements. Of a live file the array is that of the last step.
+/// type for each element of the tensor, in the tensor's own order (of "pooled", as many as
+/// sonew_file_arrays() tells), and is aligned to its elements. Of a live file the array is that of the last step.
 ///
 /// Errors: SONEW_UNKNOWN_TENSOR, SONEW_INVALID_STRING, SONEW_PLANE_MISSING,
 /// SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_CHECKSUM, SONEW_IO,
@@ -308,8 +309,13 @@ pub unsafe extern "C" fn sonew_file_read(
         let name = unsafe { string(array, || "array".to_owned()) }?;
         with(file, |Owned { file, .. }| {
             let dtype = file.dtype(index, &name)?;
-            let spec = &file.header().tensors[index].spec;
-            let buffer = Buffer::write(spec, &name, dtype, data, || "data".to_owned())?;
+            let header = file.header();
+            let spec = &header.tensors[index].spec;
+            let array = Plane {
+                dims: array_dims(&header.options, spec, &name).into_owned(),
+                ..Plane::of(spec, &name, dtype)
+            };
+            let buffer = Buffer::write_plane(spec, &array, data, || "data".to_owned())?;
             // SAFETY: the header asks for a buffer of the tensor's length.
             let to = unsafe { buffer.raw().elements_mut() };
             file.read_array(index, &name, to)

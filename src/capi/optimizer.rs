@@ -66,6 +66,8 @@ pub(super) struct Names {
     pub list: Vec<*const c_char>,
     /// The types of the arrays.
     dtypes: Vec<i32>,
+    /// Their numbers of elements.
+    lens: Vec<usize>,
     /// The tensor's own options, if it has some.
     options: Option<Box<sonew_options>>,
 }
@@ -83,6 +85,7 @@ impl Names {
                 arrays.iter().map(|array| dtype_number(array.dtype)),
                 OF_TENSORS,
             )?,
+            lens: list(arrays.iter().map(Plane::len), OF_TENSORS)?,
             arrays: names,
             options: tensor.options.as_deref().map(|options| {
                 let size = size_of::<sonew_options>();
@@ -102,6 +105,7 @@ impl Names {
             names: self.list.as_ptr(),
             dtypes: self.dtypes.as_ptr(),
             count: self.arrays.len(),
+            lens: self.lens.as_ptr(),
         }
     }
 }

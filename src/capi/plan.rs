@@ -122,13 +122,14 @@ pub struct sonew_buffers {
     /// The gradient. NULL: the tensor takes no part in the step, and the other fields
     /// are not looked at.
     pub grad: *const c_void,
-    /// Pointers to the state planes, in the order of sonew_plan_planes().
+    /// Pointers to the state planes, in the order of sonew_plan_planes(), of as many
+    /// elements as it tells.
     /// Before the first step the caller sets "master" to a copy of the
     /// parameters, and all other planes to zero.
     pub planes: *const *mut c_void,
     /// The number of planes.
     pub plane_count: usize,
-    /// The number of elements of each buffer; must be that of the tensor.
+    /// The number of elements of each other buffer; must be that of the tensor.
     pub len: usize,
     /// The learning rate is multiplied by this; finite and not negative.
     /// Default 1.
@@ -239,14 +240,17 @@ pub struct sonew_planes {
     pub dtypes: *const i32,
     /// How many there are.
     pub count: usize,
+    /// The number of elements of each, which live as long: that of the tensor, but for
+    /// "pooled" (see sonew_pooling).
+    pub lens: *const usize,
 }
 
-// SAFETY: 3 * 8 bytes without padding.
+// SAFETY: 4 * 8 bytes without padding.
 unsafe impl Growing for sonew_planes {
     const SIZES: &'static [usize] = &[size_of::<sonew_planes>()];
 }
 
-/// Writes the names and types of the state planes that a tensor needs to *planes. Pass
+/// Writes the names, types and lengths of the state planes that a tensor needs to *planes. Pass
 /// sizeof *planes for size.
 ///
 /// Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.2.
@@ -512,7 +516,7 @@ unsafe fn check<'a>(
     );
     for (p, (plane, pointer)) in planes.iter().zip(given.iter()).enumerate() {
         let name = || format!("buffers[{i}].planes[{p}]");
-        let buffer = Buffer::write(tensor, &plane.name, plane.dtype, pointer, name)?;
+        let buffer = Buffer::write_plane(tensor, plane, pointer, name)?;
         all.push(buffer);
         buffers.planes.push(written(&buffer));
     }

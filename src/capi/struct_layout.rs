@@ -81,7 +81,7 @@ static STRUCTS: &[Struct] = &[
         text_count,
     }),
     layout!(sonew_settings { struct_size, lr_scale, weight_decay, step_count, scalars }),
-    layout!(sonew_planes { names, dtypes, count }),
+    layout!(sonew_planes { names, dtypes, count, lens }),
     layout!(sonew_buffers {
         struct_size, params, direction, grad, planes, plane_count, len, lr_scale, weight_decay,
         step_number, scalars,

@@ -50,6 +50,7 @@ static void defaults() {
   CHECK(o.graft == sonew::Graft::adam && o.rounding == sonew::Rounding::nearest);
   CHECK(o.bias_correction && o.graft_bias_correction && o.lagged_norms == -1 && !o.nesterov);
   CHECK(o.instruction_set == sonew::Isa::automatic && o.struct_size == c.struct_size);
+  CHECK(o.pooling == sonew::Pooling::none && o.shrink == c.shrink);
   const sonew::StepOptions s;
   CHECK(s.lr == 0.001 && s.grad_scale == 1 && s.statistics_weight == 1 && s.clip_norm == 0);
   CHECK(s.beta1 == -1 && s.beta2 == -1);
@@ -624,6 +625,48 @@ static void contents_of_files(const std::string &folder) {
   CHECK(moved.info().tensor_count == 2);
 }
 
+// Chains that share their correlations: their sums are a plane of another shape.
+static void pooled(const std::string &folder) {
+  const std::string path = folder + "/pooled.safetensors";
+  sonew::Options options;
+  options.pooling = sonew::Pooling::band;
+  options.band = 4;
+  std::vector<sonew::Tensor> model{{"w", {20, 6}}};
+  model[0].chains = sonew::Chains::contiguous_lines;
+  sonew::Optimizer optimizer(model, options);
+  sonew::Plan plan(model, options);
+  Floats weight = numbers(120, 1), same = weight;
+  const Floats grad = numbers(120, 0.2f);
+  const std::vector<sonew::Plane> needed = plan.planes(0);
+  CHECK(needed.size() == 3 && needed[2].name == "pooled" && needed[2].len == 2 * 5 * 6);
+  std::vector<Floats> planes;
+  for (const sonew::Plane &plane : needed) planes.emplace_back(plane.len);
+  sonew::TensorBuffers buffers;
+  buffers.params = same;
+  buffers.grad = grad;
+  buffers.planes = planes;
+  std::array<double, SONEW_SCALARS> kept{};
+  buffers.scalars = &kept;
+  optimizer.step(weight, grad);
+  plan.step(1, {buffers});
+  CHECK(same == weight);
+  const sonew::View view = optimizer.plane("w", "pooled");
+  CHECK(view.ndim == 3 && view.dims[0] == 2 && view.dims[1] == 5 && view.dims[2] == 6);
+  CHECK(view.as<float>()[30] > 0 && view.as<float>()[30] == planes[2][30]);
+  optimizer.save(path);
+  const sonew::File file(path);
+  Floats read(60);
+  file.read(0, "pooled", read);
+  CHECK(read == planes[2]);
+  THROWS(SONEW_WRONG_LENGTH, "pooled has 120 elements, expected 60", file.read(0, "pooled", same));
+  sonew::Optimizer other(model, options);
+  other.set_state(1, planes);
+  buffers.planes[2] = planes[0];
+  THROWS(SONEW_WRONG_LENGTH, "pooled has 120 elements, expected 60", plan.step(2, {buffers}));
+  options.shrink = 1;
+  THROWS(SONEW_OUT_OF_RANGE, "options.shrink", sonew::Optimizer(model, options));
+}
+
 // What two processes have saved of a matrix, each its rows, is loaded by one with all rows.
 static void shards(const std::string &folder) {
   sonew::Options options;
@@ -694,6 +737,7 @@ int main(int, char **argv) {
   exceptions_in_stages(argv[1]);
   moved_from(argv[1]);
   contents_of_files(argv[1]);
+  pooled(argv[1]);
   shards(argv[1]);
   busy();
   CHECK(sonew::version() == std::to_string(SONEW_VERSION_MAJOR) + "." +

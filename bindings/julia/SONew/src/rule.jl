@@ -158,6 +158,8 @@ library_defaults() = rule_of(filled(c().sonew_options_init, Options))
 
 # A rule with the options of an optimizer, and otherwise the library's defaults.
 function rule_of(o::Options)
+    o.pooling == 0 || throw(ArgumentError(
+        "the correlations of this optimizer are pooled, which rules do not know yet"))
     s = filled(c().sonew_step_options_init, StepOptions)
     return SONewRule(Any[
         s.lr, o.band, o.beta1, o.beta2, o.eps, o.gamma, name(GRAFT, o.graft),
@@ -166,7 +168,7 @@ function rule_of(o::Options)
         o.graft_bias_correction != 0, s.grad_scale, s.clip_norm, s.statistics_weight,
         name(NON_FINITE, s.non_finite), nothing, nothing, false,
         name(ROUNDING, o.rounding), o.seed, o.threads, nothing,
-        name(INSTRUCTION_SET, o.instruction_set), o.lagged_norms != 0, o.nesterov != 0,
+        name(INSTRUCTION_SET, o.instruction_set), o.lagged_norms == 1, o.nesterov != 0,
         nothing])
 end
 
@@ -178,7 +180,7 @@ options(rule::SONewRule) = Options(
     rule.bias_correction, rule.graft_bias_correction,
     number(ROUNDING, rule.rounding, "rounding"),
     number(INSTRUCTION_SET, rule.instruction_set, "instruction_set"),
-    rule.lagged_norms, rule.nesterov, (0,), handle_of(rule.pool))
+    rule.lagged_norms, rule.nesterov, 0, handle_of(rule.pool), 0)
 
 # The handle of a pool, for a call during which the caller keeps the rule.
 handle_of(::Nothing) = C_NULL

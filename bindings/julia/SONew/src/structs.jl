@@ -24,8 +24,9 @@ struct Options
     instruction_set::Int32
     lagged_norms::Int32
     nesterov::Int32
-    reserved::NTuple{1,Int32}
+    pooling::Int32
     pool::Ptr{Cvoid}
+    shrink::Float64
 end
 
 struct Tensor
@@ -111,6 +112,7 @@ struct Planes
     names::Ptr{Ptr{UInt8}}
     dtypes::Ptr{Int32}
     count::Csize_t
+    lens::Ptr{Csize_t}
 end
 
 struct Buffers
