@@ -6,18 +6,13 @@ mod common;
 mod random;
 
 use common::typed::Numbers;
-use common::{elements_mut, rng, CHAINS, GRAFTS};
-use rand::seq::IndexedRandom;
-use rand::Rng;
-use rand_pcg::Pcg64Mcg;
-use sonew::dtype::Dtype::{self, Bf16, F16, F32, F64};
+use common::{elements_mut, GRAFTS};
+use sonew::dtype::Dtype::{Bf16, F16, F32, F64};
 use sonew::dtype::{Element, Elements, ElementsMut};
-use sonew::layout::{TensorSpec, Update};
-use sonew::options::{
-    Damping, Graft, InstructionSet, NonFinite, Options, Rounding, Statistics, StepOptions,
-};
+use sonew::layout::TensorSpec;
+use sonew::options::{Damping, Graft, Options, StepOptions};
 use sonew::oracle::Oracle;
-use sonew::{Error, Optimizer, Plan, Target, TensorBuffers};
+use sonew::{Optimizer, Plan, Target, TensorBuffers};
 
 const LR: f64 = 1e-3;
 

@@ -4,14 +4,15 @@ use rand::seq::IndexedRandom;
 use rand::Rng;
 use rand_pcg::Pcg64Mcg;
 use sonew::dtype::Dtype::{self, Bf16, F16, F32, F64};
-use sonew::dtype::Elements;
 use sonew::layout::{TensorSpec, Update};
-use sonew::options::{Options, StepOptions};
+use sonew::options::{
+    Damping, Graft, InstructionSet, NonFinite, Options, Rounding, Statistics, StepOptions,
+};
 use sonew::oracle::Oracle;
-use sonew::{Error, Optimizer, Plan, TensorBuffers};
+use sonew::{Error, Optimizer};
 
 use crate::common::typed::Numbers;
-use crate::common::{elements_mut, rng, CHAINS, GRAFTS};
+use crate::common::{self, rng, CHAINS, GRAFTS};
 
 /// One tensor, and what is done with it.
 #[derive(Debug)]

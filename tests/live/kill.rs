@@ -14,7 +14,7 @@ use crate::MODES;
 
 /// A training whose process was killed.
 pub struct Killed {
-    seen: Seen,
+    pub seen: Seen,
     params: Vec<Vec<f32>>,
     options: Options,
 }
