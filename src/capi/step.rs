@@ -323,9 +323,9 @@ impl SpareStepArguments {
         }
         state(optimizer, &mut all)?;
         none_overlap(&mut all)?;
-        let addresses = optimizer.state_addresses();
-        reserve(&mut self.state, addresses.clone().count(), what)?;
-        self.state.extend(addresses);
+        // As many as for the list above, also of state that is in a live file later.
+        reserve(&mut self.state, all.capacity(), what)?;
+        self.state.extend(optimizer.state_addresses());
         self.all = again(all);
         Ok(passed)
     }

@@ -246,8 +246,8 @@ const refusal create_refusals[] = {
     REFUSAL(size_is_2_50, SONEW_OUT_OF_MEMORY, "out of memory"),
     REFUSAL(out_null, SONEW_NULL_POINTER, "optimizer is null"),
     REFUSAL(unknown_field, SONEW_UNKNOWN_FIELD,
-            "options has a field that this version does not know, at byte 126"),
+            "options has a field that this version does not know, at byte 134"),
     REFUSAL(init_null, SONEW_NULL_POINTER, "options is null"),
-    REFUSAL(init_too_small, SONEW_STRUCT_SIZE, "the size of options is 8, expected 120"),
+    REFUSAL(init_too_small, SONEW_STRUCT_SIZE, "the size of options is 8, expected 128"),
     {0},
 };
