@@ -20,7 +20,7 @@ use super::step::{SpareStepArguments, StepArguments};
 use super::tensor::{dtype_number, from_spec, sonew_tensor, tensors};
 use crate::error::{Error, Result};
 use crate::layout::{largest_band, Plane, TensorSpec};
-use crate::memory::{ask_for_tensors, list, try_list, OF_TENSORS};
+use crate::memory::{ask_for_tensors, list, reserve, try_list, OF_TENSORS};
 use crate::options::Options;
 use crate::Optimizer;
 
@@ -140,9 +140,13 @@ pub(super) fn ask<R>(
     OPTIMIZERS.with(optimizer.addr(), "optimizer", |owned| body(owned))
 }
 
-/// A string for C. Names and options cannot contain a NUL.
+/// A string for C. Names, options and texts cannot contain a NUL.
 pub(super) fn c_string(text: &str) -> Result<CString> {
-    CString::new(text).map_err(|_| Error::Internal {
+    let mut bytes = Vec::new();
+    reserve(&mut bytes, text.len() + 1, || OF_TENSORS.to_owned())?;
+    bytes.extend_from_slice(text.as_bytes());
+    bytes.push(0);
+    CString::from_vec_with_nul(bytes).map_err(|_| Error::Internal {
         message: format!("{text:?} has a NUL"),
     })
 }

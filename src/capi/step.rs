@@ -181,7 +181,7 @@ pub unsafe extern "C" fn sonew_step_options_init(
 /// A program that has forgotten its gradients sees it by the gradient norm, which is 0,
 /// and by the step counts of its tensors: sonew_info(), sonew_get_settings().
 ///
-/// A step takes at most 16 KiB of the calling thread's stack, as every other way to
+/// A step takes at most 20 KiB of the calling thread's stack, as every other way to
 /// take one does.
 ///
 /// Errors: SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
@@ -323,9 +323,9 @@ impl SpareStepArguments {
         }
         state(optimizer, &mut all)?;
         none_overlap(&mut all)?;
-        let addresses = optimizer.state_addresses();
-        reserve(&mut self.state, addresses.clone().count(), what)?;
-        self.state.extend(addresses);
+        // As many as for the list above, also of state that is in a live file later.
+        reserve(&mut self.state, all.capacity(), what)?;
+        self.state.extend(optimizer.state_addresses());
         self.all = again(all);
         Ok(passed)
     }

@@ -112,7 +112,7 @@ impl Optimizer {
     }
 
     /// Where the planes of all tensors are, with both copies if the state is in a live file.
-    pub(crate) fn state_addresses(&self) -> impl Iterator<Item = usize> + Clone + '_ {
+    pub(crate) fn state_addresses(&self) -> impl Iterator<Item = usize> + '_ {
         let states = self.state.iter();
         let planes = states.flat_map(|state| state.elements.iter().chain(&state.other));
         planes.map(|bytes| bytes.as_ptr().addr())

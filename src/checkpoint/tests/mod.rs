@@ -32,7 +32,7 @@ impl Sample {
         let mut arrays = Vec::new();
         for (index, tensor) in header.tensors.iter().enumerate() {
             for plane in header.arrays(tensor) {
-                let values = (0..tensor.spec.len()).map(|_| {
+                let values = (0..plane.dims.iter().product()).map(|_| {
                     next += 0.37;
                     next
                 });
@@ -94,7 +94,11 @@ fn saved(spec: TensorSpec) -> SavedTensor {
 }
 
 fn read(checkpoint: &Checkpoint, tensor: usize, plane: &str) -> Result<Vec<f32>> {
-    let mut values = vec![0f32; checkpoint.header().tensors[tensor].spec.len()];
+    let header = checkpoint.header();
+    let arrays = header.arrays(&header.tensors[tensor]);
+    let array = arrays.iter().find(|array| array.name == plane);
+    let len = array.map_or(0, |array| array.dims.iter().product());
+    let mut values = vec![0f32; len];
     read_bytes(
         checkpoint,
         tensor,
