@@ -207,7 +207,7 @@ sonew_status sonew_step_options_init(sonew_step_options *step, size_t size);
  * A program that has forgotten its gradients sees it by the gradient norm, which is 0,
  * and by the step counts of its tensors: sonew_info(), sonew_get_settings().
  *
- * A step takes at most 16 KiB of the calling thread's stack, as every other way to
+ * A step takes at most 20 KiB of the calling thread's stack, as every other way to
  * take one does.
  *
  * Errors: SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,

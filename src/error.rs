@@ -218,6 +218,14 @@ pub enum Error {
         tensor: String,
     },
 
+    /// The chains of a shard are to share their correlations, which are those of the whole
+    /// tensor.
+    #[error("tensor \"{tensor}\" is a shard, of which correlations cannot be pooled")]
+    PooledShard {
+        /// The tensor.
+        tensor: String,
+    },
+
     /// A shard has rows that the whole tensor does not have.
     #[error(
         "tensor \"{tensor}\": {rows} rows from row {first_row} on are not within the \

@@ -14,7 +14,7 @@ use rand_pcg::Pcg64Mcg;
 use sonew::dtype::Dtype::{self, Bf16, F16, F32, F64};
 use sonew::layout::{Chains, TensorSpec, Update};
 use sonew::options::{
-    Damping, Graft, InstructionSet, NonFinite, Options, Rounding, Statistics, StepOptions,
+    Damping, Graft, InstructionSet, NonFinite, Options, Pooling, Rounding, Statistics, StepOptions,
 };
 use sonew::{Error, Optimizer};
 
@@ -69,6 +69,17 @@ fn cases() -> Vec<(Options, NonFinite)> {
     case(4, Graft::Adam, |o| o.rounding = Rounding::Stochastic);
     case(5, Graft::Sgd, |o| o.statistics = Statistics::WeightedSum);
     case(16, Graft::None, |o| o.gamma = 0.0);
+    case(4, Graft::Adam, |o| o.pooling = Pooling::Band);
+    case(33, Graft::NormalizedRmsprop, |o| {
+        o.pooling = Pooling::Band;
+        o.lagged_norms = Some(false);
+        o.rounding = Rounding::Stochastic;
+    });
+    case(1, Graft::None, |o| {
+        o.pooling = Pooling::Band;
+        o.damping = Damping::Relative;
+        o.nesterov = true;
+    });
     cases
 }
 
@@ -154,10 +165,15 @@ fn instruction_sets_agree_in_every_mix_of_types() {
         }
         for (name, bytes) in &expected {
             let checksum = crc32fast::hash(bytes);
-            let Options { band, graft, .. } = options;
+            let Options {
+                band,
+                graft,
+                pooling,
+                ..
+            } = options;
             writeln!(
                 report,
-                "band {band}, {graft:?}, {non_finite:?}: {name}: {checksum:08x}"
+                "band {band}, {pooling:?}, {graft:?}, {non_finite:?}: {name}: {checksum:08x}"
             )
             .unwrap();
         }

@@ -58,7 +58,7 @@ fn others_are_updated_as_without_them() {
             let options = Options {
                 graft,
                 damping,
-                lagged_norms: graft == Graft::Sgd,
+                lagged_norms: Some(graft == Graft::Sgd),
                 ..Options::default()
             };
             let (mut with, mut without) = (zeros(&model), zeros(&others));

@@ -2,12 +2,13 @@
 
 mod common;
 
-use common::{correlated, normal, rng, to_f64};
+use common::{correlated, normal, rng, slices_mut, to_f64};
+use rand::Rng;
 use sonew::dtype::{Dtype, Elements, ElementsMut};
-use sonew::layout::{Chains, TensorSpec, Update};
-use sonew::options::{Graft, Options, Pooling, StepOptions};
+use sonew::layout::{planes, Chains, TensorSpec, Update};
+use sonew::options::{Damping, Graft, NonFinite, Options, Pooling, Statistics, StepOptions};
 use sonew::oracle::Oracle;
-use sonew::Optimizer;
+use sonew::{Error, LoadMode, LoadOptions, Optimizer, Plan, Target, TensorBuffers};
 
 fn pooled(band: usize) -> Options {
     Options {
@@ -91,5 +92,295 @@ fn steps_are_those_of_the_oracle() {
                 check(&options, &tensors, 5);
             }
         }
+    }
+}
+
+/// Weighted sums, relative damping and no bias correction.
+#[test]
+fn other_statistics_are_those_of_the_oracle() {
+    for (statistics, damping) in [
+        (Statistics::WeightedSum, Damping::Absolute),
+        (Statistics::MovingAverage, Damping::Relative),
+        (Statistics::WeightedSum, Damping::Relative),
+    ] {
+        for lagged in [true, false] {
+            let options = Options {
+                statistics,
+                damping,
+                eps: 1e-3,
+                bias_correction: damping == Damping::Absolute,
+                lagged_norms: Some(lagged),
+                ..pooled(5)
+            };
+            let rows = TensorSpec::new("rows", &[70, 33]).with_chains(Chains::ContiguousLines);
+            let columns = TensorSpec::new("columns", &[33, 70]).with_chains(Chains::StridedLines);
+            check(&options, &[rows, columns], 5);
+        }
+    }
+}
+
+/// For band 1, one chain of two coordinates and one step, from the formulas by hand: the
+/// correlation of the products of one gradient is 1, or -1, before it is shrunk.
+#[test]
+fn a_step_by_hand() {
+    let options = Options {
+        eps: 0.0,
+        graft: Graft::None,
+        lagged_norms: Some(false),
+        ..pooled(1)
+    };
+    let spec = TensorSpec::new("w", &[2]).with_dtypes(Dtype::F64, Dtype::F64, Dtype::F64);
+    let mut optimizer = Optimizer::new(options.clone(), &[spec]).unwrap();
+    let g = [3.0, -0.5];
+    let mut w = [0.0; 2];
+    let step = StepOptions {
+        lr: 1.0,
+        ..StepOptions::default()
+    };
+    optimizer.step(&step, &mut [&mut w], &[Some(&g)]).unwrap();
+    // With bias correction, m = g and q = |g|, so that x = m / q is (1, -1), and
+    // R = [1 -r; -r 1] with r = 1 - shrink has the inverse [1 r; r 1] / (1 - r^2).
+    let r = 1.0 - options.shrink;
+    let solved = (1.0 - r) / (1.0 - r * r);
+    let expected = [-solved / 3.0, solved / 0.5];
+    for (w, expected) in w.iter().zip(expected) {
+        assert!(
+            (w - expected).abs() < 1e-12 * expected.abs(),
+            "{w} {expected}"
+        );
+    }
+}
+
+fn model() -> Vec<TensorSpec> {
+    vec![
+        TensorSpec::new("rows", &[70, 90]).with_chains(Chains::ContiguousLines),
+        TensorSpec::new("columns", &[40, 300]).with_chains(Chains::StridedLines),
+        TensorSpec::new("few bits", &[130, 33])
+            .with_dtypes(Dtype::F32, Dtype::F32, Dtype::Bf16)
+            .with_master(),
+        TensorSpec::new("adam", &[100]).with_update(Update::Adam),
+    ]
+}
+
+fn step(optimizer: &mut Optimizer, params: &mut [Vec<f32>], number: u64) {
+    let grads: Vec<_> = model()
+        .iter()
+        .enumerate()
+        .map(|(i, t)| (i as u64 != number % 5).then(|| correlated(&mut rng(number), t.len())))
+        .collect();
+    let grads: Vec<_> = grads.iter().map(Option::as_deref).collect();
+    optimizer
+        .step(&StepOptions::default(), &mut slices_mut(params), &grads)
+        .unwrap();
+}
+
+fn everything(optimizer: &Optimizer) -> Vec<Vec<u8>> {
+    let tensors = 0..optimizer.tensors().len();
+    tensors
+        .flat_map(|t| (0..optimizer.planes(t).unwrap().len()).map(move |p| (t, p)))
+        .map(|(t, p)| optimizer.plane(t, p).unwrap().bytes().to_vec())
+        .collect()
+}
+
+#[test]
+fn resuming_from_a_file_changes_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    for lagged in [None, Some(false)] {
+        let options = Options {
+            lagged_norms: lagged,
+            ..pooled(7)
+        };
+        let new = || Optimizer::new(options.clone(), &model()).unwrap();
+        let start: Vec<Vec<f32>> = model().iter().map(|t| vec![1.0; t.len()]).collect();
+        let (mut whole, mut params) = (new(), start.clone());
+        for number in 1..=6 {
+            step(&mut whole, &mut params, number);
+        }
+        let [saved, live] = ["saved", "live"].map(|name| folder.path().join(name));
+        for mode in [LoadMode::Read, LoadMode::MapPrivate, LoadMode::MapShared] {
+            let (mut first, mut own) = (new(), start.clone());
+            if mode == LoadMode::MapShared {
+                first.make_live(&live).unwrap();
+            }
+            for number in 1..=3 {
+                step(&mut first, &mut own, number);
+            }
+            let path = match mode {
+                LoadMode::MapShared => &live,
+                _ => {
+                    first.save(&saved, None).unwrap();
+                    &saved
+                }
+            };
+            drop(first);
+            let load = LoadOptions {
+                mode,
+                ..LoadOptions::default()
+            };
+            let mut second = new();
+            second.load(path, &load, None).unwrap();
+            for number in 4..=6 {
+                step(&mut second, &mut own, number);
+            }
+            assert!(own == params, "{mode:?}");
+            assert!(everything(&second) == everything(&whole), "{mode:?}");
+            drop(second);
+            let _ = std::fs::remove_file(&live);
+        }
+        let other = Options {
+            lagged_norms: Some(!options.is_lagged()),
+            ..options.clone()
+        };
+        let mut other = Optimizer::new(other, &model()).unwrap();
+        let refused = other.load(&saved, &LoadOptions::default(), None);
+        assert!(matches!(
+            refused,
+            Err(Error::OptionDiffers {
+                option: "lagged_norms",
+                ..
+            })
+        ));
+    }
+}
+
+/// In one call, and in stages; the planes are the caller's own.
+#[test]
+fn stages_change_no_bit() {
+    for lagged in [None, Some(false)] {
+        let options = Options {
+            lagged_norms: lagged,
+            ..pooled(3)
+        };
+        let run = |in_stages: bool| {
+            let mut plan = Plan::new(&options, &model()).unwrap();
+            let zeros = |t: &TensorSpec| -> Vec<Vec<u8>> {
+                let planes = planes(&options, t).into_iter();
+                planes.map(|p| vec![0; p.len() * p.dtype.size()]).collect()
+            };
+            let mut state: Vec<_> = model().iter().map(zeros).collect();
+            let mut params: Vec<_> = model().iter().map(|t| vec![0f32; t.len()]).collect();
+            let mut scalars = vec![Default::default(); params.len()];
+            for number in 1..=5 {
+                let grads: Vec<_> = model()
+                    .iter()
+                    .map(|t| correlated(&mut rng(number), t.len()))
+                    .collect();
+                let tensors = model();
+                let each = tensors.iter().zip(&mut state).zip(&mut params).zip(&grads);
+                let mut buffers: Vec<_> = each
+                    .zip(&scalars)
+                    .map(|((((t, state), params), grads), &scalars)| {
+                        let kinds = planes(&options, t).into_iter();
+                        let planes = kinds.zip(state);
+                        let planes = planes.map(|(p, b)| ElementsMut::from_bytes(p.dtype, b));
+                        let target = Target::Parameters(ElementsMut::new(params));
+                        let mut buffers =
+                            TensorBuffers::new(target, Some(Elements::new(grads)), planes);
+                        buffers.scalars = scalars;
+                        buffers
+                    })
+                    .collect();
+                let step = StepOptions::default();
+                scalars = match in_stages {
+                    false => {
+                        plan.step(&step, number, &mut buffers).unwrap();
+                        buffers.iter().map(|b| b.scalars).collect()
+                    }
+                    true => {
+                        let mut stages = plan.stages(&step, number, &mut buffers).unwrap();
+                        while stages.next().unwrap().is_some() {}
+                        stages.scalars().collect()
+                    }
+                };
+            }
+            (params, state)
+        };
+        assert!(run(true) == run(false));
+    }
+}
+
+/// Whatever gradients are, parameters stay numbers: of every magnitude, always zero at some
+/// inputs, the same in every step, or not finite.
+#[test]
+fn no_gradient_makes_a_nan() {
+    let tensors = [
+        TensorSpec::new("rows", &[9, 40]).with_chains(Chains::ContiguousLines),
+        TensorSpec::new("columns", &[40, 9]).with_chains(Chains::StridedLines),
+        TensorSpec::new("one chain", &[40]),
+        TensorSpec::new("chains of one", &[40, 1]).with_chains(Chains::ContiguousLines),
+    ];
+    let mut rng = rng(3);
+    for case in 0..200 {
+        let options = Options {
+            eps: [0.0, 1e-6, 1e-30][case % 3],
+            gamma: [0.0, 1e-2][case % 2],
+            shrink: [0.0, 0.04, 0.9][case % 3],
+            lagged_norms: [None, Some(false)][case / 7 % 2],
+            graft: [Graft::Adam, Graft::None][case / 5 % 2],
+            ..pooled([1, 4, 64][case % 3])
+        };
+        let mut optimizer = Optimizer::new(options.clone(), &tensors).unwrap();
+        let mut params = vec![
+            vec![1f32; 360],
+            vec![1.0; 360],
+            vec![1.0; 40],
+            vec![1.0; 40],
+        ];
+        let constant = normal(&mut rng, 360);
+        for _ in 0..6 {
+            let exponent = rng.random_range(-148..127);
+            let dead = rng.random_range(0..40);
+            let grads: Vec<Vec<f32>> = params
+                .iter()
+                .map(|p| {
+                    let number = |i: usize| match case % 4 {
+                        0 => constant[i],
+                        1 => constant[i] * 2f32.powi(exponent),
+                        2 if rng.random_bool(0.02) => f32::NAN,
+                        2 if rng.random_bool(0.02) => f32::INFINITY,
+                        _ if i % 40 == dead || i % 40 == 7 => 0.0,
+                        _ => rng.random_range(-1.0..1.0) * 2f32.powi(rng.random_range(-148..127)),
+                    };
+                    (0..p.len()).map(number).collect()
+                })
+                .collect();
+            let grads: Vec<_> = grads.iter().map(|g| Some(&g[..])).collect();
+            let step = StepOptions {
+                non_finite: NonFinite::Unchecked,
+                ..StepOptions::default()
+            };
+            optimizer
+                .step(&step, &mut slices_mut(&mut params), &grads)
+                .unwrap();
+            let all = params.iter().flatten();
+            assert!(all.clone().all(|p| p.is_finite()), "{options:?}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_pooled_is_refused() {
+    let create = |options, spec: TensorSpec| Optimizer::new(options, &[spec]).err().unwrap();
+    let shard = TensorSpec::new("w", &[4, 3]).with_shard(0, 8);
+    let error = create(pooled(1), shard.clone());
+    assert!(matches!(&error, Error::PooledShard { tensor } if tensor == "w"));
+    assert_eq!(
+        error.to_string(),
+        "tensor \"w\" is a shard, of which correlations cannot be pooled"
+    );
+    let adam = shard.with_update(Update::Adam);
+    Optimizer::new(pooled(1), &[adam]).unwrap();
+    let w = || TensorSpec::new("w", &[4, 3]);
+    let wide = create(pooled(65), w());
+    assert!(matches!(&wide, Error::OutOfRange { argument, .. } if argument == "options.band"));
+    for shrink in [-0.1, 1.0, f64::NAN] {
+        let options = Options {
+            shrink,
+            ..pooled(1)
+        };
+        let error = create(options, w());
+        assert!(
+            matches!(&error, Error::OutOfRange { argument, .. } if argument == "options.shrink")
+        );
     }
 }

@@ -29,7 +29,7 @@ fn cases() -> Vec<Options> {
             _ => Statistics::MovingAverage,
         },
         graft_bias_correction: i % 3 != 1,
-        lagged_norms: i % 5 < 2,
+        lagged_norms: Some(i % 5 < 2),
         nesterov: i % 4 == 3,
         ..Options::default()
     };

@@ -10,7 +10,7 @@ use arrayvec::ArrayVec;
 
 use crate::buffers::Memory;
 use crate::dtype::{Dtype, Elements, ElementsMut};
-use crate::noise::{Noise, Stochastic};
+use crate::noise::{Noise, Random, Stochastic};
 use crate::simd::LANES;
 use crate::MAX_PLANES;
 
@@ -267,7 +267,7 @@ pub(crate) struct TargetRun<'a> {
     pub(crate) master: Option<&'a mut [u8]>,
     /// With stochastic rounding: its random bits, and the index of its first
     /// element.
-    pub(crate) noise: Option<(Noise, usize)>,
+    pub(crate) noise: Random,
     /// How many bytes ahead memory is asked for.
     pub(crate) ahead: usize,
 }

@@ -6,7 +6,7 @@
 use super::element::Stored;
 use super::factor::Times;
 use super::isa::prefetch;
-use super::noise::Noise;
+use super::noise::Random;
 use super::simd::{Kernel, Scalar, Vector, LANES};
 use crate::Factor;
 
@@ -47,7 +47,7 @@ pub(crate) struct Deliver<'a, T, E> {
     pub(crate) params: &'a mut [[E; LANES]],
     pub(crate) rate: Factor,
     pub(crate) decay: f64,
-    pub(crate) noise: Option<(Noise, usize)>,
+    pub(crate) noise: Random,
     pub(crate) ahead: usize,
 }
 
@@ -82,7 +82,7 @@ pub(crate) struct Write<'a, F, E> {
     pub(crate) from: &'a [[F; LANES]],
     pub(crate) to: &'a mut [[E; LANES]],
     pub(crate) scale: Factor,
-    pub(crate) noise: Option<(Noise, usize)>,
+    pub(crate) noise: Random,
     /// They are directions: zero where they are not finite.
     pub(crate) are_directions: bool,
 }

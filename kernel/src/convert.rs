@@ -6,7 +6,7 @@ use super::apply::not_finite;
 use super::dtype::{Dtype, Elements, ElementsMut};
 use super::element::{chunks_mut, with_state, Stored};
 use super::isa::Isa;
-use super::noise::{Noise, Stochastic};
+use super::noise::{Random, Stochastic};
 use super::simd::{Kernel, Scalar, Vector, LANES};
 
 /// Converts numbers of state as a step would store them: to nearest, or with the random
@@ -36,7 +36,7 @@ pub fn convert(
 fn convert_in<T: Scalar>(
     from: Elements<'_>,
     mut to: ElementsMut<'_>,
-    noise: Option<(Noise, usize)>,
+    noise: Random,
 ) -> Option<f64> {
     let to_dtype = to.dtype();
     with_state!(T, from.dtype(), F => with_state!(T, to_dtype, E => {
@@ -45,7 +45,7 @@ fn convert_in<T: Scalar>(
         let (to, end) = bytes.split_at_mut(whole.len() * LANES * size_of::<E>());
         let best = Isa::best();
         let to = chunks_mut(to);
-        let found = best.run::<T, _>(Convert::<F, E> { from: whole, to, noise });
+        let found = T::run(best, Convert::<F, E> { from: whole, to, noise });
         if rest.is_empty() {
             return found;
         }
@@ -54,7 +54,7 @@ fn convert_in<T: Scalar>(
         padded[..rest.len()].copy_from_slice(rest);
         let from = std::slice::from_ref(&padded);
         let noise = noise.map(|(noise, index)| (noise, index + whole.len() * LANES));
-        let last = best.run::<T, _>(Convert::<F, E> { from, to: &mut stored, noise });
+        let last = T::run(best, Convert::<F, E> { from, to: &mut stored, noise });
         end.copy_from_slice(bytemuck::cast_slice(&stored[0][..rest.len()]));
         found.or(last)
     }))
@@ -63,7 +63,7 @@ fn convert_in<T: Scalar>(
 struct Convert<'a, F, E> {
     from: &'a [[F; LANES]],
     to: &'a mut [[E; LANES]],
-    noise: Option<(Noise, usize)>,
+    noise: Random,
 }
 
 impl<T: Scalar, F: Stored, E: Stored> Kernel<T> for Convert<'_, F, E> {

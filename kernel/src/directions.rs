@@ -11,7 +11,7 @@ use crate::noise::Noise;
 use crate::norms::AddSquares;
 use crate::runs::slice_mut;
 use crate::simd::{Scalar, LANES};
-use crate::solve::{Outcome, Solve, UpdateAndSolve, APPLY, APPLY_AND_MEASURE, MEASURE, STORE};
+use crate::solve::{Outcome, Solve, UpdateAndSolve};
 use crate::update::{Chunk, Update};
 use crate::workspace::{Arrays, AtHand, New};
 use crate::{
@@ -62,17 +62,7 @@ impl Kernels {
             && whole > 0
             && has_finish(access, rule, then)
         {
-            advanced = match then {
-                Directions::Measured => {
-                    self.step::<T, MEASURE>(work, access, rule, incoming, wanted, norms)
-                }
-                Directions::Applied => {
-                    self.step::<T, APPLY>(work, access, rule, incoming, wanted, norms)
-                }
-                Directions::AppliedAndMeasured => {
-                    self.step::<T, APPLY_AND_MEASURE>(work, access, rule, incoming, wanted, norms)
-                }
-            };
+            advanced = self.step::<T>(work, access, rule, incoming, wanted, then, norms);
             done = whole;
         } else if let Some(incoming) = incoming {
             self.update(work, access, rule, incoming, &mut norms.reference);
@@ -81,13 +71,14 @@ impl Kernels {
         let next = first + done - advanced;
         let vectors = if done == 0 { 0 } else { next }..wanted.count / LANES - advanced;
         if !vectors.is_empty() {
-            self.solve_any::<T>(work, vectors, next, rule.gamma, wanted.ends);
+            // They are stored in the chunk.
+            self.solve_only::<T>(work, vectors, next, rule.gamma, wanted.ends, None);
         }
         let to_advance = wanted.count - advanced * LANES;
         if left == 0 {
             return to_advance;
         }
-        let direction = work.arrays::<T>().at_hand.direction;
+        let direction = work.arrays::<T>().direction;
         // Behind the last is what is not looked at, but its squares are added up.
         direction[left..left.next_multiple_of(LANES)].fill(T::ZERO);
         let direction = &direction.as_chunks().0[..left.div_ceil(LANES)];
@@ -132,13 +123,15 @@ impl Kernels {
 
     /// Updates, solves, and finishes whole vectors: for a common band, and chains that
     /// do not end here. Returns by how many vectors the chunk has advanced.
-    fn step<T: Scalar, const FINISH: u8>(
+    #[allow(clippy::too_many_arguments)]
+    fn step<T: Scalar>(
         &self,
         work: &mut Workspace,
         access: &mut Access<'_>,
         rule: &Rule,
         incoming: Option<&Incoming>,
         of: &Wanted,
+        then: Directions,
         norms: &mut Norms,
     ) -> usize {
         let (band, wanted, gamma) = (work.shape().band, of.from / LANES, rule.gamma);
@@ -146,46 +139,40 @@ impl Kernels {
             direction,
             reference,
         } = norms;
-        let then = match FINISH {
-            MEASURE => Directions::Measured,
-            APPLY => Directions::Applied,
-            _ => Directions::AppliedAndMeasured,
-        };
         let has_update = has_update(band, access, rule, then);
         let is_fused = |incoming: &&Incoming| {
             let is_whole = incoming.run.len.is_multiple_of(LANES) && !incoming.ends;
             has_update && is_whole && incoming.gradient != Gradient::None
         };
         let fused = incoming.filter(is_fused);
-        let mut outcome = Outcome::none(&mut direction.0);
         // The access is borrowed exclusively, and of what it gives out, nothing else is in
         // use; planes and targets are different buffers.
-        match FINISH {
-            MEASURE => {
-                // SAFETY: as said.
-                let kept = unsafe { access.kept(of.kept, of.run.len) };
-                outcome.keep = kept.map_or(&mut [], slice_mut::<T>);
-                outcome.many = access.keeps_many();
-            }
-            _ => {
-                // SAFETY: as said.
-                let target = unsafe { access.target(of.run) };
-                outcome = outcome.applied(slice_mut::<T>(target.to), rule.apply);
-                outcome.ahead = target.ahead;
-            }
-        }
+        let (to, ahead) = if then == Directions::Measured {
+            // SAFETY: as said.
+            let kept = unsafe { access.kept(of.kept, of.run.len) };
+            (kept.map_or(&mut [][..], slice_mut::<T>), 0)
+        } else {
+            // SAFETY: as said.
+            let target = unsafe { access.target(of.run) };
+            (slice_mut::<T>(target.to), target.ahead)
+        };
+        let outcome = Outcome {
+            many: access.keeps_many(),
+            ahead,
+            ..Outcome::new(then, to, rule.apply, &mut direction.0)
+        };
         let vectors = wanted..wanted + of.run.len / LANES;
         let Some(incoming) = fused else {
             if let Some(incoming) = incoming {
                 self.update(work, access, rule, incoming, reference);
             }
-            self.solve_only::<T, FINISH>(work, vectors, gamma, outcome);
+            self.solve_only::<T>(work, 0..vectors.end, wanted, gamma, false, Some(outcome));
             return 0;
         };
         let source = access.source(incoming.run, band);
         // SAFETY: as said.
         let mut planes = unsafe { access.planes(incoming.run, source) };
-        self.fused::<T, FINISH>(
+        self.fused::<T>(
             work,
             access,
             rule,
@@ -200,7 +187,7 @@ impl Kernels {
     /// Updates and solves for vectors up to the last in one loop, and finishes those of the
     /// range. Returns by how many vectors the chunk has advanced.
     #[allow(clippy::too_many_arguments)]
-    pub(crate) fn fused<T: Scalar, const FINISH: u8>(
+    pub(crate) fn fused<T: Scalar>(
         &self,
         work: &mut Workspace,
         access: &Access<'_>,
@@ -216,6 +203,7 @@ impl Kernels {
             state,
             new,
             at_hand,
+            ..
         } = work.arrays::<T>();
         // A line of the ring buffer is never left before it is done.
         let (band, lag) = (shape.band, shape.lag());
@@ -230,9 +218,8 @@ impl Kernels {
                     new, band, access, rule, incoming, planes, source, &noise, reference,
                 );
                 let (wanted, gamma) = (finished.start, rule.gamma);
-                let solve = &mut solve::<T, { $BAND }, false, FINISH>(
-                    at_hand, band, wanted, gamma, outcome,
-                );
+                let solve =
+                    &mut solve::<T, { $BAND }, false>(at_hand, band, wanted, gamma, outcome);
                 self.call(UpdateAndSolve {
                     update,
                     solve,
@@ -255,50 +242,27 @@ impl Kernels {
         }
     }
 
-    /// The same without an update.
-    fn solve_only<T: Scalar, const FINISH: u8>(
-        &self,
-        work: &mut Workspace,
-        finished: Range<usize>,
-        gamma: f64,
-        outcome: Outcome<'_, T>,
-    ) {
-        let band = work.shape().band;
-        let Arrays { state, at_hand, .. } = work.arrays::<T>();
-        macro_rules! solve {
-            ($BAND:expr) => {{
-                let wanted = finished.start;
-                let solve = &mut self::solve::<T, { $BAND }, false, FINISH>(
-                    at_hand, band, wanted, gamma, outcome,
-                );
-                self.call((solve, 0..finished.end, &*state))
-            }};
-        }
-        match band {
-            0 => solve!(0),
-            1 => solve!(1),
-            _ => solve!(COMMON_BAND),
-        }
-    }
-
-    /// Solves for a range of vectors, and stores the directions from `wanted` on.
-    fn solve_any<T: Scalar>(
+    /// Solves for a range of vectors without an update; directions are stored in the
+    /// chunk, from that of the vector `wanted` on, if no outcome is given.
+    fn solve_only<T: Scalar>(
         &self,
         work: &mut Workspace,
         vectors: Range<usize>,
         wanted: usize,
         gamma: f64,
         ends: bool,
+        outcome: Option<Outcome<'_, T>>,
     ) {
         let mut no_sums = Squares::default();
         let band = work.shape().band;
-        let Arrays { state, at_hand, .. } = work.arrays::<T>();
-        let outcome = Outcome::none(&mut no_sums.0);
+        let arrays = work.arrays::<T>();
+        let (state, at_hand) = (arrays.state, arrays.at_hand);
+        let direction = arrays.direction.as_chunks_mut().0;
+        let outcome = outcome.unwrap_or_else(|| Outcome::stored(direction, &mut no_sums.0));
         macro_rules! solve {
             ($BAND:expr, $ENDS:literal) => {{
-                let solve = &mut self::solve::<T, { $BAND }, $ENDS, STORE>(
-                    at_hand, band, wanted, gamma, outcome,
-                );
+                let solve =
+                    &mut self::solve::<T, { $BAND }, $ENDS>(at_hand, band, wanted, gamma, outcome);
                 self.call((solve, vectors, &*state))
             }};
         }
@@ -388,16 +352,13 @@ pub(crate) fn update<'a, 'p, T: Scalar, E: Stored, const BAND: usize, const ELSE
 
 /// The kernel for coordinates at hand: the vector from which on directions are
 /// wanted, gamma, and what becomes of them.
-fn solve<'a, T: Scalar, const BAND: usize, const ENDS: bool, const FINISH: u8>(
+fn solve<'a, T: Scalar, const BAND: usize, const ENDS: bool>(
     at_hand: AtHand<'a, T>,
     band: usize,
     wanted: usize,
     gamma: f64,
-    mut outcome: Outcome<'a, T>,
-) -> Solve<'a, T, BAND, ENDS, FINISH> {
-    if FINISH == STORE {
-        outcome.to = at_hand.direction.as_chunks_mut().0;
-    }
+    outcome: Outcome<'a, T>,
+) -> Solve<'a, T, BAND, ENDS> {
     Solve {
         plane: at_hand.plane,
         after: &at_hand.at.after,

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::noise::Noise;
+use super::noise::Random;
 use super::simd::{Register, Scalar, SingleRegister, Vector, LANES};
 use super::sixteen::Sixteen;
 
@@ -14,17 +14,37 @@ pub(crate) trait Stored: bytemuck::Pod {
     /// The smallest normal number: state below it becomes zero.
     const LEAST_NORMAL: f64;
 
-    fn load<V: Vector>(isa: V::Isa, from: &[Self; LANES]) -> V;
+    /// The lanes of stored elements.
+    #[inline(always)]
+    fn load<V: Vector>(isa: V::Isa, from: &[Self; LANES]) -> V {
+        match const { V::INLINES } {
+            true => Self::load_inline(isa, from),
+            false => Self::load_apart(isa, from),
+        }
+    }
 
     /// Rounds, stores, and returns what is stored: to nearest even, or, with
     /// `noise`, to 16 bits by stochastic rounding, the first element having this
     /// index in its plane. From float64, 16 bits are reached by way of float32.
-    fn store<V: Vector>(
-        x: V,
-        isa: V::Isa,
-        to: &mut [Self; LANES],
-        noise: Option<(Noise, usize)>,
-    ) -> V;
+    #[inline(always)]
+    fn store<V: Vector>(x: V, isa: V::Isa, to: &mut [Self; LANES], noise: Random) -> V {
+        match const { V::INLINES } {
+            true => Self::store_inline(x, isa, to, noise),
+            false => Self::store_apart(x, isa, to, noise),
+        }
+    }
+
+    fn load_inline<V: Vector>(isa: V::Isa, from: &[Self; LANES]) -> V;
+    fn store_inline<V: Vector>(x: V, isa: V::Isa, to: &mut [Self; LANES], noise: Random) -> V;
+
+    #[inline(never)]
+    fn load_apart<V: Vector>(isa: V::Isa, from: &[Self; LANES]) -> V {
+        Self::load_inline(isa, from)
+    }
+    #[inline(never)]
+    fn store_apart<V: Vector>(x: V, isa: V::Isa, to: &mut [Self; LANES], noise: Random) -> V {
+        Self::store_inline(x, isa, to, noise)
+    }
 
     /// Stores numbers of the arithmetic's type past the caches, and returns them.
     fn stream<V: Vector>(_: V, _: &mut [Self; LANES]) -> V {
@@ -41,7 +61,7 @@ macro_rules! float {
             const LEAST_NORMAL: f64 = $type::MIN_POSITIVE as f64;
 
             #[inline(always)]
-            fn load<V: Vector>(isa: V::Isa, from: &[Self; LANES]) -> V {
+            fn load_inline<V: Vector>(isa: V::Isa, from: &[Self; LANES]) -> V {
                 if size_of::<V::Scalar>() == size_of::<$type>() {
                     return V::load(isa, bytemuck::cast_ref(from));
                 }
@@ -53,12 +73,7 @@ macro_rules! float {
             }
 
             #[inline(always)]
-            fn store<V: Vector>(
-                x: V,
-                isa: V::Isa,
-                to: &mut [Self; LANES],
-                _: Option<(Noise, usize)>,
-            ) -> V {
+            fn store_inline<V: Vector>(x: V, isa: V::Isa, to: &mut [Self; LANES], _: Random) -> V {
                 if size_of::<V::Scalar>() == size_of::<$type>() {
                     x.store(bytemuck::cast_mut(to));
                     return x;
@@ -91,7 +106,7 @@ macro_rules! sixteen {
             const LEAST_NORMAL: f64 = f32::MIN_POSITIVE as f64;
 
             #[inline(always)]
-            fn load<V: Vector>(isa: V::Isa, from: &[Self; LANES]) -> V {
+            fn load_inline<V: Vector>(isa: V::Isa, from: &[Self; LANES]) -> V {
                 let from: &[u16; LANES] = bytemuck::cast_ref(from);
                 let mut lanes = [0f32; LANES];
                 for i in (0..LANES).step_by(V::Single::LANES) {
@@ -103,11 +118,11 @@ macro_rules! sixteen {
             }
 
             #[inline(always)]
-            fn store<V: Vector>(
+            fn store_inline<V: Vector>(
                 x: V,
                 isa: V::Isa,
                 to: &mut [Self; LANES],
-                noise: Option<(Noise, usize)>,
+                noise: Random,
             ) -> V {
                 let to: &mut [u16; LANES] = bytemuck::cast_mut(to);
                 let mut lanes = [0f32; LANES];

@@ -52,7 +52,7 @@ impl Kernels {
     }
 
     pub(crate) fn call<T: Scalar, K: Kernel<T>>(&self, kernel: K) -> K::Output {
-        self.isa.run(kernel)
+        T::run(self.isa, kernel)
     }
 
     /// Starts in a tensor of this shape.

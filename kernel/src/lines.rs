@@ -8,7 +8,7 @@ use crate::access::Run;
 use crate::elimination::COMMON_BAND;
 use crate::runs::{slice_mut, with_padded};
 use crate::simd::LANES;
-use crate::solve::{Outcome, APPLY, APPLY_AND_MEASURE, MEASURE};
+use crate::solve::Outcome;
 use crate::workspace::{New, PADDED};
 use crate::{
     Access, Directions, Gradient, Incoming, Kernels, Lines, Norms, Rule, Wanted, Workspace, CHUNK,
@@ -263,34 +263,18 @@ impl Kernels {
             direction,
             reference,
         } = norms;
-        let outcome = Outcome::none(&mut direction.0);
-        macro_rules! fused {
-            ($FINISH:ident, $outcome:expr) => {
-                self.fused::<f32, $FINISH>(
-                    work,
-                    access,
-                    rule,
-                    &incoming,
-                    (planes, 0),
-                    0..vectors,
-                    $outcome,
-                    reference,
-                )
-            };
-        }
-        match then {
-            Directions::Measured => fused!(
-                MEASURE,
-                Outcome {
-                    keep: to,
-                    ..outcome
-                }
-            ),
-            Directions::Applied => fused!(APPLY, outcome.applied(to, rule.apply)),
-            Directions::AppliedAndMeasured => {
-                fused!(APPLY_AND_MEASURE, outcome.applied(to, rule.apply))
-            }
-        }
+        let outcome = Outcome::new(then, to, rule.apply, &mut direction.0);
+        let planes = (planes, 0);
+        self.fused(
+            work,
+            access,
+            rule,
+            &incoming,
+            planes,
+            0..vectors,
+            outcome,
+            reference,
+        )
     }
 
     /// Ends a line, where chains run across memory.

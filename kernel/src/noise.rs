@@ -33,6 +33,10 @@ pub(crate) struct Noise {
     key: [u32; 2],
 }
 
+/// With stochastic rounding: the random bits of a plane, and the index of the first element
+/// that is stored.
+pub(crate) type Random = Option<(Noise, usize)>;
+
 /// `0, 1, 2 ..`.
 static COUNTING: [u32; LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 

@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 
 use crate::access::{Run, TargetRun};
 use crate::element::Stored;
-use crate::noise::Noise;
+use crate::noise::Random;
 use crate::simd::{Scalar, LANES};
 use crate::{Apply, Dtype, Factor, Reading, Squares, TakeIn};
 
@@ -154,7 +154,7 @@ pub(crate) fn slice_mut<T: Scalar>(bytes: &mut [u8]) -> &mut [[T; LANES]] {
 }
 
 /// The random bits so many vectors later.
-pub(crate) fn later(noise: Option<(Noise, usize)>, vectors: usize) -> Option<(Noise, usize)> {
+pub(crate) fn later(noise: Random, vectors: usize) -> Random {
     noise.map(|(noise, index)| (noise, index + vectors * LANES))
 }
 

@@ -16,12 +16,13 @@
 use std::ops::{Add, Div, Mul};
 
 use super::element::Stored;
+use super::isa::Runs;
 
 /// Lanes of a vector, and so the lanes over which sums are taken.
 pub const LANES: usize = 16;
 
 /// A floating-point type that kernels compute in.
-pub(crate) trait Scalar: Stored + PartialOrd {
+pub(crate) trait Scalar: Stored + PartialOrd + Runs {
     const ZERO: Self;
     const ONE: Self;
     const INFINITY: Self;
@@ -30,13 +31,10 @@ pub(crate) trait Scalar: Stored + PartialOrd {
     /// Nearest, ties to even.
     fn from_f64(x: f64) -> Self;
     fn to_f64(self) -> f64;
-
-    /// Runs a kernel of this arithmetic on an instruction set.
-    fn run<I: Instructions, K: Kernel<Self>>(isa: I, kernel: K) -> K::Output;
 }
 
 macro_rules! scalar {
-    ($type:ident, $vector:ident) => {
+    ($type:ident) => {
         impl Scalar for $type {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -53,24 +51,18 @@ macro_rules! scalar {
             fn to_f64(self) -> f64 {
                 self.into()
             }
-            #[inline(always)]
-            fn run<I: Instructions, K: Kernel<Self>>(isa: I, kernel: K) -> K::Output {
-                kernel.run::<I::$vector>(isa)
-            }
         }
     };
 }
 
-scalar!(f32, F32);
-scalar!(f64, F64);
+scalar!(f32);
+scalar!(f64);
 
-/// An instruction set, as the token that proves that the processor has it.
-pub(crate) trait Instructions: Copy {
-    type F32: Vector<Scalar = f32, Isa = Self>;
-    type F64: Vector<Scalar = f64, Isa = Self>;
-
+/// An instruction set for one type of arithmetic, as the token that proves that the
+/// processor has it.
+pub(crate) trait Instructions<T>: Copy {
     /// Runs a kernel inside a function that carries the target features.
-    fn run<T: Scalar, K: Kernel<T>>(self, kernel: K) -> K::Output;
+    fn run<K: Kernel<T>>(self, kernel: K) -> K::Output;
 }
 
 /// A loop over slices, with what it borrows.
@@ -100,6 +92,8 @@ pub(crate) trait Register: Copy {
     /// The same instruction set's register of float32.
     type Single: SingleRegister<Isa = Self::Isa>;
     const LANES: usize;
+    /// Whether what is made of several operations is inlined into the loops.
+    const INLINES: bool = true;
 
     fn splat(isa: Self::Isa, x: Self::Scalar) -> Self;
     fn load(isa: Self::Isa, from: &[Self::Scalar]) -> Self;
@@ -176,6 +170,7 @@ pub(crate) trait Vector:
     type Mask: Copy;
     type Sums: Copy;
     type Single: SingleRegister<Isa = Self::Isa>;
+    const INLINES: bool;
 
     fn splat(isa: Self::Isa, x: Self::Scalar) -> Self;
     fn load(isa: Self::Isa, from: &[Self::Scalar; LANES]) -> Self;
@@ -280,6 +275,7 @@ impl<R: Register, const N: usize> Vector for Group<R, N> {
     type Mask = [R::Mask; N];
     type Sums = [R::Sums; N];
     type Single = R::Single;
+    const INLINES: bool = R::INLINES;
 
     each! {
         fn sqrt(self);

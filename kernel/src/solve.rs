@@ -13,7 +13,7 @@ use super::elimination::{Elimination, ANY_BAND, LOWER, PSI, TIMES_PIVOT};
 use super::isa::prefetch;
 use super::simd::{Kernel, Scalar, Vector, LANES};
 use super::update::Update;
-use crate::{Apply, MAX_BAND};
+use crate::{Apply, Directions, MAX_BAND};
 
 /// Planes of the state.
 const MOMENTUM: usize = 0;
@@ -31,9 +31,8 @@ const fn sub_diagonal(k: usize) -> usize {
 /// where all before are solved, `u_j = w_j - sum_k psi_j-k,k w_j-k`.
 ///
 /// `BAND` is the band, or [`ANY_BAND`]; `ENDS` says that chains may end
-/// among the coordinates, which `reach` tells; `FINISH` is what becomes of the
-/// directions.
-pub(crate) struct Solve<'a, T, const BAND: usize, const ENDS: bool, const FINISH: u8> {
+/// among the coordinates, which `reach` tells.
+pub(crate) struct Solve<'a, T, const BAND: usize, const ENDS: bool> {
     /// Elements of a plane.
     pub(crate) plane: usize,
     /// Where the coordinates at hand are in the planes of the state, and where the
@@ -56,56 +55,52 @@ pub(crate) struct Solve<'a, T, const BAND: usize, const ENDS: bool, const FINISH
     pub(crate) outcome: Outcome<'a, T>,
 }
 
-/// What becomes of directions: one of the following, or the last two. Vectors are counted
-/// from the first that is wanted.
+/// What becomes of directions.
 pub(crate) struct Outcome<'a, T> {
-    /// With [`STORE`]: where they are stored.
-    pub(crate) to: &'a mut [[T; LANES]],
-    /// With [`MEASURE`]: the sums of their squares, and where they are kept; past the
-    /// caches, if they are many.
+    /// The sums of their squares, if these are added up.
     pub(crate) sums: &'a mut [f64; LANES],
-    pub(crate) keep: &'a mut [[T; LANES]],
+    pub(crate) measures: bool,
+    /// The parameters that they are applied to, `p <- p + decay p + rate u`; or where they
+    /// are stored, as far as there is room: past the caches, if they are many. From the
+    /// first on that is wanted.
+    pub(crate) to: &'a mut [[T; LANES]],
+    pub(crate) update: Option<(f64, f64)>,
     pub(crate) many: bool,
-    /// With [`APPLY`]: `p <- p + decay p + rate u`.
-    pub(crate) params: &'a mut [[T; LANES]],
-    pub(crate) rate: f64,
-    pub(crate) decay: f64,
     pub(crate) ahead: usize,
 }
 
 impl<'a, T> Outcome<'a, T> {
-    /// To be filled in.
-    pub(crate) fn none(sums: &'a mut [f64; LANES]) -> Self {
+    /// `then` says whether `to` are parameters.
+    pub(crate) fn new(
+        then: Directions,
+        to: &'a mut [[T; LANES]],
+        apply: Apply,
+        sums: &'a mut [f64; LANES],
+    ) -> Self {
+        let update = match (then, apply) {
+            (Directions::Measured, _) => None,
+            (_, Apply::Update { rate, decay }) => Some((rate.number, decay)),
+            (_, Apply::Write { .. }) => unreachable!("there is no loop for it"),
+        };
         Outcome {
-            to: &mut [],
+            measures: then.measures(),
+            update,
+            ..Outcome::stored(to, sums)
+        }
+    }
+
+    /// They are stored, and that is all.
+    pub(crate) fn stored(to: &'a mut [[T; LANES]], sums: &'a mut [f64; LANES]) -> Self {
+        Outcome {
             sums,
-            keep: &mut [],
+            measures: false,
+            to,
+            update: None,
             many: false,
-            params: &mut [],
-            rate: 0.0,
-            decay: 0.0,
             ahead: 0,
         }
     }
-
-    /// Applied to parameters.
-    pub(crate) fn applied(self, params: &'a mut [[T; LANES]], apply: Apply) -> Self {
-        let Apply::Update { rate, decay } = apply else {
-            unreachable!("there is no loop for it")
-        };
-        Outcome {
-            params,
-            rate: rate.number,
-            decay,
-            ..self
-        }
-    }
 }
-
-pub(crate) const STORE: u8 = 0;
-pub(crate) const MEASURE: u8 = 1;
-pub(crate) const APPLY: u8 = 2;
-pub(crate) const APPLY_AND_MEASURE: u8 = 3;
 
 /// So many vectors are solved before their directions are computed: few enough
 /// that the processor does both at the same time, and divides while it waits for
@@ -113,7 +108,7 @@ pub(crate) const APPLY_AND_MEASURE: u8 = 3;
 const VECTORS: usize = 16;
 
 /// Directions under way: what the loops need, in registers as far as there are any.
-pub(crate) struct Solving<'r, V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8> {
+pub(crate) struct Solving<'r, V: Vector, const BAND: usize, const ENDS: bool> {
     isa: V::Isa,
     band: usize,
     /// Where the planes of the state and of what is solved start, and where neighbours
@@ -138,16 +133,14 @@ pub(crate) struct Solving<'r, V: Vector, const BAND: usize, const ENDS: bool, co
     decay: V,
     nothing: V,
     sums: V::Sums,
+    measures: bool,
     to: &'r mut [[V::Scalar; LANES]],
-    keep: &'r mut [[V::Scalar; LANES]],
+    applies: bool,
     many: bool,
-    params: &'r mut [[V::Scalar; LANES]],
     ahead: usize,
 }
 
-impl<T: Scalar, const BAND: usize, const ENDS: bool, const FINISH: u8>
-    Solve<'_, T, BAND, ENDS, FINISH>
-{
+impl<T: Scalar, const BAND: usize, const ENDS: bool> Solve<'_, T, BAND, ENDS> {
     /// Begins, for so many vectors. The planes of the state are those of `state`.
     ///
     /// # Safety
@@ -159,7 +152,7 @@ impl<T: Scalar, const BAND: usize, const ENDS: bool, const FINISH: u8>
         isa: V::Isa,
         vectors: usize,
         state: *const [T],
-    ) -> Solving<'r, V, BAND, ENDS, FINISH> {
+    ) -> Solving<'r, V, BAND, ENDS> {
         let band = if BAND == ANY_BAND { self.band } else { BAND };
         let plane = self.plane;
         // All that is read and written lies in these planes.
@@ -168,6 +161,7 @@ impl<T: Scalar, const BAND: usize, const ENDS: bool, const FINISH: u8>
         assert!(self.after[..=band].iter().all(inside));
         assert!(self.before[..=band].iter().all(inside));
         assert!(self.elimination.len() >= super::elimination::vectors(band) * LANES);
+        let (rate, decay) = self.outcome.update.unwrap_or_default();
         Solving {
             isa,
             band,
@@ -185,22 +179,20 @@ impl<T: Scalar, const BAND: usize, const ENDS: bool, const FINISH: u8>
             one: V::number(isa, 1.0),
             infinity: V::splat(isa, T::INFINITY),
             gamma: V::number(isa, self.gamma),
-            rate: V::number(isa, self.outcome.rate),
-            decay: V::number(isa, self.outcome.decay),
+            rate: V::number(isa, rate),
+            decay: V::number(isa, decay),
             nothing: V::number(isa, nothing()),
             sums: V::load_sums(isa, self.outcome.sums),
+            measures: self.outcome.measures,
             to: &mut *self.outcome.to,
-            keep: &mut *self.outcome.keep,
+            applies: self.outcome.update.is_some(),
             many: self.outcome.many,
-            params: &mut *self.outcome.params,
             ahead: self.outcome.ahead,
         }
     }
 }
 
-impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
-    Solving<'_, V, BAND, ENDS, FINISH>
-{
+impl<V: Vector, const BAND: usize, const ENDS: bool> Solving<'_, V, BAND, ENDS> {
     /// The band, as a constant where it is known.
     #[inline(always)]
     fn band(&self) -> usize {
@@ -250,13 +242,7 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
                 // SAFETY: the caller's promise.
                 unsafe { self.solve(i - self.advanced, &mut elimination) };
             }
-            // Without neighbours, directions have been finished.
-            let finished = if BAND == 0 {
-                end
-            } else {
-                first.max(self.wanted)
-            };
-            for i in finished..end {
+            for i in first.max(self.wanted)..end {
                 let at = i - self.advanced;
                 // SAFETY: the caller's promise.
                 let load = |row: *mut [V::Scalar; LANES]| V::load(isa, unsafe { &*row });
@@ -390,41 +376,35 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
             // SAFETY: the caller's promise.
             psi.store(unsafe { &mut *self.solved(q + 1, 0, i) });
         }
-        let usable = V::and(zero.lt(diagonal), diagonal.lt(self.infinity));
-        let w = (m / schur).only(usable);
-        if BAND == 0 {
-            // Without neighbours, that is the direction.
-            self.finish(i + self.advanced - self.wanted, w);
-        } else {
-            // SAFETY: the caller's promise.
-            w.store(unsafe { &mut *self.solved(0, 0, i) });
-        }
+        let w = (m / schur).only(self.usable(diagonal));
+        // SAFETY: the caller's promise.
+        w.store(unsafe { &mut *self.solved(0, 0, i) });
+    }
+
+    /// Where the damped diagonal is finite and positive.
+    #[inline(always)]
+    fn usable(&self, diagonal: V) -> V::Mask {
+        V::and(self.zero.lt(diagonal), diagonal.lt(self.infinity))
     }
 
     /// What becomes of a vector of directions.
     #[inline(always)]
     fn finish(&mut self, i: usize, u: V) {
-        if FINISH == STORE {
-            u.store(&mut self.to[i]);
-        }
-        if FINISH == MEASURE || FINISH == APPLY_AND_MEASURE {
+        if self.measures {
             u.add_squares(&mut self.sums);
         }
-        if FINISH == MEASURE {
-            if let Some(keep) = self.keep.get_mut(i) {
-                match self.many {
-                    true => u.stream(keep),
-                    false => u.store(keep),
-                }
-            }
-        }
-        if FINISH == APPLY || FINISH == APPLY_AND_MEASURE {
-            let params = &mut self.params[i];
+        if self.applies {
+            let params = &mut self.to[i];
             prefetch(params, self.ahead);
             let old = V::load(self.isa, params);
             let new = self.rate.mul_add(u, self.decay.mul_add(old, old));
             let same = old + self.nothing;
             V::select(new.abs().lt(self.infinity), new, same).store(params);
+        } else if let Some(to) = self.to.get_mut(i) {
+            match self.many {
+                true => u.stream(to),
+                false => u.store(to),
+            }
         }
     }
 
@@ -459,12 +439,11 @@ impl<V: Vector, const BAND: usize, const ENDS: bool, const FINISH: u8>
     }
 }
 
-impl<T: Scalar, const BAND: usize, const ENDS: bool, const FINISH: u8> Kernel<T>
-    for (&mut Solve<'_, T, BAND, ENDS, FINISH>, Range<usize>, &[T])
+impl<T: Scalar, const BAND: usize, const ENDS: bool> Kernel<T>
+    for (&mut Solve<'_, T, BAND, ENDS>, Range<usize>, &[T])
 {
     type Output = ();
-    /// Only the loop for any band, and any kind of step.
-    const FOR_SPEED: bool = BAND != ANY_BAND || FINISH != STORE;
+    const FOR_SPEED: bool = BAND != ANY_BAND;
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
@@ -493,13 +472,8 @@ pub(crate) struct UpdateAndSolve<'a, U, S, T> {
     pub(crate) state: &'a mut [T],
 }
 
-impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool, const FINISH: u8> Kernel<T>
-    for UpdateAndSolve<
-        '_,
-        Update<'_, '_, T, E, BAND, ELSEWHERE>,
-        Solve<'_, T, BAND, false, FINISH>,
-        T,
-    >
+impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool> Kernel<T>
+    for UpdateAndSolve<'_, Update<'_, '_, T, E, BAND, ELSEWHERE>, Solve<'_, T, BAND, false>, T>
 {
     /// How many vectors the chunk has advanced.
     type Output = usize;
@@ -508,6 +482,7 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool, const FINIS
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) -> usize {
         let (all, state) = (self.update.vectors(), &raw mut *self.state);
+        let is_adam = self.update.by.is_adam();
         // So many are at hand at the most, before the chunk advances.
         let most = self.room - self.lag;
         // SAFETY: `state` is borrowed, and one uses it after the other.
@@ -517,15 +492,24 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool, const FINIS
                 self.solve.start::<V>(isa, self.vectors.min(most), state),
             )
         };
+        if BAND == 0 {
+            // Without neighbours, nothing has to come into the chunk.
+            assert!(self.vectors == all && solving.wanted == 0);
+            for i in 0..all {
+                // SAFETY: there are so many.
+                let (m, d) = unsafe { updating.vector(i, is_adam, false) };
+                solving.finish(i, (m / d).only(solving.usable(d)));
+            }
+        }
         // Where the chunk begins among the vectors that are solved for.
         let mut first = 0;
         let (mut updated, mut solved) = (0, 0);
-        while solved < self.vectors {
+        while BAND > 0 && solved < self.vectors {
             let room = first + self.room - (self.from + updated);
             let end = all.min(updated + room.min(VECTORS));
             for i in updated..end {
                 // SAFETY: `end` leaves out what there is no room for.
-                unsafe { updating.vector(i, FINISH != APPLY) };
+                unsafe { updating.vector(i, is_adam, true) };
             }
             updated = end;
             let ready = (self.from + end).saturating_sub(self.lag).max(solved);

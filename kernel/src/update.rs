@@ -13,7 +13,7 @@ use std::marker::PhantomData;
 use super::element::{chunks_mut, Stored};
 use super::factor::Times;
 use super::isa::prefetch;
-use super::noise::Noise;
+use super::noise::{Noise, Random};
 use super::norms::add_squares;
 use super::simd::{Kernel, Scalar, Vector, LANES};
 use crate::Factor;
@@ -373,13 +373,14 @@ impl<V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
     }
 
     /// Momentum, diagonal and the first `BAND` sub-diagonals of a vector; and the squares of
-    /// Adam's direction, if that is the reference.
+    /// Adam's direction, if that is the reference. Returns what comes into the chunk: the
+    /// momentum, and what divides it; unless `in_chunk` says that it need not.
     ///
     /// # Safety
     /// What was promised to [`Update::start`]; and the vector is one for which the
     /// chunk has room, since it advanced.
     #[inline(always)]
-    pub(crate) unsafe fn vector(&mut self, i: usize, is_adam: bool) {
+    pub(crate) unsafe fn vector(&mut self, i: usize, is_adam: bool, in_chunk: bool) -> (V, V) {
         let (isa, least) = (self.isa, self.least);
         let [keep, weight] = self.by;
         let (noise, index) = self.noise;
@@ -399,15 +400,18 @@ impl<V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
         if self.nesterov {
             m = nesterov(m, self.by_momentum, g);
         }
-        // SAFETY: the caller's promise.
-        m.store(unsafe { &mut *self.momentum_chunk.add(i) });
 
         let plane = &mut self.diagonal;
         // SAFETY: as above.
         let h = unsafe { plane.average::<V>(isa, i, keep, weighted, g, least, noise(1), ahead) };
         let d = damp(h, self.roots, self.add);
-        // SAFETY: as above.
-        d.store(unsafe { &mut *self.diagonal_chunk.add(i) });
+        if in_chunk {
+            // SAFETY: the caller's promise.
+            unsafe {
+                m.store(&mut *self.momentum_chunk.add(i));
+                d.store(&mut *self.diagonal_chunk.add(i));
+            }
+        }
         if !E::ROUNDS {
             self.sum = self.sum + (stored + h);
         }
@@ -429,6 +433,7 @@ impl<V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
             let root = h.sqrt() + self.eps;
             m.quotient(root, self.zero).add_squares(&mut self.sums);
         }
+        (m, d)
     }
 }
 
@@ -446,7 +451,7 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
         let mut updating = unsafe { update.start::<V>(isa, state, count) };
         for i in 0..count {
             // SAFETY: the chunk has room for all of them, as `start` asserts.
-            unsafe { updating.vector(i, by.is_adam()) };
+            unsafe { updating.vector(i, by.is_adam(), true) };
         }
         let (sums, mut sum) = updating.totals();
 
@@ -564,7 +569,7 @@ impl<'r, E: Stored, const ELSEWHERE: bool> Plane<'r, E, ELSEWHERE> {
         a: V,
         b: V,
         least: V,
-        noise: Option<(Noise, usize)>,
+        noise: Random,
         ahead: usize,
     ) -> V {
         let to = self.vectors.wrapping_add(i);

@@ -164,6 +164,8 @@ pub(crate) struct Arrays<'a, T> {
     pub(crate) state: &'a mut [T],
     pub(crate) new: New<'a, T>,
     pub(crate) at_hand: AtHand<'a, T>,
+    /// Directions of the coordinates at hand.
+    pub(crate) direction: &'a mut [T; ARRAY],
 }
 
 /// Those for the new coordinates.
@@ -191,7 +193,6 @@ pub(crate) struct AtHand<'a, T> {
     pub(crate) elimination: &'a mut [T],
     /// How many coordinates of their chain follow, where chains end.
     pub(crate) reach: &'a mut [T; ARRAY],
-    pub(crate) direction: &'a mut [T; ARRAY],
     /// By how many elements directions lag behind in the chunk.
     pub(crate) lag: usize,
 }
@@ -447,9 +448,9 @@ impl Workspace {
                 solved,
                 elimination,
                 reach: at_hand,
-                direction,
                 lag,
             },
+            direction,
         }
     }
 }

@@ -219,7 +219,9 @@ impl From<&Error> for sonew_status {
             Error::UnknownName { .. } => SONEW_UNKNOWN_NAME,
             Error::StateDtype { .. } => SONEW_STATE_DTYPE,
             Error::MasterDtype { .. } => SONEW_MASTER_DTYPE,
-            Error::ShardRows { .. } | Error::ScalarShard { .. } => SONEW_SHARD,
+            Error::ShardRows { .. } | Error::ScalarShard { .. } | Error::PooledShard { .. } => {
+                SONEW_SHARD
+            }
             Error::Misaligned { .. } => SONEW_MISALIGNED,
             Error::Overlap { .. } => SONEW_OVERLAP,
             Error::AmbiguousTarget { .. } => SONEW_AMBIGUOUS_TARGET,

@@ -15,6 +15,7 @@ use super::arguments::{string, Out};
 use super::guard::call;
 use super::optimizer::{c_string, sonew_optimizer, with};
 use super::status::sonew_status;
+use crate::memory::ask;
 
 /// Keeps a text under a key, in place of the one that had it. The key is UTF-8, not empty, and
 /// has no control characters; the text is UTF-8. Both are copied. text may be NULL, which
@@ -60,6 +61,7 @@ pub unsafe extern "C" fn sonew_get_text(
                 return Ok(());
             };
             if !owned.texts.contains_key(&key) {
+                ask(2 * text.len(), || format!("the text \"{key}\""))?;
                 owned.texts.insert(key.clone(), c_string(text)?);
             }
             out.write(owned.texts[&key].as_ptr());

@@ -124,8 +124,8 @@ pub(super) fn check(path: &Path, bytes: &[u8]) -> Result<Checked> {
 /// little of each array, because a header may be hostile.
 struct Search<'h> {
     tensors: &'h [SavedTensor],
-    /// Positions of the tensors, sorted by name.
-    by_name: Vec<u32>,
+    /// Names of the tensors and their positions, sorted.
+    by_name: Vec<(&'h str, u32)>,
     first: Vec<Vec<StoredArray>>,
     second: Vec<Vec<StoredArray>>,
     /// Names, types and shapes of the record of a live file.
@@ -151,8 +151,8 @@ impl<'h> Search<'h> {
         let tensors = &header.tensors[..];
         let mut by_name = Vec::new();
         reserve(&mut by_name, tensors.len(), || OF_TENSORS.to_owned())?;
-        by_name.extend(0..tensors.len() as u32);
-        by_name.sort_unstable_by_key(|&at| tensors[at as usize].spec.name.as_str());
+        by_name.extend(tensors.iter().map(|tensor| &*tensor.spec.name).zip(0..));
+        by_name.sort_unstable();
         let mut names = Names::default();
         let mut first = Vec::new();
         reserve(&mut first, tensors.len(), || OF_TENSORS.to_owned())?;
@@ -290,9 +290,11 @@ impl<'h> Search<'h> {
     /// have.
     fn place<'a>(&'a self, name: &str) -> Option<(Place, &'a str, &'a [usize])> {
         if let Some((tensor, plane)) = name.rsplit_once('/') {
-            let named = |&at: &u32| self.tensors[at as usize].spec.name.as_str().cmp(tensor);
-            if let Ok(at) = self.by_name.binary_search_by(named) {
-                let tensor = self.by_name[at] as usize;
+            let named = self
+                .by_name
+                .binary_search_by_key(&tensor, |&(name, _)| name);
+            if let Ok(at) = named {
+                let tensor = self.by_name[at].1 as usize;
                 let (copy, plane) = match plane.strip_suffix(SECOND) {
                     Some(plane) if !self.second.is_empty() => (1, plane),
                     _ => (0, plane),

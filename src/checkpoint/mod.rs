@@ -183,7 +183,7 @@ impl Header {
         check_texts(&self.texts)?;
         layout::validate(self.tensors.iter().map(|tensor| &tensor.spec))?;
         let specs = self.tensors.iter().map(|tensor| &tensor.spec);
-        layout::validate_own_options(&self.options, specs)?;
+        layout::validate_options(&self.options, specs)?;
         for SavedTensor {
             spec,
             lr_scale,

@@ -188,6 +188,11 @@ impl Grid {
         self.lag
     }
 
+    /// Whether rows or columns are chains that share their correlations.
+    pub(crate) fn is_pooled(&self) -> bool {
+        matches!(self.way, Way::Pooled)
+    }
+
     /// Rows and columns of the matrix.
     pub(crate) fn shape(&self) -> (usize, usize) {
         (self.rows, self.cols)

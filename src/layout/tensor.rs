@@ -335,12 +335,17 @@ pub(crate) fn validate<'a>(
     Ok(())
 }
 
-/// Refuses options that a tensor cannot have for itself.
-pub(crate) fn validate_own_options<'a>(
+/// Refuses options that a tensor cannot have: for itself, or as a shard.
+pub(crate) fn validate_options<'a>(
     all: &Options,
     tensors: impl IntoIterator<Item = &'a TensorSpec>,
 ) -> Result<()> {
     for tensor in tensors {
+        if tensor.shard.is_some() && tensor.update.is_pooled(all) {
+            return Err(Error::PooledShard {
+                tensor: tensor.name.clone(),
+            });
+        }
         let Some(own) = tensor.options.as_deref() else {
             continue;
         };

@@ -2,7 +2,7 @@
 
 use super::state::TensorState;
 use super::Optimizer;
-use crate::checkpoint::Master;
+use crate::checkpoint::{ask_for_texts, Master};
 use crate::error::Result;
 use crate::layout::MASTER;
 use crate::memory::{try_list, OF_TENSORS};
@@ -39,6 +39,7 @@ impl Optimizer {
     /// [`Error::InStages`](crate::Error::InStages).
     pub fn try_clone(&self) -> Result<Optimizer> {
         self.between_steps()?;
+        ask_for_texts(&self.texts)?;
         let pool = self.pool().own();
         let mut copy = Optimizer::in_pool(self.options().clone(), &self.specs, pool)?;
         for (from, to) in self.state.iter().zip(&mut copy.state) {

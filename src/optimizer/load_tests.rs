@@ -4,7 +4,7 @@
 use super::*;
 use crate::checkpoint::Texts;
 use crate::layout::{Chains, Scalars, Update};
-use crate::options::{Damping, Graft, InstructionSet, Rounding, Statistics};
+use crate::options::{Damping, Graft, InstructionSet, Pooling, Rounding, Statistics};
 
 fn specs(names: &[&str]) -> Vec<TensorSpec> {
     names.iter().map(|n| TensorSpec::new(*n, &[2, 3])).collect()
@@ -86,11 +86,13 @@ fn tensors_are_found_by_name() {
 #[test]
 fn every_option_that_differs_is_named() {
     type Change = fn(&mut Options);
-    let differing: [(&str, Change); 16] = [
+    let differing: [(&str, Change); 18] = [
         ("band", |o| o.band = 0),
         ("beta1", |o| o.beta1 = f64::from((o.beta1 as f32).next_up())),
         ("beta2", |o| o.beta2 = 0.5),
         ("lagged_norms", |o| o.lagged_norms = Some(true)),
+        ("pooling", |o| o.pooling = Pooling::Band),
+        ("shrink", |o| o.shrink = 0.5),
         ("nesterov", |o| o.nesterov = true),
         ("eps", |o| o.eps = 0.5),
         ("gamma", |o| o.gamma = 0.5),

@@ -7,8 +7,8 @@ use super::load::{assign, LoadMode, LoadOptions, LR_SCALE, WEIGHT_DECAY};
 use super::state::{zeros, Storage, TensorState};
 use super::Optimizer;
 use crate::checkpoint::{
-    read_pieces, same_in_all, same_step, Access, Checkpoint, Master, Part, Pieces, SavedTensor,
-    Source, Target, PARAMETER,
+    ask_for_texts, read_pieces, same_in_all, same_step, Access, Checkpoint, Master, Part, Pieces,
+    SavedTensor, Source, Target, PARAMETER,
 };
 use crate::dtype::{narrow, Dtype, ElementsMut, Stochastic};
 use crate::error::{Error, Result};
@@ -179,6 +179,7 @@ impl Optimizer {
         mut params: Option<&mut [ElementsMut<'_>]>,
     ) -> Result<()> {
         let header = files[0].header();
+        ask_for_texts(&header.texts)?;
         let (step, texts) = (header.step, header.texts.clone());
         let assigned = self.assign(&files, params.is_some(), load)?;
         check(OF_TENSORS)?;

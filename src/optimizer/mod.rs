@@ -111,7 +111,7 @@ impl Optimizer {
     ) -> Result<Self> {
         options.validate()?;
         layout::validate(tensors)?;
-        layout::validate_own_options(&options, tensors)?;
+        layout::validate_options(&options, tensors)?;
         check_size(&options, tensors)?;
         // The state is allocated before the plan: for tensors of an absurd size
         // its allocation fails at once, while the smaller ones of the plan might

@@ -8,7 +8,7 @@ use sonew_kernel::Target;
 use super::*;
 use crate::dtype::{Dtype, ElementsMut};
 use crate::layout::{Chains, Update};
-use crate::options::{Damping, Graft, Rounding};
+use crate::options::{Damping, Graft, Pooling, Rounding};
 
 const STEPS: u64 = 5;
 
@@ -48,7 +48,7 @@ fn run(options: &Options, twice: bool) -> (Vec<Vec<f32>>, Vec<Vec<Vec<u8>>>) {
     for (tensor, param) in plan.tensors.iter().zip(&params) {
         let bytes = tensor.planes.iter().map(|plane| match plane.name.as_str() {
             "master" => bytemuck::cast_slice(param).to_vec(),
-            _ => vec![0; param.len() * plane.dtype.size()],
+            _ => vec![0; plane.len() * plane.dtype.size()],
         });
         let current: Vec<Vec<u8>> = bytes.collect();
         // Nothing of this may be read.
@@ -115,6 +115,15 @@ fn a_step_from_one_copy_of_the_state_to_another_has_the_same_bits() {
             ..Options::default()
         },
     ];
+    let pooled = |band, lagged_norms| Options {
+        band,
+        pooling: Pooling::Band,
+        lagged_norms,
+        ..Options::default()
+    };
+    let variants = variants
+        .into_iter()
+        .chain([pooled(1, None), pooled(20, Some(false))]);
     for options in variants {
         assert!(run(&options, true) == run(&options, false), "{options:?}");
     }

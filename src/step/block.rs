@@ -626,7 +626,7 @@ impl Pass<'_, '_> {
 /// How many elements ahead memory is asked for.
 pub(super) fn ahead(grid: &Grid) -> usize {
     match grid.line() {
-        None => AHEAD,
-        Some(_) => grid.shape().1,
+        None if !grid.is_pooled() => AHEAD,
+        _ => grid.shape().1,
     }
 }

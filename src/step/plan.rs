@@ -15,7 +15,7 @@ use super::sums::Sums;
 use super::tensor::Tensor;
 use crate::dtype::Elements;
 use crate::error::{Error, Result};
-use crate::layout::{check_count, validate, validate_own_options, Scalars, TensorSpec};
+use crate::layout::{check_count, validate, validate_options, Scalars, TensorSpec};
 use crate::memory::{again, list, reserve, try_list, AlignedBytes, OF_A_STEP, OF_TENSORS};
 use crate::options::{Options, Rounding, StepOptions};
 use crate::parallel::{Pool, Team, Tiles, Workers};
@@ -77,7 +77,7 @@ impl Plan {
     /// [`Error::TensorName`], [`Error::DuplicateName`],
     /// [`Error::TooManyDimensions`] and
     /// [`Error::SizeOverflow`], [`Error::StateDtype`] and
-    /// [`Error::MasterDtype`] for tensors; [`Error::InstructionSet`] where the
+    /// [`Error::MasterDtype`] and [`Error::PooledShard`] for tensors; [`Error::InstructionSet`] where the
     /// one that was asked for is not there; [`Error::OutOfMemory`].
     pub fn new(options: &Options, tensors: &[TensorSpec]) -> Result<Self> {
         Plan::in_pool(options, tensors, None)
@@ -111,7 +111,7 @@ impl Plan {
         options.validate()?;
         let pool = Pool::choose(options, pool)?;
         validate(tensors)?;
-        validate_own_options(options, tensors)?;
+        validate_options(options, tensors)?;
         let mut blocks = 0;
         let tensors = tensors.iter().map(|spec| {
             let tensor = Tensor::new(spec, options, isa, blocks);

@@ -9,7 +9,7 @@ use sonew_kernel::Target;
 use super::*;
 use crate::dtype::ElementsMut;
 use crate::layout::{Chains, Update};
-use crate::options::{Damping, Graft, NonFinite, Statistics};
+use crate::options::{Damping, Graft, NonFinite, Pooling, Statistics};
 
 /// Every bit that some steps leave behind: parameters, then state planes.
 type Outcome = Vec<Vec<u32>>;
@@ -42,7 +42,7 @@ fn run_in(mode: Option<u64>, mut plan: Plan, wild: bool) -> Outcome {
     let mut state: Vec<Vec<Vec<f32>>> = plan
         .tensors
         .iter()
-        .map(|t| vec![zeros(t); t.planes.len()])
+        .map(|t| t.planes.iter().map(|p| vec![0.0; p.len()]).collect())
         .collect();
     let step = StepOptions {
         lr: 0.01,
@@ -193,6 +193,15 @@ fn cases() -> Vec<Options> {
             ..base.clone()
         })
         .collect();
+    let pooled = |band, lagged_norms, damping| Options {
+        band,
+        pooling: Pooling::Band,
+        lagged_norms,
+        damping,
+        ..base.clone()
+    };
+    cases.push(pooled(4, None, Damping::Absolute));
+    cases.push(pooled(20, Some(false), Damping::Relative));
     cases.push(Options {
         damping: Damping::Relative,
         eps: 1e-4,

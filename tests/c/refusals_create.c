@@ -215,7 +215,7 @@ const refusal create_refusals[] = {
     REFUSAL(pool_out_null, SONEW_NULL_POINTER, "pool is null"),
     REFUSAL(pool_free_of_plan, SONEW_BAD_HANDLE, "pool is not a live handle"),
     REFUSAL(options_not_filled_in, SONEW_STRUCT_SIZE,
-            "options.struct_size is 0, expected 120: call sonew_options_init() first"),
+            "options.struct_size is 0, expected 128: call sonew_options_init() first"),
     REFUSAL(options_of_odd_size, SONEW_STRUCT_SIZE, "options.struct_size is 119"),
     REFUSAL(tensors_null, SONEW_NULL_POINTER, "tensors is null"),
     REFUSAL(no_tensors, SONEW_NO_TENSORS, "the list of tensors is empty"),

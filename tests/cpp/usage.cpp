@@ -48,7 +48,7 @@ static void defaults() {
   CHECK(o.weight_decay == c.weight_decay && o.seed == c.seed);
   CHECK(o.statistics == sonew::Statistics::moving_average && o.damping == sonew::Damping::absolute);
   CHECK(o.graft == sonew::Graft::adam && o.rounding == sonew::Rounding::nearest);
-  CHECK(o.bias_correction && o.graft_bias_correction && !o.lagged_norms && !o.nesterov);
+  CHECK(o.bias_correction && o.graft_bias_correction && o.lagged_norms == -1 && !o.nesterov);
   CHECK(o.instruction_set == sonew::Isa::automatic && o.struct_size == c.struct_size);
   const sonew::StepOptions s;
   CHECK(s.lr == 0.001 && s.grad_scale == 1 && s.statistics_weight == 1 && s.clip_norm == 0);

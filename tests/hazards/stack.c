@@ -8,7 +8,7 @@
 enum {
     STACK = 1 << 16,
     PATTERN = 0x5c,
-    PROMISED = 16 << 10, /* sonew_step() in the header */
+    PROMISED = 20 << 10, /* sonew_step() in the header */
     ROWS = 35,
     COLUMNS = 77,
 };

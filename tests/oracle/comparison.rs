@@ -103,7 +103,7 @@ impl Comparison {
         let error = largest(compared.map(|j| f64::from(params[j]) - exact[j]));
         let relative = roundings(self.steps, problem.options.band) * ULP32 / self.quotient;
         // An update that is brought back has the rounding errors of the longer one.
-        let longer = if problem.options.lagged_norms {
+        let longer = if problem.options.is_lagged() {
             10.0
         } else {
             1.0

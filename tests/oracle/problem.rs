@@ -46,7 +46,7 @@ impl Problem {
             damping: Damping::Absolute,
             bias_correction: rng.random(),
             graft: Graft::None,
-            lagged_norms: rng.random_bool(0.3),
+            lagged_norms: Some(rng.random_bool(0.3)),
             nesterov: rng.random_bool(0.3),
             graft_eps: *[1e-8, 0.1].choose(&mut rng).unwrap(),
             graft_bias_correction: rng.random(),

@@ -4,7 +4,7 @@
 use std::fs;
 
 /// The package's files, in the order of the page.
-const FILES: [&str; 14] = [
+const FILES: [&str; 17] = [
     "rule",
     "optimizer",
     "step",
@@ -19,6 +19,9 @@ const FILES: [&str; 14] = [
     "bfloat16",
     "library",
     "memory",
+    "handles",
+    "copies",
+    "workload",
 ];
 
 const HEAD: &str = "\

@@ -98,8 +98,8 @@ fn inspect_shows_what_is_in_a_file() {
     has("parameters  yes");
     has("graft       normalized rmsprop");
     has("seed        5");
-    has("fc1.weight  300 x 1000  rows       sonew  BF16  F32  F32  set  1     0  3");
-    has("fc1.bias    13          row major  adam   F32   F32  F32  set  0.25  0  2");
+    has("fc1.weight  300 x 1000  contiguous lines  sonew  BF16  F32  F32  set  1     0  3");
+    has("fc1.bias    13          contiguous  adam   F32   F32  F32  set  0.25  0  2");
     let file = Checkpoint::open(folder.path().join("saved")).unwrap();
     let array = file.arrays().last().unwrap();
     let (at, crc) = (array.offset, array.crc32.unwrap());

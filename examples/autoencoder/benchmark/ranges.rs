@@ -59,7 +59,7 @@ pub fn ranges(method: Method) -> Ranges {
             eps: Some(range(1e-8, 1e-5)),
             gamma: None,
         },
-        Method::Diagonal | Method::Tridiagonal | Method::Band4 => Ranges {
+        Method::Diagonal | Method::Tridiagonal | Method::Band4 | Method::Pooled => Ranges {
             lr: range(5e-3, 5e-2),
             far_beta1,
             far_beta2,

@@ -6,9 +6,9 @@
 use std::arch::x86_64::*;
 
 use super::{operations, token};
-use crate::simd::{Group, Instructions, Kernel, Register, Scalar, SingleRegister, LANES};
+use crate::simd::{Group, Instructions, Kernel, Register, SingleRegister, LANES};
 
-token!("avx2,fma", is_x86_feature_detected("avx2", "fma"), Group<F32, 2>, Group<F64, 4>);
+token!("avx2,fma", is_x86_feature_detected("avx2", "fma"), f32 => Group<F32, 2>, f64 => Group<F64, 4>);
 
 #[derive(Clone, Copy)]
 pub(crate) struct F32(__m256);

@@ -1,16 +1,15 @@
-//! AVX-512F: a vector of float32 is one register.
+//! AVX-512F: a vector of float32 is one register. For float64, where nobody looks for
+//! speed, AVX2 is used instead.
 
 use std::arch::x86_64::*;
 
 use super::{avx2, operations, token};
-use crate::simd::{Group, Instructions, Kernel, Register, Scalar, SingleRegister};
+use crate::simd::{Group, Instructions, Kernel, Register, SingleRegister};
 
-token!("avx512f", is_x86_feature_detected("avx512f"), Group<F32, 1>, Group<F64, 2>);
+token!("avx512f", is_x86_feature_detected("avx512f"), f32 => Group<F32, 1>);
 
 #[derive(Clone, Copy)]
 pub(crate) struct F32(__m512);
-#[derive(Clone, Copy)]
-pub(crate) struct F64(__m512d);
 
 /// The upper half.
 #[inline(always)]
@@ -70,45 +69,6 @@ impl Register for F32 {
             _mm512_storeu_pd(to, sums[0]);
             _mm512_storeu_pd(to.add(8), sums[1]);
         };
-    }
-}
-
-impl Register for F64 {
-    type Scalar = f64;
-    type Isa = Token;
-    type Mask = __mmask8;
-    type Sums = __m512d;
-    type Single = F32;
-    const LANES: usize = 8;
-
-    operations! {
-        fn add(self, b: Self) -> Self = F64(_mm512_add_pd(self.0, b.0));
-        fn mul(self, b: Self) -> Self = F64(_mm512_mul_pd(self.0, b.0));
-        fn div(self, b: Self) -> Self = F64(_mm512_div_pd(self.0, b.0));
-        fn sqrt(self) -> Self = F64(_mm512_sqrt_pd(self.0));
-        fn abs(self) -> Self = F64(_mm512_abs_pd(self.0));
-        fn mul_add(self, b: Self, c: Self) -> Self = F64(_mm512_fmadd_pd(self.0, b.0, c.0));
-        fn neg_mul_add(self, b: Self, c: Self) -> Self = F64(_mm512_fnmadd_pd(self.0, b.0, c.0));
-        fn splat(_: Token, x: f64) -> Self = F64(_mm512_set1_pd(x));
-        fn load(_: Token, from: &[f64]) -> Self = F64(_mm512_loadu_pd(from[..8].as_ptr()));
-        fn store(self, to: &mut [f64]) = _mm512_storeu_pd(to[..8].as_mut_ptr(), self.0);
-        fn stream(self, to: &mut [f64]) = {
-            let to = to[..8].as_mut_ptr();
-            assert!(to.cast::<__m512d>().is_aligned());
-            _mm512_stream_pd(to, self.0)
-        };
-        fn lt(self, b: Self) -> Self::Mask = _mm512_cmp_pd_mask::<_CMP_LT_OQ>(self.0, b.0);
-        fn not_lt(self, b: Self) -> Self::Mask = _mm512_cmp_pd_mask::<_CMP_NLT_UQ>(self.0, b.0);
-        fn is_nan(self) -> Self::Mask = _mm512_cmp_pd_mask::<_CMP_UNORD_Q>(self.0, self.0);
-        fn and(a: Self::Mask, b: Self::Mask) -> Self::Mask = a & b;
-        fn any(a: Self::Mask) -> bool = a != 0;
-        fn select(mask: Self::Mask, yes: Self, no: Self) -> Self = {
-            F64(_mm512_mask_blend_pd(mask, no.0, yes.0))
-        };
-        fn only(self, mask: Self::Mask) -> Self = F64(_mm512_maskz_mov_pd(mask, self.0));
-        fn load_sums(_: Token, from: &[f64]) -> Self::Sums = _mm512_loadu_pd(from[..8].as_ptr());
-        fn add_squares(self, sums: Self::Sums) -> Self::Sums = _mm512_fmadd_pd(self.0, self.0, sums);
-        fn store_sums(sums: Self::Sums, to: &mut [f64]) = _mm512_storeu_pd(to[..8].as_mut_ptr(), sums);
     }
 }
 

@@ -12,7 +12,7 @@ mod avx512;
 mod neon;
 mod portable;
 
-use super::simd::{Instructions, Kernel, Scalar};
+use super::simd::{Instructions, Kernel};
 
 /// An instruction set that this processor has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,9 +25,9 @@ enum Set {
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Token),
-    /// AVX-512F.
+    /// AVX-512F; AVX2 for float64, where nobody looks for speed.
     #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Token),
+    Avx512(avx512::Token, avx2::Token),
     /// Advanced SIMD of 64-bit Arm.
     #[cfg(target_arch = "aarch64")]
     Neon(neon::Token),
@@ -41,7 +41,9 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             avx2::Token::detect().map(Set::Avx2),
             #[cfg(target_arch = "x86_64")]
-            avx512::Token::detect().map(Set::Avx512),
+            avx512::Token::detect()
+                .zip(avx2::Token::detect())
+                .map(|(wide, narrow)| Set::Avx512(wide, narrow)),
             #[cfg(target_arch = "aarch64")]
             neon::Token::detect().map(Set::Neon),
         ];
@@ -62,7 +64,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Set::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512(_) => "avx512",
+            Set::Avx512(..) => "avx512",
             #[cfg(target_arch = "aarch64")]
             Set::Neon(_) => "neon",
         }
@@ -72,23 +74,38 @@ impl Isa {
     pub(crate) fn is_fast(self) -> bool {
         !matches!(self.0, Set::Portable(_))
     }
-
-    /// Runs a kernel on this instruction set.
-    pub(crate) fn run<T: Scalar, K: Kernel<T>>(self, kernel: K) -> K::Output {
-        match self.0 {
-            Set::Portable(token) => match const { K::FOR_SPEED } {
-                true => unreachable!("plain Rust has the general loops only"),
-                false => token.run(kernel),
-            },
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2(token) => token.run(kernel),
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512(token) => token.run(kernel),
-            #[cfg(target_arch = "aarch64")]
-            Set::Neon(token) => token.run(kernel),
-        }
-    }
 }
+
+/// A type of arithmetic that kernels run in.
+pub(crate) trait Runs: Sized {
+    /// Runs a kernel on an instruction set.
+    fn run<K: Kernel<Self>>(isa: Isa, kernel: K) -> K::Output;
+}
+
+/// `$avx512` is the token that does what AVX-512 is to do.
+macro_rules! runs {
+    ($T:ident, $wide:ident, $narrow:ident, $avx512:ident) => {
+        impl Runs for $T {
+            fn run<K: Kernel<$T>>(isa: Isa, kernel: K) -> K::Output {
+                match isa.0 {
+                    Set::Portable(token) => match const { K::FOR_SPEED } {
+                        true => unreachable!("plain Rust has the general loops only"),
+                        false => token.run(kernel),
+                    },
+                    #[cfg(target_arch = "x86_64")]
+                    Set::Avx2(token) => token.run(kernel),
+                    #[cfg(target_arch = "x86_64")]
+                    Set::Avx512($wide, $narrow) => $avx512.run(kernel),
+                    #[cfg(target_arch = "aarch64")]
+                    Set::Neon(token) => token.run(kernel),
+                }
+            }
+        }
+    };
+}
+
+runs!(f32, wide, _narrow, wide);
+runs!(f64, _wide, narrow, narrow);
 
 /// Asks for the memory so many bytes ahead, which will be read soon; it need not
 /// be there.
@@ -114,10 +131,11 @@ pub fn fence() {
     }
 }
 
-/// The token of an instruction set, and the function that carries its target
-/// features: all of a kernel is inlined into it.
+/// The token of an instruction set, and the functions that carry its target features: all
+/// of a kernel is inlined into one of them. `$T => $vector` are the types of arithmetic
+/// that it is used for.
 macro_rules! token {
-    ($features:literal, $detect:ident($($feature:tt),*), $single:ty, $double:ty) => {
+    ($features:literal, $detect:ident($($feature:tt),*), $($T:ident => $vector:ty),*) => {
         /// Proves that the processor has the instruction set.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) struct Token(());
@@ -128,19 +146,16 @@ macro_rules! token {
             }
         }
 
-        impl Instructions for Token {
-            type F32 = $single;
-            type F64 = $double;
-
-            fn run<T: Scalar, K: Kernel<T>>(self, kernel: K) -> K::Output {
+        $(impl Instructions<$T> for Token {
+            fn run<K: Kernel<$T>>(self, kernel: K) -> K::Output {
                 #[target_feature(enable = $features)]
-                fn inside<T: Scalar, K: Kernel<T>>(isa: Token, kernel: K) -> K::Output {
-                    T::run(isa, kernel)
+                fn inside<K: Kernel<$T>>(isa: Token, kernel: K) -> K::Output {
+                    kernel.run::<$vector>(isa)
                 }
                 // SAFETY: there is a token, so the processor has the features.
                 unsafe { inside(self, kernel) }
             }
-        }
+        })*
     };
 }
 

@@ -3,9 +3,9 @@
 use std::arch::aarch64::*;
 
 use super::{operations, token};
-use crate::simd::{Group, Instructions, Kernel, Register, Scalar, SingleRegister};
+use crate::simd::{Group, Instructions, Kernel, Register, SingleRegister};
 
-token!("neon", is_aarch64_feature_detected("neon"), Group<F32, 4>, Group<F64, 8>);
+token!("neon", is_aarch64_feature_detected("neon"), f32 => Group<F32, 4>, f64 => Group<F64, 8>);
 
 #[derive(Clone, Copy)]
 pub(crate) struct F32(float32x4_t);

@@ -7,21 +7,25 @@
 use std::array::from_fn;
 
 use super::operations;
-use crate::simd::{Group, Instructions, Kernel, Register, Scalar, SingleRegister, LANES};
+use crate::simd::{Group, Instructions, Kernel, Register, SingleRegister, LANES};
 
 /// Every processor has plain Rust.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Token;
 
-impl Instructions for Token {
-    type F32 = Group<Lanes<f32>, 1>;
-    type F64 = Group<Lanes<f64>, 1>;
-
-    // Its loops need much of the stack, which the faster ones that share a caller
-    // with them do not.
+// Its loops need much of the stack, which the faster ones that share a caller with them
+// do not.
+impl Instructions<f32> for Token {
     #[inline(never)]
-    fn run<T: Scalar, K: Kernel<T>>(self, kernel: K) -> K::Output {
-        T::run(self, kernel)
+    fn run<K: Kernel<f32>>(self, kernel: K) -> K::Output {
+        kernel.run::<Group<Lanes<f32>, 1>>(self)
+    }
+}
+
+impl Instructions<f64> for Token {
+    #[inline(never)]
+    fn run<K: Kernel<f64>>(self, kernel: K) -> K::Output {
+        kernel.run::<Group<Lanes<f64>, 1>>(self)
     }
 }
 
@@ -72,6 +76,7 @@ macro_rules! float {
             type Sums = [f64; WIDTH];
             type Single = Lanes<f32>;
             const LANES: usize = WIDTH;
+            const INLINES: bool = false;
 
             operations! {
                 fn splat(_: Token, x: $T) -> Self = {

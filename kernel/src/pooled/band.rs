@@ -4,13 +4,19 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::inverse::{Factors, TILE};
+use super::panel::INCOMING;
+use crate::factor::{Factor, Times};
 use crate::simd::{Kernel, Scalar, Vector, LANES};
 
-/// What came in becomes what is computed with.
+/// `m / q`, `1 / q` and `g / q` of a run.
 pub(crate) struct Prepare<'a, T> {
-    pub(super) momentum: &'a mut [[T; LANES]],
-    pub(super) diagonal: &'a mut [[T; LANES]],
-    pub(super) gradient: &'a mut [[T; LANES]],
+    pub(super) momentum: &'a [[T; LANES]],
+    /// The damped one.
+    pub(super) diagonal: &'a [[T; LANES]],
+    /// If products are wanted, and what multiplies it.
+    pub(super) gradient: Option<&'a [[T; LANES]]>,
+    pub(super) scale: Factor,
+    pub(super) to: [&'a mut [[T; LANES]]; INCOMING],
 }
 
 impl<T: Scalar> Kernel<T> for Prepare<'_, T> {
@@ -20,17 +26,21 @@ impl<T: Scalar> Kernel<T> for Prepare<'_, T> {
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
         let (zero, one) = (V::number(isa, 0.0), V::number(isa, 1.0));
         let infinity = V::splat(isa, T::INFINITY);
-        let rows = self.momentum.iter_mut().zip(self.diagonal);
-        for ((momentum, diagonal), gradient) in rows.zip(self.gradient) {
-            let d = V::load(isa, diagonal);
+        let scale = Times::new(isa, self.scale);
+        let [x, inverse_root, z] = self.to;
+        for i in 0..self.momentum.len() {
+            let d = V::load(isa, &self.diagonal[i]);
             let usable = V::and(zero.lt(d), d.lt(infinity));
             let inverse = one / d.sqrt();
-            (V::load(isa, momentum) * inverse)
-                .only(usable)
-                .store(momentum);
-            let z = (V::load(isa, gradient) * inverse).only(usable);
-            z.only(z.abs().lt(infinity)).store(gradient);
-            inverse.only(usable).store(diagonal);
+            let m = V::load(isa, &self.momentum[i]);
+            (m * inverse).only(usable).store(&mut x[i]);
+            inverse.only(usable).store(&mut inverse_root[i]);
+            if let Some(gradient) = self.gradient {
+                let g = scale.of(V::load(isa, &gradient[i]));
+                let over_root = (g * inverse).only(usable);
+                let finite = over_root.abs().lt(infinity);
+                over_root.only(finite).store(&mut z[i]);
+            }
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
-use super::panel::{Arrays, INCOMING};
+use super::band::Prepare;
+use super::panel::INCOMING;
 use super::{Panel, PooledBlock, PooledChains};
 use crate::access::Run;
 use crate::apply::Keep;
 use crate::runs::slice_mut;
 use crate::simd::{Kernel, Scalar, Vector, LANES};
-use crate::{Access, Directions, Gradient, Incoming, Kernels, Norms, Rule, Workspace};
+use crate::{Access, Directions, Factor, Gradient, Incoming, Kernels, Norms, Rule, Workspace};
 
 impl Kernels {
     /// State of some positions of some chains comes into the panel, from a row on.
@@ -28,6 +29,7 @@ impl Kernels {
     ) {
         let real = new.start.min(chains.length)..new.end.min(chains.length);
         let len = real.len();
+        let width = chains.width();
         if !chains.rows {
             for (at, position) in real.enumerate() {
                 let (col, len) = (of.start, of.len());
@@ -36,46 +38,36 @@ impl Kernels {
                     col,
                     len,
                 };
-                self.come::<T>(work, access, rule, block, run, norms);
                 let mut arrays = panel.arrays::<T>(chains);
-                let (to, vectors) = arrays.incoming(row + at);
-                for (to, from) in to.into_iter().zip(come_in::<T>(work)) {
-                    let to = to[..vectors].as_flattened_mut();
-                    to[..len].copy_from_slice(&from[..len]);
-                    to[len..].fill(T::ZERO);
-                }
-            }
-            let mut arrays = panel.arrays::<T>(chains);
-            let (to, vectors) = arrays.incoming(row + len);
-            for to in to {
-                to[..(new.len() - len) * vectors].fill([T::ZERO; LANES]);
+                let to = arrays
+                    .incoming(row + at)
+                    .map(|to| &mut to.as_flattened_mut()[..width]);
+                self.come::<T>(work, access, rule, block, run, to, norms);
             }
             return;
         }
         let pitch = chains.staged();
-        for vector in 0..chains.width() / LANES {
+        for vector in 0..width / LANES {
             let first = of.start + vector * LANES;
-            let group = of.end.saturating_sub(first);
+            let mut arrays = panel.arrays::<T>(chains);
             for lane in 0..LANES {
-                let is_there = lane < group && len > 0;
+                let is_there = first + lane < of.end && len > 0;
+                let at = lane * pitch;
+                let to = arrays
+                    .staged
+                    .each_mut()
+                    .map(|to| &mut to[at..at + new.len()]);
                 if is_there {
                     let (row, col) = (first + lane, real.start);
-                    self.come::<T>(work, access, rule, block, Run { row, col, len }, norms);
-                }
-                let count = if is_there { len } else { 0 };
-                let Arrays { staged, .. } = panel.arrays::<T>(chains);
-                for (to, from) in staged.into_iter().zip(come_in::<T>(work)) {
-                    let to = &mut to[lane * pitch..][..new.len()];
-                    to[..count].copy_from_slice(&from[..count]);
-                    to[count..].fill(T::ZERO);
+                    self.come::<T>(work, access, rule, block, Run { row, col, len }, to, norms);
+                } else {
+                    to.into_iter().for_each(|to| to.fill(T::ZERO));
                 }
             }
-            let mut arrays = panel.arrays::<T>(chains);
             let staged = std::mem::take(&mut arrays.staged);
-            let (to, vectors) = arrays.incoming(row);
-            for (to, rows) in to.into_iter().zip(staged) {
-                let to = &mut to[vector..];
-                let count = new.len();
+            let vectors = width / LANES;
+            for (to, rows) in arrays.incoming(row).into_iter().zip(staged) {
+                let (to, count) = (&mut to[vector..], new.len());
                 self.call(ToColumns {
                     rows,
                     pitch,
@@ -87,8 +79,9 @@ impl Kernels {
         }
     }
 
-    /// The state of a run comes into the chunk, from its first coordinate on, with the
-    /// gradient if that is needed.
+    /// The state of a run takes in the gradient, if it is to, and comes prepared; what is
+    /// behind it is zero.
+    #[allow(clippy::too_many_arguments)]
     fn come<T: Scalar>(
         &self,
         work: &mut Workspace,
@@ -96,34 +89,63 @@ impl Kernels {
         rule: &Rule,
         block: &PooledBlock<'_>,
         run: Run,
+        to: [&mut [T]; INCOMING],
         norms: &mut Norms,
     ) {
         work.along(false);
-        if block.takes_in || block.products.is_some() {
-            self.gradient(work, access, run, (0, 0), rule.scale);
-        }
-        if !block.takes_in {
-            for plane in 0..2 {
-                self.read(work, access, run, (plane, 0), rule.reading(plane));
-            }
-            return;
-        }
         // Whole vectors, then the rest.
         let whole = run.len - run.len % LANES;
+        let [mut x, mut inverse_root, mut z] = to;
         for (from, len) in [(0, whole), (whole, run.len - whole)] {
-            if len > 0 {
-                let incoming = Incoming {
-                    run: Run {
-                        col: run.col + from,
-                        len,
-                        ..run
-                    },
-                    from,
-                    gradient: Gradient::InChunk,
-                    ends: false,
-                };
-                self.update(work, access, rule, &incoming, &mut norms.reference);
+            if len == 0 {
+                continue;
             }
+            let run = Run {
+                col: run.col + from,
+                len,
+                ..run
+            };
+            let in_place = len.is_multiple_of(LANES) && self.reads_in_place(access, rule);
+            let needs_gradient = block.takes_in || block.products.is_some();
+            if needs_gradient && !in_place {
+                self.gradient(work, access, run, (0, from), rule.scale);
+            }
+            let gradient = match (block.takes_in, in_place) {
+                (false, _) => Gradient::None,
+                (true, true) => Gradient::InMemory { step: 1 },
+                (true, false) => Gradient::InChunk,
+            };
+            let incoming = Incoming {
+                run,
+                from,
+                gradient,
+                ends: false,
+            };
+            self.update(work, access, rule, &incoming, &mut norms.reference);
+            let arrays = work.arrays::<T>();
+            let (state, plane) = (&*arrays.state, arrays.new.plane);
+            let (gradient, scale) = match in_place {
+                true => (bytemuck::cast_slice(access.gradient(run)), rule.scale),
+                false => (&arrays.new.gradient[from..], Factor::ONE),
+            };
+            let count = len.next_multiple_of(LANES);
+            self.call(Prepare {
+                momentum: state[from..from + count].as_chunks().0,
+                diagonal: state[plane + from..plane + from + count].as_chunks().0,
+                gradient: block
+                    .products
+                    .is_some()
+                    .then(|| gradient[..count].as_chunks().0),
+                scale,
+                to: [
+                    x[from..from + count].as_chunks_mut().0,
+                    inverse_root[from..from + count].as_chunks_mut().0,
+                    z[from..from + count].as_chunks_mut().0,
+                ],
+            });
+        }
+        for to in [&mut x, &mut inverse_root, &mut z] {
+            to[run.len..].fill(T::ZERO);
         }
     }
 
@@ -210,14 +232,6 @@ impl Kernels {
             }
         }
     }
-}
-
-/// The momentum, diagonal and gradient in the chunk.
-fn come_in<T: Scalar>(work: &mut Workspace) -> [&[T]; INCOMING] {
-    let arrays = work.arrays::<T>();
-    let (plane, at) = (arrays.new.plane, arrays.new.at.new);
-    let state = &*arrays.state;
-    [&state[at..], &state[plane + at..], &*arrays.new.gradient]
 }
 
 /// Rows of a vector of chains become columns.

@@ -10,8 +10,8 @@
 //! number that belongs to a position is one for all lanes:
 //!
 //! ```text
-//! bring      the state takes in the gradient (as everywhere), and becomes columns
-//! prepare    m, d, g  ->  x = m / q, 1 / q, z = g / q
+//! bring      the state takes in the gradient (as everywhere); m, d, g  ->  m / q, 1 / q,
+//!            g / q, which become columns
 //! products   sum over chains of z[j] z[j + i]
 //! solve      v = D L^T x, then u = q^-1 L v
 //! deliver    directions become rows again, and reach their target
@@ -148,14 +148,14 @@ impl Kernels {
                 let count = strip.min(padded - start);
                 // New are those that directions lag behind, too.
                 let new = come..padded.min(start + strip + lag);
-                let at = (lag + new.start - start, new.len());
+                let row = lag + new.start - start;
                 self.bring::<T>(
-                    work, access, rule, chains, &block, &mut panel, &of, &new, at.0, norms,
+                    work, access, rule, chains, &block, &mut panel, &of, &new, row, norms,
                 );
                 come = new.end;
                 let mut arrays = panel.arrays::<T>(chains);
-                arrays.clear_behind(at.0 + at.1);
-                self.call(arrays.prepare(at));
+                let there = new.end.min(chains.length).saturating_sub(new.start);
+                arrays.clear_behind(row + there);
                 if let Some(sums) = &mut block.products {
                     self.call(arrays.products(bytemuck::cast_slice_mut(sums), start, count));
                 }

@@ -1,6 +1,6 @@
 //! The arrays of a panel.
 
-use super::band::{Prepare, Products, Solve};
+use super::band::{Products, Solve};
 use super::{PooledChains, PooledInverse};
 use crate::simd::{Scalar, LANES};
 use crate::workspace::{lines, Line};
@@ -15,19 +15,19 @@ pub(crate) struct Panel(Box<[Line]>);
 pub(crate) struct Arrays<'a, T> {
     chains: PooledChains,
     vectors: usize,
-    /// `m`, then `m / q`, then directions.
+    /// `m / q`, then directions.
     x: &'a mut [[T; LANES]],
-    /// The damped diagonal, then `1 / q`.
+    /// `1 / q`.
     inverse_root: &'a mut [[T; LANES]],
-    /// The gradient, then `g / q`.
+    /// `g / q`.
     z: &'a mut [[T; LANES]],
     /// `D L^T x`.
     solved: &'a mut [[T; LANES]],
-    /// Rows of as many chains as a vector has lanes: momentum, diagonal, gradient.
+    /// The same three, in rows of as many chains as a vector has lanes.
     pub(super) staged: [&'a mut [T]; 3],
 }
 
-/// The arrays that come in as they are in the state.
+/// The arrays that come in.
 pub(super) const INCOMING: usize = 3;
 
 impl PooledChains {
@@ -90,12 +90,11 @@ impl Panel {
 }
 
 impl<T: Scalar> Arrays<'_, T> {
-    /// Where momentum, diagonal and gradient come in: the rows from one on, and the vectors
-    /// of a row.
-    pub(super) fn incoming(&mut self, row: usize) -> ([&mut [[T; LANES]]; INCOMING], usize) {
+    /// Where `m / q`, `1 / q` and `g / q` come in: the rows from one on.
+    pub(super) fn incoming(&mut self, row: usize) -> [&mut [[T; LANES]]; INCOMING] {
         let at = row * self.vectors;
         let arrays = [&mut *self.x, &mut *self.inverse_root, &mut *self.z];
-        (arrays.map(|array| &mut array[at..]), self.vectors)
+        arrays.map(|array| &mut array[at..])
     }
 
     /// No position of these chains has come yet.
@@ -132,15 +131,6 @@ impl<T: Scalar> Arrays<'_, T> {
         let first = self.chains.lag() * self.vectors;
         let directions = &self.x[first..][..count * self.vectors];
         (directions, self.vectors, &mut *self.staged[0])
-    }
-
-    pub(super) fn prepare(&mut self, (row, count): (usize, usize)) -> Prepare<'_, T> {
-        let rows = row * self.vectors..(row + count) * self.vectors;
-        Prepare {
-            momentum: &mut self.x[rows.clone()],
-            diagonal: &mut self.inverse_root[rows.clone()],
-            gradient: &mut self.z[rows],
-        }
     }
 
     pub(super) fn products<'b>(

@@ -57,6 +57,38 @@ fn unknown_metadata_is_ignored() {
     open_replaced(r#""sonew.step""#, r#""framework":"pt","sonew.step""#).unwrap();
 }
 
+#[test]
+fn texts_that_no_program_has_kept_are_refused() {
+    let with = |texts: &str| {
+        let step = r#""sonew.step""#;
+        open_replaced(step, &format!("{texts},{step}"))
+    };
+    let found = with(r#""sonew.text.a":"1\u00e4\n","sonew.text.b/c":"""#).unwrap();
+    let texts: Vec<_> = found.header().texts.iter().collect();
+    let expected = [("a", "1\u{e4}\n"), ("b/c", "")];
+    assert!(texts
+        .iter()
+        .map(|(key, text)| (&key[..], &text[..]))
+        .eq(expected));
+    for (texts, expected) in [
+        (
+            r#""sonew.text.a":"1","sonew.text.a":"2""#,
+            "two texts have the key \"a\"",
+        ),
+        (r#""sonew.text.":"1""#, "a text has the key \"\""),
+        (r#""sonew.text.a\n":"1""#, "a text has the key \"a\\n\""),
+        (r#""sonew.text.a":"\u0000""#, "the text \"a\" has a NUL"),
+    ] {
+        let reason = reason(with(texts));
+        assert!(reason.contains(expected), "{texts}: {reason}");
+    }
+    let many: Vec<_> = (0..1001)
+        .map(|i| format!(r#""sonew.text.{i}":"""#))
+        .collect();
+    with(&many[1..].join(",")).unwrap();
+    assert_eq!(reason(with(&many.join(","))), "it has more than 1000 texts");
+}
+
 /// What stands in the file, what is put there, what the reason says.
 type Row = (&'static str, &'static str, &'static str);
 
@@ -367,6 +399,11 @@ fn long_headers_alone() {
         many(
             &start.replace("]\"}", "]\""),
             &|i| format!(r#","sonew.{i}":"""#),
+            "}}",
+        ),
+        many(
+            &start.replace("]\"}", "]\""),
+            &|i| format!(r#","sonew.text.{i}":"""#),
             "}}",
         ),
     ];

@@ -52,8 +52,9 @@ class Options(ctypes.Structure):
         ("instruction_set", c_int32),
         ("lagged_norms", c_int32),
         ("nesterov", c_int32),
-        ("reserved", c_int32 * 1),
+        ("pooling", c_int32),
         ("pool", c_void_p),
+        ("shrink", c_double),
     ]
 
 

@@ -13,13 +13,15 @@ the C library `libsonew`, whose manual is `include/sonew.h`.
     save(opt, "step-1000.safetensors", model)
     close(opt)
 
-The library is looked for at the path in the environment variable `SONEW_LIBRARY`, near
-the package, and on the system's library path; see [`LibraryError`](@ref).
+The library is looked for at the path in the environment variable `SONEW_LIBRARY`, at that
+in the preference `library`, near the package, and on the system's library path; see
+[`LibraryError`](@ref).
 """
 module SONew
 
 import Libdl
 import Random
+import Serialization
 
 export SONewRule, SONewError, setup, step!, update!, adjust!
 export save, load, load!, make_live!, sync, verify, save_begin, save_finish
@@ -29,6 +31,7 @@ include("bfloat16.jl")
 include("errors.jl")
 include("structs.jl")
 include("library.jl")
+include("handles.jl")
 include("pool.jl")
 include("rule.jl")
 include("memory.jl")
@@ -39,11 +42,15 @@ include("planes.jl")
 include("files.jl")
 include("info.jl")
 include("plan.jl")
+include("copies.jl")
 
 function __init__()
     LIBRARY[] = open_library()
     DEFAULTS[] = library_defaults()
-    empty!(PLANS)
+    PROCESS[] = rand(Random.RandomDevice(), UInt)
+    forget_plans()
 end
+
+include("workload.jl")
 
 end

@@ -23,6 +23,8 @@ Base.showerror(io::IO, e::SONewError) =
     print(io, "SONewError: ", e.message, " (", e.status, ")")
 
 # The statuses that this package itself throws.
+const NON_FINITE_GRADIENT = (:SONEW_NON_FINITE_GRADIENT, Int32(1))
+const OUT_OF_RANGE = (:SONEW_OUT_OF_RANGE, Int32(107))
 const BAD_HANDLE = (:SONEW_BAD_HANDLE, Int32(101))
 const NO_TENSORS = (:SONEW_NO_TENSORS, Int32(200))
 const TOO_MANY_DIMENSIONS = (:SONEW_TOO_MANY_DIMENSIONS, Int32(203))

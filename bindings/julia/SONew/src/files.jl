@@ -270,7 +270,13 @@ A save in the background, begun by [`save_begin`](@ref) and ended by
 mutable struct Saving
     handle::Ptr{Cvoid}
     lock::ReentrantLock
+    path::String
+    self::UInt
 end
+
+Base.show(io::IO, saving::Saving) =
+    print(io, "SONew.Saving(", repr(saving.path), ", ",
+          saving.handle == C_NULL ? "finished" : "begun", ")")
 
 """
     save_begin(opt, path, model = nothing) -> SONew.Saving
@@ -281,7 +287,7 @@ errors. A save that is never finished explicitly is finished when it is garbage
 collected.
 """
 function save_begin(opt::Optimizer, path::AbstractString, model = nothing)
-    saving = finalizer(s -> release(s, :sonew_save_finish), Saving(C_NULL, ReentrantLock()))
+    saving = owner_of(:sonew_save_finish, Saving(C_NULL, ReentrantLock(), String(path), 0))
     protected(opt) do optimizer
         handle = Ref{Ptr{Cvoid}}(C_NULL)
         GC.@preserve model with_params(opt, model) do params, count

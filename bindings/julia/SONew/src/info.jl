@@ -109,7 +109,7 @@ function set_settings!(opt::Optimizer, tensor; lr_scale::Union{Nothing,Real} = n
         now = filled(c().sonew_get_settings, Settings, handle, index - 1)
         settings = Settings(sizeof(Settings), something(lr_scale, now.lr_scale),
                             something(weight_decay, now.weight_decay),
-                            something(step_count, now.step_count),
+                            as(UInt64, something(step_count, now.step_count), "step_count"),
                             Tuple(something(scalars, now.scalars)))
         check(ccall(c().sonew_set_settings, Int32, (Ptr{Cvoid}, Csize_t, Ref{Settings}),
                     handle, index - 1, settings))

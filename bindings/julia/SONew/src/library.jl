@@ -34,8 +34,24 @@ besides() = joinpath.((PACKAGE, joinpath(PACKAGE, "lib"),
                        normpath(joinpath(PACKAGE, "..", "..", "..", "target", "release"))),
                       "libsonew." * Libdl.dlext)
 
-function find_library()
+const UUID = Base.UUID("5f0c6a1e-7d2b-4b8e-9a54-0d3f1c7e2b96")
+
+# The path that a project sets for itself, as with Preferences.jl. Julia reads preferences
+# itself, from 1.6 on.
+preference() = isdefined(Base, :get_preferences) ?
+               get(Base.get_preferences(UUID), "library", "") : ""
+
+# The path that the user chose, and what to say of who did.
+function chosen_library()
     path = get(ENV, "SONEW_LIBRARY", "")
+    isempty(path) || return path, " (SONEW_LIBRARY names it)"
+    path = preference()
+    isempty(path) || return path, " (the preference library of SONew names it)"
+    return "", ""
+end
+
+function find_library()
+    path = first(chosen_library())
     isempty(path) || return path
     for path in besides()
         isfile(path) && return path
@@ -46,6 +62,7 @@ function find_library()
         libsonew was not found. It was looked for
 
           - in the environment variable SONEW_LIBRARY, which is not set,
+          - in the preference library of SONew, which is not set,
           - beside the package:
               $(join(besides(), "\n      "))
           - on the system's library path.
@@ -66,7 +83,8 @@ function open_library(path::AbstractString = find_library())
     handle = try
         Libdl.dlopen(path)
     catch e
-        hint = !isempty(get(ENV, "SONEW_LIBRARY", "")) ? " (SONEW_LIBRARY names it)" : ""
+        chosen, who = chosen_library()
+        hint = path == chosen ? who : ""
         throw(LibraryError("$path$hint cannot be opened as a library: $(sprint(showerror, e))"))
     end
     try
@@ -135,7 +153,19 @@ check(status::Int32) = status == 0 ? nothing : throw_status(status)
 @noinline function throw_status(status)
     name = unsafe_string(ccall(c().sonew_status_name, Ptr{UInt8}, (Int32,), status))
     message = unsafe_string(ccall(c().sonew_last_error, Ptr{UInt8}, ()))
-    throw(SONewError(Symbol(name), status, message))
+    throw(SONewError(Symbol(name), status, in_julia(message)))
+end
+
+# A message of the library in this package's terms: hyperparameters by their names here, and
+# sizes with the first dimension first. What is in quotes are names and paths.
+in_julia(message) = replace(message, r"\"[^\"]*\"|\b(?:options|step)\.\w+|\bdims\b|(?<= )\[\d+(?:, \d+)*\]" => term_in_julia)
+
+function term_in_julia(term)
+    startswith(term, '"') && return term
+    term == "dims" && return "size"
+    startswith(term, '[') && return string(Tuple(reverse(parse.(Int, split(term[2:end-1], ", ")))))
+    name = last(split(term, '.'))
+    return name == "lr" ? "eta" : name
 end
 
 # A struct that a function of the library fills in: its defaults, what is asked of a handle,

@@ -4,6 +4,7 @@
 # The address of an array. `what` names it for messages, as in "the gradient of W".
 address(x::Array, what) = convert(Ptr{Cvoid}, pointer(x))
 function address(x::AbstractArray, what)
+    isbits(x) && not_contiguous(x, what, "is a value without a place in memory")
     steps = attempt(strides, x)
     steps === nothing && not_contiguous(x, what, "does not tell its strides in memory")
     contiguous(size(x), steps) ||

@@ -28,6 +28,9 @@ mutable struct Optimizer
     lock::ReentrantLock
     # Increases whenever views of the state become invalid.
     generation::Int
+    # What was made of the gradients of a step, and is needed until the step is taken.
+    kept::Vector{Any}
+    self::UInt
 end
 
 """
@@ -41,7 +44,8 @@ fields, or those that [`SONew.trainable`](@ref) returns). The optimizer does not
 Arrays are `Float32`, `Float64`, `Float16` or bfloat16 and contiguous in memory: an
 `Array`, or a view or reshape of one that leaves no gaps. Others are refused. Two arrays
 that share memory are refused as well, because they are one parameter: leave one of them
-out. Values that are not arrays (numbers, functions, strings) are ignored.
+out. Values that are not arrays (numbers, functions, strings) are ignored, and so are arrays
+of integers. With Optimisers.jl loaded, what `Optimisers.trainable` leaves out is not trained.
 
 Each array is a tensor whose name is the path to it in the model, as in `"layers.1.W"`
 (`"array"` if the model is a single array); files identify it by that name.
@@ -58,8 +62,8 @@ an array of a type that it does not take.
 function setup(rule::SONewRule, model; hyperparameters = (name, array) -> NamedTuple())
     tensors, rules, places = TensorInfo[], SONewRule[], Int[]
     arrays = named_arrays(model)
-    for (name, array) in arrays
-        own = hyperparameters(name, array)
+    for (name, array, trained) in ((a.name, a.array, a.trained) for a in arrays)
+        own = trained ? hyperparameters(name, array) : nothing
         if own === nothing
             push!(places, 0)
             continue
@@ -73,7 +77,7 @@ function setup(rule::SONewRule, model; hyperparameters = (name, array) -> NamedT
     end
     isempty(tensors) && refuse(NO_TENSORS, "the model has no array to train: it is ",
                                outline(model))
-    check_apart(tensors, [x for (place, (_, x)) in zip(places, arrays) if place != 0])
+    check_apart(tensors, [a.array for (place, a) in zip(places, arrays) if place != 0])
     list = [tensor(t.name, Tuple(t.size), t.type, r) for (t, r) in zip(tensors, rules)]
     opt = optimizer(rule, tensors, places)
     GC.@preserve tensors create!(opt, c().sonew_create, list)
@@ -83,10 +87,8 @@ end
 # One that has no handle yet.
 function optimizer(rule, tensors, places)
     n = length(tensors)
-    opt = Optimizer(C_NULL, rule, tensors, places, fill(C_NULL, n), fill(C_NULL, n),
-                    ReentrantLock(), 0)
-    # A finalizer must not wait for the lock, and need not: nothing else uses the handle.
-    return finalizer(o -> release(o, :sonew_free), opt)
+    return owner_of(:sonew_free, Optimizer(C_NULL, rule, tensors, places, fill(C_NULL, n),
+                                           fill(C_NULL, n), ReentrantLock(), 0, Any[], 0))
 end
 
 const PER_TENSOR = (:chains, :update, :state_dtype, :grad_dtype, :master, :shard)
@@ -131,41 +133,6 @@ function check_apart(tensors, arrays)
     end
 end
 
-# Creates the handle of an owner. The owner has its finalizer already, so that a Ctrl-C
-# cannot lose the handle.
-create!(owner, f, list) = disable_sigint() do
-    handle = Ref{Ptr{Cvoid}}(C_NULL)
-    check(ccall(f, Int32, (Ref{Options}, Ptr{Tensor}, Csize_t, Ptr{Ptr{Cvoid}}),
-                options(owner.rule), list, length(list), handle))
-    owner.handle = handle[]
-end
-
-# Runs f(handle) while no other task uses the handle, and delays Ctrl-C until it is done.
-function protected(f, owner)
-    disable_sigint() do
-        lock(owner.lock)
-        try
-            owner.handle == C_NULL && closed(owner)
-            return f(owner.handle)
-        finally
-            unlock(owner.lock)
-        end
-    end
-end
-
-@noinline closed(owner) =
-    refuse(BAD_HANDLE, "the ", lowercase(string(nameof(typeof(owner)))), " was closed")
-
-# Frees a handle, unless it is in use, which the lock prevents.
-function release(owner, f)
-    owner.handle == C_NULL && return
-    status = ccall(getfield(c(), f), Int32, (Ptr{Cvoid},), owner.handle)
-    status == BUSY || (owner.handle = C_NULL)
-    return status
-end
-
-const BUSY = Int32(102)
-
 """
     close(opt)
 
@@ -183,9 +150,7 @@ function Base.close(opt::Optimizer)
     return
 end
 
-Base.isopen(opt::Optimizer) = opt.handle != C_NULL
-Base.deepcopy_internal(::Optimizer, ::IdDict) = throw(ArgumentError(
-    "an optimizer cannot be copied: save it, and load the file into another one"))
+Base.isopen(opt::Optimizer) = is_itself(opt) && opt.handle != C_NULL
 
 function Base.show(io::IO, opt::Optimizer)
     n = length(opt.tensors)

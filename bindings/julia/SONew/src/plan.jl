@@ -16,14 +16,17 @@ mutable struct Plan
     plane_names::Vector{String}
     plane_types::Vector{DataType}
     lock::ReentrantLock
+    # When the extension of Optimisers.jl last used it, counted in uses of all plans.
+    used::Int
+    self::UInt
 end
 
 Plan(rule::SONewRule, x::AbstractArray) = Plan(rule, eltype(x), size(x))
 function Plan(rule::SONewRule, type::DataType, size::Dims)
     check_kind("array", type, length(size))
     info = TensorInfo("array", collect(Int, size), type, something(rule.grad_dtype, type))
-    plan = Plan(C_NULL, rule, info, String[], DataType[], ReentrantLock())
-    finalizer(p -> release(p, :sonew_plan_free), plan)
+    plan = owner_of(:sonew_plan_free,
+                    Plan(C_NULL, rule, info, String[], DataType[], ReentrantLock(), 0, 0))
     list = [tensor(info.name, size, type, rule)]
     GC.@preserve info create!(plan, c().sonew_plan_create, list)
     planes = arrays_of(filled(c().sonew_plan_planes, Planes, plan.handle, 0))
@@ -41,8 +44,10 @@ function Base.close(plan::Plan)
     plan.handle == C_NULL || protected(_ -> check(release(plan, :sonew_plan_free)), plan)
     return
 end
-Base.isopen(plan::Plan) = plan.handle != C_NULL
-Base.deepcopy_internal(::Plan, ::IdDict) = throw(ArgumentError("a plan cannot be copied"))
+Base.isopen(plan::Plan) = is_itself(plan) && plan.handle != C_NULL
+Base.show(io::IO, plan::Plan) =
+    print(io, "SONew.Plan(", plan.rule, ", ", plan.info.type, ", ", Tuple(plan.info.size), ", ",
+          isopen(plan) ? "open" : "closed", ")")
 
 """
     SONew.zero_planes(plan) -> Vector
@@ -79,15 +84,16 @@ for: another size is refused with a [`SONewError`](@ref), another type with an
 `scalars` after [`SONew.set_state!`](@ref).
 """
 function direction!(u::AbstractArray, plan::Plan, planes, grad::AbstractArray,
-                    step_number::Integer; grad_scale::Real = plan.rule.grad_scale,
+                    step_number::Integer; eta::Real = plan.rule.eta,
+                    grad_scale::Real = plan.rule.grad_scale,
                     clip_norm::Real = plan.rule.clip_norm,
                     statistics_weight::Real = plan.rule.statistics_weight,
                     non_finite::Symbol = plan.rule.non_finite,
                     scalars::Union{Nothing,Vector{Float64}} = nothing,
                     beta1::Union{Nothing,Real} = nothing,
-                    beta2::Union{Nothing,Real} = nothing)
+                    beta2::Union{Nothing,Real} = nothing, weight_decay::Real = 0)
     info = plan.info
-    step = step_options(plan.rule.eta, grad_scale, statistics_weight, clip_norm, non_finite;
+    step = step_options(eta, grad_scale, statistics_weight, clip_norm, non_finite;
                         beta1 = beta1, beta2 = beta2)
     scalars === nothing || check_scalars(scalars, info.name)
     length(planes) == length(plan.plane_types) || refuse(
@@ -101,11 +107,11 @@ function direction!(u::AbstractArray, plan::Plan, planes, grad::AbstractArray,
                 buffers = Buffers(
                     sizeof(Buffers), C_NULL, fitting(u, info, info.type, "the direction of"),
                     fitting(grad, info, info.grad_type, "the gradient of"), pointer(pointers),
-                    length(pointers), length(u), 1, 0, 0,
+                    length(pointers), length(u), 1, weight_decay, 0,
                     scalars === nothing ? C_NULL : pointer(scalars))
                 check(ccall(c().sonew_plan_step, Int32,
                             (Ptr{Cvoid}, Ref{StepOptions}, UInt64, Ref{Buffers}, Csize_t),
-                            handle, step, step_number, buffers, 1))
+                            handle, step, as(UInt64, step_number, "step_number"), buffers, 1))
             end
         end
     end
@@ -115,42 +121,87 @@ end
 # Plans for the extension of Optimisers.jl, whose state is plain arrays: one for all
 # arrays of the same type and size, which is kept for the next step. A task takes a plan
 # out while it uses it, so that no other one can close it.
+#
+# What changes from step to step goes to the step, and is in no plan. Of plans that differ in
+# nothing but other numbers, the last few are kept, so that each of a few groups can have its
+# own; of all plans together, those of a large model.
+const KEPT_PLANS = 4
+const MOST_PLANS = 512
+
+# The hyperparameters of a plan, and the same without any numbers, which plans are sorted by.
+struct PlanRule
+    rule::SONewRule
+    group::SONewRule
+end
+
+function PlanRule(rule::SONewRule)
+    d = DEFAULTS[]
+    own = SONewRule(rule; eta = d.eta, weight_decay = 0, grad_scale = 1, clip_norm = 0,
+                    statistics_weight = 1, non_finite = :skip, beta1 = d.beta1, beta2 = d.beta2)
+    return PlanRule(own, SONewRule(own; eps = 0, gamma = 0, graft_eps = 0))
+end
+
 const PLANS = Dict{Tuple{SONewRule,DataType,Dims},Vector{Plan}}()
 const PLANS_LOCK = ReentrantLock()
+const USES = Ref(0)
 
-# Of plans that differ in nothing but numbers, this many are kept, the last ones used. So
-# a number can change with every step, and each of a few groups can have its own.
-const KEPT_PLANS = 4
-
-# Hyperparameters of a step, which differ without another plan.
-of_plan(rule::SONewRule) = SONewRule(rule; eta = 0, weight_decay = 0, grad_scale = 1,
-                                     clip_norm = 0, statistics_weight = 1, non_finite = :skip)
-
-# The same without the other numbers.
-without_numbers(rule::SONewRule) =
-    SONewRule(of_plan(rule); beta1 = 0, beta2 = 0, eps = 0, gamma = 0, graft_eps = 0)
+kept_plans() = lock(() -> sum(Int[length(plans) for plans in values(PLANS)]), PLANS_LOCK)
+forget_plans() = lock(() -> (empty!(PLANS); nothing), PLANS_LOCK)
 
 # Calls f with a plan for arrays of this type and size.
-function with_plan(f, rule::SONewRule, type::DataType, size::Dims)
-    wanted, key = of_plan(rule), (without_numbers(rule), type, size)
+function with_plan(f, rule::PlanRule, type::DataType, size::Dims)
+    key = (rule.group, type, size)
     kept = lock(PLANS_LOCK) do
         plans = get(PLANS, key, nothing)
         plans === nothing && return nothing
-        i = findlast(plan -> plan.rule === wanted, plans)
+        i = findlast(plan -> plan.rule === rule.rule, plans)
         return i === nothing ? nothing : popat_at!(plans, i)
     end
-    plan = kept === nothing ? Plan(wanted, type, size) : kept
+    plan = kept === nothing ? Plan(rule.rule, type, size) : kept
     try
         return f(plan)
     finally
-        oldest = lock(PLANS_LOCK) do
-            plans = get!(() -> Plan[], PLANS, key)
-            push!(plans, plan)
-            return length(plans) > KEPT_PLANS ? popfirst!(plans) : nothing
-        end
-        oldest === nothing || close(oldest)
+        foreach(close, lock(() -> put_back!(plan, key, kept === nothing), PLANS_LOCK))
     end
 end
+
+# Keeps a plan as the last one that was used. Returns those for which there is no room.
+function put_back!(plan, key, is_new)
+    plans = get!(() -> Plan[], PLANS, key)
+    plan.used = USES[] += 1
+    push!(plans, plan)
+    without = length(plans) > KEPT_PLANS ? [popfirst!(plans)] : Plan[]
+    if is_new
+        for _ in 1:kept_plans()-MOST_PLANS
+            oldest = argmin_by(plans -> isempty(plans) ? typemax(Int) : first(plans).used, PLANS)
+            push!(without, popfirst!(PLANS[oldest]))
+            isempty(PLANS[oldest]) && delete!(PLANS, oldest)
+        end
+    end
+    return without
+end
+
+# The key with the smallest f(value).
+argmin_by(f, dict) = first(reduce((a, b) -> f(last(b)) < f(last(a)) ? b : a, dict))
+
+# Refuses what the library refuses in the numbers of a rule, by a step of a single zero that
+# changes nothing.
+function check_numbers(rule::SONewRule, plans::PlanRule = PlanRule(rule))
+    try
+        with_plan(plan -> take_no_step(plan, rule), plans, Float32, (1,))
+    catch e
+        e isa SONewError || rethrow()
+        throw(SONewError(e.status, e.code, replace(e.message, " of tensor \"array\"" => "")))
+    end
+    return
+end
+
+take_no_step(plan, rule) =
+    direction!(zeros(Float32, 1), plan, zero_planes(plan),
+               [zero_of(plan.info.grad_type)], 1; eta = rule.eta, grad_scale = rule.grad_scale,
+               clip_norm = rule.clip_norm, statistics_weight = rule.statistics_weight,
+               non_finite = rule.non_finite, scalars = zero_scalars(), beta1 = rule.beta1,
+               beta2 = rule.beta2, weight_decay = rule.weight_decay)
 
 # Julia 1.5 has no popat!.
 function popat_at!(list, i)
@@ -164,6 +215,13 @@ end
 
 Converts the rule to one of Optimisers.jl, for `Optimisers.setup`, `Flux.setup` and
 `OptimiserChain`. Needs Julia 1.9 and `using Optimisers`. Optimisers.jl takes a separate
-step for each array; [`step!`](@ref) takes one for all arrays, and is faster.
+step for each array; [`step!`](@ref) takes one for all arrays, and is faster. Its
+hyperparameters are read as those of other rules, as in `rule.eta`.
+
+Numbers out of range are refused here, and by `Optimisers.adjust!`, with a
+[`SONewError`](@ref). A gradient that is not finite is refused before any array is updated,
+if the rule stands alone or at the end of an `OptimiserChain` of up to four rules (in a
+chain: one with a NaN; other rules may make an infinity finite).
 """
-function optimisers_rule end
+optimisers_rule(rule::SONewRule) = throw(ArgumentError(
+    "optimisers_rule needs Optimisers.jl, and Julia 1.9 or newer: write `using Optimisers` first"))

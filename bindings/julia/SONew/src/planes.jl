@@ -160,7 +160,7 @@ function set_state!(opt::Optimizer, step_count::Integer, planes)
             end
             check(ccall(c().sonew_set_state, Int32,
                         (Ptr{Cvoid}, UInt64, Ptr{Ptr{Cvoid}}, Csize_t),
-                        handle, step_count, list, length(list)))
+                        handle, as(UInt64, step_count, "step_count"), list, length(list)))
         end
         opt.generation += 1
     end

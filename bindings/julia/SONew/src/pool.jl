@@ -17,16 +17,18 @@ it.
 mutable struct Pool
     handle::Ptr{Cvoid}
     lock::ReentrantLock
+    self::UInt
 end
 
-function Pool(threads::Integer = 0; processors = Int[])
-    pool = finalizer(p -> release(p, :sonew_pool_free), Pool(C_NULL, ReentrantLock()))
-    numbers = collect(Csize_t, processors)
+function Pool(threads::Real = 0; processors = Int[])
+    pool = owner_of(:sonew_pool_free, Pool(C_NULL, ReentrantLock(), 0))
+    count = as(Int32, threads, "threads")
+    numbers = Csize_t[as(Csize_t, number, "a number of processors") for number in processors]
     disable_sigint() do
         handle = Ref{Ptr{Cvoid}}(C_NULL)
         check(ccall(c().sonew_pool_create, Int32,
                     (Int32, Ptr{Csize_t}, Csize_t, Ptr{Ptr{Cvoid}}),
-                    threads, numbers, length(numbers), handle))
+                    count, numbers, length(numbers), handle))
         pool.handle = handle[]
     end
     return pool
@@ -44,7 +46,6 @@ function Base.close(pool::Pool)
     return
 end
 
-Base.isopen(pool::Pool) = pool.handle != C_NULL
-Base.deepcopy_internal(::Pool, ::IdDict) = throw(ArgumentError("a pool cannot be copied"))
+Base.isopen(pool::Pool) = is_itself(pool) && pool.handle != C_NULL
 Base.show(io::IO, pool::Pool) =
     print(io, "SONew.Pool(", isopen(pool) ? "open" : "closed", ")")

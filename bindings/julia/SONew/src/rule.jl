@@ -111,21 +111,17 @@ struct SONewRule
     nesterov::Bool
     shard::Union{Nothing,NamedTuple{(:first, :whole),Tuple{Int,Int}}}
 
-    function SONewRule(values::Vararg{Any,30})
-        rule = new(values[1:29]..., checked_shard(values[30]))
-        # Refuses a misspelt name here, not only in setup().
-        number(GRAFT, rule.graft, "graft")
-        number(DAMPING, rule.damping, "damping")
-        number(STATISTICS, rule.statistics, "statistics")
-        number(NON_FINITE, rule.non_finite, "non_finite")
-        number(ROUNDING, rule.rounding, "rounding")
-        number(INSTRUCTION_SET, rule.instruction_set, "instruction_set")
-        number(CHAINS, rule.chains, "chains")
-        number(UPDATE, rule.update, "update")
-        dtype_or_default(rule.grad_dtype, "grad_dtype")
-        dtype_or_default(rule.state_dtype, "state_dtype")
-        return rule
-    end
+    # From values that hyperparameter() has returned, or those of another rule.
+    SONewRule(values::Vector{Any}) = new(values...)
+end
+
+# A hyperparameter as the rule keeps it. What cannot be one is refused here, not only in
+# setup(), and with its name.
+function hyperparameter(name, type, value)
+    name === :shard && return checked_shard(value)
+    name in (:grad_dtype, :state_dtype) && dtype_or_default(value, name)
+    haskey(ENUMERATIONS, name) && number(ENUMERATIONS[name], value, name)
+    return as(type, value, name)
 end
 
 SONewRule(; hyperparameters...) = SONewRule(DEFAULTS[]; hyperparameters...)
@@ -137,7 +133,12 @@ function SONewRule(rule::SONewRule; hyperparameters...)
         name in known || throw(ArgumentError(
             "SONewRule has no hyperparameter $name; it has $(join(known, ", "))"))
     end
-    return SONewRule((get(hyperparameters, name, getfield(rule, name)) for name in known)...)
+    values = Any[getfield(rule, i) for i in 1:fieldcount(SONewRule)]
+    for (name, value) in hyperparameters
+        i = Base.fieldindex(SONewRule, name)
+        values[i] = hyperparameter(name, fieldtype(SONewRule, i), value)
+    end
+    return SONewRule(values)
 end
 
 # Shows eta and the hyperparameters that differ from the defaults.
@@ -158,7 +159,7 @@ library_defaults() = rule_of(filled(c().sonew_options_init, Options))
 # A rule with the options of an optimizer, and otherwise the library's defaults.
 function rule_of(o::Options)
     s = filled(c().sonew_step_options_init, StepOptions)
-    return SONewRule(
+    return SONewRule(Any[
         s.lr, o.band, o.beta1, o.beta2, o.eps, o.gamma, name(GRAFT, o.graft),
         o.weight_decay, :contiguous, :sonew, name(DAMPING, o.damping),
         name(STATISTICS, o.statistics), o.bias_correction != 0, o.graft_eps,
@@ -166,7 +167,7 @@ function rule_of(o::Options)
         name(NON_FINITE, s.non_finite), nothing, nothing, false,
         name(ROUNDING, o.rounding), o.seed, o.threads, nothing,
         name(INSTRUCTION_SET, o.instruction_set), o.lagged_norms != 0, o.nesterov != 0,
-        nothing)
+        nothing])
 end
 
 options(rule::SONewRule) = Options(
@@ -186,14 +187,17 @@ handle_of(pool::Pool) = protected(identity, pool)
 step_options(eta, grad_scale, statistics_weight, clip_norm, non_finite; beta1 = nothing,
              beta2 = nothing) = StepOptions(
     sizeof(StepOptions), eta, grad_scale, statistics_weight, clip_norm,
-    of_step(beta1), of_step(beta2),
+    of_step(beta1, "beta1"), of_step(beta2, "beta2"),
     number(NON_FINITE, non_finite, "non_finite"), (0,))
 
 # The library takes -1 for the beta of the rule.
-of_step(::Nothing) = -1.0
-of_step(beta::Real) = Float64(beta) == -1 ? NaN : Float64(beta)
+of_step(::Nothing, argument) = -1.0
+of_step(beta::Real, argument) =
+    beta == -1 ? refuse(OUT_OF_RANGE, argument, " is -1, must be in [0, 1)") : Float64(beta)
 
 dtype_or_default(::Nothing, argument) = Int32(0)
+dtype_or_default(value, argument) =
+    throw(ArgumentError("$argument is $(repr(value)), must be a type such as Float32, or nothing"))
 function dtype_or_default(type::DataType, argument)
     found = dtype(type)
     found == 0 && throw(ArgumentError("$argument is $type, which the library does not take"))

@@ -8,8 +8,9 @@ Takes one step: updates the arrays of `model` in place from `grads`, which has t
 structure of `model` with a gradient for every array, of the array's size and of its
 `grad_dtype`. `nothing`, for an array or for a whole part of the model, means that it
 takes no part in the step: its parameters, its state and its own step count, which its
-bias correction follows, stay as they are. Fields and keys
-without arrays, such as an activation function, may be left out. Returns `opt`.
+bias correction follows, stay as they are. A field or a key that is left out means the same,
+as Zygote leaves out keys that were not used. Where ChainRulesCore.jl is loaded, its tangents,
+thunks and zeros are gradients, too. Returns `opt`.
 
 The keywords are hyperparameters of this step; those that are not given are as in
 `opt.rule`. Bias correction follows the products of the betas of all steps.
@@ -27,13 +28,14 @@ function step!(opt::Optimizer, model, grads; eta::Real = opt.rule.eta,
     step = step_options(eta, grad_scale, statistics_weight, clip_norm, non_finite;
                         beta1 = beta1, beta2 = beta2)
     protected(opt) do handle
-        GC.@preserve model grads begin
+        GC.@preserve opt model grads begin
             gather!(opt, model, grads)
             status = ccall(c().sonew_step, Int32,
                            (Ptr{Cvoid}, Ref{StepOptions}, Ptr{Ptr{Cvoid}}, Ptr{Ptr{Cvoid}},
                             Csize_t),
                            handle, step, opt.params, opt.grads, length(opt.params))
         end
+        empty!(opt.kept)
         check(status)
         opt.generation += 1
     end
@@ -52,7 +54,7 @@ update!(opt::Optimizer, model, grads; keywords...) =
     adjust!(opt, eta)
     adjust!(opt; eta, grad_scale, clip_norm, statistics_weight, non_finite)
 
-Changes hyperparameters for all later steps.
+Changes hyperparameters for all later steps. Numbers out of range are refused.
 """
 adjust!(opt::Optimizer, eta::Real) = adjust!(opt; eta = eta)
 function adjust!(opt::Optimizer; hyperparameters...)
@@ -61,9 +63,14 @@ function adjust!(opt::Optimizer; hyperparameters...)
         name in of_a_step || throw(ArgumentError(
             "$name cannot be adjusted; $(join(of_a_step, ", ")) can"))
     end
-    opt.rule = SONewRule(opt.rule; hyperparameters...)
+    rule = SONewRule(opt.rule; hyperparameters...)
+    check_numbers(rule)
+    opt.rule = rule
     return
 end
+
+# Keeps what the gradients of a step were made into.
+keep(g, made) = (push!(g.opt.kept, made); made)
 
 # Takes the addresses of the model's arrays, and of their gradients.
 mutable struct Gatherer
@@ -72,6 +79,7 @@ mutable struct Gatherer
 end
 
 function gather!(opt::Optimizer, model, grads)
+    empty!(opt.kept)
     gatherer = Gatherer(opt, 0)
     visit(gatherer, model, grads)
     gatherer.leaf == length(opt.places) || refuse(

@@ -166,11 +166,32 @@ const UPDATE = (sonew = 0, adam = 1)
 const NON_FINITE = (skip = 0, unchecked = 1)
 const LOAD_MODE = (read = 0, map_private = 1, map_shared = 2)
 
-function number(values::NamedTuple, name::Symbol, argument)
-    haskey(values, name) && return Int32(values[name])
+# The hyperparameters that are one of a list of names.
+const ENUMERATIONS = (graft = GRAFT, damping = DAMPING, statistics = STATISTICS,
+                      non_finite = NON_FINITE, rounding = ROUNDING,
+                      instruction_set = INSTRUCTION_SET, chains = CHAINS, update = UPDATE)
+
+function number(values::NamedTuple, name, argument)
+    name isa Symbol && haskey(values, name) && return Int32(values[name])
     known = join((":$known" for known in keys(values)), ", ")
-    throw(ArgumentError("$argument is :$name, which is none of $known"))
+    throw(ArgumentError("$argument is $(repr(name)), which is none of $known"))
 end
+
+# A value as the type that the library or a struct has for it; `argument` names it.
+as(::Type{T}, value::T, argument) where {T} = value
+function as(::Type{T}, value, argument) where {T}
+    try
+        return convert(T, value)
+    catch e
+        e isa InterruptException && rethrow()
+        throw(ArgumentError("$argument is $(repr(value)), must be $(described(T))"))
+    end
+end
+
+described(::Type{Bool}) = "true or false"
+described(::Type{T}) where {T<:Integer} = "a whole number from $(typemin(T)) to $(typemax(T))"
+described(::Type{T}) where {T<:Real} = "a number"
+described(::Type{T}) where {T} = "of type $T"
 
 name(values::NamedTuple, number::Integer) = keys(values)[findfirst(==(number), Tuple(values))]
 

@@ -6,7 +6,9 @@
 
 The parts of a struct that may contain arrays to be trained, as a named tuple: all its
 fields, unless there is a method for its type. Numbers, strings, functions without
-fields, random number generators and similar values have no parts.
+fields, random number generators and similar values have no parts. Where Optimisers.jl is
+loaded, a method of `Optimisers.trainable` says which of them [`setup`](@ref) trains, so that
+the running statistics of Flux's `BatchNorm` are left out.
 """
 @generated function trainable(x)
     names = fieldnames(x)
@@ -19,8 +21,8 @@ trainable(::Union{Number,AbstractString,AbstractChar,Symbol,Nothing,Missing,Type
 const Leaf = AbstractArray{<:Number}
 
 # The parts of the gradient that belong to the parts of the model. `nothing` for a
-# container means `nothing` for all its arrays. Parts without arrays, such as an
-# activation function, may be left out.
+# container means `nothing` for all its arrays, and so does a part that is left out, as
+# Zygote does with keys that were not used. A part that the model has not is a mistake.
 parts(x::Tuple, ::Nothing) = map(_ -> nothing, x)
 parts(x::Tuple, g::Tuple) = length(g) == length(x) ? g : other_parts(x, g)
 parts(x::NamedTuple{names}, ::Nothing) where {names} = map(_ -> nothing, values(x))
@@ -32,18 +34,9 @@ end
 parts(x, g) = other_parts(x, g)
 
 # The parts of g in the order of x.
-function by_name(x::NamedTuple{names}, g::NamedTuple) where {names}
-    issubset(names, keys(g)) && return values(NamedTuple{names}(g))
-    return map(name -> haskey(g, name) ? g[name] : left_out(x, g, name), names)
-end
-
-# In place of a part that the gradient leaves out.
-left_out(x, g, name) = has_arrays(x[name]) ? other_parts(x, g) : nothing
-
-has_arrays(::Leaf) = true
-has_arrays(x::Union{Tuple,NamedTuple,AbstractArray}) = any(has_arrays, x)
-has_arrays(x::AbstractDict) = any(has_arrays, values(x))
-has_arrays(x) = any(has_arrays, trainable(x))
+by_name(::NamedTuple{names}, g::NamedTuple) where {names} =
+    issubset(names, keys(g)) ? values(NamedTuple{names}(g)) :
+    map(name -> haskey(g, name) ? g[name] : nothing, names)
 
 @noinline other_parts(x, g) = throw(ArgumentError(
     "the gradient has another structure than the model: $(outline(g)) for $(outline(x)); " *
@@ -52,39 +45,45 @@ has_arrays(x) = any(has_arrays, trainable(x))
 outline(x::NamedTuple) = "a named tuple with ($(join(keys(x), ", ")))"
 outline(x::Tuple) = "a tuple of $(length(x))"
 outline(x::AbstractDict) = "a dictionary with ($(join(sort(collect(map(string, collect(keys(x))))), ", ")))"
-outline(x::Leaf) = "an array of size $(size(x))"
+outline(x::Leaf) = "an array of size $(size(x)) with elements of type $(eltype(x))"
 outline(x::AbstractArray) = "a list of $(length(x))"
 outline(x) = "a $(nameof(typeof(x)))"
 
 # Calls f(array, gradient) for every array of the model. f is a callable struct and not a
 # closure, so that it can count without allocating.
-visit(f, x::Leaf, g) = f(x, g)
-visit(f, x::Tuple, g) = visit_each(f, x, parts(x, g))
-visit(f, x::NamedTuple, g) = visit_each(f, values(x), parts(x, g))
-function visit(f, x::AbstractArray, g)
+visit(f, x, g) = walk(f, x, plain(f, g))
+
+# A gradient of another package as arrays, tuples and so on: the extension of ChainRulesCore
+# has methods for its types. What is made for that must be kept by f until its arrays are used.
+plain(f, g) = g
+
+walk(f, x::Leaf, g) = f(x, g)
+walk(f, x::Tuple, g) = visit_each(f, x, parts(x, g))
+walk(f, x::NamedTuple, g) = visit_each(f, values(x), parts(x, g))
+function walk(f, x::AbstractArray, g)
     g === nothing || g isa AbstractArray && axes(g) == axes(x) || other_parts(x, g)
     for i in eachindex(x)
         visit(f, x[i], g === nothing ? nothing : g[i])
     end
 end
-function visit(f, x::AbstractDict, g)
+function walk(f, x::AbstractDict, g)
     g === nothing || g isa AbstractDict && issubset(keys(g), keys(x)) || other_parts(x, g)
     for key in sorted_keys(x)
-        part = g === nothing ? nothing : haskey(g, key) ? g[key] : left_out(x, g, key)
-        visit(f, x[key], part)
+        visit(f, x[key], g === nothing ? nothing : get(g, key, nothing))
     end
 end
-function visit(f, x, g)
+function walk(f, x, g)
     inner = trainable(x)
     isempty(inner) || visit_each(f, values(inner), parts_of_struct(x, inner, g))
     return
 end
 
-# The gradient of a struct is a struct of its type, or a named tuple of at least the
-# fields with arrays, as Zygote makes it; for a mutable struct it is in a Ref.
+# The gradient of a struct is a struct of its type, or a named tuple of fields, as Zygote
+# makes it; for a mutable struct it is in a Ref.
 parts_of_struct(x, inner, ::Nothing) = parts(inner, nothing)
 parts_of_struct(x::T, inner, g::T) where {T} = values(trainable(g))
-function parts_of_struct(x, inner::NamedTuple{names}, g::NamedTuple) where {names}
+function parts_of_struct(x, inner::NamedTuple, g::NamedTuple)
+    all(key -> key in keys(inner) || key in fieldnames(typeof(x)), keys(g)) || other_parts(x, g)
     return by_name(inner, g)
 end
 parts_of_struct(x, inner, g::Base.RefValue) = parts_of_struct(x, inner, g[])
@@ -98,16 +97,25 @@ end
 
 sorted_keys(x::AbstractDict) = sort!(collect(keys(x)); by = string)
 
-# All arrays of a model with their names: the path to each, joined by dots.
+# All arrays of a model in the order of visit: each with its name, the path to it joined by
+# dots, and whether it is one to train.
+struct FoundArray
+    name::String
+    array::Any
+    trained::Bool
+end
+
 function named_arrays(x)
-    found = Pair{String,Any}[]
-    collect_arrays!(found, x, "", Any[])
+    found = FoundArray[]
+    collect_arrays!(found, x, "", true, Any[])
     return found
 end
 
-function collect_arrays!(found, x, name, above)
+function collect_arrays!(found, x, name, trained, above)
     if x isa Leaf
-        push!(found, (isempty(name) ? "array" : name) => x)
+        # Integers are no parameters, but indices, counts or flags.
+        push!(found, FoundArray(isempty(name) ? "array" : name, x,
+                                trained && !(eltype(x) <: Integer)))
         return
     end
     if ismutable_container(x)
@@ -115,12 +123,23 @@ function collect_arrays!(found, x, name, above)
             throw(ArgumentError("the model contains itself at \"$name\""))
         push!(above, x)
     end
+    chosen = OTHER_TRAINABLE[](x)
     for (key, part) in named_parts(x)
-        collect_arrays!(found, part, isempty(name) ? string(key) : "$name.$key", above)
+        collect_arrays!(found, part, isempty(name) ? string(key) : "$name.$key",
+                        trained && is_chosen(chosen, key, part), above)
     end
     ismutable_container(x) && pop!(above)
     return
 end
+
+# What Optimisers.trainable returns for a struct of a type that has a method of it, otherwise
+# `nothing`: set by the extension of Optimisers.jl.
+const OTHER_TRAINABLE = Ref{Any}(x -> nothing)
+
+is_chosen(::Nothing, key, part) = true
+is_chosen(chosen::NamedTuple, key, part) = haskey(chosen, key)
+# An old method returns the parts without their names.
+is_chosen(chosen, key, part) = any(y -> y === part, chosen)
 
 ismutable_container(x) = !(x isa Union{Tuple,NamedTuple}) && ismutable(x)
 

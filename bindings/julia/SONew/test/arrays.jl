@@ -26,7 +26,11 @@ step!(setup(SONewRule(), view(target, :, 2)), view(target, :, 2), grad[:, 2])
 @test refused(() -> setup(SONewRule(), view(whole, :, 1:2:5)), :SONEW_MISALIGNED, "not contiguous")
 @test refused(() -> setup(SONewRule(), (a = [1.0f0], b = whole')), :SONEW_MISALIGNED, "\"b\"",
               "Adjoint")
-@test refused(() -> setup(SONewRule(), 1.0:3.0), :SONEW_MISALIGNED, "does not tell its strides")
+@test refused(() -> setup(SONewRule(), 1.0:3.0), :SONEW_MISALIGNED, "without a place in memory")
+@test refused(() -> setup(SONewRule(), Any[reshape(1:4, 2, 2) .* 1.0, 0.5:0.5:2.0]), :SONEW_MISALIGNED,
+              "array \"2\"", "without a place in memory")
+@test refused(() -> setup(SONewRule(), PermutedDimsArray([1.0 2; 3 4], (2, 1))), :SONEW_MISALIGNED,
+              "not contiguous")
 x = copy(whole)
 opt = setup(SONewRule(), x)
 @test refused(() -> step!(opt, x, PermutedDimsArray(ones(Float32, 6, 4), (2, 1))),

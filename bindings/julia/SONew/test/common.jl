@@ -6,7 +6,7 @@ using SONew
 using SONew: BFloat16
 
 export REPOSITORY, CC, bits, same_bits, numbers, refusal, refused, argument_error,
-       other_julia, package_julia
+       other_julia, package_julia, has_package, extended, load_extension
 
 const REPOSITORY = normpath(joinpath(@__DIR__, "..", "..", "..", ".."))
 
@@ -72,6 +72,20 @@ function other_julia(arguments::Cmd; keywords...)
     return (success = process.exitcode == 0 && process.termsignal == 0,
             crashed = process.termsignal != 0, printed = read(out, String))
 end
+
+# Whether a package is installed that a test needs; if not, says that the test is left out.
+function has_package(name)
+    found = Base.find_package(name) !== nothing
+    found || @info "NOT TESTED: what needs the package $name, which is not installed"
+    return found
+end
+
+# Whether Julia has loaded an extension of the package, which it does from 1.9 on.
+extended(name) = isdefined(Base, :get_extension) && Base.get_extension(SONew, name) !== nothing
+
+# Loads an extension where Julia has not.
+load_extension(name) = extended(name) || isdefined(Common, name) ||
+                       Base.include(Common, joinpath(dirname(@__DIR__), "ext", "$name.jl"))
 
 # A C compiler, which the tests need; CC names another one.
 const CC = get(ENV, "CC", "cc")

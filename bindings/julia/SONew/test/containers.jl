@@ -33,9 +33,17 @@ network() = Network(Any[Dense1(ones(Float32, 3, 2), v(3), tanh), sin, (W = v(2),
                     MersenneTwister(1), 0.5, Dict(:y => v(2), :x => v(3)))
 @test names_of(network()) == ["layers.1.W", "layers.1.b", "layers.3.W", "head.x", "head.y"]
 @test names_of((Partly(v(2), v(3)), fill(1.0f0))) == ["1.trained", "2"]
-@test names_of((a = v(2), b = [1, 2]); hyperparameters = (name, x) ->
-    eltype(x) <: Integer ? nothing : NamedTuple()) == ["a"]
+# Arrays of integers are passed over, and what hyperparameters returns nothing for.
+@test names_of((a = v(2), b = [1, 2], c = [true], d = UInt8[3])) == ["a"]
+@test names_of((a = v(2), b = v(2)); hyperparameters = (name, x) -> name == "a" ? nothing : ()) == ["b"]
 @test refused(() -> setup(SONewRule(), (1, nothing, "x")), :SONEW_NO_TENSORS, "no array to train")
+@test refused(() -> setup(SONewRule(), [1, 2, 3]), :SONEW_NO_TENSORS, "type Int64")
+let m = (a = v(2), count = [1, 2], b = v(1))
+    opt = setup(SONewRule(eta = 0.1), m)
+    step!(opt, m, (a = v(2), count = nothing, b = v(1)))
+    step!(opt, m, (a = v(2), count = [5.0, 5.0], b = v(1)))
+    @test m.count == [1, 2] && m.a[1] < 1 && m.b[1] < 1
+end
 ring = Ring(nothing, v(2))
 ring.next = ring
 @test argument_error(() -> setup(SONewRule(), ring), "contains itself", "next")
@@ -75,17 +83,28 @@ let m = (W = v(2), activation = tanh, inner = (rate = 0.5, name = "x", k = (1, 2
     step!(setup(SONewRule(eta = 0.1), same), same,
           (W = v(2), activation = nothing, inner = nothing, b = v(3)))
     @test m.W == same.W && m.b == same.b && m.W[1] < 1
-    # One with arrays may not, nor may there be others.
-    for wrong in ((W = v(2),), (activation = nothing, b = v(3)), (W = v(2), b = v(3), c = v(1)))
-        @test argument_error(() -> step!(setup(SONewRule(), m), m, wrong), "another structure")
+    # So may those with arrays, which take no part then.
+    opt, before = setup(SONewRule(eta = 0.1), m), copy(m.b)
+    step!(opt, m, (W = v(2),))
+    @test m.b == before && m.W != same.W && SONew.get_settings(opt, "b").step_count == 0
+    # There may be no others.
+    for wrong in ((W = v(2), b = v(3), c = v(1)), (inner = (rates = 1,),), (w = v(2), b = v(3)))
+        @test argument_error(() -> step!(opt, m, wrong), "another structure")
     end
+    @test step_count(opt) == 1
 end
-let d = Dict(:a => v(2), :rate => 0.5)
-    step!(setup(SONewRule(eta = 0.1), d), d, Dict(:a => v(2)))
-    @test d[:a][1] < 1
-    for wrong in (Dict(:rate => nothing), Dict(:a => v(2), :c => v(1)))
-        @test argument_error(() -> step!(setup(SONewRule(), d), d, wrong), "another structure")
-    end
+let d = Dict(:a => v(2), :rate => 0.5, :b => v(1))
+    opt = setup(SONewRule(eta = 0.1), d)
+    step!(opt, d, Dict(:a => v(2)))
+    @test d[:a][1] < 1 && d[:b] == v(1)
+    step!(opt, d, Dict())
+    @test SONew.get_settings(opt, "a").step_count == 1 && step_count(opt) == 2
+    @test argument_error(() -> step!(opt, d, Dict(:a => v(2), :c => v(1))), "another structure")
+end
+let m = Dense1(ones(Float32, 2, 2), v(2), tanh)
+    step!(setup(SONewRule(eta = 0.1), m), m, (b = v(2),))
+    @test m.W == ones(2, 2) && m.b[1] < 1
+    @test argument_error(() -> step!(setup(SONewRule(), m), m, (bias = v(2),)), "another structure")
 end
 
 # A named tuple in another order means the same.

@@ -28,7 +28,7 @@ upper(values, prefix = "") =
 # The type of statuses is declared before all functions.
 of_statuses = match(r"enum \{((?:(?!enum).)*?SONEW_OK = 0,.*?)\};\n"s, header)[1]
 statuses = Dict(m[1] => parse(Int, m[2]) for m in eachmatch(r"^\s*SONEW_(\w+) = (\d+),"m, of_statuses))
-for (status, number) in (SONew.BAD_HANDLE, SONew.NO_TENSORS, SONew.TOO_MANY_DIMENSIONS,
+for (status, number) in (SONew.NON_FINITE_GRADIENT, SONew.OUT_OF_RANGE, SONew.BAD_HANDLE, SONew.NO_TENSORS, SONew.TOO_MANY_DIMENSIONS,
                          SONew.TENSOR_COUNT, SONew.WRONG_LENGTH, SONew.PLANE_COUNT,
                          SONew.UNKNOWN_TENSOR, SONew.UNKNOWN_PLANE, SONew.NOT_CONTIGUOUS,
                          SONew.OVERLAP, SONew.PLANE_MISSING)

@@ -38,9 +38,11 @@ before = deepcopy(planes)
 @test planes == before
 @test argument_error(() -> Plan(SONewRule(), [1, 2]), "Int64")
 @test argument_error(() -> deepcopy(plan), "cannot be copied")
+@test argument_error(() -> direction!(zeros(Float32, 3), plan, planes, x, -1), "step_number is -1")
+@test repr(plan) == "SONew.Plan($(SONewRule()), Float32, (3,), open)"
 close(plan)
 close(plan)
-@test !isopen(plan)
+@test !isopen(plan) && endswith(repr(plan), "(3,), closed)")
 @test refused(() -> direction!(zeros(Float32, 3), plan, planes, x, 1), :SONEW_BAD_HANDLE, "plan")
 
 # With lagged norms the caller keeps the scalars, too, and betas of a step are corrected by
@@ -80,7 +82,7 @@ end
 @test SONew.get_settings(continued, 1) == SONew.get_settings(lagged, 1)
 @test refused(() -> direction!(u, p, state_planes, x, 5; scalars = zeros(2)),
               :SONEW_WRONG_LENGTH, "2 scalars")
-@test refused(() -> step!(lagged, x, copy(x); beta2 = -1), :SONEW_OUT_OF_RANGE, "step.beta2")
+@test refused(() -> step!(lagged, x, copy(x); beta2 = -1), :SONEW_OUT_OF_RANGE, "beta2 is -1, must")
 
 # An array that has had no gradient for long begins as with a fresh optimizer, in an
 # optimizer and in a plan, and its count comes back from a file.

@@ -17,14 +17,28 @@ rule = SONewRule()
 @test argument_error(() -> SONewRule(grafts = :adam), "no hyperparameter grafts")
 @test argument_error(() -> SONewRule(graft = :adamm), "graft is :adamm", ":adam,")
 @test argument_error(() -> SONewRule(state_dtype = Int32), "state_dtype is Int32")
-@test_throws InexactError SONewRule(band = 2^40)
+# What cannot be a hyperparameter is refused with its name, here and wherever else a number is
+# taken.
+@test argument_error(() -> SONewRule(band = 2^40), "band is 1099511627776", "whole number")
+@test argument_error(() -> SONewRule(band = 1.5), "band is 1.5", "whole number")
+@test argument_error(() -> SONewRule(seed = -1), "seed is -1", "from 0")
+@test argument_error(() -> SONewRule(eta = "fast"), "eta is \"fast\"", "a number")
+@test argument_error(() -> SONewRule(master = 2), "master is 2", "true or false")
+@test argument_error(() -> SONewRule(chains = "rows"), "chains is \"rows\"", ":rows")
+@test argument_error(() -> SONewRule(grad_dtype = "Float32"), "grad_dtype is \"Float32\"")
+@test argument_error(() -> SONewRule(state_dtype = AbstractFloat), "state_dtype is AbstractFloat")
+@test argument_error(() -> SONewRule(pool = 3), "pool is 3")
+@test argument_error(() -> SONew.Pool(1.5), "threads is 1.5")
+@test argument_error(() -> SONew.Pool(2; processors = [-1]), "processors", "-1")
+
+@test argument_error(() -> SONew.optimisers_rule(rule), "needs Optimisers.jl", "using Optimisers")
 
 # What the library refuses, at setup and at the step.
 x, g = ones(Float32, 4), ones(Float32, 4)
 @test refused(() -> setup(SONewRule(beta1 = 1), x), :SONEW_OUT_OF_RANGE, "beta1 is 1")
 @test refused(() -> setup(SONewRule(band = 17), x), :SONEW_OUT_OF_RANGE, "band is 17")
 @test refused(() -> setup(SONewRule(state_dtype = Float16), x), :SONEW_STATE_DTYPE)
-@test refused(() -> step!(setup(SONewRule(eta = -1), x), x, g), :SONEW_OUT_OF_RANGE, "lr is -1")
+@test refused(() -> step!(setup(SONewRule(eta = -1), x), x, g), :SONEW_OUT_OF_RANGE, "eta is -1")
 @test x == ones(Float32, 4)
 
 # Every hyperparameter of the library is passed on: each changes the outcome, or
@@ -68,3 +82,9 @@ adjust!(opt_b; eta = 0.5)
 step!(opt_b, b, g)
 @test a == b && opt_a.rule.eta == 0.5
 @test argument_error(() -> adjust!(opt_a; band = 2), "band cannot be adjusted")
+# What no step would take is refused at once.
+@test refused(() -> adjust!(opt_a, -0.1), :SONEW_OUT_OF_RANGE, "eta is -0.1")
+@test refused(() -> adjust!(opt_a, NaN), :SONEW_OUT_OF_RANGE, "eta is NaN")
+@test refused(() -> adjust!(opt_a; eta = 0.1, grad_scale = 0), :SONEW_OUT_OF_RANGE, "grad_scale is 0")
+@test refused(() -> adjust!(opt_a; clip_norm = -1), :SONEW_OUT_OF_RANGE, "clip_norm is -1")
+@test opt_a.rule == SONewRule(eta = 0.5)

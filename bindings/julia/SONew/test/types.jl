@@ -1,36 +1,40 @@
 # Element types.
 
-# A long step of each type agrees with the one in Float64, to its precision.
-rng = MersenneTwister(3)
-start, grads = randn(rng, 8, 9), [randn(rng, 8, 9) for _ in 1:4]
-function ends(T; G = T, hyperparameters...)
-    x = map(v -> convert_to(T, v), start)
-    opt = setup(SONewRule(eta = 0.05, grad_dtype = G; hyperparameters...), x)
-    for g in grads
-        step!(opt, x, map(v -> convert_to(G, v), g))
-    end
-    return float32(x), opt
-end
+# A few steps of each type agree with those in Float64, to its precision. With this much
+# damping all windows are well conditioned and no edge is near its removal, which is a jump:
+# so that this holds of any numbers.
 convert_to(::Type{T}, v) where {T} = T(v)
 convert_to(::Type{BFloat16}, v) =
     reinterpret(BFloat16, (reinterpret(UInt32, Float32(v)) + 0x8000) >> 16 % UInt16)
-exact, _ = ends(Float64)
-@test maximum(abs.(exact .- start)) > 0.1
-for (T, tolerance) in ((Float32, 1e-4), (Float16, 5e-3), (BFloat16, 4e-2))
-    ended, opt = ends(T)
-    @test maximum(abs.(ended .- exact)) < tolerance
-    @test eltype(plane(opt, 1, "momentum")) === Float32
+for seed in 1:10
+    rng = MersenneTwister(seed)
+    start, grads = randn(rng, 8, 9), [randn(rng, 8, 9) for _ in 1:4]
+    function ends(T; G = T, hyperparameters...)
+        x = map(v -> convert_to(T, v), start)
+        opt = setup(SONewRule(eta = 0.05, eps = 1, grad_dtype = G; hyperparameters...), x)
+        for g in grads
+            step!(opt, x, map(v -> convert_to(G, v), g))
+        end
+        return float32(x), opt
+    end
+    exact, _ = ends(Float64)
+    @test maximum(abs.(exact .- start)) > 0.1
+    for (T, tolerance) in ((Float32, 1e-4), (Float16, 5e-3), (BFloat16, 4e-2))
+        ended, opt = ends(T)
+        @test maximum(abs.(ended .- exact)) < tolerance
+        @test eltype(plane(opt, 1, "momentum")) === Float32
+    end
+    # Gradients of another type than the parameters.
+    @test maximum(abs.(first(ends(Float32; G = BFloat16)) .- exact)) < 3e-2
+    @test maximum(abs.(first(ends(Float64; G = Float32)) .- exact)) < 1e-4
+    # State of another type.
+    x, opt = ends(Float32; state_dtype = BFloat16)
+    @test eltype(plane(opt, 1, "diagonal")) === BFloat16
+    @test maximum(abs.(x .- exact)) < 5e-2
+    x, opt = ends(Float32; state_dtype = Float64)
+    @test eltype(plane(opt, 1, "band.1")) === Float64
+    @test maximum(abs.(x .- exact)) < 1e-4
 end
-# Gradients of another type than the parameters.
-@test maximum(abs.(first(ends(Float32; G = BFloat16)) .- exact)) < 3e-2
-@test maximum(abs.(first(ends(Float64; G = Float32)) .- exact)) < 1e-4
-# State of another type.
-x, opt = ends(Float32; state_dtype = BFloat16)
-@test eltype(plane(opt, 1, "diagonal")) === BFloat16
-@test maximum(abs.(x .- exact)) < 5e-2
-x, opt = ends(Float32; state_dtype = Float64)
-@test eltype(plane(opt, 1, "band.1")) === Float64
-@test maximum(abs.(x .- exact)) < 1e-4
 # Master weights keep what 16-bit parameters would lose.
 steps_of(master) = begin
     x = ones(Float16, 4)

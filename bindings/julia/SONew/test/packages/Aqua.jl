@@ -1,0 +1,2 @@
+import Aqua
+Aqua.test_all(SONew)
