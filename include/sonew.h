@@ -647,8 +647,8 @@ typedef int32_t sonew_damping;
 
 /**
  * Grafting: in each tensor the update u takes the norm of another method's
- * update a, u <- u |a| / |u|. A learning rate that suits the other method then
- * suits SONew, too.
+ * update a, u <- u |a| / |u|. A learning rate that suits the other method is then one to
+ * begin with; SONew often bears more (docs/choosing.md).
  */
 enum {
   /** No grafting: u keeps its own norm. */

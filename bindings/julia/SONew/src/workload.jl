@@ -6,7 +6,7 @@ function workload(path)
     model = (layers = ((weight = zeros(Float32, 3, 2), bias = zeros(Float32, 3)),),
              scale = zeros(Float32, 2))
     grads = (layers = ((weight = ones(Float32, 3, 2), bias = nothing),), scale = ones(Float32, 2))
-    rule = SONewRule(eta = 1e-2, chains = :row_major, threads = 1)
+    rule = SONewRule(eta = 1e-2, chains = :strided, threads = 1)
     opt = setup(rule, model; hyperparameters = (name, x) ->
         ndims(x) == 1 ? (update = :adam,) : NamedTuple())
     step!(opt, model, grads)

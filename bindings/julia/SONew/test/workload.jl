@@ -6,7 +6,7 @@ if VERSION >= v"1.9"
         using SONew
         model = (layers = ((weight = ones(Float32, 5, 4), bias = ones(Float32, 5)),), scale = ones(Float32, 3))
         grads = (layers = ((weight = ones(Float32, 5, 4), bias = nothing),), scale = ones(Float32, 3))
-        opt = setup(SONewRule(eta = 0.01, chains = :row_major), model)
+        opt = setup(SONewRule(eta = 0.01, chains = :strided), model)
         step!(opt, model, grads)
         save(opt, $(repr(tempname())), model)
         close(opt)

@@ -7,7 +7,7 @@ chain() = (Random.seed!(1); Flux.Chain(Flux.Dense(4 => 8, tanh), Flux.BatchNorm(
 data = [(x, sum(abs2, x; dims = 1)) for x in (randn(MersenneTwister(i), Float32, 4, 16) for i in 1:8)]
 loss(m, x, y) = Flux.mse(m(x), y)
 total(m) = sum(loss(Flux.testmode!(m), x, y) for (x, y) in data)
-for rule in (SONewRule(eta = 0.01, chains = :row_major), SONew.optimisers_rule(SONewRule(eta = 0.01)),
+for rule in (SONewRule(eta = 0.01, chains = :strided), SONew.optimisers_rule(SONewRule(eta = 0.01)),
              Flux.OptimiserChain(Flux.ClipNorm(1), SONewRule(eta = 0.01)))
     model = chain()
     start, state = total(model), Flux.setup(rule, model)
@@ -20,7 +20,7 @@ for rule in (SONewRule(eta = 0.01, chains = :row_major), SONew.optimisers_rule(S
 end
 # So does a step of SONew's own, with the gradients as they are.
 model = chain()
-start, opt = total(model), setup(SONewRule(eta = 0.01, chains = :row_major), model)
+start, opt = total(model), setup(SONewRule(eta = 0.01, chains = :strided), model)
 Flux.trainmode!(model)
 for _ in 1:30, (x, y) in data
     step!(opt, model, Flux.gradient(m -> loss(m, x, y), model)[1])
