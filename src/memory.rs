@@ -206,12 +206,6 @@ impl std::ops::Deref for AlignedBytes {
     }
 }
 
-impl AsRef<[u8]> for AlignedBytes {
-    fn as_ref(&self) -> &[u8] {
-        self
-    }
-}
-
 impl std::ops::DerefMut for AlignedBytes {
     fn deref_mut(&mut self) -> &mut [u8] {
         match self {

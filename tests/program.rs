@@ -344,7 +344,7 @@ fn memory_holds_what_a_file_does() {
 #[test]
 fn damaged_memory_is_refused() {
     let mut saved = optimizer();
-    take_steps(&mut saved, &mut vec![1.0f32; ALL], 0..2);
+    take_steps(&mut saved, &mut [1.0f32; ALL], 0..2);
     let mut bytes = vec![0; saved.size_in_memory(None).unwrap()];
     saved.save_to_memory(&mut bytes, None).unwrap();
     Checkpoint::from_bytes(&bytes).unwrap().verify().unwrap();
@@ -479,7 +479,8 @@ fn options_that_a_group_cannot_have_are_refused() {
         )
     };
     create(|o| o.threads = 3).unwrap();
-    let refusals: [(&str, fn(&mut Options)); 4] = [
+    type Change = fn(&mut Options);
+    let refusals: [(&str, Change); 4] = [
         ("graft", |o| o.graft = Graft::None),
         ("damping", |o| o.damping = Damping::Relative),
         ("seed", |o| o.seed = 1),
@@ -555,7 +556,7 @@ fn a_reset_begins_anew() {
     let folder = tempfile::tempdir().unwrap();
     let mut used = optimizer();
     used.make_live(folder.path().join("live")).unwrap();
-    take_steps(&mut used, &mut vec![1.0f32; ALL], 0..4);
+    take_steps(&mut used, &mut [1.0f32; ALL], 0..4);
     used.change_settings(0, |s| s.weight_decay = 0.5).unwrap();
     used.reset().unwrap();
     assert_eq!((used.step_count(), used.gradient_norm()), (0, None));

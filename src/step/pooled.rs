@@ -71,7 +71,7 @@ impl Pooled {
         let blocks = self.blocks.iter_mut();
         let blocks = blocks.map(|block| block.get_mut().unwrap_or_else(PoisonError::into_inner));
         let mut blocks: Vec<_> = blocks.collect();
-        sums.end(&self.kernels, by, blocks.iter().map(|block| &**block));
+        sums.end(&self.kernels, by, blocks.iter().map(|block| &block[..]));
         blocks.iter_mut().for_each(|block| block.fill(0));
         if !sums.is_lagged {
             self.invert(sums.current(), as_);

@@ -63,14 +63,12 @@ impl PooledSums<'_> {
 
     /// After the gradients: the sums of all blocks (see
     /// [`PooledBlock::products`](crate::PooledBlock::products)) are this step's.
-    pub fn end<'b, B: AsRef<[u8]>>(
+    pub fn end<'b>(
         &mut self,
         kernels: &Kernels,
         by: Average,
-        blocks: impl Iterator<Item = &'b B> + Clone,
-    ) where
-        B: 'b,
-    {
+        blocks: impl Iterator<Item = &'b [u8]> + Clone,
+    ) {
         let (chains, len) = (self.chains, self.len());
         let is_lagged = self.is_lagged;
         in_arithmetic!(kernels, T => {
@@ -82,7 +80,7 @@ impl PooledSums<'_> {
                     let first = apart * chains.padded() + chunk * CHUNK;
                     let mut sums = [0.0; CHUNK];
                     for block in blocks.clone() {
-                        let block: &[T] = &bytemuck::cast_slice(block.as_ref())[first..];
+                        let block: &[T] = &bytemuck::cast_slice(block)[first..];
                         for (sum, x) in sums.iter_mut().zip(&block[..to.len()]) {
                             *sum += x.to_f64();
                         }
