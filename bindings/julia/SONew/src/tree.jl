@@ -81,13 +81,13 @@ end
 # The gradient of a struct is a struct of its type, or a named tuple of fields, as Zygote
 # makes it; for a mutable struct it is in a Ref.
 parts_of_struct(x, inner, ::Nothing) = parts(inner, nothing)
-parts_of_struct(x::T, inner, g::T) where {T} = values(trainable(g))
-function parts_of_struct(x, inner::NamedTuple, g::NamedTuple)
+function parts_of_struct(x, inner, g::NamedTuple)
     all(key -> key in keys(inner) || key in fieldnames(typeof(x)), keys(g)) || other_parts(x, g)
     return by_name(inner, g)
 end
-parts_of_struct(x, inner, g::Base.RefValue) = parts_of_struct(x, inner, g[])
-parts_of_struct(x, inner, g) = other_parts(x, g)
+parts_of_struct(x, inner, g::Base.RefValue) =
+    g isa typeof(x) ? values(trainable(g)) : parts_of_struct(x, inner, g[])
+parts_of_struct(x, inner, g) = g isa typeof(x) ? values(trainable(g)) : other_parts(x, g)
 
 visit_each(f, ::Tuple{}, ::Tuple{}) = nothing
 function visit_each(f, xs::Tuple, gs::Tuple)
