@@ -668,6 +668,30 @@ enum {
 typedef int32_t sonew_graft;
 
 /**
+ * How the correlations of a chain's coordinates are estimated. An extension, not in the
+ * paper: the units of a layer see the same inputs, so that the correlations of these are
+ * nearly the same for all of them.
+ */
+enum {
+  /** Every chain has its own sub-diagonals: the method of the paper. */
+  SONEW_POOLING_NONE = 0,
+  /**
+   * The chains of a tensor share a band of correlations R, and each coordinate keeps a
+   * diagonal d of its own. With q = sqrt(d^ + eps), z = g / q and i = 0 .. band:
+   * P[i][j] <- beta2 P[i][j] + (1 - beta2) sum over chains of z[j] z[j + i];
+   * R[j][j + i] = (1 - shrink) P[i][j] / sqrt(P[0][j] P[0][j + i]), R[j][j] = 1;
+   * u = q^-1 X q^-1 m^, with X as usual, but of R. The state has 2 numbers for each parameter, and for each tensor
+   * one plane "pooled" of P, [band + 1, length of a chain]; if norms are lagged,
+   * correlations are those of the step before, too, and it is [2, band + 1, length].
+   * It is float32, or float64 where that is computed in. Chains end at every row, or
+   * column: SONEW_CONTIGUOUS is as SONEW_CONTIGUOUS_LINES, SONEW_STRIDED as
+   * SONEW_STRIDED_LINES. A tensor of one chain pools nothing. Shards cannot be pooled.
+   */
+  SONEW_POOLING_BAND = 1,
+};
+typedef int32_t sonew_pooling;
+
+/**
  * How numbers are rounded to 16 bits. SONEW_F32 and SONEW_F64 always round to
  * nearest.
  *
@@ -1493,7 +1517,7 @@ sonew_status sonew_file_settings(const sonew_file *file,
                                  size_t size);
 
 /**
- * Writes the names and types of the arrays that the file has of a tensor to *arrays: its
+ * Writes the names, types and lengths of the arrays that the file has of a tensor to *arrays: its
  * state planes, but for "master" where no master weights are set yet; then, if the file
  * has the parameters, "parameter". Pass sizeof *arrays for size.
  *
@@ -1507,8 +1531,8 @@ sonew_status sonew_file_arrays(const sonew_file *file,
 /**
  * Copies an array of a tensor, one of those of sonew_file_arrays(), to data, and
  * compares its checksum, if the file has one. data has one element of the array's
- * type for each element of the tensor, in the tensor's own order, and is aligned
- * to its elements. Of a live file the array is that of the last step.
+ * type for each element of the tensor, in the tensor's own order (of "pooled", as many as
+ * sonew_file_arrays() tells), and is aligned to its elements. Of a live file the array is that of the last step.
  *
  * Errors: SONEW_UNKNOWN_TENSOR, SONEW_INVALID_STRING, SONEW_PLANE_MISSING,
  * SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_CHECKSUM, SONEW_IO,
@@ -1636,7 +1660,7 @@ sonew_status sonew_plan_create(const sonew_options *options,
 sonew_status sonew_plan_free(sonew_plan *plan);
 
 /**
- * Writes the names and types of the state planes that a tensor needs to *planes. Pass
+ * Writes the names, types and lengths of the state planes that a tensor needs to *planes. Pass
  * sizeof *planes for size.
  *
  * Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.2.
@@ -1685,6 +1709,11 @@ struct sonew_planes {
   const int32_t *dtypes;
   /** How many there are. */
   size_t count;
+  /**
+   * The number of elements of each, which live as long: that of the tensor, but for
+   * "pooled" (see sonew_pooling).
+   */
+  const size_t *lens;
 };
 
 /**
@@ -1712,14 +1741,15 @@ struct sonew_buffers {
    */
   const void *grad;
   /**
-   * Pointers to the state planes, in the order of sonew_plan_planes().
+   * Pointers to the state planes, in the order of sonew_plan_planes(), of as many
+   * elements as it tells.
    * Before the first step the caller sets "master" to a copy of the
    * parameters, and all other planes to zero.
    */
   void *const *planes;
   /** The number of planes. */
   size_t plane_count;
-  /** The number of elements of each buffer; must be that of the tensor. */
+  /** The number of elements of each other buffer; must be that of the tensor. */
   size_t len;
   /**
    * The learning rate is multiplied by this; finite and not negative.

@@ -324,7 +324,7 @@ fn enumerations_convert_to_int32_without_warnings() {
         .lines()
         .filter_map(|line| line.strip_prefix("typedef int32_t ")?.strip_suffix(';'))
         .collect();
-    assert_eq!(types.len(), 12, "{types:?}");
+    assert_eq!(types.len(), 13, "{types:?}");
     program += "int32_t kept(int32_t value); int32_t kept(int32_t value) { return value; }\n";
     program += "const char *name(sonew_status status); const char *name(sonew_status status) \
                 { return sonew_status_name(status); }\n";

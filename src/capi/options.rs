@@ -71,13 +71,10 @@ pub enum sonew_pooling {
     /// Every chain has its own sub-diagonals: the method of the paper.
     SONEW_POOLING_NONE = 0,
     /// The chains of a tensor share a band of correlations R, and each coordinate keeps a
-    /// diagonal d of its own. With q = sqrt(d^ + eps) and z = g / q,
-    ///
-    ///     P[i][j] <- beta2 P[i][j] + (1 - beta2) sum over chains of z[j] z[j + i]
-    ///     R[j][j + i] = (1 - shrink) P[i][j] / sqrt(P[0][j] P[0][j + i]), R[j][j] = 1
-    ///     u = q^-1 X q^-1 m^, X as usual, but of R
-    ///
-    /// for i = 0 .. band. The state has 2 numbers for each parameter, and for each tensor
+    /// diagonal d of its own. With q = sqrt(d^ + eps), z = g / q and i = 0 .. band:
+    /// P[i][j] <- beta2 P[i][j] + (1 - beta2) sum over chains of z[j] z[j + i];
+    /// R[j][j + i] = (1 - shrink) P[i][j] / sqrt(P[0][j] P[0][j + i]), R[j][j] = 1;
+    /// u = q^-1 X q^-1 m^, with X as usual, but of R. The state has 2 numbers for each parameter, and for each tensor
     /// one plane "pooled" of P, [band + 1, length of a chain]; if norms are lagged,
     /// correlations are those of the step before, too, and it is [2, band + 1, length].
     /// It is float32, or float64 where that is computed in. Chains end at every row, or

@@ -128,7 +128,7 @@ const refusal plan_refusals[] = {
     REFUSAL(gradient_nan, SONEW_NON_FINITE_GRADIENT, "tensor \"b\""),
     REFUSAL(planes_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 2"),
     REFUSAL(planes_to_null, SONEW_NULL_POINTER, "planes is null"),
-    REFUSAL(planes_too_small, SONEW_STRUCT_SIZE, "the size of planes is 8, expected 24"),
+    REFUSAL(planes_too_small, SONEW_STRUCT_SIZE, "the size of planes is 8, expected 32"),
     REFUSAL(no_tensors, SONEW_NO_TENSORS, "the list of tensors is empty"),
     REFUSAL(size_is_2_59, SONEW_OUT_OF_MEMORY, "out of memory"),
     {0},

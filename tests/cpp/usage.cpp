@@ -661,7 +661,8 @@ static void pooled(const std::string &folder) {
   THROWS(SONEW_WRONG_LENGTH, "pooled has 120 elements, expected 60", file.read(0, "pooled", same));
   sonew::Optimizer other(model, options);
   other.set_state(1, planes);
-  buffers.planes[2] = planes[0];
+  std::vector<Floats> wrong{planes[0], planes[1], planes[0]};
+  buffers.planes = wrong;
   THROWS(SONEW_WRONG_LENGTH, "pooled has 120 elements, expected 60", plan.step(2, {buffers}));
   options.shrink = 1;
   THROWS(SONEW_OUT_OF_RANGE, "options.shrink", sonew::Optimizer(model, options));
