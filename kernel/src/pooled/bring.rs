@@ -4,45 +4,33 @@ use std::ops::Range;
 
 use super::band::Prepare;
 use super::panel::INCOMING;
-use super::{Panel, PooledBlock, PooledChains};
+use super::transpose::{ToColumns, ToRows};
+use super::{Panel, Pass};
 use crate::access::Run;
 use crate::apply::Keep;
 use crate::runs::slice_mut;
-use crate::simd::{Kernel, Scalar, Vector, LANES};
-use crate::{Access, Directions, Factor, Gradient, Incoming, Kernels, Norms, Rule, Workspace};
+use crate::simd::{Scalar, LANES};
+use crate::{Directions, Factor, Gradient, Incoming};
 
-impl Kernels {
+impl Pass<'_, '_> {
     /// State of some positions of some chains comes into the panel, from a row on.
-    #[allow(clippy::too_many_arguments)] // Each is one thing, borrowed.
     pub(super) fn bring<T: Scalar>(
-        &self,
-        work: &mut Workspace,
-        access: &mut Access<'_>,
-        rule: &Rule,
-        chains: &PooledChains,
-        block: &PooledBlock<'_>,
+        &mut self,
         panel: &mut Panel,
         of: &Range<usize>,
         new: &Range<usize>,
         row: usize,
-        norms: &mut Norms,
     ) {
+        let chains = self.chains;
         let real = new.start.min(chains.length)..new.end.min(chains.length);
-        let len = real.len();
-        let width = chains.width();
+        let (col, len, width) = (real.start, real.len(), chains.width());
         if !chains.rows {
             for (at, position) in real.enumerate() {
-                let (col, len) = (of.start, of.len());
-                let run = Run {
-                    row: position,
-                    col,
-                    len,
-                };
                 let mut arrays = panel.arrays::<T>(chains);
-                let to = arrays
-                    .incoming(row + at)
-                    .map(|to| &mut to.as_flattened_mut()[..width]);
-                self.come::<T>(work, access, rule, block, run, to, norms);
+                let to = arrays.incoming(row + at);
+                let to = to.map(|to| &mut to.as_flattened_mut()[..width]);
+                let (row, col, len) = (position, of.start, of.len());
+                self.come::<T>(Run { row, col, len }, to);
             }
             return;
         }
@@ -51,29 +39,22 @@ impl Kernels {
             let first = of.start + vector * LANES;
             let mut arrays = panel.arrays::<T>(chains);
             for lane in 0..LANES {
-                let is_there = first + lane < of.end && len > 0;
-                let at = lane * pitch;
-                let to = arrays
-                    .staged
-                    .each_mut()
-                    .map(|to| &mut to[at..at + new.len()]);
-                if is_there {
-                    let (row, col) = (first + lane, real.start);
-                    self.come::<T>(work, access, rule, block, Run { row, col, len }, to, norms);
-                } else {
-                    to.into_iter().for_each(|to| to.fill(T::ZERO));
+                let (row, at) = (first + lane, lane * pitch);
+                let to = arrays.staged.each_mut();
+                let to = to.map(|to| &mut to[at..at + new.len()]);
+                match row < of.end && len > 0 {
+                    true => self.come::<T>(Run { row, col, len }, to),
+                    false => to.into_iter().for_each(|to| to.fill(T::ZERO)),
                 }
             }
             let staged = std::mem::take(&mut arrays.staged);
-            let vectors = width / LANES;
             for (to, rows) in arrays.incoming(row).into_iter().zip(staged) {
-                let (to, count) = (&mut to[vector..], new.len());
-                self.call(ToColumns {
+                self.kernels.call(ToColumns {
                     rows,
                     pitch,
-                    to,
-                    vectors,
-                    count,
+                    to: &mut to[vector..],
+                    vectors: width / LANES,
+                    count: new.len(),
                 });
             }
         }
@@ -81,17 +62,10 @@ impl Kernels {
 
     /// The state of a run takes in the gradient, if it is to, and comes prepared; what is
     /// behind it is zero.
-    #[allow(clippy::too_many_arguments)]
-    fn come<T: Scalar>(
-        &self,
-        work: &mut Workspace,
-        access: &mut Access<'_>,
-        rule: &Rule,
-        block: &PooledBlock<'_>,
-        run: Run,
-        to: [&mut [T]; INCOMING],
-        norms: &mut Norms,
-    ) {
+    fn come<T: Scalar>(&mut self, run: Run, to: [&mut [T]; INCOMING]) {
+        let (kernels, work, access) = (self.kernels, &mut *self.work, &mut *self.access);
+        let (rule, takes_in) = (self.rule, self.block.takes_in);
+        let has_products = self.block.products.is_some();
         work.along(false);
         // Whole vectors, then the rest.
         let whole = run.len - run.len % LANES;
@@ -100,17 +74,13 @@ impl Kernels {
             if len == 0 {
                 continue;
             }
-            let run = Run {
-                col: run.col + from,
-                len,
-                ..run
-            };
-            let in_place = len.is_multiple_of(LANES) && self.reads_in_place(access, rule);
-            let needs_gradient = block.takes_in || block.products.is_some();
-            if needs_gradient && !in_place {
-                self.gradient(work, access, run, (0, from), rule.scale);
+            let col = run.col + from;
+            let run = Run { col, len, ..run };
+            let in_place = len.is_multiple_of(LANES) && kernels.reads_in_place(access, rule);
+            if (takes_in || has_products) && !in_place {
+                kernels.gradient(work, access, run, (0, from), rule.scale);
             }
-            let gradient = match (block.takes_in, in_place) {
+            let gradient = match (takes_in, in_place) {
                 (false, _) => Gradient::None,
                 (true, true) => Gradient::InMemory { step: 1 },
                 (true, false) => Gradient::InChunk,
@@ -121,169 +91,92 @@ impl Kernels {
                 gradient,
                 ends: false,
             };
-            self.update(work, access, rule, &incoming, &mut norms.reference);
+            kernels.update(work, access, rule, &incoming, &mut self.norms.reference);
             let arrays = work.arrays::<T>();
-            let (state, plane) = (&*arrays.state, arrays.new.plane);
             let (gradient, scale) = match in_place {
                 true => (bytemuck::cast_slice(access.gradient(run)), rule.scale),
                 false => (&arrays.new.gradient[from..], Factor::ONE),
             };
-            let count = len.next_multiple_of(LANES);
-            self.call(Prepare {
-                momentum: state[from..from + count].as_chunks().0,
-                diagonal: state[plane + from..plane + from + count].as_chunks().0,
-                gradient: block
-                    .products
-                    .is_some()
-                    .then(|| gradient[..count].as_chunks().0),
+            let vectors = len.div_ceil(LANES);
+            let (state, plane) = (&*arrays.state, arrays.new.plane);
+            kernels.call(Prepare {
+                momentum: &state[from..].as_chunks().0[..vectors],
+                diagonal: &state[plane + from..].as_chunks().0[..vectors],
+                gradient: has_products.then(|| &gradient.as_chunks().0[..vectors]),
                 scale,
-                to: [
-                    x[from..from + count].as_chunks_mut().0,
-                    inverse_root[from..from + count].as_chunks_mut().0,
-                    z[from..from + count].as_chunks_mut().0,
-                ],
+                to: [&mut x, &mut inverse_root, &mut z]
+                    .map(|to| &mut to[from..].as_chunks_mut().0[..vectors]),
             });
         }
-        for to in [&mut x, &mut inverse_root, &mut z] {
+        for to in [x, inverse_root, z] {
             to[run.len..].fill(T::ZERO);
         }
     }
 
     /// Directions of some positions leave the panel for where they are wanted.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn take_directions<T: Scalar>(
-        &self,
-        access: &mut Access<'_>,
-        rule: &Rule,
-        chains: &PooledChains,
-        block: &PooledBlock<'_>,
+    pub(super) fn take_away<T: Scalar>(
+        &mut self,
         panel: &mut Panel,
         of: &Range<usize>,
         positions: Range<usize>,
         then: Directions,
     ) {
+        let (chains, block) = (self.chains, &self.block);
+        let (first_chain, (kept, kept_row)) = (block.chains.start, block.kept);
         let mut arrays = panel.arrays::<T>(chains);
         let count = positions.len().next_multiple_of(LANES);
         let (directions, vectors, staged) = arrays.leaving(count);
-        let (kept, kept_row) = block.kept;
         if !chains.rows {
-            for (at, row) in positions.clone().enumerate() {
-                let run = Run {
-                    row,
-                    col: of.start,
-                    len: of.len(),
-                };
-                let kept = kept + row * kept_row + of.start - block.chains.start;
+            for (at, row) in positions.enumerate() {
+                let (col, len) = (of.start, of.len());
+                let kept = kept + row * kept_row + col - first_chain;
                 let directions = &directions[at * vectors..][..vectors];
-                self.leave::<T>(access, rule, run, directions, kept, then);
+                self.leave::<T>(Run { row, col, len }, directions, kept, then);
             }
             return;
         }
-        let pitch = chains.staged();
+        let (pitch, col, len) = (chains.staged(), positions.start, positions.len());
         for (vector, first) in of.clone().step_by(LANES).enumerate() {
-            let from = &directions[vector..];
-            self.call(ToRows {
-                from,
+            self.kernels.call(ToRows {
+                from: &directions[vector..],
                 vectors,
                 rows: &mut *staged,
                 pitch,
                 count,
             });
             for lane in 0..LANES.min(of.end - first) {
-                let (row, col) = (first + lane, positions.start);
-                let run = Run {
-                    row,
-                    col,
-                    len: positions.len(),
-                };
-                let kept = kept + (row - block.chains.start) * kept_row + col;
+                let row = first + lane;
+                let kept = kept + (row - first_chain) * kept_row + col;
                 let directions = staged[lane * pitch..][..count].as_chunks().0;
-                self.leave::<T>(access, rule, run, directions, kept, then);
+                self.leave::<T>(Run { row, col, len }, directions, kept, then);
             }
         }
     }
 
+    /// Those of a run.
     fn leave<T: Scalar>(
-        &self,
-        access: &mut Access<'_>,
-        rule: &Rule,
+        &mut self,
         run: Run,
         directions: &[[T; LANES]],
         kept: usize,
         then: Directions,
     ) {
         let direction = &directions[..run.len.div_ceil(LANES)];
-        match then {
-            Directions::Measured => {
-                // SAFETY: the access is borrowed exclusively.
-                if let Some(keep) = unsafe { access.kept(kept, run.len) } {
-                    let (to, many) = (slice_mut::<T>(keep), access.keeps_many());
-                    self.call(Keep {
-                        direction,
-                        to,
-                        many,
-                    });
-                }
+        if then == Directions::Measured {
+            // SAFETY: the access is borrowed exclusively.
+            if let Some(keep) = unsafe { self.access.kept(kept, run.len) } {
+                let (to, many) = (slice_mut::<T>(keep), self.access.keeps_many());
+                self.kernels.call(Keep {
+                    direction,
+                    to,
+                    many,
+                });
             }
-            Directions::Applied | Directions::AppliedAndMeasured => {
-                // SAFETY: the access is borrowed exclusively.
-                let target = unsafe { access.target(run) };
-                self.deliver::<T>(direction, target, rule.apply);
-            }
+            return;
         }
-    }
-}
-
-/// Rows of a vector of chains become columns.
-struct ToColumns<'a, T> {
-    rows: &'a [T],
-    pitch: usize,
-    to: &'a mut [[T; LANES]],
-    vectors: usize,
-    count: usize,
-}
-
-impl<T: Scalar> Kernel<T> for ToColumns<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        let mut block = [[T::ZERO; LANES]; LANES];
-        for first in (0..self.count).step_by(LANES) {
-            for (lane, row) in block.iter_mut().enumerate() {
-                row.copy_from_slice(&self.rows[lane * self.pitch + first..][..LANES]);
-            }
-            V::transpose(isa, &mut block);
-            for (position, column) in block.iter().enumerate() {
-                self.to[(first + position) * self.vectors] = *column;
-            }
-        }
-    }
-}
-
-/// Columns become rows of a vector of chains.
-struct ToRows<'a, T> {
-    from: &'a [[T; LANES]],
-    vectors: usize,
-    rows: &'a mut [T],
-    pitch: usize,
-    count: usize,
-}
-
-impl<T: Scalar> Kernel<T> for ToRows<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        let mut block = [[T::ZERO; LANES]; LANES];
-        for first in (0..self.count).step_by(LANES) {
-            for (position, column) in block.iter_mut().enumerate() {
-                *column = self.from[(first + position) * self.vectors];
-            }
-            V::transpose(isa, &mut block);
-            for (lane, row) in block.iter().enumerate() {
-                self.rows[lane * self.pitch + first..][..LANES].copy_from_slice(row);
-            }
-        }
+        // SAFETY: the access is borrowed exclusively.
+        let target = unsafe { self.access.target(run) };
+        self.kernels
+            .deliver::<T>(direction, target, self.rule.apply);
     }
 }

@@ -25,6 +25,7 @@ mod bring;
 mod inverse;
 mod panel;
 mod sums;
+mod transpose;
 
 use std::ops::Range;
 
@@ -69,7 +70,7 @@ impl PooledChains {
         self.band.next_multiple_of(LANES)
     }
 
-    /// PooledChains of a panel, as whole vectors.
+    /// Chains of a panel, as whole vectors.
     fn width(&self) -> usize {
         let most = if self.rows { ROWS } else { COLUMNS };
         self.block.next_multiple_of(LANES).min(most)
@@ -108,6 +109,17 @@ pub struct PooledBlock<'a> {
     pub kept: (usize, usize),
 }
 
+/// A block on its way: what it works on, and with.
+struct Pass<'p, 'a> {
+    kernels: &'p Kernels,
+    work: &'p mut Workspace,
+    access: &'p mut Access<'a>,
+    rule: &'p Rule,
+    chains: &'p PooledChains,
+    block: PooledBlock<'p>,
+    norms: &'p mut Norms,
+}
+
 impl Kernels {
     /// A block of chains whose correlations are pooled.
     #[allow(clippy::too_many_arguments)] // Each is one thing, borrowed.
@@ -121,58 +133,56 @@ impl Kernels {
         block: PooledBlock<'_>,
         norms: &mut Norms,
     ) {
-        in_arithmetic!(self, T => {
-            self.pooled_in::<T>(work, access, rule, chains, inverse, block, norms);
-        })
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn pooled_in<T: Scalar>(
-        &self,
-        work: &mut Workspace,
-        access: &mut Access<'_>,
-        rule: &Rule,
-        chains: &PooledChains,
-        inverse: &PooledInverse,
-        mut block: PooledBlock<'_>,
-        norms: &mut Norms,
-    ) {
         let mut panel = work.take_panel();
-        let (width, strip, lag) = (chains.width(), chains.strip(), chains.lag());
-        let padded = chains.padded();
-        for first in block.chains.clone().step_by(width) {
-            let of = first..block.chains.end.min(first + width);
-            panel.arrays::<T>(chains).clear();
-            let mut come = 0;
-            for start in (0..padded).step_by(strip) {
-                let count = strip.min(padded - start);
-                // New are those that directions lag behind, too.
-                let new = come..padded.min(start + strip + lag);
-                let row = lag + new.start - start;
-                self.bring::<T>(
-                    work, access, rule, chains, &block, &mut panel, &of, &new, row, norms,
-                );
-                come = new.end;
-                let mut arrays = panel.arrays::<T>(chains);
-                let there = new.end.min(chains.length).saturating_sub(new.start);
-                arrays.clear_behind(row + there);
-                if let Some(sums) = &mut block.products {
-                    self.call(arrays.products(bytemuck::cast_slice_mut(sums), start, count));
-                }
-                if let Some(then) = block.then {
-                    self.call(arrays.solve(inverse, start, count));
-                    if then.measures() {
-                        let (of, sums) = (arrays.directions(count), &mut norms.direction.0);
-                        self.call(AddSquares { of, sums });
-                    }
-                    let positions = start..chains.length.min(start + count);
-                    self.take_directions::<T>(
-                        access, rule, chains, &block, &mut panel, &of, positions, then,
-                    );
-                }
-                panel.arrays::<T>(chains).advance(strip);
-            }
+        let mut pass = Pass {
+            kernels: self,
+            work,
+            access,
+            rule,
+            chains,
+            block,
+            norms,
+        };
+        let all = pass.block.chains.clone();
+        for first in all.clone().step_by(chains.width()) {
+            let of = first..all.end.min(first + chains.width());
+            in_arithmetic!(self, T => pass.panel::<T>(&mut panel, inverse, &of));
         }
         work.give_panel(panel);
+    }
+}
+
+impl Pass<'_, '_> {
+    /// Some chains, a strip at a time.
+    fn panel<T: Scalar>(&mut self, panel: &mut Panel, inverse: &PooledInverse, of: &Range<usize>) {
+        let (kernels, chains) = (self.kernels, self.chains);
+        let (strip, lag, padded) = (chains.strip(), chains.lag(), chains.padded());
+        panel.arrays::<T>(chains).clear();
+        let mut come = 0;
+        for start in (0..padded).step_by(strip) {
+            let count = strip.min(padded - start);
+            // New are those that directions lag behind, too.
+            let new = come..padded.min(start + strip + lag);
+            let row = lag + new.start - start;
+            self.bring::<T>(panel, of, &new, row);
+            come = new.end;
+            let mut arrays = panel.arrays::<T>(chains);
+            let there = new.end.min(chains.length).saturating_sub(new.start);
+            arrays.clear_behind(row + there);
+            if let Some(sums) = &mut self.block.products {
+                let sums = bytemuck::cast_slice_mut(sums);
+                kernels.call(arrays.products(sums, start, count));
+            }
+            if let Some(then) = self.block.then {
+                kernels.call(arrays.solve(inverse, start, count));
+                if then.measures() {
+                    let (of, sums) = (arrays.directions(count), &mut self.norms.direction.0);
+                    kernels.call(AddSquares { of, sums });
+                }
+                let positions = start..chains.length.min(start + count);
+                self.take_away::<T>(panel, of, positions, then);
+            }
+            panel.arrays::<T>(chains).advance(strip);
+        }
     }
 }
