@@ -52,8 +52,8 @@ pub struct TensorState {
     chains: Vec<Vec<usize>>,
     /// If its chains share their correlations.
     pooled: Option<Pooled>,
-    /// In the order of [`planes`](crate::layout::planes), without bias correction; but for
-    /// pooled sums, see [`TensorState::pooled_sums`].
+    /// In the order of [`planes`](crate::layout::planes), without bias correction. That
+    /// of pooled sums stays zero: they are in `pooled`.
     pub planes: Vec<Vec<f64>>,
     /// Multiplies the learning rate.
     pub lr_scale: f64,

@@ -10,7 +10,7 @@ impl Optimizer {
     /// place: the position of a data loader, the state of a random generator. Every save
     /// writes the texts together with the state, in one file that is complete or not there;
     /// a load replaces them by those of the file, of several files by those of the first.
-    /// [`Checkpoint::header`](crate::Checkpoint::header) has them without a load. In the
+    /// [`Checkpoint::header`](crate::checkpoint::Checkpoint::header) has them without a load. In the
     /// file they are metadata with the keys `sonew.text.KEY`.
     ///
     /// # Errors
