@@ -44,12 +44,15 @@ for (type, name) in SONew.STRUCTS
     @test fields == collect(fieldnames(type))
 end
 
-# Every function of the header is called here, but for the step in stages, and for those that
-# fill in the defaults of structs that are filled in here.
+# Every function of the header is called here, but for the step in stages, for those that fill
+# in the defaults of structs that are filled in here, and for texts, copies and checkpoints in
+# memory, which this package does not have yet.
 declared = Symbol.(getindex.(eachmatch(r"^(?:sonew_status |const char \*)(sonew_\w+)\("m, header), 1))
 @test length(unique(declared)) == length(declared) > 40
 @test setdiff(declared, SONew.FUNCTIONS) ==
-      [:sonew_load_options_init, :sonew_tensors_init, :sonew_buffers_init, :sonew_stages_begin,
+      [:sonew_reset, :sonew_clone, :sonew_flat_pointers, :sonew_save_to_memory,
+       :sonew_load_options_init, :sonew_set_text, :sonew_get_text, :sonew_tensors_init,
+       :sonew_get_options, :sonew_file_text, :sonew_buffers_init, :sonew_stages_begin,
        :sonew_plan_stages_begin, :sonew_stages_next, :sonew_stages_abort]
 @test issubset(SONew.FUNCTIONS, declared)
 
