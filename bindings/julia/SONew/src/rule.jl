@@ -154,7 +154,8 @@ end
 const DEFAULTS = Ref{SONewRule}()
 
 # The defaults of the library in use.
-library_defaults() = rule_of(filled(c().sonew_options_init, Options))
+library_defaults() = rule_of(library_options())
+library_options() = filled(c().sonew_options_init, Options)
 
 # A rule with the options of an optimizer, and otherwise the library's defaults.
 function rule_of(o::Options)
@@ -180,7 +181,7 @@ options(rule::SONewRule) = Options(
     rule.bias_correction, rule.graft_bias_correction,
     number(ROUNDING, rule.rounding, "rounding"),
     number(INSTRUCTION_SET, rule.instruction_set, "instruction_set"),
-    rule.lagged_norms, rule.nesterov, 0, handle_of(rule.pool), 0)
+    rule.lagged_norms, rule.nesterov, 0, handle_of(rule.pool), library_options().shrink)
 
 # The handle of a pool, for a call during which the caller keeps the rule.
 handle_of(::Nothing) = C_NULL
