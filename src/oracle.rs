@@ -144,12 +144,17 @@ impl Oracle {
         &self.tensors[i].chains
     }
 
-    /// Lets the scaled gradient `g` into the state planes of tensor `i`.
-    fn accumulate(&mut self, i: usize, g: &[f64], [beta1, beta2]: [f64; 2], weight: f64) {
-        let (keep, add) = match self.options.statistics {
+    /// What multiplies the statistics that are there, and what comes in.
+    fn average(&self, beta2: f64, weight: f64) -> (f64, f64) {
+        match self.options.statistics {
             Statistics::MovingAverage => (beta2, 1.0 - beta2),
             Statistics::WeightedSum => (1.0, weight),
-        };
+        }
+    }
+
+    /// Lets the scaled gradient `g` into the state planes of tensor `i`.
+    fn accumulate(&mut self, i: usize, g: &[f64], [beta1, beta2]: [f64; 2], weight: f64) {
+        let (keep, add) = self.average(beta2, weight);
         let norm_of_g = norm(g);
         let tensor = &mut self.tensors[i];
         tensor.beta_products[0] *= beta1;
@@ -243,15 +248,12 @@ impl Oracle {
         beta2: f64,
         weight: f64,
     ) -> Vec<f64> {
-        let (keep, add) = match self.options.statistics {
-            Statistics::MovingAverage => (beta2, 1.0 - beta2),
-            Statistics::WeightedSum => (1.0, weight),
-        };
+        let average = self.average(beta2, weight);
         // Without a band, this is the damped diagonal.
         let diagonal = self.preconditioner(i).h.swap_remove(0);
         let tensor = &mut self.tensors[i];
         let pooled = tensor.pooled.as_mut().expect("it is pooled");
-        pooled.direction(&self.options, &tensor.chains, &diagonal, m, g, (keep, add))
+        pooled.direction(&self.options, &tensor.chains, &diagonal, m, g, average)
     }
 
     /// `|a|`: the norm that the direction of tensor `i` takes.

@@ -1,6 +1,10 @@
 //! What programs around the library need: one buffer for all tensors, texts of their own in
 //! checkpoints, checkpoints in memory, options by group, copies, and beginning anew.
 
+#[macro_use]
+#[path = "common/refusal.rs"]
+mod refusal;
+
 use std::fs;
 
 use sonew::checkpoint::{convert, merge, split, Checkpoint, Conversion, SplitBy, MAX_TEXTS};
@@ -8,17 +12,6 @@ use sonew::dtype::{bf16, Dtype, Elements, ElementsMut};
 use sonew::layout::{TensorSpec, Update};
 use sonew::options::{Damping, Graft, Options, StepOptions};
 use sonew::{Error, LoadMode, LoadOptions, Optimizer};
-
-/// Asserts that a call is refused with this error.
-macro_rules! refused {
-    ($call:expr, $error:pat $(if $guard:expr)?) => {
-        match $call {
-            Err($error) $(if $guard)? => {}
-            Err(other) => panic!("{}: refused with {other:?}", stringify!($call)),
-            Ok(_) => panic!("{} was not refused", stringify!($call)),
-        }
-    };
-}
 
 const LENGTHS: [usize; 3] = [35, 7, 4];
 const ALL: usize = 46;

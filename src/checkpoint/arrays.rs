@@ -8,7 +8,7 @@ use super::locate::StoredArray;
 use super::{array_name, Checkpoint, SavedTensor};
 use crate::dtype::{convert, Dtype, Elements, ElementsMut, Stochastic};
 use crate::error::{Error, Result};
-use crate::layout::array_dims;
+use crate::layout::array_len;
 use crate::memory::AlignedBytes;
 use crate::signals::Blocked;
 
@@ -110,8 +110,7 @@ impl Checkpoint<'_> {
             let (tensor, size) = (wanted.tensor, wanted.dtype.size());
             let array = self.find(tensor, wanted.plane)?;
             let spec = &self.header.tensors[tensor].spec;
-            let dims = array_dims(&self.header.options, spec, wanted.plane);
-            let expected = dims.iter().product::<usize>();
+            let expected = array_len(&self.header.options, spec, wanted.plane);
             if wanted.dst.len() != expected * size {
                 return Err(Error::WrongLength {
                     tensor: spec.name.clone(),

@@ -12,7 +12,7 @@ use super::{
     array_name, Array, Header, Settings, ALIGNMENT, FORMAT, MEMORY, PADDING, SECOND, WORD,
 };
 use crate::error::{Error, Result};
-use crate::layout::array_dims;
+use crate::layout::{array_dims, array_len};
 use crate::memory::{check, OF_FILES};
 
 /// Checksums are computed, and arrays written, in chunks of this size, which
@@ -280,8 +280,7 @@ fn check_lengths(header: &Header, arrays: &[Array]) -> Result<()> {
                 count,
             })?
             .spec;
-        let dims = array_dims(&header.options, spec, array.plane);
-        let expected = dims.iter().product::<usize>();
+        let expected = array_len(&header.options, spec, array.plane);
         if array.bytes.len() != expected * array.dtype.size() {
             return Err(Error::WrongLength {
                 tensor: spec.name.clone(),

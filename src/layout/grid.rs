@@ -75,7 +75,7 @@ const BLOCK_ACROSS: usize = 16384;
 const STRIP: usize = 2048;
 /// Blocks of a tensor whose correlations are pooled, and how many times the memory of their
 /// sums fits into that of a plane.
-const POOLED: Range<usize> = 8..64;
+const POOLED_BLOCKS: Range<usize> = 8..64;
 const SUMS: usize = 8;
 
 impl Grid {
@@ -151,7 +151,7 @@ impl Grid {
         let count = tensor.len() / length;
         // Each block has sums of its own. There are enough for some threads, and as many
         // more as take but a part of the tensor's memory.
-        let blocks = (count / (SUMS * (band + 1))).clamp(POOLED.start, POOLED.end);
+        let blocks = (count / (SUMS * (band + 1))).clamp(POOLED_BLOCKS.start, POOLED_BLOCKS.end);
         let fair = count.div_ceil(blocks).max(BLOCK / length);
         let block = fair.next_multiple_of(LANES).min(count);
         let chains = PooledChains {

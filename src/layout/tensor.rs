@@ -283,6 +283,11 @@ pub(crate) fn array_dims<'a>(
     }
 }
 
+/// The number of elements of one of a tensor's arrays.
+pub(crate) fn array_len(options: &Options, tensor: &TensorSpec, array: &str) -> usize {
+    array_dims(options, tensor, array).iter().product()
+}
+
 /// Name of the plane of pooled sums.
 pub(crate) const POOLED: &str = "pooled";
 

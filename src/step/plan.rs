@@ -77,8 +77,9 @@ impl Plan {
     /// [`Error::TensorName`], [`Error::DuplicateName`],
     /// [`Error::TooManyDimensions`] and
     /// [`Error::SizeOverflow`], [`Error::StateDtype`] and
-    /// [`Error::MasterDtype`] and [`Error::PooledShard`] for tensors; [`Error::InstructionSet`] where the
-    /// one that was asked for is not there; [`Error::OutOfMemory`].
+    /// [`Error::MasterDtype`] and [`Error::PooledShard`] for tensors;
+    /// [`Error::InstructionSet`] where the one that was asked for is not there;
+    /// [`Error::OutOfMemory`].
     pub fn new(options: &Options, tensors: &[TensorSpec]) -> Result<Self> {
         Plan::in_pool(options, tensors, None)
     }

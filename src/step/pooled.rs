@@ -59,22 +59,27 @@ impl Pooled {
     }
 
     /// Before the gradients.
-    pub(super) fn begin(&mut self, sums: &mut PooledSums<'_>, by: Average, as_: PooledEstimate) {
+    pub(super) fn begin(
+        &mut self,
+        sums: &mut PooledSums<'_>,
+        by: Average,
+        estimate: PooledEstimate,
+    ) {
         sums.begin(&self.kernels, by);
         if sums.is_lagged {
-            self.invert(sums.current(), as_);
+            self.invert(sums.current(), estimate);
         }
     }
 
     /// After them.
-    pub(super) fn end(&mut self, sums: &mut PooledSums<'_>, by: Average, as_: PooledEstimate) {
+    pub(super) fn end(&mut self, sums: &mut PooledSums<'_>, by: Average, estimate: PooledEstimate) {
         let blocks = self.blocks.iter_mut();
         let blocks = blocks.map(|block| block.get_mut().unwrap_or_else(PoisonError::into_inner));
         let mut blocks: Vec<_> = blocks.collect();
         sums.end(&self.kernels, by, blocks.iter().map(|block| &block[..]));
         blocks.iter_mut().for_each(|block| block.fill(0));
         if !sums.is_lagged {
-            self.invert(sums.current(), as_);
+            self.invert(sums.current(), estimate);
         }
     }
 

@@ -169,12 +169,17 @@ impl Tensor {
         }
     }
 
+    /// Whether its directions need something of the whole tensor's statistics.
+    fn waits_for_statistics(&self) -> bool {
+        self.relative || self.pools_first
+    }
+
     /// What becomes of its directions in the sweep that takes in gradients: the
     /// largest l1 has to wait for all statistics, and a step that defers applies
     /// nothing yet.
     pub(super) fn fused(&self, known: &Known, defers: bool) -> Option<Directions> {
         match self.grafted() {
-            _ if self.relative || self.pools_first => None,
+            _ if self.waits_for_statistics() => None,
             true => Some(self.measured(known)),
             false if defers => None,
             false => Some(Directions::Applied),
@@ -198,8 +203,7 @@ impl Tensor {
 
     /// What is left to be done in the sweep that measures.
     pub(super) fn left_to_measure(&self, known: &Known) -> Option<Directions> {
-        let waits = self.relative || self.pools_first;
-        (self.grafted() && waits).then(|| self.measured(known))
+        (self.grafted() && self.waits_for_statistics()).then(|| self.measured(known))
     }
 
     /// What is left to be done in the last sweep.

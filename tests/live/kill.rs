@@ -9,7 +9,7 @@ use sonew::layout::TensorSpec;
 use sonew::options::{Options, StepOptions};
 use sonew::{Error, LoadMode, LoadOptions, Optimizer, Result};
 
-use crate::training::{refused, Folder, Seen, Training};
+use crate::training::{Folder, Seen, Training};
 use crate::MODES;
 
 /// A training whose process was killed.

@@ -1,5 +1,9 @@
 //! State in a live file, or mapped privately from a file.
 
+#[macro_use]
+#[path = "../common/refusal.rs"]
+mod refusal;
+
 #[path = "../common/mod.rs"]
 mod common;
 mod kill;
@@ -14,7 +18,7 @@ use sonew::dtype::{Elements, ElementsMut};
 use sonew::layout::{TensorSpec, Update};
 use sonew::options::{Options, StepOptions};
 use sonew::{Error, LoadMode, LoadOptions, Optimizer};
-use training::{refused, tensors, variants, Folder, Training};
+use training::{tensors, variants, Folder, Training};
 
 const MODES: [LoadMode; 3] = [LoadMode::Read, LoadMode::MapPrivate, LoadMode::MapShared];
 

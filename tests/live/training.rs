@@ -10,18 +10,6 @@ use sonew::{LoadMode, LoadOptions, Optimizer, Result};
 
 use crate::common::{self, normal, rng};
 
-/// Asserts that a call is refused with this error.
-macro_rules! refused {
-    ($call:expr, $error:pat $(if $guard:expr)?) => {
-        match $call {
-            Err($error) $(if $guard)? => {}
-            Err(other) => panic!("{}: refused with {other:?}", stringify!($call)),
-            Ok(_) => panic!("{} was not refused", stringify!($call)),
-        }
-    };
-}
-pub(crate) use refused;
-
 pub fn tensors() -> Vec<TensorSpec> {
     let spec = |name: &str, dims: &[usize], chains| TensorSpec::new(name, dims).with_chains(chains);
     vec![

@@ -1,17 +1,9 @@
 //! Calls that the Rust API refuses: each returns exactly its error and changes
 //! nothing.
 
-/// Asserts that a call is refused with this error.
-macro_rules! refused {
-    ($call:expr, $error:pat $(if $guard:expr)?) => {
-        match $call {
-            Err($error) $(if $guard)? => {}
-            Err(other) => panic!("{}: refused with {other:?}", stringify!($call)),
-            Ok(_) => panic!("{} was not refused", stringify!($call)),
-        }
-    };
-}
-
+#[macro_use]
+#[path = "../common/refusal.rs"]
+mod refusal;
 mod create;
 mod files;
 mod step;

@@ -1,17 +1,9 @@
 //! Shards: files of processes that each have some rows of the tensors, loaded by other
 //! numbers of processes, merged into one file, and split again.
 
-/// Asserts that a call is refused with this error.
-macro_rules! refused {
-    ($call:expr, $error:pat $(if $guard:expr)?) => {
-        match $call {
-            Err($error) $(if $guard)? => {}
-            Err(other) => panic!("{}: refused with {other:?}", stringify!($call)),
-            Ok(_) => panic!("{} was not refused", stringify!($call)),
-        }
-    };
-}
-
+#[macro_use]
+#[path = "../common/refusal.rs"]
+mod refusal;
 #[path = "../common/mod.rs"]
 mod common;
 mod cuts;

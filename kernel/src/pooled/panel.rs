@@ -24,7 +24,7 @@ pub(crate) struct Arrays<'a, T> {
     /// `D L^T x`.
     solved: &'a mut [[T; LANES]],
     /// The same three, in rows of as many chains as a vector has lanes.
-    pub(super) staged: [&'a mut [T]; 3],
+    pub(super) staged: [&'a mut [T]; INCOMING],
 }
 
 /// The arrays that come in.
@@ -74,9 +74,9 @@ impl Panel {
             array.as_chunks_mut().0
         };
         let (x, inverse_root, z, solved) = (array(), array(), array(), array());
-        let (momentum, staged) = staged.split_at_mut(LANES * chains.staged());
-        let (diagonal, staged) = staged.split_at_mut(LANES * chains.staged());
-        let gradient = &mut staged[..LANES * chains.staged()];
+        let rows = LANES * chains.staged();
+        let (first, staged) = staged.split_at_mut(rows);
+        let (second, staged) = staged.split_at_mut(rows);
         Arrays {
             chains: *chains,
             vectors: chains.width() / LANES,
@@ -84,7 +84,7 @@ impl Panel {
             inverse_root,
             z,
             solved,
-            staged: [momentum, diagonal, gradient],
+            staged: [first, second, &mut staged[..rows]],
         }
     }
 }
