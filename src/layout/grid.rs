@@ -153,10 +153,11 @@ impl Grid {
         // more as take but a part of the tensor's memory.
         let blocks = (count / (SUMS * (band + 1))).clamp(POOLED_BLOCKS.start, POOLED_BLOCKS.end);
         let fair = count.div_ceil(blocks).max(BLOCK / length);
-        let block = fair.next_multiple_of(LANES).min(count);
+        let block = PooledChains::of_blocks(rows, count, fair);
         let chains = PooledChains {
             rows,
             length,
+            count,
             block,
             band,
         };
