@@ -160,7 +160,7 @@ impl<T: Scalar> Kernel<T> for Solve<'_, T> {
 
 /// Some positions of their own, less those from `from` on times the numbers of each.
 #[inline(always)]
-fn filter<V: Vector>(
+pub(super) fn filter<V: Vector>(
     isa: V::Isa,
     own: &[[V::Scalar; LANES]],
     from: &[[V::Scalar; LANES]],

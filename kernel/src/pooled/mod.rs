@@ -20,18 +20,28 @@
 //! What does not exist (lanes without a chain, positions behind the last) is zero
 //! everywhere, which adds nothing to any sum.
 
+mod added;
 mod band;
 mod bring;
+mod full;
 mod inverse;
+mod matrix;
+mod orthonormal;
 mod panel;
+mod rank;
+mod structure;
 mod sums;
 mod transpose;
+mod whole;
 
 use std::ops::Range;
 
-pub use inverse::{PooledEstimate, PooledInverse};
+pub use inverse::PooledEstimate;
 pub(crate) use panel::Panel;
+pub use structure::{PooledInverse, PooledStructure};
 pub use sums::PooledSums;
+
+use inverse::BandInverse;
 
 use crate::kernels::in_arithmetic;
 use crate::norms::AddSquares;
@@ -41,6 +51,12 @@ use crate::{Access, Directions, Dtype, Kernels, Norms, Rule, Workspace};
 /// The widest band of pooled correlations.
 pub const MAX_POOLED_BAND: usize = 64;
 
+/// The most directions of pooled correlations.
+pub const MAX_POOLED_RANK: usize = 64;
+
+/// Positions of the longest chain all of whose correlations are pooled.
+pub const MAX_POOLED_LENGTH: usize = 4096;
+
 /// Coordinates of a panel, so that its arrays stay in the second-level cache.
 const COORDINATES: usize = 16 * 1024;
 /// Its chains at the most: few where a chain is a row, since each is a stream of memory of
@@ -49,6 +65,9 @@ const ROWS: usize = 64;
 const COLUMNS: usize = 256;
 /// Its positions at the most.
 const POSITIONS: usize = 512;
+/// Coordinates of a panel of whole chains: directions need all positions of a chain, and
+/// these are better fetched from the next cache than from memory.
+const WHOLE: usize = 64 * 1024;
 
 /// How the chains of a tensor lie in memory, seen as a matrix, and how far their
 /// correlations reach.
@@ -60,7 +79,9 @@ pub struct PooledChains {
     pub length: usize,
     /// The most chains of a block.
     pub block: usize,
-    /// Positions up to so far apart are correlated.
+    /// What is estimated of their correlations.
+    pub structure: PooledStructure,
+    /// Of a band: positions up to so far apart are correlated. Otherwise 0.
     pub band: usize,
 }
 
@@ -73,6 +94,7 @@ impl PooledChains {
     /// Chains of a panel, as whole vectors.
     fn width(&self) -> usize {
         let most = if self.rows { ROWS } else { COLUMNS };
+        let most = most.min(self.widest());
         self.block.next_multiple_of(LANES).min(most)
     }
 
@@ -83,13 +105,11 @@ impl PooledChains {
 
     /// Positions of a panel whose directions are computed at once.
     fn strip(&self) -> usize {
-        let most = (COORDINATES / self.width()).min(POSITIONS);
+        let most = match self.structure {
+            PooledStructure::Band => (COORDINATES / self.width()).min(POSITIONS),
+            _ => self.longest(),
+        };
         self.padded().min(most - most % LANES)
-    }
-
-    /// Numbers of the sums of products: those of positions `i` apart follow those of `i - 1`.
-    pub fn products(&self) -> usize {
-        (self.band + 1) * self.padded()
     }
 }
 
@@ -146,7 +166,10 @@ impl Kernels {
         let all = pass.block.chains.clone();
         for first in all.clone().step_by(chains.width()) {
             let of = first..all.end.min(first + chains.width());
-            in_arithmetic!(self, T => pass.panel::<T>(&mut panel, inverse, &of));
+            in_arithmetic!(self, T => match inverse {
+                PooledInverse::Band(inverse) => pass.panel::<T>(&mut panel, inverse, &of),
+                _ => pass.whole::<T>(&mut panel, inverse, &of),
+            });
         }
         work.give_panel(panel);
     }
@@ -154,7 +177,7 @@ impl Kernels {
 
 impl Pass<'_, '_> {
     /// Some chains, a strip at a time.
-    fn panel<T: Scalar>(&mut self, panel: &mut Panel, inverse: &PooledInverse, of: &Range<usize>) {
+    fn panel<T: Scalar>(&mut self, panel: &mut Panel, inverse: &BandInverse, of: &Range<usize>) {
         let (kernels, chains) = (self.kernels, self.chains);
         let (strip, lag, padded) = (chains.strip(), chains.lag(), chains.padded());
         panel.arrays::<T>(chains).clear();

@@ -1,7 +1,7 @@
 //! The arrays of a panel.
 
 use super::band::{Products, Solve};
-use super::{PooledChains, PooledInverse};
+use super::{BandInverse, PooledChains};
 use crate::simd::{Scalar, LANES};
 use crate::workspace::{lines, Line};
 
@@ -13,18 +13,20 @@ pub(crate) struct Panel(Box<[Line]>);
 /// first as many positions as directions lag behind, which have been done; then those at
 /// hand, and behind them those that the ones at hand look at.
 pub(crate) struct Arrays<'a, T> {
-    chains: PooledChains,
-    vectors: usize,
+    pub(super) chains: PooledChains,
+    pub(super) vectors: usize,
     /// `m / q`, then directions.
-    x: &'a mut [[T; LANES]],
+    pub(super) x: &'a mut [[T; LANES]],
     /// `1 / q`.
-    inverse_root: &'a mut [[T; LANES]],
+    pub(super) inverse_root: &'a mut [[T; LANES]],
     /// `g / q`.
-    z: &'a mut [[T; LANES]],
+    pub(super) z: &'a mut [[T; LANES]],
     /// `D L^T x`.
     solved: &'a mut [[T; LANES]],
     /// The same three, in rows of as many chains as a vector has lanes.
     pub(super) staged: [&'a mut [T]; INCOMING],
+    /// What a structure needs that takes chains as a whole, see [`PooledChains::beside`].
+    pub(super) beside: &'a mut [T],
 }
 
 /// The arrays that come in.
@@ -45,7 +47,8 @@ impl PooledChains {
     }
 
     fn elements(&self) -> usize {
-        4 * self.rows_of_panel() * self.width() + INCOMING * LANES * self.staged()
+        let panel = 4 * self.rows_of_panel() * self.width();
+        panel + INCOMING * LANES * self.staged() + self.beside()
     }
 }
 
@@ -77,6 +80,7 @@ impl Panel {
         let rows = LANES * chains.staged();
         let (first, staged) = staged.split_at_mut(rows);
         let (second, staged) = staged.split_at_mut(rows);
+        let (third, beside) = staged.split_at_mut(rows);
         Arrays {
             chains: *chains,
             vectors: chains.width() / LANES,
@@ -84,7 +88,8 @@ impl Panel {
             inverse_root,
             z,
             solved,
-            staged: [first, second, &mut staged[..rows]],
+            staged: [first, second, third],
+            beside: &mut beside[..chains.beside()],
         }
     }
 }
@@ -151,7 +156,7 @@ impl<T: Scalar> Arrays<'_, T> {
 
     pub(super) fn solve<'b>(
         &'b mut self,
-        inverse: &'b PooledInverse,
+        inverse: &'b BandInverse,
         start: usize,
         count: usize,
     ) -> Solve<'b, T> {
