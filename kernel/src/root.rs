@@ -2,26 +2,23 @@
 
 use super::simd::SingleRegister;
 
-/// `1 / sqrt(x)` of normal float32 numbers, with a relative error below `1.5 2^-23`; of others
-/// something that is no NaN, unless they are.
+/// `1 / sqrt(x)` of normal float32 numbers, with a relative error below `1.5 2^-23`. Of other
+/// numbers the result means nothing.
 ///
-/// A root and a division keep a processor's divider busy for longer than all else takes that
-/// is done to a coordinate. These are multiplications, which run beside it. Half the exponent
-/// is an integer operation (see Walczyk, Moroz, Cieslinski, "Improving the accuracy of the
-/// fast inverse square root by modifying Newton-Raphson corrections", Entropy 2021); then come
-/// a step of Newton's with constants that leave the least error, and one of Halley's. Each
-/// operation rounds once, so that the bits are the same everywhere.
+/// A root and a division keep a processor's divider busy for long, which Adam's direction
+/// needs, too; these are multiplications, which run beside it. An integer operation halves the
+/// exponent; then come a step of Newton's, with J. Kadlec's constants for the least error, and
+/// one of Halley's. Each operation rounds once, so that the bits are the same everywhere.
 #[inline(always)]
 pub(crate) fn inverse_root<R: SingleRegister>(isa: R::Isa, x: R) -> R {
-    let number = |x: f32| R::splat(isa, x);
     let negative_half = x.shr_bits::<1>().xor_bits(R::splat_bits(isa, u32::MAX));
-    let y = negative_half.add_bits(R::splat_bits(isa, 0x5f1f_ffff_u32.wrapping_sub(6) + 1));
-    // Relative error 3.5e-2 becomes 6.5e-4.
-    let residue = x.mul(y).neg_mul_add(y, number(2.389_244_6));
-    let y = y.mul(number(0.703_952_25)).mul(residue);
+    let y = negative_half.add_bits(R::splat_bits(isa, 0x5f1f_fff9 + 1));
+    // Their relative error is below 6.5e-4.
+    let residue = x.mul(y).neg_mul_add(y, R::splat(isa, 2.389_244_6));
+    let y = y.mul(R::splat(isa, 0.703_952_25)).mul(residue);
     // Then it is that of rounding.
-    let residue = x.mul(y).neg_mul_add(y, number(1.0));
-    let factor = residue.mul_add(number(0.375), number(0.5));
+    let residue = x.mul(y).neg_mul_add(y, R::splat(isa, 1.0));
+    let factor = residue.mul_add(R::splat(isa, 0.375), R::splat(isa, 0.5));
     y.mul(residue).mul_add(factor, y)
 }
 
@@ -70,6 +67,19 @@ mod tests {
             let exact = 1.0 / x.to_f64().sqrt();
             worst = worst.max((y.to_f64() - exact).abs() / exact);
         }
-        assert!(worst < 1.5 / (1 << 23) as f64, "{worst}");
+        assert!(worst < 1.5 / f64::from(1 << 23), "{worst}");
+    }
+
+    #[test]
+    fn they_have_the_same_bits_on_every_instruction_set() {
+        let of = numbers();
+        let best = roots(Isa::best(), &of);
+        for isa in Isa::available() {
+            let same = roots(isa, &of)
+                .iter()
+                .zip(&best)
+                .all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{}", isa.name());
+        }
     }
 }

@@ -123,7 +123,11 @@ fn a_step_from_one_copy_of_the_state_to_another_has_the_same_bits() {
     };
     let variants = variants
         .into_iter()
-        .chain([pooled(1, None), pooled(20, Some(false))]);
+        .chain([pooled(1, None), pooled(20, Some(false))])
+        .chain([Pooling::Rank, Pooling::All].map(|pooling| Options {
+            pooling,
+            ..pooled(1, None)
+        }));
     for options in variants {
         assert!(run(&options, true) == run(&options, false), "{options:?}");
     }

@@ -66,7 +66,8 @@ impl Pooled {
         estimate: PooledEstimate,
     ) {
         sums.begin(&self.kernels, by);
-        if sums.is_lagged {
+        self.inverse.turn(&self.kernels, sums);
+        if sums.is_lagged || self.inverse.leads() {
             self.invert(sums.current(), estimate);
         }
     }

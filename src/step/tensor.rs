@@ -42,7 +42,7 @@ impl Tensor {
         let is_pooled = spec.update.is_pooled(options);
         let (grid, chains) = match is_pooled && !spec.is_empty() {
             true => {
-                let (grid, chains) = Grid::pooled(spec, options.band);
+                let (grid, chains) = Grid::pooled(spec, options);
                 (grid, Some(chains))
             }
             false => (Grid::new(spec, spec.update.band(options)), None),

@@ -104,6 +104,8 @@ impl<'a> Settings<'a> {
                 pooling: 0,
                 pool: std::ptr::null(),
                 shrink: 0.0,
+                rank: 0,
+                reserved: [0],
             },
             non_finite: frame.int("non_finite")?,
             direction: frame.flag("direction")?,

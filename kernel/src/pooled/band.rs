@@ -74,17 +74,20 @@ impl<T: Scalar> Kernel<T> for Solve<'_, T> {
         let (lag, rows) = (self.lag, band + TILE - 1);
         for (tile, at) in (0..self.count).step_by(TILE).enumerate() {
             let numbers = tile * rows..(tile + 1) * rows;
-            let (own, others) = self.x[at..][..rows + 1].split_at(1);
-            let own = [&own[0], &others[0], &others[1], &others[2]];
-            let v = filter::<V>(isa, own, others, &ahead[numbers.clone()]);
+            let x = &self.x[at..][..rows + 1];
+            let v = filter::<V>(isa, x, &x[1..], ALONE, &ahead[numbers.clone()]);
             let solved = &mut self.solved[lag - band + at..][..rows + 1];
             for t in 0..TILE {
                 let scale = V::splat(isa, inverse_schur[at + t]);
                 (v[t] * scale).store(&mut solved[band + t]);
             }
-            let (others, own) = solved.split_at(rows);
-            let own = [&others[band], &others[band + 1], &others[band + 2], &own[0]];
-            let u = filter::<V>(isa, own, others, &behind[numbers]);
+            let u = filter::<V>(
+                isa,
+                &solved[band..],
+                &solved[..rows],
+                ALONE,
+                &behind[numbers],
+            );
             for t in 0..TILE {
                 u[t].store(&mut self.x[at + t]);
             }
@@ -92,23 +95,31 @@ impl<T: Scalar> Kernel<T> for Solve<'_, T> {
     }
 }
 
-/// Some positions of their own, less others times the numbers of each.
+/// A tile of rows less others times the numbers of each: of their `v`-th vector, where each has
+/// so many.
 #[inline(always)]
-fn filter<V: Vector>(
+pub(super) fn filter<V: Vector>(
     isa: V::Isa,
-    own: [&[V::Scalar; LANES]; TILE],
+    own: &[[V::Scalar; LANES]],
     others: &[[V::Scalar; LANES]],
+    (vectors, v): (usize, usize),
     numbers: &[[V::Scalar; TILE]],
 ) -> [V; TILE] {
-    let mut sums = own.map(|own| V::load(isa, own));
-    for (x, numbers) in others.iter().zip(numbers) {
-        let x = V::load(isa, x);
+    let mut sums = [V::number(isa, 0.0); TILE];
+    for t in 0..TILE {
+        sums[t] = V::load(isa, &own[t * vectors + v]);
+    }
+    for (row, numbers) in others.chunks_exact(vectors).zip(numbers) {
+        let x = V::load(isa, &row[v]);
         for t in 0..TILE {
             sums[t] = V::splat(isa, numbers[t]).neg_mul_add(x, sums[t]);
         }
     }
     sums
 }
+
+/// [`filter`] has rows of a vector.
+pub(super) const ALONE: (usize, usize) = (1, 0);
 
 /// Directions, from what the correlations leave of them, and their squares if they are added
 /// up.

@@ -13,7 +13,7 @@ use crate::dtype::Dtype;
 use crate::runs::slice_mut;
 use crate::simd::{Scalar, LANES};
 use crate::workspace::Arrays;
-use crate::{Directions, Factor, Gradient, Incoming};
+use crate::{Directions, Factor, Gradient, Incoming, CHUNK};
 
 impl Pass<'_, '_> {
     /// State of some positions of some chains comes into the panel, from a position of it on;
@@ -84,19 +84,19 @@ impl Pass<'_, '_> {
 
     /// The state of a run takes in the gradient, if it is to, and is prepared.
     fn come<T: Scalar>(&mut self, run: Run, mut to: Prepared<'_, T>) {
-        // Whole vectors, then the rest.
         let whole = run.len - run.len % LANES;
-        if whole > 0 {
-            let run = Run { len: whole, ..run };
-            match self.has_loop::<T>() {
-                true => self.come_at_once::<T>(run, to.from(0)),
-                false => self.come_through_chunk::<T>(run, to.from(0)),
-            }
+        let mut done = 0;
+        if whole > 0 && self.has_loop::<T>() {
+            self.come_at_once::<T>(Run { len: whole, ..run }, to.from(0));
+            done = whole;
         }
-        if whole < run.len {
-            let (col, len) = (run.col + whole, run.len - whole);
+        // Whole vectors of what is left, as many as the chunk holds, and then the rest.
+        while done < run.len {
+            let most = if done < whole { whole - done } else { LANES };
+            let (col, len) = (run.col + done, (run.len - done).min(most).min(CHUNK));
             let run = Run { col, len, ..run };
-            self.come_through_chunk::<T>(run, to.from(whole / LANES));
+            self.come_through_chunk::<T>(run, to.from(done / LANES));
+            done += len;
         }
     }
 

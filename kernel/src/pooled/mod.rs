@@ -23,19 +23,29 @@
 //! Products are half of the arithmetic, and many chains tell nothing that fewer do not. Where
 //! a tensor has more than a **group** of chains, groups take turns in them.
 
+mod added;
 mod band;
 mod bring;
+mod full;
 mod inverse;
+mod matrix;
+mod orthonormal;
 mod panel;
 mod prepare;
+mod rank;
+mod structure;
 mod sums;
 mod transpose;
+mod whole;
 
 use std::ops::Range;
 
-pub use inverse::{PooledEstimate, PooledInverse};
+pub use inverse::PooledEstimate;
 pub(crate) use panel::Panel;
+pub use structure::{PooledInverse, PooledStructure};
 pub use sums::PooledSums;
+
+use inverse::BandInverse;
 
 use crate::kernels::in_arithmetic;
 use crate::simd::{Scalar, LANES};
@@ -43,6 +53,12 @@ use crate::{Access, Directions, Dtype, Kernels, Norms, Rule, Workspace};
 
 /// The widest band of pooled correlations.
 pub const MAX_POOLED_BAND: usize = 64;
+
+/// The most directions of pooled correlations.
+pub const MAX_POOLED_RANK: usize = 64;
+
+/// Positions of the longest chain all of whose correlations are pooled.
+pub const MAX_POOLED_LENGTH: usize = 4096;
 
 /// Coordinates of a panel, so that its arrays stay in the second-level cache.
 const COORDINATES: usize = 16 * 1024;
@@ -52,6 +68,9 @@ const ROWS: usize = 64;
 const COLUMNS: usize = 256;
 /// Its positions at the most.
 const POSITIONS: usize = 512;
+/// Coordinates of a panel of whole chains: directions need all positions of a chain, and
+/// these are better fetched from the next cache than from memory.
+const WHOLE: usize = 64 * 1024;
 
 /// Chains that take part in products together: a whole number of panels.
 const GROUP: usize = 256;
@@ -71,7 +90,9 @@ pub struct PooledChains {
     pub count: usize,
     /// The most chains of a block: a number that [`PooledChains::of_blocks`] returned.
     pub block: usize,
-    /// Positions up to so far apart are correlated.
+    /// What is estimated of their correlations.
+    pub structure: PooledStructure,
+    /// Of a band: positions up to so far apart are correlated. Otherwise 0.
     pub band: usize,
 }
 
@@ -95,6 +116,7 @@ impl PooledChains {
     /// Chains of a panel, as whole vectors.
     fn width(&self) -> usize {
         let most = if self.rows { ROWS } else { COLUMNS };
+        let most = most.min(self.widest());
         self.block.next_multiple_of(LANES).min(most)
     }
 
@@ -113,13 +135,11 @@ impl PooledChains {
 
     /// Positions of a panel whose directions are computed at once.
     fn strip(&self) -> usize {
-        let most = (COORDINATES / self.width()).min(POSITIONS);
+        let most = match self.structure {
+            PooledStructure::Band => (COORDINATES / self.width()).min(POSITIONS),
+            _ => self.longest(),
+        };
         self.padded().min(most - most % LANES)
-    }
-
-    /// Numbers of the sums of products: those of positions `i` apart follow those of `i - 1`.
-    pub fn products(&self) -> usize {
-        (self.band + 1) * self.padded()
     }
 }
 
@@ -178,7 +198,10 @@ impl Kernels {
         let all = pass.block.chains.clone();
         for first in all.clone().step_by(chains.width()) {
             let of = first..all.end.min(first + chains.width());
-            in_arithmetic!(self, T => pass.panel::<T>(&mut panel, inverse, &of));
+            in_arithmetic!(self, T => match inverse {
+                PooledInverse::Band(inverse) => pass.panel::<T>(&mut panel, inverse, &of),
+                _ => pass.whole::<T>(&mut panel, inverse, &of),
+            });
         }
         work.give_panel(panel);
     }
@@ -186,7 +209,7 @@ impl Kernels {
 
 impl Pass<'_, '_> {
     /// Some chains, a strip at a time.
-    fn panel<T: Scalar>(&mut self, panel: &mut Panel, inverse: &PooledInverse, of: &Range<usize>) {
+    fn panel<T: Scalar>(&mut self, panel: &mut Panel, inverse: &BandInverse, of: &Range<usize>) {
         let (kernels, chains) = (self.kernels, self.chains);
         let (strip, lag, padded) = (chains.strip(), chains.lag(), chains.padded());
         let vectors = of.len().div_ceil(LANES);

@@ -1,7 +1,7 @@
 //! The arrays of a panel.
 
 use super::band::{Products, Solve};
-use super::{PooledChains, PooledInverse};
+use super::{BandInverse, PooledChains};
 use crate::simd::{Scalar, LANES};
 use crate::workspace::{lines, Line};
 
@@ -12,7 +12,7 @@ pub(crate) struct Panel(Box<[Line]>);
 /// Arrays of a panel: in each a vector of chains after the other, and of each vector one
 /// position after the other, those at hand first and then those that they look ahead at.
 pub(super) struct Arrays<'a, T> {
-    chains: PooledChains,
+    pub(super) chains: PooledChains,
     /// `m / q`, then what the inverse correlations make of it.
     pub(super) x: &'a mut [[T; LANES]],
     /// `1 / q`: as the others if chains are columns; otherwise each chain after the other.
@@ -26,6 +26,8 @@ pub(super) struct Arrays<'a, T> {
     pub(super) staged: [&'a mut [T]; STAGED],
     /// Directions of a run.
     pub(super) run: &'a mut [[T; LANES]],
+    /// What a structure needs that takes chains as a whole, see [`PooledChains::beside`].
+    pub(super) beside: &'a mut [T],
 }
 
 /// What is staged: `m / q` or directions, and `g / q`.
@@ -61,7 +63,8 @@ impl PooledChains {
     }
 
     fn elements(&self) -> usize {
-        4 * self.pitch() * self.width() + STAGED * LANES * self.staged() + self.run()
+        let panel = 4 * self.pitch() * self.width();
+        panel + STAGED * LANES * self.staged() + self.run() + self.beside()
     }
 }
 
@@ -97,6 +100,7 @@ impl Panel {
             solved,
             staged: [0; STAGED].map(|_| take(rows)),
             run: take(chains.run()).as_chunks_mut().0,
+            beside: take(chains.beside()),
         }
     }
 }
@@ -164,7 +168,7 @@ impl<T: Scalar> Arrays<'_, T> {
     pub(super) fn solve<'b>(
         &'b mut self,
         vector: usize,
-        inverse: &'b PooledInverse,
+        inverse: &'b BandInverse,
         start: usize,
         count: usize,
     ) -> Solve<'b, T> {

@@ -55,6 +55,8 @@ class Options(ctypes.Structure):
         ("pooling", c_int32),
         ("pool", c_void_p),
         ("shrink", c_double),
+        ("rank", c_int32),
+        ("reserved", c_int32 * 1),
     ]
 
 

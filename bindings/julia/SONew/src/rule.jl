@@ -181,7 +181,8 @@ options(rule::SONewRule) = Options(
     rule.bias_correction, rule.graft_bias_correction,
     number(ROUNDING, rule.rounding, "rounding"),
     number(INSTRUCTION_SET, rule.instruction_set, "instruction_set"),
-    rule.lagged_norms, rule.nesterov, 0, handle_of(rule.pool), library_options().shrink)
+    rule.lagged_norms, rule.nesterov, 0, handle_of(rule.pool), library_options().shrink,
+    library_options().rank, (Int32(0),))
 
 # The handle of a pool, for a call during which the caller keeps the rule.
 handle_of(::Nothing) = C_NULL

@@ -27,6 +27,8 @@ struct Options
     pooling::Int32
     pool::Ptr{Cvoid}
     shrink::Float64
+    rank::Int32
+    reserved::NTuple{1,Int32}
 end
 
 struct Tensor
