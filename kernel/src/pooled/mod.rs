@@ -235,7 +235,7 @@ impl Pass<'_, '_> {
                 let positions = start..chains.length.min(start + count);
                 self.take_away::<T>(panel, of, positions, then);
             }
-            panel.arrays::<T>(chains).advance(vectors);
+            panel.arrays::<T>(chains).advance(vectors, adds_up);
         }
     }
 }

@@ -124,10 +124,11 @@ impl<T: Scalar> Arrays<'_, T> {
     }
 
     /// Those at hand are done, and those behind them take their place.
-    pub(super) fn advance(&mut self, vectors: usize) {
+    pub(super) fn advance(&mut self, vectors: usize, adds_up: bool) {
         let chains = &self.chains;
         let (strip, lag, pitch) = (chains.strip(), chains.lag(), chains.pitch());
-        for array in [&mut *self.x, &mut *self.z, &mut *self.solved] {
+        let z = if adds_up { &mut *self.z } else { &mut [] };
+        for array in [&mut *self.x, &mut *self.solved, z] {
             for array in array.chunks_exact_mut(pitch).take(vectors) {
                 array.copy_within(strip..strip + lag, 0);
             }

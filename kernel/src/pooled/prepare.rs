@@ -2,6 +2,7 @@
 
 use crate::element::Stored;
 use crate::factor::{Factor, Times};
+use crate::isa::prefetch;
 use crate::simd::{Kernel, Scalar, Vector, LANES};
 use crate::update::Update;
 
@@ -29,6 +30,9 @@ impl<T> Prepared<'_, T> {
     }
 }
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// What the loops need, in registers.
 struct Preparing<'a, V: Vector> {
     isa: V::Isa,
@@ -55,6 +59,9 @@ impl<'a, V: Vector> Preparing<'a, V> {
     #[inline(always)]
     fn vector(&mut self, i: usize, m: V, d: V, gradient: &[V::Scalar; LANES]) {
         let at = i * self.to.step;
+        // Where vectors are apart, the next run is to be stored in the lines behind these.
+        prefetch(&self.to.x[at], LINE);
+        prefetch(&self.to.inverse_root[at], LINE);
         let usable = V::and(d.not_lt(self.least), d.lt(self.infinity));
         let inverse = d.inverse_root(self.isa).only(usable);
         (m * inverse).only(usable).store(&mut self.to.x[at]);
