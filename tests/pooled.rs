@@ -117,6 +117,7 @@ fn steps_are_those_of_the_oracle() {
 fn long_chains_are_those_of_the_oracle() {
     for (dims, chains) in [
         ([3, 5003], Chains::ContiguousLines),
+        ([30, 2051], Chains::ContiguousLines),
         ([5003, 40], Chains::StridedLines),
     ] {
         let tensor = TensorSpec::new("long", &dims).with_chains(chains);

@@ -17,7 +17,7 @@ use super::matrix::{Combine, Less, Outer, Weigh};
 use super::panel::Arrays;
 use super::rank::RankInverse;
 use super::transpose::ToRows;
-use super::{Panel, Pass, PooledChains, PooledInverse, PooledStructure};
+use super::{Panel, Pass, PooledChains, PooledInverse, PooledStructure, POSITIONS};
 use crate::norms::AddSquares;
 use crate::simd::{Scalar, LANES};
 use crate::Kernels;
@@ -78,7 +78,11 @@ impl Pass<'_, '_> {
         of: &Range<usize>,
         strip: &Range<usize>,
     ) {
-        self.bring::<T>(panel, of, strip, 0);
+        // As many as a chunk holds at a time.
+        for first in strip.clone().step_by(POSITIONS) {
+            let new = first..strip.end.min(first + POSITIONS);
+            self.bring::<T>(panel, of, &new, first - strip.start);
+        }
         let there = strip.end.min(self.chains.length) - strip.start;
         panel.arrays::<T>(self.chains).clear_behind(there);
     }
