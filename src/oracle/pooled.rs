@@ -53,9 +53,6 @@ impl Pooled {
                 .map(|(x, &d)| if usable(d) { x / d.sqrt() } else { 0.0 })
                 .collect()
         };
-        if let Pooled::Rank(directions) = self {
-            directions.turn();
-        }
         if options.is_lagged() {
             let u = self.apply(options, chains, &over_root(m));
             self.add(chains, &over_root(g), average);
@@ -86,7 +83,10 @@ impl Pooled {
                     }
                 }
             }
-            Pooled::Rank(directions) => directions.add(chains, z, (keep, add)),
+            Pooled::Rank(directions) => {
+                directions.add(chains, z, (keep, add));
+                directions.turn();
+            }
         }
     }
 
@@ -186,7 +186,7 @@ fn solve(l: &[Vec<f64>], x: &[f64]) -> Vec<f64> {
 /// Directions that follow the leading eigenvectors of `P`.
 #[derive(Debug, Clone)]
 pub(super) struct Directions {
-    /// The directions, orthonormal; empty before the first step.
+    /// The directions, orthonormal.
     u: Vec<Vec<f64>>,
     /// The average of `P` times each.
     y: Vec<Vec<f64>>,
@@ -199,8 +199,12 @@ pub(super) struct Directions {
 impl Directions {
     fn new(rank: usize, length: usize) -> Directions {
         let rank = rank.min(length);
+        let mut state = 0u64;
+        let mut row = || (0..length).map(|_| chance(&mut state)).collect();
+        let numbers: Vec<Vec<f64>> = (0..rank).map(|_| row()).collect();
+        let units: Vec<Vec<f64>> = (0..rank).map(|r| unit(r, length)).collect();
         Directions {
-            u: Vec::new(),
+            u: orthonormal(&numbers, &units),
             y: vec![vec![0.0; length]; rank],
             trace: 0.0,
             rank,
@@ -208,16 +212,8 @@ impl Directions {
         }
     }
 
-    /// At the beginning of a step.
+    /// After the products of a step have been added.
     fn turn(&mut self) {
-        if self.u.is_empty() {
-            let mut state = 0u64;
-            let mut row = || (0..self.length).map(|_| chance(&mut state)).collect();
-            let numbers: Vec<Vec<f64>> = (0..self.rank).map(|_| row()).collect();
-            let units: Vec<Vec<f64>> = (0..self.rank).map(|r| unit(r, self.length)).collect();
-            self.u = orthonormal(&numbers, &units);
-            return;
-        }
         let next = orthonormal(&self.y, &self.u);
         // Y U' U2, column by column.
         let column = |u2: &Vec<f64>| {
