@@ -37,6 +37,7 @@ mod lines;
 mod noise;
 mod norms;
 mod pooled;
+mod root;
 mod runs;
 mod simd;
 mod sixteen;

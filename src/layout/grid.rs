@@ -167,6 +167,7 @@ impl Grid {
         let mut chains = PooledChains {
             rows,
             length,
+            count,
             block: 0,
             structure,
             band,
@@ -174,7 +175,7 @@ impl Grid {
         let blocks = count / (SUMS * chains.rows_of_sums());
         let blocks = blocks.clamp(fewest, POOLED_BLOCKS.end);
         let fair = count.div_ceil(blocks).max(BLOCK / length);
-        let block = fair.next_multiple_of(LANES).min(count);
+        let block = PooledChains::of_blocks(rows, count, fair);
         chains.block = block;
         let (rows, cols) = if rows {
             (count, length)

@@ -12,6 +12,20 @@ pub(super) fn broken(chains: Chains) -> Chains {
     }
 }
 
+/// The chains whose products are added up in a tensor's step of this number: of every 256
+/// chains, each takes its turn, where there are more, at least every fourth step.
+fn in_turn(chains: &[Vec<usize>], step: u64) -> Vec<Vec<usize>> {
+    let groups = chains.chunks(256);
+    let turns = groups.len().clamp(1, 4);
+    let turn = (step % turns as u64) as usize;
+    groups
+        .skip(turn)
+        .step_by(turns)
+        .flatten()
+        .cloned()
+        .collect()
+}
+
 /// The sums of one tensor.
 #[derive(Debug, Clone)]
 pub(super) enum Pooled {
@@ -37,6 +51,7 @@ impl Pooled {
 
     /// `u = q^-1 R^-1 q^-1 m`, with `R` from the sums as they were before this step if they
     /// are lagged, and otherwise as they are after it.
+    #[allow(clippy::too_many_arguments)] // Each is a thing of its own.
     pub(super) fn direction(
         &mut self,
         options: &Options,
@@ -45,6 +60,7 @@ impl Pooled {
         m: &[f64],
         g: &[f64],
         average: (f64, f64),
+        step: u64,
     ) -> Vec<f64> {
         let usable = |d: f64| d > 0.0 && d.is_finite();
         let over_root = |x: &[f64]| -> Vec<f64> {
@@ -53,12 +69,13 @@ impl Pooled {
                 .map(|(x, &d)| if usable(d) { x / d.sqrt() } else { 0.0 })
                 .collect()
         };
+        let adding = in_turn(chains, step);
         if options.is_lagged() {
             let u = self.apply(options, chains, &over_root(m));
-            self.add(chains, &over_root(g), average);
+            self.add(&adding, &over_root(g), average);
             return over_root(&u);
         }
-        self.add(chains, &over_root(g), average);
+        self.add(&adding, &over_root(g), average);
         over_root(&self.apply(options, chains, &over_root(m)))
     }
 

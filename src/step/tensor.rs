@@ -166,6 +166,7 @@ impl Tensor {
             rule,
             units,
             pooled,
+            number: known.number,
         }
     }
 

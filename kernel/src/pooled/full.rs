@@ -7,7 +7,7 @@
 // The number of a vector says more than an iterator over several arrays.
 #![allow(clippy::needless_range_loop)]
 
-use super::band::filter;
+use super::band::{filter, ALONE};
 use super::inverse::TILE;
 use super::orthonormal::LessAll;
 use super::{PooledChains, PooledEstimate};
@@ -30,13 +30,11 @@ pub struct FullInverse {
     before: Box<[Line]>,
 }
 
-/// `x` becomes the direction `q^-1 R^-1 x`.
+/// `x` becomes `R^-1 x`, for a vector of chains.
 pub(super) struct Solve<'a, T> {
     factors: &'a [[T; TILE]],
     inverse_pivots: &'a [T],
     x: &'a mut [[T; LANES]],
-    inverse_root: &'a [[T; LANES]],
-    vectors: usize,
 }
 
 impl FullInverse {
@@ -56,12 +54,7 @@ impl FullInverse {
         all.iter().map(|memory| size_of_val(&***memory)).sum()
     }
 
-    pub(super) fn solve<'a, T: Scalar>(
-        &'a self,
-        x: &'a mut [[T; LANES]],
-        inverse_root: &'a [[T; LANES]],
-        vectors: usize,
-    ) -> Solve<'a, T> {
+    pub(super) fn solve<'a, T: Scalar>(&'a self, x: &'a mut [[T; LANES]]) -> Solve<'a, T> {
         let all: &[T] = bytemuck::cast_slice(&self.factors);
         let padded = self.chains.padded();
         let (factors, inverse_pivots) = all.split_at(padded * padded);
@@ -69,8 +62,6 @@ impl FullInverse {
             factors: factors.as_chunks().0,
             inverse_pivots: &inverse_pivots[..padded],
             x,
-            inverse_root,
-            vectors,
         }
     }
 
@@ -206,7 +197,7 @@ impl Kernel<f64> for Eliminate<'_> {
     #[inline(always)]
     fn run<V: Vector<Scalar = f64>>(self, isa: V::Isa) {
         for v in self.start..self.vectors {
-            let sums = filter::<V>(isa, self.tile, self.rows, self.vectors, v, self.by);
+            let sums = filter::<V>(isa, self.tile, self.rows, (self.vectors, v), self.by);
             for t in 0..TILE {
                 sums[t].store(&mut self.tile[t * self.vectors + v]);
             }
@@ -219,41 +210,33 @@ impl<T: Scalar> Kernel<T> for Solve<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        let (vectors, length) = (self.vectors, self.inverse_pivots.len());
+        let length = self.inverse_pivots.len();
         let tile = |first: usize| &self.factors[first / TILE * length..][..length];
         for first in (0..length).step_by(TILE) {
             let (numbers, own) = tile(first).split_at(first);
-            for v in 0..vectors {
-                let (before, x) = self.x.split_at_mut(first * vectors);
-                let mut sums = filter::<V>(isa, x, before, vectors, v, numbers);
-                for t in 0..TILE {
-                    for s in 0..t {
-                        sums[t] = V::splat(isa, own[s][t]).neg_mul_add(sums[s], sums[t]);
-                    }
-                    sums[t].store(&mut x[t * vectors + v]);
+            let (before, x) = self.x.split_at_mut(first);
+            let mut sums = filter::<V>(isa, x, before, ALONE, numbers);
+            for t in 0..TILE {
+                for s in 0..t {
+                    sums[t] = V::splat(isa, own[s][t]).neg_mul_add(sums[s], sums[t]);
                 }
+                sums[t].store(&mut x[t]);
             }
         }
         for first in (0..length).step_by(TILE).rev() {
             let (own, numbers) = tile(first)[first..].split_at(TILE);
             let pivots = &self.inverse_pivots[first..][..TILE];
-            for v in 0..vectors {
-                let (x, behind) = self.x[first * vectors..].split_at_mut(TILE * vectors);
-                for t in 0..TILE {
-                    let x = &mut x[t * vectors + v];
-                    (V::load(isa, x) * V::splat(isa, pivots[t])).store(x);
-                }
-                let mut sums = filter::<V>(isa, x, behind, vectors, v, numbers);
-                for t in (0..TILE).rev() {
-                    for s in t + 1..TILE {
-                        sums[t] = V::splat(isa, own[s][t]).neg_mul_add(sums[s], sums[t]);
-                    }
-                    sums[t].store(&mut x[t * vectors + v]);
-                }
+            let (x, behind) = self.x[first..].split_at_mut(TILE);
+            for t in 0..TILE {
+                (V::load(isa, &x[t]) * V::splat(isa, pivots[t])).store(&mut x[t]);
             }
-        }
-        for (x, root) in self.x.iter_mut().zip(self.inverse_root) {
-            (V::load(isa, x) * V::load(isa, root)).store(x);
+            let mut sums = filter::<V>(isa, x, behind, ALONE, numbers);
+            for t in (0..TILE).rev() {
+                for s in t + 1..TILE {
+                    sums[t] = V::splat(isa, own[s][t]).neg_mul_add(sums[s], sums[t]);
+                }
+                sums[t].store(&mut x[t]);
+            }
         }
     }
 }

@@ -13,8 +13,7 @@
 //! step of subspace iteration, which turns it to the leading eigenvectors of `P`.
 
 use super::inverse::TILE;
-use super::matrix::Less;
-use super::orthonormal::{dot, orthonormalize};
+use super::orthonormal::{dot, orthonormalize, LessAll};
 use super::sums::stored;
 use super::{PooledChains, PooledEstimate, PooledSums};
 use crate::dtype::{Dtype, Elements};
@@ -178,22 +177,19 @@ impl RankInverse {
         let tolerance = tolerance(kernels);
         orthonormalize(kernels, &mut new[..rows], &old[..rows], vectors, tolerance);
         write(&new[..rows], vectors, directions, length);
-        // U' U2, less than nothing, since what it is multiplied with is taken away.
-        let mut matrix = [[0.0; TILE]; super::MAX_POOLED_RANK * super::MAX_POOLED_RANK / TILE];
-        for (s, new) in new.chunks_exact(vectors).take(rank).enumerate() {
-            for (r, old) in old.chunks_exact(vectors).take(rank).enumerate() {
-                matrix[s / TILE * rank + r][s % TILE] = -dot(kernels, old, new);
+        // Y U' U2, with U' U2 less than nothing, since it is taken away.
+        let mut by = [0.0; super::MAX_POOLED_RANK];
+        for new in new.chunks_exact_mut(vectors).take(rank) {
+            for (by, old) in by.iter_mut().zip(old.chunks_exact(vectors)) {
+                *by = -dot(kernels, old, new);
             }
+            new.as_flattened_mut().fill(0.0);
+            kernels.call(LessAll {
+                rows: &sums[..rows],
+                by: &by[..rank],
+                from: new,
+            });
         }
-        new.as_flattened_mut().fill(0.0);
-        kernels.call(Less {
-            matrix: &matrix,
-            columns: rank,
-            first: 0,
-            x: &sums[..rows],
-            to: &mut *new,
-            vectors,
-        });
         write(&new[..rows], vectors, products, length);
     }
 

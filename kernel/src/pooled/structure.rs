@@ -3,7 +3,7 @@
 use super::full::FullInverse;
 use super::inverse::BandInverse;
 use super::rank::RankInverse;
-use super::{PooledChains, PooledEstimate, PooledSums, COORDINATES, ROWS, WHOLE};
+use super::{PooledChains, PooledEstimate, PooledSums, COORDINATES, WHOLE};
 use crate::dtype::Elements;
 use crate::simd::LANES;
 use crate::Kernels;
@@ -120,8 +120,9 @@ impl PooledChains {
             PooledStructure::Rank(_) if self.rows => COORDINATES,
             _ => WHOLE,
         };
-        let most = most / self.padded();
-        (most - most % LANES).clamp(LANES, ROWS.max(most))
+        // A power of two, so that groups of chains are whole panels.
+        let most = (most / self.padded()).max(LANES);
+        1 << most.ilog2()
     }
 
     /// The most positions of a panel of whole chains, if these are no longer: all of them,

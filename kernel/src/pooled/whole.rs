@@ -17,8 +17,7 @@ use super::matrix::{Combine, Less, Outer, Weigh};
 use super::panel::Arrays;
 use super::rank::RankInverse;
 use super::transpose::ToRows;
-use super::{Panel, Pass, PooledChains, PooledInverse, PooledStructure, POSITIONS};
-use crate::norms::AddSquares;
+use super::{Panel, Pass, PooledChains, PooledInverse, PooledStructure};
 use crate::simd::{Scalar, LANES};
 use crate::Kernels;
 
@@ -32,42 +31,42 @@ impl Pass<'_, '_> {
     ) {
         let (kernels, chains) = (self.kernels, self.chains);
         let (strip, padded) = (chains.strip(), chains.padded());
+        let vectors = of.len().div_ceil(LANES);
         let strips = || {
             (0..padded)
                 .step_by(strip)
                 .map(|at| at..padded.min(at + strip))
         };
-        let has = [self.block.then.is_some(), self.block.products.is_some()];
+        let has_directions = self.block.then.is_some();
+        let adds_up = self.block.products.is_some() && chains.takes_part(of, self.block.step);
+        let has = [has_directions, adds_up];
         panel.arrays::<T>(chains).beside.fill(T::ZERO);
         for strip in strips() {
-            self.bring_strip::<T>(panel, of, &strip);
+            self.bring_strip::<T>(panel, of, &strip, adds_up);
             let mut arrays = panel.arrays::<T>(chains);
             if let PooledInverse::Rank(inverse) = inverse {
-                arrays.gather(kernels, inverse, &strip, has);
+                arrays.gather(kernels, inverse, vectors, &strip, has);
             }
         }
-        panel.arrays::<T>(chains).turn_chains(kernels, inverse, has);
+        let mut arrays = panel.arrays::<T>(chains);
+        arrays.turn_chains(kernels, inverse, vectors, has);
         let takes_in = self.block.takes_in;
         for strip in strips() {
             if strip.len() < padded {
                 // The state has taken in the gradient.
                 self.block.takes_in = false;
-                self.bring_strip::<T>(panel, of, &strip);
+                self.bring_strip::<T>(panel, of, &strip, adds_up);
             }
             let mut arrays = panel.arrays::<T>(chains);
-            if let Some(sums) = &mut self.block.products {
-                arrays.add_products(kernels, bytemuck::cast_slice_mut(sums), &strip);
+            if let Some(sums) = self.block.products.as_mut().filter(|_| adds_up) {
+                let sums = bytemuck::cast_slice_mut(sums);
+                arrays.add_products(kernels, sums, vectors, &strip);
             }
-            let Some(then) = self.block.then else {
-                continue;
-            };
-            arrays.apply(kernels, inverse, &strip);
-            if then.measures() {
-                let (of, sums) = (arrays.directions(strip.len()), &mut self.norms.direction.0);
-                kernels.call(AddSquares { of, sums });
+            if let Some(then) = self.block.then {
+                arrays.apply(kernels, inverse, vectors, &strip);
+                let positions = strip.start..chains.length.min(strip.end);
+                self.take_away::<T>(panel, of, positions, then);
             }
-            let positions = strip.start..chains.length.min(strip.end);
-            self.take_away::<T>(panel, of, positions, then);
         }
         self.block.takes_in = takes_in;
     }
@@ -77,19 +76,18 @@ impl Pass<'_, '_> {
         panel: &mut Panel,
         of: &Range<usize>,
         strip: &Range<usize>,
+        adds_up: bool,
     ) {
-        // As many as a chunk holds at a time.
-        for first in strip.clone().step_by(POSITIONS) {
-            let new = first..strip.end.min(first + POSITIONS);
-            self.bring::<T>(panel, of, &new, first - strip.start);
-        }
+        self.bring::<T>(panel, of, strip, 0, adds_up);
         let there = strip.end.min(self.chains.length) - strip.start;
-        panel.arrays::<T>(self.chains).clear_behind(there);
+        let vectors = of.len().div_ceil(LANES);
+        let mut arrays = panel.arrays::<T>(self.chains);
+        arrays.clear_behind(vectors, there);
     }
 }
 
-/// What is beside the arrays of a panel: of each direction, `-U' x` and `-U' z`; of each
-/// chain, `-z' U`, or `z`.
+/// What is beside the arrays of a panel: of each vector of chains along each direction, `-U' x`
+/// and `-U' z`; of each chain, `-z' U`, or `z`.
 struct Beside<'a, T> {
     x: &'a mut [[T; LANES]],
     z: &'a mut [[T; LANES]],
@@ -116,61 +114,70 @@ impl<T: Scalar> Arrays<'_, T> {
         &mut self,
         kernels: &Kernels,
         inverse: &RankInverse,
+        vectors: usize,
         strip: &Range<usize>,
         has: [bool; 2],
     ) {
-        let beside = Beside::new(&self.chains, self.beside);
+        let (chains, beside) = (&self.chains, Beside::new(&self.chains, self.beside));
+        let (pitch, directions) = (chains.pitch(), chains.products_of_position());
         let along = inverse.along::<T>();
-        let (vectors, tiled) = (self.vectors, along.rank.next_multiple_of(TILE));
+        let tiled = along.rank.next_multiple_of(TILE);
         let both = [(&self.x, beside.x), (&self.z, beside.z)];
-        for ((from, to), wanted) in both.into_iter().zip(has) {
-            if wanted {
+        for ((from, to), _) in both.into_iter().zip(has).filter(|(_, wanted)| *wanted) {
+            for vector in 0..vectors {
                 kernels.call(Less {
                     matrix: along.gather,
-                    columns: self.chains.padded(),
+                    columns: chains.padded(),
                     first: strip.start,
-                    x: &from[..strip.len() * vectors],
-                    to: &mut to[..tiled * vectors],
-                    vectors,
+                    x: &from[vector * pitch..][..strip.len()],
+                    to: &mut to[vector * directions..][..tiled],
                 });
             }
         }
     }
 
     /// What has been gathered is weighed; what multiplies `z` becomes rows of chains.
-    fn turn_chains(&mut self, kernels: &Kernels, inverse: &PooledInverse, has: [bool; 2]) {
-        let (vectors, pitch) = (self.vectors, self.chains.pitch_of_chains());
+    fn turn_chains(
+        &mut self,
+        kernels: &Kernels,
+        inverse: &PooledInverse,
+        vectors: usize,
+        has: [bool; 2],
+    ) {
+        let (own_pitch, pitch) = (self.chains.pitch(), self.chains.pitch_of_chains());
         let count = self.chains.products_of_position();
         let Beside { x, z, chains } = Beside::new(&self.chains, self.beside);
-        let from = match inverse {
+        let (from, from_pitch) = match inverse {
             PooledInverse::Rank(inverse) => {
-                for (to, by) in [&mut *x, &mut *z]
-                    .into_iter()
-                    .zip(inverse.along::<T>().weights)
-                {
-                    kernels.call(Weigh { by, to, vectors });
+                let both = [&mut *x, &mut *z];
+                for (all, by) in both.into_iter().zip(inverse.along::<T>().weights) {
+                    for to in all.chunks_exact_mut(count).take(vectors) {
+                        kernels.call(Weigh { by, to });
+                    }
                 }
-                &*z
+                (&*z, count)
             }
-            _ => &*self.z,
+            _ => (&*self.z, own_pitch),
         };
         if !has[1] {
             return;
         }
-        for (vector, rows) in chains.chunks_exact_mut(LANES * pitch).enumerate() {
-            kernels.call(ToRows {
-                from: &from[vector..],
-                vectors,
-                rows,
-                pitch,
-                count,
-            });
+        let rows = chains.chunks_exact_mut(LANES * pitch).take(vectors);
+        for (vector, rows) in rows.enumerate() {
+            let from = &from[vector * from_pitch..][..count];
+            kernels.call(ToRows { from, rows, pitch });
         }
     }
 
     /// The products of a strip's positions are added to the sums of a block.
-    fn add_products(&mut self, kernels: &Kernels, sums: &mut [T], strip: &Range<usize>) {
-        let (vectors, pitch) = (self.vectors, self.chains.pitch_of_chains());
+    fn add_products(
+        &mut self,
+        kernels: &Kernels,
+        sums: &mut [T],
+        vectors: usize,
+        strip: &Range<usize>,
+    ) {
+        let pitch = self.chains.pitch_of_chains();
         let columns = self.chains.products_of_position() / LANES;
         let is_rank = matches!(self.chains.structure, PooledStructure::Rank(_));
         let (squares, products) = match is_rank {
@@ -178,12 +185,13 @@ impl<T: Scalar> Arrays<'_, T> {
             false => (&mut [][..], sums),
         };
         if is_rank {
-            kernels.call(self.products(squares, strip.start, strip.len()));
+            kernels.call(self.products(vectors, squares, strip.start, strip.len()));
         }
         let chains = Beside::new(&self.chains, self.beside).chains;
         let products = products.as_chunks_mut().0;
         kernels.call(Outer {
-            left: &self.z[..strip.len() * vectors],
+            left: self.z,
+            left_pitch: self.chains.pitch(),
             vectors,
             right: chains,
             pitch,
@@ -193,27 +201,32 @@ impl<T: Scalar> Arrays<'_, T> {
         });
     }
 
-    /// Directions of a strip in place of `x`.
-    fn apply(&mut self, kernels: &Kernels, inverse: &PooledInverse, strip: &Range<usize>) {
-        let (vectors, len) = (self.vectors, strip.len() * self.vectors);
+    /// What the inverse correlations make of a strip, in place of `x`.
+    fn apply(
+        &mut self,
+        kernels: &Kernels,
+        inverse: &PooledInverse,
+        vectors: usize,
+        strip: &Range<usize>,
+    ) {
+        let pitch = self.chains.pitch();
+        let directions = self.chains.products_of_position();
         let beside = Beside::new(&self.chains, self.beside);
-        let (x, inverse_root) = (&mut self.x[..len], &self.inverse_root[..len]);
-        match inverse {
-            PooledInverse::Band(_) => {}
-            PooledInverse::Rank(inverse) => {
-                let along = inverse.along::<T>();
-                kernels.call(Combine {
-                    matrix: &along.spread[strip.start / TILE * along.rank..],
-                    columns: along.rank,
-                    along: beside.x,
-                    scale: along.scale,
-                    inverse_root,
-                    x,
-                    vectors,
-                });
-            }
-            PooledInverse::All(inverse) => {
-                kernels.call(inverse.solve(x, inverse_root, vectors));
+        let all = self.x.chunks_exact_mut(pitch).take(vectors);
+        for (vector, x) in all.enumerate() {
+            let x = &mut x[..strip.len()];
+            match inverse {
+                PooledInverse::Band(_) => {}
+                PooledInverse::Rank(inverse) => {
+                    let along = inverse.along::<T>();
+                    kernels.call(Combine {
+                        matrix: &along.spread[strip.start / TILE * along.rank..],
+                        along: &beside.x[vector * directions..][..along.rank],
+                        scale: along.scale,
+                        x,
+                    });
+                }
+                PooledInverse::All(inverse) => kernels.call(inverse.solve(x)),
             }
         }
     }
