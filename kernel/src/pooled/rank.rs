@@ -9,6 +9,8 @@
 //! R^-1 = (I - U (1 - rest / lambda) U') / rest
 //! ```
 //!
+//! A position without products has no part in directions.
+//!
 //! Whenever the products of a step have been added, `U` becomes the orthonormal factor of `Y`: a
 //! step of subspace iteration, which turns it to the leading eigenvectors of `P`.
 
@@ -235,7 +237,9 @@ impl RankInverse {
         let gather: &mut [[T; TILE]] = gather.as_chunks_mut().0;
         let spread: &mut [[T; TILE]] = spread.as_chunks_mut().0;
         for (r, row) in directions.chunks_exact(length).enumerate() {
-            for (j, &x) in row.iter().enumerate() {
+            for (j, (&x, square)) in row.iter().zip(squares).enumerate() {
+                // What rounding leaves there would be multiplied with the largest `1 / q`.
+                let x = if *square == T::ZERO { T::ZERO } else { x };
                 gather[r / TILE * padded + j][r % TILE] = x;
                 spread[j / TILE * rank + r][j % TILE] = x;
             }
