@@ -172,15 +172,15 @@ pub enum Pooling {
     /// ```
     Band,
     /// [`Options::rank`] directions `U`, orthonormal, which follow the leading eigenvectors of
-    /// `P`. With `L` coordinates in a chain, and `U` what the step begins with:
+    /// `P`. With `L` coordinates in a chain:
     ///
     /// ```text
     /// Y      <- beta2 Y + (1 - beta2) sum over chains of z (z' U)
     /// tr     <- beta2 tr + (1 - beta2) sum of z^2
+    /// U2      = Q of the QR factors of Y,  Y <- Y U' U2,  U <- U2
     /// lambda = max(diag(U' Y), 0),  rest = (tr - sum of lambda) / (L - rank)
     /// lambda <- (1 - shrink) lambda L / tr + shrink,  rest likewise,  lambda >= rest
     /// R^-1   = (I - U (1 - rest / lambda) U') / rest
-    /// next:    U2 = Q of the QR factors of Y,  Y <- Y U' U2
     /// ```
     ///
     /// A rank of `L` or more is `L`. Where `rest` is not above gamma, `R` is `I`.

@@ -93,12 +93,13 @@ pub enum sonew_pooling {
     /// "pooled" is [band + 1, L], row i with P[j][j + i]; or [2, band + 1, L] if lagged.
     SONEW_POOLING_BAND = 1,
     /// Some directions U, sonew_options.rank of them or L if that is less, which follow the
-    /// leading eigenvectors of P, the mean of whose diagonal is p. With Y the average of P U,
-    /// lambda = max(diag(U' Y) / p, 0) and rest = (L - sum of lambda) / (L - rank), both
-    /// shrunk: lambda <- (1 - shrink) lambda + shrink, and none less than rest;
+    /// leading eigenvectors of P, the mean of whose diagonal is p. Y is the average of P U;
+    /// when products have been added to it, U becomes U2, the Q of the QR factors of Y, and Y
+    /// becomes Y U' U2. With lambda = max(diag(U' Y) / p, 0) and
+    /// rest = (L - sum of lambda) / (L - rank), both shrunk:
+    /// lambda <- (1 - shrink) lambda + shrink, and none less than rest;
     /// R^-1 = (I - U (1 - rest / lambda) U') / rest; where rest is not above gamma, R = I.
-    /// Before the next step U becomes U2, the Q of the QR factors of Y, and Y becomes
-    /// Y U' U2. "pooled" is [2 rank + 1, L], with P[j][j] in row 0, then Y, then U, a
+    /// "pooled" is [2 rank + 1, L], with P[j][j] in row 0, then Y, then U, a
     /// direction a row; or [3 rank + 2, L] if lagged, U again last.
     SONEW_POOLING_RANK = 2,
     /// All of P, with R as for a band, for chains of up to SONEW_MAX_POOLED_LENGTH. Where

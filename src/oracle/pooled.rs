@@ -69,9 +69,6 @@ impl Pooled {
                 .map(|(x, &d)| if usable(d) { x / d.sqrt() } else { 0.0 })
                 .collect()
         };
-        if let Pooled::Rank(directions) = self {
-            directions.turn();
-        }
         let adding = in_turn(chains, step);
         if options.is_lagged() {
             let u = self.apply(options, chains, &over_root(m));
@@ -103,7 +100,10 @@ impl Pooled {
                     }
                 }
             }
-            Pooled::Rank(directions) => directions.add(chains, z, (keep, add)),
+            Pooled::Rank(directions) => {
+                directions.add(chains, z, (keep, add));
+                directions.turn();
+            }
         }
     }
 
@@ -203,12 +203,12 @@ fn solve(l: &[Vec<f64>], x: &[f64]) -> Vec<f64> {
 /// Directions that follow the leading eigenvectors of `P`.
 #[derive(Debug, Clone)]
 pub(super) struct Directions {
-    /// The directions, orthonormal; empty before the first step.
+    /// The directions, orthonormal.
     u: Vec<Vec<f64>>,
     /// The average of `P` times each.
     y: Vec<Vec<f64>>,
-    /// The average of the sum of squares.
-    trace: f64,
+    /// The average of the sum of squares of each position.
+    squares: Vec<f64>,
     rank: usize,
     length: usize,
 }
@@ -216,25 +216,21 @@ pub(super) struct Directions {
 impl Directions {
     fn new(rank: usize, length: usize) -> Directions {
         let rank = rank.min(length);
+        let mut state = 0u64;
+        let mut row = || (0..length).map(|_| chance(&mut state)).collect();
+        let numbers: Vec<Vec<f64>> = (0..rank).map(|_| row()).collect();
+        let units: Vec<Vec<f64>> = (0..rank).map(|r| unit(r, length)).collect();
         Directions {
-            u: Vec::new(),
+            u: orthonormal(&numbers, &units),
             y: vec![vec![0.0; length]; rank],
-            trace: 0.0,
+            squares: vec![0.0; length],
             rank,
             length,
         }
     }
 
-    /// At the beginning of a step.
+    /// After the products of a step have been added.
     fn turn(&mut self) {
-        if self.u.is_empty() {
-            let mut state = 0u64;
-            let mut row = || (0..self.length).map(|_| chance(&mut state)).collect();
-            let numbers: Vec<Vec<f64>> = (0..self.rank).map(|_| row()).collect();
-            let units: Vec<Vec<f64>> = (0..self.rank).map(|r| unit(r, self.length)).collect();
-            self.u = orthonormal(&numbers, &units);
-            return;
-        }
         let next = orthonormal(&self.y, &self.u);
         // Y U' U2, column by column.
         let column = |u2: &Vec<f64>| {
@@ -250,11 +246,12 @@ impl Directions {
     }
 
     fn add(&mut self, chains: &[Vec<usize>], z: &[f64], (keep, add): (f64, f64)) {
-        self.trace *= keep;
+        self.squares.iter_mut().for_each(|square| *square *= keep);
         self.y.iter_mut().flatten().for_each(|y| *y *= keep);
         for chain in chains {
             let z: Vec<f64> = chain.iter().map(|&j| z[j]).collect();
-            self.trace += add * dot(&z, &z);
+            let squares = self.squares.iter_mut().zip(&z);
+            squares.for_each(|(square, z)| *square += add * z * z);
             for (y, u) in self.y.iter_mut().zip(&self.u) {
                 let along = add * dot(&z, u);
                 y.iter_mut().zip(&z).for_each(|(y, z)| *y += along * z);
@@ -265,14 +262,15 @@ impl Directions {
     /// `(I - U (1 - rest / lambda) U') x / rest`, for any x.
     fn inverse(&self, options: &Options) -> impl Fn(&[f64]) -> Vec<f64> + '_ {
         let others = self.length - self.rank;
-        let mean = self.trace / self.length as f64;
+        let trace = self.squares.iter().sum::<f64>();
+        let mean = trace / self.length as f64;
         let shrunk = |x: f64| (1.0 - options.shrink) * x / mean + options.shrink;
         let pairs = self.u.iter().zip(&self.y);
         let estimates: Vec<f64> = pairs.map(|(u, y)| dot(u, y).max(0.0)).collect();
         let mut lambda: Vec<f64> = estimates.iter().map(|&x| shrunk(x)).collect();
         let mut rest = match others {
             0 => lambda.iter().copied().fold(f64::INFINITY, f64::min),
-            _ => shrunk((self.trace - estimates.iter().sum::<f64>()).max(0.0) / others as f64),
+            _ => shrunk((trace - estimates.iter().sum::<f64>()).max(0.0) / others as f64),
         };
         if mean <= 0.0 || rest <= options.gamma {
             rest = 1.0;
@@ -282,7 +280,10 @@ impl Directions {
             let mut solved = x.to_vec();
             for (u, lambda) in self.u.iter().zip(&lambda) {
                 let along = dot(u, x) * (1.0 - rest / lambda.max(rest));
-                solved.iter_mut().zip(u).for_each(|(x, u)| *x -= along * u);
+                for ((x, u), square) in solved.iter_mut().zip(u).zip(&self.squares) {
+                    // A position without products has no part in it.
+                    *x -= if *square > 0.0 { along * u } else { 0.0 };
+                }
             }
             solved.iter_mut().for_each(|x| *x /= rest);
             solved

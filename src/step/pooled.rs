@@ -66,7 +66,10 @@ impl Pooled {
         estimate: PooledEstimate,
     ) {
         sums.begin(&self.kernels, by);
-        self.inverse.turn(&self.kernels, sums);
+        self.inverse.start(&self.kernels, sums);
+        if sums.is_lagged {
+            self.inverse.turn(&self.kernels, sums);
+        }
         if sums.is_lagged || self.inverse.leads() {
             self.invert(sums.current(), estimate);
         }
@@ -93,6 +96,7 @@ impl Pooled {
         sums.end(&self.kernels, by, blocks.iter().map(|block| &block[..]));
         blocks.iter_mut().for_each(|block| block.fill(0));
         if !sums.is_lagged {
+            self.inverse.turn(&self.kernels, sums);
             self.invert(sums.current(), estimate);
         }
     }

@@ -30,11 +30,13 @@ pub struct FullInverse {
     before: Box<[Line]>,
 }
 
-/// `x` becomes `R^-1 x`, for a vector of chains.
+/// `x` becomes `R^-1 x`, for some vectors of chains.
 pub(super) struct Solve<'a, T> {
     factors: &'a [[T; TILE]],
     inverse_pivots: &'a [T],
     x: &'a mut [[T; LANES]],
+    /// From one of them to the next.
+    pitch: usize,
 }
 
 impl FullInverse {
@@ -54,7 +56,12 @@ impl FullInverse {
         all.iter().map(|memory| size_of_val(&***memory)).sum()
     }
 
-    pub(super) fn solve<'a, T: Scalar>(&'a self, x: &'a mut [[T; LANES]]) -> Solve<'a, T> {
+    /// The vectors of chains are so far apart.
+    pub(super) fn solve<'a, T: Scalar>(
+        &'a self,
+        x: &'a mut [[T; LANES]],
+        pitch: usize,
+    ) -> Solve<'a, T> {
         let all: &[T] = bytemuck::cast_slice(&self.factors);
         let padded = self.chains.padded();
         let (factors, inverse_pivots) = all.split_at(padded * padded);
@@ -62,6 +69,7 @@ impl FullInverse {
             factors: factors.as_chunks().0,
             inverse_pivots: &inverse_pivots[..padded],
             x,
+            pitch,
         }
     }
 
@@ -212,30 +220,35 @@ impl<T: Scalar> Kernel<T> for Solve<'_, T> {
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
         let length = self.inverse_pivots.len();
         let tile = |first: usize| &self.factors[first / TILE * length..][..length];
+        // A tile of factors serves all vectors while it is in the nearest cache.
         for first in (0..length).step_by(TILE) {
             let (numbers, own) = tile(first).split_at(first);
-            let (before, x) = self.x.split_at_mut(first);
-            let mut sums = filter::<V>(isa, x, before, ALONE, numbers);
-            for t in 0..TILE {
-                for s in 0..t {
-                    sums[t] = V::splat(isa, own[s][t]).neg_mul_add(sums[s], sums[t]);
+            for x in self.x.chunks_exact_mut(self.pitch) {
+                let (before, x) = x.split_at_mut(first);
+                let mut sums = filter::<V>(isa, x, before, ALONE, numbers);
+                for t in 0..TILE {
+                    for s in 0..t {
+                        sums[t] = V::splat(isa, own[s][t]).neg_mul_add(sums[s], sums[t]);
+                    }
+                    sums[t].store(&mut x[t]);
                 }
-                sums[t].store(&mut x[t]);
             }
         }
         for first in (0..length).step_by(TILE).rev() {
             let (own, numbers) = tile(first)[first..].split_at(TILE);
             let pivots = &self.inverse_pivots[first..][..TILE];
-            let (x, behind) = self.x[first..].split_at_mut(TILE);
-            for t in 0..TILE {
-                (V::load(isa, &x[t]) * V::splat(isa, pivots[t])).store(&mut x[t]);
-            }
-            let mut sums = filter::<V>(isa, x, behind, ALONE, numbers);
-            for t in (0..TILE).rev() {
-                for s in t + 1..TILE {
-                    sums[t] = V::splat(isa, own[s][t]).neg_mul_add(sums[s], sums[t]);
+            for x in self.x.chunks_exact_mut(self.pitch) {
+                let (x, behind) = x[first..length].split_at_mut(TILE);
+                for t in 0..TILE {
+                    (V::load(isa, &x[t]) * V::splat(isa, pivots[t])).store(&mut x[t]);
                 }
-                sums[t].store(&mut x[t]);
+                let mut sums = filter::<V>(isa, x, behind, ALONE, numbers);
+                for t in (0..TILE).rev() {
+                    for s in t + 1..TILE {
+                        sums[t] = V::splat(isa, own[s][t]).neg_mul_add(sums[s], sums[t]);
+                    }
+                    sums[t].store(&mut x[t]);
+                }
             }
         }
     }

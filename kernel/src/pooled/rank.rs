@@ -9,8 +9,10 @@
 //! R^-1 = (I - U (1 - rest / lambda) U') / rest
 //! ```
 //!
-//! Before the next gradients, `U` becomes the orthonormal factor of `Y`: a step of subspace
-//! iteration, which turns it to the leading eigenvectors of `P`.
+//! A position without products has no part in directions.
+//!
+//! Whenever the products of a step have been added, `U` becomes the orthonormal factor of `Y`: a
+//! step of subspace iteration, which turns it to the leading eigenvectors of `P`.
 
 use super::inverse::TILE;
 use super::orthonormal::{dot, orthonormalize, LessAll};
@@ -111,14 +113,50 @@ impl RankInverse {
         }
     }
 
+    /// See [`PooledInverse::start`](super::PooledInverse::start).
+    pub(super) fn start(&mut self, kernels: &Kernels, sums: &mut PooledSums<'_>) {
+        in_arithmetic!(kernels, T => {
+            let plane = bytemuck::cast_slice_mut::<u8, T>(sums.plane.bytes_mut());
+            self.start_in(kernels, plane);
+        });
+    }
+
+    /// Numbers that look like chance, made orthonormal.
+    fn start_in<T: Scalar>(&mut self, kernels: &Kernels, plane: &mut [T]) {
+        let (rank, length) = (self.rank, self.chains.length);
+        let directions = behind(plane, rank * length);
+        if directions.iter().any(|x| *x != T::ZERO) {
+            return;
+        }
+        let Rows {
+            vectors, old, new, ..
+        } = self.rows();
+        new.as_flattened_mut().fill(0.0);
+        old.as_flattened_mut().fill(0.0);
+        let rows = new
+            .chunks_exact_mut(vectors)
+            .zip(old.chunks_exact_mut(vectors));
+        for (r, (new, unit)) in rows.take(rank).enumerate() {
+            let first = (r * length) as u64;
+            let new = new.as_flattened_mut()[..length].iter_mut();
+            new.zip(first..).for_each(|(x, i)| *x = number(i));
+            unit.as_flattened_mut()[r] = 1.0;
+        }
+        let rows = rank * vectors;
+        let tolerance = tolerance(kernels);
+        orthonormalize(kernels, &mut new[..rows], &old[..rows], vectors, tolerance);
+        write(&new[..rows], vectors, directions, length);
+    }
+
     /// See [`PooledInverse::turn`](super::PooledInverse::turn).
     pub(super) fn turn(&mut self, kernels: &Kernels, sums: &mut PooledSums<'_>) {
         in_arithmetic!(kernels, T => {
-            let plane: &mut [T] = bytemuck::cast_slice_mut(sums.plane.bytes_mut());
+            let plane = bytemuck::cast_slice_mut::<u8, T>(sums.plane.bytes_mut());
             self.turn_in(kernels, plane);
         });
     }
 
+    /// `U2 = Q of the QR factors of Y, Y <- Y U' U2`
     fn turn_in<T: Scalar>(&mut self, kernels: &Kernels, plane: &mut [T]) {
         let (rank, length) = (self.rank, self.chains.length);
         let Rows {
@@ -135,35 +173,12 @@ impl RankInverse {
         }
         let products = &mut state[length..];
         let rows = rank * vectors;
-        let tolerance = match kernels.arithmetic() {
-            Dtype::F64 => f64::EPSILON.sqrt(),
-            _ => f64::from(f32::EPSILON).sqrt(),
-        };
-        let starts = directions.iter().all(|x| *x == T::ZERO);
-        if starts {
-            // No direction yet: from fixed numbers, instead of unit vectors.
-            let numbers = new.chunks_exact_mut(vectors).zip(0u64..);
-            for (row, r) in numbers.take(rank) {
-                let row = &mut row.as_flattened_mut()[..length];
-                let first = r * length as u64;
-                row.iter_mut()
-                    .zip(first..)
-                    .for_each(|(x, i)| *x = number(i));
-            }
-            old.as_flattened_mut().fill(0.0);
-            for (r, row) in old.chunks_exact_mut(vectors).take(rank).enumerate() {
-                row.as_flattened_mut()[r] = 1.0;
-            }
-        } else {
-            read(directions, length, old, vectors);
-            read(products, length, sums, vectors);
-            new.copy_from_slice(sums);
-        }
+        read(directions, length, old, vectors);
+        read(products, length, sums, vectors);
+        new.copy_from_slice(sums);
+        let tolerance = tolerance(kernels);
         orthonormalize(kernels, &mut new[..rows], &old[..rows], vectors, tolerance);
         write(&new[..rows], vectors, directions, length);
-        if starts {
-            return;
-        }
         // Y U' U2, with U' U2 less than nothing, since it is taken away.
         let mut by = [0.0; super::MAX_POOLED_RANK];
         for new in new.chunks_exact_mut(vectors).take(rank) {
@@ -222,7 +237,9 @@ impl RankInverse {
         let gather: &mut [[T; TILE]] = gather.as_chunks_mut().0;
         let spread: &mut [[T; TILE]] = spread.as_chunks_mut().0;
         for (r, row) in directions.chunks_exact(length).enumerate() {
-            for (j, &x) in row.iter().enumerate() {
+            for (j, (&x, square)) in row.iter().zip(squares).enumerate() {
+                // What rounding leaves there would be multiplied with the largest `1 / q`.
+                let x = if *square == T::ZERO { T::ZERO } else { x };
                 gather[r / TILE * padded + j][r % TILE] = x;
                 spread[j / TILE * rank + r][j % TILE] = x;
             }
@@ -267,6 +284,20 @@ impl Eigenvalues {
             .iter_mut()
             .for_each(|lambda| *lambda = lambda.max(rest));
         (rest > estimate.gamma).then_some(Eigenvalues { rest })
+    }
+}
+
+/// The last of some numbers.
+fn behind<T>(all: &mut [T], count: usize) -> &mut [T] {
+    let first = all.len() - count;
+    &mut all[first..]
+}
+
+/// Below it, what is left of a column is rounding.
+fn tolerance(kernels: &Kernels) -> f64 {
+    match kernels.arithmetic() {
+        Dtype::F64 => f64::EPSILON.sqrt(),
+        _ => f64::from(f32::EPSILON).sqrt(),
     }
 }
 

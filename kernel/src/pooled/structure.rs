@@ -57,8 +57,15 @@ impl PooledInverse {
         matches!(self, Self::Rank(_))
     }
 
-    /// Before the gradients of a step, the directions of a rank turn towards those that the
-    /// sums tell; otherwise nothing happens.
+    /// Before a tensor's first step, its directions, if it has a rank, are fixed ones.
+    pub fn start(&mut self, kernels: &Kernels, sums: &mut PooledSums<'_>) {
+        if let Self::Rank(inverse) = self {
+            inverse.start(kernels, sums);
+        }
+    }
+
+    /// After sums have been added, the directions of a rank turn to those that the sums tell;
+    /// otherwise nothing happens.
     pub fn turn(&mut self, kernels: &Kernels, sums: &mut PooledSums<'_>) {
         if let Self::Rank(inverse) = self {
             inverse.turn(kernels, sums);

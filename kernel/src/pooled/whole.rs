@@ -212,22 +212,21 @@ impl<T: Scalar> Arrays<'_, T> {
         let pitch = self.chains.pitch();
         let directions = self.chains.products_of_position();
         let beside = Beside::new(&self.chains, self.beside);
-        let all = self.x.chunks_exact_mut(pitch).take(vectors);
-        for (vector, x) in all.enumerate() {
-            let x = &mut x[..strip.len()];
-            match inverse {
-                PooledInverse::Band(_) => {}
-                PooledInverse::Rank(inverse) => {
-                    let along = inverse.along::<T>();
+        let all = &mut self.x[..vectors * pitch];
+        match inverse {
+            PooledInverse::Band(_) => {}
+            PooledInverse::Rank(inverse) => {
+                let along = inverse.along::<T>();
+                for (vector, x) in all.chunks_exact_mut(pitch).enumerate() {
                     kernels.call(Combine {
                         matrix: &along.spread[strip.start / TILE * along.rank..],
                         along: &beside.x[vector * directions..][..along.rank],
                         scale: along.scale,
-                        x,
+                        x: &mut x[..strip.len()],
                     });
                 }
-                PooledInverse::All(inverse) => kernels.call(inverse.solve(x)),
             }
+            PooledInverse::All(inverse) => kernels.call(inverse.solve(all, pitch)),
         }
     }
 }
