@@ -14,7 +14,7 @@ from ._sharding import union, varying
 # Chains end where lines do.
 LINES = {"contiguous": "contiguous_lines", "strided": "strided_lines"}
 # Neighbours that are taken in one pass over memory.
-UNROLL = 8
+UNROLL = 4
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
