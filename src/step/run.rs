@@ -85,6 +85,12 @@ impl<'a> Run<'a> {
         }
         if progress.next == Next::Apply {
             self.take_reached(progress)?;
+            let tensors = self.tensors.iter().zip(&mut self.memory);
+            for ((tensor, memory), known) in tensors.zip(&progress.known) {
+                if let Some(memory) = memory {
+                    memory.is_written = tensor.is_applied(known);
+                }
+            }
             let defers = self.defers;
             self.left(progress, |tensor, known| {
                 tensor.left_to_apply(known, defers)
