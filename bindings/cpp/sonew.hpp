@@ -18,10 +18,9 @@
 // - A buffer is any object whose elements, of float, double or a 16-bit type, are known
 //   to lie one after the other: std::vector, std::array, std::span and other contiguous
 //   ranges, arrays of any number of dimensions, a single number, matrices and vectors of
-//   Eigen and Armadillo, and columns of Eigen's (of Armadillo's `{w.colptr(j), w.n_rows}`);
-//   or a pointer and a length. What is not one contiguous run does not compile: a block or
-//   a transpose of a matrix, std::deque. Nor does a pointer alone, which does not know its
-//   length.
+//   Eigen and Armadillo, and columns of Eigen's; or a pointer and a length, as of a column
+//   of Armadillo's. What is not one contiguous run does not compile: a block or a transpose
+//   of a matrix, std::deque. Nor does a pointer alone, which does not know its length.
 //   Buffers are passed by reference and never copied; their lengths and types
 //   are compared with those of the tensors. An object that owns its elements and is a
 //   temporary does not compile where elements are written.
