@@ -288,7 +288,8 @@ struct sonew_step_options {
  *
  *    void *params[16];
  *    const void *grads[16];
- *    sonew_flat_pointers(optimizer, params_memory, grads_memory, num_parameters, NULL, params, grads);
+ *    sonew_flat_pointers(optimizer, params_memory, grads_memory, num_parameters, NULL,
+ *                        params, grads);
  *    ...
  *    sonew_step(optimizer, &step, params, grads, 16);
  *    sonew_save(optimizer, path, params, 16);
@@ -329,9 +330,9 @@ sonew_status sonew_flat_pointers(const sonew_optimizer *optimizer,
 
 /**
  * Saves the state, the options, the step count, each tensor's step count,
- * learning-rate scale and weight decay, and the texts of the program, to a file. params (one buffer for each tensor, as in
- * sonew_step(); only read) saves the parameters, too; to save the state alone,
- * pass NULL and a count of 0.
+ * learning-rate scale and weight decay, and the texts of the program, to a file.
+ * params (one buffer for each tensor, as in sonew_step(); only read) saves the
+ * parameters, too; to save the state alone, pass NULL and a count of 0.
  *
  * The new file is first written under the name path with ".sonew-tmp" added (of a name
  * of more than 245 bytes, under its beginning and a checksum with that added),
@@ -409,7 +410,8 @@ sonew_status sonew_load_options_init(sonew_load_options *options, size_t size);
  * is closed, as by sonew_free().
  *
  * Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
- * SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_IO, SONEW_NOT_A_CHECKPOINT,
+ * SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
+ * SONEW_OVERLAP, SONEW_IO, SONEW_NOT_A_CHECKPOINT,
  * SONEW_FILE_LENGTH, SONEW_FORMAT_VERSION, SONEW_CHECKSUM,
  * SONEW_TENSOR_MISSING, SONEW_TENSOR_DIFFERS, SONEW_DTYPE_DIFFERS,
  * SONEW_OPTION_DIFFERS, SONEW_PLANE_MISSING, SONEW_RENAME,
@@ -574,7 +576,11 @@ struct sonew_load_options {
  * those of the first). sonew_file_text() reads them without an optimizer. In the file they
  * are metadata of the format, with the keys "sonew.text.KEY".
  *
- * There may be 1000 texts. A live file has none, because its header never changes.
+ * There may be 1000 texts, each of any length that the file has room for: its header holds
+ * the texts beside the list of tensors, and safetensors limits it to 100,000,000 bytes. A
+ * save that needs more is refused: SONEW_HEADER_LENGTH. Binary state, as that of many random
+ * generators, is written in hexadecimal or base64. A live file has no texts, because its
+ * header never changes.
  ******************************************************************************/
 
 /**
@@ -1568,7 +1574,8 @@ sonew_status sonew_file_arrays(const sonew_file *file,
  * Copies an array of a tensor, one of those of sonew_file_arrays(), to data, and
  * compares its checksum, if the file has one. data has one element of the array's
  * type for each element of the tensor, in the tensor's own order (of "pooled", as many as
- * sonew_file_arrays() tells), and is aligned to its elements. Of a live file the array is that of the last step.
+ * sonew_file_arrays() tells), and is aligned to its elements. Of a live file the array is
+ * that of the last step.
  *
  * Errors: SONEW_UNKNOWN_TENSOR, SONEW_INVALID_STRING, SONEW_PLANE_MISSING,
  * SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_CHECKSUM, SONEW_IO,
@@ -2139,8 +2146,8 @@ enum {
   SONEW_RENAME = 414,
   /**
    * A state plane, or the parameters of a tensor, have another element type
-   * in the file; or tensors in one buffer differ in it. In sonew.hpp also a buffer whose elements have another type than
-   * the tensor declares.
+   * in the file; or tensors in one buffer differ in it. In sonew.hpp also a buffer
+   * whose elements have another type than the tensor declares.
    */
   SONEW_DTYPE_DIFFERS = 415,
   /** Rows of a tensor are in none of the files. */
@@ -2239,10 +2246,11 @@ sonew_status sonew_struct_field(const char *structure,
  * Lists of float and double pointers
  *
  * Since C11, lists of float * and of double * are taken as they are, without a
- * cast, where functions take a list of parameters or of gradients. What is no list
- * of pointers is refused by the compiler as before. In C99 and C++ such lists are
- * declared as void *, or cast. A program that defines a function of such a name
- * itself, to load the library at run time, puts the name in parentheses.
+ * cast, where functions take a list of parameters, gradients or state planes, and
+ * where sonew_flat_pointers() writes one. What is no list of pointers is refused by
+ * the compiler as before. In C99 and C++ such lists are declared as void *, or cast.
+ * A program that defines a function of such a name itself, to load the library at
+ * run time, puts the name in parentheses.
  ******************************************************************************/
 
 #if !defined(__cplusplus) && defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L
@@ -2269,10 +2277,29 @@ sonew_status sonew_struct_field(const char *structure,
         const double *const *: (const void *const *)(list),                    \
         default: (list))
 
+/* Lists that are written. */
+#define SONEW_PARAMS_OUT(list)                                                 \
+    _Generic((list),                                                           \
+        float **: (void **)(list),                                             \
+        double **: (void **)(list),                                            \
+        default: (list))
+
+#define SONEW_GRADS_OUT(list)                                                  \
+    _Generic((list),                                                           \
+        void **: (const void **)(list),                                        \
+        float **: (const void **)(list),                                       \
+        const float **: (const void **)(list),                                 \
+        double **: (const void **)(list),                                      \
+        const double **: (const void **)(list),                                \
+        default: (list))
+
 #define sonew_step(optimizer, step, params, grads, count)                      \
     sonew_step(optimizer, step, SONEW_PARAMS(params), SONEW_GRADS(grads), count)
 #define sonew_save(optimizer, path, params, count)                             \
     sonew_save(optimizer, path, SONEW_PARAMS(params), count)
+#define sonew_save_to_memory(optimizer, params, count, data, capacity, size)   \
+    sonew_save_to_memory(optimizer, SONEW_PARAMS(params), count, data,         \
+                         capacity, size)
 #define sonew_load(optimizer, path, options, params, count)                    \
     sonew_load(optimizer, path, options, SONEW_PARAMS(params), count)
 #define sonew_save_begin(optimizer, path, params, count, saving)               \
@@ -2280,6 +2307,12 @@ sonew_status sonew_struct_field(const char *structure,
 #define sonew_stages_begin(optimizer, step, params, grads, count, stages)      \
     sonew_stages_begin(optimizer, step, SONEW_PARAMS(params),                  \
                        SONEW_GRADS(grads), count, stages)
+#define sonew_set_state(optimizer, step_count, planes, count)                  \
+    sonew_set_state(optimizer, step_count, SONEW_GRADS(planes), count)
+#define sonew_flat_pointers(optimizer, flat_params, flat_grads, length,        \
+                            offsets, params, grads)                            \
+    sonew_flat_pointers(optimizer, flat_params, flat_grads, length, offsets,   \
+                        SONEW_PARAMS_OUT(params), SONEW_GRADS_OUT(grads))
 
 #endif
 

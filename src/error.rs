@@ -873,7 +873,15 @@ pub enum Error {
 
 /// What a refused load could do about a difference.
 fn how_to_keep(name: &str) -> String {
-    format!("; to keep that of the optimizer, name \"{name}\" in the overrides of the load")
+    // Of these it depends on the planes that the file has: of a band, the smaller one can be
+    // kept.
+    let condition = match name {
+        "band" | "graft" | "pooling" | "update" => ", if the file has every plane that it needs",
+        _ => "",
+    };
+    format!(
+        "; to keep that of the optimizer{condition}, name \"{name}\" in the overrides of the load"
+    )
 }
 
 /// Rows, as in `[3, 7)`.

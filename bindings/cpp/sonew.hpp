@@ -17,9 +17,10 @@
 //   tensor and the value. A call that throws has changed nothing.
 // - A buffer is any object whose elements, of float, double or a 16-bit type, are known
 //   to lie one after the other: std::vector, std::array, std::span and other contiguous
-//   ranges, arrays of any number of dimensions, a single number, matrices, vectors and
-//   columns of Eigen and Armadillo; or a pointer and a length. What is not one contiguous
-//   run does not compile: a block or a transpose of a matrix, std::deque.
+//   ranges, arrays of any number of dimensions, a single number, matrices and vectors of
+//   Eigen and Armadillo, and columns of Eigen's; or a pointer and a length, as of a column
+//   of Armadillo's. What is not one contiguous run does not compile: a block or a transpose
+//   of a matrix, std::deque. Nor does a pointer alone, which does not know its length.
 //   Buffers are passed by reference and never copied; their lengths and types
 //   are compared with those of the tensors. An object that owns its elements and is a
 //   temporary does not compile where elements are written.
@@ -415,7 +416,7 @@ struct item_of<R, std::void_t<decltype(*std::begin(std::declval<R &>()))>> {
 };
 
 /// Whether something is a buffer, or why not.
-enum class Fit { yes, scattered, no_elements, constant, temporary, no_list };
+enum class Fit { yes, scattered, no_length, no_elements, constant, temporary, no_list };
 
 template <class R, class V, bool Lasting>
 constexpr Fit list_fit();
@@ -429,6 +430,7 @@ constexpr Fit fit() {
   if constexpr (!is_element<E>::value) {
     constexpr Fit items = list_fit<C, V, Lasting>();
     if (items != Fit::no_list) return items;
+    if (std::is_pointer<E>::value) return Fit::no_length;
     return std::is_same<E, std::nullptr_t>::value ? Fit::scattered : Fit::no_elements;
   } else if constexpr (Lasting && !std::is_reference<C>::value && owns<T>()) {
     return Fit::temporary;
@@ -472,8 +474,8 @@ struct has_elem_type : std::false_type {};
 template <class C>
 struct has_elem_type<C, std::void_t<typename C::elem_type>> : std::true_type {};
 
-/// Whether a buffer is to take a C or to say why it does not: what holds numbers, and is
-/// no list.
+/// Whether a buffer is to take a C or to say why it does not: what holds numbers or points
+/// to them, and is no list.
 template <class C, class V, bool Lasting>
 constexpr bool is_for() {
   using T = std::remove_reference_t<C>;
@@ -482,7 +484,7 @@ constexpr bool is_for() {
   else if constexpr (is_element<T>::value)
     return true;
   else
-    return (std::is_array<T>::value || has_data<T>::value || has_memptr<T>::value ||
+    return (std::is_pointer<T>::value || std::is_array<T>::value || has_data<T>::value || has_memptr<T>::value ||
             has_scalars<T>::value || has_elem_type<T>::value ||
             !std::is_void<typename item_of<T>::type>::value) &&
            !is_list<C, V, Lasting>;
@@ -508,8 +510,11 @@ class BasicBuffer {
   constexpr BasicBuffer(C &&from) {
     constexpr detail::Fit fit = detail::fit<C, V, Lasting>();
     static_assert(fit != detail::Fit::scattered,
-                  "sonew: this is not known to be one contiguous run of elements; pass what is, "
-                  "or a pointer and a length.");
+                  "sonew: this is not known to be one contiguous run of elements; pass a copy that "
+                  "is, or, if they do lie one after the other, a pointer and a length.");
+    static_assert(fit != detail::Fit::no_length,
+                  "sonew: a pointer does not know how many numbers there are; pass it with a "
+                  "length, {pointer, length}.");
     static_assert(fit != detail::Fit::no_elements,
                   "sonew: elements are float, double, sonew::bf16, sonew::f16, or of a type for "
                   "which sonew::dtype_of is specialized.");

@@ -472,6 +472,8 @@ int main(int argc, char **argv) {
     int steps = 300;
     if (argc > 1 && sscanf(argv[1], "--steps=%d", &steps) == 1)
         argc--, argv++;
+    if (steps < 1)
+        fail("must be at least 1", "--steps");
     const char *checkpoint = argc > 2 ? argv[2] : "transformer.safetensors";
     argc > 1 ? read_text(argv[1]) : read_documents();
     code_text();

@@ -292,7 +292,8 @@ pub unsafe extern "C" fn sonew_file_arrays(
 /// Copies an array of a tensor, one of those of sonew_file_arrays(), to data, and
 /// compares its checksum, if the file has one. data has one element of the array's
 /// type for each element of the tensor, in the tensor's own order (of "pooled", as many as
-/// sonew_file_arrays() tells), and is aligned to its elements. Of a live file the array is that of the last step.
+/// sonew_file_arrays() tells), and is aligned to its elements. Of a live file the array is
+/// that of the last step.
 ///
 /// Errors: SONEW_UNKNOWN_TENSOR, SONEW_INVALID_STRING, SONEW_PLANE_MISSING,
 /// SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_CHECKSUM, SONEW_IO,

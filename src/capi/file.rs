@@ -223,9 +223,9 @@ unsafe fn load_options<'a>(
 }
 
 /// Saves the state, the options, the step count, each tensor's step count,
-/// learning-rate scale and weight decay, and the texts of the program, to a file. params (one buffer for each tensor, as in
-/// sonew_step(); only read) saves the parameters, too; to save the state alone,
-/// pass NULL and a count of 0.
+/// learning-rate scale and weight decay, and the texts of the program, to a file.
+/// params (one buffer for each tensor, as in sonew_step(); only read) saves the
+/// parameters, too; to save the state alone, pass NULL and a count of 0.
 ///
 /// The new file is first written under the name path with ".sonew-tmp" added (of a name
 /// of more than 245 bytes, under its beginning and a checksum with that added),
@@ -378,7 +378,8 @@ pub unsafe extern "C" fn sonew_load_options_init(
 /// is closed, as by sonew_free().
 ///
 /// Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
-/// SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_IO, SONEW_NOT_A_CHECKPOINT,
+/// SONEW_INVALID_STRING, SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
+/// SONEW_OVERLAP, SONEW_IO, SONEW_NOT_A_CHECKPOINT,
 /// SONEW_FILE_LENGTH, SONEW_FORMAT_VERSION, SONEW_CHECKSUM,
 /// SONEW_TENSOR_MISSING, SONEW_TENSOR_DIFFERS, SONEW_DTYPE_DIFFERS,
 /// SONEW_OPTION_DIFFERS, SONEW_PLANE_MISSING, SONEW_RENAME,

@@ -6,7 +6,8 @@
 //! ```c
 //! void *params[16];
 //! const void *grads[16];
-//! sonew_flat_pointers(optimizer, params_memory, grads_memory, num_parameters, NULL, params, grads);
+//! sonew_flat_pointers(optimizer, params_memory, grads_memory, num_parameters, NULL,
+//!                     params, grads);
 //! ...
 //! sonew_step(optimizer, &step, params, grads, 16);
 //! sonew_save(optimizer, path, params, 16);

@@ -274,7 +274,7 @@ pub(super) fn from_options(options: &Options, struct_size: usize) -> sonew_optio
         graft_bias_correction: options.graft_bias_correction.into(),
         rounding: number(options.rounding, ROUNDINGS),
         instruction_set: number(options.instruction_set, ISAS),
-        lagged_norms: options.lagged_norms.map_or(-1, i32::from),
+        lagged_norms: number(options.lagged_norms, LAGGED_NORMS),
         nesterov: options.nesterov.into(),
         pooling: number(options.pooling, POOLINGS),
         pool: std::ptr::null(),
@@ -306,6 +306,8 @@ const DAMPINGS: &[(i32, Damping)] = &[
     (sonew_damping::SONEW_ABSOLUTE as i32, Damping::Absolute),
     (sonew_damping::SONEW_RELATIVE as i32, Damping::Relative),
 ];
+
+const LAGGED_NORMS: &[(i32, Option<bool>)] = &[(-1, None), (0, Some(false)), (1, Some(true))];
 
 const GRAFTS: &[(i32, Graft)] = &[
     (sonew_graft::SONEW_GRAFT_NONE as i32, Graft::None),
@@ -365,10 +367,7 @@ pub(crate) unsafe fn options(
         damping: named(c.damping, of("damping"), DAMPINGS)?,
         bias_correction: flag(c.bias_correction, &name("bias_correction"))?,
         graft: named(c.graft, of("graft"), GRAFTS)?,
-        lagged_norms: match c.lagged_norms {
-            -1 => None,
-            chosen => Some(flag(chosen, &name("lagged_norms"))?),
-        },
+        lagged_norms: named(c.lagged_norms, of("lagged_norms"), LAGGED_NORMS)?,
         pooling: named(c.pooling, of("pooling"), POOLINGS)?,
         rank: count(c.rank, &name("rank"))?,
         shrink: c.shrink,

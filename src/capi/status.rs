@@ -135,8 +135,8 @@ pub enum sonew_status {
     /// A rename has a name that no tensor has, or two renames conflict.
     SONEW_RENAME = 414,
     /// A state plane, or the parameters of a tensor, have another element type
-    /// in the file; or tensors in one buffer differ in it. In sonew.hpp also a buffer whose elements have another type than
-    /// the tensor declares.
+    /// in the file; or tensors in one buffer differ in it. In sonew.hpp also a buffer
+    /// whose elements have another type than the tensor declares.
     SONEW_DTYPE_DIFFERS = 415,
     /// Rows of a tensor are in none of the files.
     SONEW_ROWS_MISSING = 416,

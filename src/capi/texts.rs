@@ -7,7 +7,11 @@
 //! those of the first). sonew_file_text() reads them without an optimizer. In the file they
 //! are metadata of the format, with the keys "sonew.text.KEY".
 //!
-//! There may be 1000 texts. A live file has none, because its header never changes.
+//! There may be 1000 texts, each of any length that the file has room for: its header holds
+//! the texts beside the list of tensors, and safetensors limits it to 100,000,000 bytes. A
+//! save that needs more is refused: SONEW_HEADER_LENGTH. Binary state, as that of many random
+//! generators, is written in hexadecimal or base64. A live file has no texts, because its
+//! header never changes.
 
 use std::ffi::c_char;
 

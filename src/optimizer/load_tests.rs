@@ -517,10 +517,8 @@ fn the_update_of_a_tensor_may_be_named() {
         refused,
         Error::TensorDiffers { what: "update", .. }
     ));
-    assert!(
-        refused.to_string().contains("name \"update\" in"),
-        "{refused}"
-    );
+    let how = "the optimizer, if the file has every plane that it needs, name \"update\" in";
+    assert!(refused.to_string().contains(how), "{refused}");
 }
 
 /// A tensor's own options are compared where they, or those of all, apply.

@@ -41,6 +41,28 @@ int main(int argc, char **argv) {
     OK(sonew_stages_begin(optimizer, NULL, params, grads, 2, &stages));
     while (stage != SONEW_DONE)
         OK(sonew_stages_next(stages, numbers, 2, &stage));
+
+    /* Lists that the library writes, and lists of planes. */
+    float all[] = {1, 2}, all_grads[] = {3, 4};
+    float *flat[2];
+    const float *flat_grads[2];
+    OK(sonew_flat_pointers(optimizer, all, all_grads, 2, NULL, flat, flat_grads));
+    CHECK(flat[1] == all + 1 && flat_grads[1] == all_grads + 1);
+    OK(sonew_flat_pointers(optimizer, all, NULL, 2, NULL, flat, NULL));
+    OK(sonew_flat_pointers(optimizer, all, all_grads, 2, NULL, any, grads));
+    CHECK(any[0] == all && grads[0] == all_grads);
+    OK(sonew_flat_pointers(optimizer, all, all_grads, 2, NULL, any, any));
+    size_t size = 0;
+    OK(sonew_save_to_memory(optimizer, flat, 2, NULL, 0, &size));
+    OK(sonew_save_to_memory(optimizer, NULL, 0, NULL, 0, &size));
+    const float one = 1;
+    float two = 2;
+    const float *read_only_planes[6] = {&one, &one, &one, &one, &one, &one};
+    float *planes[6] = {&two, &two, &two, &two, &two, &two};
+    void *any_planes[6] = {&two, &two, &two, &two, &two, &two};
+    OK(sonew_set_state(optimizer, 1, read_only_planes, 6));
+    OK(sonew_set_state(optimizer, 1, planes, 6));
+    OK(sonew_set_state(optimizer, 1, any_planes, 6));
     OK(sonew_free(optimizer));
 
     for (int i = 0; i < 2; i++)

@@ -196,7 +196,7 @@ const refusal create_refusals[] = {
     REFUSAL(bias_correction_2, SONEW_UNKNOWN_VALUE, "options.bias_correction is 2, must be 0 or 1"),
     REFUSAL(graft_bias_correction_2, SONEW_UNKNOWN_VALUE,
             "options.graft_bias_correction is 2"),
-    REFUSAL(lagged_norms_2, SONEW_UNKNOWN_VALUE, "options.lagged_norms is 2, must be 0 or 1"),
+    REFUSAL(lagged_norms_2, SONEW_UNKNOWN_VALUE, "options.lagged_norms is 2, must be -1, 0 or 1"),
     REFUSAL(nesterov_negative, SONEW_UNKNOWN_VALUE, "options.nesterov is -1, must be 0 or 1"),
     REFUSAL(rounding_unknown, SONEW_UNKNOWN_VALUE, "options.rounding is 2"),
     REFUSAL(instruction_set_unknown, SONEW_UNKNOWN_VALUE, "options.instruction_set is 5"),

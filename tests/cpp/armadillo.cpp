@@ -25,6 +25,7 @@ static void accepted() {
   CHECK(Buffer(row).dtype() == sonew::Dtype::f64 && Buffer(cube).size() == 24);
   CHECK(Buffer(fixed).size() == 4 && Buffers(layers).size() == 2);
   CHECK(ConstBuffer(make()).size() == 6);
+  CHECK(Buffer(m.colptr(1), m.n_rows).size() == 2);
 }
 
 // A matrix [out, in] that Armadillo stores by columns is a tensor [in, out].
@@ -50,6 +51,7 @@ static void refused(sonew::Optimizer &o) {
   arma::sp_fmat sparse(2, 3);
   o.step(w.row(0), g);               // no: contiguous
   o.step(w.submat(0, 0, 0, 1), g);   // no: contiguous
+  o.step(w.col(0), g);               // no: contiguous
   o.step(w, g.t());                  // no: contiguous
   o.step(w.diag(), g);               // no: contiguous
   o.step(sparse, g);                 // no: contiguous

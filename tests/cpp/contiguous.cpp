@@ -148,6 +148,8 @@ static void refused(sonew::Optimizer &o, sonew::Plan &plan) {
   const std::vector<Floats> constants(2);
   sonew::TensorBuffers buffers;
   std::vector<Strided> views(2);
+  std::vector<float *> pointers(2);
+  float *list_of_pointers[2] = {};
 
   // Not one run.
   o.step(deque, g);                          // no: contiguous
@@ -157,6 +159,14 @@ static void refused(sonew::Optimizer &o, sonew::Plan &plan) {
   o.step(strided, g);                        // no: contiguous
   o.step(bits, g);                           // no: contiguous
   o.step(views, g);                          // no: contiguous
+
+  // No length.
+  o.step(w.data(), g);                       // no: pointer does not know
+  o.step({doubles.data(), w}, {g, g});       // no: pointer does not know
+  o.step(w, {constant.data()});              // no: pointer does not know
+  o.step(pointers, g);                       // no: pointer does not know
+  o.step(list_of_pointers, g);               // no: pointer does not know
+  o.step(w, pointers.data());                // no: pointer does not know
 
   // No such elements.
   o.step(integers, g);                       // no: elements are float
