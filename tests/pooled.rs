@@ -87,8 +87,15 @@ fn steps_are_those_of_the_oracle() {
         let ranks = [1, 3, 4, 16, 17, 40, 64].map(pooled_rank);
         for structure in bands.into_iter().chain(ranks).chain([pooled_all()]) {
             for lagged in [None, Some(false)] {
-                let shapes: [&[usize]; 6] =
-                    [&[37, 45], &[5, 3, 19], &[300, 7], &[7, 700], &[21], &[]];
+                let shapes: [&[usize]; 7] = [
+                    &[37, 45],
+                    &[5, 3, 19],
+                    &[300, 7],
+                    &[7, 700],
+                    &[6, 30, 25],
+                    &[21],
+                    &[],
+                ];
                 let tensors: Vec<_> = shapes
                     .iter()
                     .enumerate()

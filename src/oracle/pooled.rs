@@ -12,9 +12,12 @@ pub(super) fn broken(chains: Chains) -> Chains {
     }
 }
 
-/// The chains whose products are added up in a tensor's step of this number: of every 256
-/// chains, each takes its turn, where there are more, at least every fourth step.
+/// The chains whose products are added up in a tensor's step of this number: where there are
+/// more than 256, groups of them, in the order of memory, take turns, each in every fourth step
+/// at the latest.
 fn in_turn(chains: &[Vec<usize>], step: u64) -> Vec<Vec<usize>> {
+    let mut chains = chains.to_vec();
+    chains.sort();
     let groups = chains.chunks(256);
     let turns = groups.len().clamp(1, 4);
     let turn = (step % turns as u64) as usize;

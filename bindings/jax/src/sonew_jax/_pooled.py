@@ -15,6 +15,8 @@ from ._sharding import union, varying
 LINES = {"contiguous": "contiguous_lines", "strided": "strided_lines"}
 # Neighbours that are taken in one pass over memory.
 UNROLL = 4
+# Chains that take part in the sums of a step together, and in one of so many steps at least.
+GROUP, TURNS = 256, 4
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -27,10 +29,22 @@ def direction(settings, leaf, takes_in, numbers, sums, m, d, g):
     if takes_in:
         z = over_root(g)
         z = to_chains(jnp.where(jnp.abs(z) < jnp.inf, z, 0), chains)
+        z = in_turn(z, m.shape, chains, numbers["step"])
         sums = taken_in(settings, numbers, sums, z)
     rho = correlations(sums[0] if settings.lagged_norms else sums, numbers["shrink"])
     u = solved(to_chains(over_root(m), chains), *factors(rho, numbers["gamma"]))
     return over_root(from_chains(u, m.shape, chains)), sums
+
+
+def in_turn(z, shape, chains, step):
+    """Zero for chains that take no part in the sums of the leaf's step of this number."""
+    number = jnp.arange(len(z))
+    if chains == "strided_lines":
+        # They are counted as they lie in memory.
+        number = number.reshape(shape[1:]).transpose().ravel()
+    turns = min(-(-len(z) // GROUP), TURNS)
+    takes_part = number // GROUP % turns == step % turns
+    return jnp.where(takes_part[:, None], z, 0)
 
 
 def average(settings, numbers):
