@@ -238,9 +238,9 @@ impl RankInverse {
         let spread: &mut [[T; TILE]] = spread.as_chunks_mut().0;
         for (r, row) in directions.chunks_exact(length).enumerate() {
             for (j, (&x, square)) in row.iter().zip(squares).enumerate() {
+                gather[r / TILE * padded + j][r % TILE] = x;
                 // What rounding leaves there would be multiplied with the largest `1 / q`.
                 let x = if *square == T::ZERO { T::ZERO } else { x };
-                gather[r / TILE * padded + j][r % TILE] = x;
                 spread[j / TILE * rank + r][j % TILE] = x;
             }
         }
