@@ -2,46 +2,13 @@
 compared with."""
 
 import ctypes
-from ctypes import POINTER, byref, c_double, c_int32, c_size_t, c_uint64, c_void_p
+from ctypes import byref, c_double, c_void_p
 
 import numpy as np
 from sonew.jax import _settings
 from sonew.jax._library import Options, Tensor, check, library
-from sonew.jax.files import DTYPE_NUMBERS, SCALARS
-
-
-class StepOptions(ctypes.Structure):
-    """sonew_step_options"""
-
-    _fields_ = [
-        ("struct_size", c_size_t),
-        ("lr", c_double),
-        ("grad_scale", c_double),
-        ("statistics_weight", c_double),
-        ("clip_norm", c_double),
-        ("beta1", c_double),
-        ("beta2", c_double),
-        ("non_finite", c_int32),
-        ("reserved", c_int32 * 1),
-    ]
-
-
-class Buffers(ctypes.Structure):
-    """sonew_buffers"""
-
-    _fields_ = [
-        ("struct_size", c_size_t),
-        ("params", c_void_p),
-        ("direction", c_void_p),
-        ("grad", c_void_p),
-        ("planes", POINTER(c_void_p)),
-        ("plane_count", c_size_t),
-        ("len", c_size_t),
-        ("lr_scale", c_double),
-        ("weight_decay", c_double),
-        ("step_number", c_uint64),
-        ("scalars", POINTER(c_double)),
-    ]
+from sonew._structs import SCALARS, Buffers, StepOptions
+from sonew.jax.files import DTYPE_NUMBERS
 
 
 NAMES = {
@@ -74,12 +41,7 @@ class Plan:
             tensor.state_dtype = DTYPE_NUMBERS[np.dtype(state_dtypes[i]).name]
             tensor.master = master
         self.handle = c_void_p()
-        create, step = self.c.sonew_plan_create, self.c.sonew_plan_step
-        create.argtypes = [POINTER(Options), POINTER(Tensor), c_size_t, POINTER(c_void_p)]
-        step.argtypes = [c_void_p, POINTER(StepOptions), c_uint64, POINTER(Buffers), c_size_t]
-        self.c.sonew_plan_free.argtypes = [c_void_p]
-        self.c.sonew_step_options_init.argtypes = [POINTER(StepOptions), c_size_t]
-        self.c.sonew_buffers_init.argtypes = [POINTER(Buffers), c_size_t, c_size_t]
+        create = self.c.sonew_plan_create
         check(create(byref(own), tensors, len(params), byref(self.handle)))
 
     def step(

@@ -9,7 +9,7 @@ import ctypes
 import json
 import os
 from collections.abc import Sequence
-from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_size_t, c_uint64, c_void_p
+from ctypes import byref, c_char_p, c_double, c_void_p
 from typing import Any, Optional, Union
 
 import jax
@@ -18,6 +18,8 @@ import numpy as np
 import optax
 
 from . import _around, _settings
+from .._structs import DTYPES, SCALARS, LoadOptions, View
+from .._structs import Settings as TensorSettings
 from ._around import on_host, placed, shaped
 from ._library import Options, Tensor, check, library
 from ._optax import decays, scale_by_sonew
@@ -27,59 +29,7 @@ from ._tree import Leaves, ScaleBySonewState, is_masked, options
 __all__ = ["load", "save"]
 
 Path = Union[str, bytes, "os.PathLike[Any]"]
-# SONEW_SCALARS
-SCALARS = 3
-DTYPE_NUMBERS = {"float32": 1, "float64": 2, "bfloat16": 3, "float16": 4}
-
-
-class LoadOptions(ctypes.Structure):
-    """sonew_load_options"""
-
-    _fields_ = [
-        ("struct_size", c_size_t),
-        ("renames", POINTER(c_char_p)),
-        ("rename_count", c_size_t),
-        ("paths", POINTER(c_char_p)),
-        ("path_count", c_size_t),
-        ("override_options", c_int32),
-        ("common_tensors_only", c_int32),
-        ("mode", c_int32),
-        ("older_copy", c_int32),
-        ("convert_state", c_int32),
-        ("reserved", c_int32 * 1),
-        ("overrides", POINTER(c_char_p)),
-        ("override_count", c_size_t),
-        ("data", c_void_p),
-        ("size", c_size_t),
-    ]
-
-
-class View(ctypes.Structure):
-    """sonew_view"""
-
-    _fields_ = [
-        ("data", c_void_p),
-        ("len", c_size_t),
-        ("tensor", c_char_p),
-        ("plane", c_char_p),
-        ("ndim", c_size_t),
-        ("dims", c_size_t * 8),
-        ("dtype", c_int32),
-        ("plane_count", c_int32),
-        ("step_count", c_uint64),
-    ]
-
-
-class TensorSettings(ctypes.Structure):
-    """sonew_settings"""
-
-    _fields_ = [
-        ("struct_size", c_size_t),
-        ("lr_scale", c_double),
-        ("weight_decay", c_double),
-        ("step_count", c_uint64),
-        ("scalars", c_double * SCALARS),
-    ]
+DTYPE_NUMBERS = {name: DTYPES[name] for name in ("float32", "float64", "bfloat16", "float16")}
 
 
 def save(
@@ -182,7 +132,6 @@ def load(
         c, arrays = library(), [np.array(array) for array in handle.params]
         loading = LoadOptions()
         size = ctypes.sizeof(loading)
-        c.sonew_load_options_init.argtypes = [POINTER(LoadOptions), c_size_t]
         check(c.sonew_load_options_init(byref(loading), size))
         names = [name.encode() for pair in (rename or {}).items() for name in pair]
         loading.renames = (c_char_p * len(names))(*names)
@@ -297,7 +246,6 @@ class Handle:
         own.weight_decay = self.weight_decay
 
         tensors = (Tensor * len(self.full))()
-        self.declare(c)
         check(c.sonew_tensors_init(tensors, len(tensors), ctypes.sizeof(Tensor)))
         for tensor, i, array in zip(tensors, self.full, self.params):
             leaf = self.leaves.kinds[i]
@@ -319,19 +267,6 @@ class Handle:
 
     def __exit__(self, *_):
         library().sonew_free(self.c)
-
-    @staticmethod
-    def declare(c):
-        pointers = POINTER(c_void_p)
-        for name, arguments in {
-            "sonew_save": [c_void_p, c_char_p, pointers, c_size_t],
-            "sonew_load": [c_void_p, c_char_p, POINTER(LoadOptions), pointers, c_size_t],
-            "sonew_set_state": [c_void_p, c_uint64, pointers, c_size_t],
-            "sonew_get_settings": [c_void_p, c_size_t, POINTER(TensorSettings), c_size_t],
-            "sonew_set_settings": [c_void_p, c_size_t, POINTER(TensorSettings)],
-            "sonew_plane_view": [c_void_p, c_size_t, c_size_t, POINTER(View), c_size_t],
-        }.items():
-            getattr(c, name).argtypes = arguments
 
     @staticmethod
     def pointers(arrays):
