@@ -77,6 +77,8 @@ def addresses(buffers: Sequence[Any]) -> Any:
     """A list of addresses as the C API takes it, which a program may keep and pass again:
     of contiguous numpy arrays, numbers that are addresses, and None."""
     listed = (c_void_p * len(buffers))()
+    # Arrays live as long as the list.
+    listed.kept = list(buffers)
     for i, buffer in enumerate(buffers):
         if isinstance(buffer, np.ndarray):
             if not buffer.flags.c_contiguous:

@@ -1,0 +1,312 @@
+"""The optimizer for PyTorch."""
+
+from collections.abc import Callable
+from operator import is_
+from typing import Any, Optional, Union
+
+import numpy as np
+import torch
+from torch.optim import Optimizer
+
+from . import _device
+from ._call import Call, Entry
+from ._options import COMMON, STATIC, check_group, check_parameter, name_of
+
+
+class _Kept:
+    """A tensor of a state dict that keeps its type while torch loads it."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+class SONew(Optimizer):
+    r"""SONew, the Sparsified Online Newton method.
+
+    A second-order method that costs about as much as Adam: beside momentum and diagonal it
+    keeps sub-diagonals of the gradients' statistics H, and multiplies the momentum by the
+    positive definite banded matrix X whose inverse agrees with H on the band. With the
+    default graft the update takes Adam's norm, so that a learning rate that suits AdamW is
+    one to begin with.
+
+    All state is in tensors in `optimizer.state[p]`: "step", "momentum", "diagonal",
+    "band_1" and so on, "rms", "master", "pooled" and "scalars" where an option needs
+    them. Parameters on the CPU are updated by libsonew, those on other devices by operations
+    of torch. All options may differ between parameter groups.
+
+    Args:
+      params: parameters, named parameters, or dicts of parameter groups. With names,
+        embeddings are known as such; `sonew.torch.param_groups` makes groups of a module.
+      lr: learning rate, a number or a tensor of one element; finite and not negative.
+      betas: decay rates of the momentum, and of the diagonal and the sub-diagonals; in
+        [0, 1). Schedules may change them.
+      eps: amount of damping, finite and not negative; see `damping`.
+      weight_decay: decoupled: p <- p - lr (u + weight_decay p).
+      band: number of sub-diagonals, 0 to 16, or to 64 with pooling: 0 is a diagonal, 1 a
+        tridiagonal matrix. The state has band + 2 numbers for each parameter, and 2 with
+        pooling.
+      gamma: threshold of edge removal, in [0, 1): a coordinate whose Schur complement, or one
+        of whose pivots, is not above gamma times the diagonal entry is preconditioned by its
+        diagonal alone.
+      graft: the method whose norm, parameter by parameter, the update takes: "none", "sgd",
+        "momentum", "adam" or "normalized_rmsprop".
+      graft_eps: added to the square root in the grafts of Adam and normalized RMSProp, and in
+        the plain Adam update.
+      lagged_norms: scale a parameter's update by the norms of its last step, so that a step
+        goes through memory once. None: only with pooling.
+      pooling: "none", or "band": the chains of a parameter share a band of correlations.
+      shrink: with pooling, by which part of themselves correlations are taken to be smaller
+        than their estimates; in [0, 1).
+      chains: which coordinates are neighbours: "contiguous", the whole parameter in the order
+        of memory, right for weights stored [out, in] as those of nn.Linear; "strided", the
+        first dimension fastest; "contiguous_lines" or "strided_lines", the same broken at the
+        end of each line along that dimension. A parameter in another memory format, such as
+        channels_last, has its chains along memory.
+      update: "sonew", "adam" for the plain Adam update, or "auto": Adam for parameters of at
+        most one dimension and, where names are known, for those with "emb", or wte or wpe, in
+        their names; SONew for all others.
+      statistics: "moving_average", or "weighted_sum": H <- H + statistics_weight g g^T.
+      statistics_weight: the weight of a step's gradient in the weighted sum.
+      damping: "absolute", eps, or "relative", max(eps l1, 1e-24) with l1 the largest
+        H_jj + |H_j,j-1| of the parameter's bias-corrected statistics.
+      bias_correction: divide momentum and statistics by 1 - beta^t.
+      graft_bias_correction: correct the diagonal in the Adam graft, too.
+      nesterov: Nesterov momentum.
+      state_dtype: type of the state: torch.float32, torch.float64 or torch.bfloat16. None:
+        float64 for float64 parameters, float32 for all others.
+      master_weights: keep float32 parameters in the state, of which those of 16 bits are
+        roundings.
+      rounding: how 16-bit numbers are rounded: "nearest", or "stochastic", reproducibly from
+        `seed`, step, parameter and index.
+      seed: seed of stochastic rounding.
+      maximize: maximize the objective.
+      non_finite: what to do about a gradient that is not finite: "unchecked" does not look, as
+        torch's own optimizers do not; "skip" leaves parameters, state and step counts as they
+        are, and counts the step in `optimizer.skipped`; "raise" does the same and raises
+        `sonew.LibraryError`.
+      threads: the largest number of threads of a step on the CPU. None: as many as torch
+        uses. Results do not depend on it.
+      foreach, fused: not needed, and accepted because scripts pass them: a step is one call
+        for all parameters in any case.
+
+    Raises:
+      ValueError, TypeError: an option or a parameter cannot be, with its name.
+
+    Examples:
+      >>> import torch
+      >>> from sonew.torch import SONew
+      >>> model = torch.nn.Linear(3, 1)
+      >>> optimizer = SONew(model.parameters(), lr=0.1)
+      >>> x = torch.eye(3)
+      >>> for _ in range(200):
+      ...   loss = (model(x) - 1).square().mean()
+      ...   loss.backward()
+      ...   optimizer.step()
+      ...   optimizer.zero_grad()
+      >>> bool(loss < 1e-3)
+      True
+
+    References:
+      Devvrit et al., "A Computationally Efficient Sparsified Online Newton
+      Method", NeurIPS 2023, https://arxiv.org/abs/2311.10085
+    """
+
+    # GradScaler leaves the scale to the step, which needs no pass over memory for it.
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Union[float, torch.Tensor] = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        *,
+        band: int = 1,
+        gamma: float = 0.01,
+        graft: str = "adam",
+        graft_eps: float = 1e-8,
+        lagged_norms: Optional[bool] = None,
+        pooling: str = "none",
+        shrink: float = 0.04,
+        chains: str = "contiguous",
+        update: str = "auto",
+        statistics: str = "moving_average",
+        statistics_weight: float = 1.0,
+        damping: str = "absolute",
+        bias_correction: bool = True,
+        graft_bias_correction: bool = True,
+        nesterov: bool = False,
+        state_dtype: Optional[torch.dtype] = None,
+        master_weights: bool = False,
+        rounding: str = "nearest",
+        seed: int = 0,
+        maximize: bool = False,
+        non_finite: str = "unchecked",
+        threads: Optional[int] = None,
+        foreach: Optional[bool] = None,
+        fused: Optional[bool] = None,
+    ):
+        given = locals()
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        defaults |= {name: given[name] for name in STATIC if name not in defaults}
+        check_group(defaults)
+        self._forget()
+        super().__init__(params, defaults)
+
+    def _forget(self):
+        """What is kept between steps is made anew by the next."""
+        self._calls, self._signature = None, None
+        self.__dict__.setdefault("skipped", 0)
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        defaults = {name: self.defaults[name] for name in self.defaults if name != "differentiable"}
+        for group in self.param_groups:
+            for name, value in defaults.items():
+                group.setdefault(name, value)
+            for p in group["params"]:
+                self._take_loaded(group, p)
+        self._forget()
+
+    def _take_loaded(self, group, p):
+        """State after a load: as it was saved, where torch would convert it to the type of the
+        parameter, and where the parameter is."""
+        own = self.state.get(p)
+        if not own:
+            return
+        for name, value in own.items():
+            if not isinstance(value, _Kept):
+                continue
+            stays = name == "step" or name == "scalars" and p.device.type == "cpu"
+            own[name] = value.tensor if stays else value.tensor.to(p.device)
+        if not isinstance(own.get("step", 0), torch.Tensor):
+            own["step"] = torch.tensor(float(own["step"]), dtype=torch.float32)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what `state_dict` returned, or what torch.load has read of it. Unlike torch's own
+        optimizers this one does not convert state to the type of the parameters: float32 state
+        of bfloat16 parameters comes back bit for bit."""
+
+        def keep(_, loaded):
+            hold = lambda x: _Kept(x) if isinstance(x, torch.Tensor) else x
+            state = {
+                key: {name: hold(x) for name, x in own.items()} if isinstance(own, dict) else own
+                for key, own in loaded["state"].items()
+            }
+            return {**loaded, "state": state}
+
+        # The last hook sees what those of the program have made of the dict.
+        hook = self.register_load_state_dict_pre_hook(keep)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group of parameters, whose options are the defaults where it has no others."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            check_group(group)
+            for i, p in enumerate(group["params"]):
+                check_parameter(name_of(self.param_groups, len(self.param_groups) - 1, i), p)
+        except Exception:
+            self.param_groups.pop()
+            raise
+        self._forget()
+
+    def _is_current(self):
+        """Whether the calls of the last step still fit."""
+        if self._calls is None or self._state is not self.state:
+            return False
+        values = self.state.values()
+        return (
+            len(values) == len(self._values)
+            and all(map(is_, values, self._values))
+            and self._same_groups()
+            and all(call.is_current(self.state) for call in self._calls)
+        )
+
+    def _same_groups(self):
+        if len(self._signature) != len(self.param_groups):
+            return False
+        for group, kept in zip(self.param_groups, self._signature):
+            params, count, *options = kept
+            if group.get("params") is not params or len(params) != count:
+                return False
+            if [group[name] for name in STATIC] != options:
+                return False
+        return all(call.betas_fit(self.param_groups) for call in self._calls)
+
+    def _prepare(self):
+        """Divides the parameters among calls."""
+        self._calls = None
+        if not self.state and type(self.state) is dict:
+            # A trainer has replaced it.
+            self.state = torch.optim.optimizer.defaultdict(dict)
+        kinds = {}
+        for g, group in enumerate(self.param_groups):
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+            check_group(group)
+            group.setdefault("initial_betas", tuple(map(float, group["betas"])))
+            betas = tuple(map(float, group["betas"]))
+            special = None if betas == tuple(group["initial_betas"]) else betas
+            for i, p in enumerate(group["params"]):
+                name = name_of(self.param_groups, g, i)
+                check_parameter(name, p)
+                kind = (p.device, *(group[name] for name in COMMON), special)
+                kinds.setdefault(kind, []).append((g, i, name))
+        calls = []
+        for (device, *_), listed in kinds.items():
+            make = Call if device.type == "cpu" else _device.Call
+            entries = [Entry(self.param_groups, g, i, name) for g, i, name in listed]
+            calls.append(make(entries, self.state))
+        self._calls, self._state = calls, self.state
+        self._values = list(self.state.values())
+        self._signature = [
+            (group["params"], len(group["params"]), *(group[name] for name in STATIC))
+            for group in self.param_groups
+        ]
+
+    @torch._disable_dynamo
+    def step(self, closure: Optional[Callable[[], Any]] = None) -> Any:
+        """Takes a step with the gradients in `p.grad`. A parameter whose gradient is None takes no
+        part: it, its state and its step count stay as they are.
+
+        Args:
+          closure: computes the loss and the gradients; the step returns its result.
+
+        Raises:
+          RuntimeError: a gradient is sparse, or the library refuses the step; the message has
+            the name of the parameter.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        if found_inf is not None and float(found_inf) != 0:
+            return loss
+        if not self._is_current():
+            self._prepare()
+        groups, calls = self.param_groups, self._calls
+        rates = np.array([float(group["lr"]) for group in groups])
+        decays = np.array([float(group["weight_decay"]) for group in groups])
+        if not (rates >= 0).all() or not (decays >= 0).all():
+            for group in groups:
+                check_group(group)
+        grad_scale = 1.0 if scale is None else 1.0 / float(scale)
+        if len(calls) > 1 and not all(c.non_finite == "unchecked" or c.is_finite() for c in calls):
+            return self._skipped(loss)
+        for call in calls:
+            call.take_betas(groups)
+            if not call.step(rates, decays, grad_scale):
+                return self._skipped(loss)
+        return loss
+
+    def _skipped(self, loss):
+        self.skipped += 1
+        return loss
+
