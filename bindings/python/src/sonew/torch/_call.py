@@ -111,6 +111,11 @@ class Call:
         first = entries[0].group
         self.maximize, self.non_finite = first["maximize"], first["non_finite"]
         options = common_options(first)
+        if all(entry.own.options == entries[0].own.options for entry in entries):
+            # Those of single tensors take the library longer.
+            options |= entries[0].own.options
+            for entry in entries:
+                entry.own.options = {}
         structs = tensor_structs([entry.own for entry in entries], options)
         handle, common = c_void_p(), options_struct(options)
         check(c().sonew_plan_create(byref(common), structs, len(entries), byref(handle)))
@@ -129,6 +134,7 @@ class Call:
         ]
         self.buffers = filled_list(_structs.Buffers, len(entries), "sonew_buffers_init")
         self.fields = np.frombuffer(self.buffers, FIELDS)
+        self.grad_fields, self.number_fields = self.fields["grad"], self.fields["step_number"]
         self.fields["len"] = [p.numel() for p in self.params]
         self.planes = [self.planes_of(i) for i in range(len(entries))]
         self.take_state(state)
@@ -177,14 +183,17 @@ class Call:
             entry.planes, entry.plane_count = pointers, len(tensors)
             scalars = own.get("scalars")
             self.fields["scalars"][i] = 0 if scalars is None else scalars.data_ptr()
-        self.live = np.array([i for i, _ in live], int)
+        indices = [i for i, _ in live]
+        # As a slice where it can be, which numpy is quicker with.
+        self.live = slice(None) if len(live) == len(self.params) else np.array(indices, int)
+        self.live_entries = [self.entries[i] for i in indices]
         self.states = [own for _, own in live]
         self.live_params = [self.params[i] for i, _ in live]
-        self.waiting = [p for i, p in enumerate(self.params) if i not in set(self.live.tolist())]
-        self.all_live = len(live) == len(self.params)
+        waiting = set(range(len(self.params))) - set(indices)
+        self.waiting = [self.params[i] for i in sorted(waiting)]
         self.addresses = list(map(data_ptr, self.params))
         self.fields["params"] = self.addresses
-        self.copies = [n for n, (i, _) in enumerate(live) if self.entries[i].is_copied]
+        self.copies = [i for i in indices if self.entries[i].is_copied]
         self.flat = self.state_addresses()
 
     def begin(self, i, own):
@@ -228,16 +237,16 @@ class Call:
     def state_addresses(self):
         return list(map(data_ptr, chain.from_iterable(map(dict.values, self.states))))
 
-    def is_current(self, state):
+    def is_current(self):
         """Whether parameters and state are still where they were."""
         try:
-            here = (
+            return (
                 list(map(data_ptr, self.params)) == self.addresses
                 and self.state_addresses() == self.flat
+                and all(p.grad is None for p in self.waiting)
             )
         except (RuntimeError, TypeError):
             return False
-        return here and all(p.grad is None for p in self.waiting)
 
     def gradients(self):
         """The gradients, and their addresses: 0 where there is none."""
@@ -249,9 +258,9 @@ class Call:
                     return grads, pointers
             except (RuntimeError, TypeError):
                 pass
-        for n, (i, grad) in enumerate(zip(self.live, grads)):
+        for n, (entry, grad) in enumerate(zip(self.live_entries, grads)):
             if grad is not None:
-                grads[n] = self.gradient(self.entries[i], grad)
+                grads[n] = self.gradient(entry, grad)
         return grads, [0 if grad is None else grad.data_ptr() for grad in grads]
 
     def gradient(self, entry, grad):
@@ -267,46 +276,37 @@ class Call:
         grad = grad.detach()
         return entry.placed(torch.neg(grad) if self.maximize else grad)
 
-    def betas_of(self, groups):
-        """The betas that groups have now, and whether a schedule has changed them."""
-        mine = [groups[g] for g in self.groups]
-        now = {tuple(map(float, group["betas"])) for group in mine}
-        return now, any(tuple(g["betas"]) != tuple(g["initial_betas"]) for g in mine)
-
-    def betas_fit(self, groups):
-        """Whether one step can have the betas of all groups: their first ones, or one pair."""
-        now, changed = self.betas_of(groups)
-        return not changed or len(now) == 1
+    def take_rates(self, rates):
+        """Learning rate and weight decay by group."""
+        own = rates[self.group_of]
+        self.fields["lr_scale"], self.fields["weight_decay"] = own[:, 0], own[:, 1]
 
     def take_betas(self, groups):
-        """The betas of this step, where a schedule changes them."""
-        now, changed = self.betas_of(groups)
+        """The betas of this step, where a schedule has changed them. Returns False if those of
+        the groups differ: one step can have the first betas of all, or one pair."""
+        mine = [groups[g] for g in self.groups]
+        now = {tuple(map(float, group["betas"])) for group in mine}
         step = self.step_options
-        if not changed:
+        if all(tuple(map(float, g["betas"])) == tuple(g["initial_betas"]) for g in mine):
             step.beta1 = step.beta2 = -1.0
-            return
+            return True
+        if len(now) > 1:
+            return False
         ((step.beta1, step.beta2),) = now
-        for own, i in zip(self.states, self.live):
+        pointers = np.zeros(len(self.states), np.uint64)
+        for n, own in enumerate(self.states):
             if "scalars" not in own:
                 own["scalars"] = torch.zeros(_structs.SCALARS, dtype=torch.float64)
-                self.fields["scalars"][i] = own["scalars"].data_ptr()
-                self.flat = None
-        if self.flat is None:
-            self.flat = self.state_addresses()
+            pointers[n] = own["scalars"].data_ptr()
+        self.fields["scalars"][self.live] = pointers
+        self.flat = self.state_addresses()
+        return True
 
-    def step(self, rates, decays, grad_scale):
-        """Takes the step. `rates` and `decays` are lr and weight_decay by group. Returns False
-        if it was skipped because a gradient is not finite."""
+    def step(self, grad_scale):
+        """Takes the step. Returns False if it was skipped because a gradient is not finite."""
         grads, pointers = self.gradients()
-        fields, live = self.fields, self.live
-        if self.all_live:
-            fields["grad"] = pointers
-            fields["step_number"] = self.counts + 1
-        else:
-            fields["grad"][live] = pointers
-            fields["step_number"][live] = self.counts + 1
-        fields["lr_scale"] = rates[self.group_of]
-        fields["weight_decay"] = decays[self.group_of]
+        self.grad_fields[self.live] = pointers
+        self.number_fields[self.live] = self.counts + 1
         self.step_options.grad_scale = grad_scale
         copies = self.copy_in() if self.copies else ()
         status = c().sonew_plan_step(
@@ -329,8 +329,7 @@ class Call:
     def copy_in(self):
         """Contiguous copies of the parameters that have gaps, in their places."""
         copies = []
-        for n in self.copies:
-            i = int(self.live[n])
+        for i in self.copies:
             copies.append((self.params[i], self.params[i].detach().contiguous()))
             self.fields["params"][i] = copies[-1][1].data_ptr()
         return copies

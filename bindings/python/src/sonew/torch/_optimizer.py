@@ -1,7 +1,8 @@
 """The optimizer for PyTorch."""
 
+from collections import defaultdict
 from collections.abc import Callable
-from operator import is_
+from operator import is_, itemgetter
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -11,6 +12,9 @@ from torch.optim import Optimizer
 from . import _device
 from ._call import Call, Entry
 from ._options import COMMON, STATIC, check_group, check_parameter, name_of
+
+
+_options_of, _params_of = itemgetter(*STATIC), itemgetter("params")
 
 
 class _Kept:
@@ -156,7 +160,7 @@ class SONew(Optimizer):
 
     def _forget(self):
         """What is kept between steps is made anew by the next."""
-        self._calls, self._signature = None, None
+        self._calls = None
         self.__dict__.setdefault("skipped", 0)
 
     def __setstate__(self, state):
@@ -217,34 +221,26 @@ class SONew(Optimizer):
         self._forget()
 
     def _is_current(self):
-        """Whether the calls of the last step still fit."""
+        """Whether the calls of the last step still fit: options, parameters and state are what
+        and where they were."""
         if self._calls is None or self._state is not self.state:
             return False
-        values = self.state.values()
+        groups, values = self.param_groups, self.state.values()
         return (
             len(values) == len(self._values)
             and all(map(is_, values, self._values))
-            and self._same_groups()
-            and all(call.is_current(self.state) for call in self._calls)
+            and list(map(_options_of, groups)) == self._options
+            and all(map(is_, map(_params_of, groups), self._params))
+            and list(map(len, self._params)) == self._lengths
+            and all(call.is_current() for call in self._calls)
         )
-
-    def _same_groups(self):
-        if len(self._signature) != len(self.param_groups):
-            return False
-        for group, kept in zip(self.param_groups, self._signature):
-            params, count, *options = kept
-            if group.get("params") is not params or len(params) != count:
-                return False
-            if [group[name] for name in STATIC] != options:
-                return False
-        return all(call.betas_fit(self.param_groups) for call in self._calls)
 
     def _prepare(self):
         """Divides the parameters among calls."""
         self._calls = None
         if not self.state and type(self.state) is dict:
             # A trainer has replaced it.
-            self.state = torch.optim.optimizer.defaultdict(dict)
+            self.state = defaultdict(dict)
         kinds = {}
         for g, group in enumerate(self.param_groups):
             for name, value in self.defaults.items():
@@ -265,10 +261,31 @@ class SONew(Optimizer):
             calls.append(make(entries, self.state))
         self._calls, self._state = calls, self.state
         self._values = list(self.state.values())
-        self._signature = [
-            (group["params"], len(group["params"]), *(group[name] for name in STATIC))
-            for group in self.param_groups
-        ]
+        self._options = list(map(_options_of, self.param_groups))
+        self._params = list(map(_params_of, self.param_groups))
+        self._lengths = list(map(len, self._params))
+        self._rates = self._betas = None
+
+    def _take_numbers(self):
+        """What schedules change: learning rates, weight decays and betas of all groups. Returns
+        False if the parameters must be divided anew, because groups that shared a call now have
+        betas that one step cannot have."""
+        groups = self.param_groups
+        rates = [(float(group["lr"]), float(group["weight_decay"])) for group in groups]
+        if rates != self._rates:
+            for group in groups:
+                check_group(group)
+            for call in self._calls:
+                call.take_rates(np.array(rates))
+            self._rates = rates
+        betas = [tuple(map(float, group["betas"])) for group in groups]
+        if betas != self._betas:
+            for group in groups:
+                check_group(group)
+            if not all(call.take_betas(groups) for call in self._calls):
+                return False
+            self._betas = betas
+        return True
 
     @torch._disable_dynamo
     def step(self, closure: Optional[Callable[[], Any]] = None) -> Any:
@@ -286,23 +303,20 @@ class SONew(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        # GradScaler sets these for the time of the step.
+        found_inf, scale = self.__dict__.get("found_inf"), self.__dict__.get("grad_scale")
         if found_inf is not None and float(found_inf) != 0:
             return loss
-        if not self._is_current():
+        if not self._is_current() or not self._take_numbers():
             self._prepare()
-        groups, calls = self.param_groups, self._calls
-        rates = np.array([float(group["lr"]) for group in groups])
-        decays = np.array([float(group["weight_decay"]) for group in groups])
-        if not (rates >= 0).all() or not (decays >= 0).all():
-            for group in groups:
-                check_group(group)
+            self._take_numbers()
         grad_scale = 1.0 if scale is None else 1.0 / float(scale)
+        calls = self._calls
+        # Of several calls none may begin before it is known that all of them can.
         if len(calls) > 1 and not all(c.non_finite == "unchecked" or c.is_finite() for c in calls):
             return self._skipped(loss)
         for call in calls:
-            call.take_betas(groups)
-            if not call.step(rates, decays, grad_scale):
+            if not call.step(grad_scale):
                 return self._skipped(loss)
         return loss
 
