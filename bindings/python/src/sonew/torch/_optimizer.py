@@ -165,13 +165,18 @@ class SONew(Optimizer):
 
     def __setstate__(self, state):
         super().__setstate__(state)
-        defaults = {name: self.defaults[name] for name in self.defaults if name != "differentiable"}
         for group in self.param_groups:
-            for name, value in defaults.items():
-                group.setdefault(name, value)
+            self._complete(group)
             for p in group["params"]:
                 self._take_loaded(group, p)
         self._forget()
+
+    def _complete(self, group):
+        """Options that an older state dict, or a trainer's groups, do not have."""
+        for name, value in self.defaults.items():
+            # torch adds this one to the defaults of an unpickled optimizer.
+            if name != "differentiable":
+                group.setdefault(name, value)
 
     def _take_loaded(self, group, p):
         """State after a load: as it was saved, where torch would convert it to the type of the
@@ -243,8 +248,7 @@ class SONew(Optimizer):
             self.state = defaultdict(dict)
         kinds = {}
         for g, group in enumerate(self.param_groups):
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+            self._complete(group)
             check_group(group)
             group.setdefault("initial_betas", tuple(map(float, group["betas"])))
             betas = tuple(map(float, group["betas"]))
