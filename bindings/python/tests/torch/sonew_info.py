@@ -45,6 +45,8 @@ KWARGS = [
     {"update": "sonew", "graft": "normalized_rmsprop"},
     {"update": "sonew", "damping": "relative"},
     {"update": "sonew", "state_dtype": torch.bfloat16, "rounding": "stochastic"},
+    {"update": "sonew", "implementation": "torch"},
+    {"update": "sonew", "implementation": "torch", "lagged_norms": True, "maximize": True},
 ]
 
 WRONG = [

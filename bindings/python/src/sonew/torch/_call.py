@@ -29,6 +29,8 @@ FIELDS = np.dtype(
     }
 )
 
+OF_PLAN = {name for name, _ in _structs.Options._fields_} - {"threads", "lagged_norms"}
+
 
 class Entry:
     """A parameter: where its group has it, and how it lies in memory."""
@@ -77,8 +79,7 @@ def own_options(group):
 
 
 def common_options(group):
-    names = set(COMMON) - {"statistics_weight", "non_finite", "maximize", "threads", "lagged_norms"}
-    options = {name: group[name] for name in names}
+    options = {name: group[name] for name in COMMON if name in OF_PLAN}
     lagged, threads = group["lagged_norms"], group["threads"]
     options["lagged_norms"] = -1 if lagged is None else int(lagged)
     options["threads"] = torch.get_num_threads() if threads is None else threads

@@ -67,7 +67,8 @@ class SONew(Optimizer):
         end of each line along that dimension. A parameter in another memory format, such as
         channels_last, has its chains along memory.
       update: "sonew", "adam" for the plain Adam update, or "auto": Adam for parameters of at
-        most one dimension and, where names are known, for those with "emb", or wte or wpe, in
+        most one dimension and, where names are known, for those with a word of wte, wpe, emb,
+        embed, embedding (or embs, embeds, embeddings) between the dots and underscores of
         their names; SONew for all others.
       statistics: "moving_average", or "weighted_sum": H <- H + statistics_weight g g^T.
       statistics_weight: the weight of a step's gradient in the weighted sum.
@@ -90,6 +91,9 @@ class SONew(Optimizer):
         `sonew.LibraryError`.
       threads: the largest number of threads of a step on the CPU. None: as many as torch
         uses. Results do not depend on it.
+      implementation: "auto", the library for parameters on the CPU and operations of torch for
+        others; "library" or "torch" to use one of them everywhere; "compiled" for operations
+        that torch.compile has compiled, which takes long at first.
       foreach, fused: not needed, and accepted because scripts pass them: a step is one call
         for all parameters in any case.
 
@@ -148,6 +152,7 @@ class SONew(Optimizer):
         maximize: bool = False,
         non_finite: str = "unchecked",
         threads: Optional[int] = None,
+        implementation: str = "auto",
         foreach: Optional[bool] = None,
         fused: Optional[bool] = None,
     ):
@@ -260,7 +265,7 @@ class SONew(Optimizer):
                 kinds.setdefault(kind, []).append((g, i, name))
         calls = []
         for (device, *_), listed in kinds.items():
-            make = Call if device.type == "cpu" else _device.Call
+            make = self._kind_of_call(device, listed)
             entries = [Entry(self.param_groups, g, i, name) for g, i, name in listed]
             calls.append(make(entries, self.state))
         self._calls, self._state = calls, self.state
@@ -269,6 +274,14 @@ class SONew(Optimizer):
         self._params = list(map(_params_of, self.param_groups))
         self._lengths = list(map(len, self._params))
         self._rates = self._betas = None
+
+    def _kind_of_call(self, device, listed):
+        g, _, name = listed[0]
+        asked = self.param_groups[g]["implementation"]
+        if asked == "library" and device.type != "cpu":
+            raise ValueError(f"{name} is on {device}, where implementation='library' has no step")
+        of_library = asked == "library" or asked == "auto" and device.type == "cpu"
+        return Call if of_library else _device.Call
 
     def _take_numbers(self):
         """What schedules change: learning rates, weight decays and betas of all groups. Returns

@@ -19,6 +19,7 @@ NAMED = {
     "chains": _structs.CHAINS,
     "update": ("auto", "sonew", "adam"),
     "non_finite": ("unchecked", "skip", "raise"),
+    "implementation": ("auto", "library", "torch", "compiled"),
 }
 FLAGS = (
     "bias_correction",
@@ -46,6 +47,7 @@ COMMON = (
     "statistics_weight",
     "non_finite",
     "maximize",
+    "implementation",
 )
 # Those that a tensor can have for itself.
 OWN = ("band", "eps", "gamma", "graft_eps", "shrink")
@@ -60,7 +62,8 @@ DTYPES = {
     torch.float16: "float16",
 }
 
-EMBEDDING = re.compile(r"(^|[._])(w[tp]e|\w*emb\w*)([._]|$)", re.IGNORECASE)
+# A word, between dots and underscores, of the name of an embedding.
+EMBEDDING = re.compile(r"(^|[._])(w[tp]e|emb|embs|embed|embeds|embedding|embeddings)([._]|$)")
 
 
 def check_group(group):
