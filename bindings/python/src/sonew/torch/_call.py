@@ -166,7 +166,7 @@ class Call:
             if not own:
                 if entry.p.grad is None:
                     continue
-                own = state[entry.p]
+                own = state.setdefault(entry.p, {})
                 self.begin(i, own)
             self.check_state(i, own)
             if self.lagged and "scalars" not in own:

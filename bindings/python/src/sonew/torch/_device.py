@@ -280,7 +280,7 @@ class Call:
 
     def begin(self, entry):
         """The state before the first step."""
-        own = self.state[entry.p]
+        own = self.state.setdefault(entry.p, {})
         own["step"] = torch.tensor(0.0, dtype=torch.float32)
         for name, (dtype, shape) in self.planes_of(entry).items():
             own[name] = entry.zeros(shape, dtype)

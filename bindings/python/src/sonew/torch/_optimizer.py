@@ -1,6 +1,5 @@
 """The optimizer for PyTorch."""
 
-from collections import defaultdict
 from collections.abc import Callable
 from operator import is_, itemgetter
 from typing import Any, Optional, Union
@@ -11,7 +10,7 @@ from torch.optim import Optimizer
 
 from . import _device
 from ._call import Call, Entry
-from ._options import COMMON, STATIC, check_group, check_parameter, name_of
+from ._options import COMMON, STATIC, check_group, check_numbers, check_parameter, name_of
 
 
 _options_of, _params_of = itemgetter(*STATIC), itemgetter("params")
@@ -248,9 +247,6 @@ class SONew(Optimizer):
     def _prepare(self):
         """Divides the parameters among calls."""
         self._calls = None
-        if not self.state and type(self.state) is dict:
-            # A trainer has replaced it.
-            self.state = defaultdict(dict)
         kinds = {}
         for g, group in enumerate(self.param_groups):
             self._complete(group)
@@ -291,14 +287,14 @@ class SONew(Optimizer):
         rates = [(float(group["lr"]), float(group["weight_decay"])) for group in groups]
         if rates != self._rates:
             for group in groups:
-                check_group(group)
+                check_numbers(group)
             for call in self._calls:
                 call.take_rates(np.array(rates))
             self._rates = rates
         betas = [tuple(map(float, group["betas"])) for group in groups]
         if betas != self._betas:
             for group in groups:
-                check_group(group)
+                check_numbers(group)
             if not all(call.take_betas(groups) for call in self._calls):
                 return False
             self._betas = betas

@@ -29,7 +29,7 @@ FLAGS = (
     "maximize",
 )
 UNIT = ("gamma", "shrink")
-NOT_NEGATIVE = ("eps", "graft_eps", "weight_decay", "statistics_weight")
+NOT_NEGATIVE = ("eps", "graft_eps", "statistics_weight")
 STATE_DTYPES = ("float32", "float64", "bfloat16")
 # The options of a plan that a tensor cannot have for itself.
 COMMON = (
@@ -69,16 +69,7 @@ EMBEDDING = re.compile(r"(^|[._])(w[tp]e|emb|embs|embed|embeds|embedding|embeddi
 def check_group(group):
     """Refuses options of a group that cannot be, by name, and brings what has several
     spellings to one."""
-    lr = group["lr"]
-    if isinstance(lr, torch.Tensor) and lr.numel() != 1:
-        raise ValueError("Tensor lr must be 1-element")
-    check_number("lr", lr)
-    betas = group["betas"]
-    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-        raise ValueError(f"betas is {betas!r}, must be two numbers")
-    for i, beta in enumerate(betas):
-        if not 0.0 <= float(beta) < 1.0:
-            raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
+    check_numbers(group)
     for name in (*NOT_NEGATIVE, *UNIT):
         check_number(name, group[name], name in UNIT)
     for name, among in NAMED.items():
@@ -104,6 +95,21 @@ def check_group(group):
         )
     if group["statistics"] == "moving_average" and group["statistics_weight"] != 1.0:
         raise ValueError("statistics_weight must be 1 with statistics='moving_average'")
+
+
+def check_numbers(group):
+    """The same for those that schedules change with every step."""
+    lr = group["lr"]
+    if isinstance(lr, torch.Tensor) and lr.numel() != 1:
+        raise ValueError("Tensor lr must be 1-element")
+    check_number("lr", lr)
+    check_number("weight_decay", group["weight_decay"])
+    betas = group["betas"]
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise ValueError(f"betas is {betas!r}, must be two numbers")
+    for i, beta in enumerate(betas):
+        if not 0.0 <= float(beta) < 1.0:
+            raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
 
 
 def check_number(name, value, unit=False):
