@@ -40,3 +40,14 @@ def test_another_library():
         pytest.skip("there is no other library to be found")
     code, said = outcome(other)
     assert code == 1 and "is not a libsonew" in said
+
+
+def test_the_older_name_of_the_package():
+    code = "import sonew_jax, sonew_jax.files, sonew.jax\n"
+    code += "assert sonew_jax.sonew is sonew.jax.sonew and sonew_jax.files.save is sonew_jax.save"
+    run = subprocess.run(
+        [sys.executable, "-W", "always::DeprecationWarning", "-c", code],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0 and "sonew_jax is now sonew.jax" in run.stderr

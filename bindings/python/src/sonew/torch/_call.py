@@ -13,6 +13,7 @@ import torch
 from .. import _structs
 from .._library import c, check, filled, filled_list
 from .._optimizer import Tensor, options_struct, tensor_structs
+from . import _memory
 from ._options import COMMON, DTYPES, OWN, state_dtype_of, update_of
 
 TORCH = {1: torch.float32, 2: torch.float64, 3: torch.bfloat16, 4: torch.float16}
@@ -65,11 +66,16 @@ class Entry:
 
     def zeros(self, shape, dtype):
         """A state plane of zeros: as the parameter lies, or a list of its own shape."""
-        if shape is not None:
-            return torch.zeros(shape, dtype=dtype, device=self.p.device)
-        return torch.zeros_like(
-            self.p, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False
-        )
+        p = self.p
+        if shape is not None or p.device.type != "cpu":
+            shape = shape if shape is not None else p.shape
+            like = p.detach() if shape == p.shape else p.new_empty(shape)
+            return torch.zeros_like(like, dtype=dtype, memory_format=torch.preserve_format)
+        flat = _memory.zeros(p.numel(), dtype)
+        if self.is_copied:
+            return flat.view(p.shape)
+        places = sorted(range(p.ndim), key=self.order.__getitem__)
+        return flat.view(self.own.shape).permute(places)
 
 
 def own_options(group):

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
-from . import _device
-from ._call import Call, Entry
+from . import _device, _memory
+from ._call import Call, Entry, order_of
 from ._options import COMMON, STATIC, check_group, check_numbers, check_parameter, name_of
 
 
@@ -189,17 +189,26 @@ class SONew(Optimizer):
         if not own:
             return
         for name, value in own.items():
-            if not isinstance(value, _Kept):
-                continue
-            stays = name == "step" or name == "scalars" and p.device.type == "cpu"
-            own[name] = value.tensor if stays else value.tensor.to(p.device)
+            if isinstance(value, _Kept):
+                own[name] = self._placed(name, value.tensor, p)
         if not isinstance(own.get("step", 0), torch.Tensor):
             own["step"] = torch.tensor(float(own["step"]), dtype=torch.float32)
 
+    @staticmethod
+    def _placed(name, x, p):
+        """A copy of loaded state where that of the parameter belongs."""
+        if p.device.type != "cpu":
+            return x.clone() if name == "step" else x.to(p.device, copy=True)
+        if x.ndim == 0 or not (order := order_of(x)):
+            return x.cpu().clone()
+        x = x.detach().permute(order)
+        places = sorted(range(x.ndim), key=order.__getitem__)
+        return _memory.zeros(x.numel(), x.dtype).view(x.shape).copy_(x).permute(places)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` returned, or what torch.load has read of it. Unlike torch's own
-        optimizers this one does not convert state to the type of the parameters: float32 state
-        of bfloat16 parameters comes back bit for bit."""
+        optimizers this one copies state, and does not convert it to the type of the parameters:
+        float32 state of bfloat16 parameters comes back bit for bit."""
 
         def keep(_, loaded):
             hold = lambda x: _Kept(x) if isinstance(x, torch.Tensor) else x
