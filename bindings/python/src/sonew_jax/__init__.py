@@ -3,10 +3,8 @@
 import sys
 import warnings
 
-import sonew.jax
-import sonew.jax.files
 from sonew.jax import *  # noqa: F403
-from sonew.jax import __all__, __version__  # noqa: F401
+from sonew.jax import __all__, __version__, files  # noqa: F401
 
 warnings.warn(
     "sonew_jax is now sonew.jax, and this name goes with the next version",
@@ -14,5 +12,4 @@ warnings.warn(
     stacklevel=2,
 )
 # One module under both names, so that classes are the same.
-sys.modules["sonew_jax.files"] = sonew.jax.files
-files = sonew.jax.files
+sys.modules["sonew_jax.files"] = files
