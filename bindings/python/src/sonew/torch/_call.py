@@ -310,7 +310,8 @@ class Call:
         return True
 
     def step(self, grad_scale):
-        """Takes the step. Returns False if it was skipped because a gradient is not finite."""
+        """Takes the step. Returns None, or what is wrong if it was skipped because a gradient is
+        not finite."""
         grads, pointers = self.gradients()
         self.grad_fields[self.live] = pointers
         self.number_fields[self.live] = self.counts + 1
@@ -320,8 +321,8 @@ class Call:
             self.plan, byref(self.step_options), 1, self.buffers, len(self.buffers)
         )
         if status != 0:
-            if status == _structs.NON_FINITE_GRADIENT and self.non_finite == "skip":
-                return False
+            if status == _structs.NON_FINITE_GRADIENT:
+                return c().sonew_last_error().decode()
             check(status)
         if 0 in pointers:
             self.counts[np.array(pointers, np.uint64) != 0] += 1
@@ -331,7 +332,7 @@ class Call:
             p.detach().copy_(copy)
         # Autograd then refuses a backward pass through what a step has changed.
         torch.autograd.graph.increment_version(self.live_params)
-        return True
+        return None
 
     def copy_in(self):
         """Contiguous copies of the parameters that have gaps, in their places."""
@@ -341,10 +342,21 @@ class Call:
             self.fields["params"][i] = copies[-1][1].data_ptr()
         return copies
 
-    def is_finite(self):
-        """Whether all gradients are, and their squares."""
+    def not_finite(self):
+        """What is wrong if a gradient is not finite, or its square overflows; otherwise None."""
         grads, _ = self.gradients()
-        grads = [grad for grad in grads if grad is not None]
-        wide = lambda x: x if x.dtype == torch.float64 else x.float()
-        return all(bool(torch.isfinite(wide(grad).square()).all()) for grad in grads)
+        return not_finite(zip(self.live_entries, grads))
 
+
+def not_finite(pairs):
+    """The same, of entries with their gradients."""
+    for entry, grad in pairs:
+        if grad is None:
+            continue
+        wide = grad if grad.dtype == torch.float64 else grad.float()
+        if not torch.isfinite(wide.square()).all():
+            return (
+                f"{entry.name}: the gradient is not finite, or its square overflows; "
+                "the step was skipped"
+            )
+    return None

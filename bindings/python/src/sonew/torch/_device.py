@@ -4,7 +4,7 @@ library computes, up to rounding. `torch.compile` makes few kernels of it."""
 import torch
 
 from .. import _structs
-from ._call import is_lagged
+from ._call import is_lagged, not_finite
 from ._noise import rounded
 from ._solve import ahead, applied, behind, correlations, factors, from_chains, is_usable, to_chains
 
@@ -202,25 +202,20 @@ class Call:
             )
         return grad
 
-    def is_finite(self):
-        return all(
-            bool(torch.isfinite(grad.float().square()).all())
-            for grad in map(self.gradient, self.entries)
-            if grad is not None
-        )
+    def not_finite(self):
+        return not_finite((entry, self.gradient(entry)) for entry in self.entries)
 
     @torch.no_grad()
     def step(self, grad_scale):
-        """Takes the step. Returns False if it was skipped because a gradient is not finite."""
-        if self.non_finite != "unchecked" and not self.is_finite():
-            if self.non_finite == "raise":
-                raise RuntimeError("a gradient is not finite; the step was skipped")
-            return False
+        """Takes the step. Returns None, or what is wrong if it was skipped because a gradient is
+        not finite."""
+        if self.non_finite != "unchecked" and (wrong := self.not_finite()):
+            return wrong
         for index, entry in enumerate(self.entries):
             grad = self.gradient(entry)
             if grad is not None:
                 self.step_one(index, entry, grad, grad_scale)
-        return True
+        return None
 
     def step_one(self, index, entry, grad, grad_scale):
         group, p = entry.group, entry.p

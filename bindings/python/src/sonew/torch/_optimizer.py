@@ -1,6 +1,7 @@
 """The optimizer for PyTorch."""
 
 from collections.abc import Callable
+from itertools import chain
 from operator import is_, itemgetter
 from typing import Any, Optional, Union
 
@@ -8,6 +9,8 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
+from .._library import LibraryError
+from .._structs import NON_FINITE_GRADIENT
 from . import _device, _memory
 from ._call import Call, Entry, order_of
 from ._options import COMMON, STATIC, check_group, check_numbers, check_parameter, name_of
@@ -248,8 +251,8 @@ class SONew(Optimizer):
             len(values) == len(self._values)
             and all(map(is_, values, self._values))
             and list(map(_options_of, groups)) == self._options
-            and all(map(is_, map(_params_of, groups), self._params))
-            and list(map(len, self._params)) == self._lengths
+            and list(map(len, map(_params_of, groups))) == self._lengths
+            and all(map(is_, chain.from_iterable(map(_params_of, groups)), self._params))
             and all(call.is_current() for call in self._calls)
         )
 
@@ -276,8 +279,8 @@ class SONew(Optimizer):
         self._calls, self._state = calls, self.state
         self._values = list(self.state.values())
         self._options = list(map(_options_of, self.param_groups))
-        self._params = list(map(_params_of, self.param_groups))
-        self._lengths = list(map(len, self._params))
+        self._lengths = list(map(len, map(_params_of, self.param_groups)))
+        self._params = list(chain.from_iterable(map(_params_of, self.param_groups)))
         self._rates = self._betas = None
 
     def _kind_of_call(self, device, listed):
@@ -335,14 +338,17 @@ class SONew(Optimizer):
         grad_scale = 1.0 if scale is None else 1.0 / float(scale)
         calls = self._calls
         # Of several calls none may begin before it is known that all of them can.
-        if len(calls) > 1 and not all(c.non_finite == "unchecked" or c.is_finite() for c in calls):
-            return self._skipped(loss)
+        if len(calls) > 1:
+            for call in calls:
+                if call.non_finite != "unchecked" and (wrong := call.not_finite()):
+                    return self._skipped(loss, call, wrong)
         for call in calls:
-            if not call.step(grad_scale):
-                return self._skipped(loss)
+            if wrong := call.step(grad_scale):
+                return self._skipped(loss, call, wrong)
         return loss
 
-    def _skipped(self, loss):
+    def _skipped(self, loss, call, wrong):
         self.skipped += 1
+        if call.non_finite == "raise":
+            raise LibraryError(wrong, NON_FINITE_GRADIENT)
         return loss
-
