@@ -619,6 +619,12 @@ sonew_status sonew_options_init(sonew_options *options, size_t size);
 /** The largest sonew_options.band with pooling. */
 #define SONEW_MAX_POOLED_BAND 64
 
+/** The largest sonew_options.rank. */
+#define SONEW_MAX_POOLED_RANK 64
+
+/** The most coordinates of a chain with SONEW_POOLING_ALL. */
+#define SONEW_MAX_POOLED_LENGTH 4096
+
 /** How gradients enter the diagonal and the sub-diagonals H. */
 enum {
   /** H <- beta2 H + (1 - beta2) g g^T, an exponential moving average. */
@@ -670,24 +676,46 @@ typedef int32_t sonew_graft;
 /**
  * How the correlations of a chain's coordinates are estimated. An extension, not in the
  * paper: the units of a layer see the same inputs, so that the correlations of these are
- * nearly the same for all of them.
+ * nearly the same for all of them. So the chains of a tensor share one structure R of
+ * correlations, and each coordinate keeps a diagonal d of its own. With q = sqrt(d^ + eps) and
+ * z = g / q, the direction is u = q^-1 R^-1 q^-1 m^, and a tensor keeps some part of
+ * P <- beta2 P + (1 - beta2) sum over chains of z z'.
+ *
+ * The state has 2 numbers for each parameter, and for each tensor one plane "pooled" of sums,
+ * whose rows have as many numbers as a chain, L. It is float32, or float64 where that is
+ * computed in. If norms are lagged, correlations are those of the step before, too, and the
+ * last step's sums follow those up to then. Chains end at every row, or column:
+ * SONEW_CONTIGUOUS is as SONEW_CONTIGUOUS_LINES, SONEW_STRIDED as SONEW_STRIDED_LINES. A
+ * tensor of one chain pools nothing. Shards cannot be pooled.
  */
 enum {
   /** Every chain has its own sub-diagonals: the method of the paper. */
   SONEW_POOLING_NONE = 0,
   /**
-   * The chains of a tensor share a band of correlations R, and each coordinate keeps a
-   * diagonal d of its own. With q = sqrt(d^ + eps), z = g / q and i = 0 .. band:
-   * P[i][j] <- beta2 P[i][j] + (1 - beta2) sum over chains of z[j] z[j + i];
-   * R[j][j + i] = (1 - shrink) P[i][j] / sqrt(P[0][j] P[0][j + i]), R[j][j] = 1;
-   * u = q^-1 X q^-1 m^, with X as usual, but of R. The state has 2 numbers for each parameter, and for each tensor
-   * one plane "pooled" of P, [band + 1, length of a chain]; if norms are lagged,
-   * correlations are those of the step before, too, and it is [2, band + 1, length].
-   * It is float32, or float64 where that is computed in. Chains end at every row, or
-   * column: SONEW_CONTIGUOUS is as SONEW_CONTIGUOUS_LINES, SONEW_STRIDED as
-   * SONEW_STRIDED_LINES. A tensor of one chain pools nothing. Shards cannot be pooled.
+   * A band of P: R[j][j + i] = (1 - shrink) P[j][j + i] / sqrt(P[j][j] P[j + i][j + i])
+   * for i = 1 .. band, and R[j][j] = 1; R^-1 is X as usual, but of this band.
+   * "pooled" is [band + 1, L], row i with P[j][j + i]; or [2, band + 1, L] if lagged.
    */
   SONEW_POOLING_BAND = 1,
+  /**
+   * Some directions U, sonew_options.rank of them or L if that is less, which follow the
+   * leading eigenvectors of P, the mean of whose diagonal is p. Y is the average of P U;
+   * when products have been added to it, U becomes U2, the Q of the QR factors of Y, and Y
+   * becomes Y U' U2. With lambda = max(diag(U' Y) / p, 0) and
+   * rest = (L - sum of lambda) / (L - rank), both shrunk:
+   * lambda <- (1 - shrink) lambda + shrink, and none less than rest;
+   * R^-1 = (I - U (1 - rest / lambda) U') / rest; where rest is not above gamma, R = I.
+   * "pooled" is [2 rank + 1, L], with P[j][j] in row 0, then Y, then U, a
+   * direction a row; or [3 rank + 2, L] if lagged, U again last.
+   */
+  SONEW_POOLING_RANK = 2,
+  /**
+   * All of P, with R as for a band, for chains of up to SONEW_MAX_POOLED_LENGTH. Where
+   * the Schur complement of a position, given those before it, is not above gamma, it
+   * loses its correlations with these. "pooled" is [L, L], of which row i has P[i][j] for
+   * j >= i, and zeros; or [2, L, L] if lagged. A step computes a Cholesky decomposition of R.
+   */
+  SONEW_POOLING_ALL = 3,
 };
 typedef int32_t sonew_pooling;
 
@@ -749,7 +777,8 @@ struct sonew_options {
   /**
    * Number of sub-diagonals, 0 to SONEW_MAX_BAND, or to SONEW_MAX_POOLED_BAND with
    * pooling: 0 is a diagonal, 1 a tridiagonal matrix. The state has band + 2 numbers
-   * for each parameter, and 2 with pooling. Default 1.
+   * for each parameter, and 2 with pooling. SONEW_POOLING_RANK and SONEW_POOLING_ALL do
+   * not look at it. Default 1.
    */
   int32_t band;
   /**
@@ -850,6 +879,13 @@ struct sonew_options {
    * than their estimates, in [0, 1). Default 0.04.
    */
   double shrink;
+  /**
+   * With SONEW_POOLING_RANK, the number of directions, 1 to SONEW_MAX_POOLED_RANK.
+   * Others do not look at it. Default 16.
+   */
+  int32_t rank;
+  /** Must be 0. */
+  int32_t reserved[1];
 };
 
 /******************************************************************************

@@ -226,6 +226,20 @@ pub enum Error {
         tensor: String,
     },
 
+    /// All correlations of chains that are too long for that are to be pooled.
+    #[error(
+        "tensor \"{tensor}\" has chains of {length} coordinates; all correlations can be pooled \
+         of chains of at most {most}"
+    )]
+    PooledLength {
+        /// The tensor.
+        tensor: String,
+        /// Coordinates of its chains.
+        length: usize,
+        /// The most that they may have.
+        most: usize,
+    },
+
     /// A shard has rows that the whole tensor does not have.
     #[error(
         "tensor \"{tensor}\": {rows} rows from row {first_row} on are not within the \

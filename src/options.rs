@@ -14,6 +14,12 @@ pub const MAX_BAND: usize = sonew_kernel::MAX_BAND;
 /// The widest band of pooled correlations.
 pub const MAX_POOLED_BAND: usize = sonew_kernel::MAX_POOLED_BAND;
 
+/// The largest rank of pooled correlations.
+pub const MAX_POOLED_RANK: usize = sonew_kernel::MAX_POOLED_RANK;
+
+/// The longest chain all of whose correlations are pooled.
+pub const MAX_POOLED_LENGTH: usize = sonew_kernel::MAX_POOLED_LENGTH;
+
 /// The options that an optimizer is created with. They do not change over its
 /// life.
 ///
@@ -32,10 +38,14 @@ pub const MAX_POOLED_BAND: usize = sonew_kernel::MAX_POOLED_BAND;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// Number of sub-diagonals, 0 to [`MAX_BAND`], or to [`MAX_POOLED_BAND`] with pooling: 0
-    /// is diagonal, 1 tridiagonal. Default 1.
+    /// is diagonal, 1 tridiagonal. [`Pooling::Rank`] and [`Pooling::All`] do not look at it.
+    /// Default 1.
     pub band: usize,
     /// Whether the chains of a tensor share their correlations. Default none.
     pub pooling: Pooling,
+    /// Number of directions of [`Pooling::Rank`], 1 to [`MAX_POOLED_RANK`]; others do not look
+    /// at it. Default 16.
+    pub rank: usize,
     /// With pooling, by which part of themselves correlations are taken to be smaller than
     /// their estimates, in `[0, 1)`. Default 0.04.
     pub shrink: f64,
@@ -110,6 +120,7 @@ impl Default for Options {
         Options {
             band: 1,
             pooling: Pooling::None,
+            rank: 16,
             shrink: 0.04,
             beta1: 0.9,
             beta2: 0.99,
@@ -136,14 +147,14 @@ impl Default for Options {
 ///
 /// The units of a layer see the same inputs, so that the correlations of these are nearly the
 /// same for all of them. Pooled, each coordinate keeps a diagonal of its own, and a tensor
-/// keeps one band for all of its chains. With `d` the damped diagonal, `q = sqrt(d)` and
-/// `z = g / q`,
+/// keeps one structure `R` of correlations for all of its chains. With `d` the damped diagonal,
+/// `q = sqrt(d)` and `z = g / q`, the direction is `u = q^-1 R^-1 q^-1 m^`, and of the products
 ///
 /// ```text
-/// P_i[j]   <- beta2 P_i[j] + (1 - beta2) sum over chains of z[j] z[j + i],  i = 0 .. band
-/// rho_i[j] = (1 - shrink) P_i[j] / sqrt(P_0[j] P_0[j + i]),  rho_0 = 1
-/// u        = q^-1 X q^-1 m^,  X = argmin tr(X R) - log det X,  R the band of rho
+/// P[i][j] <- beta2 P[i][j] + (1 - beta2) sum over chains of z[i] z[j]
 /// ```
+///
+/// a tensor keeps a band, a few leading directions, or all.
 ///
 /// Chains end at every row ([`Chains::Contiguous`](crate::layout::Chains) is as
 /// `ContiguousLines`) or column. A tensor of one chain pools nothing, but has a band of its own.
@@ -153,8 +164,31 @@ pub enum Pooling {
     /// Every chain has its own: the method of the paper.
     #[default]
     None,
-    /// A tensor's chains share a band of them.
+    /// A band of [`Options::band`] sub-diagonals of `P`, and for `R^-1` the solution of
+    /// `argmin tr(X R) - log det X` for that band:
+    ///
+    /// ```text
+    /// R[i][j] = (1 - shrink) P[i][j] / sqrt(P[i][i] P[j][j]),  R[j][j] = 1
+    /// ```
     Band,
+    /// [`Options::rank`] directions `U`, orthonormal, which follow the leading eigenvectors of
+    /// `P`. With `L` coordinates in a chain:
+    ///
+    /// ```text
+    /// Y      <- beta2 Y + (1 - beta2) sum over chains of z (z' U)
+    /// tr     <- beta2 tr + (1 - beta2) sum of z^2
+    /// U2      = Q of the QR factors of Y,  Y <- Y U' U2,  U <- U2
+    /// lambda = max(diag(U' Y), 0),  rest = (tr - sum of lambda) / (L - rank)
+    /// lambda <- (1 - shrink) lambda L / tr + shrink,  rest likewise,  lambda >= rest
+    /// R^-1   = (I - U (1 - rest / lambda) U') / rest
+    /// ```
+    ///
+    /// A rank of `L` or more is `L`. Where `rest` is not above gamma, `R` is `I`.
+    Rank,
+    /// All of `P`, for chains of up to [`MAX_POOLED_LENGTH`], with `R` as for a band. A position
+    /// whose Schur complement in `R`, given those before it, is not above gamma has no
+    /// correlations with these.
+    All,
 }
 
 /// How gradients enter the diagonal and the sub-diagonals.
@@ -265,13 +299,19 @@ impl Options {
     pub fn validate(&self) -> Result<()> {
         let (widest, allowed) = match self.pooling {
             Pooling::None => (MAX_BAND, "0 to 16"),
-            Pooling::Band => (MAX_POOLED_BAND, "0 to 64"),
+            Pooling::Band | Pooling::Rank | Pooling::All => (MAX_POOLED_BAND, "0 to 64"),
         };
         in_range(
             "options.band",
             self.band as f64,
             self.band <= widest,
             allowed,
+        )?;
+        in_range(
+            "options.rank",
+            self.rank as f64,
+            self.pooling != Pooling::Rank || (1..=MAX_POOLED_RANK).contains(&self.rank),
+            "1 to 64",
         )?;
         unit("options.shrink", self.shrink)?;
         unit("options.beta1", self.beta1)?;
@@ -295,6 +335,7 @@ impl Options {
         // Every field is named, so that a new one cannot be forgotten here.
         let Options {
             band: _,
+            rank: _,
             beta1: _,
             beta2: _,
             eps: _,

@@ -253,7 +253,8 @@ impl Oracle {
         let diagonal = self.preconditioner(i).h.swap_remove(0);
         let tensor = &mut self.tensors[i];
         let pooled = tensor.pooled.as_mut().expect("it is pooled");
-        pooled.direction(&self.options, &tensor.chains, &diagonal, m, g, average)
+        let (chains, step) = (&tensor.chains, tensor.step_count);
+        pooled.direction(&self.options, chains, &diagonal, m, g, average, step)
     }
 
     /// `|a|`: the norm that the direction of tensor `i` takes.

@@ -75,6 +75,17 @@ fn cases() -> Vec<(Options, NonFinite)> {
         o.lagged_norms = Some(false);
         o.rounding = Rounding::Stochastic;
     });
+    case(1, Graft::Adam, |o| {
+        o.pooling = Pooling::Rank;
+        o.rank = 5;
+    });
+    case(1, Graft::None, |o| {
+        o.pooling = Pooling::Rank;
+        o.rank = 33;
+        o.lagged_norms = Some(false);
+        o.damping = Damping::Relative;
+    });
+    case(1, Graft::Adam, |o| o.pooling = Pooling::All);
     case(1, Graft::None, |o| {
         o.pooling = Pooling::Band;
         o.damping = Damping::Relative;

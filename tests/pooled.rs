@@ -18,6 +18,21 @@ fn pooled(band: usize) -> Options {
     }
 }
 
+fn pooled_rank(rank: usize) -> Options {
+    Options {
+        rank,
+        pooling: Pooling::Rank,
+        ..Options::default()
+    }
+}
+
+fn pooled_all() -> Options {
+    Options {
+        pooling: Pooling::All,
+        ..Options::default()
+    }
+}
+
 /// Steps of the library in float64, and of the oracle.
 fn check(options: &Options, tensors: &[TensorSpec], steps: usize) {
     let of = |t: &TensorSpec| t.clone().with_dtypes(Dtype::F64, Dtype::F64, Dtype::F64);
@@ -68,7 +83,9 @@ fn steps_are_those_of_the_oracle() {
         Chains::Strided,
     ];
     for (i, chains) in layouts.into_iter().enumerate() {
-        for band in [0, 1, 3, 4, 16, 17, 40, 64] {
+        let bands = [0, 1, 3, 4, 16, 17, 40, 64].map(pooled);
+        let ranks = [1, 3, 4, 16, 17, 40, 64].map(pooled_rank);
+        for structure in bands.into_iter().chain(ranks).chain([pooled_all()]) {
             for lagged in [None, Some(false)] {
                 let shapes: [&[usize]; 6] =
                     [&[37, 45], &[5, 3, 19], &[300, 7], &[7, 700], &[21], &[]];
@@ -87,10 +104,30 @@ fn steps_are_those_of_the_oracle() {
                         Graft::Sgd,
                     ][i],
                     nesterov: i % 2 == 0,
-                    ..pooled(band)
+                    ..structure.clone()
                 };
                 check(&options, &tensors, 5);
             }
+        }
+    }
+}
+
+/// Chains that are too long for a panel come twice.
+#[test]
+fn long_chains_are_those_of_the_oracle() {
+    for (dims, chains) in [
+        ([3, 5003], Chains::ContiguousLines),
+        ([30, 2051], Chains::ContiguousLines),
+        ([5003, 40], Chains::StridedLines),
+    ] {
+        let tensor = TensorSpec::new("long", &dims).with_chains(chains);
+        for lagged in [None, Some(false)] {
+            let options = Options {
+                lagged_norms: lagged,
+                nesterov: true,
+                ..pooled_rank(3)
+            };
+            check(&options, std::slice::from_ref(&tensor), 3);
         }
     }
 }
@@ -114,21 +151,34 @@ fn other_statistics_are_those_of_the_oracle() {
             };
             let rows = TensorSpec::new("rows", &[70, 33]).with_chains(Chains::ContiguousLines);
             let columns = TensorSpec::new("columns", &[33, 70]).with_chains(Chains::StridedLines);
-            check(&options, &[rows, columns], 5);
+            for pooling in [Pooling::Band, Pooling::Rank, Pooling::All] {
+                let options = Options {
+                    pooling,
+                    rank: 6,
+                    ..options.clone()
+                };
+                check(&options, &[rows.clone(), columns.clone()], 5);
+            }
         }
     }
 }
 
-/// For band 1, one chain of two coordinates and one step, from the formulas by hand: the
-/// correlation of the products of one gradient is 1, or -1, before it is shrunk.
+/// For one chain of two coordinates and one step, from the formulas by hand: the correlation
+/// of the products of one gradient is 1, or -1, before it is shrunk. A rank of 2, which is all
+/// directions, finds the eigenvectors of that, and so gives the same.
 #[test]
 fn a_step_by_hand() {
-    let options = Options {
-        eps: 0.0,
-        graft: Graft::None,
-        lagged_norms: Some(false),
-        ..pooled(1)
-    };
+    for options in [pooled(1), pooled_rank(2), pooled_all()] {
+        step_by_hand(&Options {
+            eps: 0.0,
+            graft: Graft::None,
+            lagged_norms: Some(false),
+            ..options
+        });
+    }
+}
+
+fn step_by_hand(options: &Options) {
     let spec = TensorSpec::new("w", &[2]).with_dtypes(Dtype::F64, Dtype::F64, Dtype::F64);
     let mut optimizer = Optimizer::new(options.clone(), &[spec]).unwrap();
     let g = [3.0, -0.5];
@@ -182,13 +232,20 @@ fn everything(optimizer: &Optimizer) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// Of each kind, with sums of the step before, and of the step itself.
+fn structures(size: usize) -> impl Iterator<Item = (Options, Option<bool>)> {
+    let all = [pooled(size), pooled_rank(size), pooled_all()];
+    let both = |options: Options| [None, Some(false)].map(|lagged| (options.clone(), lagged));
+    all.into_iter().flat_map(both)
+}
+
 #[test]
 fn resuming_from_a_file_changes_no_bit() {
     let folder = tempfile::tempdir().unwrap();
-    for lagged in [None, Some(false)] {
+    for (options, lagged) in structures(7) {
         let options = Options {
             lagged_norms: lagged,
-            ..pooled(7)
+            ..options
         };
         let new = || Optimizer::new(options.clone(), &model()).unwrap();
         let start: Vec<Vec<f32>> = model().iter().map(|t| vec![1.0; t.len()]).collect();
@@ -246,10 +303,10 @@ fn resuming_from_a_file_changes_no_bit() {
 /// In one call, and in stages; the planes are the caller's own.
 #[test]
 fn stages_change_no_bit() {
-    for lagged in [None, Some(false)] {
+    for (options, lagged) in structures(3) {
         let options = Options {
             lagged_norms: lagged,
-            ..pooled(3)
+            ..options
         };
         let run = |in_stages: bool| {
             let mut plan = Plan::new(&options, &model()).unwrap();
@@ -310,14 +367,19 @@ fn no_gradient_makes_a_nan() {
         TensorSpec::new("chains of one", &[40, 1]).with_chains(Chains::ContiguousLines),
     ];
     let mut rng = rng(3);
-    for case in 0..200 {
+    for case in 0..600 {
+        let structure = match case / 3 % 3 {
+            0 => pooled([1, 4, 64][case % 3]),
+            1 => pooled_rank([1, 4, 64][case % 3]),
+            _ => pooled_all(),
+        };
         let options = Options {
-            eps: [0.0, 1e-6, 1e-30][case % 3],
+            eps: [0.0, 1e-6, 1e-30][case / 9 % 3],
             gamma: [0.0, 1e-2][case % 2],
-            shrink: [0.0, 0.04, 0.9][case % 3],
+            shrink: [0.0, 0.04, 0.9][case / 27 % 3],
             lagged_norms: [None, Some(false)][case / 7 % 2],
             graft: [Graft::Adam, Graft::None][case / 5 % 2],
-            ..pooled([1, 4, 64][case % 3])
+            ..structure
         };
         let mut optimizer = Optimizer::new(options.clone(), &tensors).unwrap();
         let mut params = vec![
@@ -358,6 +420,57 @@ fn no_gradient_makes_a_nan() {
     }
 }
 
+/// Inputs that are always 0, and gradients that are the same in all chains and all steps:
+/// parameters without a gradient stay, and all others move in each step. The signs of the
+/// gradients are an eigenvector of the correlations, but for a band: where these are all known,
+/// or known along their leading eigenvectors, an update is as without any, but for its length:
+/// `m / q^2`.
+#[test]
+fn dead_inputs_and_constant_gradients_leave_directions_of_use() {
+    for (options, lagged) in structures(4).chain(structures(40)) {
+        let options = Options {
+            lagged_norms: lagged,
+            ..options
+        };
+        let tensors = [
+            TensorSpec::new("rows", &[9, 40]).with_chains(Chains::ContiguousLines),
+            TensorSpec::new("one chain", &[40]),
+        ];
+        let mut optimizer = Optimizer::new(options.clone(), &tensors).unwrap();
+        let mut params = vec![vec![0f32; 360], vec![0.0; 40]];
+        let input = |i: usize| match i % 40 {
+            7 | 23 => 0.0,
+            i => i as f32 - 17.5,
+        };
+        let grads: [Vec<f32>; 2] = [360, 40].map(|n| (0..n).map(input).collect());
+        let grads: Vec<_> = grads.iter().map(|g| Some(&g[..])).collect();
+        for _ in 0..20 {
+            let before = params.clone();
+            optimizer
+                .step(
+                    &StepOptions::default(),
+                    &mut slices_mut(&mut params),
+                    &grads,
+                )
+                .unwrap();
+            for (now, before) in params.iter().zip(&before) {
+                let moved = now.iter().zip(before).map(|(now, before)| now - before);
+                let moved: Vec<f32> = moved.map(|moved| moved.abs() / 1e-3).collect();
+                let of_first = moved[0] * input(0).abs();
+                for (j, moved) in moved.into_iter().enumerate() {
+                    let expected = of_first / input(j).abs();
+                    let allowed = match (input(j) == 0.0, options.pooling) {
+                        (true, _) => 0.0..=0.0,
+                        (false, Pooling::Band) => 1e-4..=10.0,
+                        (false, _) => (0.99 * expected).max(1e-3)..=1.01 * expected,
+                    };
+                    assert!(allowed.contains(&moved), "{j}: {moved} {options:?}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_pooled_is_refused() {
     let create = |options, spec: TensorSpec| Optimizer::new(options, &[spec]).err().unwrap();
@@ -371,6 +484,27 @@ fn what_cannot_be_pooled_is_refused() {
     let adam = shard.with_update(Update::Adam);
     Optimizer::new(pooled(1), &[adam]).unwrap();
     let w = || TensorSpec::new("w", &[4, 3]);
+    for rank in [0, 65] {
+        let error = create(pooled_rank(rank), w());
+        assert!(matches!(&error, Error::OutOfRange { argument, .. } if argument == "options.rank"));
+    }
+    let long = TensorSpec::new("w", &[2, 4097]);
+    let error = create(pooled_all(), long.clone());
+    assert!(matches!(
+        &error,
+        Error::PooledLength { tensor, length: 4097, most: 4096 } if tensor == "w"
+    ));
+    assert_eq!(
+        error.to_string(),
+        "tensor \"w\" has chains of 4097 coordinates; all correlations can be pooled of chains of \
+         at most 4096"
+    );
+    Optimizer::new(
+        pooled_all(),
+        &[long.clone().with_chains(Chains::StridedLines)],
+    )
+    .unwrap();
+    Optimizer::new(pooled_all(), &[long.with_update(Update::Adam)]).unwrap();
     let wide = create(pooled(65), w());
     assert!(matches!(&wide, Error::OutOfRange { argument, .. } if argument == "options.band"));
     for shrink in [-0.1, 1.0, f64::NAN] {

@@ -617,6 +617,8 @@ struct Graft {
 struct Pooling {
   static constexpr sonew_pooling none = SONEW_POOLING_NONE;
   static constexpr sonew_pooling band = SONEW_POOLING_BAND;
+  static constexpr sonew_pooling rank = SONEW_POOLING_RANK;
+  static constexpr sonew_pooling all = SONEW_POOLING_ALL;
 };
 
 /// Values of Options::rounding, how numbers are rounded to 16 bits: sonew_rounding.
@@ -759,7 +761,7 @@ struct Tensor : sonew_tensor {
   std::string name;
   Dims dims;
   /// Options of its own, as a group of parameters has them: a copy of the optimizer's with
-  /// another band, other betas, eps, gamma, shrink, graft_eps or weight_decay.
+  /// another band or rank, other betas, eps, gamma, shrink, graft_eps or weight_decay.
   std::optional<Options> options;
 };
 

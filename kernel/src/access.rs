@@ -219,7 +219,7 @@ impl<'a> Access<'a> {
         let master = memory.master.then(|| {
             // SAFETY: as below.
             let master = unsafe { buffers.planes[last].part(index, run.len) };
-            if let Some(before) = buffers.before(last) {
+            if let Some(before) = buffers.before(last).filter(|_| !memory.is_written) {
                 master.copy_from_slice(part(before, index, run.len));
             }
             master

@@ -175,6 +175,9 @@ pub struct Memory<'a> {
     pub rounding: Option<Stochastic>,
     /// How many elements ahead memory is asked for.
     pub ahead: usize,
+    /// A sweep of this step has written the target and the master weights: the next one reads
+    /// these where they are written.
+    pub is_written: bool,
 }
 
 impl Memory<'_> {

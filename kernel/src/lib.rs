@@ -37,6 +37,7 @@ mod lines;
 mod noise;
 mod norms;
 mod pooled;
+mod root;
 mod runs;
 mod simd;
 mod sixteen;
@@ -57,7 +58,8 @@ pub use lines::parts_of_line;
 pub use noise::Stochastic;
 pub use norms::Squares;
 pub use pooled::{
-    PooledBlock, PooledChains, PooledEstimate, PooledInverse, PooledSums, MAX_POOLED_BAND,
+    PooledBlock, PooledChains, PooledEstimate, PooledInverse, PooledStructure, PooledSums,
+    MAX_POOLED_BAND, MAX_POOLED_LENGTH, MAX_POOLED_RANK,
 };
 pub use runs::{Directions, Gradient, Incoming, Lines, Norms, Rule, Wanted};
 pub use simd::LANES;

@@ -124,6 +124,35 @@ pub(crate) trait Register: Copy {
     /// Zero where the mask is false.
     fn only(self, mask: Self::Mask) -> Self;
 
+    /// `1 / sqrt(self)` of normal positive numbers. In float32 that takes no division, and
+    /// is not rounded correctly.
+    #[inline(always)]
+    fn inverse_root(self, isa: Self::Isa) -> Self {
+        Self::splat(isa, Self::Scalar::ONE).div(self.sqrt())
+    }
+
+    /// The sum of each row: its second half is added to the first, then the second quarter,
+    /// and so on.
+    #[inline(always)]
+    fn sums_of_rows(
+        isa: Self::Isa,
+        block: &mut [[Self::Scalar; LANES]; LANES],
+    ) -> [Self::Scalar; LANES] {
+        Self::transpose(isa, block);
+        let mut n = LANES;
+        while n > 1 {
+            n /= 2;
+            for row in 0..n {
+                for at in (0..LANES).step_by(Self::LANES) {
+                    let other = Self::load(isa, &block[row + n][at..]);
+                    let sum = Self::load(isa, &block[row][at..]).add(other);
+                    sum.store(&mut block[row][at..]);
+                }
+            }
+        }
+        block[0]
+    }
+
     /// Rows become columns.
     #[inline(always)]
     fn transpose(_: Self::Isa, block: &mut [[Self::Scalar; LANES]; LANES]) {
@@ -187,6 +216,8 @@ pub(crate) trait Vector:
     fn any(a: Self::Mask) -> bool;
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
     fn only(self, mask: Self::Mask) -> Self;
+    fn inverse_root(self, isa: Self::Isa) -> Self;
+    fn sums_of_rows(isa: Self::Isa, block: &mut [[Self::Scalar; LANES]; LANES]) -> Self;
     fn transpose(isa: Self::Isa, block: &mut [[Self::Scalar; LANES]; LANES]);
     fn load_sums(isa: Self::Isa, from: &[f64; LANES]) -> Self::Sums;
     fn add_squares(self, sums: &mut Self::Sums);
@@ -342,6 +373,17 @@ impl<R: Register, const N: usize> Vector for Group<R, N> {
             self.0[i] = self.0[i].only(mask[i]);
         }
         self
+    }
+    #[inline(always)]
+    fn inverse_root(mut self, isa: R::Isa) -> Self {
+        for i in 0..N {
+            self.0[i] = self.0[i].inverse_root(isa);
+        }
+        self
+    }
+    #[inline(always)]
+    fn sums_of_rows(isa: R::Isa, block: &mut [[R::Scalar; LANES]; LANES]) -> Self {
+        Self::load(isa, &R::sums_of_rows(isa, block))
     }
     #[inline(always)]
     fn transpose(isa: R::Isa, block: &mut [[R::Scalar; LANES]; LANES]) {

@@ -3,7 +3,7 @@
 //! The options that an optimizer is created with. They do not change over its
 //! life.
 
-use super::arguments::{count, flag, named, number};
+use super::arguments::{count, flag, named, number, unused};
 use super::guard::call_always;
 use super::pool::{self, sonew_pool};
 use super::status::sonew_status;
@@ -11,7 +11,7 @@ use super::versioned::{self, Growing, Versioned};
 use crate::error::Result;
 use crate::options::{
     Damping, Graft, InstructionSet, Options, Pooling, Rounding, Statistics, MAX_BAND,
-    MAX_POOLED_BAND,
+    MAX_POOLED_BAND, MAX_POOLED_LENGTH, MAX_POOLED_RANK,
 };
 use crate::Pool;
 
@@ -21,7 +21,15 @@ pub const SONEW_MAX_BAND: usize = 16;
 /// The largest sonew_options.band with pooling.
 pub const SONEW_MAX_POOLED_BAND: usize = 64;
 
+/// The largest sonew_options.rank.
+pub const SONEW_MAX_POOLED_RANK: usize = 64;
+
+/// The most coordinates of a chain with SONEW_POOLING_ALL.
+pub const SONEW_MAX_POOLED_LENGTH: usize = 4096;
+
 const _: () = assert!(SONEW_MAX_BAND == MAX_BAND && SONEW_MAX_POOLED_BAND == MAX_POOLED_BAND);
+const _: () = assert!(SONEW_MAX_POOLED_RANK == MAX_POOLED_RANK);
+const _: () = assert!(SONEW_MAX_POOLED_LENGTH == MAX_POOLED_LENGTH);
 
 /// How gradients enter the diagonal and the sub-diagonals H.
 #[repr(C)]
@@ -65,22 +73,40 @@ pub enum sonew_graft {
 
 /// How the correlations of a chain's coordinates are estimated. An extension, not in the
 /// paper: the units of a layer see the same inputs, so that the correlations of these are
-/// nearly the same for all of them.
+/// nearly the same for all of them. So the chains of a tensor share one structure R of
+/// correlations, and each coordinate keeps a diagonal d of its own. With q = sqrt(d^ + eps) and
+/// z = g / q, the direction is u = q^-1 R^-1 q^-1 m^, and a tensor keeps some part of
+/// P <- beta2 P + (1 - beta2) sum over chains of z z'.
+///
+/// The state has 2 numbers for each parameter, and for each tensor one plane "pooled" of sums,
+/// whose rows have as many numbers as a chain, L. It is float32, or float64 where that is
+/// computed in. If norms are lagged, correlations are those of the step before, too, and the
+/// last step's sums follow those up to then. Chains end at every row, or column:
+/// SONEW_CONTIGUOUS is as SONEW_CONTIGUOUS_LINES, SONEW_STRIDED as SONEW_STRIDED_LINES. A
+/// tensor of one chain pools nothing. Shards cannot be pooled.
 #[repr(C)]
 pub enum sonew_pooling {
     /// Every chain has its own sub-diagonals: the method of the paper.
     SONEW_POOLING_NONE = 0,
-    /// The chains of a tensor share a band of correlations R, and each coordinate keeps a
-    /// diagonal d of its own. With q = sqrt(d^ + eps), z = g / q and i = 0 .. band:
-    /// P[i][j] <- beta2 P[i][j] + (1 - beta2) sum over chains of z[j] z[j + i];
-    /// R[j][j + i] = (1 - shrink) P[i][j] / sqrt(P[0][j] P[0][j + i]), R[j][j] = 1;
-    /// u = q^-1 X q^-1 m^, with X as usual, but of R. The state has 2 numbers for each parameter, and for each tensor
-    /// one plane "pooled" of P, [band + 1, length of a chain]; if norms are lagged,
-    /// correlations are those of the step before, too, and it is [2, band + 1, length].
-    /// It is float32, or float64 where that is computed in. Chains end at every row, or
-    /// column: SONEW_CONTIGUOUS is as SONEW_CONTIGUOUS_LINES, SONEW_STRIDED as
-    /// SONEW_STRIDED_LINES. A tensor of one chain pools nothing. Shards cannot be pooled.
+    /// A band of P: R[j][j + i] = (1 - shrink) P[j][j + i] / sqrt(P[j][j] P[j + i][j + i])
+    /// for i = 1 .. band, and R[j][j] = 1; R^-1 is X as usual, but of this band.
+    /// "pooled" is [band + 1, L], row i with P[j][j + i]; or [2, band + 1, L] if lagged.
     SONEW_POOLING_BAND = 1,
+    /// Some directions U, sonew_options.rank of them or L if that is less, which follow the
+    /// leading eigenvectors of P, the mean of whose diagonal is p. Y is the average of P U;
+    /// when products have been added to it, U becomes U2, the Q of the QR factors of Y, and Y
+    /// becomes Y U' U2. With lambda = max(diag(U' Y) / p, 0) and
+    /// rest = (L - sum of lambda) / (L - rank), both shrunk:
+    /// lambda <- (1 - shrink) lambda + shrink, and none less than rest;
+    /// R^-1 = (I - U (1 - rest / lambda) U') / rest; where rest is not above gamma, R = I.
+    /// "pooled" is [2 rank + 1, L], with P[j][j] in row 0, then Y, then U, a
+    /// direction a row; or [3 rank + 2, L] if lagged, U again last.
+    SONEW_POOLING_RANK = 2,
+    /// All of P, with R as for a band, for chains of up to SONEW_MAX_POOLED_LENGTH. Where
+    /// the Schur complement of a position, given those before it, is not above gamma, it
+    /// loses its correlations with these. "pooled" is [L, L], of which row i has P[i][j] for
+    /// j >= i, and zeros; or [2, L, L] if lagged. A step computes a Cholesky decomposition of R.
+    SONEW_POOLING_ALL = 3,
 }
 
 /// How numbers are rounded to 16 bits. SONEW_F32 and SONEW_F64 always round to
@@ -132,7 +158,8 @@ pub struct sonew_options {
     pub struct_size: usize,
     /// Number of sub-diagonals, 0 to SONEW_MAX_BAND, or to SONEW_MAX_POOLED_BAND with
     /// pooling: 0 is a diagonal, 1 a tridiagonal matrix. The state has band + 2 numbers
-    /// for each parameter, and 2 with pooling. Default 1.
+    /// for each parameter, and 2 with pooling. SONEW_POOLING_RANK and SONEW_POOLING_ALL do
+    /// not look at it. Default 1.
     pub band: i32,
     /// The largest number of threads that a step uses, the calling thread
     /// included, up to 1024. 0 means one for each processor that the process may
@@ -204,9 +231,14 @@ pub struct sonew_options {
     /// With pooling, by which part of themselves correlations are taken to be smaller
     /// than their estimates, in [0, 1). Default 0.04.
     pub shrink: f64,
+    /// With SONEW_POOLING_RANK, the number of directions, 1 to SONEW_MAX_POOLED_RANK.
+    /// Others do not look at it. Default 16.
+    pub rank: i32,
+    /// Must be 0.
+    pub reserved: [i32; 1],
 }
 
-// SAFETY: 8 + 2 * 4 + 7 * 8 + 10 * 4 + 2 * 8 bytes without padding.
+// SAFETY: 8 + 2 * 4 + 7 * 8 + 10 * 4 + 2 * 8 + 2 * 4 bytes without padding.
 unsafe impl Growing for sonew_options {
     const SIZES: &'static [usize] = &[size_of::<sonew_options>()];
 }
@@ -247,12 +279,16 @@ pub(super) fn from_options(options: &Options, struct_size: usize) -> sonew_optio
         pooling: number(options.pooling, POOLINGS),
         pool: std::ptr::null(),
         shrink: options.shrink,
+        rank: count(options.rank),
+        reserved: [0],
     }
 }
 
 const POOLINGS: &[(i32, Pooling)] = &[
     (sonew_pooling::SONEW_POOLING_NONE as i32, Pooling::None),
     (sonew_pooling::SONEW_POOLING_BAND as i32, Pooling::Band),
+    (sonew_pooling::SONEW_POOLING_RANK as i32, Pooling::Rank),
+    (sonew_pooling::SONEW_POOLING_ALL as i32, Pooling::All),
 ];
 
 const STATISTICS: &[(i32, Statistics)] = &[
@@ -318,6 +354,7 @@ pub(crate) unsafe fn options(
     let of = |field: &'static str| move || name(field);
     let pool = || pool::get(c.pool, "options.pool");
     let pool = (!c.pool.is_null()).then(pool).transpose()?;
+    unused(&c.reserved, || name("reserved"))?;
     let options = Options {
         band: count(c.band, &name("band"))?,
         beta1: c.beta1,
@@ -333,6 +370,7 @@ pub(crate) unsafe fn options(
             chosen => Some(flag(chosen, &name("lagged_norms"))?),
         },
         pooling: named(c.pooling, of("pooling"), POOLINGS)?,
+        rank: count(c.rank, &name("rank"))?,
         shrink: c.shrink,
         nesterov: flag(c.nesterov, &name("nesterov"))?,
         graft_eps: c.graft_eps,

@@ -209,6 +209,7 @@ impl From<&Error> for sonew_status {
             Error::DuplicateName { .. } => SONEW_DUPLICATE_NAME,
             Error::TooManyDimensions { .. } => SONEW_TOO_MANY_DIMENSIONS,
             Error::SizeOverflow { .. } | Error::PastLastAddress { .. } => SONEW_SIZE_OVERFLOW,
+            Error::PooledLength { .. } => SONEW_OUT_OF_RANGE,
             Error::TensorCount { .. } => SONEW_TENSOR_COUNT,
             Error::WrongLength { .. } | Error::FlatLength { .. } | Error::TooSmall { .. } => {
                 SONEW_WRONG_LENGTH

@@ -57,7 +57,7 @@ static STRUCTS: &[Struct] = &[
     layout!(sonew_options {
         struct_size, band, threads, beta1, beta2, eps, gamma, graft_eps, weight_decay, seed,
         statistics, damping, graft, bias_correction, graft_bias_correction, rounding,
-        instruction_set, lagged_norms, nesterov, pooling, pool, shrink,
+        instruction_set, lagged_norms, nesterov, pooling, pool, shrink, rank, reserved,
     }),
     layout!(sonew_tensor {
         struct_size, name, ndim, dims, first_row, whole_rows, chains, update, dtype, grad_dtype,

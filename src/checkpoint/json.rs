@@ -428,6 +428,8 @@ struct OptionsMirror {
     lagged_norms: Option<bool>,
     #[serde(default, skip_serializing_if = "is_none")]
     pooling: Pooling,
+    #[serde(default = "default_rank", skip_serializing_if = "is_default_rank")]
+    rank: usize,
     #[serde(default = "default_shrink", skip_serializing_if = "is_default_shrink")]
     shrink: f64,
     #[serde(default, skip_serializing_if = "is_false")]
@@ -455,6 +457,15 @@ fn is_false(option: &bool) -> bool {
 
 fn is_none(pooling: &Pooling) -> bool {
     *pooling == Pooling::None
+}
+
+fn default_rank() -> usize {
+    Options::default().rank
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As above.
+fn is_default_rank(rank: &usize) -> bool {
+    *rank == default_rank()
 }
 
 fn default_shrink() -> f64 {

@@ -22,7 +22,8 @@ use std::ops::Range;
 
 use super::columns::Columns;
 use super::tensor::{Chains, TensorSpec};
-use sonew_kernel::{PooledChains, Rect, Run, LAG, LANES, MAX_BAND};
+use crate::options::{Options, Pooling};
+use sonew_kernel::{PooledChains, PooledStructure, Rect, Run, LAG, LANES, MAX_BAND};
 
 /// A part of a row as chains visit it: a run, or coordinates that do not exist.
 /// `at` is counted from the first column that was asked for.
@@ -76,6 +77,8 @@ const STRIP: usize = 2048;
 /// Blocks of a tensor whose correlations are pooled, and how many times the memory of their
 /// sums fits into that of a plane.
 const POOLED_BLOCKS: Range<usize> = 8..64;
+/// The fewest of one all of whose correlations are: their sums are large.
+const BLOCKS_OF_ALL: usize = 4;
 const SUMS: usize = 8;
 
 impl Grid {
@@ -144,22 +147,36 @@ impl Grid {
         }
     }
 
-    /// The grid of a tensor that is not empty, whose chains share `band` sub-diagonals, and
-    /// how they lie in it.
-    pub(crate) fn pooled(tensor: &TensorSpec, band: usize) -> (Self, PooledChains) {
+    /// The grid of a tensor that is not empty, whose chains share their correlations, and how
+    /// they lie in it.
+    pub(crate) fn pooled(tensor: &TensorSpec, options: &Options) -> (Self, PooledChains) {
         let (rows, length) = (tensor.runs_along(), tensor.chain_len());
+        let (structure, band, fewest) = match options.pooling {
+            Pooling::None | Pooling::Band => {
+                (PooledStructure::Band, options.band, POOLED_BLOCKS.start)
+            }
+            Pooling::Rank => {
+                let rank = options.rank.min(length);
+                (PooledStructure::Rank(rank), 0, POOLED_BLOCKS.start)
+            }
+            Pooling::All => (PooledStructure::All, 0, BLOCKS_OF_ALL),
+        };
         let count = tensor.len() / length;
         // Each block has sums of its own. There are enough for some threads, and as many
         // more as take but a part of the tensor's memory.
-        let blocks = (count / (SUMS * (band + 1))).clamp(POOLED_BLOCKS.start, POOLED_BLOCKS.end);
-        let fair = count.div_ceil(blocks).max(BLOCK / length);
-        let block = fair.next_multiple_of(LANES).min(count);
-        let chains = PooledChains {
+        let mut chains = PooledChains {
             rows,
             length,
-            block,
+            count,
+            block: 0,
+            structure,
             band,
         };
+        let blocks = count / (SUMS * chains.rows_of_sums());
+        let blocks = blocks.clamp(fewest, POOLED_BLOCKS.end);
+        let fair = count.div_ceil(blocks).max(BLOCK / length);
+        let block = PooledChains::of_blocks(rows, count, fair);
+        chains.block = block;
         let (rows, cols) = if rows {
             (count, length)
         } else {

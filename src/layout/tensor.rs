@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::memory::OF_TENSORS;
-use crate::options::{in_range, Graft, Options, Pooling};
+use crate::options::{in_range, Graft, Options, Pooling, MAX_POOLED_LENGTH};
 use crate::reserve::without;
 
 use super::{Scalars, Shard};
@@ -41,7 +41,7 @@ pub struct TensorSpec {
     /// Which rows of a larger tensor it is; `None` if it is a whole tensor. Steps do not
     /// depend on it, files do: see [`Shard`]. Not for scalars.
     pub shard: Option<Shard>,
-    /// Options of its own, as a group of parameters has them: `band`, `beta1`, `beta2`,
+    /// Options of its own, as a group of parameters has them: `band`, `rank`, `beta1`, `beta2`,
     /// `eps`, `gamma`, `shrink`, `graft_eps` and `weight_decay`. The others are those of the
     /// optimizer: in `threads` and `instruction_set` they are not looked at, in all
     /// others they must be the same. `None`: those of the optimizer.
@@ -211,8 +211,7 @@ pub struct Plane {
     pub name: String,
     /// The type of its elements.
     pub dtype: Dtype,
-    /// Its dimensions: those of the tensor; of pooled sums `[band + 1, length]`, with `length`
-    /// coordinates in a chain, or `[2, band + 1, length]` if correlations are lagged.
+    /// Its dimensions: those of the tensor; of pooled sums see [`planes`].
     pub dims: Vec<usize>,
 }
 
@@ -242,9 +241,17 @@ impl Plane {
 /// sub-diagonals), and `master` with master weights. `master` is float32, `pooled` has the
 /// type of the arithmetic, the others have the type [`TensorSpec::state`].
 ///
-/// In `pooled` are the sums of products `P`, see [`Pooling`]. Lagged, these are the sums up to
-/// the step before the last, and behind them are those of the last step alone, already times
-/// `1 - beta2`.
+/// In `pooled` are the sums of products `P`, see [`Pooling`], with `L` coordinates in a chain:
+///
+/// ```text
+/// Band   [band + 1, L]     row i: P[j][j + i]
+/// Rank   [2 rank + 1, L]   row 0: P[j][j], whose sum is tr; then Y, then U, a direction a row
+/// All    [L, L]            row i: P[i][j] for j >= i, and zeros
+/// ```
+///
+/// Lagged, the sums are those up to the step before the last, and behind them follow as many of
+/// the last step alone, already times `1 - beta2`: `[2, band + 1, L]`, `[3 rank + 2, L]` (`U`
+/// remains last) and `[2, L, L]`. A rank of more than `L` is `L` here, too.
 pub fn planes(options: &Options, tensor: &TensorSpec) -> Vec<Plane> {
     let options = tensor.options_or(options);
     let mut names = vec!["momentum".to_owned(), "diagonal".to_owned()];
@@ -276,11 +283,20 @@ pub(crate) fn array_dims<'a>(
         return Cow::Borrowed(&tensor.dims);
     }
     let options = tensor.options_or(options);
-    let sums = [options.band + 1, tensor.chain_len()];
-    match options.is_lagged() {
-        true => Cow::Owned([&[2], &sums[..]].concat()),
-        false => Cow::Owned(sums.to_vec()),
-    }
+    let length = tensor.chain_len();
+    let sets = if options.is_lagged() { 2 } else { 1 };
+    let rows = match options.pooling {
+        Pooling::None | Pooling::Band => options.band + 1,
+        Pooling::Rank => {
+            let rank = options.rank.min(length);
+            return Cow::Owned(vec![sets * (rank + 1) + rank, length]);
+        }
+        Pooling::All => length,
+    };
+    Cow::Owned(match sets {
+        1 => vec![rows, length],
+        _ => vec![sets, rows, length],
+    })
 }
 
 /// The number of elements of one of a tensor's arrays.
@@ -349,6 +365,15 @@ pub(crate) fn validate_options<'a>(
         if tensor.shard.is_some() && tensor.update.is_pooled(all) {
             return Err(Error::PooledShard {
                 tensor: tensor.name.clone(),
+            });
+        }
+        let length = tensor.chain_len();
+        let is_all = tensor.update.is_pooled(all) && all.pooling == Pooling::All;
+        if is_all && length > MAX_POOLED_LENGTH {
+            return Err(Error::PooledLength {
+                tensor: tensor.name.clone(),
+                length,
+                most: MAX_POOLED_LENGTH,
             });
         }
         let Some(own) = tensor.options.as_deref() else {

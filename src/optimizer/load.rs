@@ -9,7 +9,7 @@ use crate::checkpoint::{Header, SavedTensor, Source, PARAMETER};
 use crate::dtype::Dtype;
 use crate::error::{shown, Error, Result};
 use crate::layout::{self, TensorSpec, MASTER};
-use crate::options::Options;
+use crate::options::{Options, Pooling};
 
 /// How a file is opened, and where the state is kept afterwards.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -150,6 +150,7 @@ fn same_options(file: &Options, optimizer: &Options, load: &LoadOptions) -> Resu
         graft,
         lagged_norms: _,
         pooling,
+        rank,
         shrink,
         nesterov,
         graft_eps,
@@ -171,6 +172,9 @@ fn same_options(file: &Options, optimizer: &Options, load: &LoadOptions) -> Resu
     load.same("bias_correction", bias_correction, &o.bias_correction)?;
     load.same("graft", graft, &o.graft)?;
     load.same("pooling", pooling, &o.pooling)?;
+    if *pooling == Pooling::Rank && o.pooling == Pooling::Rank {
+        load.same("rank", rank, &o.rank)?;
+    }
     load.same_number("shrink", *shrink, o.shrink)?;
     load.same("lagged_norms", &file.is_lagged(), &o.is_lagged())?;
     load.same("nesterov", nesterov, &o.nesterov)?;
@@ -214,7 +218,7 @@ fn same_own_options(
 
 /// What [`LoadOptions::overrides`] can name: the options that are compared, and what is
 /// compared of tensors.
-const OVERRIDES: [&str; 21] = [
+const OVERRIDES: [&str; 22] = [
     "band",
     "beta1",
     "beta2",
@@ -225,6 +229,7 @@ const OVERRIDES: [&str; 21] = [
     "bias_correction",
     "graft",
     "pooling",
+    "rank",
     "shrink",
     "lagged_norms",
     "nesterov",

@@ -146,6 +146,28 @@ fn every_option_that_differs_is_named() {
     }
 }
 
+/// The rank counts where there is one.
+#[test]
+fn another_rank_is_refused() {
+    let tensors = specs(&["a"]);
+    let of = |pooling, rank| Options {
+        pooling,
+        rank,
+        ..Options::default()
+    };
+    let load = |pooling| {
+        let saved = header(&of(pooling, 4), &tensors);
+        let load = LoadOptions::default();
+        assign(&saved, &of(pooling, 5), &tensors, false, false, &load).map(drop)
+    };
+    assert!(load(Pooling::None).is_ok() && load(Pooling::Band).is_ok());
+    let refused = load(Pooling::Rank);
+    assert!(matches!(
+        refused,
+        Err(Error::OptionDiffers { option: "rank", .. })
+    ));
+}
+
 #[test]
 fn a_difference_of_options_shows_both_values() {
     let tensors = specs(&["a"]);

@@ -23,6 +23,8 @@ pub(super) struct Job<'a> {
     pub units: Units,
     /// If its chains share their correlations.
     pub pooled: Option<&'a Pooled>,
+    /// The number of the tensor's step.
+    pub number: u64,
 }
 
 /// Kernels leave bias correction out. What they compute, times these, is what
@@ -164,6 +166,7 @@ impl Job<'_> {
             chains,
             takes_in,
             products: products.as_mut().map(|products| &mut products[..]),
+            step: self.number,
             then,
             kept: (self.grid.kept(block).start, kept_row),
         };

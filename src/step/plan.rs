@@ -314,6 +314,7 @@ impl Plan {
             gamma: self.options.gamma,
             graft_eps: self.options.graft_eps,
             weight_decay: self.options.weight_decay,
+            shrink: self.options.shrink,
             ..options.clone()
         };
         as_here == self.options && self.tensors().eq(tensors)

@@ -202,6 +202,15 @@ fn cases() -> Vec<Options> {
     };
     cases.push(pooled(4, None, Damping::Absolute));
     cases.push(pooled(20, Some(false), Damping::Relative));
+    for pooling in [Pooling::Rank, Pooling::All] {
+        let other = |lagged_norms, damping| Options {
+            pooling,
+            rank: 7,
+            ..pooled(1, lagged_norms, damping)
+        };
+        cases.push(other(None, Damping::Absolute));
+        cases.push(other(Some(false), Damping::Relative));
+    }
     cases.push(Options {
         damping: Damping::Relative,
         eps: 1e-4,

@@ -66,19 +66,37 @@ impl Pooled {
         estimate: PooledEstimate,
     ) {
         sums.begin(&self.kernels, by);
+        self.inverse.start(&self.kernels, sums);
         if sums.is_lagged {
+            self.inverse.turn(&self.kernels, sums);
+        }
+        if sums.is_lagged || self.inverse.leads() {
             self.invert(sums.current(), estimate);
         }
     }
 
-    /// After them.
-    pub(super) fn end(&mut self, sums: &mut PooledSums<'_>, by: Average, estimate: PooledEstimate) {
-        let blocks = self.blocks.iter_mut();
-        let blocks = blocks.map(|block| block.get_mut().unwrap_or_else(PoisonError::into_inner));
+    /// After those of the tensor's `step`-th step.
+    pub(super) fn end(
+        &mut self,
+        sums: &mut PooledSums<'_>,
+        step: u64,
+        by: Average,
+        estimate: PooledEstimate,
+    ) {
+        let chains = &self.chains;
+        let takes_part = |block: usize| {
+            let first = block * chains.block;
+            chains.takes_part(&(first..chains.count.min(first + chains.block)), step)
+        };
+        let blocks = self.blocks.iter_mut().enumerate();
+        let blocks = blocks.filter(|(number, _)| takes_part(*number));
+        let blocks =
+            blocks.map(|(_, block)| block.get_mut().unwrap_or_else(PoisonError::into_inner));
         let mut blocks: Vec<_> = blocks.collect();
         sums.end(&self.kernels, by, blocks.iter().map(|block| &block[..]));
         blocks.iter_mut().for_each(|block| block.fill(0));
         if !sums.is_lagged {
+            self.inverse.turn(&self.kernels, sums);
             self.invert(sums.current(), estimate);
         }
     }

@@ -85,6 +85,12 @@ impl<'a> Run<'a> {
         }
         if progress.next == Next::Apply {
             self.take_reached(progress)?;
+            let tensors = self.tensors.iter().zip(&mut self.memory);
+            for ((tensor, memory), known) in tensors.zip(&progress.known) {
+                if let Some(memory) = memory {
+                    memory.is_written = tensor.is_applied(known);
+                }
+            }
             let defers = self.defers;
             self.left(progress, |tensor, known| {
                 tensor.left_to_apply(known, defers)
@@ -117,7 +123,7 @@ impl<'a> Run<'a> {
             };
         }
         if matches!(progress.next, Next::Measure | Next::Apply) {
-            self.each_pooled(progress, |pooled, sums, _, estimate| {
+            self.each_pooled(progress, |pooled, sums, _, _, estimate| {
                 pooled.invert(sums.current(), estimate);
             });
         }
@@ -129,7 +135,7 @@ impl<'a> Run<'a> {
     fn each_pooled(
         &mut self,
         progress: &Progress,
-        mut body: impl FnMut(&mut Pooled, &mut PooledSums<'_>, Average, PooledEstimate),
+        mut body: impl FnMut(&mut Pooled, &mut PooledSums<'_>, &Known, Average, PooledEstimate),
     ) {
         let step = &self.step;
         let tensors = self.pooled.iter_mut().zip(&mut self.memory);
@@ -146,13 +152,13 @@ impl<'a> Run<'a> {
                 gamma: options.gamma,
             };
             let by = known.factors(options, step).pooled();
-            body(pooled, &mut sums, by, estimate);
+            body(pooled, &mut sums, known, by, estimate);
         }
     }
 
     /// Pooled correlations of the step before are ready for directions.
     fn begin_pooled(&mut self, progress: &Progress) {
-        self.each_pooled(progress, |pooled, sums, by, estimate| {
+        self.each_pooled(progress, |pooled, sums, _, by, estimate| {
             pooled.begin(sums, by, estimate)
         });
     }
@@ -160,9 +166,9 @@ impl<'a> Run<'a> {
     /// The products of this step are added up; so are those of tensors whose damping came
     /// later, if that is known now.
     fn end_pooled(&mut self, progress: &Progress, late: bool) {
-        self.each_pooled(progress, |pooled, sums, by, estimate| {
+        self.each_pooled(progress, |pooled, sums, known, by, estimate| {
             if pooled.is_late == late {
-                pooled.end(sums, by, estimate);
+                pooled.end(sums, known.number, by, estimate);
             }
         });
     }

@@ -46,7 +46,8 @@ pub(super) enum Next {
 /// What is known of a tensor so far.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known {
-    /// From the beginning.
+    /// From the beginning: the number of the tensor's step, and what follows from it.
+    pub(super) number: u64,
     pub(super) corrections: Corrections,
     pub(super) gradient_norm: Wide,
     pub(super) l1: f64,
@@ -130,6 +131,7 @@ impl Progress {
             };
             let lagged = Some(scalars.norm_ratio).filter(|&r| options.is_lagged() && r > 0.0);
             Known {
+                number: own,
                 corrections,
                 gradient_norm: Wide::ZERO,
                 l1: 0.0,

@@ -42,7 +42,7 @@ impl Tensor {
         let is_pooled = spec.update.is_pooled(options);
         let (grid, chains) = match is_pooled && !spec.is_empty() {
             true => {
-                let (grid, chains) = Grid::pooled(spec, options.band);
+                let (grid, chains) = Grid::pooled(spec, options);
                 (grid, Some(chains))
             }
             false => (Grid::new(spec, spec.update.band(options)), None),
@@ -106,6 +106,7 @@ impl Tensor {
             kept: kept.map(|kept| ElementsMut::from_bytes(self.spec.arithmetic(), kept)),
             rounding: rounding.filter(|_| is_few),
             ahead: ahead(&self.grid),
+            is_written: false,
         })
     }
 
@@ -166,6 +167,7 @@ impl Tensor {
             rule,
             units,
             pooled,
+            number: known.number,
         }
     }
 
@@ -193,6 +195,11 @@ impl Tensor {
             Some(_) if self.can_take_back() => Directions::AppliedAndMeasured,
             _ => Directions::Measured,
         }
+    }
+
+    /// Whether the sweep that has measured its directions has applied them.
+    pub(super) fn is_applied(&self, known: &Known) -> bool {
+        self.grafted() && self.measured(known) == Directions::AppliedAndMeasured
     }
 
     /// Whether an update that was too long can be taken back: not from parameters of few

@@ -206,6 +206,14 @@ impl<'a> Frame<'a> {
         }
     }
 
+    /// The same of a number; theirs is 0.
+    pub(super) fn later_int(&self, name: &'static str) -> Result<i32> {
+        match self.find(name)? {
+            Some(_) => self.int(name),
+            None => Ok(0),
+        }
+    }
+
     fn array<T: Copy>(&self, name: &'static str, dtype: c_int, what: &str) -> Result<Vec<T>> {
         let value = self.attribute(name, ffi::ATTRIBUTE_ARRAY, what)?;
         // SAFETY: an attribute of this kind points to an `Array`.

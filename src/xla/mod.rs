@@ -21,12 +21,14 @@
 //!   band, threads, seed, statistics, damping, graft, bias_correction,
 //!   graft_bias_correction, rounding, instruction_set   i64: as in
 //!                      sonew_options
-//!   lagged_norms, nesterov   i64: the same; may be left out where they are 0
+//!   lagged_norms, nesterov, pooling   i64: the same, but lagged_norms is 0 or 1; may be
+//!                      left out where they are 0
 //!   non_finite         i64: as in sonew_step_options. A step that is skipped
 //!                      is not an error: nothing changes, and taken is 0
-//!   numbers            f64[10]: beta1, beta2, eps, gamma, graft_eps, lr,
-//!                      grad_scale, statistics_weight, clip_norm, and a factor
-//!                      that multiplies all weight_decays
+//!   numbers            f64[11]: beta1, beta2, eps, gamma, graft_eps, lr,
+//!                      grad_scale, statistics_weight, clip_norm, a factor that
+//!                      multiplies all weight_decays, and shrink; f64[10], without
+//!                      shrink, is taken as well, with 0 for it
 //!   traced             i64: bit i is set where numbers[i] comes as an operand
 //!   direction          i64: 1 to write the direction u instead of updating
 //!                      parameters
@@ -53,6 +55,8 @@
 //!
 //! All operands and results may have the same additional leading dimensions.
 //! They index the members of a batch, each of which takes a step of its own.
+//!
+//! Arrays of a tensor have its shape, but for the state plane "pooled" of sonew_pooling.
 //!
 //! Staged calls are for tensors that are parts of larger ones. One call
 //! continues the step to its next stage, a point where numbers of whole tensors

@@ -176,32 +176,36 @@ impl<'a> Operands<'a> {
     /// Checks the buffers of all tensors, which are valid, and copies operands
     /// that are not updated in place to their results.
     pub(super) fn settle(&self, options: &Options, specs: &[TensorSpec]) -> Result<()> {
-        // For the check of addresses, a whole batch counts as one tensor.
-        let wholes = specs.iter().map(|spec| {
-            let len = spec.len().checked_mul(self.members);
-            let len = len.filter(|&n| n <= isize::MAX as usize / 8);
-            let len = len.ok_or_else(|| Error::SizeOverflow {
-                tensor: spec.name.clone(),
-                dims: spec.dims.clone(),
-            })?;
-            Ok(TensorSpec::new(spec.name.as_str(), &[len]))
+        let arrays = specs.iter().map(|spec| {
+            let gradient = Plane::of(spec, "the gradient", spec.grads);
+            let target = Plane::of(spec, "the parameter", spec.params);
+            let arrays = [gradient, target].into_iter();
+            arrays.chain(planes(options, spec)).collect()
         });
-        let wholes: Vec<TensorSpec> = wholes.collect::<Result<_>>()?;
-        let state: Vec<Vec<Plane>> = specs.iter().map(|spec| planes(options, spec)).collect();
+        let arrays: Vec<Vec<Plane>> = arrays.collect();
+        // For the check of addresses, a whole batch counts as one array.
+        let wholes = specs.iter().zip(&arrays).map(|(spec, arrays)| {
+            let whole = |array: &Plane| {
+                let len = array.len().checked_mul(self.members);
+                let len = len.filter(|&n| n <= isize::MAX as usize / 8);
+                let len = len.ok_or_else(|| Error::SizeOverflow {
+                    tensor: spec.name.clone(),
+                    dims: spec.dims.clone(),
+                })?;
+                Ok(Plane {
+                    name: array.name.clone(),
+                    dtype: array.dtype,
+                    dims: vec![len],
+                })
+            };
+            arrays.iter().map(whole).collect()
+        });
+        let wholes: Vec<Vec<Plane>> = wholes.collect::<Result<_>>()?;
         let mut all = Vec::new();
         let mut copies = Vec::new();
         for (i, operands) in self.tensors.iter().enumerate() {
-            let target = ("the parameter", specs[i].params);
-            let state = state[i].iter().map(|p| (p.name.as_str(), p.dtype));
-            let written = std::iter::once(target).chain(state).zip(&operands.written);
-            self.settle_tensor(
-                &specs[i],
-                &wholes[i],
-                operands,
-                written,
-                &mut all,
-                &mut copies,
-            )?;
+            let arrays = arrays[i].iter().zip(&wholes[i]);
+            self.settle_tensor(&specs[i], operands, arrays, &mut all, &mut copies)?;
         }
         none_overlap(&mut all)?;
         for (from, to, bytes) in copies {
@@ -212,35 +216,38 @@ impl<'a> Operands<'a> {
         Ok(())
     }
 
+    /// `arrays` are the gradient, the target and the state: of one member, and of all.
     fn settle_tensor<'b>(
         &self,
-        spec: &TensorSpec,
-        whole: &'b TensorSpec,
+        spec: &'b TensorSpec,
         operands: &TensorOperands<'_>,
-        written: impl Iterator<Item = ((&'b str, Dtype), &'b Written<'a>)>,
+        mut arrays: impl Iterator<Item = (&'b Plane, &'b Plane)>,
         all: &mut Vec<Buffer<'b>>,
         copies: &mut PendingCopies,
-    ) -> Result<()>
-    where
-        'a: 'b,
-    {
-        let fits = |buffer: &XlaBuffer<'_>, what: &str, dtype: Dtype| {
-            let name = || format!("{what} of tensor \"{}\"", spec.name);
-            has(buffer, name, &[number(dtype)], self.batch, &spec.dims)
+    ) -> Result<()> {
+        let fits = |buffer: &XlaBuffer<'_>, array: &Plane| {
+            let name = || format!("{} of tensor \"{}\"", array.name, spec.name);
+            has(
+                buffer,
+                name,
+                &[number(array.dtype)],
+                self.batch,
+                &array.dims,
+            )
         };
-        let read =
-            |what, dtype, data| Buffer::read(whole, what, dtype, data, || "an operand".to_owned());
-        fits(&operands.gradient, "the gradient", spec.grads)?;
-        all.push(read("the gradient", spec.grads, operands.gradient.data)?);
-        for ((what, dtype), Written { from, to }) in written {
-            fits(to, what, dtype)?;
+        let read = |whole, data| Buffer::read_plane(spec, whole, data, || "an operand".to_owned());
+        let (gradient, whole) = arrays.next().expect("there is a gradient");
+        fits(&operands.gradient, gradient)?;
+        all.push(read(whole, operands.gradient.data)?);
+        for ((array, whole), Written { from, to }) in arrays.zip(&operands.written) {
+            fits(to, array)?;
             let result = || "a result".to_owned();
-            all.push(Buffer::write(whole, what, dtype, to.data, result)?);
+            all.push(Buffer::write_plane(spec, whole, to.data, result)?);
             let Some(from) = from else { continue };
-            fits(from, what, dtype)?;
+            fits(from, array)?;
             if from.data != to.data {
-                all.push(read(what, dtype, from.data)?);
-                let bytes = whole.len() * dtype.size();
+                all.push(read(whole, from.data)?);
+                let bytes = whole.len() * whole.dtype.size();
                 copies.push((from.data.cast_const().cast(), to.data.cast(), bytes));
             }
         }
@@ -353,10 +360,11 @@ impl<'a> Operands<'a> {
             (&TensorOperands<'_>, &TensorSpec),
             &settings::Tensor<'_>,
         )| {
-            let len = spec.len();
             let bytes = |buffer: &XlaBuffer<'_>, dtype: Dtype| {
+                let own = &buffer.dims[self.batch.len()..];
+                let len: usize = own.iter().map(|&d| d as usize).product();
                 let bytes = len * dtype.size();
-                // SAFETY: the buffer holds `count` elements for each member.
+                // SAFETY: the buffer holds so many elements for each member.
                 (
                     unsafe { buffer.data.cast::<u8>().add(member * bytes) },
                     bytes,

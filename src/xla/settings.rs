@@ -11,7 +11,9 @@ use crate::options::{Options, StepOptions};
 use crate::Stage;
 
 /// Length of the attribute "numbers".
-const NUMBERS: usize = 10;
+const NUMBERS: usize = 11;
+/// The same in programs made before there was pooling, which have no shrink.
+const FORMER_NUMBERS: usize = 10;
 /// Position of clip_norm, which decides whether a step has its first stage.
 const CLIP_NORM: usize = 8;
 
@@ -49,7 +51,10 @@ impl Tensor<'_> {
 
 impl<'a> Settings<'a> {
     pub(super) fn read(frame: &Frame<'a>) -> Result<Self> {
-        let listed = frame.doubles("numbers")?;
+        let mut listed = frame.doubles("numbers")?;
+        if listed.len() == FORMER_NUMBERS {
+            listed.push(0.0);
+        }
         let numbers = listed
             .try_into()
             .map_err(|listed: Vec<f64>| wrong_length("numbers", listed.len(), NUMBERS))?;
@@ -101,9 +106,11 @@ impl<'a> Settings<'a> {
                 instruction_set: frame.int("instruction_set")?,
                 lagged_norms: frame.later_flag("lagged_norms")?.into(),
                 nesterov: frame.later_flag("nesterov")?.into(),
-                pooling: 0,
+                pooling: frame.later_int("pooling")?,
                 pool: std::ptr::null(),
                 shrink: 0.0,
+                rank: 0,
+                reserved: [0],
             },
             non_finite: frame.int("non_finite")?,
             direction: frame.flag("direction")?,
@@ -130,7 +137,7 @@ impl<'a> Settings<'a> {
                 allowed: "finite and positive",
             });
         }
-        let [beta1, beta2, eps, gamma, graft_eps, lr, grad_scale, statistics_weight, clip_norm, decay] =
+        let [beta1, beta2, eps, gamma, graft_eps, lr, grad_scale, statistics_weight, clip_norm, decay, shrink] =
             numbers;
         let c = sonew_options {
             beta1,
@@ -138,6 +145,7 @@ impl<'a> Settings<'a> {
             eps,
             gamma,
             graft_eps,
+            shrink,
             ..self.options
         };
         let step = sonew_step_options {

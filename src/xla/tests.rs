@@ -9,7 +9,7 @@ use std::ptr::null_mut;
 use super::ffi::{self, HasSize};
 use super::sonew_xla_step_v1;
 use crate::layout::Scalars;
-use crate::options::{Options, StepOptions};
+use crate::options::{Options, Pooling, StepOptions};
 use crate::{Plan, Stage};
 
 use runtime::{
@@ -49,30 +49,90 @@ fn a_call_is_a_step_to_the_bit() {
 
 #[test]
 fn members_of_a_batch_take_steps_of_their_own() {
-    let options = Options {
+    let lagged = Options {
         lagged_norms: Some(true),
         ..Options::default()
     };
-    let mut world = World::new(&options, specs(), 3, 5);
-    world.count = vec![0, 4, 9];
-    let scalars = |i| Scalars {
-        norm_ratio: f64::from(i) / 7.0,
-        ..Scalars::default()
+    let pooled = Options {
+        pooling: Pooling::Band,
+        band: 5,
+        ..Options::default()
     };
-    world.norm_ratios = ratios_of((0..9).map(scalars));
-    let mut expected = world.clone();
-    world.call(&options, &step(), true).run().unwrap();
-    let mut plan = Plan::new(&options, &specs()).unwrap();
-    let mut ratios = Vec::new();
-    for member in 0..3 {
-        let number = expected.count[member] as u64 + 1;
-        let mut buffers = expected.buffers(member, 0.0);
-        plan.step(&step(), number, &mut buffers).unwrap();
-        ratios.extend(ratios_of(buffers.into_iter().map(|b| b.scalars)));
+    for options in [lagged, pooled] {
+        let mut world = World::new(&options, specs(), 3, 5);
+        world.count = vec![0, 4, 9];
+        let scalars = |i| Scalars {
+            norm_ratio: f64::from(i) / 7.0,
+            ..Scalars::default()
+        };
+        world.norm_ratios = ratios_of((0..9).map(scalars));
+        let mut expected = world.clone();
+        world.call(&options, &step(), true).run().unwrap();
+        let mut plan = Plan::new(&options, &specs()).unwrap();
+        let mut ratios = Vec::new();
+        for member in 0..3 {
+            let number = expected.count[member] as u64 + 1;
+            let mut buffers = expected.buffers(member, 0.0);
+            plan.step(&step(), number, &mut buffers).unwrap();
+            ratios.extend(ratios_of(buffers.into_iter().map(|b| b.scalars)));
+        }
+        expected.norm_ratios = ratios;
+        expected.taken = vec![1; 3];
+        assert!(world == expected, "{options:?}");
     }
-    expected.norm_ratios = ratios;
-    expected.taken = vec![1; 3];
+}
+
+#[test]
+fn a_call_without_shrink_is_one_from_before_there_was_pooling() {
+    let options = Options::default();
+    let mut world = World::new(&options, specs(), 1, 7);
+    let mut expected = world.clone();
+    expected.call(&options, &step(), false).run().unwrap();
+    let mut call = world.call(&options, &step(), false);
+    let numbers = call.attributes.iter_mut().find(|a| a.0 == "numbers");
+    let Some((_, Doubles(numbers))) = numbers else {
+        panic!("there are numbers");
+    };
+    numbers.truncate(10);
+    call.run().unwrap();
     assert!(world == expected);
+}
+
+#[test]
+fn pooled_sums_that_do_not_fit_are_refused() {
+    let options = Options {
+        pooling: Pooling::Band,
+        ..Options::default()
+    };
+    let mut world = World::new(&options, specs(), 1, 13);
+    let before = world.clone();
+    let good = world.call(&options, &step(), false);
+    let refused_with = |message: &str, spoil: &dyn Fn(&mut Call)| {
+        let mut call = good.clone();
+        spoil(&mut call);
+        assert_eq!(call.run().unwrap_err(), message);
+    };
+    // Operands: count, traced, norm_ratios, then w: parameters, gradient, three planes.
+    let wrong = "pooled of tensor \"w\" has dimensions [30, 70], expected [2, 2, 30]";
+    refused_with(wrong, &|c| c.operands[7].dims = vec![30, 70]);
+    let wrong = "pooled of tensor \"w\" has element type bf16, expected f32";
+    refused_with(wrong, &|c| c.results[5].dtype = ffi::BF16);
+    let wrong = "momentum of tensor \"w\" overlaps pooled of tensor \"w\"";
+    refused_with(wrong, &|c| {
+        let inside = c.operands[5].data.wrapping_byte_add(4);
+        (c.operands[7].data, c.results[5].data) = (inside, inside);
+    });
+    let wrong = "options.pooling is 2, must be 0 or 1";
+    refused_with(wrong, &|c| c.set("pooling", Integer(2)));
+    let mut call = good.clone();
+    let numbers = call.attributes.iter_mut().find(|a| a.0 == "numbers");
+    let Some((_, Doubles(numbers))) = numbers else {
+        panic!("there are numbers");
+    };
+    numbers[10] = 1.0;
+    let refused = call.run().unwrap_err();
+    assert!(refused.starts_with("options.shrink is 1,"), "{refused}");
+    assert!(world == before);
 }
 
 #[test]
@@ -408,7 +468,7 @@ fn calls_that_do_not_fit_are_refused_and_change_nothing() {
     refused_with("attribute \"names\" is not a string", &|c| {
         c.set("names", Integer(1))
     });
-    refused_with("attribute \"numbers\" has 9 entries, expected 10", &|c| {
+    refused_with("attribute \"numbers\" has 9 entries, expected 11", &|c| {
         c.set("numbers", Doubles(vec![0.5; 9]));
     });
     refused_with("attribute \"chains\" has 2 entries, expected 3", &|c| {
@@ -417,8 +477,8 @@ fn calls_that_do_not_fit_are_refused_and_change_nothing() {
     refused_with("chains of tensor \"w\" is 4, must be 0, 1, 2 or 3", &|c| {
         c.set("chains", Ints(vec![4, 0, 0]));
     });
-    refused_with("attribute \"traced\" is 1024", &|c| {
-        c.set("traced", Integer(1024))
+    refused_with("attribute \"traced\" is 2048", &|c| {
+        c.set("traced", Integer(2048))
     });
     refused_with("attribute \"direction\" is 2", &|c| {
         c.set("direction", Integer(2))

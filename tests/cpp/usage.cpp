@@ -50,7 +50,7 @@ static void defaults() {
   CHECK(o.graft == sonew::Graft::adam && o.rounding == sonew::Rounding::nearest);
   CHECK(o.bias_correction && o.graft_bias_correction && o.lagged_norms == -1 && !o.nesterov);
   CHECK(o.instruction_set == sonew::Isa::automatic && o.struct_size == c.struct_size);
-  CHECK(o.pooling == sonew::Pooling::none && o.shrink == c.shrink);
+  CHECK(o.pooling == sonew::Pooling::none && o.shrink == c.shrink && o.rank == c.rank);
   const sonew::StepOptions s;
   CHECK(s.lr == 0.001 && s.grad_scale == 1 && s.statistics_weight == 1 && s.clip_norm == 0);
   CHECK(s.beta1 == -1 && s.beta2 == -1);
@@ -664,6 +664,22 @@ static void pooled(const std::string &folder) {
   std::vector<Floats> wrong{planes[0], planes[1], planes[0]};
   buffers.planes = wrong;
   THROWS(SONEW_WRONG_LENGTH, "pooled has 120 elements, expected 60", plan.step(2, {buffers}));
+  for (const auto pooling : {sonew::Pooling::rank, sonew::Pooling::all}) {
+    options.pooling = pooling;
+    options.rank = 4;
+    sonew::Optimizer one(model, options);
+    const sonew::View sums = one.plane("w", "pooled");
+    const bool is_rank = pooling == sonew::Pooling::rank;
+    CHECK(sums.len == (is_rank ? (3 * 4 + 2) * 6 : 2 * 6 * 6));
+    one.step(weight, grad);
+    CHECK(sums.as<float>()[is_rank ? 5 * 6 : 6 * 6] > 0);
+  }
+  options.pooling = sonew::Pooling::rank;
+  options.rank = 65;
+  THROWS(SONEW_OUT_OF_RANGE, "options.rank", sonew::Optimizer(model, options));
+  options.pooling = sonew::Pooling::all;
+  std::vector<sonew::Tensor> wide{{"wide", {2, 4097}}};
+  THROWS(SONEW_OUT_OF_RANGE, "\"wide\" has chains of 4097", sonew::Optimizer(wide, options));
   options.shrink = 1;
   THROWS(SONEW_OUT_OF_RANGE, "options.shrink", sonew::Optimizer(model, options));
 }

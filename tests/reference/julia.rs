@@ -4,12 +4,13 @@
 use std::fs;
 
 /// The package's files, in the order of the page.
-const FILES: [&str; 17] = [
+const FILES: [&str; 18] = [
     "rule",
     "optimizer",
     "step",
     "planes",
     "files",
+    "texts",
     "info",
     "errors",
     "tree",

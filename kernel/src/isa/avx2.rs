@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::{operations, token};
+use crate::root::inverse_root;
 use crate::simd::{Group, Instructions, Kernel, Register, SingleRegister, LANES};
 
 token!("avx2,fma", is_x86_feature_detected("avx2", "fma"), f32 => Group<F32, 2>, f64 => Group<F64, 4>);
@@ -67,6 +68,50 @@ pub(super) fn transpose(block: &mut [[f32; LANES]; LANES]) {
     }
 }
 
+/// The sums of the rows of a block (see [`Register::sums_of_rows`]).
+#[inline(always)]
+pub(super) fn sums_of_rows(block: &[[f32; LANES]; LANES]) -> [f32; LANES] {
+    /// Of each of two registers, the sums of its lower and its upper half.
+    macro_rules! halves {
+        ($a:expr, $b:expr) => {{
+            let (a, b) = ($a, $b);
+            let lower = _mm256_permute2f128_ps::<0x20>(a, b);
+            _mm256_add_ps(lower, _mm256_permute2f128_ps::<0x31>(a, b))
+        }};
+    }
+    let mut sums = [0.0; LANES];
+    // SAFETY: the callers have tokens, and eight numbers are behind each place.
+    unsafe {
+        for half in [0, 8] {
+            let mut rows = [_mm256_setzero_ps(); 8];
+            for i in 0..8 {
+                let row = &block[half + i];
+                let upper = _mm256_loadu_ps(row[8..].as_ptr());
+                rows[i] = _mm256_add_ps(_mm256_loadu_ps(row.as_ptr()), upper);
+            }
+            // Of eight numbers of a row four remain, then two, then one.
+            let mut fours = [rows[0]; 4];
+            for i in 0..4 {
+                fours[i] = halves!(rows[2 * i], rows[2 * i + 1]);
+            }
+            let mut pairs = [rows[0]; 2];
+            for i in 0..2 {
+                let (a, b) = (fours[2 * i], fours[2 * i + 1]);
+                let lower = _mm256_shuffle_ps::<0b01_00_01_00>(a, b);
+                pairs[i] = _mm256_add_ps(lower, _mm256_shuffle_ps::<0b11_10_11_10>(a, b));
+            }
+            let [a, b] = pairs;
+            let lower = _mm256_shuffle_ps::<0b10_00_10_00>(a, b);
+            let all = _mm256_add_ps(lower, _mm256_shuffle_ps::<0b11_01_11_01>(a, b));
+            // Even rows are in the lower half, odd ones in the upper.
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            let to = sums[half..].as_mut_ptr();
+            _mm256_storeu_ps(to, _mm256_permutevar8x32_ps(all, order));
+        }
+    }
+    sums
+}
+
 impl Register for F32 {
     type Scalar = f32;
     type Isa = Token;
@@ -98,6 +143,10 @@ impl Register for F32 {
         fn any(a: __m256) -> bool = _mm256_movemask_ps(a) != 0;
         fn select(mask: __m256, yes: Self, no: Self) -> Self = F32(_mm256_blendv_ps(no.0, yes.0, mask));
         fn only(self, mask: __m256) -> Self = F32(_mm256_and_ps(mask, self.0));
+        fn inverse_root(self, isa: Token) -> Self = inverse_root(isa, self);
+        fn sums_of_rows(_: Token, block: &mut [[f32; LANES]; LANES]) -> [f32; LANES] = {
+            sums_of_rows(block)
+        };
         fn transpose(_: Token, block: &mut [[f32; LANES]; LANES]) = transpose(block);
         fn load_sums(_: Token, from: &[f64]) -> Self::Sums = {
             let from = from[..8].as_ptr();

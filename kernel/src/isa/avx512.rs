@@ -4,6 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::{avx2, operations, token};
+use crate::root::inverse_root;
 use crate::simd::{Group, Instructions, Kernel, Register, SingleRegister};
 
 token!("avx512f", is_x86_feature_detected("avx512f"), f32 => Group<F32, 1>);
@@ -51,6 +52,10 @@ impl Register for F32 {
             F32(_mm512_mask_blend_ps(mask, no.0, yes.0))
         };
         fn only(self, mask: Self::Mask) -> Self = F32(_mm512_maskz_mov_ps(mask, self.0));
+        fn inverse_root(self, isa: Token) -> Self = inverse_root(isa, self);
+        fn sums_of_rows(_: Token, block: &mut [[f32; 16]; 16]) -> [f32; 16] = {
+            avx2::sums_of_rows(block)
+        };
         fn transpose(_: Token, block: &mut [[f32; 16]; 16]) = avx2::transpose(block);
         fn load_sums(_: Token, from: &[f64]) -> Self::Sums = {
             let from = from[..16].as_ptr();

@@ -3,6 +3,7 @@
 use std::arch::aarch64::*;
 
 use super::{operations, token};
+use crate::root::inverse_root;
 use crate::simd::{Group, Instructions, Kernel, Register, SingleRegister};
 
 token!("neon", is_aarch64_feature_detected("neon"), f32 => Group<F32, 4>, f64 => Group<F64, 8>);
@@ -43,6 +44,7 @@ impl Register for F32 {
         fn only(self, mask: uint32x4_t) -> Self = {
             F32(vreinterpretq_f32_u32(vandq_u32(mask, vreinterpretq_u32_f32(self.0))))
         };
+        fn inverse_root(self, isa: Token) -> Self = inverse_root(isa, self);
         fn load_sums(_: Token, from: &[f64]) -> Self::Sums = {
             let from = from[..4].as_ptr();
             [vld1q_f64(from), vld1q_f64(from.add(2))]

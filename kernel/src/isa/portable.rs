@@ -7,6 +7,7 @@
 use std::array::from_fn;
 
 use super::operations;
+use crate::root::inverse_root;
 use crate::simd::{Group, Instructions, Kernel, Register, SingleRegister, LANES};
 
 /// Every processor has plain Rust.
@@ -66,9 +67,10 @@ fn store<A: Copy>(from: &[A; WIDTH], to: &mut [A]) {
     to[..WIDTH].copy_from_slice(from);
 }
 
-/// A register of a floating-point type. `$square` is `x * x + sum` in float64.
+/// A register of a floating-point type. `$square` is `x * x + sum` in float64, `$inverse_root`
+/// one over the root.
 macro_rules! float {
-    ($T:ident, $square:expr) => {
+    ($T:ident, $square:expr, $inverse_root:expr) => {
         impl Register for Lanes<$T> {
             type Scalar = $T;
             type Isa = Token;
@@ -115,6 +117,7 @@ macro_rules! float {
                 fn only(self, mask: Self::Mask) -> Self = {
                     Lanes(two(&self.0, &mask, |x, keep| if keep { x } else { 0.0 }))
                 };
+                fn inverse_root(self, isa: Token) -> Self = $inverse_root(isa, self);
                 fn load_sums(_: Token, from: &[f64]) -> Self::Sums = load(from, |x| x);
                 fn add_squares(self, sums: Self::Sums) -> Self::Sums = {
                     two(&self.0, &sums, |x, sum| $square(f64::from(x), sum))
@@ -128,8 +131,12 @@ macro_rules! float {
 }
 
 // The square of a float32 is exact in float64: fused or not is the same.
-float!(f32, |x: f64, sum: f64| x * x + sum);
-float!(f64, |x: f64, sum: f64| f64::mul_add(x, x, sum));
+float!(f32, |x: f64, sum: f64| x * x + sum, inverse_root);
+float!(
+    f64,
+    |x: f64, sum: f64| f64::mul_add(x, x, sum),
+    |_, x: Lanes<f64>| { Lanes(one(&x.0, |x| 1.0 / x.sqrt())) }
+);
 
 /// Applies a function to the bits of the lanes.
 fn bits(f: impl Fn(u32, u32) -> u32) -> impl Fn(f32, f32) -> f32 {

@@ -1,59 +1,21 @@
 //! The loops over a panel.
 
-// The number of a vector says more than an iterator over several arrays.
+// The number of a position says more than an iterator over several arrays.
 #![allow(clippy::needless_range_loop)]
 
 use super::inverse::{Factors, TILE};
-use super::panel::INCOMING;
-use crate::factor::{Factor, Times};
 use crate::simd::{Kernel, Scalar, Vector, LANES};
 
-/// `m / q`, `1 / q` and `g / q` of a run.
-pub(crate) struct Prepare<'a, T> {
-    pub(super) momentum: &'a [[T; LANES]],
-    /// The damped one.
-    pub(super) diagonal: &'a [[T; LANES]],
-    /// If products are wanted, and what multiplies it.
-    pub(super) gradient: Option<&'a [[T; LANES]]>,
-    pub(super) scale: Factor,
-    pub(super) to: [&'a mut [[T; LANES]]; INCOMING],
-}
-
-impl<T: Scalar> Kernel<T> for Prepare<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        let (zero, one) = (V::number(isa, 0.0), V::number(isa, 1.0));
-        let infinity = V::splat(isa, T::INFINITY);
-        let scale = Times::new(isa, self.scale);
-        let [x, inverse_root, z] = self.to;
-        for i in 0..self.momentum.len() {
-            let d = V::load(isa, &self.diagonal[i]);
-            let usable = V::and(zero.lt(d), d.lt(infinity));
-            let inverse = one / d.sqrt();
-            let m = V::load(isa, &self.momentum[i]);
-            (m * inverse).only(usable).store(&mut x[i]);
-            inverse.only(usable).store(&mut inverse_root[i]);
-            if let Some(gradient) = self.gradient {
-                let g = scale.of(V::load(isa, &gradient[i]));
-                let over_root = (g * inverse).only(usable);
-                let finite = over_root.abs().lt(infinity);
-                over_root.only(finite).store(&mut z[i]);
-            }
-        }
-    }
-}
-
 /// Adds the products of positions at hand with those behind them, summed over the lanes.
-pub(crate) struct Products<'a, T> {
-    /// From the first position at hand on.
+pub(super) struct Products<'a, T> {
+    /// A vector of chains follows another so many positions later.
     pub(super) z: &'a [[T; LANES]],
+    pub(super) pitch: usize,
     pub(super) vectors: usize,
     /// Those of each position with itself, from the first at hand on; with its next neighbour
-    /// `pitch` later, and so on.
+    /// `padded` later, and so on.
     pub(super) sums: &'a mut [T],
-    pub(super) pitch: usize,
+    pub(super) padded: usize,
     pub(super) count: usize,
     pub(super) band: usize,
 }
@@ -63,52 +25,36 @@ impl<T: Scalar> Kernel<T> for Products<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        let vectors = self.vectors;
         let mut lanes = [[T::ZERO; LANES]; LANES];
         for first in (0..self.count).step_by(LANES) {
             for apart in 0..=self.band {
                 for quarter in (0..LANES).step_by(4) {
-                    let at = first + quarter;
-                    let left = &self.z[at * vectors..][..4 * vectors];
-                    let right = &self.z[(at + apart) * vectors..][..4 * vectors];
                     let mut sums = [V::number(isa, 0.0); 4];
-                    for v in 0..vectors {
+                    for v in 0..self.vectors {
+                        let left = &self.z[v * self.pitch + first + quarter..];
+                        let (left, right) = (&left[..4], &left[apart..][..4]);
                         for t in 0..4 {
-                            let (l, r) = (&left[t * vectors + v], &right[t * vectors + v]);
-                            sums[t] = V::load(isa, l).mul_add(V::load(isa, r), sums[t]);
+                            let right = V::load(isa, &right[t]);
+                            sums[t] = V::load(isa, &left[t]).mul_add(right, sums[t]);
                         }
                     }
                     for t in 0..4 {
                         sums[t].store(&mut lanes[quarter + t]);
                     }
                 }
-                let sums = &mut self.sums[apart * self.pitch + first..].as_chunks_mut().0[0];
-                (V::load(isa, sums) + across::<V>(isa, &mut lanes)).store(sums);
+                let sums = &mut self.sums[apart * self.padded + first..].as_chunks_mut().0[0];
+                (V::load(isa, sums) + V::sums_of_rows(isa, &mut lanes)).store(sums);
             }
         }
     }
 }
 
-/// The sums over the lanes of as many vectors as there are lanes, pairwise.
-#[inline(always)]
-fn across<V: Vector>(isa: V::Isa, lanes: &mut [[V::Scalar; LANES]; LANES]) -> V {
-    V::transpose(isa, lanes);
-    let mut n = LANES;
-    while n > 1 {
-        n /= 2;
-        for i in 0..n {
-            (V::load(isa, &lanes[i]) + V::load(isa, &lanes[i + n])).store(&mut lanes[i]);
-        }
-    }
-    V::load(isa, &lanes[0])
-}
-
-/// `v = D L^T x`, and `u = q^-1 L v` in place of `x`.
-pub(crate) struct Solve<'a, T> {
+/// `v = D L^T x`, and `L v` in place of `x`, for a vector of chains.
+pub(super) struct Solve<'a, T> {
+    /// Of the positions at hand, and those behind them.
     pub(super) x: &'a mut [[T; LANES]],
+    /// `v`: as many positions as directions lag behind, then those at hand.
     pub(super) solved: &'a mut [[T; LANES]],
-    pub(super) inverse_root: &'a [[T; LANES]],
-    pub(super) vectors: usize,
     pub(super) lag: usize,
     pub(super) count: usize,
     pub(super) factors: Factors<'a, T>,
@@ -125,58 +71,86 @@ impl<T: Scalar> Kernel<T> for Solve<'_, T> {
             behind,
             inverse_schur,
         } = self.factors;
-        let (vectors, lag) = (self.vectors, self.lag);
-        let rows = band + TILE - 1;
-        for at in (0..self.count).step_by(TILE) {
-            let here = lag + at;
-            let scale = &inverse_schur[at..][..TILE];
-            let numbers = &ahead[at / TILE * rows..][..rows];
-            for v in 0..vectors {
-                let from = &self.x[(here + 1) * vectors..];
-                let own = &self.x[here * vectors..];
-                let w = filter::<V>(isa, own, from, vectors, v, numbers);
-                for t in 0..TILE {
-                    let to = &mut self.solved[(here + t) * vectors + v];
-                    (w[t] * V::splat(isa, scale[t])).store(to);
-                }
+        let (lag, rows) = (self.lag, band + TILE - 1);
+        for (tile, at) in (0..self.count).step_by(TILE).enumerate() {
+            let numbers = tile * rows..(tile + 1) * rows;
+            let x = &self.x[at..][..rows + 1];
+            let v = filter::<V>(isa, x, &x[1..], ALONE, &ahead[numbers.clone()]);
+            let solved = &mut self.solved[lag - band + at..][..rows + 1];
+            for t in 0..TILE {
+                let scale = V::splat(isa, inverse_schur[at + t]);
+                (v[t] * scale).store(&mut solved[band + t]);
             }
-        }
-        for at in (0..self.count).step_by(TILE) {
-            let here = lag + at;
-            let numbers = &behind[at / TILE * rows..][..rows];
-            for v in 0..vectors {
-                let from = &self.solved[(here - band) * vectors..];
-                let own = &self.solved[here * vectors..];
-                let u = filter::<V>(isa, own, from, vectors, v, numbers);
-                for t in 0..TILE {
-                    let at = (here + t) * vectors + v;
-                    let root = V::load(isa, &self.inverse_root[at]);
-                    (u[t] * root).store(&mut self.x[at]);
-                }
+            let u = filter::<V>(
+                isa,
+                &solved[band..],
+                &solved[..rows],
+                ALONE,
+                &behind[numbers],
+            );
+            for t in 0..TILE {
+                u[t].store(&mut self.x[at + t]);
             }
         }
     }
 }
 
-/// Some positions of their own, less those from `from` on times the numbers of each.
+/// A tile of rows less others times the numbers of each: of their `v`-th vector, where each has
+/// so many.
 #[inline(always)]
-fn filter<V: Vector>(
+pub(super) fn filter<V: Vector>(
     isa: V::Isa,
     own: &[[V::Scalar; LANES]],
-    from: &[[V::Scalar; LANES]],
-    vectors: usize,
-    v: usize,
+    others: &[[V::Scalar; LANES]],
+    (vectors, v): (usize, usize),
     numbers: &[[V::Scalar; TILE]],
 ) -> [V; TILE] {
     let mut sums = [V::number(isa, 0.0); TILE];
     for t in 0..TILE {
         sums[t] = V::load(isa, &own[t * vectors + v]);
     }
-    for (row, numbers) in numbers.iter().enumerate() {
-        let x = V::load(isa, &from[row * vectors + v]);
+    for (row, numbers) in others.chunks_exact(vectors).zip(numbers) {
+        let x = V::load(isa, &row[v]);
         for t in 0..TILE {
             sums[t] = V::splat(isa, numbers[t]).neg_mul_add(x, sums[t]);
         }
     }
     sums
+}
+
+/// [`filter`] has rows of a vector.
+pub(super) const ALONE: (usize, usize) = (1, 0);
+
+/// Directions, from what the correlations leave of them, and their squares if they are added
+/// up.
+pub(super) struct Direct<'a, T> {
+    /// `R^-1 q^-1 m` and `1 / q`: vectors that are so many apart.
+    pub(super) from: &'a [[T; LANES]],
+    pub(super) inverse_root: &'a [[T; LANES]],
+    pub(super) step: usize,
+    pub(super) to: &'a mut [[T; LANES]],
+    pub(super) sums: Option<&'a mut [f64; LANES]>,
+}
+
+impl<T: Scalar> Kernel<T> for Direct<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
+        let mut unwanted = [0.0; LANES];
+        let (measures, sums) = match self.sums {
+            Some(sums) => (true, sums),
+            None => (false, &mut unwanted),
+        };
+        let mut squares = V::load_sums(isa, sums);
+        for (i, to) in self.to.iter_mut().enumerate() {
+            let at = i * self.step;
+            let u = V::load(isa, &self.from[at]) * V::load(isa, &self.inverse_root[at]);
+            if measures {
+                u.add_squares(&mut squares);
+            }
+            u.store(to);
+        }
+        V::store_sums(squares, sums);
+    }
 }

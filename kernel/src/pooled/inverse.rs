@@ -1,4 +1,4 @@
-//! The inverse of pooled correlations, in factors.
+//! The inverse of pooled correlations on a band, in factors.
 
 // The number of a vector says more than an iterator over several arrays.
 #![allow(clippy::needless_range_loop)]
@@ -18,7 +18,7 @@ pub(super) const TILE: usize = 4;
 ///
 /// Where `R` is known within a band, this is the solution of
 /// `argmin tr(X R) - log det X` over `X` with the sparsity of the band, as everywhere.
-pub struct PooledInverse {
+pub struct BandInverse {
     chains: PooledChains,
     /// Of the arithmetic: inverse Schur complements, then `psi` as it is needed where
     /// positions look ahead, and where they look behind.
@@ -49,7 +49,7 @@ pub struct PooledEstimate {
     pub gamma: f64,
 }
 
-impl PooledInverse {
+impl BandInverse {
     /// Room for one.
     ///
     /// # Errors
@@ -59,7 +59,7 @@ impl PooledInverse {
         let numbers = padded + 2 * (padded / TILE) * (band + TILE - 1) * TILE;
         let window = (band + 1) + band + band * band;
         let correlations = (band + 1) * Self::pitch(chains);
-        Ok(PooledInverse {
+        Ok(BandInverse {
             chains: *chains,
             factors: lines(numbers * kernels.arithmetic().size())?,
             correlations: lines(correlations * size_of::<f64>())?,

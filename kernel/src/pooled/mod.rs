@@ -13,33 +13,52 @@
 //! bring      the state takes in the gradient (as everywhere); m, d, g  ->  m / q, 1 / q,
 //!            g / q, which become columns
 //! products   sum over chains of z[j] z[j + i]
-//! solve      v = D L^T x, then u = q^-1 L v
-//! deliver    directions become rows again, and reach their target
+//! solve      v = D L^T x, then L v
+//! take away  L v becomes rows again; directions are q^-1 L v, and reach their target
 //! ```
 //!
 //! What does not exist (lanes without a chain, positions behind the last) is zero
 //! everywhere, which adds nothing to any sum.
+//!
+//! Products are half of the arithmetic, and many chains tell nothing that fewer do not. Where
+//! a tensor has more than a **group** of chains, groups take turns in them.
 
+mod added;
 mod band;
 mod bring;
+mod full;
 mod inverse;
+mod matrix;
+mod orthonormal;
 mod panel;
+mod prepare;
+mod rank;
+mod structure;
 mod sums;
 mod transpose;
+mod whole;
 
 use std::ops::Range;
 
-pub use inverse::{PooledEstimate, PooledInverse};
+pub use inverse::PooledEstimate;
 pub(crate) use panel::Panel;
+pub use structure::{PooledInverse, PooledStructure};
 pub use sums::PooledSums;
 
+use inverse::BandInverse;
+
 use crate::kernels::in_arithmetic;
-use crate::norms::AddSquares;
 use crate::simd::{Scalar, LANES};
 use crate::{Access, Directions, Dtype, Kernels, Norms, Rule, Workspace};
 
 /// The widest band of pooled correlations.
 pub const MAX_POOLED_BAND: usize = 64;
+
+/// The most directions of pooled correlations.
+pub const MAX_POOLED_RANK: usize = 64;
+
+/// Positions of the longest chain all of whose correlations are pooled.
+pub const MAX_POOLED_LENGTH: usize = 4096;
 
 /// Coordinates of a panel, so that its arrays stay in the second-level cache.
 const COORDINATES: usize = 16 * 1024;
@@ -49,6 +68,15 @@ const ROWS: usize = 64;
 const COLUMNS: usize = 256;
 /// Its positions at the most.
 const POSITIONS: usize = 512;
+/// Coordinates of a panel of whole chains: directions need all positions of a chain, and
+/// these are better fetched from the next cache than from memory.
+const WHOLE: usize = 64 * 1024;
+
+/// Chains that take part in products together: a whole number of panels.
+const GROUP: usize = 256;
+const _: () = assert!(GROUP.is_multiple_of(ROWS) && GROUP.is_multiple_of(COLUMNS));
+/// Groups take part in at least one of so many steps.
+const TURNS: usize = 4;
 
 /// How the chains of a tensor lie in memory, seen as a matrix, and how far their
 /// correlations reach.
@@ -58,9 +86,13 @@ pub struct PooledChains {
     pub rows: bool,
     /// Coordinates of a chain.
     pub length: usize,
-    /// The most chains of a block.
+    /// How many there are.
+    pub count: usize,
+    /// The most chains of a block: a number that [`PooledChains::of_blocks`] returned.
     pub block: usize,
-    /// Positions up to so far apart are correlated.
+    /// What is estimated of their correlations.
+    pub structure: PooledStructure,
+    /// Of a band: positions up to so far apart are correlated. Otherwise 0.
     pub band: usize,
 }
 
@@ -70,10 +102,30 @@ impl PooledChains {
         self.band.next_multiple_of(LANES)
     }
 
+    /// How many chains blocks are to have, of so many, that should have at least `wanted`:
+    /// whole panels, of which a group has a whole number.
+    pub fn of_blocks(rows: bool, count: usize, wanted: usize) -> usize {
+        let panel = if rows { ROWS } else { COLUMNS };
+        let block = match wanted < panel {
+            true => wanted.next_multiple_of(LANES).next_power_of_two(),
+            false => wanted.next_multiple_of(panel),
+        };
+        block.min(count)
+    }
+
     /// Chains of a panel, as whole vectors.
     fn width(&self) -> usize {
         let most = if self.rows { ROWS } else { COLUMNS };
+        let most = most.min(self.widest());
         self.block.next_multiple_of(LANES).min(most)
+    }
+
+    /// Whether any of these chains take part in the products of a tensor's `step`-th step.
+    pub fn takes_part(&self, of: &Range<usize>, step: u64) -> bool {
+        let turns = self.count.div_ceil(GROUP).min(TURNS);
+        let turn = (step % turns as u64) as usize;
+        let mut groups = of.start / GROUP..of.end.div_ceil(GROUP);
+        groups.any(|group| group % turns == turn)
     }
 
     /// Positions of a chain, as whole vectors of them.
@@ -83,13 +135,11 @@ impl PooledChains {
 
     /// Positions of a panel whose directions are computed at once.
     fn strip(&self) -> usize {
-        let most = (COORDINATES / self.width()).min(POSITIONS);
+        let most = match self.structure {
+            PooledStructure::Band => (COORDINATES / self.width()).min(POSITIONS),
+            _ => self.longest(),
+        };
         self.padded().min(most - most % LANES)
-    }
-
-    /// Numbers of the sums of products: those of positions `i` apart follow those of `i - 1`.
-    pub fn products(&self) -> usize {
-        (self.band + 1) * self.padded()
     }
 }
 
@@ -102,6 +152,8 @@ pub struct PooledBlock<'a> {
     /// Where products are added up, numbers of the arithmetic's type: those of two positions
     /// at the first of them, see [`PooledChains::products`].
     pub products: Option<&'a mut [u8]>,
+    /// The number of the tensor's step, which says which chains take part in them.
+    pub step: u64,
     /// What becomes of directions, if they are computed.
     pub then: Option<Directions>,
     /// Where the block's first direction is kept, if they are, and how far behind it the
@@ -146,7 +198,10 @@ impl Kernels {
         let all = pass.block.chains.clone();
         for first in all.clone().step_by(chains.width()) {
             let of = first..all.end.min(first + chains.width());
-            in_arithmetic!(self, T => pass.panel::<T>(&mut panel, inverse, &of));
+            in_arithmetic!(self, T => match inverse {
+                PooledInverse::Band(inverse) => pass.panel::<T>(&mut panel, inverse, &of),
+                _ => pass.whole::<T>(&mut panel, inverse, &of),
+            });
         }
         work.give_panel(panel);
     }
@@ -154,35 +209,33 @@ impl Kernels {
 
 impl Pass<'_, '_> {
     /// Some chains, a strip at a time.
-    fn panel<T: Scalar>(&mut self, panel: &mut Panel, inverse: &PooledInverse, of: &Range<usize>) {
+    fn panel<T: Scalar>(&mut self, panel: &mut Panel, inverse: &BandInverse, of: &Range<usize>) {
         let (kernels, chains) = (self.kernels, self.chains);
         let (strip, lag, padded) = (chains.strip(), chains.lag(), chains.padded());
-        panel.arrays::<T>(chains).clear();
+        let vectors = of.len().div_ceil(LANES);
+        let adds_up = self.block.products.is_some() && chains.takes_part(of, self.block.step);
+        panel.arrays::<T>(chains).clear(vectors);
         let mut come = 0;
         for start in (0..padded).step_by(strip) {
             let count = strip.min(padded - start);
-            // New are those that directions lag behind, too.
+            // New are those that are looked ahead at, too.
             let new = come..padded.min(start + strip + lag);
-            let row = lag + new.start - start;
-            self.bring::<T>(panel, of, &new, row);
+            self.bring::<T>(panel, of, &new, new.start - start, adds_up);
             come = new.end;
             let mut arrays = panel.arrays::<T>(chains);
-            let there = new.end.min(chains.length).saturating_sub(new.start);
-            arrays.clear_behind(row + there);
-            if let Some(sums) = &mut self.block.products {
+            arrays.clear_behind(vectors, chains.length.min(come) - start);
+            if let Some(sums) = self.block.products.as_mut().filter(|_| adds_up) {
                 let sums = bytemuck::cast_slice_mut(sums);
-                kernels.call(arrays.products(sums, start, count));
+                kernels.call(arrays.products(vectors, sums, start, count));
             }
             if let Some(then) = self.block.then {
-                kernels.call(arrays.solve(inverse, start, count));
-                if then.measures() {
-                    let (of, sums) = (arrays.directions(count), &mut self.norms.direction.0);
-                    kernels.call(AddSquares { of, sums });
+                for vector in 0..vectors {
+                    kernels.call(arrays.solve(vector, inverse, start, count));
                 }
                 let positions = start..chains.length.min(start + count);
                 self.take_away::<T>(panel, of, positions, then);
             }
-            panel.arrays::<T>(chains).advance(strip);
+            panel.arrays::<T>(chains).advance(vectors, adds_up);
         }
     }
 }

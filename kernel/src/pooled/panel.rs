@@ -1,7 +1,7 @@
 //! The arrays of a panel.
 
 use super::band::{Products, Solve};
-use super::{PooledChains, PooledInverse};
+use super::{BandInverse, PooledChains};
 use crate::simd::{Scalar, LANES};
 use crate::workspace::{lines, Line};
 
@@ -9,43 +9,62 @@ use crate::workspace::{lines, Line};
 #[derive(Default)]
 pub(crate) struct Panel(Box<[Line]>);
 
-/// Arrays of a panel, each of so many rows, one for each position, of `vectors` vectors:
-/// first as many positions as directions lag behind, which have been done; then those at
-/// hand, and behind them those that the ones at hand look at.
-pub(crate) struct Arrays<'a, T> {
-    chains: PooledChains,
-    vectors: usize,
-    /// `m / q`, then directions.
-    x: &'a mut [[T; LANES]],
-    /// `1 / q`.
-    inverse_root: &'a mut [[T; LANES]],
+/// Arrays of a panel: in each a vector of chains after the other, and of each vector one
+/// position after the other, those at hand first and then those that they look ahead at.
+pub(super) struct Arrays<'a, T> {
+    pub(super) chains: PooledChains,
+    /// `m / q`, then what the inverse correlations make of it.
+    pub(super) x: &'a mut [[T; LANES]],
+    /// `1 / q`: as the others if chains are columns; otherwise each chain after the other.
+    pub(super) inverse_root: &'a mut [[T; LANES]],
     /// `g / q`.
-    z: &'a mut [[T; LANES]],
-    /// `D L^T x`.
+    pub(super) z: &'a mut [[T; LANES]],
+    /// `D L^T x`; before those at hand are those that directions lag behind.
     solved: &'a mut [[T; LANES]],
-    /// The same three, in rows of as many chains as a vector has lanes.
-    pub(super) staged: [&'a mut [T]; INCOMING],
+    /// Rows of as many chains as a vector has lanes, which are to become columns or come from
+    /// them.
+    pub(super) staged: [&'a mut [T]; STAGED],
+    /// Directions of a run.
+    pub(super) run: &'a mut [[T; LANES]],
+    /// What a structure needs that takes chains as a whole, see [`PooledChains::beside`].
+    pub(super) beside: &'a mut [T],
 }
 
-/// The arrays that come in.
-pub(super) const INCOMING: usize = 3;
+/// What is staged: `m / q` or directions, and `g / q`.
+const STAGED: usize = 2;
 
 impl PooledChains {
-    /// Rows of an array.
-    fn rows_of_panel(&self) -> usize {
-        self.strip() + 2 * self.lag()
+    /// Positions from a vector of chains to the next: an odd number, so that they do not
+    /// drive each other out of the cache.
+    pub(super) fn pitch(&self) -> usize {
+        self.strip() + self.lag() + 1
+    }
+
+    /// Vectors of a row of `1 / q` where each chain is a row.
+    pub(super) fn row_vectors(&self) -> usize {
+        (self.strip() + self.lag()) / LANES
     }
 
     /// Elements of a row that is staged.
     pub(super) fn staged(&self) -> usize {
         match self.rows {
-            true => self.rows_of_panel(),
+            true => self.strip() + self.lag() + LANES,
             false => 0,
         }
     }
 
+    /// Elements of a run of directions.
+    fn run(&self) -> usize {
+        if self.rows {
+            self.strip()
+        } else {
+            self.width()
+        }
+    }
+
     fn elements(&self) -> usize {
-        4 * self.rows_of_panel() * self.width() + INCOMING * LANES * self.staged()
+        let panel = 4 * self.pitch() * self.width();
+        panel + STAGED * LANES * self.staged() + self.run() + self.beside()
     }
 }
 
@@ -65,101 +84,99 @@ impl Panel {
     }
 
     pub(super) fn arrays<T: Scalar>(&mut self, chains: &PooledChains) -> Arrays<'_, T> {
-        let all: &mut [T] = bytemuck::cast_slice_mut(&mut self.0);
-        let len = chains.rows_of_panel() * chains.width();
-        let (arrays, staged) = all.split_at_mut(4 * len);
-        let mut arrays = arrays.chunks_exact_mut(len);
-        let mut array = || {
-            let array = arrays.next().expect("so many were split off");
-            array.as_chunks_mut().0
+        let mut rest: &mut [T] = bytemuck::cast_slice_mut(&mut self.0);
+        let mut take = |len: usize| {
+            let (first, others) = std::mem::take(&mut rest).split_at_mut(len);
+            rest = others;
+            first
         };
-        let (x, inverse_root, z, solved) = (array(), array(), array(), array());
-        let rows = LANES * chains.staged();
-        let (first, staged) = staged.split_at_mut(rows);
-        let (second, staged) = staged.split_at_mut(rows);
+        let (len, rows) = (chains.pitch() * chains.width(), LANES * chains.staged());
+        let [x, inverse_root, z, solved] = [0; 4].map(|_| take(len).as_chunks_mut().0);
         Arrays {
             chains: *chains,
-            vectors: chains.width() / LANES,
             x,
             inverse_root,
             z,
             solved,
-            staged: [first, second, &mut staged[..rows]],
+            staged: [0; STAGED].map(|_| take(rows)),
+            run: take(chains.run()).as_chunks_mut().0,
+            beside: take(chains.beside()),
         }
     }
 }
 
 impl<T: Scalar> Arrays<'_, T> {
-    /// Where `m / q`, `1 / q` and `g / q` come in: the rows from one on.
-    pub(super) fn incoming(&mut self, row: usize) -> [&mut [[T; LANES]]; INCOMING] {
-        let at = row * self.vectors;
-        let arrays = [&mut *self.x, &mut *self.inverse_root, &mut *self.z];
-        arrays.map(|array| &mut array[at..])
-    }
-
-    /// No position of these chains has come yet.
-    pub(super) fn clear(&mut self) {
-        let history = self.chains.lag() * self.vectors;
-        self.solved[..history].fill([T::ZERO; LANES]);
-    }
-
-    /// No positions are in the rows from this one on.
-    pub(super) fn clear_behind(&mut self, row: usize) {
-        let at = row * self.vectors;
-        for array in [&mut *self.x, &mut *self.inverse_root, &mut *self.z] {
-            array[at..].fill([T::ZERO; LANES]);
+    /// No position of so many vectors of chains has come yet.
+    pub(super) fn clear(&mut self, vectors: usize) {
+        let (pitch, lag) = (self.chains.pitch(), self.chains.lag());
+        for solved in self.solved.chunks_exact_mut(pitch).take(vectors) {
+            solved[..lag].fill([T::ZERO; LANES]);
         }
     }
 
-    /// The first positions are done; those behind them come in their place.
-    pub(super) fn advance(&mut self, count: usize) {
-        let (from, lag) = (count * self.vectors, self.chains.lag() * self.vectors);
-        for array in [&mut *self.x, &mut *self.inverse_root, &mut *self.z] {
-            array.copy_within(from + lag..from + 2 * lag, lag);
+    /// No positions are from this one on.
+    pub(super) fn clear_behind(&mut self, vectors: usize, position: usize) {
+        for array in [&mut *self.x, &mut *self.z] {
+            for array in array.chunks_exact_mut(self.chains.pitch()).take(vectors) {
+                array[position..].fill([T::ZERO; LANES]);
+            }
         }
-        self.solved.copy_within(from..from + lag, 0);
     }
 
-    /// Directions of the positions at hand.
-    pub(super) fn directions(&self, count: usize) -> &[[T; LANES]] {
-        let first = self.chains.lag() * self.vectors;
-        &self.x[first..][..count * self.vectors]
-    }
-
-    /// Directions, and where they become rows.
-    pub(super) fn leaving(&mut self, count: usize) -> (&[[T; LANES]], usize, &mut [T]) {
-        let first = self.chains.lag() * self.vectors;
-        let directions = &self.x[first..][..count * self.vectors];
-        (directions, self.vectors, &mut *self.staged[0])
+    /// Those at hand are done, and those behind them take their place.
+    pub(super) fn advance(&mut self, vectors: usize, adds_up: bool) {
+        let chains = &self.chains;
+        let (strip, lag, pitch) = (chains.strip(), chains.lag(), chains.pitch());
+        let z = if adds_up { &mut *self.z } else { &mut [] };
+        for array in [&mut *self.x, &mut *self.solved, z] {
+            for array in array.chunks_exact_mut(pitch).take(vectors) {
+                array.copy_within(strip..strip + lag, 0);
+            }
+        }
+        let (pitch, strip, lag, count) = match chains.rows {
+            true => (
+                chains.row_vectors(),
+                strip / LANES,
+                lag / LANES,
+                vectors * LANES,
+            ),
+            false => (pitch, strip, lag, vectors),
+        };
+        for array in self.inverse_root.chunks_exact_mut(pitch).take(count) {
+            array.copy_within(strip..strip + lag, 0);
+        }
     }
 
     pub(super) fn products<'b>(
         &'b self,
+        vectors: usize,
         sums: &'b mut [T],
         start: usize,
         count: usize,
     ) -> Products<'b, T> {
         Products {
-            z: &self.z[self.chains.lag() * self.vectors..],
-            vectors: self.vectors,
+            z: self.z,
+            pitch: self.chains.pitch(),
+            vectors,
             sums: &mut sums[start..],
-            pitch: self.chains.padded(),
+            padded: self.chains.padded(),
             count,
             band: self.chains.band,
         }
     }
 
+    /// For a vector of chains.
     pub(super) fn solve<'b>(
         &'b mut self,
-        inverse: &'b PooledInverse,
+        vector: usize,
+        inverse: &'b BandInverse,
         start: usize,
         count: usize,
     ) -> Solve<'b, T> {
+        let pitch = self.chains.pitch();
         Solve {
-            x: self.x,
-            solved: self.solved,
-            inverse_root: self.inverse_root,
-            vectors: self.vectors,
+            x: &mut self.x[vector * pitch..][..pitch],
+            solved: &mut self.solved[vector * pitch..][..pitch],
             lag: self.chains.lag(),
             count,
             factors: inverse.factors(start),

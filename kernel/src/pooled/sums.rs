@@ -1,15 +1,18 @@
 //! The pooled sums in a tensor's state.
 
-use super::PooledChains;
+use super::{added, PooledChains, PooledStructure};
 use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::kernels::in_arithmetic;
 use crate::simd::Scalar;
 use crate::{Average, Kernels};
 
-/// The plane of pooled sums in a step, numbers of the arithmetic's type: the products of
-/// positions `i` apart follow those of `i - 1`, `length` of each. If correlations are those of
-/// the step before, there are two of it: the sums up to that step, and those of this step
-/// alone, which the next one adds to the others.
+/// The plane of pooled sums in a step, numbers of the arithmetic's type, in rows of `length`.
+/// Of a band, those of the products of positions `i` apart follow those of `i - 1`; of all,
+/// row `j` are the products of position `j` with all from itself on, and zeros before; of a
+/// rank, the squares of each position are first, and then the products along each direction.
+/// If correlations are those of the step before, there are two of it: the sums up to that
+/// step, and those of this step alone, which the next one adds to the others. Behind the
+/// sums of a rank are the directions.
 pub struct PooledSums<'a> {
     /// The chains that they belong to.
     pub chains: PooledChains,
@@ -25,15 +28,18 @@ pub struct PooledSums<'a> {
 const CHUNK: usize = 256;
 
 impl PooledSums<'_> {
-    /// The sums that correlations come from.
+    /// The sums that correlations come from; of a rank the whole plane.
     pub fn current(&self) -> Elements<'_> {
         let (dtype, plane) = (self.plane.dtype(), self.plane.elements());
+        if matches!(self.chains.structure, PooledStructure::Rank(_)) {
+            return plane;
+        }
         Elements::from_bytes(dtype, &plane.bytes()[..self.len() * dtype.size()])
     }
 
     /// Numbers of the sums.
     fn len(&self) -> usize {
-        (self.chains.band + 1) * self.chains.length
+        self.chains.rows_of_sums() * self.chains.length
     }
 
     /// Where they are to be written, and a copy of what they are now.
@@ -74,6 +80,11 @@ impl PooledSums<'_> {
         in_arithmetic!(kernels, T => {
             let all: &mut [T] = bytemuck::cast_slice_mut(self.plane.bytes_mut());
             let to = if is_lagged { &mut all[len..] } else { all };
+            if chains.structure != PooledStructure::Band {
+                let keep = if is_lagged { 0.0 } else { by.keep };
+                let by = Average { keep, ..by };
+                return added::add_up::<T>(&chains, &mut to[..len], by, blocks);
+            }
             for apart in 0..=chains.band {
                 let to = &mut to[apart * chains.length..][..chains.length];
                 for (chunk, to) in to.chunks_mut(CHUNK).enumerate() {
@@ -96,7 +107,7 @@ impl PooledSums<'_> {
 }
 
 /// Rounded; zero where that is below the normal numbers.
-fn stored<T: Scalar>(x: f64) -> T {
+pub(super) fn stored<T: Scalar>(x: f64) -> T {
     match x.abs() < T::LEAST_NORMAL {
         true => T::ZERO,
         false => T::from_f64(x),

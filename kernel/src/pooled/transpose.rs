@@ -7,8 +7,6 @@ pub(super) struct ToColumns<'a, T> {
     pub(super) rows: &'a [T],
     pub(super) pitch: usize,
     pub(super) to: &'a mut [[T; LANES]],
-    pub(super) vectors: usize,
-    pub(super) count: usize,
 }
 
 impl<T: Scalar> Kernel<T> for ToColumns<'_, T> {
@@ -17,14 +15,12 @@ impl<T: Scalar> Kernel<T> for ToColumns<'_, T> {
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
         let mut block = [[T::ZERO; LANES]; LANES];
-        for first in (0..self.count).step_by(LANES) {
+        for (i, to) in self.to.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
             for (lane, row) in block.iter_mut().enumerate() {
-                row.copy_from_slice(&self.rows[lane * self.pitch + first..][..LANES]);
+                row.copy_from_slice(&self.rows[lane * self.pitch + i * LANES..][..LANES]);
             }
             V::transpose(isa, &mut block);
-            for (position, column) in block.iter().enumerate() {
-                self.to[(first + position) * self.vectors] = *column;
-            }
+            *to = block;
         }
     }
 }
@@ -32,10 +28,8 @@ impl<T: Scalar> Kernel<T> for ToColumns<'_, T> {
 /// Columns become rows of a vector of chains.
 pub(super) struct ToRows<'a, T> {
     pub(super) from: &'a [[T; LANES]],
-    pub(super) vectors: usize,
     pub(super) rows: &'a mut [T],
     pub(super) pitch: usize,
-    pub(super) count: usize,
 }
 
 impl<T: Scalar> Kernel<T> for ToRows<'_, T> {
@@ -43,14 +37,11 @@ impl<T: Scalar> Kernel<T> for ToRows<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        let mut block = [[T::ZERO; LANES]; LANES];
-        for first in (0..self.count).step_by(LANES) {
-            for (position, column) in block.iter_mut().enumerate() {
-                *column = self.from[(first + position) * self.vectors];
-            }
+        for (i, block) in self.from.as_chunks::<LANES>().0.iter().enumerate() {
+            let mut block = *block;
             V::transpose(isa, &mut block);
             for (lane, row) in block.iter().enumerate() {
-                self.rows[lane * self.pitch + first..][..LANES].copy_from_slice(row);
+                self.rows[lane * self.pitch + i * LANES..][..LANES].copy_from_slice(row);
             }
         }
     }

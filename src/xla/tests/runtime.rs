@@ -7,8 +7,8 @@ use std::ptr::null_mut;
 use super::super::ffi::{self, HasSize};
 use super::super::sonew_xla_step_v1;
 use crate::dtype::{Elements, ElementsMut};
-use crate::layout::{planes, Chains, Scalars, TensorSpec, Update};
-use crate::options::{Damping, Graft, Options, StepOptions};
+use crate::layout::{planes, Chains, Plane, Scalars, TensorSpec, Update};
+use crate::options::{Damping, Graft, Options, Pooling, StepOptions};
 use crate::{Target, TensorBuffers};
 
 thread_local! {
@@ -194,6 +194,8 @@ pub(super) struct World {
     pub(super) params: Vec<Vec<f32>>,
     pub(super) grads: Vec<Vec<f32>>,
     pub(super) planes: Vec<Vec<Vec<f32>>>,
+    /// What the planes are, of each member.
+    pub(super) kinds: Vec<Vec<Plane>>,
     /// Those of the tensors of one member after another.
     pub(super) norm_ratios: Vec<[u32; 2]>,
     /// The numbers of each stage for each tensor, as returned and as passed on.
@@ -225,15 +227,18 @@ impl World {
             (0..len).map(number).collect()
         };
         let all = |spec: &TensorSpec| spec.len() * members;
+        let kinds: Vec<_> = specs.iter().map(|s| planes(options, s)).collect();
+        let zeros = |plane: &Plane| vec![0.0; plane.len() * members];
         World {
             count: vec![0; members],
             taken: vec![7; members],
             params: specs.iter().map(|s| random(all(s))).collect(),
             grads: specs.iter().map(|s| random(all(s))).collect(),
-            planes: specs
+            planes: kinds
                 .iter()
-                .map(|s| vec![vec![0.0; all(s)]; planes(options, s).len()])
+                .map(|kinds| kinds.iter().map(zeros).collect())
                 .collect(),
+            kinds,
             norm_ratios: vec![[0; 2]; members * specs.len()],
             numbers: specs.iter().map(|_| vec![[[0; 2]; 2]; members]).collect(),
             reached: Vec::new(),
@@ -255,9 +260,8 @@ impl World {
             dims: dims(own),
             data,
         };
-        let float = |spec: &TensorSpec, data: &mut Vec<f32>| {
-            given(ffi::F32, &spec.dims, data.as_mut_ptr().cast())
-        };
+        let float =
+            |dims: &[usize], data: &mut Vec<f32>| given(ffi::F32, dims, data.as_mut_ptr().cast());
         let mut operands = vec![
             given(ffi::S32, &[], self.count.as_mut_ptr().cast()),
             given(ffi::F32, &[0], null_mut()),
@@ -270,11 +274,11 @@ impl World {
             results.push(ratios);
         }
         for (i, spec) in self.specs.iter().enumerate() {
-            let param = float(spec, &mut self.params[i]);
-            operands.extend([param.clone(), float(spec, &mut self.grads[i])]);
+            let param = float(&spec.dims, &mut self.params[i]);
+            operands.extend([param.clone(), float(&spec.dims, &mut self.grads[i])]);
             results.push(param);
-            for plane in &mut self.planes[i] {
-                let plane = float(spec, plane);
+            for (plane, kind) in self.planes[i].iter_mut().zip(&self.kinds[i]) {
+                let plane = float(&kind.dims, plane);
                 operands.push(plane.clone());
                 results.push(plane);
             }
@@ -293,6 +297,7 @@ impl World {
             step.statistics_weight,
             step.clip_norm.unwrap_or(0.0),
             options.weight_decay,
+            options.shrink,
         ];
         let mut attributes = vec![
             ("names", Text(names.join("\n"))),
@@ -323,6 +328,7 @@ impl World {
         let later = [
             ("lagged_norms", options.is_lagged()),
             ("nesterov", options.nesterov),
+            ("pooling", options.pooling == Pooling::Band),
         ];
         for (name, _) in later.into_iter().filter(|(_, is_set)| *is_set) {
             attributes.push((name, Integer(1)));
@@ -369,7 +375,11 @@ impl World {
         tensors
             .map(|((((spec, param), grad), planes), &ratio)| {
                 let own = member * spec.len()..(member + 1) * spec.len();
-                let plane = |p: &'_ mut Vec<f32>| -> *mut [f32] { &mut p[own.clone()] };
+                let members = self.members;
+                let plane = |p: &'_ mut Vec<f32>| -> *mut [f32] {
+                    let len = p.len() / members;
+                    &mut p[member * len..][..len]
+                };
                 let mut lent = TensorBuffers::new(
                     Target::Parameters(ElementsMut::new(&mut param[own.clone()])),
                     Some(Elements::new(&grad[own.clone()])),
@@ -423,5 +433,19 @@ pub(super) fn variants() -> Vec<Options> {
         ..options
     });
     all.extend(lagged);
+    for (band, lagged_norms, damping) in [
+        (3, None, Damping::Absolute),
+        (20, Some(false), Damping::Relative),
+        (2, None, Damping::Relative),
+    ] {
+        all.push(Options {
+            band,
+            lagged_norms,
+            damping,
+            pooling: Pooling::Band,
+            weight_decay: 0.1,
+            ..Options::default()
+        });
+    }
     all
 }

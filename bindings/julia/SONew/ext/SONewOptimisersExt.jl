@@ -102,7 +102,7 @@ end
 # As in Optimisers.jl, hyperparameters of other rules are ignored. Hyperparameters that
 # the state depends on cannot be adjusted.
 const ADJUSTABLE = (:eta, :weight_decay, :grad_scale, :statistics_weight, :non_finite,
-                    :beta1, :beta2, :eps, :gamma, :graft_eps)
+                    :beta1, :beta2, :eps, :gamma, :graft_eps, :shrink)
 
 adjusted(o, hyperparameters) = OptimisersRule(SONewRule(
     o; (name => value for (name, value) in hyperparameters if name in ADJUSTABLE)...))

@@ -1,34 +1,79 @@
 # Checkpoints and live files.
 
+# What a checkpoint is read from: the path of a file, or its bytes.
+const Source = Union{AbstractString,Vector{UInt8}}
+
 """
-    save(opt, path, model = nothing)
+    save(opt, path, model = nothing; texts = ())
 
 Saves the state, the options and the step count to a safetensors file, and with `model`
-the parameters, too. In the file, an array `W` of size `(3, 4)` is `W/momentum`,
+the parameters, too. `texts` are texts of the program, pairs `key => text` as in
+`Dict("epoch" => "3")`: they become texts of the optimizer, as by [`SONew.set_text!`](@ref),
+and of the file; if the save fails, they do not. In the file, an array `W` of size `(3, 4)` is `W/momentum`,
 `W/parameter` and so on, with the shape `[4, 3]` of row-major programs. An existing file
 is replaced in one operation, and only when the new one is on disk.
 
 If `path` is the live file that holds the state, this does what [`sync`](@ref) does.
 """
-function save(opt::Optimizer, path::AbstractString, model = nothing)
+function save(opt::Optimizer, path::AbstractString, model = nothing; texts = ())
+    given = checked_texts(texts)
     protected(opt) do handle
         GC.@preserve model with_params(opt, model) do params, count
-            check(ccall(c().sonew_save, Int32,
-                        (Ptr{Cvoid}, Cstring, Ptr{Ptr{Cvoid}}, Csize_t),
-                        handle, String(path), params, count))
+            with_texts(handle, given) do
+                check(ccall(c().sonew_save, Int32,
+                            (Ptr{Cvoid}, Cstring, Ptr{Ptr{Cvoid}}, Csize_t),
+                            handle, String(path), params, count))
+            end
         end
     end
     return
 end
 
 """
+    save(opt, io::IO, model = nothing; texts = ())
+
+The same, written to a stream: into an archive, over a network.
+"""
+save(opt::Optimizer, io::IO, model = nothing; texts = ()) =
+    (write(io, save_to_memory(opt, model; texts = texts)); nothing)
+
+"""
+    SONew.save_to_memory(opt, model = nothing; texts = ()) -> Vector{UInt8}
+
+The bytes of the file that [`save`](@ref) would write: [`load!`](@ref) takes them, and in a
+file they are a checkpoint.
+"""
+function save_to_memory(opt::Optimizer, model = nothing; texts = ())
+    given = checked_texts(texts)
+    return protected(opt) do handle
+        GC.@preserve model with_params(opt, model) do params, count
+            with_texts(handle, given) do
+                size = Ref{Csize_t}(0)
+                into(data) = check(ccall(
+                    c().sonew_save_to_memory, Int32,
+                    (Ptr{Cvoid}, Ptr{Ptr{Cvoid}}, Csize_t, Ptr{UInt8}, Csize_t, Ptr{Csize_t}),
+                    handle, params, count, isempty(data) ? C_NULL : pointer(data),
+                    length(data), size))
+                into(UInt8[])
+                data = Vector{UInt8}(undef, size[])
+                GC.@preserve data into(data)
+                return data
+            end
+        end
+    end
+end
+
+"""
     load!(opt, path, model = nothing; mode = :read, renames = [], paths = [],
           override_options = false, overrides = (), common_tensors_only = false,
           older_copy = false, convert_state = false)
+    load!(opt, data::Vector{UInt8}, model = nothing; ...)
+    load!(opt, io::IO, model = nothing; ...)
 
-Loads a file into an optimizer that was set up with the same hyperparameters and the
-same arrays, and with `model` the parameters into its arrays. Views of the state become
-invalid. Returns `opt`.
+Loads a file, or the bytes of one, into an optimizer that was set up with the same hyperparameters and the
+same arrays, and with `model` the parameters into its arrays. The texts of the optimizer
+become those of the file. Views of the state become invalid. Of `data`, `mode` is `:read`; of
+`io` everything is read until its end. Returns `opt`.
 
 - `mode = :read`: the file is read into memory, and every checksum is verified.
 - `mode = :map_private`: the file is mapped copy-on-write, which takes constant time for
@@ -53,7 +98,7 @@ invalid. Returns `opt`.
 - `convert_state`: convert state that has another element type in the file, rounded as the
   optimizer's `rounding` says.
 """
-function load!(opt::Optimizer, path::AbstractString, model = nothing; mode::Symbol = :read,
+function load!(opt::Optimizer, from::Source, model = nothing; mode::Symbol = :read,
                renames = (), paths = (), override_options::Bool = false, overrides = (),
                common_tensors_only::Bool = false, older_copy::Bool = false,
                convert_state::Bool = false)
@@ -62,21 +107,25 @@ function load!(opt::Optimizer, path::AbstractString, model = nothing; mode::Symb
     kept = String[c_name(name) for name in overrides]
     list, path_list, kept_list = pointer.(names), pointer.(further), pointer.(kept)
     number_of_mode = number(LOAD_MODE, mode, "mode")
+    path, data = from isa AbstractString ? (c_name(from), UInt8[]) : (C_NULL, from)
     protected(opt) do handle
-        GC.@preserve names list further path_list kept kept_list model with_params(opt, model) do params, count
+        GC.@preserve data names list further path_list kept kept_list model with_params(opt, model) do params, count
             options = LoadOptions(sizeof(LoadOptions), pointer(list), length(list) ÷ 2,
                                   pointer(path_list), length(path_list), override_options,
                                   common_tensors_only, number_of_mode, older_copy,
                                   convert_state, (0,), pointer(kept_list),
-                                  length(kept_list), C_NULL, 0)
+                                  length(kept_list),
+                                  path === C_NULL ? pointer(data) : C_NULL, length(data))
             check(ccall(c().sonew_load, Int32,
-                        (Ptr{Cvoid}, Cstring, Ref{LoadOptions}, Ptr{Ptr{Cvoid}}, Csize_t),
-                        handle, String(path), options, params, count))
+                        (Ptr{Cvoid}, Ptr{UInt8}, Ref{LoadOptions}, Ptr{Ptr{Cvoid}}, Csize_t),
+                        handle, path, options, params, count))
         end
         opt.generation += 1
     end
     return opt
 end
+load!(opt::Optimizer, io::IO, model = nothing; keywords...) =
+    load!(opt, read(io), model; keywords...)
 
 c_name(name::AbstractString) =
     '\0' in name ? throw(ArgumentError("$(repr(name)) has a NUL")) : String(name)
@@ -85,9 +134,10 @@ c_name(name::AbstractString) =
     load(path, rule, model; hyperparameters, parameters = true, mode = :read, ...) -> Optimizer
 
 Sets up an optimizer as [`setup`](@ref) does, and loads a file into it and, unless
-`parameters` is `false`, into the arrays of `model`, as [`load!`](@ref) does.
+`parameters` is `false`, into the arrays of `model`, as [`load!`](@ref) does. In place of
+`path` there may be the bytes of a file, or a stream.
 """
-function load(path::AbstractString, rule::SONewRule, model; parameters::Bool = true,
+function load(path::Union{Source,IO}, rule::SONewRule, model; parameters::Bool = true,
               hyperparameters = (name, array) -> NamedTuple(), keywords...)
     opt = setup(rule, model; hyperparameters = hyperparameters)
     try
@@ -149,8 +199,8 @@ function open(path::AbstractString; mode::Symbol = :read)
     return opt
 end
 
-# The size of a tensor as Julia has it.
-size_of(t::Tensor) = reverse(Int.(t.dims[1:Int(t.ndim)]))
+# The size of a tensor, or of a plane, as Julia has it.
+size_of(t::Union{Tensor,View}) = reverse(Int.(t.dims[1:Int(t.ndim)]))
 
 """
     SONew.contents(path) -> NamedTuple
@@ -165,6 +215,7 @@ What a checkpoint or a live file holds, without an optimizer:
   [`setup`](@ref) takes them), `settings` (as [`SONew.get_settings`](@ref) returns them),
   and in `arrays` the names of its state planes and `"parameter"`, which
   [`SONew.read_array`](@ref) reads. `"master"` is among them once it is set.
+- `texts`: the texts of the program, a `Dict` from keys to texts.
 """
 contents(path::AbstractString) = with_file(path) do file
     found = filled(c().sonew_file_info, Contents, file)
@@ -172,7 +223,8 @@ contents(path::AbstractString) = with_file(path) do file
     return (step_count = Int(found.step_count), format = Int(found.format),
             file_bytes = Int(found.file_bytes), parameters = found.parameters != 0,
             live = found.live != 0, unsynced = found.unsynced != 0,
-            rule = rule_of(filled(c().sonew_file_options, Options, file)), tensors = tensors)
+            rule = rule_of(filled(c().sonew_file_options, Options, file)), tensors = tensors,
+            texts = texts_of(file, found))
 end
 
 """
@@ -188,10 +240,14 @@ read_array(path::AbstractString, tensor::AbstractString, array::AbstractString) 
         index = findfirst(t -> unsafe_string(t.name) == tensor, tensors)
         index === nothing &&
             refuse(UNKNOWN_TENSOR, "\"", path, "\" has no tensor \"", tensor, "\"")
-        types = Dict(arrays_of(filled(c().sonew_file_arrays, Planes, file, index - 1)))
-        haskey(types, array) ||
+        t, list = tensors[index], arrays_of(filled(c().sonew_file_arrays, Planes, file, index - 1))
+        found = findfirst(a -> a.name == array, list)
+        found === nothing &&
             refuse(PLANE_MISSING, "\"", path, "\" has no \"", tensor, "/", array, "\"")
-        to = Array{types[array]}(undef, size_of(tensors[index])...)
+        own = t.options == C_NULL ? filled(c().sonew_file_options, Options, file) :
+              unsafe_load(t.options)
+        size = plane_size(rule_of(own), array, size_of(t), list[found].len)
+        to = Array{list[found].type}(undef, size...)
         GC.@preserve to check(ccall(c().sonew_file_read, Int32,
                                     (Ptr{Cvoid}, Csize_t, Cstring, Ptr{Cvoid}),
                                     file, index - 1, String(array), pointer(to)))
@@ -218,7 +274,7 @@ function file_tensor(file, index)
     return (name = unsafe_string(t.name), size = size_of(t), type = element_type(t.dtype),
             hyperparameters = hyperparameters,
             settings = named(filled(c().sonew_file_settings, Settings, file, index)),
-            arrays = first.(arrays_of(filled(c().sonew_file_arrays, Planes, file, index))))
+            arrays = [a.name for a in arrays_of(filled(c().sonew_file_arrays, Planes, file, index))])
 end
 
 """
@@ -279,21 +335,24 @@ Base.show(io::IO, saving::Saving) =
           saving.handle == C_NULL ? "finished" : "begun", ")")
 
 """
-    save_begin(opt, path, model = nothing) -> SONew.Saving
+    save_begin(opt, path, model = nothing; texts = ()) -> SONew.Saving
 
 As [`save`](@ref), but in the background: copies everything, and returns while a thread
 of the library writes the copy. Training can continue. [`save_finish`](@ref) reports
 errors. A save that is never finished explicitly is finished when it is garbage
 collected.
 """
-function save_begin(opt::Optimizer, path::AbstractString, model = nothing)
+function save_begin(opt::Optimizer, path::AbstractString, model = nothing; texts = ())
+    given = checked_texts(texts)
     saving = owner_of(:sonew_save_finish, Saving(C_NULL, ReentrantLock(), String(path), 0))
     protected(opt) do optimizer
         handle = Ref{Ptr{Cvoid}}(C_NULL)
         GC.@preserve model with_params(opt, model) do params, count
-            check(ccall(c().sonew_save_begin, Int32,
-                        (Ptr{Cvoid}, Cstring, Ptr{Ptr{Cvoid}}, Csize_t, Ptr{Ptr{Cvoid}}),
-                        optimizer, String(path), params, count, handle))
+            with_texts(optimizer, given) do
+                check(ccall(c().sonew_save_begin, Int32,
+                            (Ptr{Cvoid}, Cstring, Ptr{Ptr{Cvoid}}, Csize_t, Ptr{Ptr{Cvoid}}),
+                            optimizer, String(path), params, count, handle))
+            end
         end
         saving.handle = handle[]
     end

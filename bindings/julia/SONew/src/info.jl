@@ -1,4 +1,4 @@
-# Settings of one array, and information about an optimizer.
+# Settings of one array, what a program keeps with an optimizer, and information about an optimizer.
 
 """
     SONew.version() -> VersionNumber
@@ -134,4 +134,19 @@ function reset_master!(opt::Optimizer)
         opt.generation += 1
     end
     return
+end
+
+"""
+    SONew.reset!(opt)
+
+Makes the optimizer what it was when it was set up: all state zero, step counts 0, the first
+settings of arrays, no texts. What [`adjust!`](@ref) has changed stays. Views of the state
+become invalid; a live file that held the state is closed. Returns `opt`.
+"""
+function reset!(opt::Optimizer)
+    protected(opt) do handle
+        check(ccall(c().sonew_reset, Int32, (Ptr{Cvoid},), handle))
+        opt.generation += 1
+    end
+    return opt
 end

@@ -6,12 +6,15 @@ const HEADER_VERSION = v"0.2.0"
 const FUNCTIONS = (
     :sonew_version, :sonew_struct_field, :sonew_status_name, :sonew_last_error,
     :sonew_options_init, :sonew_step_options_init, :sonew_create, :sonew_open, :sonew_free,
+    :sonew_reset, :sonew_clone,
     :sonew_step, :sonew_get_tensor, :sonew_get_settings, :sonew_set_settings, :sonew_info,
     :sonew_plane_view, :sonew_set_state, :sonew_reset_master,
-    :sonew_save, :sonew_load, :sonew_make_live, :sonew_sync, :sonew_save_begin,
+    :sonew_save, :sonew_save_to_memory, :sonew_load, :sonew_set_text, :sonew_get_text,
+    :sonew_make_live, :sonew_sync, :sonew_save_begin,
     :sonew_save_finish, :sonew_verify,
     :sonew_file_open, :sonew_file_info, :sonew_file_options, :sonew_file_tensor,
-    :sonew_file_settings, :sonew_file_arrays, :sonew_file_read, :sonew_file_free,
+    :sonew_file_settings, :sonew_file_arrays, :sonew_file_read, :sonew_file_text,
+    :sonew_file_free,
     :sonew_plan_create, :sonew_plan_free, :sonew_plan_planes, :sonew_plan_step,
     :sonew_pool_create, :sonew_pool_free,
 )

@@ -15,6 +15,7 @@ mutable struct Plan
     info::TensorInfo
     plane_names::Vector{String}
     plane_types::Vector{DataType}
+    plane_sizes::Vector{Vector{Int}}
     lock::ReentrantLock
     # When the extension of Optimisers.jl last used it, counted in uses of all plans.
     used::Int
@@ -26,18 +27,22 @@ function Plan(rule::SONewRule, type::DataType, size::Dims)
     check_kind("array", type, length(size))
     info = TensorInfo("array", collect(Int, size), type, something(rule.grad_dtype, type))
     plan = owner_of(:sonew_plan_free,
-                    Plan(C_NULL, rule, info, String[], DataType[], ReentrantLock(), 0, 0))
+                    Plan(C_NULL, rule, info, String[], DataType[], Vector{Int}[],
+                         ReentrantLock(), 0, 0))
     list = [tensor(info.name, size, type, rule)]
     GC.@preserve info create!(plan, c().sonew_plan_create, list)
-    planes = arrays_of(filled(c().sonew_plan_planes, Planes, plan.handle, 0))
-    append!(plan.plane_names, first.(planes))
-    append!(plan.plane_types, last.(planes))
+    for plane in arrays_of(filled(c().sonew_plan_planes, Planes, plan.handle, 0))
+        push!(plan.plane_names, plane.name)
+        push!(plan.plane_types, plane.type)
+        push!(plan.plane_sizes, plane_size(rule, plane.name, info.size, plane.len))
+    end
     return plan
 end
 
-# The arrays that the library lists: their names and types.
+# The arrays that the library lists: their names, types and numbers of elements.
 arrays_of(list::Planes) =
-    [unsafe_string(unsafe_load(list.names, i)) => element_type(unsafe_load(list.dtypes, i))
+    [(name = unsafe_string(unsafe_load(list.names, i)),
+      type = element_type(unsafe_load(list.dtypes, i)), len = Int(unsafe_load(list.lens, i)))
      for i in 1:Int(list.count)]
 
 function Base.close(plan::Plan)
@@ -55,8 +60,8 @@ Base.show(io::IO, plan::Plan) =
 The state before the first step: one array for each of `plan.plane_names`. With master
 weights, copy the parameters to the last one.
 """
-zero_planes(plan::Plan) = Any[fill!(Array{T}(undef, plan.info.size...), zero_of(T))
-                              for T in plan.plane_types]
+zero_planes(plan::Plan) = Any[fill!(Array{T}(undef, size...), zero_of(T))
+                              for (T, size) in zip(plan.plane_types, plan.plane_sizes)]
 
 """
     SONew.zero_scalars() -> Vector{Float64}
@@ -78,8 +83,8 @@ like the parameters. The caller then applies `x .-= eta .* (u .+ weight_decay .*
 `beta2` of its own, `scalars` are the numbers from [`SONew.zero_scalars`](@ref), which it
 updates, too. Returns `u`.
 
-Every array has the size of the parameters and the element type that the plan was made
-for: another size is refused with a [`SONewError`](@ref), another type with an
+Every array has the size of the parameters (the plane `"pooled"` that of
+[`SONew.zero_planes`](@ref)) and the element type that the plan was made for: another size is refused with a [`SONewError`](@ref), another type with an
 `ArgumentError`, and nothing is changed then. An optimizer goes on from `planes` and
 `scalars` after [`SONew.set_state!`](@ref).
 """
@@ -101,8 +106,9 @@ function direction!(u::AbstractArray, plan::Plan, planes, grad::AbstractArray,
         length(plan.plane_types))
     protected(plan) do handle
         GC.@preserve u planes grad scalars begin
-            pointers = Ptr{Cvoid}[fitting(p, info, T, "state plane $name of")
-                                  for (p, T, name) in zip(planes, plan.plane_types, plan.plane_names)]
+            kinds = zip(planes, plan.plane_types, plan.plane_names, plan.plane_sizes)
+            pointers = Ptr{Cvoid}[fitting(p, info, T, "state plane $name of", size)
+                                  for (p, T, name, size) in kinds]
             GC.@preserve pointers begin
                 buffers = Buffers(
                     sizeof(Buffers), C_NULL, fitting(u, info, info.type, "the direction of"),
@@ -138,7 +144,7 @@ function PlanRule(rule::SONewRule)
     d = DEFAULTS[]
     own = SONewRule(rule; eta = d.eta, weight_decay = 0, grad_scale = 1, clip_norm = 0,
                     statistics_weight = 1, non_finite = :skip, beta1 = d.beta1, beta2 = d.beta2)
-    return PlanRule(own, SONewRule(own; eps = 0, gamma = 0, graft_eps = 0))
+    return PlanRule(own, SONewRule(own; eps = 0, gamma = 0, graft_eps = 0, shrink = 0))
 end
 
 const PLANS = Dict{Tuple{SONewRule,DataType,Dims},Vector{Plan}}()

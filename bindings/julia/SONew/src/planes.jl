@@ -3,8 +3,8 @@
 """
     SONew.PlaneView{T,N} <: DenseArray{T,N}
 
-A read-only view of a state plane, not a copy, with the size of its array. It shows the
-state after the last step, and is valid until the next call that steps, loads into, moves
+A read-only view of a state plane, not a copy, with the size of its array (`"pooled"` has
+one of its own, see [`plane_names`](@ref)). It shows the state after the last step, and is valid until the next call that steps, loads into, moves
 or closes the optimizer: reading it later throws an `ArgumentError`. Then request a new
 view with [`plane`](@ref), or keep a copy with `copy(view)`. A view keeps the optimizer
 from being garbage collected. Do not read it while another thread steps.
@@ -88,6 +88,13 @@ The names of an array's state planes: `"momentum"`, `"diagonal"`, `"band.1"` and
 `"rms"` with normalized RMSProp grafting, `"master"` with master weights. An array with
 the Adam update has only the first two and `"master"`. At coordinate `j`, `"band.k"` has
 the entry that `j` shares with the `k`-th coordinate after it in the chain.
+
+With `pooling` there are no sub-diagonals, but one plane `"pooled"` for all chains of the
+array, after `"rms"`: the sums over chains of products of coordinates `j` and `j + i`, at
+`[j, i + 1]`, of size `(length of a chain, band + 1)`. With lagged norms its size is
+`(length of a chain, band + 1, 2)`: the sums up to the step before the last, and at
+`[:, :, 2]` what the last step adds to them. It is `Float32`, also beside planes of 16 bits,
+or `Float64` for arrays or state of that type.
 """
 function plane_names(opt::Optimizer, tensor)
     protected(opt) do handle
@@ -98,7 +105,7 @@ end
 function plane_view(opt, tensor, v::View)
     info = opt.tensors[tensor]
     name = "$(unsafe_string(v.tensor))/$(unsafe_string(v.plane))"
-    return PlaneView(opt, convert(Ptr{plane_type(info, v.dtype)}, v.data), Tuple(info.size),
+    return PlaneView(opt, convert(Ptr{plane_type(info, v.dtype)}, v.data), size_of(v),
                      opt.generation, name)
 end
 
@@ -140,8 +147,8 @@ end
 Replaces the state by a copy of the caller's, for programs that kept it in arrays of their
 own: the step count, which becomes that of every array, too, and for each array, in the
 order of [`tensor_names`](@ref), the list of its state planes in the order of
-[`plane_names`](@ref). A plane has the size of its array and the element type of the
-optimizer's plane; `"master"` is taken as set. Step counts of single arrays, and their
+[`plane_names`](@ref). A plane has the size and the element type of the optimizer's plane;
+`"master"` is taken as set. Step counts of single arrays, and their
 scalars, which become zeros, are set afterwards, by [`SONew.set_settings!`](@ref).
 
 Views of the state become invalid; a live file that held the state is closed. Returns
@@ -172,6 +179,6 @@ function addresses(given, info::TensorInfo, views::Vector{View})
     length(given) == length(views) || refuse(
         PLANE_COUNT, "array \"", info.name, "\" is given ", length(given),
         " state planes, expected ", length(views))
-    return [fitting(x, info, plane_type(info, v.dtype), "plane $(unsafe_string(v.plane)) of")
-            for (x, v) in zip(given, views)]
+    return [fitting(x, info, plane_type(info, v.dtype), "plane $(unsafe_string(v.plane)) of",
+                    collect(size_of(v))) for (x, v) in zip(given, views)]
 end

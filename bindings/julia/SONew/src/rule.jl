@@ -21,7 +21,7 @@ Hyperparameters of one step. [`adjust!`](@ref) changes them for later steps, and
 
 Hyperparameters of an optimizer:
 
-- `band = 1`: number of sub-diagonals, 0 (a diagonal) to 16.
+- `band = 1`: number of sub-diagonals, 0 (a diagonal) to 16, or to 64 with `pooling`.
 - `beta1 = 0.9`, `beta2 = 0.99`: decay rates of the momentum and of the statistics.
 - `eps = 1e-6`: damping; `damping = :absolute` or `:relative` (to the largest
   entry of the statistics).
@@ -30,10 +30,20 @@ Hyperparameters of an optimizer:
 - `graft = :adam`: the norm of the update is that of `:none`, `:sgd`,
   `:momentum`, `:adam` or `:normalized_rmsprop`; `graft_eps = 1e-8`,
   `graft_bias_correction = true`.
-- `lagged_norms = false`: the norms are those of the step before: an array's update is
+- `pooling = :none`, the method of the paper, or `:band`: the chains of an array, which are
+  the units of a layer, share a band of correlations, and each coordinate keeps a diagonal of
+  its own. The state has 2 numbers for each parameter, and a plane `"pooled"` for each array.
+  Chains end at every column, or row: `:contiguous` is as `:contiguous_lines`, `:strided` as
+  `:strided_lines`. An array of one chain pools nothing; a `shard` cannot be pooled. Not for
+  embeddings and other arrays whose units see different inputs: give these
+  `update = :adam`.
+- `shrink = 0.04`: with `pooling`, by which part of themselves correlations are taken to be
+  smaller than their estimates, in [0, 1).
+- `lagged_norms = nothing`: `true`: the norms are those of the step before: an array's update is
   scaled by `|a| / |u|` of the last step that it took part in, so that a step goes
   through memory once. An update that would be more than twice as long as with its own
-  norms is brought to these.
+  norms is brought to these. With `pooling`, correlations are those of the step before, too.
+  `nothing`: `true` with `pooling`, otherwise `false`.
 - `nesterov = false`: Nesterov momentum, in directions and norms.
 - `weight_decay = 0`: decoupled: `p -= eta * (u + weight_decay * p)`.
 - `statistics = :moving_average` (an exponential moving average) or `:weighted_sum`;
@@ -107,9 +117,11 @@ struct SONewRule
     threads::Int32
     pool::Union{Nothing,Pool}
     instruction_set::Symbol
-    lagged_norms::Bool
+    lagged_norms::Union{Nothing,Bool}
     nesterov::Bool
     shard::Union{Nothing,NamedTuple{(:first, :whole),Tuple{Int,Int}}}
+    pooling::Symbol
+    shrink::Float64
 
     # From values that hyperparameter() has returned, or those of another rule.
     SONewRule(values::Vector{Any}) = new(values...)
@@ -159,8 +171,6 @@ library_options() = filled(c().sonew_options_init, Options)
 
 # A rule with the options of an optimizer, and otherwise the library's defaults.
 function rule_of(o::Options)
-    o.pooling == 0 || throw(ArgumentError(
-        "the correlations of this optimizer are pooled, which rules do not know yet"))
     s = filled(c().sonew_step_options_init, StepOptions)
     return SONewRule(Any[
         s.lr, o.band, o.beta1, o.beta2, o.eps, o.gamma, name(GRAFT, o.graft),
@@ -169,8 +179,9 @@ function rule_of(o::Options)
         o.graft_bias_correction != 0, s.grad_scale, s.clip_norm, s.statistics_weight,
         name(NON_FINITE, s.non_finite), nothing, nothing, false,
         name(ROUNDING, o.rounding), o.seed, o.threads, nothing,
-        name(INSTRUCTION_SET, o.instruction_set), o.lagged_norms == 1, o.nesterov != 0,
-        nothing])
+        name(INSTRUCTION_SET, o.instruction_set),
+        o.lagged_norms < 0 ? nothing : o.lagged_norms != 0, o.nesterov != 0, nothing,
+        name(POOLING, o.pooling), o.shrink])
 end
 
 options(rule::SONewRule) = Options(
@@ -181,7 +192,19 @@ options(rule::SONewRule) = Options(
     rule.bias_correction, rule.graft_bias_correction,
     number(ROUNDING, rule.rounding, "rounding"),
     number(INSTRUCTION_SET, rule.instruction_set, "instruction_set"),
-    rule.lagged_norms, rule.nesterov, 0, handle_of(rule.pool), library_options().shrink)
+    something(rule.lagged_norms, -1), rule.nesterov, number(POOLING, rule.pooling, "pooling"),
+    handle_of(rule.pool), rule.shrink, library_options().rank, (Int32(0),))
+
+# Whether the norms and the correlations of steps are those of the step before.
+is_lagged(rule::SONewRule) = something(rule.lagged_norms, rule.pooling !== :none)
+
+# The size of a plane of so many elements, of an array of this size: pooled sums have one of
+# their own, of which the library may tell only the length.
+function plane_size(rule::SONewRule, plane::AbstractString, size, len::Integer)
+    plane == "pooled" || return size
+    sums = rule.band + 1
+    return is_lagged(rule) ? [len ÷ (2 * sums), sums, 2] : [len ÷ sums, sums]
+end
 
 # The handle of a pool, for a call during which the caller keeps the rule.
 handle_of(::Nothing) = C_NULL

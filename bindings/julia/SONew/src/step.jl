@@ -105,15 +105,16 @@ end
 
 # The address of an array that has the size and the type that it should have: the library
 # gets no more than the address.
-function fitting(x::AbstractArray, info::TensorInfo, type::DataType, what::String)
+function fitting(x::AbstractArray, info::TensorInfo, type::DataType, what::String,
+                 expected::Vector{Int} = info.size)
     eltype(x) === type || wrong_type(
         what, " \"", info.name, "\" has elements of type ", eltype(x), ", expected ", type)
-    same_size(x, info.size) || refuse(
+    same_size(x, expected) || refuse(
         WRONG_LENGTH, what, " \"", info.name, "\" has size ", size(x), ", expected ",
-        Tuple(info.size))
+        Tuple(expected))
     return address(x, () -> "$what \"$(info.name)\"")
 end
-fitting(x, info::TensorInfo, type, what) =
+fitting(x, info::TensorInfo, type, what, expected = info.size) =
     wrong_type(what, " \"", info.name, "\" is no array but a ", typeof(x))
 
 @noinline wrong_type(message...) = throw(ArgumentError(string(message...)))

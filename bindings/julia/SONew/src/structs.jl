@@ -27,6 +27,8 @@ struct Options
     pooling::Int32
     pool::Ptr{Cvoid}
     shrink::Float64
+    rank::Int32
+    reserved::NTuple{1,Int32}
 end
 
 struct Tensor
@@ -161,6 +163,7 @@ const STRUCTS = (
 const STATISTICS = (moving_average = 0, weighted_sum = 1)
 const DAMPING = (absolute = 0, relative = 1)
 const GRAFT = (none = 0, sgd = 1, momentum = 2, adam = 3, normalized_rmsprop = 4)
+const POOLING = (none = 0, band = 1)
 const ROUNDING = (nearest = 0, stochastic = 1)
 const INSTRUCTION_SET = (auto = 0, portable = 1, avx2 = 2, avx512 = 3, neon = 4)
 const CHAINS = (contiguous = 0, strided = 1, contiguous_lines = 2, strided_lines = 3)
@@ -170,7 +173,7 @@ const LOAD_MODE = (read = 0, map_private = 1, map_shared = 2)
 
 # The hyperparameters that are one of a list of names.
 const ENUMERATIONS = (graft = GRAFT, damping = DAMPING, statistics = STATISTICS,
-                      non_finite = NON_FINITE, rounding = ROUNDING,
+                      pooling = POOLING, non_finite = NON_FINITE, rounding = ROUNDING,
                       instruction_set = INSTRUCTION_SET, chains = CHAINS, update = UPDATE)
 
 function number(values::NamedTuple, name, argument)

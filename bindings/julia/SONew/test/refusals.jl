@@ -111,21 +111,28 @@ for use in (() -> step!(opt, model, good), () -> step_count(opt), () -> plane(op
             () -> SONew.get_settings(opt, 1), () -> SONew.set_settings!(opt, 1; lr_scale = 1),
             () -> SONew.set_state!(opt, 9, planes_of),
             () -> make_live!(opt, tempname()), () -> sync(opt), () -> save_begin(opt, tempname()),
-            () -> SONew.reset_master!(opt), () -> SONew.instruction_set(opt))
+            () -> SONew.reset_master!(opt), () -> SONew.instruction_set(opt),
+            () -> SONew.reset!(opt), () -> copy(opt), () -> deepcopy(opt),
+            () -> SONew.save_to_memory(opt), () -> save(opt, IOBuffer()),
+            () -> SONew.set_text!(opt, "a", "b"), () -> SONew.get_text(opt, "a"))
     @test refused(use, :SONEW_BAD_HANDLE, "closed")
 end
-for copied in (deepcopy, copy, x -> serialize(IOBuffer(), x))
-    @test argument_error(() -> copied(opt2), "an optimizer cannot be ", "save(opt, path")
-end
+@test argument_error(() -> serialize(IOBuffer(), opt2), "an optimizer cannot be serialized",
+                     "save(opt, path")
 # Nor as a part of something else, nor what belongs to it.
 @test argument_error(() -> serialize(IOBuffer(), Dict("opt" => (1, [opt2]))), "an optimizer")
 let pool = SONew.Pool(1), plan = SONew.Plan(SONewRule(), [1.0f0]), saving = save_begin(opt2, tempname())
     for (owner, what) in ((pool, "a pool"), (plan, "a plan"), (saving, "a save"),
-                          (plane(opt2, 1, "momentum"), "an optimizer"),
                           (SONewRule(pool = pool), "a pool"))
         @test argument_error(() -> serialize(IOBuffer(), owner), what, "serialized")
         @test argument_error(() -> deepcopy(owner), what, "copied")
     end
+    for owner in (pool, plan, saving)
+        @test argument_error(() -> copy(owner), "cannot be copied")
+    end
+    view = plane(opt2, 1, "momentum")
+    @test argument_error(() -> serialize(IOBuffer(), view), "an optimizer", "serialized")
+    @test argument_error(() -> deepcopy(view), "the view of W/momentum", "copy(view)")
     save_finish(saving)
 end
 # A rule without a pool is a plain struct.

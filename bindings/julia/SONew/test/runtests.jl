@@ -8,8 +8,8 @@ include("common.jl")
 
 @testset "SONew" begin
     @testset "$name" for name in ("header", "rule", "golden", "same_bits", "types",
-                                  "containers", "arrays", "refusals", "planes", "files",
-                                  "shards", "lifecycle", "plan", "pool", "packages",
+                                  "containers", "arrays", "refusals", "planes", "pooled",
+                                  "files", "copies", "shards", "lifecycle", "plan", "pool", "packages",
                                   "optimisers", "library", "workload", "threads",
                                   "interrupt")
         # Each in a module of its own, so that names do not meet.

@@ -45,15 +45,18 @@ function bytes_from_julia(input, T, rule, betas; hands_over)
     end
 end
 
-@testset "$T state $state band $band $graft lagged $lagged betas $betas" for
-        (T, state, band, graft, master, rounding, lagged, nesterov, betas) in (
-            (Float32, Float32, 1, :adam, false, :nearest, false, false, false),
-            (Float32, Float32, 1, :adam, false, :nearest, true, true, true),
-            (Float32, Float32, 4, :normalized_rmsprop, false, :nearest, false, false, true),
-            (Float64, Float64, 2, :momentum, false, :nearest, true, false, false),
-            (Float32, BFloat16, 1, :sgd, true, :stochastic, true, false, true),
-            (Float16, Float32, 0, :adam, true, :nearest, false, true, false),
-            (BFloat16, BFloat16, 3, :none, false, :stochastic, false, false, false))
+@testset "$T state $state band $band $graft lagged $lagged betas $betas pooling $pooling" for
+        (T, state, band, graft, master, rounding, lagged, nesterov, betas, pooling) in (
+            (Float32, Float32, 1, :adam, false, :nearest, false, false, false, :none),
+            (Float32, Float32, 1, :adam, false, :nearest, true, true, true, :none),
+            (Float32, Float32, 4, :normalized_rmsprop, false, :nearest, false, false, true, :none),
+            (Float64, Float64, 2, :momentum, false, :nearest, true, false, false, :none),
+            (Float32, BFloat16, 1, :sgd, true, :stochastic, true, false, true, :none),
+            (Float16, Float32, 0, :adam, true, :nearest, false, true, false, :none),
+            (BFloat16, BFloat16, 3, :none, false, :stochastic, false, false, false, :none),
+            (Float32, Float32, 4, :adam, false, :nearest, true, true, false, :band),
+            (Float64, Float64, 20, :normalized_rmsprop, false, :nearest, false, false, false, :band),
+            (BFloat16, BFloat16, 3, :adam, true, :stochastic, true, false, false, :band))
     rng = MersenneTwister(band)
     input, output = joinpath(dir, "in"), joinpath(dir, "out")
     open(input, "w") do file
@@ -63,12 +66,14 @@ end
     end
     graft_number = SONew.GRAFT[graft]
     run(`$program $input $output $band $graft_number $(SONew.dtype(T)) $(SONew.dtype(state))
-         $(Int(master)) $(SONew.ROUNDING[rounding]) $(Int(lagged)) $(Int(nesterov)) $(Int(betas))`)
+         $(Int(master)) $(SONew.ROUNDING[rounding]) $(Int(lagged)) $(Int(nesterov)) $(Int(betas)) $(SONew.POOLING[pooling])`)
     from_c = read(output)
-    @test length(from_c) > (13 * 7 + 11) * (sizeof(T) + (band + 2) * sizeof(state)) - 1
+    planes = pooling === :none ? band + 2 : 2
+    @test length(from_c) > (13 * 7 + 11) * (sizeof(T) + planes * sizeof(state)) - 1
     rule = SONewRule(eta = 0.03, clip_norm = 5, band = band, graft = graft, weight_decay = 0.01,
                      seed = 5, state_dtype = state, master = master, rounding = rounding,
-                     lagged_norms = lagged, nesterov = nesterov)
+                     lagged_norms = lagged, nesterov = nesterov, pooling = pooling,
+                     shrink = 0.1)
     from_julia, settings = bytes_from_julia(input, T, rule, betas; hands_over = false)
     @test from_julia == from_c
     @test [s.step_count for s in settings] == [7, 6]

@@ -11,7 +11,7 @@ SCALARS = 3
 STATISTICS = {"moving_average": 0, "weighted_sum": 1}
 DAMPINGS = {"absolute": 0, "relative": 1}
 GRAFTS = {"none": 0, "sgd": 1, "momentum": 2, "adam": 3, "normalized_rmsprop": 4}
-POOLINGS = {"none": 0, "band": 1}
+POOLINGS = {"none": 0, "band": 1, "rank": 2, "all": 3}
 ROUNDINGS = {"nearest": 0, "stochastic": 1}
 NON_FINITE = {"skip": 0, "unchecked": 1}
 CHAINS = {"contiguous": 0, "strided": 1, "contiguous_lines": 2, "strided_lines": 3}
@@ -66,6 +66,8 @@ class Options(ctypes.Structure):
         ("pooling", c_int32),
         ("pool", c_void_p),
         ("shrink", c_double),
+        ("rank", c_int32),
+        ("reserved", c_int32 * 1),
     ]
 
 

@@ -16,6 +16,7 @@ NAMES = {
     "damping": _settings.DAMPINGS,
     "graft": _settings.GRAFTS,
     "rounding": _settings.ROUNDINGS,
+    "pooling": _settings.POOLINGS,
 }
 
 

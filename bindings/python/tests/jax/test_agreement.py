@@ -27,6 +27,8 @@ options = st.fixed_dictionaries(
         "graft_bias_correction": st.booleans(),
         "lagged_norms": st.booleans(),
         "nesterov": st.booleans(),
+        "pooling": st.sampled_from(["none", "band"]),
+        "shrink": st.sampled_from([0.04, 0.5]),
         "clip_norm": st.sampled_from([None, 0.5, 100.0]),
         "non_finite": st.sampled_from(["skip", "unchecked"]),
         "update": st.sampled_from(["sonew", "adam"]),
@@ -67,6 +69,8 @@ SOME_OPTIONS = {
     "graft_bias_correction": True,
     "lagged_norms": False,
     "nesterov": True,
+    "pooling": "none",
+    "shrink": 0.04,
     "clip_norm": 0.5,
     "non_finite": "skip",
     "update": "sonew",
@@ -84,6 +88,7 @@ OTHERS = SOME_OPTIONS | {
     "non_finite": "unchecked",
     "chains": "strided_lines",
 }
+POOLED = SOME_OPTIONS | {"pooling": "band", "band": 5, "gamma": 1e-2, "chains": "contiguous"}
 TREE = [(7, 9), [(2, 3, 8), (5,), (), (0, 4)]]
 
 
@@ -92,6 +97,8 @@ TREE = [(7, 9), [(2, 3, 8), (5,), (), (0, 4)]]
 @given(trees, options, st.integers(0, 2**32))
 @example(TREE, SOME_OPTIONS, 0)
 @example(TREE, OTHERS, 0)
+@example(TREE, POOLED, 0)
+@example(TREE, OTHERS | {"pooling": "band"}, 0)
 def test_random_trees_in_float64(tree, options, seed):
     """In float64, where rounding decides nothing but what is within 1e-9 of an
     edge's removal."""

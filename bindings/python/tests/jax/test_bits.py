@@ -24,6 +24,8 @@ VARIANTS = {
     "clipped": {"clip_norm": 0.5, "grad_scale": 2.0},
     "lagged": {"lagged_norms": True, "band": 2},
     "nesterov": {"nesterov": True, "lagged_norms": True, "update": adam_for_vectors},
+    "pooled": {"pooling": "band", "band": 20},
+    "pooled, its own": {"pooling": "band", "band": 3, "lagged_norms": False, "shrink": 0.2, "damping": "relative"},
     "unchecked": {"non_finite": "unchecked", "threads": 1},
 }
 DTYPES = {
@@ -55,11 +57,18 @@ def c_plan(params, options):
     states = [state or ("float64" if p.dtype == np.float64 else "float32") for p in params]
     states = [jnp.dtype(s) for s in states]
     plan = Plan(params, states, [chains] * len(params), updates, **own)
-    band, rms = own.get("band", 1), own.get("graft") == "normalized_rmsprop"
+    pooled = own.get("pooling", "none") != "none"
+    band, rms = 0 if pooled else own.get("band", 1), own.get("graft") == "normalized_rmsprop"
     counts = [2 + (band + rms if u == "sonew" else 0) for u in updates]
     planes = [
         [np.zeros(p.shape, s) for _ in range(n)] for p, s, n in zip(params, states, counts)
     ]
+    if pooled:
+        for p, own_planes in zip(params, planes):
+            # The chain is the first dimension.
+            sums = (own["band"] + 1, p.shape[0] if p.ndim else 1)
+            lagged = own.get("lagged_norms", True)
+            own_planes.append(np.zeros((2, *sums) if lagged else sums, np.float32))
     return plan, planes
 
 
@@ -67,6 +76,7 @@ def planes_of(state, i, leaf):
     """A leaf's planes in a state, in the C API's order."""
     trees = [state.momentum, state.diagonal, *state.bands]
     trees += [state.rms] if state.rms != () else []
+    trees += [state.pooled] if state.pooled != () else []
     found = [tree[leaf] for tree in trees]
     return [np.asarray(x) for x in found if not hasattr(x, "_fields")]
 
@@ -125,7 +135,7 @@ def test_same_bits_as_the_c_api(options, dtypes, tiny):
                         assert ours.tobytes() == c.tobytes(), name
                     for ours, c in zip(planes_of(other, i, name), c_planes_u[i], strict=True):
                         assert ours.tobytes() == c.tobytes(), name
-                    if options.get("lagged_norms"):
+                    if len(state.norm_ratios):
                         for own, c in ((state, plan), (other, plan_u)):
                             ratio = np.asarray(own.norm_ratios)[i].view(np.float64)
                             assert ratio[0] == c.scalars[i][0], name

@@ -147,6 +147,7 @@ LIKE_OPTAX = {
     "wide": sonew(1.0, band=4, graft="normalized_rmsprop"),
     "relative": sonew(1.0, damping="relative", clip_norm=1.0),
     "lagged": sonew(1.0, lagged_norms=True),
+    "pooled": sonew(1.0, pooling="band", band=3),
     "injected": optax.inject_hyperparams(sonew)(1.0),
 }
 needs_context = pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="there is no jax.set_mesh")

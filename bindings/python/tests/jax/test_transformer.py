@@ -37,8 +37,9 @@ def test_a_prediction_does_not_see_what_it_predicts(text):
     assert not np.array_equal(before[:, 40:], after[:, 40:])
 
 
-def test_it_learns(text):
-    name, steps = "SONew, tridiagonal", 40
+@pytest.mark.parametrize("name", ["SONew, tridiagonal", "SONew, pooled band 16"])
+def test_it_learns(text, name):
+    steps = 40
     run = transformer.Run(text, name, transformer.SETTINGS[name], steps, seed=1)
     # Nothing is known at first: each character is about as likely as another.
     assert abs(run.loss() - np.log(len(text.characters))) < 0.7

@@ -10,6 +10,7 @@ from ._settings import (
     DAMPINGS,
     GRAFTS,
     NON_FINITE,
+    POOLINGS,
     ROUNDINGS,
     STATISTICS,
     UPDATES,
@@ -92,6 +93,11 @@ def attributes(program):
     for name in ("lagged_norms", "nesterov"):
         if getattr(settings, name):
             scalars[name] = True
+    if settings.pooling == "none":
+        # Nor had they shrink, the last number.
+        named["numbers"] = named["numbers"][:-1]
+    else:
+        scalars["pooling"] = POOLINGS[settings.pooling]
     named |= {name: np.int64(value) for name, value in scalars.items()}
     if program.staged:
         named["reached"] = ints(STAGES[stage] for stage in program.reached)

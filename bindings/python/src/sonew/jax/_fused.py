@@ -40,7 +40,7 @@ def fused_sonew(
     damping: str = "absolute",
     bias_correction: bool = True,
     graft_bias_correction: bool = True,
-    lagged_norms: bool = False,
+    lagged_norms: Optional[bool] = None,
     nesterov: bool = False,
     chains: PerLeaf[str] = "strided",
     update: PerLeaf[str] = "sonew",
@@ -53,6 +53,8 @@ def fused_sonew(
     threads: Optional[int] = None,
     implementation: str = "auto",
     partition_specs: Any = None,
+    pooling: str = "none",
+    shrink: Number = 0.04,
 ) -> FusedSonew:
     r"""SONew with parameters and state updated in place.
 
@@ -118,6 +120,8 @@ def fused_sonew(
         threads=threads,
         implementation=implementation,
         partition_specs=partition_specs,
+        pooling=pooling,
+        shrink=shrink,
     )._replace(
         master_weights=_settings.flag("master_weights", master_weights), direction=False
     )

@@ -13,9 +13,9 @@ from ._tree import Leaves, ScaleBySonewState, options, take_step
 __all__ = ["ScaleBySonewState", "scale_by_sonew", "sonew"]
 
 OPTIONS = """
-      band: number of sub-diagonals, an int from 0 to 16: 0 is a diagonal, 1 a
-        tridiagonal matrix. The state has band + 2 numbers for each parameter.
-        None is the default, 1.
+      band: number of sub-diagonals, an int from 0 to 16, or to 64 with `pooling`: 0 is a
+        diagonal, 1 a tridiagonal matrix. The state has band + 2 numbers for each
+        parameter, and 2 with pooling. None is the default, 1.
       beta1: decay rate of the momentum, in [0, 1).
       beta2: decay rate of the diagonal, the sub-diagonals and the plane of
         normalized RMSProp, in [0, 1).
@@ -45,7 +45,8 @@ OPTIONS = """
         step, and one after a zero update, takes its own norms. An update that would
         be more than twice as long as with its own norms is brought to these. The
         state has a number more for each leaf, `norm_ratios`, which is a constant
-        for derivatives.
+        for derivatives. With `pooling`, correlations are those of the step before,
+        too. None: True with pooling, otherwise False.
       nesterov: Nesterov momentum: in the direction and in the norms of the grafts of
         Adam and momentum, m^ is replaced by (beta1 m + (1 - beta1) g) /
         (1 - beta1^t), with m the momentum after the step.
@@ -82,7 +83,19 @@ OPTIONS = """
         PartitionSpec for all leaves or a tree of them, as in `in_specs`; None is
         a leaf that is not cut. Each
         part keeps its own chains (there are no edges across a cut); norms are
-        summed over the axes that the leaf is cut along, and no others.
+        summed over the axes that the leaf is cut along, and no others. A leaf whose
+        correlations are pooled cannot be cut.
+      pooling: "none", the method of the paper, or "band": the chains of a leaf, which
+        are the units of a layer, share a band of correlations R, and each coordinate
+        keeps a diagonal of its own. With q = sqrt(H^_jj) and z = g / q,
+        P_i[j] <- beta2 P_i[j] + (1 - beta2) sum over chains of z[j] z[j+i] for
+        i = 0 .. band; R_j,j+i = (1 - shrink) P_i[j] / sqrt(P_0[j] P_0[j+i]), R_jj = 1;
+        u = q^-1 R^-1 q^-1 m^, with R^-1 the solution on the band. Chains end at every
+        line: "strided" is as "strided_lines", "contiguous" as "contiguous_lines". A
+        leaf of one chain pools nothing. Not for embeddings and other leaves whose
+        units see different inputs: give these `update="adam"`.
+      shrink: with pooling, by which part of themselves correlations are taken to be
+        smaller than their estimates, in [0, 1).
 """
 
 
@@ -109,7 +122,7 @@ def scale_by_sonew(
     damping: str = "absolute",
     bias_correction: bool = True,
     graft_bias_correction: bool = True,
-    lagged_norms: bool = False,
+    lagged_norms: Optional[bool] = None,
     nesterov: bool = False,
     chains: PerLeaf[str] = "strided",
     update: PerLeaf[str] = "sonew",
@@ -122,6 +135,8 @@ def scale_by_sonew(
     threads: Optional[int] = None,
     implementation: str = "auto",
     partition_specs: Any = None,
+    pooling: str = "none",
+    shrink: Number = 0.04,
 ) -> optax.GradientTransformation:
     r"""Replaces gradients by SONew's direction.
 
@@ -202,6 +217,8 @@ def scale_by_sonew(
         threads=threads,
         implementation=implementation,
         partition_specs=partition_specs,
+        pooling=pooling,
+        shrink=shrink,
     )
 
     def init(params):
@@ -241,7 +258,7 @@ def sonew(
     damping: str = "absolute",
     bias_correction: bool = True,
     graft_bias_correction: bool = True,
-    lagged_norms: bool = False,
+    lagged_norms: Optional[bool] = None,
     nesterov: bool = False,
     chains: PerLeaf[str] = "strided",
     update: PerLeaf[str] = "sonew",
@@ -254,6 +271,8 @@ def sonew(
     threads: Optional[int] = None,
     implementation: str = "auto",
     partition_specs: Any = None,
+    pooling: str = "none",
+    shrink: Number = 0.04,
 ) -> optax.GradientTransformation:
     r"""SONew, the Sparsified Online Newton method.
 
@@ -320,6 +339,8 @@ def sonew(
         threads=threads,
         implementation=implementation,
         partition_specs=partition_specs,
+        pooling=pooling,
+        shrink=shrink,
     )
     weight_decay = _settings.number_or_schedule("weight_decay", weight_decay)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _bits
+from . import _bits, _pooled
 from ._direction import directions, from_chains, to_chains
 from ._settings import NUMBERS
 from ._sharding import union
@@ -133,10 +133,7 @@ def take_in(settings, leaf, index, dtype, numbers, planes, gradient, norm):
         return _bits.rounded(x, state_dtype, settings, numbers["step"], index, plane)
 
     beta1, beta2 = numbers["beta1"], numbers["beta2"]
-    if settings.statistics == "moving_average":
-        keep, weight = beta2, numbers["one_minus_beta2"]
-    else:
-        keep, weight = 1.0, numbers["statistics_weight"]
+    keep, weight = _pooled.average(settings, numbers)
     new = [stored(beta1 * old[0] + numbers["one_minus_beta1"] * g, 0)]
     new.append(stored(keep * old[1] + (weight * g) * g, 1))
     for k in range(1, band + 1):
@@ -161,9 +158,8 @@ def take_in(settings, leaf, index, dtype, numbers, planes, gradient, norm):
         reference = squares(quotient(q, root(new[2 + band].astype(dtype)) + eps))
     else:
         reference = jnp.zeros((), dtype)
-    if leaf.master:
-        new.append(planes[-1])
-    return tuple(new), reference
+    # Pooled sums come with directions, and master weights with the end of the step.
+    return (*new, *planes[len(new) :]), reference
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -246,7 +242,8 @@ class Run:
         corrects = settings.bias_correction
         averaged = settings.statistics == "moving_average"
         statistics = self.all.correction("beta2", dtype) if corrects and averaged else one
-        values = {name: get(name) for name in ("gamma", "graft_eps", "statistics_weight", "eps")}
+        as_given = ("gamma", "graft_eps", "statistics_weight", "eps", "shrink")
+        values = {name: get(name) for name in as_given}
         for name in ("beta1", "beta2"):
             # 1 - beta is computed before rounding to dtype if beta is static.
             values[name], values["one_minus_" + name] = get(name), jnp.asarray(
@@ -337,7 +334,7 @@ class Run:
 
     def all_directions(self, known):
         if self.directions is None:
-            arrays = []
+            arrays, pooled, planes_after = [], {}, list(self.planes)
             for i, (leaf, dtype, gradient, planes) in enumerate(self.leaves()):
                 values = self.values(dtype)
                 damping = values["eps"]
@@ -348,8 +345,22 @@ class Run:
                 arrays.append(
                     corrected(self.settings, leaf, dtype, values, own, gradient, damping)
                 )
+                if leaf.is_pooled(self.settings):
+                    m, d, _ = arrays[-1]
+                    g = gradient.astype(dtype) * values["scale"]
+                    at = 2 + leaf.has_rms(self.settings)
+                    # Later calls find that one before them has taken the gradient in.
+                    takes_in = "norms" not in known
+                    pooled[i], sums = _pooled.direction(
+                        self.settings, leaf, takes_in, values, planes[at], m, d, g
+                    )
+                    sums = self.kept(sums, planes[at])
+                    planes_after[i] = (*planes[:at], sums, *planes[at + 1 :])
             gamma = lambda i: self.values(self.dtypes[i])["gamma"]
             self.directions = directions(self.program.leaves, arrays, gamma)
+            for i, u in pooled.items():
+                self.directions[i] = u
+            self.planes = tuple(planes_after)
         return self.directions
 
     def norms(self, known):
@@ -401,8 +412,9 @@ class Run:
 
     def apply(self, known):
         targets, planes, ratios = [], [], self.ratios(known)
+        found = self.all_directions(known)
         for i, (leaf, dtype, _, state) in enumerate(self.leaves()):
-            u, ratio = self.all_directions(known)[i], ratios[i]
+            u, ratio = found[i], ratios[i]
             key = (self.settings, self.step_number, i, len(state))
             if self.program.direction:
                 new = _bits.rounded(ratio * u, self.types[i], *key)

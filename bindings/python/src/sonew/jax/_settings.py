@@ -15,10 +15,11 @@ DAMPINGS = {"absolute": 0, "relative": 1}
 GRAFTS = {"none": 0, "sgd": 1, "momentum": 2, "adam": 3, "normalized_rmsprop": 4}
 ROUNDINGS = {"nearest": 0, "stochastic": 1}
 NON_FINITE = {"skip": 0, "unchecked": 1}
+POOLINGS = {"none": 0, "band": 1}
 CHAINS = {"contiguous": 0, "strided": 1, "contiguous_lines": 2, "strided_lines": 3}
 UPDATES = {"sonew": 0, "adam": 1}
 IMPLEMENTATIONS = ("auto", "custom_call", "pure")
-MAX_BAND, MAX_THREADS, MAX_DIMS = 16, 1024, 8
+MAX_BAND, MAX_POOLED_BAND, MAX_THREADS, MAX_DIMS = 16, 64, 1024, 8
 
 # The numbers of a step, in the order in which the handler takes them.
 NUMBERS = (
@@ -32,9 +33,10 @@ NUMBERS = (
     "statistics_weight",
     "clip_norm",
     "weight_decay",
+    "shrink",
 )
 # The numbers that must be in [0, 1), and those that must be positive.
-UNIT, POSITIVE = {"beta1", "beta2", "gamma"}, {"grad_scale", "clip_norm"}
+UNIT, POSITIVE = {"beta1", "beta2", "gamma", "shrink"}, {"grad_scale", "clip_norm"}
 
 # How arguments are annotated.
 T = TypeVar("T")
@@ -136,10 +138,13 @@ class Settings:
     non_finite: str
     threads: int
     implementation: str
+    pooling: str = "none"
 
     def __post_init__(self):
         put = lambda name, value: object.__setattr__(self, name, value)
-        put("band", integer("band", self.band, 0, MAX_BAND))
+        choice("pooling", self.pooling, POOLINGS)
+        most = MAX_BAND if self.pooling == "none" else MAX_POOLED_BAND
+        put("band", integer("band", self.band, 0, most))
         put("threads", integer("threads", self.threads, 0, MAX_THREADS))
         put("seed", integer("seed", self.seed, 0, 2**64 - 1))
         for name in ("bias_correction", "graft_bias_correction", "lagged_norms", "nesterov"):
@@ -153,6 +158,11 @@ class Settings:
             "implementation": IMPLEMENTATIONS,
         }.items():
             choice(name, getattr(self, name), among)
+
+    @property
+    def sub_diagonals(self):
+        """Those that a coordinate has of its own."""
+        return self.band if self.pooling == "none" else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +178,17 @@ class Leaf:
     # Names of the mesh axes that the leaf is sharded over.
     axes: tuple = ()
 
+    def sums_shape(self, settings, shape):
+        """The shape of pooled sums, of a leaf of this shape."""
+        end = 0 if self.chains in ("strided", "strided_lines") else -1
+        sums = (settings.band + 1, shape[end] if shape else 1)
+        return (2, *sums) if settings.lagged_norms else sums
+
     def band(self, settings):
-        return settings.band if self.update == "sonew" else 0
+        return settings.sub_diagonals if self.update == "sonew" else 0
+
+    def is_pooled(self, settings):
+        return self.update == "sonew" and settings.pooling != "none"
 
     def graft(self, settings):
         return settings.graft if self.update == "sonew" else "none"
@@ -178,7 +197,8 @@ class Leaf:
         return self.graft(settings) == "normalized_rmsprop"
 
     def plane_count(self, settings):
-        return 2 + self.band(settings) + self.has_rms(settings) + self.master
+        more = self.has_rms(settings) + self.is_pooled(settings) + self.master
+        return 2 + self.band(settings) + more
 
 
 @dataclasses.dataclass(frozen=True)

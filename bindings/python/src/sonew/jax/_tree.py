@@ -35,6 +35,11 @@ class ScaleBySonewState(NamedTuple):
       norm_ratios: with lagged norms |a| / |u| of each leaf's last step, in the order
         of the leaves: a float64 number in two uint32 words, the low one first, shape
         [leaves, 2]; zeros before the first step. Otherwise ().
+      pooled: with pooling the sums P of each leaf, [band + 1, length of a chain],
+        float32, or float64 for float64 parameters or state. With lagged norms
+        [2, band + 1, length]: the sums up to the step before the last, and behind
+        them what the last step adds to these. Leaves with the plain Adam update have
+        an `optax.MaskedNode` instead. Otherwise ().
     """
 
     count: ArrayTree
@@ -45,6 +50,7 @@ class ScaleBySonewState(NamedTuple):
     master: ArrayTree
     skipped: ArrayTree = jax.sharding.PartitionSpec()
     norm_ratios: ArrayTree = ()
+    pooled: ArrayTree = ()
 
 
 def is_masked(node):
@@ -93,6 +99,8 @@ def options(
     threads,
     implementation,
     partition_specs,
+    pooling,
+    shrink,
 ):
     """Checks the options that all of the optimizers share."""
     settings = _settings.Settings(
@@ -102,13 +110,14 @@ def options(
         graft=graft,
         bias_correction=bias_correction,
         graft_bias_correction=graft_bias_correction,
-        lagged_norms=lagged_norms,
+        lagged_norms=pooling != "none" if lagged_norms is None else lagged_norms,
         nesterov=nesterov,
         rounding=rounding,
         seed=0 if seed is None else seed,
         non_finite=non_finite,
         threads=0 if threads is None else threads,
         implementation=implementation,
+        pooling=pooling,
     )
     numbers, schedules = {}, {}
     for name, value in {
@@ -120,6 +129,7 @@ def options(
         "grad_scale": grad_scale,
         "statistics_weight": statistics_weight,
         "clip_norm": clip_norm,
+        "shrink": shrink,
     }.items():
         if name == "clip_norm" and value is None:
             numbers[name] = 0.0
@@ -127,6 +137,9 @@ def options(
             schedules[name] = value
         else:
             numbers[name] = _settings.number(name, value)
+    if pooling == "none":
+        # Nothing depends on it.
+        numbers["shrink"] = 0.0
     weight = numbers.get("statistics_weight")
     if statistics == "moving_average" and (schedules or isinstance(weight, float) and weight != 1.0):
         raise ValueError("statistics_weight must be 1 with moving-average statistics")
@@ -204,6 +217,12 @@ class Leaves:
         for leaf, array in zip(self.kinds, self.arrays):
             if leaf.master and jnp.dtype(array.dtype).name == "float64":
                 raise TypeError(f"{leaf.name!r} is float64, and master weights are float32")
+            if leaf.axes and leaf.is_pooled(settings):
+                raise ValueError(
+                    f"partition_specs cuts {leaf.name!r}, whose correlations are pooled: a part "
+                    "has only a part of their sums. Give it the spec P(), and the whole leaf to "
+                    "every device"
+                )
         self.settings = settings
 
     def each(self, argument, value, is_value, among=None):
@@ -233,7 +252,7 @@ class Leaves:
 
     def init(self):
         """The state before the first step."""
-        band = self.settings.band
+        band = self.settings.sub_diagonals
 
         def plane(wanted):
             return self.tree(
@@ -246,13 +265,15 @@ class Leaves:
         bands = tuple(
             plane(lambda leaf, k=k: leaf.band(self.settings) > k) for k in range(band)
         )
-        rms, master, norm_ratios = (), (), ()
+        rms, master, norm_ratios, pooled = (), (), (), ()
         if self.settings.graft == "normalized_rmsprop":
             rms = plane(lambda leaf: leaf.has_rms(self.settings))
         if self.options.master_weights:
             master = self.tree([master_weights(array) for array in self.arrays])
         if self.settings.lagged_norms:
             norm_ratios = jnp.zeros((len(self.arrays), 2), jnp.uint32)
+        if self.settings.pooling != "none":
+            pooled = self.tree([self.zero_sums(i) for i in range(len(self.arrays))])
         everywhere = lambda leaf: True
         return ScaleBySonewState(
             count=jnp.zeros([], jnp.int32),
@@ -263,7 +284,16 @@ class Leaves:
             master=master,
             skipped=jnp.zeros([], jnp.int32),
             norm_ratios=norm_ratios,
+            pooled=pooled,
         )
+
+    def zero_sums(self, i):
+        """The pooled sums of a leaf before the first step."""
+        leaf, array = self.kinds[i], self.arrays[i]
+        if not leaf.is_pooled(self.settings):
+            return optax.MaskedNode()
+        shape = leaf.sums_shape(self.settings, array.shape)
+        return jnp.zeros(shape, sums_dtype(array.dtype, self.state_dtypes[i]))
 
     def listed(self, what, tree):
         """The arrays of a tree, which must have the structure of this one."""
@@ -294,13 +324,37 @@ class Leaves:
             listed.append(array)
         return listed
 
-    def planes(self, state):
-        """The state planes of each leaf."""
+    def sums(self, state):
+        """The pooled sums of each leaf that has them."""
+        if self.settings.pooling == "none":
+            return [None] * len(self.arrays)
+        listed = self.listed("the pooled sums", state.pooled)
+        wanted = lambda leaf: leaf.is_pooled(self.settings)
+        self.present("the pooled sums", listed, wanted)
+        for i, leaf in enumerate(self.kinds):
+            if not wanted(leaf):
+                continue
+            listed[i] = leaf_array(f"{leaf.name!r} in the pooled sums", listed[i], quoted=True)
+            shape = leaf.sums_shape(self.settings, self.arrays[i].shape)
+            if listed[i].shape != shape:
+                raise ValueError(
+                    f"{leaf.name!r} has shape {listed[i].shape} in the pooled sums, but {shape} here"
+                )
+        return listed
+
+    def planes(self, state, targets=None):
+        """The state planes of each leaf, whose step writes `targets`: by default, arrays of
+        the types of these leaves."""
+        targets = self.arrays if targets is None else targets
         if not isinstance(state, ScaleBySonewState):
             raise TypeError(f"the state is a {type(state).__name__}, not a ScaleBySonewState")
-        band = self.settings.band
+        band = self.settings.sub_diagonals
         if len(state.bands) != band:
-            raise ValueError(f"the state has {len(state.bands)} sub-diagonals, but band is {band}")
+            pooled = " and correlations are pooled" if self.settings.pooling != "none" else ""
+            raise ValueError(
+                f"the state has {len(state.bands)} sub-diagonals, but band is "
+                f"{self.settings.band}{pooled}"
+            )
         momentum = self.matching("the momentum", state.momentum)
         diagonal = self.matching("the diagonal", state.diagonal)
         some = [self.listed(f"the sub-diagonal {k + 1}", e) for k, e in enumerate(state.bands)]
@@ -312,6 +366,7 @@ class Leaves:
             self.same("the plane rms", rms, lambda leaf: leaf.has_rms(self.settings))
         if self.options.master_weights:
             master = self.matching("the master weights", state.master)
+        sums = self.sums(state)
         planes = []
         for i, leaf in enumerate(self.kinds):
             own = [momentum[i], diagonal[i]]
@@ -330,6 +385,13 @@ class Leaves:
                     f"the state of {leaf.name!r} is {own[0].dtype}, but state_dtype is "
                     f"{self.state_dtypes[i]}"
                 )
+            if sums[i] is not None and not is_masked(sums[i]):
+                wanted = sums_dtype(targets[i].dtype, own[0].dtype)
+                if sums[i].dtype != wanted:
+                    raise TypeError(
+                        f"the pooled sums of {leaf.name!r} are {sums[i].dtype}, must be {wanted}"
+                    )
+                own.append(sums[i])
             if master is not None:
                 if master[i].dtype != jnp.float32:
                     raise TypeError(f"the master weights of {leaf.name!r} are {master[i].dtype}")
@@ -351,15 +413,20 @@ class Leaves:
             raise TypeError(f"norm_ratios of the state is {ratios.dtype}, must be uint32")
         return ratios
 
-    def same(self, what, listed, wanted):
+    def present(self, what, listed, wanted):
         """Refuses a plane that is present but not wanted, or wanted but missing."""
-        for leaf, array, own in zip(self.kinds, listed, self.arrays):
+        for leaf, array in zip(self.kinds, listed):
             if is_masked(array) == wanted(leaf):
                 has = "no" if is_masked(array) else "a"
                 raise ValueError(
                     f"the state has {has} plane for {leaf.name!r} in {what}, but its update "
                     f"is {leaf.update!r}"
                 )
+
+    def same(self, what, listed, wanted):
+        """The same, and one of another shape."""
+        self.present(what, listed, wanted)
+        for leaf, array, own in zip(self.kinds, listed, self.arrays):
             if not is_masked(array) and array.shape != own.shape:
                 raise ValueError(
                     f"{leaf.name!r} has shape {array.shape} in {what}, but {own.shape} here"
@@ -367,7 +434,7 @@ class Leaves:
 
     def state(self, count, skipped, planes, norm_ratios, before):
         """The state with these counts, planes and norm ratios."""
-        band = self.settings.band
+        band = self.settings.sub_diagonals
         masked = optax.MaskedNode()
         nth = lambda n: self.tree([own[n] for own in planes])
         bands = tuple(
@@ -389,15 +456,29 @@ class Leaves:
             )
         if self.options.master_weights:
             master = nth(-1)
+        pooled = before.pooled
+        if self.settings.pooling != "none":
+            last = -2 if self.options.master_weights else -1
+            pooled = self.tree(
+                [
+                    own[last] if leaf.is_pooled(self.settings) else masked
+                    for own, leaf in zip(planes, self.kinds)
+                ]
+            )
         if not self.settings.lagged_norms:
             norm_ratios = before.norm_ratios
         return ScaleBySonewState(
-            count, nth(0), nth(1), bands, rms, master, skipped, norm_ratios
+            count, nth(0), nth(1), bands, rms, master, skipped, norm_ratios, pooled
         )
 
 
 def default(leaf):
     return "float64" if jnp.dtype(leaf.dtype).name == "float64" else "float32"
+
+
+def sums_dtype(target, state):
+    """The type of pooled sums, which is that of the step's arithmetic."""
+    return jnp.result_type(jnp.float32, target, state)
 
 
 def axes_of(spec):
@@ -437,7 +518,7 @@ def take_step(leaves, state, targets, numbers, weight_decays):
     state, and whether the step was taken. Leaves without elements are not
     changed."""
     options = leaves.options
-    planes, ratios = leaves.planes(state), leaves.norm_ratios(state)
+    planes, ratios = leaves.planes(state, targets), leaves.norm_ratios(state)
     numbers = {**options.numbers, **numbers}
     for name, schedule in options.schedules.items():
         numbers[name] = _settings.at(name, schedule, state)

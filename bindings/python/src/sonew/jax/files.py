@@ -233,7 +233,7 @@ class Handle:
         c, settings = library(), self.chosen.settings
         own = Options()
         check(c.sonew_options_init(byref(own), ctypes.sizeof(own)))
-        for name in ("beta1", "beta2", "eps", "gamma", "graft_eps"):
+        for name in ("beta1", "beta2", "eps", "gamma", "graft_eps", "shrink"):
             setattr(own, name, float(self.chosen.numbers[name]))
         own.band, own.seed, own.threads = settings.band, settings.seed, 1
         own.statistics = _settings.STATISTICS[settings.statistics]
@@ -243,6 +243,7 @@ class Handle:
         own.bias_correction = settings.bias_correction
         own.graft_bias_correction = settings.graft_bias_correction
         own.lagged_norms, own.nesterov = settings.lagged_norms, settings.nesterov
+        own.pooling = _settings.POOLINGS[settings.pooling]
         own.weight_decay = self.weight_decay
 
         tensors = (Tensor * len(self.full))()

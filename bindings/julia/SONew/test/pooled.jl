@@ -1,0 +1,74 @@
+# Pooled correlations. That steps are those of C is in same_bits.jl.
+
+rng = MersenneTwister(11)
+start() = (W = numbers(MersenneTwister(12), Float32, 6, 9), b = numbers(MersenneTwister(13), Float32, 9))
+grads = [(W = numbers(rng, Float32, 6, 9), b = numbers(rng, Float32, 9)) for _ in 1:6]
+# W[in, out]: each column is a unit.
+rule = SONewRule(eta = 0.1, pooling = :band, band = 2, shrink = 0.1, beta1 = 0.5, beta2 = 0.75)
+vectors(name, x) = ndims(x) == 1 ? (update = :adam,) : NamedTuple()
+
+# The sums are those of the products of neighbouring inputs over all units, by hand: after the
+# first step g^2 is the diagonal, so that z is the sign of g. Lagged, they are those of the step
+# alone; without, all there are.
+signs = sign.(grads[1].W)
+sums = [i + j <= 6 ? 0.25 * sum(signs[j, :] .* signs[j+i, :]) : 0.0 for j in 1:6, i in 0:2]
+for lagged in (nothing, false)
+    model = start()
+    opt = setup(SONewRule(rule; lagged_norms = lagged, eps = 0), model; hyperparameters = vectors)
+    step!(opt, model, grads[1])
+    @test plane_names(opt, "W") == ["momentum", "diagonal", "pooled"]
+    @test plane_names(opt, "b") == ["momentum", "diagonal"]
+    pooled = plane(opt, "W", "pooled")
+    @test eltype(pooled) === Float32 && size(pooled) == (lagged === nothing ? (6, 3, 2) : (6, 3))
+    @test (lagged === nothing ? pooled[:, :, 2] : pooled) ≈ sums rtol = 1e-5
+    lagged === nothing && @test all(iszero, pooled[:, :, 1])
+end
+# Along the other dimension, the chains are rows.
+let x = start().W, opt = setup(SONewRule(rule; chains = :strided), x)
+    step!(opt, x, grads[1].W)
+    @test size(plane(opt, 1, "pooled")) == (9, 3, 2)
+end
+# The sums of state of 16 bits are Float32.
+let x = start().W, opt = setup(SONewRule(rule; state_dtype = BFloat16), x)
+    step!(opt, x, grads[1].W)
+    @test eltype(plane(opt, 1, "momentum")) === BFloat16 && eltype(plane(opt, 1, "pooled")) === Float32
+end
+
+# A run goes on from a file, from the state in arrays of the program, and with the
+# hyperparameters that the file has.
+never, model = start(), start()
+opt, whole = [setup(rule, m; hyperparameters = vectors) for m in (model, never)]
+foreach(g -> step!(whole, never, g), grads)
+foreach(g -> step!(opt, model, g), grads[1:3])
+path = tempname()
+save(opt, path, model)
+@test SONew.contents(path).rule == SONewRule(rule; eta = SONewRule().eta)
+@test SONew.contents(path).tensors[1].arrays == ["momentum", "diagonal", "pooled", "parameter"]
+@test same_bits(SONew.read_array(path, "W", "pooled"), copy(plane(opt, "W", "pooled")))
+other = start()
+again = load(path, other)
+adjust!(again, 0.1)
+foreach(g -> step!(again, other, g), grads[4:6])
+@test same_bits(other.W, never.W) && same_bits(other.b, never.b)
+@test refused(() -> load(path, SONewRule(rule; shrink = 0.2), start(); hyperparameters = vectors),
+              :SONEW_OPTION_DIFFERS, "shrink")
+@test refused(() -> SONew.set_state!(again, 9, [[copy(plane(again, t, p)) for p in ("momentum", "diagonal", "diagonal")[1:n]]
+                                                for (t, n) in ((1, 3), (2, 2))]),
+              :SONEW_WRONG_LENGTH, "plane pooled of \"W\"", "(6, 9)", "expected (6, 3, 2)")
+
+# A plan's state has the plane, too.
+plan = SONew.Plan(rule, start().W)
+state, scalars = SONew.zero_planes(plan), SONew.zero_scalars()
+@test size.(state) == [(6, 9), (6, 9), (6, 3, 2)] && plan.plane_names[3] == "pooled"
+x = start().W
+for (i, g) in enumerate(grads[1:3])
+    u = SONew.direction!(similar(x), plan, state, g.W, i; scalars = scalars)
+    x .-= 0.1f0 .* u
+end
+@test x ≈ model.W rtol = 1e-5
+@test refused(() -> SONew.direction!(similar(x), plan, [state[1:2]; [zeros(Float32, 6, 3)]], grads[1].W, 4;
+                                     scalars = scalars),
+              :SONEW_WRONG_LENGTH, "state plane pooled", "(6, 3)", "expected (6, 3, 2)")
+# Shards have only a part of the sums.
+@test refused(() -> setup(rule, x; hyperparameters = (n, x) -> (shard = (first = 1, whole = 20),)),
+              :SONEW_SHARD)
