@@ -23,6 +23,12 @@ CASES = {
         {"pooling": "band", "lagged_norms": False},
         {"pooling": "band", "lagged_norms": 0},
     ),
+    "rank": ({"pooling": "rank", "rank": 4}, {"pooling": "rank", "rank": 4}),
+    "rank, not lagged": (
+        {"pooling": "rank", "rank": 36, "lagged_norms": False},
+        {"pooling": "rank", "rank": 36, "lagged_norms": 0},
+    ),
+    "all": ({"pooling": "all"}, {"pooling": "all"}),
     "relative": ({"damping": "relative", "eps": 1e-3}, {"damping": "relative", "eps": 1e-3}),
     "weighted sum": ({"statistics": "weighted_sum"}, {"statistics": "weighted_sum"}),
     "columns": ({"chains": "strided"}, {}),

@@ -14,7 +14,7 @@ from .. import _structs
 from .._library import c, check, filled, filled_list
 from .._optimizer import Tensor, options_struct, tensor_structs
 from . import _memory
-from ._options import COMMON, DTYPES, OWN, state_dtype_of, update_of
+from ._options import COMMON, DTYPES, OWN, is_lagged, pooled_shape, state_dtype_of, update_of
 
 TORCH = {1: torch.float32, 2: torch.float64, 3: torch.bfloat16, 4: torch.float16}
 data_ptr, is_contiguous = torch.Tensor.data_ptr, torch.Tensor.is_contiguous
@@ -52,6 +52,10 @@ class Entry:
             master=self.group["master_weights"],
             options=own_options(self.group),
         )
+
+    def length(self):
+        """Of the chains that pool their correlations."""
+        return self.own.shape[0 if self.own.chains.startswith("strided") else -1]
 
     def lies_well(self, x):
         """Whether a tensor lies in memory as the step takes it."""
@@ -101,11 +105,6 @@ def order_of(p):
     return tuple(order) if p.permute(order).is_contiguous() else None
 
 
-def is_lagged(group):
-    lagged = group["lagged_norms"]
-    return group["pooling"] != "none" if lagged is None else lagged
-
-
 def free(handle):
     c().sonew_plan_free(handle)
 
@@ -153,12 +152,8 @@ class Call:
         check(c().sonew_plan_planes(self.plan, i, byref(planes), ctypes.sizeof(planes)))
         found = {}
         for n in range(planes.count):
-            name, length = planes.names[n].decode(), planes.lens[n]
-            shape = None
-            if name == "pooled":
-                rows = entry.group["band"] + 1
-                last = length // rows // (2 if self.lagged else 1)
-                shape = (2, rows, last) if self.lagged else (rows, last)
+            name = planes.names[n].decode()
+            shape = pooled_shape(entry.group, entry.length()) if name == "pooled" else None
             found[name.replace(".", "_")] = TORCH[planes.dtypes[n]], shape
         return found
 

@@ -4,8 +4,9 @@ library computes, up to rounding. `torch.compile` makes few kernels of it."""
 import torch
 
 from .. import _structs
-from ._call import is_lagged, not_finite
+from ._call import not_finite
 from ._noise import rounded
+from ._options import is_lagged, pooled_shape
 from ._solve import ahead, applied, behind, correlations, factors, from_chains, is_usable, to_chains
 
 # The smallest relative damping, as in the authors' JAX code.
@@ -163,6 +164,11 @@ class Call:
     def __init__(self, entries, state):
         self.entries, self.state = entries, state
         first = entries[0].group
+        if first["pooling"] in ("rank", "all"):
+            raise ValueError(
+                f"pooling is {first['pooling']!r} for {entries[0].name}, whose step is taken by "
+                "operations of torch: these have only 'none' and 'band'"
+            )
         self.group, self.maximize, self.non_finite = first, first["maximize"], first["non_finite"]
 
     def planes_of(self, entry):
@@ -178,9 +184,7 @@ class Call:
             if group["graft"] == "normalized_rmsprop":
                 planes["rms"] = kind, None
             if pools:
-                length = to_chains(p, lines(own.chains)).shape[1]
-                shape = (group["band"] + 1, length)
-                planes["pooled"] = both, ((2, *shape) if is_lagged(group) else shape)
+                planes["pooled"] = both, pooled_shape(group, entry.length())
         if own.master:
             planes["master"] = torch.float32, None
         return planes

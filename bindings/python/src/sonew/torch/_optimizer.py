@@ -60,7 +60,9 @@ class SONew(Optimizer):
         the plain Adam update.
       lagged_norms: scale a parameter's update by the norms of its last step, so that a step
         goes through memory once. None: only with pooling.
-      pooling: "none", or "band": the chains of a parameter share a band of correlations.
+      pooling: "none", or the chains of a parameter share their correlations: a "band" of them,
+        some leading directions ("rank"), or "all", for chains of up to 4096.
+      rank: with pooling="rank", the number of directions, 1 to 64.
       shrink: with pooling, by which part of themselves correlations are taken to be smaller
         than their estimates; in [0, 1).
       chains: which coordinates are neighbours: "contiguous", the whole parameter in the order
@@ -138,6 +140,7 @@ class SONew(Optimizer):
         graft_eps: float = 1e-8,
         lagged_norms: Optional[bool] = None,
         pooling: str = "none",
+        rank: int = 16,
         shrink: float = 0.04,
         chains: str = "contiguous",
         update: str = "auto",

@@ -9,7 +9,7 @@ import torch
 
 from .. import _structs
 
-MAX_BAND, MAX_POOLED_BAND = 16, 64
+MAX_BAND, MAX_POOLED_BAND, MAX_RANK = 16, 64, 64
 NAMED = {
     "statistics": _structs.STATISTICS,
     "damping": _structs.DAMPINGS,
@@ -41,6 +41,7 @@ COMMON = (
     "lagged_norms",
     "nesterov",
     "pooling",
+    "rank",
     "rounding",
     "seed",
     "threads",
@@ -81,6 +82,7 @@ def check_group(group):
             raise TypeError(f"{name} is {group[name]!r}, must be True or False")
     most = MAX_BAND if group["pooling"] == "none" else MAX_POOLED_BAND
     check_integer("band", group["band"], 0, most)
+    check_integer("rank", group["rank"], 1, MAX_RANK)
     check_integer("seed", group["seed"], 0, 2**64 - 1)
     if group["threads"] is not None:
         check_integer("threads", group["threads"], 0, 1024)
@@ -168,6 +170,22 @@ def state_dtype_of(group, p):
     if group["state_dtype"] is not None:
         return getattr(torch, group["state_dtype"])
     return torch.float64 if p.dtype == torch.float64 else torch.float32
+
+
+def is_lagged(group):
+    """Whether norms, and pooled correlations, are those of the step before."""
+    lagged = group["lagged_norms"]
+    return group["pooling"] != "none" if lagged is None else lagged
+
+
+def pooled_shape(group, length):
+    """The shape of "pooled", of chains of this length."""
+    pooling, lagged = group["pooling"], is_lagged(group)
+    if pooling == "rank":
+        rank = min(group["rank"], length)
+        return (3 * rank + 2 if lagged else 2 * rank + 1, length)
+    rows = length if pooling == "all" else group["band"] + 1
+    return (2, rows, length) if lagged else (rows, length)
 
 
 def name_of(groups, g, i):

@@ -11,8 +11,9 @@ import torch
 
 from .._optimizer import Optimizer as Handle
 from .._optimizer import Path
-from ._call import Entry, common_options, is_lagged, own_options
+from ._call import Entry, common_options, own_options
 from ._optimizer import SONew
+from ._options import pooled_shape
 
 
 def save(path: Path, optimizer: SONew) -> None:
@@ -169,7 +170,7 @@ def get(handle, optimizer, entries):
             flat = torch.from_numpy(array.copy().reshape(-1))
             flat = flat.view(kind) if flat.dtype != kind else flat
             if name == "pooled":
-                own[name] = flat.reshape(pooled_shape(entry, flat.numel())).to(entry.p.device)
+                own[name] = flat.reshape(pooled_shape(entry.group, entry.length())).to(entry.p.device)
                 continue
             plane = entry.zeros(None, kind)
             (plane if entry.is_copied else plane.permute(entry.order)).copy_(
@@ -179,8 +180,3 @@ def get(handle, optimizer, entries):
         if any(settings.scalars):
             own["scalars"] = torch.tensor(list(settings.scalars), dtype=torch.float64)
         optimizer.state[entry.p] = own
-
-
-def pooled_shape(entry, length):
-    rows = entry.group["band"] + 1
-    return (2, rows, length // rows // 2) if is_lagged(entry.group) else (rows, length // rows)
