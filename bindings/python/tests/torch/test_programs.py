@@ -193,6 +193,14 @@ def test_grad_scaler_leaves_the_scale_to_the_step():
     assert bits(params) == before and scaler.get_scale() == 4.0
 
 
+def test_two_modules_with_the_same_names():
+    one, two = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    optimizer = SONew([*one.named_parameters(), *two.named_parameters()])
+    params = [*one.parameters(), *two.parameters()]
+    run(optimizer, params, 2)
+    assert all(own["step"] == 2 for own in optimizer.state.values())
+
+
 def test_another_parameter_in_the_place_of_one():
     params = parameters()
     optimizer = make(params)

@@ -122,6 +122,10 @@ class Call:
             options |= entries[0].own.options
             for entry in entries:
                 entry.own.options = {}
+        if len({entry.name for entry in entries}) < len(entries):
+            # Of two modules: a plan wants names of its own.
+            for n, entry in enumerate(entries):
+                entry.own.name = f"{entry.name} ({n})"
         structs = tensor_structs([entry.own for entry in entries], options)
         handle, common = c_void_p(), options_struct(options)
         check(c().sonew_plan_create(byref(common), structs, len(entries), byref(handle)))
@@ -160,7 +164,7 @@ class Call:
     def take_state(self, state):
         """Notes where the state of each parameter is, and makes that of parameters that have a
         gradient for the first time."""
-        self.states, self.alive, self.flat, self.kept = [], [], [], []
+        self.kept = []
         live = []
         for i, entry in enumerate(self.entries):
             own = state.get(entry.p)
