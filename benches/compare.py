@@ -272,7 +272,7 @@ def main():
         model = c.Model(case.shapes)
         adamw = c.FusedAdamW(model)
         others = [c.FusedAdamWKernel(adamw)] + ([c.JaxAdamW(model)] if args.jax else [])
-        sonews = [c.Sonew(row, model, library, args.threads) for row in ROWS]
+        sonews = [c.Sonew(row, model, args.threads) for row in ROWS]
         rounds = case.rounds[args.quick]
         result = measure(case, others + sonews, adamw, stream, rounds)
         title = f"({case.key}) {case.title}: {model.len:,} parameters, {rounds} rounds"

@@ -120,18 +120,17 @@ class JaxAdamW:
 class Sonew:
     """A row of the table, through the C API."""
 
-    def __init__(self, row, model, library, threads):
+    def __init__(self, row, model, threads):
         self.name = row.name
         self.bytes = row.bytes()
         self.optimizer = libsonew.Optimizer(
-            library,
             model.shapes,
             lr=LR,
-            non_finite=libsonew.SKIP if row.check else libsonew.UNCHECKED,
-            chains=libsonew.CHAINS[row.chains],
-            state_dtype=libsonew.DTYPES[row.state],
+            non_finite="skip" if row.check else "unchecked",
+            chains=row.chains.replace(" ", "_"),
+            state_dtype=row.state,
             band=row.band,
-            graft=libsonew.GRAFTS[row.graft],
+            graft=row.graft.replace(" ", "_"),
             weight_decay=WEIGHT_DECAY,
             threads=threads,
         )

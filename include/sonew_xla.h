@@ -3,7 +3,7 @@
  *
  * JAX, and other programs that compile to XLA, can call the library without
  * any C++: the function below is a handler of XLA's typed FFI (API version
- * 0.1) for the platform "cpu". The Python package in bindings/jax registers it
+ * 0.1) for the platform "cpu". The Python package in bindings/python registers it
  * and hides the details below; other frontends register it under any name, with
  * api_version 1 and has_side_effect false.
  *

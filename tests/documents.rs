@@ -92,7 +92,9 @@ fn links_lead_somewhere() {
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "benches/README.md",
-        "bindings/jax/README.md",
+        "bindings/python/README.md",
+        "bindings/python/jax.md",
+        "bindings/python/torch.md",
         "bindings/julia/SONew/README.md",
     ];
     pages.extend(others.map(|page| root().join(page)));

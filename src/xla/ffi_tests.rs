@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::process::Command;
 
 /// Run with the header's folder in `SONEW_XLA_INCLUDE`: what
-/// `jax.ffi.include_dir()` gives. bindings/jax/tests/run does.
+/// `jax.ffi.include_dir()` gives. bindings/python/tests/jax/run does.
 #[test]
 #[ignore = "needs the header of a jaxlib"]
 fn structs_lie_as_in_the_header() {

@@ -1,7 +1,7 @@
 //! Generates the reference documentation: `docs/c-api.md` and `docs/cpp-api.md`
 //! from the two headers, and `docs/julia-api.md` from Julia's docstrings. The
 //! pages are committed, and a test fails if they are not up to date. (That of
-//! JAX is generated in Python: bindings/jax/tests/test_api_page.py.)
+//! JAX is generated in Python: bindings/python/tests/jax/test_api_page.py.)
 
 mod julia;
 

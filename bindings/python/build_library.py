@@ -1,0 +1,72 @@
+"""Puts libsonew.so into the wheel: the one that SONEW_LIBRARY names, or one that cargo builds
+from the repository around this folder, which takes minutes; with it the headers and the
+licences of this library and of the crates that are linked into it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+LIBRARY = "libsonew.so"
+HEADERS = ("include/sonew.h", "include/sonew_xla.h", "bindings/cpp/sonew.hpp")
+
+
+class BuildLibrary(BuildHookInterface):
+    def initialize(self, version, build_data):
+        repository = Path(self.root).parent.parent
+        library = given() or built(repository)
+        include = build_data["force_include"]
+        include[str(library)] = f"sonew/{LIBRARY}"
+        for header in HEADERS:
+            include[str(repository / header)] = f"sonew/include/{Path(header).name}"
+        for licence in repository.glob("LICENSE-*"):
+            include[str(licence)] = f"sonew/licenses/{licence.name}"
+        for name, licence in linked(repository):
+            include[str(licence)] = f"sonew/licenses/{name}/{licence.name}"
+        # The library needs no particular Python, but this platform.
+        here = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{os.environ.get('SONEW_WHEEL_PLATFORM') or here}"
+
+
+def given():
+    path = os.environ.get("SONEW_LIBRARY")
+    if path and not Path(path).is_file():
+        raise SystemExit(f"SONEW_LIBRARY is {path!r}, where there is no file")
+    return path and Path(path).resolve()
+
+
+def built(repository):
+    if not (repository / "Cargo.toml").is_file() or not shutil.which("cargo"):
+        raise SystemExit(
+            f"{LIBRARY} is built by cargo (Rust) from the repository that this package is "
+            "part of: install Rust, or a wheel, which has the library, or set SONEW_LIBRARY "
+            "to a library that is already built"
+        )
+    print("sonew: cargo builds libsonew.so, which takes some minutes", file=sys.stderr)
+    subprocess.run(["cargo", "build", "--release", "--lib"], cwd=repository, check=True)
+    target = Path(os.environ.get("CARGO_TARGET_DIR", repository / "target"))
+    return (repository / target / "release" / LIBRARY).resolve()
+
+
+def linked(repository):
+    """The licences of the crates that are linked into the library, with the crates' names."""
+    if not shutil.which("cargo"):
+        return
+    run = lambda *command: subprocess.run(
+        ["cargo", *command], cwd=repository, check=True, capture_output=True, text=True
+    ).stdout
+    tree = run("tree", "--package=sonew", "--edges=normal", "--prefix=none", "--format={p}", "--target=all")
+    names = {tuple(line.split()[:2]) for line in tree.splitlines() if line.strip()}
+    for package in json.loads(run("metadata", "--format-version=1"))["packages"]:
+        if package["source"] and (package["name"], f"v{package['version']}") in names:
+            folder = Path(package["manifest_path"]).parent
+            texts = [path for path in folder.iterdir() if path.is_file()]
+            for path in texts:
+                if path.name.upper().startswith(("LICENSE", "LICENCE", "COPYING", "UNLICENSE", "NOTICE")):
+                    yield f"{package['name']}-{package['version']}", path

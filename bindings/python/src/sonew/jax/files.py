@@ -1,0 +1,379 @@
+"""Checkpoints that C, C++ and Julia programs can also read and write.
+
+The state of an optimizer is a pytree of arrays, which Orbax, pickle or any other
+tool for pytrees can save and restore. These functions use the library's own
+safetensors file, so that a run can move between languages.
+"""
+
+import ctypes
+import json
+import os
+from collections.abc import Sequence
+from ctypes import byref, c_char_p, c_double, c_void_p
+from typing import Any, Optional, Union
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from . import _around, _settings
+from .._structs import DTYPES, SCALARS, LoadOptions, View
+from .._structs import Settings as TensorSettings
+from ._around import on_host, placed, shaped
+from ._library import Options, Tensor, check, library
+from ._optax import decays, scale_by_sonew
+from ._settings import NumberOrSchedule
+from ._tree import Leaves, ScaleBySonewState, is_masked, options
+
+__all__ = ["load", "save"]
+
+Path = Union[str, bytes, "os.PathLike[Any]"]
+DTYPE_NUMBERS = {name: DTYPES[name] for name in ("float32", "float64", "bfloat16", "float16")}
+
+
+def save(
+    path: Path,
+    params: Any,
+    state: Any,
+    *,
+    weight_decay: NumberOrSchedule = 0.0,
+    mask: Any = None,
+    master_weights: bool = False,
+    **optimizer: Any,
+) -> None:
+    """Saves parameters and state to a file of the library.
+
+    The file is first written under a temporary name, and replaces `path` when it
+    is complete and on disk. A tensor has the name of its leaf: `fc1.kernel`.
+
+    Args:
+      path: the file, which is replaced if it exists.
+      params: the parameters.
+      state: the optimizer's state, or one that contains it, such as that of
+        `optax.chain`, `optax.masked` or `optax.inject_hyperparams`. What else is
+        in it, and parameters that SONew has no state for, are saved, too, up to
+        16 MiB; only `load` reads them.
+      weight_decay, mask, master_weights, **optimizer: the options that the
+        optimizer was made with (except the learning rate), which are saved,
+        too: a program that continues must use the same. Of a schedule of the
+        weight decay, the file has the value at 0.
+
+    Raises:
+      LibraryError: the file cannot be written; the message has the reason.
+      ValueError, TypeError: parameters or state do not match the options, or
+        cannot be saved, with the name of the leaf: an array is cut across
+        processes; or what is not of SONew's state has over 16 MiB.
+    """
+    own = find(state)
+    mine, others = split(params, own.momentum)
+    around = _around.encoded(standing_around(state, others))
+    skipped = int(own.skipped)
+    with Handle(mine, weight_decay, mask, master_weights, optimizer) as handle:
+        handle.put(own)
+        if around or skipped:
+            handle.set_text(json.dumps({"skipped": skipped, "around": around}))
+        handle.save(path)
+
+
+def load(
+    path: Path,
+    params: Any,
+    state: Any,
+    *,
+    override_options: bool = False,
+    overrides: Sequence[str] = (),
+    common_tensors_only: bool = False,
+    rename: Optional[dict[str, str]] = None,
+    weight_decay: NumberOrSchedule = 0.0,
+    mask: Any = None,
+    master_weights: bool = False,
+    **optimizer: Any,
+) -> tuple[Any, Any]:
+    """Loads parameters and state from a file that `save`, or a program in another
+    language, wrote.
+
+    Args:
+      path: the file.
+      params, state: parameters and state with the shapes, types and names that
+        are expected, such as newly initialized ones. They are not changed.
+      override_options: keep the optimizer's hyperparameters where the file has
+        others.
+      overrides: the same for single ones, by the names that a refusal gives:
+        `["beta1", "weight_decay"]`.
+      common_tensors_only: load the tensors that are in both the file and
+        `params`, and keep the others; the same for state around SONew's.
+      rename: a dict from names in the file to names of leaves.
+      weight_decay, mask, master_weights, **optimizer: as for `save`.
+
+    Returns:
+      `(params, state)`, with the structure of those that were passed, and sharded
+      as those are. A file that a program in another language wrote has no state
+      around SONew's: the step counts of schedules are set to SONew's count.
+
+    Raises:
+      LibraryError: the file is missing or damaged, or does not match the
+        optimizer; the message has the reason, `status` the number of the
+        sonew_status.
+      ValueError, TypeError: parameters or state do not match the options, or
+        state around SONew's is not in the file, with the name of the leaf; or
+        leaves took part in different numbers of steps (in another program, or
+        with `common_tensors_only` those that are not in the file), for which a
+        state has no counts; or another program took steps with betas of their
+        own, whose bias correction a state does not have.
+    """
+    own = find(state)
+    mine, others = split(params, own.momentum)
+    like = standing_around(state, others)
+    # Values that nothing is kept of are not needed.
+    host = on_host if common_tensors_only else shaped
+    with Handle(mine, weight_decay, mask, master_weights, optimizer, host) as handle:
+        handle.put(own)
+        c, arrays = library(), [np.array(array) for array in handle.params]
+        loading = LoadOptions()
+        size = ctypes.sizeof(loading)
+        check(c.sonew_load_options_init(byref(loading), size))
+        names = [name.encode() for pair in (rename or {}).items() for name in pair]
+        loading.renames = (c_char_p * len(names))(*names)
+        loading.rename_count = len(names) // 2
+        kept = [name.encode() for name in overrides]
+        loading.overrides = (c_char_p * len(kept))(*kept)
+        loading.override_count = len(kept)
+        loading.override_options = override_options
+        loading.common_tensors_only = common_tensors_only
+        pointers = handle.pointers(arrays)
+        encoded = os.fsencode(path)
+        check(c.sonew_load(handle.c, encoded, byref(loading), pointers, len(pointers)))
+        text = json.loads(handle.text() or _around.read_older(path) or "{}")
+        loaded = handle.get(own, text.get("skipped", 0))
+        around = _around.restored(
+            text.get("around", {}), like, int(loaded.count), common_tensors_only
+        )
+        params = joined(handle.tree(arrays), put_back("params", others, around), own.momentum)
+        return params, put_back("state", state, around, loaded)
+
+
+def is_own(node):
+    return isinstance(node, ScaleBySonewState)
+
+
+def find(state):
+    """The one state of SONew in a larger one."""
+    found = [node for node in jax.tree.leaves(state, is_leaf=is_own) if is_own(node)]
+    if len(found) != 1:
+        raise ValueError(f"the state contains {len(found)} states of SONew, expected one")
+    count = found[0].count
+    if np.shape(count) != ():
+        raise ValueError(f"the state has {np.size(count)} counts, as under jax.vmap: a file has one")
+    return found[0]
+
+
+def split(params, momentum):
+    """The parameters that SONew has a momentum for, and the others, each as a tree
+    with `optax.MaskedNode` in the place of the rest."""
+
+    def part(mine):
+        pick = lambda m, p: p if is_masked(m) != mine else optax.MaskedNode()
+        return jax.tree.map(pick, momentum, params, is_leaf=is_masked)
+
+    try:
+        return part(True), part(False)
+    except (ValueError, TypeError, KeyError):
+        # Then nothing is masked, and what does not fit is named as in a step.
+        return params, ()
+
+
+def joined(mine, others, momentum):
+    """The whole tree of parameters."""
+    pick = lambda m, p, other: other if is_masked(m) else p
+    return jax.tree.map(pick, momentum, mine, others, is_leaf=is_masked)
+
+
+def standing_around(state, others):
+    """By name, the leaves of a state that are not of SONew's, and of parameters."""
+    leaves = {}
+    for root, tree in ("state", state), ("params", others):
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_own)[0]:
+            if not is_own(leaf):
+                leaves[root + jax.tree_util.keystr(path)] = leaf
+    return leaves
+
+
+def put_back(root, tree, around, own=None):
+    """The tree with these leaves, and with this state of SONew."""
+
+    def leaf(path, old):
+        return own if is_own(old) else around[root + jax.tree_util.keystr(path)]
+
+    return jax.tree_util.tree_map_with_path(leaf, tree, is_leaf=is_own)
+
+
+class Handle:
+    """An optimizer of the C API for the leaves of a tree, whose arrays `host`
+    converts to those of numpy."""
+
+    def __init__(self, params, weight_decay, mask, master_weights, optimizer, host=on_host):
+        defaults = scale_by_sonew.__kwdefaults__ | dict(
+            zip(("beta1", "beta2", "eps", "gamma"), scale_by_sonew.__defaults__)
+        )
+        unknown = set(optimizer) - set(defaults)
+        if unknown:
+            raise TypeError(f"there is no option {sorted(unknown)[0]!r}")
+        chosen = options(**(defaults | optimizer))._replace(master_weights=master_weights)
+        self.leaves = Leaves(chosen, params)
+        self.full = [i for i, a in enumerate(self.leaves.arrays) if np.prod(a.shape) > 0]
+        self.host = host
+        self.params = [host(repr(self.leaves.names[i]), self.leaves.arrays[i]) for i in self.full]
+        self.weight_decay = float(weight_decay(0) if callable(weight_decay) else weight_decay)
+        self.decays = decays(self.leaves, mask, params)
+        self.chosen = chosen
+        self.c = None
+
+    def __enter__(self):
+        c, settings = library(), self.chosen.settings
+        own = Options()
+        check(c.sonew_options_init(byref(own), ctypes.sizeof(own)))
+        for name in ("beta1", "beta2", "eps", "gamma", "graft_eps", "shrink"):
+            setattr(own, name, float(self.chosen.numbers[name]))
+        own.band, own.seed, own.threads = settings.band, settings.seed, 1
+        own.statistics = _settings.STATISTICS[settings.statistics]
+        own.damping = _settings.DAMPINGS[settings.damping]
+        own.graft = _settings.GRAFTS[settings.graft]
+        own.rounding = _settings.ROUNDINGS[settings.rounding]
+        own.bias_correction = settings.bias_correction
+        own.graft_bias_correction = settings.graft_bias_correction
+        own.lagged_norms, own.nesterov = settings.lagged_norms, settings.nesterov
+        own.pooling = _settings.POOLINGS[settings.pooling]
+        own.weight_decay = self.weight_decay
+
+        tensors = (Tensor * len(self.full))()
+        check(c.sonew_tensors_init(tensors, len(tensors), ctypes.sizeof(Tensor)))
+        for tensor, i, array in zip(tensors, self.full, self.params):
+            leaf = self.leaves.kinds[i]
+            tensor.name = leaf.name.encode()
+            tensor.ndim = array.ndim
+            tensor.dims[: array.ndim] = array.shape
+            tensor.chains = _settings.CHAINS[leaf.chains]
+            tensor.update = _settings.UPDATES[leaf.update]
+            tensor.dtype = DTYPE_NUMBERS[array.dtype.name]
+            tensor.grad_dtype = tensor.dtype
+            tensor.state_dtype = DTYPE_NUMBERS[self.leaves.state_dtypes[i].name]
+            tensor.master = leaf.master
+        handle = c_void_p()
+        check(c.sonew_create(byref(own), tensors, len(tensors), byref(handle)))
+        self.c = handle
+        for tensor, i in enumerate(self.full):
+            self.change(tensor, weight_decay=self.weight_decay * self.decays[i])
+        return self
+
+    def __exit__(self, *_):
+        library().sonew_free(self.c)
+
+    @staticmethod
+    def pointers(arrays):
+        return (c_void_p * len(arrays))(*[array.ctypes.data for array in arrays])
+
+    def settings(self, tensor):
+        """The settings of a tensor of the optimizer."""
+        settings = TensorSettings()
+        size = ctypes.sizeof(settings)
+        check(library().sonew_get_settings(self.c, tensor, byref(settings), size))
+        return settings
+
+    def change(self, tensor, **changes):
+        """Changes some of them."""
+        settings = self.settings(tensor)
+        for name, value in changes.items():
+            setattr(settings, name, value)
+        check(library().sonew_set_settings(self.c, tensor, byref(settings)))
+
+    def put(self, state):
+        """Copies a state into the optimizer."""
+        planes = self.leaves.planes(state)
+        arrays = [
+            self.host(f"the state of {self.leaves.names[i]!r}", plane)
+            for i in self.full
+            for plane in planes[i]
+        ]
+        for i in self.full:
+            wanted = self.leaves.state_dtypes[i]
+            if planes[i][0].dtype != wanted:
+                raise TypeError(
+                    f"the state of {self.leaves.names[i]!r} is {planes[i][0].dtype}, but "
+                    f"state_dtype is {wanted}"
+                )
+        arrays = [np.ascontiguousarray(array) for array in arrays]
+        pointers = self.pointers(arrays)
+        count = int(self.host("the count", state.count))
+        check(library().sonew_set_state(self.c, count, pointers, len(pointers)))
+        if self.chosen.settings.lagged_norms:
+            ratios = self.host("norm_ratios of the state", self.leaves.norm_ratios(state))
+            for tensor, i in enumerate(self.full):
+                scalars = (c_double * SCALARS)(*np.ascontiguousarray(ratios[i]).view(np.float64))
+                self.change(tensor, scalars=scalars)
+
+    def set_text(self, text):
+        check(library().sonew_set_text(self.c, _around.KEY.encode(), text.encode()))
+
+    def text(self):
+        """The text that the last load has found, or None."""
+        text = c_char_p()
+        check(library().sonew_get_text(self.c, _around.KEY.encode(), byref(text)))
+        return text.value.decode() if text.value is not None else None
+
+    def save(self, path):
+        pointers = self.pointers(self.params)
+        check(library().sonew_save(self.c, os.fsencode(path), pointers, len(pointers)))
+
+    def get(self, like, skipped):
+        """The optimizer's state, as arrays where those of `like` are."""
+        planes = self.leaves.planes(like)
+        for tensor, i in enumerate(self.full):
+            planes[i] = tuple(self.plane(tensor, p, like) for p, like in enumerate(planes[i]))
+        most = np.iinfo(np.int32).max
+        count = placed(np.int32(min(self.count(), most)), like.count)
+        skipped = placed(np.int32(skipped), like.skipped)
+        return self.leaves.state(count, skipped, planes, self.norm_ratios(like), like)
+
+    def norm_ratios(self, like):
+        """The norm ratios of all leaves, as an array where that of `like` is."""
+        ratios = np.zeros((len(self.leaves.arrays), 1))
+        for tensor, i in enumerate(self.full):
+            ratios[i], *corrections = self.settings(tensor).scalars
+            if any(corrections):
+                raise ValueError(
+                    f"{self.leaves.names[i]!r} took steps with betas of their own, and a state "
+                    "has no number for their bias correction"
+                )
+        if not self.chosen.settings.lagged_norms:
+            return ()
+        return placed(ratios.view(np.uint32), like.norm_ratios)
+
+    def count(self):
+        """The steps that every leaf took part in. In JAX all leaves of a state take
+        part in each step, so that it has one count; in another program each tensor
+        has its own."""
+        names = {}
+        for tensor, i in enumerate(self.full):
+            names.setdefault(self.settings(tensor).step_count, self.leaves.names[i])
+        if len(names) > 1:
+            (some, name), (others, other) = list(names.items())[:2]
+            raise ValueError(
+                f"{name!r} took part in {some} steps and {other!r} in {others}, but a state "
+                "has one count of steps for all of its leaves"
+            )
+        return next(iter(names))
+
+    def plane(self, tensor, plane, like):
+        view = View()
+        check(library().sonew_plane_view(self.c, tensor, plane, byref(view), ctypes.sizeof(view)))
+        size = view.len * like.dtype.itemsize
+        data = ctypes.string_at(view.data, size)
+        return placed(np.frombuffer(data, dtype=like.dtype).reshape(like.shape), like)
+
+    def tree(self, arrays):
+        """The parameters, as a tree."""
+        values = list(self.leaves.arrays)
+        for i, array in zip(self.full, arrays):
+            values[i] = placed(array, values[i])
+        return self.leaves.tree(values)

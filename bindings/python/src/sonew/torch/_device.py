@@ -1,0 +1,289 @@
+"""The step in operations of torch, for parameters that are not on the CPU. It computes what the
+library computes, up to rounding. `torch.compile` makes few kernels of it."""
+
+import torch
+
+from .. import _structs
+from ._call import not_finite
+from ._noise import rounded
+from ._options import is_lagged, pooled_shape
+from ._solve import ahead, applied, behind, correlations, factors, from_chains, is_usable, to_chains
+
+# The smallest relative damping, as in the authors' JAX code.
+LEAST_RELATIVE_DAMPING = 1e-24
+# An update with the norms of the step before may be so many times as long as with those
+# of its own.
+TOO_LONG = 2
+
+
+def wide(device):
+    """The type of norms."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def lines(chains):
+    """Pooled chains end where rows or columns do."""
+    return chains if chains.endswith("lines") else chains + "_lines"
+
+
+def step_of(own, group, g, p, planes, numbers, scalars, index):
+    """The parameters, the planes and the ratio of norms after a step of one tensor: `own` is its
+    Tensor, g the gradient in the type of the arithmetic, numbers the factors of the step."""
+    dtype, chains = g.dtype, own.chains
+    adam, band = own.update == "adam", 0 if own.update == "adam" else group["band"]
+    graft = "none" if adam else group["graft"]
+    pooled = "pooled" in planes
+    state_dtype = planes["momentum"].dtype
+    beta1, beta2 = numbers["beta1"], numbers["beta2"]
+    averaged = group["statistics"] == "moving_average"
+    keep = beta2 if averaged else 1.0
+    weight = 1 - beta2 if averaged else group["statistics_weight"]
+    noise = (group["rounding"], group["seed"], numbers["step"], index)
+    new = {}
+
+    def stored(x, name):
+        """A new plane: subnormal numbers are set to zero, then it is rounded."""
+        tiny = torch.finfo(dtype if state_dtype == torch.float64 else torch.float32).tiny
+        x = torch.where(x.abs() < tiny, 0, x)
+        new[name] = rounded(x, state_dtype, *noise, len(new))
+        return new[name].to(dtype)
+
+    old = {name: x.to(dtype) for name, x in planes.items() if name not in ("master", "pooled")}
+    m = stored(beta1 * old["momentum"] + (1 - beta1) * g, "momentum")
+    h = stored(keep * old["diagonal"] + (weight * g) * g, "diagonal")
+    e = []
+    for k in range(1, 0 if pooled else band + 1):
+        neighbour = from_chains(ahead(to_chains(g, chains), k), g.shape, chains)
+        name = f"band_{k}"
+        e.append(stored(keep * old[name] + (weight * g) * neighbour, name))
+    if "rms" in planes:
+        norm = g.to(wide(g.device)).square().sum().sqrt().to(dtype)
+        q = torch.where(norm > 0, g / torch.where(norm > 0, norm, 1), 0)
+        r = stored(beta2 * old["rms"] + ((1 - beta2) * q) * q, "rms")
+
+    if group["nesterov"]:
+        m = beta1 * m + (1 - beta1) * g
+    m = m / numbers["momentum"]
+    divisor = numbers["statistics"]
+    eps = group["graft_eps"]
+    root = lambda x: x.sqrt() + eps
+    quotient = lambda a, b: torch.where(b > 0, a / torch.where(b > 0, b, 1), 0)
+    if graft == "adam":
+        v = h / divisor if group["graft_bias_correction"] else h
+        a = quotient(m, root(v))
+    elif graft == "normalized_rmsprop":
+        a = quotient(q, root(r))
+    else:
+        a = g if graft == "sgd" else m
+
+    h, e = h / divisor, [x / divisor for x in e]
+    if adam:
+        u = quotient(m, root(h))
+    else:
+        damping = group["eps"]
+        if group["damping"] == "relative":
+            t = to_chains(h, chains)
+            if e:
+                beside = to_chains(e[0], chains).abs()
+                before = behind(beside, 1)
+                t = t + torch.cat([beside[:, :1], before[:, 1:]], 1)
+            damping = (damping * t.max()).clamp(min=LEAST_RELATIVE_DAMPING)
+        d = h + damping
+        if pooled:
+            sums = planes["pooled"].to(wide(g.device)), (keep, weight)
+            u, new["pooled"] = pooled_direction(lines(chains), group, m, d, g, *sums)
+        else:
+            m_, d_ = to_chains(m, chains), to_chains(d, chains)
+            psi, schur = factors(d_, [to_chains(x, chains) for x in e], group["gamma"])
+            u = from_chains(applied(psi, schur, is_usable(d_), m_), g.shape, chains)
+
+    ratio, kept = 1.0, scalars[0] if scalars is not None else None
+    if graft != "none":
+        norm, reference = (x.to(wide(g.device)).square().sum() for x in (u, a))
+        own_ratio = torch.where(norm > 0, (reference / torch.where(norm > 0, norm, 1)).sqrt(), 0)
+        own_ratio = torch.where(torch.isfinite(own_ratio), own_ratio, 0)
+        ratio = own_ratio
+        if is_lagged(group):
+            before = scalars[0]
+            fits = (before > 0) & ~((norm > 0) & (before > TOO_LONG * own_ratio))
+            ratio, kept = torch.where(fits, before, own_ratio), own_ratio
+        ratio = ratio.to(dtype)
+    rate = numbers["lr"]
+    start = planes["master"] if "master" in planes else p
+    x = start.to(dtype)
+    x = x - (rate * numbers["weight_decay"]) * x - rate * ratio * u
+    if "master" in planes:
+        new["master"] = torch.where(torch.isfinite(x), x, start.to(dtype)).float()
+        return new["master"].to(p.dtype), new, kept
+    x = rounded(x, p.dtype, *noise, len(planes))
+    return torch.where(torch.isfinite(x), x, p), new, kept
+
+
+def pooled_direction(chains, group, m, d, g, sums, average):
+    """q^-1 R^-1 q^-1 m^, and the pooled sums after the step."""
+    keep, weight = average
+    shape, lagged = m.shape, is_lagged(group)
+    m, d, g = (to_chains(x, chains) for x in (m, d, g))
+    usable = is_usable(d)
+    over_root = lambda x: torch.where(usable, x / torch.where(usable, d, 1).sqrt(), 0)
+    z = over_root(g).to(sums.dtype)
+    rows = [(z * ahead(z, i)).sum(0) for i in range(group["band"] + 1)]
+    products = weight * torch.stack(rows)
+    if lagged:
+        current = keep * sums[0] + sums[1]
+        new = torch.stack([current, products])
+    else:
+        current = new = keep * sums + products
+    # The plane has the arithmetic's type, and what is stored counts.
+    new = new.to(m.dtype)
+    current = (new[0] if lagged else new).to(sums.dtype)
+    r = correlations(current, group["shrink"])
+    psi, schur = factors(torch.ones_like(current[:1]), r, group["gamma"])
+    psi, schur = [x.to(m.dtype) for x in psi], schur.to(m.dtype)
+    everywhere = torch.ones_like(schur, dtype=torch.bool)
+    u = over_root(applied(psi, schur, everywhere, over_root(m)))
+    return from_chains(u, shape, chains), new
+
+
+compiled_step = None
+
+
+def chosen(implementation):
+    """The step, compiled if so asked."""
+    global compiled_step
+    if implementation != "compiled":
+        return step_of
+    if compiled_step is None:
+        compiled_step = torch.compile(step_of, dynamic=False)
+    return compiled_step
+
+
+class Call:
+    """The steps of parameters that agree in their options, one after the other."""
+
+    def __init__(self, entries, state):
+        self.entries, self.state = entries, state
+        first = entries[0].group
+        if first["pooling"] in ("rank", "all"):
+            raise ValueError(
+                f"pooling is {first['pooling']!r} for {entries[0].name}, whose step is taken by "
+                "operations of torch: these have only 'none' and 'band'"
+            )
+        self.group, self.maximize, self.non_finite = first, first["maximize"], first["non_finite"]
+
+    def planes_of(self, entry):
+        """The names, types and shapes of the planes of a parameter."""
+        own, group, p = entry.own, entry.group, entry.p
+        kind = getattr(torch, own.state_dtype)
+        both = torch.float64 if torch.float64 in (kind, p.dtype) else torch.float32
+        planes = {"momentum": (kind, None), "diagonal": (kind, None)}
+        if own.update == "sonew":
+            pools = group["pooling"] != "none" and to_chains(p, lines(own.chains)).shape[0] > 1
+            if not pools:
+                planes |= {f"band_{k}": (kind, None) for k in range(1, group["band"] + 1)}
+            if group["graft"] == "normalized_rmsprop":
+                planes["rms"] = kind, None
+            if pools:
+                planes["pooled"] = both, pooled_shape(group, entry.length())
+        if own.master:
+            planes["master"] = torch.float32, None
+        return planes
+
+    def is_current(self):
+        return True
+
+    def take_rates(self, rates):
+        self.rates = rates
+
+    def take_betas(self, groups):
+        return True
+
+    def gradient(self, entry):
+        grad = entry.p.grad
+        if grad is not None and grad.layout is not torch.strided:
+            raise RuntimeError(
+                f"the gradient of {entry.name} is sparse: SONew does not support sparse gradients"
+            )
+        return grad
+
+    def not_finite(self):
+        return not_finite((entry, self.gradient(entry)) for entry in self.entries)
+
+    @torch.no_grad()
+    def step(self, grad_scale):
+        """Takes the step. Returns None, or what is wrong if it was skipped because a gradient is
+        not finite."""
+        if self.non_finite != "unchecked" and (wrong := self.not_finite()):
+            return wrong
+        for index, entry in enumerate(self.entries):
+            grad = self.gradient(entry)
+            if grad is not None:
+                self.step_one(index, entry, grad, grad_scale)
+        return None
+
+    def step_one(self, index, entry, grad, grad_scale):
+        group, p = entry.group, entry.p
+        own = self.state.get(p) or self.begin(entry)
+        planes = {name: own[name] for name in self.planes_of(entry)}
+        dtype = torch.float64 if torch.float64 in (p.dtype, planes["momentum"].dtype) else torch.float32
+        lr, weight_decay = self.rates[entry.g]
+        number = int(own["step"]) + 1
+        scalars = own.get("scalars")
+        divisors, scalars = self.divisors(group, number, scalars, own, p)
+        numbers = {
+            "step": number,
+            "beta1": float(group["betas"][0]),
+            "beta2": float(group["betas"][1]),
+            "lr": float(lr),
+            "weight_decay": float(weight_decay),
+            "momentum": divisors[0] if group["bias_correction"] else 1.0,
+            "statistics": 1.0,
+        }
+        if group["bias_correction"] and group["statistics"] == "moving_average":
+            numbers["statistics"] = divisors[1]
+        if group["implementation"] == "compiled":
+            # As tensors, so that another step is no other program.
+            for name in ("lr", "momentum", "statistics"):
+                numbers[name] = torch.as_tensor(numbers[name], dtype=dtype, device=p.device)
+        g = grad.to(dtype) * (-grad_scale if self.maximize else grad_scale)
+        step = chosen(group["implementation"])
+        new_p, new, ratio = step(entry.own, group, g, p.detach(), planes, numbers, scalars, index)
+        p.copy_(new_p)
+        for name, x in new.items():
+            planes[name].copy_(x)
+        if scalars is not None:
+            scalars[0] = ratio
+        own["step"] += 1
+
+    def divisors(self, group, number, scalars, own, p):
+        """What momentum and statistics are divided by, which follows from the product of the
+        betas of all steps; and the scalars that keep it, where betas have changed."""
+        first, now = (list(map(float, group[name])) for name in ("initial_betas", "betas"))
+        if scalars is None and (is_lagged(group) or now != first):
+            kind = wide(p.device)
+            scalars = own["scalars"] = torch.zeros(_structs.SCALARS, dtype=kind, device=p.device)
+        if now == first and not self.has_changed(scalars):
+            return [1 - beta**number for beta in first], scalars
+        found = []
+        for i in range(2):
+            before = scalars[1 + i]
+            before = torch.where(before == 0, 1 - first[i] ** (number - 1), before)
+            after = (now[i] * before + (1 - now[i])).clamp(max=1.0)
+            scalars[1 + i] = after
+            found.append(after)
+        return found, scalars
+
+    @staticmethod
+    def has_changed(scalars):
+        return scalars is not None and bool((scalars[1:] != 0).any())
+
+    def begin(self, entry):
+        """The state before the first step."""
+        own = self.state.setdefault(entry.p, {})
+        own["step"] = torch.tensor(0.0, dtype=torch.float32)
+        for name, (dtype, shape) in self.planes_of(entry).items():
+            own[name] = entry.zeros(shape, dtype)
+        if "master" in own:
+            own["master"].copy_(entry.p)
+        return own
+

@@ -1,0 +1,48 @@
+"""The library's stochastic rounding, in operations of torch: the same random bits."""
+
+import torch
+
+M32, M64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
+
+
+def rounded(x, dtype, rounding, seed, step, tensor, plane):
+    """Rounds to a type: stochastically if so asked and the type has 16 bits, otherwise to
+    nearest."""
+    if rounding != "stochastic" or dtype not in (torch.bfloat16, torch.float16):
+        return x.to(dtype)
+    x = x.float()
+    noise = words(seed, step, tensor, plane, x)
+    if dtype == torch.bfloat16:
+        cut = (x.view(torch.int32).to(torch.int64) & M32) + (noise & 0xFFFF) & 0xFFFF0000
+        return from_bits(cut).to(dtype)
+    smallest = 2.0**-14
+    magnitude = x.abs()
+    shift = torch.where(magnitude < smallest, smallest, 0.0)
+    bits = (magnitude + shift).view(torch.int32).to(torch.int64)
+    value = from_bits(bits + (noise & 0x1FFF) & 0xFFFFE000) - shift
+    return torch.where(x != x, x, torch.copysign(value, x)).to(dtype)
+
+
+def from_bits(bits):
+    """The float32 numbers with these bits, which are in 64-bit integers."""
+    return torch.where(bits > 0x7FFFFFFF, bits - (1 << 32), bits).to(torch.int32).view(torch.float32)
+
+
+def words(seed, step, tensor, plane, like):
+    """Random words for the elements of a plane, in the shape and order of a tensor."""
+    key = mix(seed ^ mix(step & M32))
+    for number in (tensor, plane):
+        key = mix(key ^ mix(number))
+    x = torch.arange(like.numel(), dtype=torch.int64, device=like.device).reshape(like.shape)
+    x = x & M32 ^ key & M32
+    x = (x ^ x >> 16) * 0x7FEB352D + (key >> 32) & M32
+    x = (x ^ x >> 15) * 0x846CA68B & M32
+    return x ^ x >> 16
+
+
+def mix(x):
+    """The finalizer of SplitMix64."""
+    x = x + 0x9E3779B97F4A7C15 & M64
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & M64
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & M64
+    return x ^ x >> 31

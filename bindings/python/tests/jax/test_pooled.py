@@ -1,0 +1,388 @@
+"""Pooled correlations: the chains of a leaf share them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from common import bits, combinations, enable_x64, largest_difference, random_tree
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from safetensors import safe_open
+from sonew.jax import LibraryError, adam_for_vectors, fused_sonew, load, save, scale_by_sonew, sonew
+from test_devices import mesh
+from test_sharding import SHAPES as TO_CUT
+from test_sharding import SPECS, make_mesh, place, same_places, same_types
+
+IMPLEMENTATIONS = ["custom_call", "pure"]
+# One chain; several shorter than the band; none; some with inputs that are always zero; more
+# than take part in the sums of a step.
+SHAPES = {"cube": (2, 3, 4), "dead": (6, 5), "empty": (0, 3), "kernel": (9, 7), "many": (5, 600), "vector": (8,)}  # fmt: skip
+BETA1, BETA2, EPS, RATE, DECAY, SHRINK = 0.8, 0.9, 1e-4, 0.01, 0.1, 0.1
+BAND = {"pooling": "band", "band": 4}
+
+
+def gradients(step, dtype=np.float32, shapes=SHAPES):
+    """Inputs that are correlated; those of one leaf are zero at one position."""
+    grads = random_tree(step, shapes, dtype)
+    for name, g in grads.items():
+        if g.ndim > 1 and g.size:
+            grads[name] = g + 0.8 * jnp.roll(g, 1, 0)
+    if "dead" in shapes:
+        grads["dead"] = grads["dead"].at[2].set(0)
+    return grads
+
+
+class Textbook:
+    """A leaf with strided chains, with matrices, in float64."""
+
+    def __init__(self, shape, band, lagged, damping, gamma):
+        self.band, self.lagged, self.damping, self.gamma = band, lagged, damping, gamma
+        self.length = shape[0]
+        size = int(np.prod(shape))
+        self.m, self.d = np.zeros(size), np.zeros(size)
+        self.gram, self.ratio, self.count = np.zeros((shape[0],) * 2), 0.0, 0
+
+    def direction(self, g):
+        shape, g = g.shape, np.asarray(g, np.float64).ravel("F")
+        self.count += 1
+        self.m = BETA1 * self.m + (1 - BETA1) * g
+        self.d = BETA2 * self.d + (1 - BETA2) * g * g
+        # Nesterov momentum.
+        m = (BETA1 * self.m + (1 - BETA1) * g) / (1 - BETA1**self.count)
+        d = self.d / (1 - BETA2**self.count)
+        a = m / (np.sqrt(d) + 1e-8)
+        q = np.sqrt(d + EPS * (d.max() if self.damping == "relative" else 1))
+        z = (g / q).reshape(-1, self.length)
+        # Of more than 256 chains, groups take turns in the sums (in one of two dimensions).
+        turns = min(-(-len(z) // 256), 4)
+        z = z[np.arange(len(z)) // 256 % turns == self.count % turns]
+        new = BETA2 * self.gram + (1 - BETA2) * z.T @ z
+        inverse = self.inverse(self.gram if self.lagged else new)
+        self.gram = new
+        x = (m / q).reshape(-1, self.length)
+        u = (x @ inverse).ravel() / q
+        own = np.linalg.norm(a) / np.linalg.norm(u)
+        will_do = self.lagged and 0 < self.ratio <= 2 * own
+        u, self.ratio = u * (self.ratio if will_do else own), own
+        return u.reshape(shape, order="F")
+
+    def inverse(self, gram):
+        """X with the sparsity of the band and (X^-1)_ij = R_ij on it; a position whose
+        window is too nearly singular has no edges."""
+        roots = np.sqrt(np.diag(gram))
+        outer = np.outer(roots, roots)
+        r = (1 - SHRINK) * np.divide(gram, outer, out=np.zeros_like(gram), where=outer > 0)
+        np.fill_diagonal(r, 1)
+        lower, d = np.eye(self.length), np.ones(self.length)
+        for j in range(self.length):
+            window = np.arange(j + 1, min(j + self.band + 1, self.length))
+            block = r[np.ix_(window, window)]
+            psi = np.linalg.solve(block, r[window, j])
+            schur = 1 - psi @ r[window, j]
+            pivots = np.linalg.cholesky(block).diagonal() ** 2
+            if min([schur, *pivots]) > self.gamma:
+                lower[window, j], d[j] = -psi, 1 / schur
+        return lower @ np.diag(d) @ lower.T
+
+
+CASES = [(1, True, "absolute", 0.0), (4, False, "relative", 0.0), (20, True, "relative", 0.5), (3, False, "absolute", 0.7), (0, True, "absolute", 0.0)]  # fmt: skip
+
+
+@pytest.mark.parametrize(*combinations(lambda *_: True, implementation=IMPLEMENTATIONS, case=CASES), ids=str)
+def test_steps_are_those_of_the_textbook(implementation, case):
+    band, lagged, damping, gamma = case
+    with enable_x64():
+        optimizer = fused_sonew(
+            RATE, BETA1, BETA2, EPS, gamma, DECAY, pooling="band", band=band, shrink=SHRINK,
+            lagged_norms=lagged, damping=damping, nesterov=True, implementation=implementation,
+        )  # fmt: skip
+        params = random_tree(99, SHAPES, np.float64)
+        state, step = optimizer.init(params), jax.jit(optimizer.step)
+        leaves = {
+            name: Textbook(shape, band, lagged, damping, gamma)
+            for name, shape in SHAPES.items()
+            if name != "empty"
+        }
+        for number in range(6):
+            grads, before = gradients(number, np.float64), jax.device_get(params)
+            params, state = step(params, grads, state)
+            for name, leaf in leaves.items():
+                u = leaf.direction(grads[name])
+                expected = before[name] - RATE * (u + DECAY * before[name])
+                assert np.allclose(params[name], expected, rtol=1e-7), (number, name)
+        for name, leaf in leaves.items():
+            sums = np.asarray(state.pooled[name])
+            if lagged:
+                sums = BETA2 * sums[0] + sums[1]
+            for apart in range(band + 1):
+                expected = np.diagonal(leaf.gram, apart)
+                assert np.allclose(sums[apart, : len(expected)], expected), name
+                assert not np.any(sums[apart, len(expected) :])
+
+
+@pytest.mark.parametrize("chains", ["contiguous", "contiguous_lines", "strided_lines"])
+def test_chains_end_where_lines_do(chains):
+    optimizer = scale_by_sonew(chains=chains, **BAND)
+    like = scale_by_sonew(chains="strided", **BAND)
+    turned = "contiguous" in chains
+    turn = lambda tree: jax.tree.map(jnp.transpose, tree) if turned else tree
+    state, expected = optimizer.init(turn(gradients(0))), like.init(gradients(0))
+    for number in range(3):
+        updates, state = optimizer.update(turn(gradients(number)), state)
+        other, expected = like.update(gradients(number), expected)
+    assert largest_difference(turn(updates), other) < 1e-5
+    assert state.pooled["kernel"].shape == (2, 5, 9)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_eager_compiled_scanned_and_mapped_steps_agree(implementation):
+    optimizer = fused_sonew(1e-2, implementation=implementation, **BAND)
+    grads = [gradients(number) for number in range(4)]
+    params = random_tree(99, SHAPES)
+    start = (params, optimizer.init(params))
+    eager = compiled = start
+    for g in grads:
+        eager = optimizer.step(eager[0], g, eager[1])
+        compiled = jax.jit(optimizer.step)(compiled[0], g, compiled[1])
+    stack = functools.partial(jax.tree.map, lambda *x: jnp.stack(x))
+
+    def train(start, grads):
+        body = lambda carry, g: (optimizer.step(carry[0], g, carry[1]), None)
+        return jax.lax.scan(body, start, grads)[0]
+
+    scanned = jax.jit(train)(start, stack(*grads))
+    twice = lambda tree: stack(tree, jax.tree.map(lambda x: x * 2, tree))
+    params = twice(params)
+    start = (params, jax.vmap(optimizer.init)(params))
+    mapped = jax.jit(jax.vmap(train))(start, twice(stack(*grads)))
+    assert mapped[1].pooled["kernel"].shape == (2, 2, 5, 9)
+    first = jax.tree.map(lambda x: x[0], mapped)
+    if implementation == "custom_call":
+        assert bits(eager) == bits(compiled) == bits(scanned) == bits(first)
+    for other in (compiled, scanned, first):
+        assert largest_difference(eager, other) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_16_bits(dtype):
+    """The planes of coordinates have 16 bits, the sums 32."""
+    outcomes = []
+    for implementation in IMPLEMENTATIONS:
+        optimizer = fused_sonew(
+            1e-2, state_dtype="bfloat16", rounding="stochastic", eps=1e-2,
+            implementation=implementation, **BAND,
+        )  # fmt: skip
+        params = random_tree(99, SHAPES, jnp.dtype(dtype))
+        state = optimizer.init(params)
+        params, state = optimizer.step(params, gradients(0, jnp.dtype(dtype)), state)
+        assert state.momentum["kernel"].dtype == "bfloat16"
+        assert state.pooled["kernel"].dtype == "float32"
+        outcomes.append((params, state))
+    assert largest_difference(*outcomes) < 2**-7
+    # What is rounded stochastically is rounded alike, but for neighbours of a boundary.
+    ours, pure = (np.asarray(o[1].momentum["kernel"], np.float32) for o in outcomes)
+    assert np.mean(ours == pure) > 0.9
+    ours, pure = (np.asarray(o[0]["kernel"], np.float32) for o in outcomes)
+    assert np.mean(np.abs(ours - pure) < 1e-6) > 0.9
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_step_that_is_skipped_keeps_the_sums(implementation):
+    optimizer = scale_by_sonew(implementation=implementation, **BAND)
+    _, state = optimizer.update(gradients(0), optimizer.init(gradients(0)))
+    spoilt = gradients(1)
+    spoilt["kernel"] = spoilt["kernel"].at[0, 0].set(jnp.inf)
+    _, after = optimizer.update(spoilt, state)
+    assert bits(after) == bits(state._replace(skipped=jnp.int32(1)))
+    assert np.any(state.pooled["kernel"])
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10, 1e30])
+def test_no_gradient_makes_a_nan(implementation, scale):
+    optimizer = sonew(1e-2, implementation=implementation, shrink=0.0, gamma=0.0, **BAND)
+    params = random_tree(99, SHAPES)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for number in range(6):
+        grads = jax.tree.map(lambda g: g * scale ** (number % 2), gradients(number))
+        # Constant: of rank one.
+        grads["kernel"] = jnp.full_like(grads["kernel"], scale)
+        updates, state = update(grads, state, params)
+        assert all(np.all(np.isfinite(u)) for u in jax.tree.leaves((updates, state)))
+
+
+@pytest.mark.parametrize("lagged", [True, False])
+def test_the_derivative_of_a_step(lagged):
+    """With respect to the size of the gradient: against finite differences in float64."""
+    with enable_x64():
+        optimizer = scale_by_sonew(eps=1e-3, lagged_norms=lagged, **BAND)
+        shapes = {"dead": SHAPES["dead"], "kernel": SHAPES["kernel"]}
+        first, second = (gradients(number, np.float64, shapes) for number in (0, 1))
+        before = optimizer.init(first)
+        _, after = optimizer.update(first, before)
+
+        @jax.jit
+        def outcome(size, state, grads):
+            grads = jax.tree.map(lambda g: jnp.sin(size * g), grads)
+            updates, _ = optimizer.update(grads, state)
+            return sum(jnp.sum(jnp.sin(u)) for u in jax.tree.leaves(updates))
+
+        derivative = jax.jit(jax.grad(outcome))
+        for arguments in ((before, first), (after, second)):
+            exact = derivative(jnp.float64(1.1), *arguments)
+            h = 1e-6
+            up, down = (outcome(jnp.float64(1.1 + s * h), *arguments) for s in (1, -1))
+            assert np.allclose(exact, (up - down) / (2 * h), rtol=1e-5)
+
+
+def test_shrink_may_be_traced():
+    params = gradients(0)
+    plain = sonew(1e-2, shrink=0.25, **BAND)
+    injected = optax.inject_hyperparams(sonew, static_args="band")(1e-2, shrink=0.25, **BAND)
+    outcomes = []
+    for optimizer in (plain, injected):
+        state, update = optimizer.init(params), jax.jit(optimizer.update)
+        for number in range(3):
+            updates, state = update(gradients(number), state, params)
+        outcomes.append(updates)
+    assert largest_difference(*outcomes) < 1e-5
+    state.hyperparams["shrink"] = jnp.float32(1.0)
+    with pytest.raises(Exception, match="options.shrink is 1, must be in"):
+        jax.block_until_ready(update(gradients(3), state, params))
+
+
+OPTIONS = BAND | {"update": adam_for_vectors, "shrink": 0.2}
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("lagged", [None, False])
+def test_a_run_goes_on_from_a_file(tmp_path, lagged):
+    path = tmp_path / "x.safetensors"
+    options = OPTIONS | {"lagged_norms": lagged, "state_dtype": "bfloat16"}
+    optimizer = sonew(1e-2, **options)
+    update = jax.jit(optimizer.update)
+
+    def train(params, state, numbers):
+        for number in numbers:
+            updates, state = update(gradients(number), state, params)
+            params = optax.apply_updates(params, updates)
+        return params, state
+
+    params = random_tree(99, SHAPES)
+    half = train(params, optimizer.init(params), range(3))
+    save(path, *half, **options)
+    with safe_open(path, "numpy") as file:
+        sums = file.get_tensor("kernel/pooled")
+        assert "vector/pooled" not in file.keys()
+    assert np.array_equal(sums, half[1][0].pooled["kernel"])
+    assert sums.shape == ((5, 9) if lagged is False else (2, 5, 9))
+    fresh = jax.tree.map(jnp.zeros_like, params)
+    loaded = load(path, fresh, optimizer.init(fresh), **options)
+    assert bits(loaded) == bits(half)
+    assert bits(train(*loaded, range(3, 6))) == bits(train(*half, range(3, 6)))
+    other = options | {"shrink": 0.3}
+    with pytest.raises(LibraryError, match="shrink"):
+        load(path, fresh, optimizer.init(fresh), **other)
+    load(path, fresh, optimizer.init(fresh), overrides=["shrink"], **other)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto], ids=str)
+@pytest.mark.parametrize("implementation", ["auto", "pure"])
+def test_a_sharded_leaf_is_gathered(implementation, kind):
+    """Outside of shard_map: the results are those of whole arrays."""
+    optimizer = fused_sonew(0.1, implementation=implementation, band=2, pooling="band")
+    params, grads = random_tree(0, TO_CUT), [random_tree(seed, TO_CUT) for seed in (1, 2)]
+    state, step = optimizer.init(params), jax.jit(optimizer.step)
+    whole = params, state
+    for g in grads:
+        whole = step(whole[0], g, whole[1])
+    devices = make_mesh(kind)
+    placed = functools.partial(place, devices, SPECS["one_axis"])
+    params = placed(params)
+    outcome = params, optimizer.init(params)
+    for g in grads:
+        outcome = step(outcome[0], placed(g), outcome[1])
+    assert largest_difference(outcome, whole) < (1e-3 if implementation == "pure" else 1e-6)
+    assert same_places(outcome[0], params) and same_places(outcome[1].momentum, params)
+    assert kind == jax.sharding.AxisType.Auto or same_types(outcome[0], params)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("damping", ["absolute", "relative"])
+@pytest.mark.parametrize("lagged", [True, False])
+def test_whole_leaves_beside_those_that_are_cut(lagged, damping, implementation):
+    """Under shard_map a step has stages: the pooled leaf takes its gradient in once."""
+    specs = {"kernel": P(), "vector": P("x")}
+    shapes = {name: SHAPES[name] for name in specs}
+    options = OPTIONS | {"lagged_norms": lagged, "damping": damping, "eps": 1e-2}
+    options |= {"implementation": implementation, "clip_norm": 2.0}
+    optimizer = fused_sonew(1e-2, partition_specs=specs, **options)
+    params = random_tree(0, shapes)
+    state = optimizer.init(params)
+    own = state._replace(
+        count=P(), momentum=specs, diagonal=specs, bands=(specs,) * len(state.bands),
+        skipped=P(), norm_ratios=P() if lagged else (), pooled=P(),
+    )  # fmt: skip
+    devices = mesh(x=2)
+    step = jax.shard_map(optimizer.step, mesh=devices, in_specs=(specs, specs, own), out_specs=(specs, own))
+    places = lambda spec: NamedSharding(devices, spec)
+    cut = jax.device_put((params, state), jax.tree.map(places, (specs, own)))
+    alone = fused_sonew(1e-2, **options)
+    whole = params, state
+    for number in range(3):
+        g = gradients(number, shapes=shapes)
+        cut = jax.jit(step)(cut[0], g, cut[1])
+        whole = jax.jit(alone.step)(whole[0], g, whole[1])
+    assert largest_difference(cut, whole) < 1e-4
+
+
+def test_a_leaf_that_is_cut_cannot_be_pooled():
+    params = gradients(0)
+    specs = {name: P() for name in SHAPES} | {"kernel": P(None, "x")}
+    optimizer = scale_by_sonew(partition_specs=specs, **BAND)
+    with pytest.raises(ValueError, match="partition_specs cuts 'kernel', whose correlations are pooled"):
+        optimizer.init(params)
+    update = {name: "adam" if name == "kernel" else "sonew" for name in SHAPES}
+    scale_by_sonew(partition_specs=specs, update=update, **BAND).init(params)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"pooling": "rank"}, "pooling is 'rank', must be one of 'none', 'band'"),
+        ({"pooling": True}, "pooling is True, must be one of"),
+        ({"pooling": "band", "band": 65}, "band is 65, must be 0 to 64"),
+        ({"pooling": "band", "shrink": 1.0}, r"shrink is 1.0, must be in \[0, 1\)"),
+        ({"shrink": -0.1}, "shrink is -0.1, must be in"),
+        ({"shrink": "little"}, "shrink is 'little', must be a number"),
+    ],
+)
+def test_options_that_are_refused(options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        scale_by_sonew(**options)
+
+
+def test_states_that_do_not_fit():
+    params = gradients(0)
+    optimizer = scale_by_sonew(**BAND)
+    state = optimizer.init(params)
+    changed = lambda sums: state._replace(pooled=state.pooled | {"kernel": sums})
+    sums = state.pooled["kernel"]
+    for spoilt, message in [
+        (changed(sums[0]), r"'kernel' has shape \(5, 9\) in the pooled sums, but \(2, 5, 9\) here"),
+        (changed(sums.astype(jnp.bfloat16)), "the pooled sums of 'kernel' are bfloat16, must be float32"),
+        (changed(optax.MaskedNode()), "the state has no plane for 'kernel' in the pooled sums"),
+        (state._replace(pooled={}), "the pooled sums has another tree structure"),
+        (scale_by_sonew(band=4).init(params), "the state has 4 sub-diagonals, but band is 4 and correlations are pooled"),
+    ]:  # fmt: skip
+        with pytest.raises((ValueError, TypeError), match=message):
+            optimizer.update(params, spoilt)
+    mixed = scale_by_sonew(update="adam", **BAND)
+    with pytest.raises(ValueError, match="the state has a plane for 'cube' in the pooled sums"):
+        mixed.update(params, state)

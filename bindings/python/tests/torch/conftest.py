@@ -1,0 +1,5 @@
+"""A fixed number of threads."""
+
+import torch
+
+torch.set_num_threads(2)
