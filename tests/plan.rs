@@ -3,11 +3,12 @@
 mod common;
 
 use common::{
-    correlated, elements_mut, normal, options as present, rng, slices_mut, CHAINS, GRAFTS,
+    correlated, elements_mut, normal, options as present, rng, slices_mut, CHAINS, DAMPINGS,
+    GRAFTS,
 };
 use sonew::dtype::Elements;
 use sonew::layout::{planes, TensorSpec, Update};
-use sonew::options::{Damping, Options, StepOptions};
+use sonew::options::{Options, StepOptions};
 use sonew::{Optimizer, Plan, Target, TensorBuffers};
 
 fn model() -> Vec<TensorSpec> {
@@ -22,9 +23,8 @@ fn model() -> Vec<TensorSpec> {
 fn every_options() -> impl Iterator<Item = Options> {
     let bands = [0, 1, 2, 4].into_iter();
     let cases = bands.flat_map(|band| GRAFTS.map(|graft| (band, graft)));
-    let dampings = [Damping::Absolute, Damping::Relative];
     cases.flat_map(move |(band, graft)| {
-        dampings.map(|damping| Options {
+        DAMPINGS.map(|damping| Options {
             band,
             damping,
             eps: 1e-3,

@@ -55,11 +55,11 @@ pub use isa::{fence, Isa};
 pub use kernels::Kernels;
 pub use lines::parts_of_line;
 pub use noise::Stochastic;
-pub use norms::Squares;
+pub use norms::{Largest, Squares};
 pub use pooled::{
     PooledBlock, PooledChains, PooledEstimate, PooledInverse, PooledSums, MAX_POOLED_BAND,
 };
-pub use runs::{Directions, Gradient, Incoming, Lines, Norms, Rule, Wanted};
+pub use runs::{Directions, Gradient, Incoming, Lines, Norms, Rule, TakenIn, Wanted};
 pub use simd::LANES;
 pub use update::{Average, Denominator, Reading, Reference, TakeIn};
 pub use workspace::{Coordinates, Shape, Workspace, CHUNK, LAG};

@@ -41,8 +41,12 @@ pub enum sonew_damping {
     /// max(eps l1, 1e-24), where l1 is the largest H[j][j] + |H[j][j-1]| of the
     /// bias-corrected H over the whole tensor; for the first coordinate of a
     /// chain it is H[j][j] + |H[j+1][j]|. This damping does not depend on the
-    /// scale of the loss.
+    /// scale of the loss. It takes a pass over the statistics of its own.
     SONEW_RELATIVE = 1,
+    /// max(eps h, 1e-24), where h is the largest H[j][j] of the bias-corrected H over the
+    /// whole tensor, as the tensor's last step left it. Its first step, and one after which
+    /// all were zero, takes that of its own H. Entries that are infinite do not count.
+    SONEW_RELATIVE_LAGGED = 2,
 }
 
 /// Grafting: in each tensor the update u takes the norm of another method's
@@ -164,7 +168,7 @@ pub struct sonew_options {
     pub seed: u64,
     /// One of sonew_statistics. Default SONEW_MOVING_AVERAGE.
     pub statistics: i32,
-    /// One of sonew_damping. Default SONEW_ABSOLUTE.
+    /// One of sonew_damping. Default SONEW_RELATIVE_LAGGED.
     pub damping: i32,
     /// One of sonew_graft. Default SONEW_GRAFT_ADAM.
     pub graft: i32,
@@ -269,6 +273,10 @@ const STATISTICS: &[(i32, Statistics)] = &[
 const DAMPINGS: &[(i32, Damping)] = &[
     (sonew_damping::SONEW_ABSOLUTE as i32, Damping::Absolute),
     (sonew_damping::SONEW_RELATIVE as i32, Damping::Relative),
+    (
+        sonew_damping::SONEW_RELATIVE_LAGGED as i32,
+        Damping::RelativeLagged,
+    ),
 ];
 
 const GRAFTS: &[(i32, Graft)] = &[

@@ -202,6 +202,7 @@ fn cases() -> Vec<Options> {
     };
     cases.push(pooled(4, None, Damping::Absolute));
     cases.push(pooled(20, Some(false), Damping::Relative));
+    cases.push(pooled(4, None, Damping::RelativeLagged));
     cases.push(Options {
         damping: Damping::Relative,
         eps: 1e-4,

@@ -91,7 +91,7 @@ impl Pass<'_, '_> {
                 gradient,
                 ends: false,
             };
-            kernels.update(work, access, rule, &incoming, &mut self.norms.reference);
+            kernels.update(work, access, rule, &incoming, &mut self.norms.taken_in);
             let arrays = work.arrays::<T>();
             let (gradient, scale) = match in_place {
                 true => (bytemuck::cast_slice(access.gradient(run)), rule.scale),

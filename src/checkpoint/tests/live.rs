@@ -51,6 +51,7 @@ impl LiveWritten {
                 step_count: step - tensor as u64,
                 scalars: Scalars {
                     norm_ratio: step as f64 / 3.0,
+                    largest: step as f64 / 7.0,
                     bias_corrections: [0.5, 0.25],
                 },
             };
