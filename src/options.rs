@@ -45,7 +45,7 @@ pub struct Options {
     /// RMSProp, in `[0, 1)`. Default 0.99.
     pub beta2: f64,
     /// Amount of damping, finite and not negative; see [`Damping`]. Default
-    /// 1e-6.
+    /// 1e-4.
     pub eps: f64,
     /// Threshold of edge removal, in `[0, 1)`: a coordinate whose Schur
     /// complement, or one of whose pivots, is not above `gamma` times the
@@ -79,7 +79,8 @@ pub struct Options {
     /// Default false.
     pub nesterov: bool,
     /// Added to the square root in the grafts of Adam and normalized RMSProp,
-    /// and in the plain Adam update; finite and not negative. Default 1e-8.
+    /// and in the plain Adam update; finite and not negative. Where the root is 0 and this, too,
+    /// the result is 0. Default 0: then the scale of the loss has no effect.
     pub graft_eps: f64,
     /// Whether the diagonal in the Adam graft is bias-corrected (as in the
     /// authors' JAX code) or not (as in their PyTorch code). Has no effect

@@ -121,7 +121,7 @@ impl Oracle {
             self.accumulate(i, &g, betas, step.statistics_weight);
             let diagonal = self.corrected(i).swap_remove(0);
             let tensor = &mut self.tensors[i];
-            tensor.largest = [diagonal.into_iter().fold(0.0, f64::max), tensor.largest[0]];
+            tensor.largest = [largest_finite(&diagonal), tensor.largest[0]];
             let u = self.direction(i, &g, betas, step.statistics_weight);
             let tensor = &self.tensors[i];
             let lr = step.lr * tensor.lr_scale;
@@ -311,8 +311,12 @@ impl Oracle {
                 (self.options.eps * largest_row(&h, &tensor.chains)).max(LEAST_RELATIVE_DAMPING)
             }
             Damping::RelativeLagged => {
-                let [own, before] = tensor.largest;
-                let largest = if before > 0.0 { before } else { own };
+                let [_, before] = tensor.largest;
+                let largest = if before > 0.0 {
+                    before
+                } else {
+                    largest_finite(&h[0])
+                };
                 (self.options.eps * largest).max(LEAST_RELATIVE_DAMPING)
             }
         };
@@ -335,6 +339,11 @@ fn largest_row(h: &[Vec<f64>], chains: &[Vec<usize>]) -> f64 {
         }
     }
     largest
+}
+
+fn largest_finite(x: &[f64]) -> f64 {
+    let finite = x.iter().copied().filter(|x| x.is_finite());
+    finite.fold(0.0, f64::max)
 }
 
 fn norm(x: &[f64]) -> f64 {

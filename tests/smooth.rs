@@ -210,9 +210,15 @@ fn no_smooth_function_stalls() {
         let adam = function.minimize(&Options::default(), Update::Adam, 1.0);
         for options in variants() {
             let end = function.minimize(&options, Update::Sonew, 1.0);
-            println!("{} {:?} {}: {start:.1e} {adam:.1e} {end:.1e}", function.name, options.pooling, options.band);
+            println!(
+                "{} {:?} {}: {start:.1e} {adam:.1e} {end:.1e}",
+                function.name, options.pooling, options.band
+            );
             if !(end < (10.0 * adam).max(1e-3 * start)) {
-                failed.push(format!("{} {}: {start:.1e} {adam:.1e} {end:.1e}", function.name, options.band));
+                failed.push(format!(
+                    "{} {}: {start:.1e} {adam:.1e} {end:.1e}",
+                    function.name, options.band
+                ));
             }
         }
     }
@@ -227,7 +233,10 @@ fn the_scale_of_a_function_changes_no_bit() {
         for options in variants() {
             for graft in [Graft::Adam, Graft::NormalizedRmsprop] {
                 for update in [Update::Sonew, Update::Adam] {
-                    let options = Options { graft, ..options.clone() };
+                    let options = Options {
+                        graft,
+                        ..options.clone()
+                    };
                     let end = |scale| function.minimize(&options, update, scale);
                     // A power of two is exact in every number that depends on it.
                     let (less, more) = (2f64.powi(-20), 2f64.powi(20));

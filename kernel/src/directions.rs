@@ -15,8 +15,8 @@ use crate::solve::{Outcome, Solve, UpdateAndSolve};
 use crate::update::{Chunk, Update};
 use crate::workspace::{Arrays, AtHand, New};
 use crate::{
-    Access, Apply, Directions, Dtype, Gradient, Incoming, Kernels, Norms, Rule, Squares, TakenIn, Wanted,
-    Workspace, CHUNK,
+    Access, Apply, Directions, Dtype, Gradient, Incoming, Kernels, Norms, Rule, Squares, TakenIn,
+    Wanted, Workspace, CHUNK,
 };
 
 impl Kernels {

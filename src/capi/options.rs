@@ -150,7 +150,7 @@ pub struct sonew_options {
     /// Decay rate of the diagonal, the sub-diagonals and the plane "rms", at
     /// least 0 and less than 1. Default 0.99.
     pub beta2: f64,
-    /// Amount of damping, finite and not negative; see damping. Default 1e-6.
+    /// Amount of damping, finite and not negative; see damping. Default 1e-4.
     pub eps: f64,
     /// Threshold of edge removal, at least 0 and less than 1: a coordinate whose
     /// Schur complement, or one of whose pivots, is not above gamma times the
@@ -159,7 +159,8 @@ pub struct sonew_options {
     /// are only rounding errors, and a direction may overflow. Default 0.01.
     pub gamma: f64,
     /// Added to the square root in the grafts of Adam and normalized RMSProp,
-    /// and in the plain Adam update; finite and not negative. Default 1e-8.
+    /// and in the plain Adam update; finite and not negative. Where the root is 0 and this,
+    /// too, the result is 0. Default 0: then the scale of the loss has no effect.
     pub graft_eps: f64,
     /// Decoupled weight decay that every tensor starts with, finite and not
     /// negative; sonew_set_settings() changes it for one tensor. Default 0.

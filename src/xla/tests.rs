@@ -9,11 +9,11 @@ use std::ptr::null_mut;
 use super::ffi::{self, HasSize};
 use super::sonew_xla_step_v1;
 use crate::layout::Scalars;
-use crate::options::{Options, StepOptions};
+use crate::options::{Damping, Options, StepOptions};
 use crate::{Plan, Stage};
 
 use runtime::{
-    number_of, words_of, specs, step, variants,
+    number_of, specs, step, variants, words_of,
     Attribute::{Doubles, Integer, Ints, Text},
     Call, World,
 };
@@ -247,10 +247,7 @@ fn scalars_that_do_not_fit_are_refused() {
     let mut call = good.clone();
     call.operands[2].dims = vec![2, 2];
     let refused = call.run().unwrap_err();
-    assert_eq!(
-        refused,
-        "scalars has dimensions [2, 2], expected [3, 2, 2]"
-    );
+    assert_eq!(refused, "scalars has dimensions [2, 2], expected [3, 2, 2]");
     let mut call = good.clone();
     call.results[1].dtype = ffi::F32;
     let refused = call.run().unwrap_err();
@@ -344,7 +341,11 @@ fn a_frame_that_is_null_or_too_small_is_refused() {
 
 #[test]
 fn calls_that_do_not_fit_are_refused_and_change_nothing() {
-    let options = Options::default();
+    // Without scalars.
+    let options = Options {
+        damping: Damping::Absolute,
+        ..Options::default()
+    };
     let mut world = World::new(&options, specs(), 1, 13);
     let before = world.clone();
     let good = world.call(&options, &step(), false);

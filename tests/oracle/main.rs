@@ -12,7 +12,7 @@ use problem::Problem;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::Rng;
 use sonew::layout::{Chains, TensorSpec, Update};
-use sonew::options::{Damping, Statistics, MAX_BAND};
+use sonew::options::{Statistics, MAX_BAND};
 
 /// Three vectors of the widest instruction set, and one.
 #[test]

@@ -8,7 +8,9 @@ use sonew::options::{Damping, Graft, NonFinite, Options, Statistics, StepOptions
 use sonew::oracle::Oracle;
 use sonew::Optimizer;
 
-use crate::common::{correlated, normal, options as present, rng, slices_mut, to_f64, DAMPINGS, GRAFTS};
+use crate::common::{
+    correlated, normal, options as present, rng, slices_mut, to_f64, DAMPINGS, GRAFTS,
+};
 use crate::comparison::Comparison;
 
 /// A model, its options, and the seed of its gradients.
@@ -83,7 +85,9 @@ impl Problem {
         self.options.damping = damping;
         self.options.eps = match damping {
             Damping::Absolute => 0.1 * self.sigma * self.sigma,
-            Damping::Relative | Damping::RelativeLagged => 0.01,
+            Damping::Relative => 0.01,
+            // Statistics may have grown since.
+            Damping::RelativeLagged => 0.05,
         };
     }
 

@@ -409,7 +409,11 @@ pub(super) fn step() -> StepOptions {
 pub(super) fn variants() -> Vec<Options> {
     let mut all = Vec::new();
     for graft in [Graft::None, Graft::Adam, Graft::NormalizedRmsprop] {
-        for damping in [Damping::Absolute, Damping::Relative, Damping::RelativeLagged] {
+        for damping in [
+            Damping::Absolute,
+            Damping::Relative,
+            Damping::RelativeLagged,
+        ] {
             all.push(Options {
                 band: all.len() % 4,
                 graft,
