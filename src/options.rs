@@ -55,7 +55,7 @@ pub struct Options {
     /// RMSProp, in `[0, 1)`. Default 0.99.
     pub beta2: f64,
     /// Amount of damping, finite and not negative; see [`Damping`]. Default
-    /// 1e-6.
+    /// 1e-4.
     pub eps: f64,
     /// Threshold of edge removal, in `[0, 1)`: a coordinate whose Schur
     /// complement, or one of whose pivots, is not above `gamma` times the
@@ -67,7 +67,7 @@ pub struct Options {
     /// How gradients enter the statistics. Default: an exponential moving
     /// average.
     pub statistics: Statistics,
-    /// Whether `eps` is absolute or relative. Default absolute.
+    /// Whether `eps` is absolute or relative. Default [`Damping::RelativeLagged`].
     pub damping: Damping,
     /// Divide the momentum by `1 - beta1^t`, and the statistics by `1 - beta2^t`
     /// if they are an exponential moving average. Default true.
@@ -89,7 +89,8 @@ pub struct Options {
     /// Default false.
     pub nesterov: bool,
     /// Added to the square root in the grafts of Adam and normalized RMSProp,
-    /// and in the plain Adam update; finite and not negative. Default 1e-8.
+    /// and in the plain Adam update; finite and not negative. Where the root is 0 and this, too,
+    /// the result is 0. Default 0: then the scale of the loss has no effect.
     pub graft_eps: f64,
     /// Whether the diagonal in the Adam graft is bias-corrected (as in the
     /// authors' JAX code) or not (as in their PyTorch code). Has no effect
@@ -124,15 +125,15 @@ impl Default for Options {
             shrink: 0.04,
             beta1: 0.9,
             beta2: 0.99,
-            eps: 1e-6,
+            eps: 1e-4,
             gamma: 1e-2,
             statistics: Statistics::MovingAverage,
-            damping: Damping::Absolute,
+            damping: Damping::RelativeLagged,
             bias_correction: true,
             graft: Graft::Adam,
             lagged_norms: None,
             nesterov: false,
-            graft_eps: 1e-8,
+            graft_eps: 0.0,
             graft_bias_correction: true,
             weight_decay: 0.0,
             rounding: Rounding::Nearest,
@@ -210,8 +211,14 @@ pub enum Damping {
     Absolute,
     /// `max(eps l1, 1e-24)`, where `l1` is the largest `H_jj + |H_j,j-1|` of the
     /// bias-corrected statistics over the whole tensor
-    /// (`H_jj + |H_j+1,j|` for the first coordinate of a chain).
+    /// (`H_jj + |H_j+1,j|` for the first coordinate of a chain). Takes a pass over the
+    /// statistics of its own.
     Relative,
+    /// `max(eps h, 1e-24)`, where `h` is the largest `H_jj` of the bias-corrected statistics
+    /// over the whole tensor, as the tensor's last step left them. Its first step, and one
+    /// after which all were zero, takes that of its own statistics. Entries that are infinite
+    /// do not count.
+    RelativeLagged,
 }
 
 /// Grafting: in each tensor the update takes the norm of another method's.
@@ -290,6 +297,11 @@ impl Options {
     /// Whether norms, and pooled correlations, are those of the step before.
     pub fn is_lagged(&self) -> bool {
         self.lagged_norms.unwrap_or(self.pooling != Pooling::None)
+    }
+
+    /// Whether a step needs numbers that the step before left, besides the planes.
+    pub(crate) fn needs_scalars(&self) -> bool {
+        self.is_lagged() || self.damping == Damping::RelativeLagged
     }
 
     /// Refuses the first number that is out of its range.

@@ -61,6 +61,9 @@ pub struct TensorState {
     pub weight_decay: f64,
     /// `|a| / |u|` of its last step; 0 if there was none.
     pub norm_ratio: f64,
+    /// The largest entry of its bias-corrected diagonal after its last step, and after the one
+    /// before: that is what lagged damping is relative to. 0 where there was none.
+    pub largest: [f64; 2],
     /// The products of the `beta1` and of the `beta2` of its steps.
     pub beta_products: [f64; 2],
     /// The steps that it took part in.
@@ -88,6 +91,7 @@ impl Oracle {
             weight_decay: options.weight_decay,
             step_count: 0,
             norm_ratio: 0.0,
+            largest: [0.0; 2],
             beta_products: [1.0; 2],
         });
         Oracle {
@@ -115,6 +119,9 @@ impl Oracle {
             let g: Vec<f64> = g.iter().map(|x| step.grad_scale * x).collect();
             let betas = step.betas(&self.options);
             self.accumulate(i, &g, betas, step.statistics_weight);
+            let diagonal = self.corrected(i).swap_remove(0);
+            let tensor = &mut self.tensors[i];
+            tensor.largest = [largest_finite(&diagonal), tensor.largest[0]];
             let u = self.direction(i, &g, betas, step.statistics_weight);
             let tensor = &self.tensors[i];
             let lr = step.lr * tensor.lr_scale;
@@ -286,17 +293,32 @@ impl Oracle {
             .collect()
     }
 
-    /// `X` of tensor `i` from its state planes, after at least one step.
-    pub fn preconditioner(&self, i: usize) -> Preconditioner {
+    /// The diagonal and the sub-diagonals of tensor `i`, bias-corrected.
+    fn corrected(&self, i: usize) -> Vec<Vec<f64>> {
         let tensor = &self.tensors[i];
         let band = tensor.spec.update.band(&self.options);
         let correction = self.correction2(tensor);
         let correct = |plane: &Vec<f64>| plane.iter().map(|h| h / correction).collect();
-        let mut h: Vec<Vec<f64>> = tensor.planes[1..=1 + band].iter().map(correct).collect();
+        tensor.planes[1..=1 + band].iter().map(correct).collect()
+    }
+
+    /// `X` of tensor `i` from its state planes, as its last step had it.
+    pub fn preconditioner(&self, i: usize) -> Preconditioner {
+        let tensor = &self.tensors[i];
+        let mut h = self.corrected(i);
         let damping = match self.options.damping {
             Damping::Absolute => self.options.eps,
             Damping::Relative => {
                 (self.options.eps * largest_row(&h, &tensor.chains)).max(LEAST_RELATIVE_DAMPING)
+            }
+            Damping::RelativeLagged => {
+                let [_, before] = tensor.largest;
+                let largest = if before > 0.0 {
+                    before
+                } else {
+                    largest_finite(&h[0])
+                };
+                (self.options.eps * largest).max(LEAST_RELATIVE_DAMPING)
             }
         };
         h[0].iter_mut().for_each(|h| *h += damping);
@@ -318,6 +340,11 @@ fn largest_row(h: &[Vec<f64>], chains: &[Vec<usize>]) -> f64 {
         }
     }
     largest
+}
+
+fn largest_finite(x: &[f64]) -> f64 {
+    let finite = x.iter().copied().filter(|x| x.is_finite());
+    finite.fold(0.0, f64::max)
 }
 
 fn norm(x: &[f64]) -> f64 {

@@ -69,7 +69,12 @@ fn cases() -> Vec<(Options, NonFinite)> {
     case(4, Graft::Adam, |o| o.rounding = Rounding::Stochastic);
     case(5, Graft::Sgd, |o| o.statistics = Statistics::WeightedSum);
     case(16, Graft::None, |o| o.gamma = 0.0);
+    case(3, Graft::Adam, |o| o.damping = Damping::RelativeLagged);
     case(4, Graft::Adam, |o| o.pooling = Pooling::Band);
+    case(5, Graft::Adam, |o| {
+        o.pooling = Pooling::Band;
+        o.damping = Damping::RelativeLagged;
+    });
     case(33, Graft::NormalizedRmsprop, |o| {
         o.pooling = Pooling::Band;
         o.lagged_norms = Some(false);

@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{normal, rng, slices_mut, CHAINS, GRAFTS};
+use common::{normal, rng, slices_mut, CHAINS, DAMPINGS, GRAFTS};
 use sonew::layout::TensorSpec;
-use sonew::options::{Damping, Graft, Options, StepOptions};
+use sonew::options::{Graft, Options, StepOptions};
 use sonew::{Error, LoadMode, LoadOptions, Optimizer};
 
 /// Empty ones between others, in every layout.
@@ -54,7 +54,7 @@ fn others_are_updated_as_without_them() {
     let others: Vec<_> = model.iter().filter(|t| !t.is_empty()).cloned().collect();
     assert_eq!(others.len(), 2);
     for graft in GRAFTS {
-        for damping in [Damping::Absolute, Damping::Relative] {
+        for damping in DAMPINGS {
             let options = Options {
                 graft,
                 damping,

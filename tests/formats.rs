@@ -5,7 +5,7 @@ use std::path::Path;
 use safetensors::SafeTensors;
 use sonew::dtype::{bf16, Dtype, Elements, ElementsMut};
 use sonew::layout::{Chains, TensorSpec, Update};
-use sonew::options::{Graft, Options, Rounding, StepOptions};
+use sonew::options::{Damping, Graft, Options, Rounding, StepOptions};
 use sonew::{Error, LoadMode, LoadOptions, Optimizer};
 
 /// The path of a file that is kept.
@@ -47,6 +47,10 @@ fn options() -> Options {
         weight_decay: 0.125,
         rounding: Rounding::Nearest,
         seed: 0,
+        // The defaults of that time.
+        eps: 1e-6,
+        damping: Damping::Absolute,
+        graft_eps: 1e-8,
         ..Options::default()
     }
 }

@@ -1,4 +1,4 @@
-//! Grafting with the norms of the step before.
+//! Norms and damping that are those of the step before.
 
 mod common;
 
@@ -73,13 +73,18 @@ fn every_options() -> impl Iterator<Item = Options> {
     let bands = [0, 1, 2, 4].into_iter();
     let cases = bands.flat_map(|band| GRAFTS.map(|graft| (band, graft)));
     cases.flat_map(|(band, graft)| {
-        let cases = [(Damping::Absolute, false), (Damping::Relative, true)];
-        cases.map(|(damping, nesterov)| Options {
+        let cases = [
+            (Damping::Absolute, false, true),
+            (Damping::Relative, true, true),
+            (Damping::RelativeLagged, false, true),
+            (Damping::RelativeLagged, true, false),
+        ];
+        cases.map(|(damping, nesterov, lagged_norms)| Options {
             band,
             damping,
             eps: 1e-3,
             graft,
-            lagged_norms: Some(true),
+            lagged_norms: Some(lagged_norms),
             nesterov,
             ..Options::default()
         })
@@ -290,15 +295,21 @@ fn scalars_that_no_step_leaves_are_refused() {
         bias_corrections,
         ..Scalars::default()
     };
-    let mut cases: Vec<_> = [-1.0, f64::NAN, f64::INFINITY].map(ratio).into();
+    let largest = |largest| Scalars {
+        largest,
+        ..Scalars::default()
+    };
+    let no_norms = [-1.0, f64::NAN, f64::INFINITY];
+    let mut cases: Vec<_> = no_norms.map(|x| ("norm_ratio", ratio(x))).into();
     let wrong = [[1.5, 0.5], [0.5, -0.5], [f64::NAN, 0.5]];
-    cases.extend(wrong.map(corrections));
+    cases.extend(wrong.map(|x| ("bias_corrections", corrections(x))));
+    cases.extend(no_norms.map(|x| ("largest", largest(x))));
     let options = Options {
         lagged_norms: Some(true),
         ..Options::default()
     };
     let model = model(Dtype::F64);
-    for (i, scalars) in cases.into_iter().enumerate() {
+    for (name, scalars) in cases {
         let mut run = Run::<f64>::new(&options, &model);
         run.scalars[2] = scalars;
         let tensors = run.state.iter_mut().zip(&mut run.params).zip(&run.scalars);
@@ -311,11 +322,6 @@ fn scalars_that_no_step_leaves_are_refused() {
         let mut buffers: Vec<_> = buffers.collect();
         let refused = run.plan.step(&StepOptions::default(), 1, &mut buffers);
         let mut optimizer = Optimizer::new(options.clone(), &model).unwrap();
-        let name = if i < 3 {
-            "norm_ratio"
-        } else {
-            "bias_corrections"
-        };
         for refused in [
             refused,
             optimizer.change_settings(2, |s| s.scalars = scalars),

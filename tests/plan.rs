@@ -3,11 +3,11 @@
 mod common;
 
 use common::{
-    correlated, elements_mut, normal, options as present, rng, slices_mut, CHAINS, GRAFTS,
+    correlated, elements_mut, normal, options as present, rng, slices_mut, CHAINS, DAMPINGS, GRAFTS,
 };
 use sonew::dtype::Elements;
-use sonew::layout::{planes, TensorSpec, Update};
-use sonew::options::{Damping, Options, StepOptions};
+use sonew::layout::{planes, Scalars, TensorSpec, Update};
+use sonew::options::{Options, StepOptions};
 use sonew::{Optimizer, Plan, Target, TensorBuffers};
 
 fn model() -> Vec<TensorSpec> {
@@ -22,9 +22,8 @@ fn model() -> Vec<TensorSpec> {
 fn every_options() -> impl Iterator<Item = Options> {
     let bands = [0, 1, 2, 4].into_iter();
     let cases = bands.flat_map(|band| GRAFTS.map(|graft| (band, graft)));
-    let dampings = [Damping::Absolute, Damping::Relative];
     cases.flat_map(move |(band, graft)| {
-        dampings.map(|damping| Options {
+        DAMPINGS.map(|damping| Options {
             band,
             damping,
             eps: 1e-3,
@@ -41,6 +40,8 @@ struct Buffers {
     targets: Vec<Vec<f32>>,
     /// The steps that each tensor took part in.
     counts: [u64; 5],
+    /// What their last steps left besides the planes.
+    scalars: [Scalars; 5],
 }
 
 impl Buffers {
@@ -51,6 +52,7 @@ impl Buffers {
             state: model().iter().map(zeros).collect(),
             targets,
             counts: [0; 5],
+            scalars: [Scalars::default(); 5],
         }
     }
 
@@ -61,13 +63,14 @@ impl Buffers {
         target: impl Fn(&mut [f32]) -> Target<'_>,
     ) {
         let buffers = self.state.iter_mut().zip(&mut self.targets).zip(grads);
-        let buffers = buffers.zip(&mut self.counts);
+        let buffers = buffers.zip(self.counts.iter_mut().zip(&self.scalars));
         let mut buffers: Vec<_> = buffers
-            .map(|(((planes, values), g), count)| {
+            .map(|(((planes, values), g), (count, &scalars))| {
                 let gradient = g.as_deref().map(Elements::new);
                 let mut buffers =
                     TensorBuffers::new(target(values), gradient, elements_mut(planes));
                 (buffers.lr_scale, buffers.weight_decay) = (0.5, 0.1);
+                buffers.scalars = scalars;
                 *count += u64::from(gradient.is_some());
                 // Those of tensors that have always taken part are the call's.
                 let always = *count == number || gradient.is_none();
@@ -80,6 +83,7 @@ impl Buffers {
             ..StepOptions::default()
         };
         self.plan.step(&step, number, &mut buffers).unwrap();
+        self.scalars = std::array::from_fn(|i| buffers[i].scalars);
     }
 }
 

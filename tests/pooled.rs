@@ -146,6 +146,8 @@ fn other_statistics_are_those_of_the_oracle() {
         (Statistics::WeightedSum, Damping::Absolute),
         (Statistics::MovingAverage, Damping::Relative),
         (Statistics::WeightedSum, Damping::Relative),
+        (Statistics::MovingAverage, Damping::RelativeLagged),
+        (Statistics::WeightedSum, Damping::RelativeLagged),
     ] {
         for lagged in [true, false] {
             let options = Options {

@@ -5,7 +5,7 @@
 mod common;
 
 use common::dense::{inverse, pivots, unit_vectors};
-use common::{correlated, elements_mut, largest, rng, to_f32, to_f64, CHAINS, GRAFTS};
+use common::{correlated, elements_mut, largest, rng, to_f32, to_f64, CHAINS, DAMPINGS, GRAFTS};
 use rand::seq::IndexedRandom;
 use rand::Rng;
 use rand_pcg::Pcg64Mcg;
@@ -132,9 +132,7 @@ fn a_zero_gradient_moves_nothing_but_the_decay() {
             eps: *[0.0, 1e-6].choose(&mut rng).unwrap(),
             graft_eps: *[0.0, 1e-8].choose(&mut rng).unwrap(),
             graft: *GRAFTS.choose(&mut rng).unwrap(),
-            damping: *[Damping::Absolute, Damping::Relative]
-                .choose(&mut rng)
-                .unwrap(),
+            damping: *DAMPINGS.choose(&mut rng).unwrap(),
             bias_correction: rng.random(),
             weight_decay: *[0.0, 0.1].choose(&mut rng).unwrap(),
             ..Options::default()
@@ -184,6 +182,8 @@ fn finite_gradients_never_make_a_nan() {
             (1e-2, Damping::Absolute, 1.0),
             (1e-2, Damping::Relative, 0.0),
             (0.0, Damping::Relative, 1e-3),
+            (1e-2, Damping::RelativeLagged, 0.0),
+            (0.0, Damping::RelativeLagged, 1e-3),
         ]
         .choose(&mut rng)
         .unwrap();

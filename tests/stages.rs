@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{correlated, elements_mut, normal, rng, slices_mut, GRAFTS};
+use common::{correlated, elements_mut, normal, rng, slices_mut, DAMPINGS, GRAFTS};
 use sonew::dtype::{Dtype, Elements, ElementsMut};
 use sonew::layout::{Chains, TensorSpec, Update};
 use sonew::options::{Damping, Graft, NonFinite, Options, StepOptions};
@@ -24,9 +24,9 @@ fn model() -> Vec<TensorSpec> {
 /// Every graft, damping, clipping, and check of gradients.
 fn settings() -> impl Iterator<Item = (Options, StepOptions)> {
     let grafts = GRAFTS.into_iter();
-    let dampings = [(Damping::Absolute, 1e-6), (Damping::Relative, 1e-3)];
+    let dampings = DAMPINGS.into_iter().zip([1e-6, 1e-3, 1e-3]);
     let options = grafts.flat_map(move |graft| {
-        dampings.map(|(damping, eps)| Options {
+        dampings.clone().map(move |(damping, eps)| Options {
             graft,
             damping,
             eps,
@@ -57,7 +57,7 @@ fn expected(options: &Options, step: &StepOptions) -> Vec<Stage> {
     let looks = step.non_finite == NonFinite::Skip
         || step.clip_norm.is_some()
         || options.graft == Graft::NormalizedRmsprop;
-    let relative = options.damping == Damping::Relative;
+    let relative = options.damping != Damping::Absolute;
     // The Adam update of the bias has no graft.
     let grafted = options.graft != Graft::None;
     [

@@ -4,10 +4,10 @@
 mod common;
 
 use common::typed::Numbers;
-use common::{correlated, rng, CHAINS, GRAFTS};
+use common::{correlated, rng, CHAINS, DAMPINGS, GRAFTS};
 use sonew::dtype::{Dtype, Elements};
 use sonew::layout::{TensorSpec, Update};
-use sonew::options::{Damping, Graft, Options, Rounding, Statistics, StepOptions};
+use sonew::options::{Graft, Options, Rounding, Statistics, StepOptions};
 use sonew::{Error, LoadMode, LoadOptions, Optimizer, Result};
 
 /// Bands with loops of their own.
@@ -22,7 +22,7 @@ fn cases() -> Vec<Options> {
         band,
         graft,
         eps: 1e-3,
-        damping: [Damping::Absolute, Damping::Relative][i % 2],
+        damping: DAMPINGS[i % 3],
         rounding: [Rounding::Nearest, Rounding::Stochastic][i / 2 % 2],
         statistics: match i % 7 {
             3 => Statistics::WeightedSum,

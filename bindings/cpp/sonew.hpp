@@ -606,6 +606,7 @@ struct Statistics {
 struct Damping {
   static constexpr sonew_damping absolute = SONEW_ABSOLUTE;
   static constexpr sonew_damping relative = SONEW_RELATIVE;
+  static constexpr sonew_damping relative_lagged = SONEW_RELATIVE_LAGGED;
 };
 
 /// Values of Options::graft, the method whose norm the update takes: sonew_graft.

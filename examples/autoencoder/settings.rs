@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use sonew::dtype::Dtype;
 use sonew::layout::{TensorSpec, Update};
-use sonew::options::{Graft, Options, Pooling};
+use sonew::options::{Damping, Graft, Options, Pooling};
 
 use crate::data::Name;
 
@@ -76,8 +76,11 @@ impl Method {
             band: 0,
             beta1: setting.beta1,
             beta2: setting.beta2,
+            // The searches were for absolute damping.
+            damping: Damping::Absolute,
             eps: setting.eps,
             gamma: setting.gamma,
+            graft_eps: 1e-8,
             weight_decay: setting.weight_decay,
             threads,
             ..Options::default()

@@ -95,7 +95,6 @@ static float loss_and_gradient(const network *n, int step, network *grad) {
 static sonew_optimizer *create(void) {
     sonew_options options;
     check(sonew_options_init(&options, sizeof options));
-    options.eps = 1e-8; /* has the scale of squared gradients, which are small here */
     sonew_tensor tensors[TENSORS] = {
         {SIZE, .name = "w1", .ndim = 2, .dims = {HIDDEN, 2}},
         {SIZE, .name = "b1", .ndim = 1, .dims = {HIDDEN}, .update = SONEW_UPDATE_ADAM},

@@ -384,6 +384,7 @@ static sonew_optimizer *create(void) {
     check(sonew_options_init(&options, sizeof options));
     options.beta1 = 0.723;
     options.beta2 = 0.9241;
+    options.damping = SONEW_ABSOLUTE; /* as the settings were searched */
     options.eps = 3.53e-7;
     options.gamma = 0.0133;
     options.threads = 1; /* so few parameters are not worth threads beside OpenMP's */

@@ -79,7 +79,6 @@ struct Network {
 
   sonew::Optimizer optimizer() const {
     sonew::Options options;
-    options.eps = 1e-8;  // has the scale of squared gradients, which are small here
     std::vector<sonew::Tensor> tensors;
     for (std::size_t l = 0; l < layers.size(); l++) {
       const std::string name = "layers." + std::to_string(l);

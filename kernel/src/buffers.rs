@@ -44,6 +44,10 @@ pub struct Scalars {
     /// differed from those of the options: 1 minus the product of the betas of all
     /// steps, in `(0, 1]`. Otherwise zeros: it is `1 - beta^t`.
     pub bias_corrections: [f64; 2],
+    /// With lagged relative damping: the largest entry of the bias-corrected diagonal after
+    /// the tensor's last step; finite and not negative. 0 if there was none, or all entries
+    /// were zero: the step then takes its own.
+    pub largest: f64,
 }
 
 /// The state planes of a tensor.

@@ -15,8 +15,8 @@ use crate::solve::{Outcome, Solve, UpdateAndSolve};
 use crate::update::{Chunk, Update};
 use crate::workspace::{Arrays, AtHand, New};
 use crate::{
-    Access, Apply, Directions, Dtype, Gradient, Incoming, Kernels, Norms, Rule, Squares, Wanted,
-    Workspace, CHUNK,
+    Access, Apply, Directions, Dtype, Gradient, Incoming, Kernels, Norms, Rule, Squares, TakenIn,
+    Wanted, Workspace, CHUNK,
 };
 
 impl Kernels {
@@ -65,7 +65,7 @@ impl Kernels {
             advanced = self.step::<T>(work, access, rule, incoming, wanted, then, norms);
             done = whole;
         } else if let Some(incoming) = incoming {
-            self.update(work, access, rule, incoming, &mut norms.reference);
+            self.update(work, access, rule, incoming, &mut norms.taken_in);
         }
         let left = run.len - done * LANES;
         let next = first + done - advanced;
@@ -137,7 +137,7 @@ impl Kernels {
         let (band, wanted, gamma) = (work.shape().band, of.from / LANES, rule.gamma);
         let Norms {
             direction,
-            reference,
+            taken_in,
         } = norms;
         let has_update = has_update(band, access, rule, then);
         let is_fused = |incoming: &&Incoming| {
@@ -164,7 +164,7 @@ impl Kernels {
         let vectors = wanted..wanted + of.run.len / LANES;
         let Some(incoming) = fused else {
             if let Some(incoming) = incoming {
-                self.update(work, access, rule, incoming, reference);
+                self.update(work, access, rule, incoming, taken_in);
             }
             self.solve_only::<T>(work, 0..vectors.end, wanted, gamma, false, Some(outcome));
             return 0;
@@ -180,7 +180,7 @@ impl Kernels {
             (&mut planes, source),
             vectors,
             outcome,
-            reference,
+            taken_in,
         )
     }
 
@@ -196,7 +196,7 @@ impl Kernels {
         (planes, source): (&mut [&mut [u8]], usize),
         finished: Range<usize>,
         outcome: Outcome<'_, T>,
-        reference: &mut Squares,
+        taken_in: &mut TakenIn,
     ) -> usize {
         let (shape, noise) = (work.shape(), access.noise());
         let Arrays {
@@ -215,7 +215,7 @@ impl Kernels {
         macro_rules! fused {
             ($E:ty, $BAND:expr, $ELSEWHERE:literal) => {{
                 let update = &mut update::<T, $E, { $BAND }, $ELSEWHERE>(
-                    new, band, access, rule, incoming, planes, source, &noise, reference,
+                    new, band, access, rule, incoming, planes, source, &noise, taken_in,
                 );
                 let (wanted, gamma) = (finished.start, rule.gamma);
                 let solve =
@@ -318,7 +318,7 @@ pub(crate) fn update<'a, 'p, T: Scalar, E: Stored, const BAND: usize, const ELSE
     planes: &'a mut [&'p mut [u8]],
     source: usize,
     noise: &'a [Noise],
-    reference: &'a mut Squares,
+    taken_in: &'a mut TakenIn,
 ) -> Update<'a, 'p, T, E, BAND, ELSEWHERE> {
     let (from, run) = (incoming.from, incoming.run);
     let (gradient, step, scale) = match incoming.gradient {
@@ -344,7 +344,8 @@ pub(crate) fn update<'a, 'p, T: Scalar, E: Stored, const BAND: usize, const ELSE
         normalized: new.normalized.as_chunks_mut().0,
         rms: new.rms.as_chunks_mut().0,
         reach: incoming.ends.then(|| new.reach[from..].as_chunks().0),
-        sums: &mut reference.0,
+        sums: &mut taken_in.reference.0,
+        largest: taken_in.largest.lanes(),
         ahead: access.ahead() * access.state_dtype().size(),
         element: PhantomData,
     }

@@ -5,14 +5,14 @@ use crate::access::{Access, Run, TargetRun};
 use crate::apply::{Deliver, Write};
 use crate::directions::{is_single, update};
 use crate::element::{with_element, with_state, Stored};
-use crate::norms::{GradientSquares, LargestL1};
+use crate::norms::{largest_lane, GradientSquares, LargestL1};
 use crate::runs::{later, padded, padded_mut, with_padded};
 use crate::simd::{Kernel, Scalar, LANES};
 use crate::update::{Nesterov, Read, Scale};
 use crate::workspace::Arrays;
 use crate::{
-    Apply, Coordinates, Dtype, Factor, Gradient, Incoming, Isa, Reading, Rule, Shape, Squares,
-    Workspace, MAX_PLANES,
+    Apply, Coordinates, Dtype, Factor, Gradient, Incoming, Isa, Largest, Reading, Rule, Shape,
+    Squares, TakenIn, Workspace, MAX_PLANES,
 };
 
 /// The kernels of an instruction set for one type of arithmetic, float32 or
@@ -150,7 +150,7 @@ impl Kernels {
         access: &mut Access<'_>,
         rule: &Rule,
         incoming: &Incoming,
-        reference: &mut Squares,
+        taken_in: &mut TakenIn,
     ) {
         if incoming.gradient == Gradient::None {
             for plane in 0..2 + work.shape().band {
@@ -166,10 +166,10 @@ impl Kernels {
             let len = planes[0].len();
             if len.is_multiple_of(size_of::<[E; LANES]>()) {
                 let planes = &mut planes;
-                return self.update_whole::<T, E>(work, access, rule, incoming, planes, reference);
+                return self.update_whole::<T, E>(work, access, rule, incoming, planes, taken_in);
             }
             with_padded::<MAX_PLANES>(&mut planes, size_of::<E>(), |planes| {
-                self.update_whole::<T, E>(work, access, rule, incoming, planes, reference);
+                self.update_whole::<T, E>(work, access, rule, incoming, planes, taken_in);
             });
         }))
     }
@@ -181,7 +181,7 @@ impl Kernels {
         rule: &Rule,
         incoming: &Incoming,
         planes: &mut [&mut [u8]],
-        reference: &mut Squares,
+        taken_in: &mut TakenIn,
     ) {
         let band = work.shape().band;
         let noise = access.noise();
@@ -189,7 +189,7 @@ impl Kernels {
         macro_rules! update {
             ($BAND:literal) => {{
                 let update = &mut update::<T, E, $BAND, false>(
-                    new, band, access, rule, incoming, planes, 0, &noise, reference,
+                    new, band, access, rule, incoming, planes, 0, &noise, taken_in,
                 );
                 self.call((update, state))
             }};
@@ -290,6 +290,11 @@ impl Kernels {
         } else {
             f64::NAN
         }
+    }
+
+    /// The largest number of all lanes.
+    pub fn largest(&self, mut largest: Largest) -> f64 {
+        in_arithmetic!(self, T => largest_lane::<T>(largest.lanes()))
     }
 
     /// The largest `H_jj + |H_j,j-1|` of `count` new coordinates, which are not

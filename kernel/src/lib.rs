@@ -56,12 +56,12 @@ pub use isa::{fence, Isa};
 pub use kernels::Kernels;
 pub use lines::parts_of_line;
 pub use noise::Stochastic;
-pub use norms::Squares;
+pub use norms::{Largest, Squares};
 pub use pooled::{
     PooledBlock, PooledChains, PooledEstimate, PooledInverse, PooledStructure, PooledSums,
     MAX_POOLED_BAND, MAX_POOLED_LENGTH, MAX_POOLED_RANK,
 };
-pub use runs::{Directions, Gradient, Incoming, Lines, Norms, Rule, Wanted};
+pub use runs::{Directions, Gradient, Incoming, Lines, Norms, Rule, TakenIn, Wanted};
 pub use simd::LANES;
 pub use update::{Average, Denominator, Reading, Reference, TakeIn};
 pub use workspace::{Coordinates, Shape, Workspace, CHUNK, LAG};

@@ -100,7 +100,7 @@ impl Kernels {
         let mut incoming = Some(&incoming);
         let count = run.len.next_multiple_of(LANES);
         if let Some(incoming) = incoming.take_if(|_| run.len < count || then.is_none()) {
-            self.update(work, access, rule, incoming, &mut norms.reference);
+            self.update(work, access, rule, incoming, &mut norms.taken_in);
             self.pad(work, run.len, count - run.len);
         }
         let Some(then) = then else { return 0 };
@@ -261,7 +261,7 @@ impl Kernels {
         };
         let Norms {
             direction,
-            reference,
+            taken_in,
         } = norms;
         let outcome = Outcome::new(then, to, rule.apply, &mut direction.0);
         let planes = (planes, 0);
@@ -273,7 +273,7 @@ impl Kernels {
             planes,
             0..vectors,
             outcome,
-            reference,
+            taken_in,
         )
     }
 

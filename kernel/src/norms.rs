@@ -1,4 +1,5 @@
-//! Sums of squares, and the largest l1 norm of a row's lower part.
+//! Sums of squares, the largest entry of a diagonal, and the largest l1 norm of a row's lower
+//! part.
 //!
 //! Squares are summed up in float64 over [`LANES`] virtual lanes, in the order of
 //! the coordinates, and the lanes are added up pairwise at the end: the same bits
@@ -26,6 +27,24 @@ impl Squares {
         }
         lanes[0]
     }
+}
+
+/// The largest finite number so far, lane by lane: not negative, in the type of the
+/// arithmetic, for which there is room.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Largest([f64; LANES]);
+
+impl Largest {
+    pub(crate) fn lanes<T: Scalar>(&mut self) -> &mut [T; LANES] {
+        let lanes = bytemuck::cast_slice_mut(&mut self.0);
+        lanes.first_chunk_mut().expect("there is room for as many")
+    }
+}
+
+/// The larger of each lane; what is there if the other is NaN.
+#[inline(always)]
+pub(crate) fn larger<V: Vector>(there: V, x: V) -> V {
+    V::select(there.lt(x), x, there)
 }
 
 /// Adds up the squares of numbers.
@@ -117,11 +136,16 @@ impl<T: Scalar> LargestL1<'_, T> {
             if let Some(before) = self.before {
                 t = t + V::load(isa, &before[i]).abs() * unit;
             }
-            largest = V::select(largest.lt(t), t, largest);
+            largest = larger(largest, t);
         }
         let mut lanes = [T::ZERO; LANES];
         largest.store(&mut lanes);
-        let larger = |a: f64, x: &T| if a < x.to_f64() { x.to_f64() } else { a };
-        lanes.iter().fold(0.0, larger)
+        largest_lane(&lanes)
     }
+}
+
+/// The largest of some lanes, not less than 0.
+pub(crate) fn largest_lane<T: Scalar>(lanes: &[T; LANES]) -> f64 {
+    let larger = |a: f64, x: &T| if a < x.to_f64() { x.to_f64() } else { a };
+    lanes.iter().fold(0.0, larger)
 }

@@ -8,7 +8,7 @@ use crate::access::{Run, TargetRun};
 use crate::element::Stored;
 use crate::noise::Random;
 use crate::simd::{Scalar, LANES};
-use crate::{Apply, Dtype, Factor, Reading, Squares, TakeIn};
+use crate::{Apply, Dtype, Factor, Largest, Reading, Squares, TakeIn};
 
 /// How a step treats a tensor.
 #[derive(Debug, Clone, Copy)]
@@ -121,13 +121,22 @@ impl Directions {
     }
 }
 
-/// Squares of norms.
+/// What a step wants to know of whole tensors.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Norms {
-    /// Of directions.
+    /// The squares of directions.
     pub direction: Squares,
-    /// Of the other method's directions.
+    /// What comes of the state, when it takes in the gradient.
+    pub taken_in: TakenIn,
+}
+
+/// What comes of the state, when it takes in the gradient.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TakenIn {
+    /// The squares of the other method's directions.
     pub reference: Squares,
+    /// The largest entry of the diagonal.
+    pub largest: Largest,
 }
 
 impl TargetRun<'_> {

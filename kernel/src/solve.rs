@@ -532,8 +532,8 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool> Kernel<T>
         }
         let sums = solving.sums();
         V::store_sums(sums, self.solve.outcome.sums);
-        let (sums, sum) = updating.totals();
-        self.update.end(isa, sums, sum);
+        let totals = updating.totals();
+        self.update.end(isa, totals);
         first
     }
 }

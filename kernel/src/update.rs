@@ -14,7 +14,7 @@ use super::element::{chunks_mut, Stored};
 use super::factor::Times;
 use super::isa::prefetch;
 use super::noise::{Noise, Random};
-use super::norms::add_squares;
+use super::norms::{add_squares, larger};
 use super::simd::{Kernel, Scalar, Vector, LANES};
 use crate::Factor;
 
@@ -229,6 +229,8 @@ pub(crate) struct Update<'a, 'p, T, E, const BAND: usize, const ELSEWHERE: bool>
     pub(crate) reach: Option<&'a [[T; LANES]]>,
     /// The squares of the reference.
     pub(crate) sums: &'a mut [f64; LANES],
+    /// The largest entry of the diagonal.
+    pub(crate) largest: &'a mut [T; LANES],
     pub(crate) ahead: usize,
     pub(crate) element: PhantomData<E>,
 }
@@ -258,6 +260,8 @@ pub(crate) struct Updating<'r, V: Vector, E, const BAND: usize, const ELSEWHERE:
     eps: V,
     zero: V,
     sums: V::Sums,
+    /// Infinite entries are among these.
+    largest: V,
     /// NaN if anything is that was stored as it is.
     sum: V,
     noise: (&'r [Noise], usize),
@@ -331,17 +335,32 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool>
             eps: V::number(isa, eps),
             zero: V::number(isa, 0.0),
             sums: V::load_sums(isa, self.sums),
+            largest: V::load(isa, self.largest),
             sum: V::number(isa, 0.0),
             noise: self.noise,
             ahead: self.ahead,
         }
     }
 
-    /// Ends: the sums are written down. NaN is stored as the canonical one; it is
-    /// rare, and their sum tells whether there can be any.
+    /// Ends: the sums and the largest entries are written down. NaN is stored as the
+    /// canonical one; it is rare, and their sum tells whether there can be any.
     #[inline(always)]
-    pub(crate) fn end<V: Vector<Scalar = T>>(&mut self, isa: V::Isa, sums: V::Sums, sum: V) {
+    pub(crate) fn end<V: Vector<Scalar = T>>(
+        &mut self,
+        isa: V::Isa,
+        (sums, mut largest, sum): (V::Sums, V, V),
+    ) {
         V::store_sums(sums, self.sums);
+        let infinity = V::splat(isa, T::INFINITY);
+        if V::any(largest.not_lt(infinity)) {
+            // They are rare, and the largest of the others is looked for once more.
+            largest = V::load(isa, self.largest);
+            for plane in chunks_mut::<E>(self.planes[1]) {
+                let h = E::load::<V>(isa, plane);
+                largest = larger(largest, h.only(h.lt(infinity)));
+            }
+        }
+        largest.store(self.largest);
         if V::any(sum.is_nan()) {
             for plane in &mut *self.planes {
                 for plane in chunks_mut::<E>(plane) {
@@ -368,8 +387,8 @@ impl<V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
 
     /// What is to be handed to [`Update::end`].
     #[inline(always)]
-    pub(crate) fn totals(self) -> (V::Sums, V) {
-        (self.sums, self.sum)
+    pub(crate) fn totals(self) -> (V::Sums, V, V) {
+        (self.sums, self.largest, self.sum)
     }
 
     /// Momentum, diagonal and the first `BAND` sub-diagonals of a vector; and the squares of
@@ -404,6 +423,7 @@ impl<V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
         let plane = &mut self.diagonal;
         // SAFETY: as above.
         let h = unsafe { plane.average::<V>(isa, i, keep, weighted, g, least, noise(1), ahead) };
+        self.largest = larger(self.largest, h);
         let d = damp(h, self.roots, self.add);
         if in_chunk {
             // SAFETY: the caller's promise.
@@ -453,7 +473,7 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
             // SAFETY: the chunk has room for all of them, as `start` asserts.
             unsafe { updating.vector(i, by.is_adam(), true) };
         }
-        let (sums, mut sum) = updating.totals();
+        let (sums, largest, mut sum) = updating.totals();
 
         let scale = V::number(isa, update.scale);
         let least = V::number(isa, E::LEAST_NORMAL);
@@ -504,7 +524,7 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
                 break_chains::<V, E>(isa, plane, chunk, reach, k);
             }
         }
-        update.end(isa, sums, sum);
+        update.end(isa, (sums, largest, sum));
         match by.reference {
             Some(Reference::Sgd) => {
                 let mut sums = V::load_sums(isa, update.sums);

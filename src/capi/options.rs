@@ -49,8 +49,12 @@ pub enum sonew_damping {
     /// max(eps l1, 1e-24), where l1 is the largest H[j][j] + |H[j][j-1]| of the
     /// bias-corrected H over the whole tensor; for the first coordinate of a
     /// chain it is H[j][j] + |H[j+1][j]|. This damping does not depend on the
-    /// scale of the loss.
+    /// scale of the loss. It takes a pass over the statistics of its own.
     SONEW_RELATIVE = 1,
+    /// max(eps h, 1e-24), where h is the largest H[j][j] of the bias-corrected H over the
+    /// whole tensor, as the tensor's last step left it. Its first step, and one after which
+    /// all were zero, takes that of its own H. Entries that are infinite do not count.
+    SONEW_RELATIVE_LAGGED = 2,
 }
 
 /// Grafting: in each tensor the update u takes the norm of another method's
@@ -173,7 +177,7 @@ pub struct sonew_options {
     /// Decay rate of the diagonal, the sub-diagonals and the plane "rms", at
     /// least 0 and less than 1. Default 0.99.
     pub beta2: f64,
-    /// Amount of damping, finite and not negative; see damping. Default 1e-6.
+    /// Amount of damping, finite and not negative; see damping. Default 1e-4.
     pub eps: f64,
     /// Threshold of edge removal, at least 0 and less than 1: a coordinate whose
     /// Schur complement, or one of whose pivots, is not above gamma times the
@@ -182,7 +186,8 @@ pub struct sonew_options {
     /// are only rounding errors, and a direction may overflow. Default 0.01.
     pub gamma: f64,
     /// Added to the square root in the grafts of Adam and normalized RMSProp,
-    /// and in the plain Adam update; finite and not negative. Default 1e-8.
+    /// and in the plain Adam update; finite and not negative. Where the root is 0 and this,
+    /// too, the result is 0. Default 0: then the scale of the loss has no effect.
     pub graft_eps: f64,
     /// Decoupled weight decay that every tensor starts with, finite and not
     /// negative; sonew_set_settings() changes it for one tensor. Default 0.
@@ -191,7 +196,7 @@ pub struct sonew_options {
     pub seed: u64,
     /// One of sonew_statistics. Default SONEW_MOVING_AVERAGE.
     pub statistics: i32,
-    /// One of sonew_damping. Default SONEW_ABSOLUTE.
+    /// One of sonew_damping. Default SONEW_RELATIVE_LAGGED.
     pub damping: i32,
     /// One of sonew_graft. Default SONEW_GRAFT_ADAM.
     pub graft: i32,
@@ -305,6 +310,10 @@ const STATISTICS: &[(i32, Statistics)] = &[
 const DAMPINGS: &[(i32, Damping)] = &[
     (sonew_damping::SONEW_ABSOLUTE as i32, Damping::Absolute),
     (sonew_damping::SONEW_RELATIVE as i32, Damping::Relative),
+    (
+        sonew_damping::SONEW_RELATIVE_LAGGED as i32,
+        Damping::RelativeLagged,
+    ),
 ];
 
 const LAGGED_NORMS: &[(i32, Option<bool>)] = &[(-1, None), (0, Some(false)), (1, Some(true))];

@@ -142,7 +142,8 @@ pub struct sonew_buffers {
     pub step_number: u64,
     /// SONEW_SCALARS numbers of the tensor's state, zero before its first step; each
     /// step in which it has a gradient updates them. May be NULL unless the plan has
-    /// lagged_norms, or the step betas of its own.
+    /// SONEW_RELATIVE_LAGGED, which is the default, or lagged_norms, or the step betas of
+    /// its own.
     pub scalars: *mut f64,
 }
 
@@ -339,7 +340,8 @@ pub(super) unsafe fn checked_buffers(
     check_count("buffers", count, owned.tensors.len())?;
     let (tensors, planes) = (&owned.tensors, &owned.planes);
     let options = owned.plan.options();
-    let asks = options.is_lagged() || step.betas(options) != [options.beta1, options.beta2];
+    let own_betas = step.betas(options) != [options.beta1, options.beta2];
+    let asks = options.needs_scalars() || own_betas;
     // SAFETY: the caller's promise.
     unsafe { owned.spare.check(buffers, tensors, planes, asks) }
 }

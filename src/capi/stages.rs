@@ -127,9 +127,10 @@ pub enum sonew_stage {
     /// yet. This stage exists with SONEW_SKIP, with clip_norm, and with
     /// SONEW_GRAFT_NORMALIZED_RMSPROP.
     SONEW_GRADIENT_SQUARES = 1,
-    /// Numbers: the l1 of SONEW_RELATIVE, and 0. Reduce with a maximum. The
-    /// state has been updated with the gradients. This stage exists with
-    /// SONEW_RELATIVE.
+    /// Numbers: the l1 of SONEW_RELATIVE, or the h of SONEW_RELATIVE_LAGGED, which the next
+    /// step uses; and 0. Reduce with a maximum. The state has been updated with the
+    /// gradients, and with SONEW_RELATIVE_LAGGED and lagged_norms parameters may have been,
+    /// too. This stage exists with both.
     SONEW_LARGEST_L1 = 2,
     /// Numbers: the squared norm of the direction u, and that of the graft's
     /// vector a. Reduce with a sum. The state has been updated with the

@@ -21,9 +21,10 @@ use crate::layout::Scalars;
 use crate::optimizer::TensorSettings;
 
 /// The numbers of a tensor's state besides its planes: |a| / |u| of its last step, with
-/// lagged_norms; and what momentum and statistics were divided by in it, where betas
-/// have differed from those of the options (otherwise 0).
-pub const SONEW_SCALARS: usize = 3;
+/// lagged_norms; what momentum and statistics were divided by in it, where betas
+/// have differed from those of the options (otherwise 0); and the largest entry of its
+/// bias-corrected diagonal after it, with SONEW_RELATIVE_LAGGED.
+pub const SONEW_SCALARS: usize = 4;
 
 /// The settings of a tensor. Fill them in with sonew_get_settings().
 #[repr(C)]
@@ -45,7 +46,7 @@ pub struct sonew_settings {
     pub scalars: [f64; SONEW_SCALARS],
 }
 
-// SAFETY: 7 * 8 bytes without padding.
+// SAFETY: 8 * 8 bytes without padding.
 unsafe impl Growing for sonew_settings {
     const SIZES: &'static [usize] = &[size_of::<sonew_settings>()];
 }
@@ -62,16 +63,17 @@ unsafe impl Versioned for sonew_settings {
 /// The scalars of a tensor, as C has them.
 pub(super) type Numbers = [f64; SONEW_SCALARS];
 
-pub(super) fn scalars_of([norm_ratio, momentum, statistics]: Numbers) -> Scalars {
+pub(super) fn scalars_of([norm_ratio, momentum, statistics, largest]: Numbers) -> Scalars {
     Scalars {
         norm_ratio,
         bias_corrections: [momentum, statistics],
+        largest,
     }
 }
 
 pub(super) fn numbers_of(scalars: Scalars) -> Numbers {
     let [momentum, statistics] = scalars.bias_corrections;
-    [scalars.norm_ratio, momentum, statistics]
+    [scalars.norm_ratio, momentum, statistics, scalars.largest]
 }
 
 /// Settings for C, whose struct has this size.

@@ -511,6 +511,8 @@ pub(super) struct TensorMirror {
     norm_ratio: f64,
     #[serde(default, skip_serializing_if = "are_zero")]
     bias_corrections: [f64; 2],
+    #[serde(default, skip_serializing_if = "is_zero")]
+    largest: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shard: Option<Shard>,
     /// Only of tensors that have some of their own.
@@ -585,6 +587,7 @@ impl From<&SavedTensor> for TensorMirror {
             step_count: Some(tensor.step_count),
             norm_ratio: tensor.scalars.norm_ratio,
             bias_corrections: tensor.scalars.bias_corrections,
+            largest: tensor.scalars.largest,
             shard,
             options: options.map(|options| Box::new(SavedOptions(*options))),
         }
@@ -616,6 +619,7 @@ impl TensorMirror {
             scalars: Scalars {
                 norm_ratio: self.norm_ratio,
                 bias_corrections: self.bias_corrections,
+                largest: self.largest,
             },
         }
     }

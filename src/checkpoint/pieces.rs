@@ -149,6 +149,7 @@ impl<'a> Pieces<'a> {
         self.same_in_all("the step count", |saved| saved.step_count)?;
         self.same_in_all("norm_ratio", |saved| saved.scalars.norm_ratio)?;
         self.same_in_all("bias_corrections", |saved| saved.scalars.bias_corrections)?;
+        self.same_in_all("largest", |saved| saved.scalars.largest)?;
         self.same_in_all("master", |saved| {
             let word = match (saved.master_set, saved.master_reset) {
                 (true, _) => "set",

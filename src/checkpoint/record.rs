@@ -93,11 +93,11 @@ pub(super) const SEAL: usize = 2;
 const HEAD: usize = 4;
 
 /// Number of words of a tensor's settings: learning-rate scale, weight decay,
-/// [`Master`], step count, norm ratio, bias corrections.
-pub(super) const SETTINGS_WORDS: usize = 7;
+/// [`Master`], step count, norm ratio, bias corrections, largest entry.
+pub(super) const SETTINGS_WORDS: usize = 8;
 /// Those of older files: without step counts of tensors, all of which are that of the
 /// file; and without what follows, which is zero.
-pub(super) const OLDER_WORDS: [usize; 2] = [3, 4];
+pub(super) const OLDER_WORDS: [usize; 3] = [3, 4, 7];
 
 /// Number of bits of a commit word for step and copy; the others are a checksum
 /// of them.
@@ -256,6 +256,7 @@ pub(super) fn settings_words(settings: Settings) -> [u64; SETTINGS_WORDS] {
         scalars.norm_ratio,
         momentum,
         statistics,
+        scalars.largest,
     ];
     numbers.map(f64::to_bits)
 }
@@ -277,6 +278,7 @@ pub(super) fn settings(words: &[u64], step: u64) -> Option<Settings> {
         scalars: Scalars {
             norm_ratio: scalar(4),
             bias_corrections: [scalar(5), scalar(6)],
+            largest: scalar(7),
         },
     })
 }

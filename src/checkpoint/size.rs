@@ -63,6 +63,7 @@ fn contents(options: &Options, tensors: &[TensorSpec], layout: FileLayout) -> Co
         scalars: Scalars {
             norm_ratio: f64::MIN_POSITIVE,
             bias_corrections: [f64::MIN_POSITIVE; 2],
+            largest: f64::MIN_POSITIVE,
         },
     };
     let header = Header {

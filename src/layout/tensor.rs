@@ -477,10 +477,13 @@ pub(crate) fn check_scalars(tensor: &TensorSpec, scalars: &Scalars) -> Result<()
     let &Scalars {
         norm_ratio,
         bias_corrections,
+        largest,
     } = scalars;
-    let argument = format_args!("norm_ratio of tensor \"{}\"", tensor.name);
-    let is_ratio = norm_ratio >= 0.0 && norm_ratio.is_finite();
-    in_range(argument, norm_ratio, is_ratio, "finite and not negative")?;
+    for (name, number) in [("norm_ratio", norm_ratio), ("largest", largest)] {
+        let argument = format_args!("{name} of tensor \"{}\"", tensor.name);
+        let is_allowed = number >= 0.0 && number.is_finite();
+        in_range(argument, number, is_allowed, "finite and not negative")?;
+    }
     for correction in bias_corrections {
         let argument = format_args!("bias_corrections of tensor \"{}\"", tensor.name);
         let is_one = (0.0..=1.0).contains(&correction);

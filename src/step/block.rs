@@ -25,6 +25,9 @@ pub(super) struct Job<'a> {
     pub pooled: Option<&'a Pooled>,
     /// The number of the tensor's step.
     pub number: u64,
+    /// Their products are not added up together with the statistics, since the damping
+    /// follows from these.
+    pub adds_later: bool,
 }
 
 /// Kernels leave bias correction out. What they compute, times these, is what
@@ -34,6 +37,16 @@ pub(super) struct Units {
     pub statistics: f64,
     pub direction: f64,
     pub reference: f64,
+}
+
+/// What a sweep tells of a block: the squares of the norms of its directions and of its
+/// reference, and the largest entry of its diagonal, of those whose state took in the
+/// gradient.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Totals {
+    pub direction: f64,
+    pub reference: f64,
+    pub largest: f64,
 }
 
 /// A block on its way: what it works on, and with.
@@ -65,30 +78,29 @@ impl Job<'_> {
     }
 
     /// The block's state takes in its gradient; then its directions are
-    /// computed, unless they have to wait. Returns the squares of the norms of its
-    /// directions and of its reference, over the block.
+    /// computed, unless they have to wait.
     pub(super) fn statistics(
         &self,
         block: usize,
         access: &mut Access<'_>,
         work: &mut Workspace,
         then: Option<Directions>,
-    ) -> [f64; 2] {
+    ) -> Totals {
         let state = Some(self.grid.statistics(block));
         let target = then.map(|then| (self.grid.directions(block), then));
         self.run(block, access, work, state, target)
     }
 
-    /// The block's directions, from the state as it is; the same squares.
+    /// The block's directions, from the state as it is; returns the squares of their norm.
     pub(super) fn directions(
         &self,
         block: usize,
         access: &mut Access<'_>,
         work: &mut Workspace,
         then: Directions,
-    ) -> [f64; 2] {
+    ) -> f64 {
         let target = (self.grid.directions(block), then);
-        self.run(block, access, work, None, Some(target))
+        self.run(block, access, work, None, Some(target)).direction
     }
 
     /// Adds up the products of the block's gradient, which its state has taken in.
@@ -127,10 +139,10 @@ impl Job<'_> {
         work: &mut Workspace,
         state: Option<Rect>,
         target: Option<(Rect, Directions)>,
-    ) -> [f64; 2] {
+    ) -> Totals {
         if let Some(pooled) = self.pooled {
             let (takes_in, then) = (state.is_some(), target.map(|(_, then)| then));
-            let what = (takes_in, takes_in && !pooled.is_late);
+            let what = (takes_in, takes_in && !self.adds_later);
             return self.run_pooled(pooled, block, access, work, what, then);
         }
         let mut pass = self.pass(block, access, work, state, target);
@@ -151,7 +163,7 @@ impl Job<'_> {
         work: &mut Workspace,
         (takes_in, adds_up): (bool, bool),
         then: Option<Directions>,
-    ) -> [f64; 2] {
+    ) -> Totals {
         let rect = self.grid.statistics(block);
         let kept_row = self.grid.pitch(rect.cols.len());
         let chains = if pooled.chains.rows {
@@ -178,13 +190,14 @@ impl Job<'_> {
         self.totals(norms)
     }
 
-    fn totals(&self, norms: Norms) -> [f64; 2] {
-        let unit = &self.units;
+    fn totals(&self, norms: Norms) -> Totals {
+        let (unit, taken_in) = (&self.units, norms.taken_in);
         let total = |squares: Squares, unit: f64| squares.total() * unit * unit;
-        [
-            total(norms.direction, unit.direction),
-            total(norms.reference, unit.reference),
-        ]
+        Totals {
+            direction: total(norms.direction, unit.direction),
+            reference: total(taken_in.reference, unit.reference),
+            largest: self.kernels.largest(taken_in.largest) * unit.statistics,
+        }
     }
 
     fn pass<'p, 'a>(
@@ -462,8 +475,8 @@ impl Pass<'_, '_> {
     fn update(&mut self, taking: Option<Incoming>) {
         if let Some(taking) = &taking {
             let (kernels, rule) = (self.job.kernels, &self.job.rule);
-            let reference = &mut self.norms.reference;
-            kernels.update(self.work, self.access, rule, taking, reference);
+            let taken_in = &mut self.norms.taken_in;
+            kernels.update(self.work, self.access, rule, taking, taken_in);
         }
     }
 

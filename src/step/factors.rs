@@ -164,11 +164,13 @@ impl Factors<'_> {
         }
     }
 
-    /// The damping of a tensor whose largest l1 is `l1`.
-    pub(super) fn damping(&self, l1: f64) -> f64 {
+    /// The damping of a tensor, if it is relative to this.
+    pub(super) fn damping(&self, largest: f64) -> f64 {
         match self.options.damping {
             Damping::Absolute => self.options.eps,
-            Damping::Relative => (self.options.eps * l1).max(LEAST_RELATIVE_DAMPING),
+            Damping::Relative | Damping::RelativeLagged => {
+                (self.options.eps * largest).max(LEAST_RELATIVE_DAMPING)
+            }
         }
     }
 }

@@ -282,7 +282,7 @@ impl Plan {
         number: u64,
         buffers: &'a mut [TensorBuffers<'_>],
     ) -> Result<Stages<'a>> {
-        let progress = self.progress(step, number, buffers)?;
+        let progress = self.progress(step, number, buffers, false)?;
         let run = self.run(step, number, buffers, true)?;
         Ok(Stages::new(run, progress))
     }
@@ -298,7 +298,7 @@ impl Plan {
         buffers: &'a mut [TensorBuffers<'_>],
         reached: &[(Stage, Vec<[f64; 2]>)],
     ) -> Result<Stages<'a>> {
-        let mut progress = self.progress(step, number, buffers)?;
+        let mut progress = self.progress(step, number, buffers, true)?;
         let mut run = self.run(step, number, buffers, false)?;
         run.replay(&mut progress, reached)?;
         Ok(Stages::new(run, progress))
@@ -342,9 +342,10 @@ impl Plan {
         step: &StepOptions,
         number: u64,
         buffers: &[TensorBuffers<'_>],
+        apart: bool,
     ) -> Result<Progress> {
         let (options, lists) = (&self.options, &mut self.lists);
-        Progress::new(options, &self.tensors, step, number, buffers, lists)
+        Progress::new(options, &self.tensors, step, number, buffers, lists, apart)
     }
 
     /// Checks the arguments of a step, and gets everything ready for it.

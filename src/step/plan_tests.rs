@@ -211,6 +211,7 @@ fn cases() -> Vec<Options> {
         cases.push(other(None, Damping::Absolute));
         cases.push(other(Some(false), Damping::Relative));
     }
+    cases.push(pooled(4, None, Damping::RelativeLagged));
     cases.push(Options {
         damping: Damping::Relative,
         eps: 1e-4,

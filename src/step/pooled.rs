@@ -16,9 +16,6 @@ pub(super) struct Pooled {
     pub(super) inverse: PooledInverse,
     /// Each is visited by one thread at a time. Zero, but for what a sweep adds up.
     blocks: Vec<Mutex<AlignedBytes>>,
-    /// Products are not added up together with the statistics, since the tensor's damping
-    /// follows from these.
-    pub(super) is_late: bool,
 }
 
 impl Pooled {
@@ -27,7 +24,6 @@ impl Pooled {
         kernels: Kernels,
         chains: PooledChains,
         blocks: usize,
-        is_late: bool,
     ) -> Result<Self> {
         let name = || format!("the pooled sums of tensor \"{tensor}\"");
         let bytes = chains.products() * kernels.arithmetic().size();
@@ -42,7 +38,6 @@ impl Pooled {
             chains,
             inverse,
             blocks: try_list((0..blocks).map(block), OF_TENSORS)?,
-            is_late,
         })
     }
 

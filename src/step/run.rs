@@ -68,7 +68,7 @@ impl<'a> Run<'a> {
             progress.next = Next::Measure;
             // Stages follow from the options alone, so that machines with different
             // tensors stop at the same ones.
-            if self.options.damping == Damping::Relative {
+            if self.options.damping != Damping::Absolute {
                 self.largest_l1(progress);
                 return Ok(Some(Stage::LargestL1));
             }
@@ -95,6 +95,9 @@ impl<'a> Run<'a> {
             self.left(progress, |tensor, known| {
                 tensor.left_to_apply(known, defers)
             });
+            for known in &mut progress.known {
+                known.scalars.largest = known.next_largest;
+            }
             progress.next = Next::Done;
         }
         Ok(None)
@@ -167,7 +170,7 @@ impl<'a> Run<'a> {
     /// later, if that is known now.
     fn end_pooled(&mut self, progress: &Progress, late: bool) {
         self.each_pooled(progress, |pooled, sums, known, by, estimate| {
-            if pooled.is_late == late {
+            if known.damping_waits == late {
                 pooled.end(sums, known.number, by, estimate);
             }
         });
@@ -175,9 +178,10 @@ impl<'a> Run<'a> {
 
     /// Adds up the products of tensors whose damping has become known after the statistics.
     fn products(&mut self, progress: &Progress) {
-        if self.pooled.iter().flatten().any(|pooled| pooled.is_late) {
+        let mut tensors = self.pooled.iter().zip(&progress.known);
+        if tensors.any(|(pooled, known)| pooled.is_some() && known.damping_waits) {
             self.sweep(Sweep::Whole, progress, |job, visit| {
-                if job.pooled.is_some_and(|pooled| pooled.is_late) {
+                if job.adds_later {
                     job.products(visit.block, visit.access, visit.work);
                 }
             });
@@ -187,7 +191,7 @@ impl<'a> Run<'a> {
     /// Puts the writing of targets off to the last sweep, where there is a stage
     /// to stop at before.
     pub(super) fn defer(&mut self) {
-        let waits = |t: &Tensor| t.relative || t.grafted();
+        let waits = |t: &Tensor| t.is_relative() || t.grafted();
         self.defers = self.tensors.iter().any(waits);
     }
 
@@ -209,8 +213,15 @@ impl<'a> Run<'a> {
                 self.take_gradient_squares(progress)?;
             }
             Next::Measure => {
-                let known = |_: &Tensor, known: &mut Known, [l1, _]: [f64; 2]| known.l1 = l1;
-                self.take(progress, |t| t.relative, known);
+                let known = |t: &Tensor, known: &mut Known, [largest, _]: [f64; 2]| {
+                    if known.largest == 0.0 {
+                        known.largest = largest;
+                    }
+                    if t.damping == Damping::RelativeLagged {
+                        known.next_largest = if largest.is_finite() { largest } else { 0.0 };
+                    }
+                };
+                self.take(progress, Tensor::is_relative, known);
             }
             Next::Apply => {
                 let known =
@@ -427,11 +438,11 @@ impl<'a> Run<'a> {
             let block = tensor.blocks.start + visit.block;
             let known = &known[visit.tensor];
             let then = tensor.fused(known, defers).filter(|_| !visit.waits);
-            let [direction, reference] =
-                job.statistics(visit.block, visit.access, visit.work, then);
-            sums.set(block, Slot::Reference, reference);
+            let totals = job.statistics(visit.block, visit.access, visit.work, then);
+            sums.set(block, Slot::Reference, totals.reference);
+            sums.set(block, Slot::Largest, totals.largest);
             if then.is_some() {
-                sums.set(block, Slot::First, direction);
+                sums.set(block, Slot::First, totals.direction);
             }
         });
         self.sweep(Sweep::Waiting, progress, |job, visit| {
@@ -442,20 +453,23 @@ impl<'a> Run<'a> {
         });
     }
 
+    /// What relative damping is relative to. The largest entries of diagonals are known from
+    /// the statistics.
     fn largest_l1(&mut self, progress: &mut Progress) {
         let (tensors, sums) = (self.tensors, self.sums);
-        if tensors.iter().any(|t| t.relative) {
+        let looks = |t: &Tensor| t.damping == Damping::Relative;
+        if tensors.iter().any(looks) {
             self.sweep(Sweep::Whole, progress, |job, visit| {
                 let tensor = &tensors[visit.tensor];
-                if tensor.relative {
+                if looks(tensor) {
                     let block = tensor.blocks.start + visit.block;
                     let l1 = job.largest_l1(visit.block, visit.access, visit.work);
-                    sums.set(block, Slot::First, l1);
+                    sums.set(block, Slot::Largest, l1);
                 }
             });
         }
-        let fold = |t: &Tensor| sums.fold(t.blocks.clone(), Slot::First, f64::max);
-        self.give(progress, |t| t.relative, |t, _| [fold(t), 0.0]);
+        let fold = |t: &Tensor| sums.fold(t.blocks.clone(), Slot::Largest, f64::max);
+        self.give(progress, Tensor::is_relative, |t, _| [fold(t), 0.0]);
     }
 
     fn norms(&mut self, progress: &mut Progress) {
@@ -539,6 +553,6 @@ impl<'a> Run<'a> {
 /// Computes the directions of a block from its state.
 fn directions(tensor: &Tensor, job: &Job<'_>, sums: &Sums, then: Directions, visit: Visit<'_, '_>) {
     let block = tensor.blocks.start + visit.block;
-    let [direction, _] = job.directions(visit.block, visit.access, visit.work, then);
+    let direction = job.directions(visit.block, visit.access, visit.work, then);
     sums.set(block, Slot::First, direction);
 }

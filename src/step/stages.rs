@@ -12,7 +12,7 @@ use super::run::{Lists, Run};
 use super::tensor::Tensor;
 use crate::error::Result;
 use crate::memory::fill;
-use crate::options::{Options, StepOptions};
+use crate::options::{Damping, Options, StepOptions};
 
 /// A point in a step at which numbers of whole tensors are known that the rest
 /// of the step needs. Each has two numbers for every tensor.
@@ -23,9 +23,10 @@ pub enum Stage {
     /// its elements is not finite; and 0. Reduced by adding. Nothing has been
     /// written yet.
     GradientSquares,
-    /// The largest `H_jj + |H_j,j-1|` of the bias-corrected statistics, for
-    /// relative damping; and 0. Reduced by taking the largest. State has been
-    /// updated.
+    /// What relative damping is relative to, see
+    /// [`Damping`](crate::options::Damping): the largest `H_jj + |H_j,j-1|` of the
+    /// bias-corrected statistics or, lagged, the largest `H_jj`, which is for the next step;
+    /// and 0. Reduced by taking the largest. State has been updated.
     LargestL1,
     /// The sum of squares of the direction, and that of the vector whose norm
     /// it takes. Reduced by adding. With lagged norms, parameters have been updated by
@@ -50,15 +51,22 @@ pub(super) struct Known {
     pub(super) number: u64,
     pub(super) corrections: Corrections,
     pub(super) gradient_norm: Wide,
-    pub(super) l1: f64,
+    /// What its damping is relative to; 0 if that is not known.
+    pub(super) largest: f64,
+    /// It will be known once the statistics are.
+    pub(super) damping_waits: bool,
     /// The norm that the direction takes, over its own.
     pub(super) ratio: Wide,
     /// The same of the step before, if directions are applied with it.
     pub(super) lagged: Option<Wide>,
     /// That made the update too long.
     pub(super) is_too_long: bool,
-    /// What the step leaves to the next.
+    /// What the step leaves to the next, but for [`Known::next_largest`].
     pub(super) scalars: Scalars,
+    /// What lagged damping is relative to in the next step. It becomes one of the scalars at
+    /// the end, since until then those of a step that is taken by several plans are what they
+    /// were before it.
+    pub(super) next_largest: f64,
     /// The sum of squares of the stage that was reached: what its number stands for,
     /// where float64 does not hold that.
     pub(super) squares: Wide,
@@ -100,6 +108,8 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// At its beginning. `apart` says that its stages are taken by different plans: what one
+    /// measures, the next does not know, so that none measures before a stage.
     pub(super) fn new(
         all: &Options,
         tensors: &[Tensor],
@@ -107,6 +117,7 @@ impl Progress {
         number: u64,
         buffers: &[TensorBuffers<'_>],
         lists: &mut Lists,
+        apart: bool,
     ) -> Result<Self> {
         let corrections = |number| (number, Corrections::new(all, number));
         // Most tensors have the same number, whose powers are computed once.
@@ -130,15 +141,19 @@ impl Progress {
                 divisors => Corrections::of(options, divisors),
             };
             let lagged = Some(scalars.norm_ratio).filter(|&r| options.is_lagged() && r > 0.0);
+            let is_lagged = tensor.damping == Damping::RelativeLagged;
+            let largest = if is_lagged { scalars.largest } else { 0.0 };
             Known {
                 number: own,
                 corrections,
                 gradient_norm: Wide::ZERO,
-                l1: 0.0,
+                largest,
+                damping_waits: tensor.is_relative() && (largest == 0.0 || apart),
                 ratio: Wide::from(lagged.unwrap_or(1.0)),
                 lagged: lagged.map(Wide::from),
                 is_too_long: false,
                 scalars,
+                next_largest: scalars.largest,
                 squares: Wide::ZERO,
                 lift: 0,
             }
@@ -204,7 +219,7 @@ impl Plan {
         Ok(UnderWay {
             step: step.clone(),
             number,
-            progress: self.progress(step, number, buffers)?,
+            progress: self.progress(step, number, buffers, false)?,
         })
     }
 

@@ -5,19 +5,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::{Error, Result};
 use crate::reserve::without;
 
-/// Two numbers for each block of all tensors.
+/// Three numbers for each block of all tensors.
 pub(super) struct Sums {
-    blocks: Box<[[AtomicU64; 2]]>,
+    blocks: Box<[[AtomicU64; 3]]>,
 }
 
 /// Which of a block's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Slot {
-    /// Squares of the gradient, then the largest l1, then squares of the
-    /// direction.
+    /// Squares of the gradient, then of the direction.
     First = 0,
     /// Squares of the reference, known before the direction's.
     Reference = 1,
+    /// What relative damping is relative to: the largest entry of the diagonal, or the
+    /// largest l1.
+    Largest = 2,
 }
 
 impl Sums {
@@ -26,7 +28,7 @@ impl Sums {
             Ok(blocks) => Ok(Sums { blocks }),
             Err(()) => Err(Error::OutOfMemory {
                 what: "the sums of blocks".to_owned(),
-                bytes: blocks as u128 * 16,
+                bytes: blocks as u128 * 24,
             }),
         }
     }

@@ -28,8 +28,8 @@ pub(super) struct Tensor {
     pub(super) blocks: Range<usize>,
     /// How its chains lie, if they share their correlations.
     pub(super) chains: Option<PooledChains>,
-    /// The tensor's damping takes a sweep of its own.
-    pub(super) relative: bool,
+    /// What its damping is; absolute if it takes none.
+    pub(super) damping: Damping,
     /// Its directions need the pooled correlations of this step.
     pub(super) pools_first: bool,
     pub(super) graft: Graft,
@@ -38,7 +38,6 @@ pub(super) struct Tensor {
 impl Tensor {
     pub(super) fn new(spec: &TensorSpec, options: &Options, isa: Isa, first_block: usize) -> Self {
         let options = spec.options_or(options);
-        let sonew = spec.update == Update::Sonew;
         let is_pooled = spec.update.is_pooled(options);
         let (grid, chains) = match is_pooled && !spec.is_empty() {
             true => {
@@ -55,7 +54,10 @@ impl Tensor {
             grid,
             chains,
             pools_first: is_pooled && !options.is_lagged(),
-            relative: sonew && options.damping == Damping::Relative,
+            damping: match spec.update {
+                Update::Sonew => options.damping,
+                Update::Adam => Damping::Absolute,
+            },
             graft: spec.update.graft(options),
         }
     }
@@ -76,16 +78,8 @@ impl Tensor {
 
     /// What its plan keeps if its chains share their correlations.
     pub(super) fn pooled(&self) -> Result<Option<Pooled>> {
-        let new = |chains| {
-            let name = &self.spec.name;
-            Pooled::new(
-                name,
-                self.kernels,
-                chains,
-                self.grid.blocks(),
-                self.relative,
-            )
-        };
+        let blocks = self.grid.blocks();
+        let new = |chains| Pooled::new(&self.spec.name, self.kernels, chains, blocks);
         self.chains.map(new).transpose()
     }
 
@@ -138,7 +132,7 @@ impl Tensor {
             take_in: factors.take_in(
                 self.graft,
                 factor(normalize),
-                factors.denominator(self.spec.update, factors.damping(known.l1)),
+                factors.denominator(self.spec.update, factors.damping(known.largest)),
             ),
             gamma: factors.gamma(),
             apply: match buffers.target {
@@ -168,20 +162,25 @@ impl Tensor {
             units,
             pooled,
             number: known.number,
+            adds_later: known.damping_waits,
         }
     }
 
-    /// Whether its directions need something of the whole tensor's statistics.
-    fn waits_for_statistics(&self) -> bool {
-        self.relative || self.pools_first
+    /// Whether its damping is relative to something of the tensor.
+    pub(super) fn is_relative(&self) -> bool {
+        self.damping != Damping::Absolute
     }
 
-    /// What becomes of its directions in the sweep that takes in gradients: the
-    /// largest l1 has to wait for all statistics, and a step that defers applies
-    /// nothing yet.
+    /// Whether its directions need something of the whole tensor's statistics.
+    fn waits_for_statistics(&self, known: &Known) -> bool {
+        known.damping_waits || self.pools_first
+    }
+
+    /// What becomes of its directions in the sweep that takes in gradients: damping may have
+    /// to wait for all statistics, and a step that defers applies nothing yet.
     pub(super) fn fused(&self, known: &Known, defers: bool) -> Option<Directions> {
         match self.grafted() {
-            _ if self.waits_for_statistics() => None,
+            _ if self.waits_for_statistics(known) => None,
             true => Some(self.measured(known)),
             false if defers => None,
             false => Some(Directions::Applied),
@@ -210,7 +209,7 @@ impl Tensor {
 
     /// What is left to be done in the sweep that measures.
     pub(super) fn left_to_measure(&self, known: &Known) -> Option<Directions> {
-        (self.grafted() && self.waits_for_statistics()).then(|| self.measured(known))
+        (self.grafted() && self.waits_for_statistics(known)).then(|| self.measured(known))
     }
 
     /// What is left to be done in the last sweep.

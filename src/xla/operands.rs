@@ -23,8 +23,8 @@ pub(super) struct Operands<'a> {
     traced: XlaBuffer<'a>,
     reached: Option<XlaBuffer<'a>>,
     taken: XlaBuffer<'a>,
-    /// With lagged norms: the ratio of every tensor, as operand and as result.
-    norm_ratios: Option<[XlaBuffer<'a>; 2]>,
+    /// The scalars of every tensor, if the step needs them, as operand and as result.
+    scalars: Option<[XlaBuffer<'a>; 2]>,
     tensors: Vec<TensorOperands<'a>>,
 }
 
@@ -42,6 +42,10 @@ struct Written<'a> {
     from: Option<XlaBuffer<'a>>,
     to: XlaBuffer<'a>,
 }
+
+/// Those of a tensor's scalars that calls know: the norm ratio, and the largest entry of the
+/// diagonal.
+const SCALARS: usize = 2;
 
 /// The copies to make before the step: source, destination, number of bytes.
 type PendingCopies = Vec<(*const u8, *mut u8, usize)>;
@@ -61,10 +65,10 @@ impl<'a> Operands<'a> {
         let targets = usize::from(!settings.direction || settings.staged);
         let staged = usize::from(settings.staged);
         let reaches = usize::from(!settings.reached.is_empty());
-        let lagged = usize::from(options.is_lagged());
-        let expected = 2 + reaches + lagged + tensors * (1 + targets) + all;
+        let scalars = usize::from(options.needs_scalars());
+        let expected = 2 + reaches + scalars + tensors * (1 + targets) + all;
         counted("operands", arguments.len(), expected)?;
-        let expected = 1 + lagged + tensors * (1 + staged) + all;
+        let expected = 1 + scalars + tensors * (1 + staged) + all;
         counted("results", results.len(), expected)?;
 
         let (mut arguments, mut results) = (arguments.into_iter(), results.into_iter());
@@ -87,9 +91,9 @@ impl<'a> Operands<'a> {
         }
         let taken = to();
         is(&taken, "taken", &[ffi::S32], &[])?;
-        let norm_ratios = options.is_lagged().then(|| [from(), to()]);
-        for buffer in norm_ratios.iter().flatten() {
-            is(buffer, "norm_ratios", &[ffi::U32], &[tensors, 2])?;
+        let scalars = options.needs_scalars().then(|| [from(), to()]);
+        for buffer in scalars.iter().flatten() {
+            is(buffer, "scalars", &[ffi::U32], &[tensors, SCALARS, 2])?;
         }
         let mut operands = |planes: usize| {
             let numbers = settings.staged.then(&mut to);
@@ -119,7 +123,7 @@ impl<'a> Operands<'a> {
             traced,
             reached,
             taken,
-            norm_ratios,
+            scalars,
             tensors: state
                 .into_iter()
                 .map(&mut operands)
@@ -314,7 +318,7 @@ impl<'a> Operands<'a> {
         stages.map(numbers).collect()
     }
 
-    /// Writes whether a member's step was taken, the norm ratios in its buffers, and this
+    /// Writes whether a member's step was taken, the scalars in its buffers, and this
     /// part's numbers of the stage that was reached.
     pub(super) fn tell(
         &self,
@@ -326,10 +330,11 @@ impl<'a> Operands<'a> {
         // SAFETY: these results have an entry for each member.
         unsafe {
             write(&self.taken, member, i32::from(taken));
-            if let Some([_, ratios]) = &self.norm_ratios {
+            if let Some([_, scalars]) = &self.scalars {
                 for (tensor, buffers) in buffers.iter().enumerate() {
-                    let at = member * self.tensors.len() + tensor;
-                    write_number(ratios, at, buffers.scalars.norm_ratio);
+                    let first = (member * self.tensors.len() + tensor) * SCALARS;
+                    write_number(scalars, first, buffers.scalars.norm_ratio);
+                    write_number(scalars, first + 1, buffers.scalars.largest);
                 }
             }
             for (tensor, numbers) in self.tensors.iter().zip(numbers) {
@@ -392,11 +397,13 @@ impl<'a> Operands<'a> {
             buffers
         };
         let mut all: Vec<_> = tensors.map(lend).collect();
-        if let Some([ratios, _]) = &self.norm_ratios {
+        if let Some([scalars, _]) = &self.scalars {
             for (tensor, buffers) in all.iter_mut().enumerate() {
-                // SAFETY: the operand has a number for each tensor of each member.
-                let ratio = unsafe { read_number(ratios, member * specs.len() + tensor) };
-                buffers.scalars.norm_ratio = ratio;
+                let first = (member * specs.len() + tensor) * SCALARS;
+                // SAFETY: the operand has these numbers for each tensor of each member.
+                let number = |i| unsafe { read_number(scalars, first + i) };
+                buffers.scalars.norm_ratio = number(0);
+                buffers.scalars.largest = number(1);
             }
         }
         all

@@ -61,7 +61,7 @@ fn take(
     Ok(())
 }
 
-/// Continues the step to its next stage, and returns this part's numbers. Norm ratios
+/// Continues the step to its next stage, and returns this part's numbers. Scalars
 /// stay those of the step before until the step is done.
 fn advance(
     plan: &mut Plan,

@@ -9,11 +9,11 @@ use std::ptr::null_mut;
 use super::ffi::{self, HasSize};
 use super::sonew_xla_step_v1;
 use crate::layout::Scalars;
-use crate::options::{Options, Pooling, StepOptions};
+use crate::options::{Damping, Options, Pooling, StepOptions};
 use crate::{Plan, Stage};
 
 use runtime::{
-    number_of, ratios_of, specs, step, variants,
+    number_of, specs, step, variants, words_of,
     Attribute::{Doubles, Integer, Ints, Text},
     Call, World,
 };
@@ -40,7 +40,7 @@ fn a_call_is_a_step_to_the_bit() {
             world.call(&options, &step(), false).run().unwrap();
             let mut buffers = expected.buffers(0, options.weight_decay);
             plan.step(&step(), number as u64, &mut buffers).unwrap();
-            expected.norm_ratios = ratios_of(buffers.into_iter().map(|b| b.scalars));
+            expected.scalars = words_of(buffers.into_iter().map(|b| b.scalars));
             (expected.count, expected.taken) = (world.count.clone(), vec![1]);
             assert!(world == expected, "{options:?}");
         }
@@ -63,20 +63,21 @@ fn members_of_a_batch_take_steps_of_their_own() {
         world.count = vec![0, 4, 9];
         let scalars = |i| Scalars {
             norm_ratio: f64::from(i) / 7.0,
+            largest: f64::from(i) / 9.0,
             ..Scalars::default()
         };
-        world.norm_ratios = ratios_of((0..9).map(scalars));
+        world.scalars = words_of((0..9).map(scalars));
         let mut expected = world.clone();
         world.call(&options, &step(), true).run().unwrap();
         let mut plan = Plan::new(&options, &specs()).unwrap();
-        let mut ratios = Vec::new();
+        let mut scalars = Vec::new();
         for member in 0..3 {
             let number = expected.count[member] as u64 + 1;
             let mut buffers = expected.buffers(member, 0.0);
             plan.step(&step(), number, &mut buffers).unwrap();
-            ratios.extend(ratios_of(buffers.into_iter().map(|b| b.scalars)));
+            scalars.extend(words_of(buffers.into_iter().map(|b| b.scalars)));
         }
-        expected.norm_ratios = ratios;
+        expected.scalars = scalars;
         expected.taken = vec![1; 3];
         assert!(world == expected, "{options:?}");
     }
@@ -188,7 +189,7 @@ fn a_skipped_step_changes_nothing_and_is_told() {
     let mut world = World::new(&options, specs(), 1, 9);
     world.grads[2][3] = f32::INFINITY;
     // They stay, too.
-    world.norm_ratios = vec![[5, 0x3ff0_0000]; 3];
+    world.scalars = vec![[[5, 0x3ff0_0000]; 2]; 3];
     let before = world.clone();
     world.call(&options, &step(), false).run().unwrap();
     assert_eq!(world.taken, [0]);
@@ -246,11 +247,11 @@ fn in_stages(options: &Options, number: u64, parts: &mut [World; 2]) -> Vec<i32>
             }
         }
     }
-    let ratios = runs.each_ref().map(|run| ratios_of(run.scalars()));
+    let scalars = runs.each_ref().map(|run| words_of(run.scalars()));
     drop(runs);
     drop(buffers);
-    for (part, ratios) in parts.iter_mut().zip(ratios) {
-        part.norm_ratios = ratios;
+    for (part, scalars) in parts.iter_mut().zip(scalars) {
+        part.scalars = scalars;
     }
     stages
 }
@@ -266,7 +267,7 @@ fn stages_in_calls_of_their_own_are_a_step_to_the_bit() {
                 spike(world, number);
                 world.count[0] = number - 1;
             }
-            let before = number_of(expected[0].norm_ratios[0]);
+            let before = number_of(expected[0].scalars[0][0]);
             let stages = in_stages(&options, number as u64, &mut expected);
             let mut reached = Vec::new();
             for so_far in 0..=stages.len() {
@@ -279,23 +280,23 @@ fn stages_in_calls_of_their_own_are_a_step_to_the_bit() {
             for (part, expected) in parts.iter().zip(&expected) {
                 assert!(part.params == expected.params, "{options:?} {number}");
                 assert!(part.planes == expected.planes, "{options:?} {number}");
-                assert_eq!(part.norm_ratios, expected.norm_ratios, "{options:?}");
+                assert_eq!(part.scalars, expected.scalars, "{options:?}");
                 assert_eq!(part.taken, [1]);
             }
-            too_long += i32::from(before > 2.0 * number_of(expected[0].norm_ratios[0]));
+            too_long += i32::from(before > 2.0 * number_of(expected[0].scalars[0][0]));
         }
     }
     assert!(too_long > 0);
 }
 
 #[test]
-fn norm_ratios_that_do_not_fit_are_refused() {
+fn scalars_that_do_not_fit_are_refused() {
     let options = Options {
         lagged_norms: Some(true),
         ..Options::default()
     };
     let mut world = World::new(&options, specs(), 1, 13);
-    world.norm_ratios[1] = [0, 0x7ff8_0000];
+    world.scalars[1][0] = [0, 0x7ff8_0000];
     let before = world.clone();
     let good = world.call(&options, &step(), false);
     let refused = good.run().unwrap_err();
@@ -306,16 +307,14 @@ fn norm_ratios_that_do_not_fit_are_refused() {
     let mut call = good.clone();
     call.operands[2].dims = vec![2, 2];
     let refused = call.run().unwrap_err();
-    assert_eq!(
-        refused,
-        "norm_ratios has dimensions [2, 2], expected [3, 2]"
-    );
+    assert_eq!(refused, "scalars has dimensions [2, 2], expected [3, 2, 2]");
     let mut call = good.clone();
     call.results[1].dtype = ffi::F32;
     let refused = call.run().unwrap_err();
-    assert_eq!(refused, "norm_ratios has element type f32, expected u32");
+    assert_eq!(refused, "scalars has element type f32, expected u32");
     let mut call = good;
     call.set("lagged_norms", Integer(0));
+    call.set("damping", Integer(0));
     let refused = call.run().unwrap_err();
     assert!(
         refused.contains("has 17 operands, expected 16"),
@@ -402,7 +401,11 @@ fn a_frame_that_is_null_or_too_small_is_refused() {
 
 #[test]
 fn calls_that_do_not_fit_are_refused_and_change_nothing() {
-    let options = Options::default();
+    // Without scalars.
+    let options = Options {
+        damping: Damping::Absolute,
+        ..Options::default()
+    };
     let mut world = World::new(&options, specs(), 1, 13);
     let before = world.clone();
     let good = world.call(&options, &step(), false);

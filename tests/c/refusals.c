@@ -97,8 +97,10 @@ static void take_steps(void) {
 static void build(void) {
     sonew_tensor tensors[COUNT];
     good_tensors(tensors);
-    OK(sonew_create(NULL, tensors, COUNT, &optimizer));
-    OK(sonew_plan_create(NULL, tensors, COUNT, &plan));
+    sonew_options options = good_options();
+    options.damping = SONEW_ABSOLUTE; /* needs no scalars */
+    OK(sonew_create(&options, tensors, COUNT, &optimizer));
+    OK(sonew_plan_create(&options, tensors, COUNT, &plan));
     for (int i = 0; i < LENGTH_A; i++) {
         a[i] = 1 + 0.25f * (float)i;
         grad_a[i] = 0.5f - 0.125f * (float)i;

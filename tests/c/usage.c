@@ -72,10 +72,10 @@ static void defaults(void) {
     CHECK(options.struct_size == sizeof options);
     CHECK(options.band == 1 && options.threads == 0);
     CHECK(options.beta1 == 0.9 && options.beta2 == 0.99);
-    CHECK(options.eps == 1e-6 && options.gamma == 0.01);
-    CHECK(options.graft_eps == 1e-8 && options.weight_decay == 0);
+    CHECK(options.eps == 1e-4 && options.gamma == 0.01);
+    CHECK(options.graft_eps == 0 && options.weight_decay == 0);
     CHECK(options.statistics == SONEW_MOVING_AVERAGE);
-    CHECK(options.damping == SONEW_ABSOLUTE);
+    CHECK(options.damping == SONEW_RELATIVE_LAGGED);
     CHECK(options.graft == SONEW_GRAFT_ADAM);
     CHECK(options.bias_correction == 1 && options.graft_bias_correction == 1);
     CHECK(options.rounding == SONEW_NEAREST && options.seed == 0);

@@ -7,6 +7,7 @@ void stateless(void) {
     sonew_tensor tensors[COUNT];
     describe(tensors);
     sonew_options options = with_band(2);
+    options.damping = SONEW_ABSOLUTE; /* needs no scalars */
     sonew_plan *plan = NULL;
     OK(sonew_plan_create(&options, tensors, COUNT, &plan));
     sonew_planes planes = planes_of(plan, 0);
@@ -62,6 +63,7 @@ void step_counts(void) {
     enum { STEPS = 1000 };
     sonew_options options;
     OK(sonew_options_init(&options, sizeof options));
+    options.damping = SONEW_ABSOLUTE;
     options.graft = SONEW_GRAFT_NONE;
     options.band = 0;
     sonew_tensor tensors[COUNT];
@@ -137,10 +139,13 @@ void empty(const char *folder) {
     const void *const grads_of[] = {NULL, bias_grad};
     fill_all();
     sonew_optimizer *optimizer = NULL, *other = NULL;
-    OK(sonew_create(NULL, tensors, COUNT, &optimizer));
-    OK(sonew_create(NULL, tensors + 1, 1, &other));
+    sonew_options options;
+    OK(sonew_options_init(&options, sizeof options));
+    options.damping = SONEW_ABSOLUTE;
+    OK(sonew_create(&options, tensors, COUNT, &optimizer));
+    OK(sonew_create(&options, tensors + 1, 1, &other));
     sonew_plan *plan = NULL;
-    OK(sonew_plan_create(NULL, tensors, COUNT, &plan));
+    OK(sonew_plan_create(&options, tensors, COUNT, &plan));
     sonew_buffers buffers[COUNT];
     void *of_tensor[] = {planes[0], planes[1], planes[2]};
     OK(sonew_buffers_init(buffers, COUNT, sizeof *buffers));

@@ -9,7 +9,7 @@ use rand_distr::StandardNormal;
 use rand_pcg::Pcg64Mcg;
 use sonew::dtype::{Element, Elements, ElementsMut};
 use sonew::layout::Chains;
-use sonew::options::Graft;
+use sonew::options::{Damping, Graft};
 use sonew::Optimizer;
 
 /// Half a unit in the last place of 1: the relative rounding error of one
@@ -22,6 +22,13 @@ pub const CHAINS: [Chains; 4] = [
     Chains::Strided,
     Chains::ContiguousLines,
     Chains::StridedLines,
+];
+
+/// All kinds of damping.
+pub const DAMPINGS: [Damping; 3] = [
+    Damping::Absolute,
+    Damping::Relative,
+    Damping::RelativeLagged,
 ];
 
 /// All choices of grafting.

@@ -105,8 +105,10 @@ static void accepted() {
 
 // Objects that are moved to themselves are as they were.
 static void moved_to_itself() {
-  sonew::Optimizer optimizer({{"a", {2}}});
-  sonew::Plan plan({{"a", {2}}});
+  sonew::Options absolute;
+  absolute.damping = sonew::Damping::absolute;  // needs no scalars
+  sonew::Optimizer optimizer({{"a", {2}}}, absolute);
+  sonew::Plan plan({{"a", {2}}}, absolute);
   sonew::Pool pool(1);
   Floats w{1, 2}, g{1, -1};
   auto &same = optimizer;

@@ -122,7 +122,9 @@ int main(int, char **argv) {
   THROWS(SONEW_BAD_HANDLE, "saving is not a live handle", saving.finish());
 
   // Plans.
-  sonew::Plan plan({{"w", {2}}});
+  sonew::Options absolute;
+  absolute.damping = sonew::Damping::absolute;  // needs no scalars
+  sonew::Plan plan({{"w", {2}}}, absolute);
   sonew::TensorBuffers buffers;
   Floats w(2), planes(6);
   buffers.params = w;

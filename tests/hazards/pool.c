@@ -88,6 +88,7 @@ static void freed_first(void) {
     struct model a = model_in(own), b = model_in(own), other = model(4);
     sonew_options options;
     OK(sonew_options_init(&options, sizeof options));
+    options.damping = SONEW_ABSOLUTE; /* needs no scalars */
     options.pool = own;
     sonew_tensor tensor = {.struct_size = sizeof(sonew_tensor), .name = "w", .ndim = 2, .dims = {ROWS, COLS}};
     sonew_plan *plan = NULL;

@@ -7,12 +7,12 @@ mod common;
 mod comparison;
 mod problem;
 
-use common::{rng, CHAINS, GRAFTS};
+use common::{rng, CHAINS, DAMPINGS, GRAFTS};
 use problem::Problem;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::Rng;
 use sonew::layout::{Chains, TensorSpec, Update};
-use sonew::options::{Damping, Statistics, MAX_BAND};
+use sonew::options::{Statistics, MAX_BAND};
 
 /// Three vectors of the widest instruction set, and one.
 #[test]
@@ -59,7 +59,7 @@ fn every_combination_of_options() {
         problem.check();
     };
     for statistics in [Statistics::MovingAverage, Statistics::WeightedSum] {
-        for damping in [Damping::Absolute, Damping::Relative] {
+        for damping in DAMPINGS {
             for graft in GRAFTS {
                 for correct in [(true, true), (true, false), (false, true), (false, false)] {
                     for gamma in [0.0, 1e-2, 0.2] {

@@ -8,7 +8,9 @@ use sonew::options::{Damping, Graft, NonFinite, Options, Statistics, StepOptions
 use sonew::oracle::Oracle;
 use sonew::Optimizer;
 
-use crate::common::{correlated, normal, options as present, rng, slices_mut, to_f64, GRAFTS};
+use crate::common::{
+    correlated, normal, options as present, rng, slices_mut, to_f64, DAMPINGS, GRAFTS,
+};
 use crate::comparison::Comparison;
 
 /// A model, its options, and the seed of its gradients.
@@ -63,10 +65,7 @@ impl Problem {
             sigma: 10f64.powf(rng.random_range(-1.5..1.5)),
         };
         problem.set_graft(*GRAFTS.choose(&mut rng).unwrap());
-        problem.set_damping(match rng.random() {
-            true => Damping::Absolute,
-            false => Damping::Relative,
-        });
+        problem.set_damping(*DAMPINGS.choose(&mut rng).unwrap());
         problem
     }
 
@@ -87,6 +86,8 @@ impl Problem {
         self.options.eps = match damping {
             Damping::Absolute => 0.1 * self.sigma * self.sigma,
             Damping::Relative => 0.01,
+            // Statistics may have grown since.
+            Damping::RelativeLagged => 0.05,
         };
     }
 

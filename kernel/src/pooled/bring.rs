@@ -111,7 +111,7 @@ impl Pass<'_, '_> {
 
     fn come_at_once<T: Scalar>(&mut self, run: Run, to: Prepared<'_, T>) {
         let (kernels, access, rule) = (self.kernels, &mut *self.access, self.rule);
-        let reference = &mut self.norms.reference;
+        let taken_in = &mut self.norms.taken_in;
         let incoming = incoming(run, Gradient::InMemory { step: 1 });
         let (scale, noise) = (rule.scale, access.noise());
         // SAFETY: the access is borrowed exclusively, and no other of its planes are in use.
@@ -120,7 +120,7 @@ impl Pass<'_, '_> {
         macro_rules! call {
             ($E:ty) => {{
                 let update = &mut update::<T, $E, 0, false>(
-                    new, 0, access, rule, &incoming, planes, 0, &noise, reference,
+                    new, 0, access, rule, &incoming, planes, 0, &noise, taken_in,
                 );
                 kernels.call(UpdateAndPrepare {
                     update,
@@ -148,7 +148,7 @@ impl Pass<'_, '_> {
             false => Gradient::None,
         };
         let incoming = incoming(run, gradient);
-        kernels.update(work, access, rule, &incoming, &mut self.norms.reference);
+        kernels.update(work, access, rule, &incoming, &mut self.norms.taken_in);
         let arrays = work.arrays::<T>();
         let (state, plane) = (&*arrays.state, arrays.new.plane);
         let vectors = run.len.div_ceil(LANES);

@@ -126,7 +126,7 @@ impl<T: Scalar, E: Stored> Kernel<T> for UpdateAndPrepare<'_, Update<'_, '_, T, 
             let (m, d) = unsafe { updating.vector(i, is_adam, false) };
             to.vector(i, m, d, gradient);
         }
-        let (sums, sum) = updating.totals();
-        update.end(isa, sums, sum);
+        let totals = updating.totals();
+        update.end(isa, totals);
     }
 }

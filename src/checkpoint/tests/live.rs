@@ -51,6 +51,7 @@ impl LiveWritten {
                 step_count: step - tensor as u64,
                 scalars: Scalars {
                     norm_ratio: step as f64 / 3.0,
+                    largest: step as f64 / 7.0,
                     bias_corrections: [0.5, 0.25],
                 },
             };
@@ -99,7 +100,7 @@ fn a_live_file_is_a_valid_safetensors_file_that_says_what_is_current() {
         }
         let settings = ["sonew.live/settings", "sonew.live/settings.b"][(value & 1) as usize];
         let settings = tensors.tensor(settings).unwrap();
-        assert_eq!(settings.shape(), [2, 7]);
+        assert_eq!(settings.shape(), [2, 8]);
         // The second tensor was left out once.
         if steps > 0 {
             let number = |at: usize| settings.data()[8 * at..][..8].try_into().unwrap();
@@ -108,7 +109,7 @@ fn a_live_file_is_a_valid_safetensors_file_that_says_what_is_current() {
         }
         for name in ["sonew.live/synced", "sonew.live/synced.b"] {
             let synced = tensors.tensor(name).unwrap();
-            assert_eq!(synced.shape(), [4 + 2 * 7 + 4 + 3]);
+            assert_eq!(synced.shape(), [4 + 2 * 8 + 4 + 3]);
         }
         let (length, metadata) = SafeTensors::read_metadata(&file.bytes).unwrap();
         let strings = metadata.metadata().as_ref().unwrap();
@@ -305,8 +306,8 @@ fn headers_of_live_files_that_are_wrong_are_refused() {
         (r#""dtype":"U64","shape":[8]"#, r#""dtype":"F64","shape":[8]"#, "has type F64"),
         (r#""sonew.live/synced.b""#, r#""sonew.live/synced.c""#, "belongs to no tensor"),
         (r#""shape":[8]"#, r#""shape":[4,2]"#, "has shape [4, 2]"),
-        (r#""F64","shape":[2,7]"#, r#""F64","shape":[7,2]"#, "has shape [7, 2]"),
-        (r#""F64","shape":[2,7]"#, r#""F64","shape":[2,3]"#, "is to have 48 bytes"),
+        (r#""F64","shape":[2,8]"#, r#""F64","shape":[8,2]"#, "has shape [8, 2]"),
+        (r#""F64","shape":[2,8]"#, r#""F64","shape":[2,3]"#, "is to have 48 bytes"),
         (r#""sonew.checksums":"{}""#, r#""sonew.checksums":"{\"fc1.weight/momentum\":\"00000000\"}""#, "has a checksum"),
     ];
     for (old, new, says) in table {

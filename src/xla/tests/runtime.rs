@@ -197,7 +197,7 @@ pub(super) struct World {
     /// What the planes are, of each member.
     pub(super) kinds: Vec<Vec<Plane>>,
     /// Those of the tensors of one member after another.
-    pub(super) norm_ratios: Vec<[u32; 2]>,
+    pub(super) scalars: Vec<[[u32; 2]; 2]>,
     /// The numbers of each stage for each tensor, as returned and as passed on.
     pub(super) numbers: Vec<Vec<[[u32; 2]; 2]>>,
     pub(super) reached: Vec<[[u32; 2]; 2]>,
@@ -239,7 +239,7 @@ impl World {
                 .map(|kinds| kinds.iter().map(zeros).collect())
                 .collect(),
             kinds,
-            norm_ratios: vec![[0; 2]; members * specs.len()],
+            scalars: vec![[[0; 2]; 2]; members * specs.len()],
             numbers: specs.iter().map(|_| vec![[[0; 2]; 2]; members]).collect(),
             reached: Vec::new(),
             specs,
@@ -267,11 +267,11 @@ impl World {
             given(ffi::F32, &[0], null_mut()),
         ];
         let mut results = vec![given(ffi::S32, &[], self.taken.as_mut_ptr().cast())];
-        if options.is_lagged() {
-            let data = self.norm_ratios.as_mut_ptr().cast();
-            let ratios = given(ffi::U32, &[self.specs.len(), 2], data);
-            operands.push(ratios.clone());
-            results.push(ratios);
+        if options.needs_scalars() {
+            let data = self.scalars.as_mut_ptr().cast();
+            let scalars = given(ffi::U32, &[self.specs.len(), 2, 2], data);
+            operands.push(scalars.clone());
+            results.push(scalars);
         }
         for (i, spec) in self.specs.iter().enumerate() {
             let param = float(&spec.dims, &mut self.params[i]);
@@ -310,7 +310,7 @@ impl World {
             ("threads", Integer(options.threads as i64)),
             ("seed", Integer(options.seed.cast_signed())),
             ("statistics", Integer(0)),
-            ("damping", number(options.damping == Damping::Relative)),
+            ("damping", Integer(options.damping as i64)),
             ("graft", Integer(options.graft as i64)),
             ("bias_correction", number(options.bias_correction)),
             (
@@ -355,7 +355,7 @@ impl World {
             };
             call.operands.insert(2, reached);
         }
-        let mut at = 1 + usize::from(options.is_lagged());
+        let mut at = 1 + usize::from(options.needs_scalars());
         for (numbers, planes) in self.numbers.iter_mut().zip(&self.planes) {
             let numbers = Given {
                 dtype: ffi::U32,
@@ -369,11 +369,11 @@ impl World {
     }
 
     pub(super) fn buffers(&mut self, member: usize, decay: f64) -> Vec<TensorBuffers<'_>> {
-        let ratios = &self.norm_ratios[member * self.specs.len()..];
+        let scalars = &self.scalars[member * self.specs.len()..];
         let tensors = self.specs.iter().zip(&mut self.params).zip(&self.grads);
-        let tensors = tensors.zip(&mut self.planes).zip(ratios);
+        let tensors = tensors.zip(&mut self.planes).zip(scalars);
         tensors
-            .map(|((((spec, param), grad), planes), &ratio)| {
+            .map(|((((spec, param), grad), planes), &[ratio, largest])| {
                 let own = member * spec.len()..(member + 1) * spec.len();
                 let members = self.members;
                 let plane = |p: &'_ mut Vec<f32>| -> *mut [f32] {
@@ -390,6 +390,7 @@ impl World {
                 );
                 lent.weight_decay = decay;
                 lent.scalars.norm_ratio = number_of(ratio);
+                lent.scalars.largest = number_of(largest);
                 lent
             })
             .collect()
@@ -401,9 +402,10 @@ pub(super) fn number_of([low, high]: [u32; 2]) -> f64 {
 }
 
 /// The words of what a step leaves to the next.
-pub(super) fn ratios_of(scalars: impl Iterator<Item = Scalars>) -> Vec<[u32; 2]> {
-    let bits = scalars.map(|scalars| scalars.norm_ratio.to_bits());
-    bits.map(|bits| [bits as u32, (bits >> 32) as u32])
+pub(super) fn words_of(scalars: impl Iterator<Item = Scalars>) -> Vec<[[u32; 2]; 2]> {
+    let words = |x: f64| [x.to_bits() as u32, (x.to_bits() >> 32) as u32];
+    scalars
+        .map(|scalars| [scalars.norm_ratio, scalars.largest].map(words))
         .collect()
 }
 
@@ -417,7 +419,11 @@ pub(super) fn step() -> StepOptions {
 pub(super) fn variants() -> Vec<Options> {
     let mut all = Vec::new();
     for graft in [Graft::None, Graft::Adam, Graft::NormalizedRmsprop] {
-        for damping in [Damping::Absolute, Damping::Relative] {
+        for damping in [
+            Damping::Absolute,
+            Damping::Relative,
+            Damping::RelativeLagged,
+        ] {
             all.push(Options {
                 band: all.len() % 4,
                 graft,

@@ -80,7 +80,7 @@ The settings of an array, whose name or number `tensor` is:
 - `weight_decay`: the decoupled weight decay, at first that of the rule;
 - `step_count`: the number of the steps that the array took part in, which its bias
   correction counts;
-- `scalars`: the three numbers of the array's state besides its planes, zeros before its
+- `scalars`: the four numbers of the array's state besides its planes, zeros before its
   first step: `|a| / |u|` of its last step, with `lagged_norms`; and what momentum and
   statistics were divided by in it, where betas have differed from those of the rule
   (otherwise 0). For programs that keep state in arrays of their own.
@@ -97,7 +97,7 @@ named(s::Settings) = (lr_scale = s.lr_scale, weight_decay = s.weight_decay,
     SONew.set_settings!(opt, tensor; lr_scale, weight_decay, step_count, scalars)
 
 Changes settings of an array; those that are not given stay. `lr_scale` and `weight_decay`
-are finite and not negative, `step_count` is not negative, and `scalars` are three numbers,
+are finite and not negative, `step_count` is not negative, and `scalars` are four numbers,
 as from [`SONew.get_settings`](@ref).
 """
 function set_settings!(opt::Optimizer, tensor; lr_scale::Union{Nothing,Real} = nothing,

@@ -23,12 +23,13 @@ Hyperparameters of an optimizer:
 
 - `band = 1`: number of sub-diagonals, 0 (a diagonal) to 16, or to 64 with `pooling`.
 - `beta1 = 0.9`, `beta2 = 0.99`: decay rates of the momentum and of the statistics.
-- `eps = 1e-6`: damping; `damping = :absolute` or `:relative` (to the largest
-  entry of the statistics).
+- `eps = 1e-4`: damping, relative to the largest entry of an array's diagonal after its
+  last step: `damping = :relative_lagged`. `:relative`: to the largest entry of the
+  statistics of the step itself, which takes a pass of its own. `:absolute`: `eps` itself.
 - `gamma = 0.01`: edges are removed where a Schur complement is not above `gamma`
   times the diagonal entry.
 - `graft = :adam`: the norm of the update is that of `:none`, `:sgd`,
-  `:momentum`, `:adam` or `:normalized_rmsprop`; `graft_eps = 1e-8`,
+  `:momentum`, `:adam` or `:normalized_rmsprop`; `graft_eps = 0`,
   `graft_bias_correction = true`.
 - `pooling = :none`, the method of the paper, or `:band`: the chains of an array, which are
   the units of a layer, share a band of correlations, and each coordinate keeps a diagonal of

@@ -2,7 +2,7 @@
 # opened, the offset and size of every field are compared with the library's.
 
 const MAX_DIMS = 8
-const SCALARS = 3
+const SCALARS = 4
 
 struct Options
     struct_size::Csize_t
@@ -161,7 +161,7 @@ const STRUCTS = (
 # The enumerations of include/sonew.h, with the same names without prefix and in lower
 # case.
 const STATISTICS = (moving_average = 0, weighted_sum = 1)
-const DAMPING = (absolute = 0, relative = 1)
+const DAMPING = (absolute = 0, relative = 1, relative_lagged = 2)
 const GRAFT = (none = 0, sgd = 1, momentum = 2, adam = 3, normalized_rmsprop = 4)
 const POOLING = (none = 0, band = 1)
 const ROUNDING = (nearest = 0, stochastic = 1)

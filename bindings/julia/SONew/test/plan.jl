@@ -5,7 +5,9 @@ using SONew: Plan, zero_planes, direction!
 for (T, state) in ((Float32, Float32), (Float64, Float64), (Float32, BFloat16))
     rng = MersenneTwister(4)
     x = numbers(rng, T, 7, 5)
-    rule = SONewRule(eta = 0.5, band = 2, state_dtype = state, chains = :strided)
+    # Damping that needs no scalars.
+    rule = SONewRule(eta = 0.5, band = 2, state_dtype = state, chains = :strided,
+                     damping = :absolute)
     opt, p = setup(rule, x), Plan(rule, x)
     @test p.plane_names == plane_names(opt, 1)
     state_planes, u = zero_planes(p), similar(x)
@@ -22,7 +24,7 @@ for (T, state) in ((Float32, Float32), (Float64, Float64), (Float32, BFloat16))
 end
 
 x = ones(Float32, 3)
-plan = Plan(SONewRule(), x)
+plan = Plan(SONewRule(damping = :absolute), x)
 planes = zero_planes(plan)
 before = deepcopy(planes)
 @test refused(() -> direction!(zeros(Float32, 4), plan, planes, x, 1), :SONEW_WRONG_LENGTH)
@@ -39,7 +41,7 @@ before = deepcopy(planes)
 @test argument_error(() -> Plan(SONewRule(), [1, 2]), "Int64")
 @test argument_error(() -> deepcopy(plan), "cannot be copied")
 @test argument_error(() -> direction!(zeros(Float32, 3), plan, planes, x, -1), "step_number is -1")
-@test repr(plan) == "SONew.Plan($(SONewRule()), Float32, (3,), open)"
+@test repr(plan) == "SONew.Plan($(SONewRule(damping = :absolute)), Float32, (3,), open)"
 close(plan)
 close(plan)
 @test !isopen(plan) && endswith(repr(plan), "(3,), closed)")
@@ -51,7 +53,7 @@ lagged_rule = SONewRule(eta = 0.5, lagged_norms = true, nesterov = true, chains 
 x = numbers(MersenneTwister(5), Float32, 7, 5)
 lagged, p = setup(lagged_rule, x), Plan(lagged_rule, x)
 state_planes, scalars, u = zero_planes(p), SONew.zero_scalars(), similar(x)
-@test scalars == zeros(3)
+@test scalars == zeros(4)
 for step in 1:4
     local grad = numbers(MersenneTwister(step), Float32, 7, 5)
     local old = copy(x)
@@ -71,7 +73,7 @@ end
 continued, y = setup(lagged_rule, x), copy(x)
 SONew.set_state!(continued, 4, [state_planes])
 @test SONew.get_settings(continued, 1) ==
-      (lr_scale = 1.0, weight_decay = 0.0, step_count = 4, scalars = zeros(3))
+      (lr_scale = 1.0, weight_decay = 0.0, step_count = 4, scalars = zeros(4))
 SONew.set_settings!(continued, 1; scalars = scalars)
 for step in 5:6
     local grad = numbers(MersenneTwister(step), Float32, 7, 5)

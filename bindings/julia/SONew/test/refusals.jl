@@ -65,12 +65,12 @@ end
 @test no(() -> step!(opt, model, (W = model.W, b = good.b)), :SONEW_OVERLAP)
 # Settings and names.
 settings = SONew.get_settings(opt, "b")
-@test settings == (lr_scale = 1.0, weight_decay = 0.0, step_count = 1, scalars = zeros(3))
+@test settings == (lr_scale = 1.0, weight_decay = 0.0, step_count = 1, scalars = zeros(4))
 @test no(() -> SONew.set_settings!(opt, "b"; lr_scale = -1), :SONEW_OUT_OF_RANGE, "lr_scale")
 @test no(() -> SONew.set_settings!(opt, 2; weight_decay = NaN), :SONEW_OUT_OF_RANGE, "weight_decay")
-@test no(() -> SONew.set_settings!(opt, 2; lr_scale = 2, scalars = [-1, 0, 0]), :SONEW_OUT_OF_RANGE)
+@test no(() -> SONew.set_settings!(opt, 2; lr_scale = 2, scalars = [-1, 0, 0, 0]), :SONEW_OUT_OF_RANGE)
 @test no(() -> SONew.set_settings!(opt, "b"; lr_scale = 2, scalars = zeros(2)), :SONEW_WRONG_LENGTH,
-         "\"b\"", "2 scalars, expected 3")
+         "\"b\"", "2 scalars, expected 4")
 @test no(() -> SONew.get_settings(opt, "c"), :SONEW_UNKNOWN_TENSOR, "no array \"c\"", "W, b")
 @test no(() -> SONew.set_settings!(opt, 3; step_count = 1), :SONEW_UNKNOWN_TENSOR, "1 to 2")
 @test argument_error(() -> SONew.set_settings!(opt, 1; lr_scale = 2, step_count = -1),
@@ -101,7 +101,7 @@ step!(opt, model, (W = fill(1.0f20, 3, 2), b = good.b); grad_scale = 1e-10)
 SONew.set_settings!(opt, "b"; lr_scale = 0.5)
 SONew.set_settings!(opt, "b"; weight_decay = 0.25)
 @test SONew.get_settings(opt, 2) ==
-      (lr_scale = 0.5, weight_decay = 0.25, step_count = 3, scalars = zeros(3))
+      (lr_scale = 0.5, weight_decay = 0.25, step_count = 3, scalars = zeros(4))
 @test SONew.get_settings(opt, "W").lr_scale == 1
 close(opt)
 close(opt)

@@ -6,7 +6,7 @@ rule = SONewRule()
 @test rule.eps == 1e-6 && rule.gamma == 0.01 && rule.graft === :adam
 @test rule.graft_eps == 1e-8 && rule.weight_decay == 0 && rule.seed == 0
 @test rule.threads == 0 && rule.bias_correction && rule.graft_bias_correction
-@test rule.statistics === :moving_average && rule.damping === :absolute
+@test rule.statistics === :moving_average && rule.damping === :relative_lagged
 @test rule.rounding === :nearest && rule.instruction_set === :auto
 @test rule.grad_scale == 1 && rule.clip_norm == 0 && rule.statistics_weight == 1
 @test rule.non_finite === :skip && !rule.master

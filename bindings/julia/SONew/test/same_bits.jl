@@ -77,6 +77,6 @@ end
     from_julia, settings = bytes_from_julia(input, T, rule, betas; hands_over = false)
     @test from_julia == from_c
     @test [s.step_count for s in settings] == [7, 6]
-    @test all(s -> (s.scalars .> 0) == [lagged, betas, betas], settings)
+    @test all(s -> (s.scalars .> 0) == [lagged, betas, betas, true], settings)
     @test bytes_from_julia(input, T, rule, betas; hands_over = true)[1] == from_c
 end

@@ -176,6 +176,8 @@ def make(name, setting, steps, chains=chains, state_dtype=None):
         return optax.adamw(rate, eps=setting["eps"], **betas, **both)
     own = {key: setting[key] for key in ("beta1", "beta2", "eps", "gamma")}
     own |= {"band": BANDS[name], "chains": chains, "state_dtype": state_dtype}
+    # The settings were searched with these.
+    own |= {"damping": "absolute", "graft_eps": 1e-8}
     update = adam_for_vectors
     if "shrink" in setting:
         own |= {"pooling": "band", "shrink": setting["shrink"], "nesterov": True}

@@ -6,10 +6,10 @@ from ctypes import POINTER, c_char_p, c_double, c_int32, c_size_t, c_uint64, c_v
 
 MAX_DIMS = 8
 # SONEW_SCALARS
-SCALARS = 3
+SCALARS = 4
 
 STATISTICS = {"moving_average": 0, "weighted_sum": 1}
-DAMPINGS = {"absolute": 0, "relative": 1}
+DAMPINGS = {"absolute": 0, "relative": 1, "relative_lagged": 2}
 GRAFTS = {"none": 0, "sgd": 1, "momentum": 2, "adam": 3, "normalized_rmsprop": 4}
 POOLINGS = {"none": 0, "band": 1, "rank": 2, "all": 3}
 ROUNDINGS = {"nearest": 0, "stochastic": 1}

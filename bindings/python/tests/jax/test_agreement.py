@@ -22,7 +22,7 @@ options = st.fixed_dictionaries(
         "eps": st.sampled_from([1e-2, 1.0]),
         "gamma": st.sampled_from([0.0, 1e-2, 0.3]),
         "graft": st.sampled_from(["none", "sgd", "momentum", "adam", "normalized_rmsprop"]),
-        "damping": st.sampled_from(["absolute", "relative"]),
+        "damping": st.sampled_from(["absolute", "relative", "relative_lagged"]),
         "bias_correction": st.booleans(),
         "graft_bias_correction": st.booleans(),
         "lagged_norms": st.booleans(),

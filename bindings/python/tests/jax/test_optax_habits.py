@@ -175,10 +175,10 @@ def test_maps_over_the_state_by_parameter():
     optimizer = sonew(1e-2, update=adam_for_vectors, band=2, lagged_norms=True)
     state = optimizer.init(params)
     ones = optax.tree_map_params(optimizer, jnp.ones_like, state)
-    others = {"count": 1, "skipped": 1, "norm_ratios": 1}
+    others = {"count": 1, "skipped": 1, "scalars": 1}
     assert all(np.all(x == 1) for x in jax.tree.leaves(ones[0]._replace(**others)))
     assert int(ones[0].count) == int(ones[0].skipped) == 0
-    assert not np.any(ones[0].norm_ratios)
+    assert not np.any(ones[0].scalars)
 
 
 def test_weight_decay_and_its_mask():
@@ -216,7 +216,7 @@ def test_the_state_is_a_named_tuple_of_arrays():
     state = optimizer.init({"w": jnp.ones((3, 2))})
     assert isinstance(state, ScaleBySonewState) and isinstance(state, tuple)
     assert state._fields == (
-        "count", "momentum", "diagonal", "bands", "rms", "master", "skipped", "norm_ratios"
+        "count", "momentum", "diagonal", "bands", "rms", "master", "skipped", "scalars"
     )  # fmt: skip
     assert len(jax.tree.leaves(state)) == 1 + 1 + 1 + 2 + 1 + 1
     assert len(set(x.unsafe_buffer_pointer() for x in jax.tree.leaves(state))) == 7

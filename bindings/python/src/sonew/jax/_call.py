@@ -32,12 +32,12 @@ def lower(context, program, avals, operands):
 def in_order(program, operands):
     """The operands in the order of the handler, and which result is in the place of
     which operand."""
-    count, traced, reached, ratios, targets, grads, planes = operands
+    count, traced, reached, scalars, targets, grads, planes = operands
     listed, aliases = [count, traced, *([reached] if program.reached else [])], {}
     result = 1
-    if program.settings.lagged_norms:
+    if program.settings.needs_scalars():
         aliases[len(listed)] = result
-        listed.append(ratios)
+        listed.append(scalars)
         result += 1
     for i, (gradient, own) in enumerate(zip(grads, planes)):
         result += program.staged

@@ -29,14 +29,19 @@ OPTIONS = """
         "sgd" (|g|), "momentum" (|m^|), "adam" (|m^ / (sqrt(v) + graft_eps)|)
         or "normalized_rmsprop".
       graft_eps: added to the square root in the grafts of Adam and normalized
-        RMSProp, and in the plain Adam update; finite and not negative.
+        RMSProp, and in the plain Adam update; finite and not negative. Where the
+        root is 0 and this, too, the result is 0.
       statistics: "moving_average", the exponential moving average
         H <- beta2 H + (1 - beta2) g g^T, or "weighted_sum", H <- H + w g g^T
         with w = `statistics_weight`, which is never bias-corrected.
       statistics_weight: w of the weighted sum: a number, or a function of the
         count of steps taken so far. Must be 1 with the moving average.
-      damping: "absolute", eps, or "relative", max(eps l1, 1e-24) with l1 the
-        largest H_jj + |H_j,j-1| of the leaf's bias-corrected statistics.
+      damping: "relative_lagged", max(eps h, 1e-24) with h the largest H_jj of the
+        leaf's bias-corrected statistics after the last step (the first step, and one
+        after which all were zero, takes its own); "relative", max(eps l1, 1e-24) with
+        l1 the largest H_jj + |H_j,j-1| of this step, which takes a pass over them of
+        its own; or "absolute", eps. The state of the first has numbers for each leaf,
+        `scalars`, which are constants for derivatives.
       bias_correction: divide the momentum by 1 - beta1^t, and the statistics by
         1 - beta2^t if they are an exponential moving average.
       graft_bias_correction: correct the diagonal in the Adam graft, too.
@@ -44,9 +49,9 @@ OPTIONS = """
         this step's: on the CPU a step then goes through memory once. The first
         step, and one after a zero update, takes its own norms. An update that would
         be more than twice as long as with its own norms is brought to these. The
-        state has a number more for each leaf, `norm_ratios`, which is a constant
-        for derivatives. With `pooling`, correlations are those of the step before,
-        too. None: True with pooling, otherwise False.
+         state has numbers for each leaf, `scalars`, which are constants for
+         derivatives. With `pooling`, correlations are those of the step before, too.
+         None: True with pooling, otherwise False.
       nesterov: Nesterov momentum: in the direction and in the norms of the grafts of
         Adam and momentum, m^ is replaced by (beta1 m + (1 - beta1) g) /
         (1 - beta1^t), with m the momentum after the step.
@@ -111,15 +116,15 @@ def with_options(function):
 def scale_by_sonew(
     beta1: Number = 0.9,
     beta2: Number = 0.99,
-    eps: Number = 1e-6,
+    eps: Number = 1e-4,
     gamma: Number = 1e-2,
     *,
     band: Optional[int] = None,
     graft: str = "adam",
-    graft_eps: Number = 1e-8,
+    graft_eps: Number = 0.0,
     statistics: str = "moving_average",
     statistics_weight: NumberOrSchedule = 1.0,
-    damping: str = "absolute",
+    damping: str = "relative_lagged",
     bias_correction: bool = True,
     graft_bias_correction: bool = True,
     lagged_norms: Optional[bool] = None,
@@ -245,17 +250,17 @@ def sonew(
     learning_rate: optax.ScalarOrSchedule,
     beta1: Number = 0.9,
     beta2: Number = 0.99,
-    eps: Number = 1e-6,
+    eps: Number = 1e-4,
     gamma: Number = 1e-2,
     weight_decay: NumberOrSchedule = 0.0,
     mask: Any = None,
     *,
     band: Optional[int] = None,
     graft: str = "adam",
-    graft_eps: Number = 1e-8,
+    graft_eps: Number = 0.0,
     statistics: str = "moving_average",
     statistics_weight: NumberOrSchedule = 1.0,
-    damping: str = "absolute",
+    damping: str = "relative_lagged",
     bias_correction: bool = True,
     graft_bias_correction: bool = True,
     lagged_norms: Optional[bool] = None,

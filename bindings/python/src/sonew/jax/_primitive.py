@@ -16,7 +16,7 @@ step_p = Primitive("sonew_step")
 step_p.multiple_results = True
 
 
-def step(program, count, traced, reached, ratios, targets, grads, planes):
+def step(program, count, traced, reached, scalars, targets, grads, planes):
     """The results of `_step.run`."""
     # Every result has the type of an operand. Under shard_map this is made to vary
     # over all axes that the result may vary over.
@@ -35,11 +35,11 @@ def step(program, count, traced, reached, ratios, targets, grads, planes):
         new_grads.append(vary(gradient))
         new_planes.append(tuple(map(vary, planes[i])))
     taken = varying(jnp.zeros((), jnp.int32), axes_of_all)
-    if program.settings.lagged_norms:
+    if program.settings.needs_scalars():
         # Those of a step in stages follow from reduced numbers.
         own = () if program.staged else jax.tree.leaves((targets, grads, planes))
-        ratios = varying(ratios, axes_of_all | union(*own))
-    listed = taken, words, count, traced, reached, ratios, new_targets, new_grads, new_planes
+        scalars = varying(scalars, axes_of_all | union(*own))
+    listed = taken, words, count, traced, reached, scalars, new_targets, new_grads, new_planes
     flat = step_p.bind(*jax.tree.leaves(listed), program=program, batch_dims=0)
     return results(program, flat)
 
@@ -51,35 +51,35 @@ def operands(program, flat):
     leaves = program.leaves
     taken, words = next(flat), take(len(leaves) if program.staged else 0)
     count, traced, reached = take(3)
-    ratios = next(flat) if program.settings.lagged_norms else ()
+    scalars = next(flat) if program.settings.needs_scalars() else ()
     targets, grads = take(len(leaves) if program.has_target else 0), take(len(leaves))
     planes = tuple(take(leaf.plane_count(program.settings)) for leaf in leaves)
-    return taken, words, count, traced, reached, ratios, targets, grads, planes
+    return taken, words, count, traced, reached, scalars, targets, grads, planes
 
 
 def results(program, flat):
-    """taken, numbers, ratios, targets and planes of the results in the handler's order."""
+    """taken, numbers, scalars, targets and planes of the results in the handler's order."""
     flat = iter(flat)
     taken, numbers, targets, planes = next(flat), [], [], []
-    ratios = next(flat) if program.settings.lagged_norms else ()
+    scalars = next(flat) if program.settings.needs_scalars() else ()
     for leaf in program.leaves:
         numbers += [next(flat)] if program.staged else []
         targets.append(next(flat))
         planes.append(tuple(next(flat) for _ in range(leaf.plane_count(program.settings))))
-    return taken, tuple(numbers), ratios, tuple(targets), tuple(planes)
+    return taken, tuple(numbers), scalars, tuple(targets), tuple(planes)
 
 
-def in_order(taken, numbers, ratios, targets, planes):
+def in_order(taken, numbers, scalars, targets, planes):
     """The results in the order of the handler."""
-    flat = [taken, *jax.tree.leaves(ratios)]
+    flat = [taken, *jax.tree.leaves(scalars)]
     for i, (target, own) in enumerate(zip(targets, planes)):
         flat += [*numbers[i : i + 1], target, *own]
     return flat
 
 
 def types(*flat, program, batch_dims):
-    taken, words, _, _, _, ratios, targets, grads, planes = operands(program, flat)
-    like = in_order(taken, words, ratios, targets if program.has_target else grads, planes)
+    taken, words, _, _, _, scalars, targets, grads, planes = operands(program, flat)
+    like = in_order(taken, words, scalars, targets if program.has_target else grads, planes)
     return [aval.update(weak_type=False) for aval in like]
 
 

@@ -162,6 +162,13 @@ def take_in(settings, leaf, index, dtype, numbers, planes, gradient, norm):
     return (*new, *planes[len(new) :]), reference
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def largest_entry(dtype, numbers, diagonal):
+    """The largest H_jj that is finite."""
+    h = diagonal.astype(dtype)
+    return jnp.max(jnp.where(h < jnp.inf, h, 0)) * numbers["correct_statistics"]
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def largest_l1(settings, leaf, dtype, numbers, planes):
     """The largest H_jj + |H_j,j-1|; the first coordinate of a chain takes the
@@ -191,31 +198,32 @@ def corrected(settings, leaf, dtype, numbers, planes, gradient, damping):
     return m, d, e
 
 
-def step(program, count, traced, reached, ratios, targets, grads, planes):
+def step(program, count, traced, reached, scalars, targets, grads, planes):
     """The results of `_step.run`."""
-    run = Run(program, count, traced, ratios, targets, grads, planes)
+    run = Run(program, count, traced, scalars, targets, grads, planes)
     if not program.staged:
         known = {}
         while (stage := run.advance(known)) is not None:
             known[stage] = run.numbers
-        return run.taken(), (), run.norm_ratios, run.targets, run.planes
+        return run.taken(), (), run.scalars, run.targets, run.planes
     known = {
         stage: [run.reduced(stage, reached[i, :, j]) for j in range(len(grads))]
         for i, stage in enumerate(program.reached)
     }
     run.advance(known)
     numbers = tuple(jnp.stack([_bits.from_float(x) for x in pair]) for pair in run.numbers)
-    return run.taken(), numbers, run.norm_ratios, run.targets, run.planes
+    return run.taken(), numbers, run.scalars, run.targets, run.planes
 
 
 class Run:
     """A step, or one stage of it."""
 
-    def __init__(self, program, count, traced, norm_ratios, targets, grads, planes):
+    def __init__(self, program, count, traced, scalars, targets, grads, planes):
         self.program, self.settings = program, program.settings
         self.all = Numbers(program, count, traced)
         self.targets, self.grads, self.planes = targets, grads, planes
-        self.norm_ratios = norm_ratios
+        # Those of the step before, and of this one.
+        self.before = self.scalars = scalars
         like = targets if program.has_target else grads
         self.dtypes = [arithmetic(t, p[0]) for t, p in zip(like, planes)]
         self.types = [t.dtype for t in like]
@@ -327,7 +335,11 @@ class Run:
         for (leaf, dtype, _, planes), reference in zip(self.leaves(), self.references):
             l1 = jnp.zeros((), dtype)
             if self.program.relative(leaf):
-                l1 = largest_l1(self.settings, leaf, dtype, self.values(dtype), planes)
+                values = self.values(dtype)
+                if self.settings.damping == "relative_lagged":
+                    l1 = largest_entry(dtype, values, planes[1])
+                else:
+                    l1 = largest_l1(self.settings, leaf, dtype, values, planes)
             numbers.append((l1, reference))
         self.numbers = numbers
         return "largest_l1"
@@ -340,6 +352,9 @@ class Run:
                 damping = values["eps"]
                 if self.program.relative(leaf):
                     l1 = known["largest_l1"][i][0].astype(dtype)
+                    if self.settings.damping == "relative_lagged":
+                        before = _bits.to_float(self.before[i, 1], dtype)
+                        l1 = jnp.where(before > 0, before, l1)
                     damping = jnp.maximum(damping * l1, LEAST_RELATIVE_DAMPING)
                 own = planes[: 2 + leaf.band(self.settings)]
                 arrays.append(
@@ -400,17 +415,30 @@ class Run:
     def lagged(self, leaves, norms, own):
         """The ratios of the step before, where they will do, in place of these leaves'
         own; which are kept for the next."""
-        words = self.norm_ratios[np.array(leaves)]
+        words = self.before[np.array(leaves), 0]
         before = _bits.to_float(words, own.dtype)
         is_too_long = (norms > 0) & (before > TOO_LONG * own)
-        others = [i for i in range(len(self.grads)) if i not in set(leaves)]
-        rows = jnp.concatenate(
-            [self.kept(_bits.from_float(own), words), self.norm_ratios[np.array(others, int)]]
-        )
-        self.norm_ratios = rows[np.argsort(leaves + others)]
+        self.keep(leaves, 0, _bits.from_float(own))
         return jnp.where((before > 0) & ~is_too_long, before, own)
 
+    def keep(self, leaves, which, words):
+        """Numbers of these leaves are kept for the next step."""
+        leaves = np.array(leaves)
+        new = self.kept(words, self.before[leaves, which])
+        self.scalars = self.scalars.at[leaves, which].set(new)
+
+    def keep_largest(self, known):
+        """What lagged damping is relative to in the next step."""
+        groups = {}
+        for i, (leaf, dtype, _, _) in enumerate(self.leaves()):
+            if self.settings.damping == "relative_lagged" and self.program.relative(leaf):
+                groups.setdefault(dtype, {})[i] = known["largest_l1"][i][0].astype(dtype)
+        for largest in groups.values():
+            numbers = finite_or(jnp.stack(list(largest.values())), 0)
+            self.keep(list(largest), 1, _bits.from_float(numbers))
+
     def apply(self, known):
+        self.keep_largest(known)
         targets, planes, ratios = [], [], self.ratios(known)
         found = self.all_directions(known)
         for i, (leaf, dtype, _, state) in enumerate(self.leaves()):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 STATISTICS = {"moving_average": 0, "weighted_sum": 1}
-DAMPINGS = {"absolute": 0, "relative": 1}
+DAMPINGS = {"absolute": 0, "relative": 1, "relative_lagged": 2}
 GRAFTS = {"none": 0, "sgd": 1, "momentum": 2, "adam": 3, "normalized_rmsprop": 4}
 ROUNDINGS = {"nearest": 0, "stochastic": 1}
 NON_FINITE = {"skip": 0, "unchecked": 1}
@@ -164,6 +164,10 @@ class Settings:
         """Those that a coordinate has of its own."""
         return self.band if self.pooling == "none" else 0
 
+    def needs_scalars(self):
+        """Whether a step needs numbers that the step before left, besides the planes."""
+        return self.lagged_norms or self.damping == "relative_lagged"
+
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
@@ -224,7 +228,7 @@ class Program:
         return self.staged or not self.direction
 
     def relative(self, leaf):
-        return leaf.update == "sonew" and self.settings.damping == "relative"
+        return leaf.update == "sonew" and self.settings.damping != "absolute"
 
     def refuses(self):
         """Whether the step refuses gradients that are not finite."""
@@ -238,7 +242,7 @@ class Program:
         stages = []
         if self.refuses() or settings.graft == "normalized_rmsprop":
             stages.append("gradient_squares")
-        if settings.damping == "relative":
+        if settings.damping != "absolute":
             stages.append("largest_l1")
         if settings.graft != "none":
             stages.append("norms")

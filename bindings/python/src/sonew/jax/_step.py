@@ -10,14 +10,14 @@ import jax.numpy as jnp
 from . import _primitive, _pure, _sharding
 
 
-def run(program, count, traced, ratios, targets, grads, planes):
+def run(program, count, traced, scalars, targets, grads, planes):
     """Takes a step.
 
     Args:
       program: a `Program`.
       count: int32 scalar, the steps taken so far.
       traced: the numbers that are not static in the program, in one array.
-      ratios: with lagged norms those of the leaves, uint32 [leaves, 2]; otherwise ().
+      scalars: those of the leaves, uint32 [leaves, 2, 2], if the step needs them; otherwise ().
       targets: the parameters, a tuple with an array for each leaf; () if
         directions are to be written.
       grads: the gradients, a tuple with an array for each leaf.
@@ -25,18 +25,18 @@ def run(program, count, traced, ratios, targets, grads, planes):
 
     Returns:
       `taken`, 1 or 0 if a gradient was not finite and nothing has changed;
-      new ratios; new parameters, or directions; new state planes.
+      new scalars; new parameters, or directions; new state planes.
     """
     if not any(leaf.axes for leaf in program.leaves):
         reached = jnp.zeros((0,), jnp.uint32)
-        taken, _, ratios, targets, planes = dispatch(
-            program, count, traced, reached, ratios, targets, grads, planes
+        taken, _, scalars, targets, planes = dispatch(
+            program, count, traced, reached, scalars, targets, grads, planes
         )
-        return taken, ratios, targets, planes
-    return in_stages(program, count, traced, ratios, targets, grads, planes)
+        return taken, scalars, targets, planes
+    return in_stages(program, count, traced, scalars, targets, grads, planes)
 
 
-def in_stages(program, count, traced, ratios, targets, grads, planes):
+def in_stages(program, count, traced, scalars, targets, grads, planes):
     """The step of tensors that are parts of larger ones, under shard_map: numbers
     of whole tensors are reduced over the axes that the tensors are cut along."""
     if program.direction:
@@ -47,15 +47,15 @@ def in_stages(program, count, traced, ratios, targets, grads, planes):
     for so_far in range(len(stages) + 1):
         stage = dataclasses.replace(program, reached=tuple(stages[:so_far]))
         reached = jnp.stack(rows) if rows else jnp.zeros((0,), jnp.uint32)
-        taken, numbers, ratios, targets, planes = dispatch(
-            stage, count, traced, reached, ratios, targets, grads, planes
+        taken, numbers, scalars, targets, planes = dispatch(
+            stage, count, traced, reached, scalars, targets, grads, planes
         )
         if so_far < len(stages):
             of_leaves = [
                 gathered(numbers[i], leaf.axes, parts) for i, leaf in enumerate(program.leaves)
             ]
             rows.append(jnp.stack(of_leaves, 1))
-    return taken, ratios, targets, planes
+    return taken, scalars, targets, planes
 
 
 def _parts(leaf):
@@ -88,9 +88,9 @@ def gathered(numbers, axes, parts):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def differentiable(program, count, traced, reached, ratios, targets, grads, planes):
+def differentiable(program, count, traced, reached, scalars, targets, grads, planes):
     step = _pure.step if program.settings.implementation == "pure" else _primitive.step
-    return step(program, count, traced, reached, ratios, targets, grads, planes)
+    return step(program, count, traced, reached, scalars, targets, grads, planes)
 
 
 @differentiable.defjvp
@@ -101,17 +101,17 @@ def _derivative(program, primals, tangents):
     return differentiable(program, *primals), change
 
 
-def on_the_devices(program, count, traced, reached, ratios, targets, grads, planes):
+def on_the_devices(program, count, traced, reached, scalars, targets, grads, planes):
     """The step of arrays that may be sharded over devices: a chain is a property of
     the whole array, so every device has the whole arrays while it takes the step,
     and keeps of the results what it had of the operands."""
-    whole = jax.tree.map(_sharding.gathered, (ratios, targets, grads, planes))
-    taken, numbers, new_ratios, new_targets, new_planes = differentiable(
+    whole = jax.tree.map(_sharding.gathered, (scalars, targets, grads, planes))
+    taken, numbers, new_scalars, new_targets, new_planes = differentiable(
         program, count, traced, reached, *whole
     )
     like = targets if program.has_target else grads
     alike = lambda old, new: jax.tree.map(_sharding.alike, old, new)
-    return taken, numbers, *map(alike, (ratios, like, planes), (new_ratios, new_targets, new_planes))
+    return taken, numbers, *map(alike, (scalars, like, planes), (new_scalars, new_targets, new_planes))
 
 
 # Compiled, so that a program that does not compile its step traces this only once;

@@ -16,6 +16,9 @@ from ._settings import DTYPES, MAX_DIMS, NUMBERS, STATE_DTYPES, Leaf, Program
 # Trees of arrays.
 ArrayTree = Any
 
+# The scalars of a leaf: the norm ratio, and the largest entry of the diagonal.
+SCALARS = 2
+
 
 class ScaleBySonewState(NamedTuple):
     """The state of SONew: arrays of the parameters' shapes.
@@ -32,9 +35,11 @@ class ScaleBySonewState(NamedTuple):
       master: float32 parameters, or () without master weights.
       skipped: int32 scalar, the steps that were skipped because a gradient was
         not finite. By default P(), for a state whose leaves are specs.
-      norm_ratios: with lagged norms |a| / |u| of each leaf's last step, in the order
-        of the leaves: a float64 number in two uint32 words, the low one first, shape
-        [leaves, 2]; zeros before the first step. Otherwise ().
+      scalars: with lagged norms or lagged damping, for each leaf, in the order of the
+        leaves, |a| / |u| of its last step and the largest entry of its bias-corrected
+        diagonal after it: each a float64 number in two uint32 words, the low one first,
+        shape [leaves, 2, 2]; zeros before the first step. Otherwise (). By default P(),
+        as for `skipped`.
       pooled: with pooling the sums P of each leaf, [band + 1, length of a chain],
         float32, or float64 for float64 parameters or state. With lagged norms
         [2, band + 1, length]: the sums up to the step before the last, and behind
@@ -49,7 +54,7 @@ class ScaleBySonewState(NamedTuple):
     rms: ArrayTree
     master: ArrayTree
     skipped: ArrayTree = jax.sharding.PartitionSpec()
-    norm_ratios: ArrayTree = ()
+    scalars: ArrayTree = jax.sharding.PartitionSpec()
     pooled: ArrayTree = ()
 
 
@@ -265,13 +270,13 @@ class Leaves:
         bands = tuple(
             plane(lambda leaf, k=k: leaf.band(self.settings) > k) for k in range(band)
         )
-        rms, master, norm_ratios, pooled = (), (), (), ()
+        rms, master, scalars, pooled = (), (), (), ()
         if self.settings.graft == "normalized_rmsprop":
             rms = plane(lambda leaf: leaf.has_rms(self.settings))
         if self.options.master_weights:
             master = self.tree([master_weights(array) for array in self.arrays])
-        if self.settings.lagged_norms:
-            norm_ratios = jnp.zeros((len(self.arrays), 2), jnp.uint32)
+        if self.settings.needs_scalars():
+            scalars = jnp.zeros((len(self.arrays), SCALARS, 2), jnp.uint32)
         if self.settings.pooling != "none":
             pooled = self.tree([self.zero_sums(i) for i in range(len(self.arrays))])
         everywhere = lambda leaf: True
@@ -283,7 +288,7 @@ class Leaves:
             rms=rms,
             master=master,
             skipped=jnp.zeros([], jnp.int32),
-            norm_ratios=norm_ratios,
+            scalars=scalars,
             pooled=pooled,
         )
 
@@ -399,19 +404,20 @@ class Leaves:
             planes.append(tuple(own))
         return planes
 
-    def norm_ratios(self, state):
-        """The norm ratios of all leaves; () without lagged norms."""
-        if not self.settings.lagged_norms:
+    def scalars(self, state):
+        """The scalars of all leaves; () if steps need none."""
+        if not self.settings.needs_scalars():
             return ()
-        ratios, expected = state.norm_ratios, (len(self.arrays), 2)
-        if np.shape(ratios) != expected:
+        scalars, expected = state.scalars, (len(self.arrays), SCALARS, 2)
+        if np.shape(scalars) != expected:
             raise ValueError(
-                f"norm_ratios of the state has shape {np.shape(ratios)}, but lagged_norms is True "
-                f"and it needs {expected}"
+                f"scalars of the state has shape {np.shape(scalars)}, but lagged_norms is "
+                f"{self.settings.lagged_norms}, damping is {self.settings.damping!r} and it "
+                f"needs {expected}"
             )
-        if ratios.dtype != jnp.uint32:
-            raise TypeError(f"norm_ratios of the state is {ratios.dtype}, must be uint32")
-        return ratios
+        if scalars.dtype != jnp.uint32:
+            raise TypeError(f"scalars of the state is {scalars.dtype}, must be uint32")
+        return scalars
 
     def present(self, what, listed, wanted):
         """Refuses a plane that is present but not wanted, or wanted but missing."""
@@ -432,8 +438,8 @@ class Leaves:
                     f"{leaf.name!r} has shape {array.shape} in {what}, but {own.shape} here"
                 )
 
-    def state(self, count, skipped, planes, norm_ratios, before):
-        """The state with these counts, planes and norm ratios."""
+    def state(self, count, skipped, planes, scalars, before):
+        """The state with these counts, planes and scalars."""
         band = self.settings.sub_diagonals
         masked = optax.MaskedNode()
         nth = lambda n: self.tree([own[n] for own in planes])
@@ -465,10 +471,10 @@ class Leaves:
                     for own, leaf in zip(planes, self.kinds)
                 ]
             )
-        if not self.settings.lagged_norms:
-            norm_ratios = before.norm_ratios
+        if not self.settings.needs_scalars():
+            scalars = before.scalars
         return ScaleBySonewState(
-            count, nth(0), nth(1), bands, rms, master, skipped, norm_ratios, pooled
+            count, nth(0), nth(1), bands, rms, master, skipped, scalars, pooled
         )
 
 
@@ -518,7 +524,7 @@ def take_step(leaves, state, targets, numbers, weight_decays):
     state, and whether the step was taken. Leaves without elements are not
     changed."""
     options = leaves.options
-    planes, ratios = leaves.planes(state, targets), leaves.norm_ratios(state)
+    planes, scalars = leaves.planes(state, targets), leaves.scalars(state)
     numbers = {**options.numbers, **numbers}
     for name, schedule in options.schedules.items():
         numbers[name] = _settings.at(name, schedule, state)
@@ -538,26 +544,28 @@ def take_step(leaves, state, targets, numbers, weight_decays):
             for leaf, decay in zip(leaves.kinds, weight_decays)
         ]
         program = Program(options.settings, pick(kinds), static, targets is None)
-        partly = options.settings.lagged_norms and len(full) < len(leaves.arrays)
-        taken, new_ratios, some_targets, some_planes = _step.run(
+        partly = options.settings.needs_scalars() and len(full) < len(leaves.arrays)
+        taken, new_scalars, some_targets, some_planes = _step.run(
             program,
             jnp.asarray(state.count, jnp.int32),
             traced,
             *jax.tree.map(
                 jnp.asarray,
                 (
-                    ratios[np.array(full)] if partly else ratios,
+                    scalars[np.array(full)] if partly else scalars,
                     () if targets is None else pick(targets),
                     pick(leaves.arrays),
                     pick(planes),
                 ),
             ),
         )
-        ratios = jnp.asarray(ratios).at[np.array(full)].set(new_ratios) if partly else new_ratios
+        if partly:
+            new_scalars = jnp.asarray(scalars).at[np.array(full)].set(new_scalars)
+        scalars = new_scalars
         for i, target, own in zip(full, some_targets, some_planes):
             new_targets[i], planes[i] = target, own
     count, skipped = increased(state.count, taken), increased(state.skipped, 1 - taken)
-    return new_targets, leaves.state(count, skipped, planes, ratios, state), taken
+    return new_targets, leaves.state(count, skipped, planes, scalars, state), taken
 
 
 def increased(count, by):

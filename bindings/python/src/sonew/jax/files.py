@@ -306,11 +306,11 @@ class Handle:
         pointers = self.pointers(arrays)
         count = int(self.host("the count", state.count))
         check(library().sonew_set_state(self.c, count, pointers, len(pointers)))
-        if self.chosen.settings.lagged_norms:
-            ratios = self.host("norm_ratios of the state", self.leaves.norm_ratios(state))
+        if self.chosen.settings.needs_scalars():
+            scalars = self.host("scalars of the state", self.leaves.scalars(state))
             for tensor, i in enumerate(self.full):
-                scalars = (c_double * SCALARS)(*np.ascontiguousarray(ratios[i]).view(np.float64))
-                self.change(tensor, scalars=scalars)
+                ratio, largest = np.ascontiguousarray(scalars[i]).view(np.float64)[:, 0]
+                self.change(tensor, scalars=(c_double * SCALARS)(ratio, 0, 0, largest))
 
     def set_text(self, text):
         check(library().sonew_set_text(self.c, _around.KEY.encode(), text.encode()))
@@ -333,21 +333,22 @@ class Handle:
         most = np.iinfo(np.int32).max
         count = placed(np.int32(min(self.count(), most)), like.count)
         skipped = placed(np.int32(skipped), like.skipped)
-        return self.leaves.state(count, skipped, planes, self.norm_ratios(like), like)
+        return self.leaves.state(count, skipped, planes, self.scalars(like), like)
 
-    def norm_ratios(self, like):
-        """The norm ratios of all leaves, as an array where that of `like` is."""
-        ratios = np.zeros((len(self.leaves.arrays), 1))
+    def scalars(self, like):
+        """The scalars of all leaves, as an array where that of `like` is."""
+        scalars = np.zeros((len(self.leaves.arrays), 2, 1))
         for tensor, i in enumerate(self.full):
-            ratios[i], *corrections = self.settings(tensor).scalars
+            ratio, *corrections, largest = self.settings(tensor).scalars
+            scalars[i] = [[ratio], [largest]]
             if any(corrections):
                 raise ValueError(
                     f"{self.leaves.names[i]!r} took steps with betas of their own, and a state "
                     "has no number for their bias correction"
                 )
-        if not self.chosen.settings.lagged_norms:
+        if not self.chosen.settings.needs_scalars():
             return ()
-        return placed(ratios.view(np.uint32), like.norm_ratios)
+        return placed(scalars.view(np.uint32), like.scalars)
 
     def count(self):
         """The steps that every leaf took part in. In JAX all leaves of a state take

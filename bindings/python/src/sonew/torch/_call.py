@@ -14,7 +14,7 @@ from .. import _structs
 from .._library import c, check, filled, filled_list
 from .._optimizer import Tensor, options_struct, tensor_structs
 from . import _memory
-from ._options import COMMON, DTYPES, OWN, is_lagged, pooled_shape, state_dtype_of, update_of
+from ._options import COMMON, DTYPES, OWN, needs_scalars, pooled_shape, state_dtype_of, update_of
 
 TORCH = {1: torch.float32, 2: torch.float64, 3: torch.bfloat16, 4: torch.float16}
 data_ptr, is_contiguous = torch.Tensor.data_ptr, torch.Tensor.is_contiguous
@@ -131,7 +131,7 @@ class Call:
         check(c().sonew_plan_create(byref(common), structs, len(entries), byref(handle)))
         self.plan = handle
         weakref.finalize(self, free, handle)
-        self.lagged = is_lagged(first)
+        self.needs_scalars = needs_scalars(first)
         self.params = [entry.p for entry in entries]
         self.plain = all(e.order == tuple(range(e.p.ndim)) for e in entries)
         self.group_of = np.array([entry.g for entry in entries])
@@ -174,7 +174,7 @@ class Call:
                 own = state.setdefault(entry.p, {})
                 self.begin(i, own)
             self.check_state(i, own)
-            if self.lagged and "scalars" not in own:
+            if self.needs_scalars and "scalars" not in own:
                 own["scalars"] = torch.zeros(_structs.SCALARS, dtype=torch.float64)
             live.append((i, own))
         # One tensor has the counts of all, so that a step counts by one operation.

@@ -6,11 +6,16 @@ import torch
 from .. import _structs
 from ._call import not_finite
 from ._noise import rounded
-from ._options import is_lagged, pooled_shape
+from ._options import is_lagged, needs_scalars, pooled_shape
 from ._solve import ahead, applied, behind, correlations, factors, from_chains, is_usable, to_chains
 
 # The smallest relative damping, as in the authors' JAX code.
 LEAST_RELATIVE_DAMPING = 1e-24
+# Chains that take part in pooled sums together, and in those of one of so many steps at least.
+GROUP, TURNS = 256, 4
+# The numbers that a step leaves to the next: |a| / |u|, what momentum and statistics are divided
+# by, and the largest entry of the diagonal.
+RATIO, CORRECTIONS, LARGEST = 0, slice(1, 3), 3
 # An update with the norms of the step before may be so many times as long as with those
 # of its own.
 TOO_LONG = 2
@@ -27,8 +32,8 @@ def lines(chains):
 
 
 def step_of(own, group, g, p, planes, numbers, scalars, index):
-    """The parameters, the planes and the ratio of norms after a step of one tensor: `own` is its
-    Tensor, g the gradient in the type of the arithmetic, numbers the factors of the step."""
+    """The parameters, the planes and the scalars that change in a step of one tensor: `own` is
+    its Tensor, g the gradient in the type of the arithmetic, numbers the factors of the step."""
     dtype, chains = g.dtype, own.chains
     adam, band = own.update == "adam", 0 if own.update == "adam" else group["band"]
     graft = "none" if adam else group["graft"]
@@ -77,11 +82,18 @@ def step_of(own, group, g, p, planes, numbers, scalars, index):
         a = g if graft == "sgd" else m
 
     h, e = h / divisor, [x / divisor for x in e]
+    kept = {}
     if adam:
         u = quotient(m, root(h))
     else:
         damping = group["eps"]
-        if group["damping"] == "relative":
+        if group["damping"] == "relative_lagged":
+            before = scalars[LARGEST]
+            largest = torch.where(torch.isfinite(h), h, 0).max().to(before.dtype)
+            known = torch.where(before > 0, before, largest)
+            damping = (damping * known).clamp(min=LEAST_RELATIVE_DAMPING).to(dtype)
+            kept[LARGEST] = largest
+        elif group["damping"] == "relative":
             t = to_chains(h, chains)
             if e:
                 beside = to_chains(e[0], chains).abs()
@@ -90,23 +102,23 @@ def step_of(own, group, g, p, planes, numbers, scalars, index):
             damping = (damping * t.max()).clamp(min=LEAST_RELATIVE_DAMPING)
         d = h + damping
         if pooled:
-            sums = planes["pooled"].to(wide(g.device)), (keep, weight)
+            sums = planes["pooled"].to(wide(g.device)), (keep, weight), numbers["count"]
             u, new["pooled"] = pooled_direction(lines(chains), group, m, d, g, *sums)
         else:
             m_, d_ = to_chains(m, chains), to_chains(d, chains)
             psi, schur = factors(d_, [to_chains(x, chains) for x in e], group["gamma"])
             u = from_chains(applied(psi, schur, is_usable(d_), m_), g.shape, chains)
 
-    ratio, kept = 1.0, scalars[0] if scalars is not None else None
+    ratio = 1.0
     if graft != "none":
         norm, reference = (x.to(wide(g.device)).square().sum() for x in (u, a))
         own_ratio = torch.where(norm > 0, (reference / torch.where(norm > 0, norm, 1)).sqrt(), 0)
         own_ratio = torch.where(torch.isfinite(own_ratio), own_ratio, 0)
         ratio = own_ratio
         if is_lagged(group):
-            before = scalars[0]
+            before = scalars[RATIO]
             fits = (before > 0) & ~((norm > 0) & (before > TOO_LONG * own_ratio))
-            ratio, kept = torch.where(fits, before, own_ratio), own_ratio
+            ratio, kept[RATIO] = torch.where(fits, before, own_ratio), own_ratio
         ratio = ratio.to(dtype)
     rate = numbers["lr"]
     start = planes["master"] if "master" in planes else p
@@ -119,14 +131,24 @@ def step_of(own, group, g, p, planes, numbers, scalars, index):
     return torch.where(torch.isfinite(x), x, p), new, kept
 
 
-def pooled_direction(chains, group, m, d, g, sums, average):
+def in_turn(z, shape, chains, count):
+    """Zero for chains that take no part in the sums of the parameter's step of this number."""
+    number = torch.arange(len(z), device=z.device)
+    if chains == "strided_lines":
+        # They are counted as they lie in memory.
+        number = number.reshape(shape[1:]).permute(*reversed(range(len(shape) - 1))).flatten()
+    turns = min(-(-len(z) // GROUP), TURNS)
+    return torch.where((number // GROUP % turns == count % turns)[:, None], z, 0)
+
+
+def pooled_direction(chains, group, m, d, g, sums, average, count):
     """q^-1 R^-1 q^-1 m^, and the pooled sums after the step."""
     keep, weight = average
     shape, lagged = m.shape, is_lagged(group)
     m, d, g = (to_chains(x, chains) for x in (m, d, g))
     usable = is_usable(d)
     over_root = lambda x: torch.where(usable, x / torch.where(usable, d, 1).sqrt(), 0)
-    z = over_root(g).to(sums.dtype)
+    z = in_turn(over_root(g), shape, chains, count).to(sums.dtype)
     rows = [(z * ahead(z, i)).sum(0) for i in range(group["band"] + 1)]
     products = weight * torch.stack(rows)
     if lagged:
@@ -238,28 +260,29 @@ class Call:
             "weight_decay": float(weight_decay),
             "momentum": divisors[0] if group["bias_correction"] else 1.0,
             "statistics": 1.0,
+            # As a tensor, so that another step is no other program.
+            "count": torch.as_tensor(number, device=p.device),
         }
         if group["bias_correction"] and group["statistics"] == "moving_average":
             numbers["statistics"] = divisors[1]
         if group["implementation"] == "compiled":
-            # As tensors, so that another step is no other program.
             for name in ("lr", "momentum", "statistics"):
                 numbers[name] = torch.as_tensor(numbers[name], dtype=dtype, device=p.device)
         g = grad.to(dtype) * (-grad_scale if self.maximize else grad_scale)
         step = chosen(group["implementation"])
-        new_p, new, ratio = step(entry.own, group, g, p.detach(), planes, numbers, scalars, index)
+        new_p, new, kept = step(entry.own, group, g, p.detach(), planes, numbers, scalars, index)
         p.copy_(new_p)
         for name, x in new.items():
             planes[name].copy_(x)
-        if scalars is not None:
-            scalars[0] = ratio
+        for i, x in kept.items():
+            scalars[i] = x
         own["step"] += 1
 
     def divisors(self, group, number, scalars, own, p):
         """What momentum and statistics are divided by, which follows from the product of the
         betas of all steps; and the scalars that keep it, where betas have changed."""
         first, now = (list(map(float, group[name])) for name in ("initial_betas", "betas"))
-        if scalars is None and (is_lagged(group) or now != first):
+        if scalars is None and (needs_scalars(group) or now != first):
             kind = wide(p.device)
             scalars = own["scalars"] = torch.zeros(_structs.SCALARS, dtype=kind, device=p.device)
         if now == first and not self.has_changed(scalars):
@@ -275,7 +298,7 @@ class Call:
 
     @staticmethod
     def has_changed(scalars):
-        return scalars is not None and bool((scalars[1:] != 0).any())
+        return scalars is not None and bool((scalars[CORRECTIONS] != 0).any())
 
     def begin(self, entry):
         """The state before the first step."""

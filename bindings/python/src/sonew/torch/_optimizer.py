@@ -76,8 +76,10 @@ class SONew(Optimizer):
         their names; SONew for all others.
       statistics: "moving_average", or "weighted_sum": H <- H + statistics_weight g g^T.
       statistics_weight: the weight of a step's gradient in the weighted sum.
-      damping: "absolute", eps, or "relative", max(eps l1, 1e-24) with l1 the largest
-        H_jj + |H_j,j-1| of the parameter's bias-corrected statistics.
+      damping: "relative_lagged", max(eps h, 1e-24) with h the largest H_jj of the parameter's
+        bias-corrected statistics after its last step (in its first step, of its own); or
+        "relative", max(eps l1, 1e-24) with l1 the largest H_jj + |H_j,j-1| of this step; or
+        "absolute", eps.
       bias_correction: divide momentum and statistics by 1 - beta^t.
       graft_bias_correction: correct the diagonal in the Adam graft, too.
       nesterov: Nesterov momentum.
@@ -131,13 +133,13 @@ class SONew(Optimizer):
         params: Any,
         lr: Union[float, torch.Tensor] = 1e-3,
         betas: tuple[float, float] = (0.9, 0.99),
-        eps: float = 1e-6,
+        eps: float = 1e-4,
         weight_decay: float = 0.0,
         *,
         band: int = 1,
         gamma: float = 0.01,
         graft: str = "adam",
-        graft_eps: float = 1e-8,
+        graft_eps: float = 0.0,
         lagged_norms: Optional[bool] = None,
         pooling: str = "none",
         rank: int = 16,
@@ -146,7 +148,7 @@ class SONew(Optimizer):
         update: str = "auto",
         statistics: str = "moving_average",
         statistics_weight: float = 1.0,
-        damping: str = "absolute",
+        damping: str = "relative_lagged",
         bias_correction: bool = True,
         graft_bias_correction: bool = True,
         nesterov: bool = False,

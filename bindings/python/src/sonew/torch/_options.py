@@ -178,6 +178,11 @@ def is_lagged(group):
     return group["pooling"] != "none" if lagged is None else lagged
 
 
+def needs_scalars(group):
+    """Whether a step needs numbers that the step before left, besides the planes."""
+    return is_lagged(group) or group["damping"] == "relative_lagged"
+
+
 def pooled_shape(group, length):
     """The shape of "pooled", of chains of this length."""
     pooling, lagged = group["pooling"], is_lagged(group)
