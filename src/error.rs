@@ -876,7 +876,9 @@ fn how_to_keep(name: &str) -> String {
     // Of these it depends on the planes that the file has: of a band, the smaller one can be
     // kept.
     let condition = match name {
-        "band" | "graft" | "pooling" | "update" => ", if the file has every plane that it needs",
+        "band" | "graft" | "pooling" | "rank" | "update" => {
+            ", if the file has every plane that it needs"
+        }
         _ => "",
     };
     format!(
