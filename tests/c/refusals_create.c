@@ -215,7 +215,7 @@ const refusal create_refusals[] = {
     REFUSAL(pool_out_null, SONEW_NULL_POINTER, "pool is null"),
     REFUSAL(pool_free_of_plan, SONEW_BAD_HANDLE, "pool is not a live handle"),
     REFUSAL(options_not_filled_in, SONEW_STRUCT_SIZE,
-            "options.struct_size is 0, expected 128: call sonew_options_init() first"),
+            "options.struct_size is 0, expected 136: call sonew_options_init() first"),
     REFUSAL(options_of_odd_size, SONEW_STRUCT_SIZE, "options.struct_size is 127"),
     REFUSAL(tensors_null, SONEW_NULL_POINTER, "tensors is null"),
     REFUSAL(no_tensors, SONEW_NO_TENSORS, "the list of tensors is empty"),
@@ -248,6 +248,6 @@ const refusal create_refusals[] = {
     REFUSAL(unknown_field, SONEW_UNKNOWN_FIELD,
             "options has a field that this version does not know, at byte 134"),
     REFUSAL(init_null, SONEW_NULL_POINTER, "options is null"),
-    REFUSAL(init_too_small, SONEW_STRUCT_SIZE, "the size of options is 8, expected 128"),
+    REFUSAL(init_too_small, SONEW_STRUCT_SIZE, "the size of options is 8, expected 136"),
     {0},
 };
