@@ -65,7 +65,7 @@ impl Pass<'_, '_> {
                 let to = Prepared {
                     x: x.as_chunks_mut().0,
                     inverse_root: &mut arrays.inverse_root[at..],
-                    z: adds_up.then(|| z.as_chunks_mut().0),
+                    z: adds_up.then_some(z.as_chunks_mut().0),
                     step: 1,
                 };
                 self.come::<T>(Run { row, col, len }, to);

@@ -150,6 +150,6 @@ impl PooledChains {
     /// Elements from one chain to the next, of whole vectors: an odd number of these, so that
     /// chains do not drive each other out of the cache.
     pub(super) fn pitch_of_chains(&self) -> usize {
-        (self.products_of_position() / LANES | 1) * LANES
+        ((self.products_of_position() / LANES) | 1) * LANES
     }
 }
