@@ -26,6 +26,22 @@ end
 @test SONew.get_settings(opt, "W").step_count == 6 && tree.W.state.step == 6
 @test SONew.get_settings(opt, "b").step_count == 5 && tree.b.state.step == 5
 
+# Pooled correlations, whose sums are one more array of the state.
+let rule = SONewRule(eta = 0.1, pooling = :band, band = 3, chains = :strided, shrink = 0.1)
+    own = (W = randn(rng, 6, 4), b = randn(rng, 6))
+    theirs = deepcopy(own)
+    opt, tree = setup(rule, own), Optimisers.setup(rule, theirs)
+    @test size.(tree.W.state.planes) == ((6, 4), (6, 4), (4, 4, 2))
+    for i in 1:6
+        grads = (W = randn(rng, 6, 4), b = randn(rng, 6))
+        i == 4 && (tree = deepcopy(tree); Optimisers.adjust!(tree; shrink = 0.1))
+        step!(opt, own, grads)
+        Optimisers.update!(tree, theirs, grads)
+    end
+    @test own.W ≈ theirs.W rtol = 1e-12
+    @test copy(plane(opt, "W", "pooled")) ≈ tree.W.state.planes[3] rtol = 1e-12
+end
+
 # The rule alone: init and apply!.
 x, dx = ones(Float32, 3), Float32[1, 2, 3]
 r = SONew.optimisers_rule(SONewRule(eta = 0.5))
