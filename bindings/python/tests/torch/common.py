@@ -1,6 +1,5 @@
 """What several tests need."""
 
-import numpy as np
 import sonew
 import torch
 from sonew.torch import SONew
@@ -76,6 +75,3 @@ def array(t):
 
 def make(params, **options):
     return SONew(params, **{"lr": 1e-2, **options})
-
-
-__all__ = ["np", "SHAPES", "Reference", "array", "bits", "give_gradients", "make", "parameters", "run", "state_bits"]

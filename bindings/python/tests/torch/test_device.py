@@ -97,3 +97,21 @@ def test_what_operations_of_torch_do_not_have_is_refused_by_name():
     give_gradients(params, 0)
     with pytest.raises(ValueError, match="pooling is 'rank' for parameter 0 of group 0"):
         optimizer.step()
+
+
+def test_compiled_once_for_all_steps():
+    """torch.compile makes one graph of the step, whatever schedules change."""
+    from torch._dynamo.utils import counters
+
+    ends = []
+    for implementation in ("torch", "compiled"):
+        params = parameters(shapes=[(12, 8)])
+        optimizer = make(params, implementation=implementation, lagged_norms=True)
+        counters.clear()
+        for step in range(4):
+            give_gradients(params, step)
+            optimizer.param_groups[0]["lr"] = 1e-2 / (1 + step)
+            optimizer.step()
+        ends.append(params)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert difference(ends[0][0], ends[1][0]) < 1e-5

@@ -10,16 +10,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-STATISTICS = {"moving_average": 0, "weighted_sum": 1}
-DAMPINGS = {"absolute": 0, "relative": 1, "relative_lagged": 2}
-GRAFTS = {"none": 0, "sgd": 1, "momentum": 2, "adam": 3, "normalized_rmsprop": 4}
-ROUNDINGS = {"nearest": 0, "stochastic": 1}
-NON_FINITE = {"skip": 0, "unchecked": 1}
-POOLINGS = {"none": 0, "band": 1}
-CHAINS = {"contiguous": 0, "strided": 1, "contiguous_lines": 2, "strided_lines": 3}
-UPDATES = {"sonew": 0, "adam": 1}
+from .. import _structs
+from .._structs import (
+    CHAINS,
+    DAMPINGS,
+    GRAFTS,
+    MAX_DIMS,
+    NON_FINITE,
+    ROUNDINGS,
+    STATISTICS,
+    UPDATES,
+)
+
+# Those that the custom call takes.
+POOLINGS = {name: _structs.POOLINGS[name] for name in ("none", "band")}
 IMPLEMENTATIONS = ("auto", "custom_call", "pure")
-MAX_BAND, MAX_POOLED_BAND, MAX_THREADS, MAX_DIMS = 16, 64, 1024, 8
+MAX_BAND, MAX_POOLED_BAND, MAX_THREADS = 16, 64, 1024
 
 # The numbers of a step, in the order in which the handler takes them.
 NUMBERS = (

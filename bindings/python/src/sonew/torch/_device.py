@@ -1,11 +1,13 @@
 """The step in operations of torch, for parameters that are not on the CPU. It computes what the
 library computes, up to rounding. `torch.compile` makes few kernels of it."""
 
+import types
+
 import torch
 
 from .. import _structs
 from ._call import not_finite
-from ._noise import rounded
+from ._noise import keys, rounded
 from ._options import is_lagged, needs_scalars, pooled_shape
 from ._solve import ahead, applied, behind, correlations, factors, from_chains, is_usable, to_chains
 
@@ -31,7 +33,7 @@ def lines(chains):
     return chains if chains.endswith("lines") else chains + "_lines"
 
 
-def step_of(own, group, g, p, planes, numbers, scalars, index):
+def step_of(own, group, g, p, planes, numbers, scalars):
     """The parameters, the planes and the scalars that change in a step of one tensor: `own` is
     its Tensor, g the gradient in the type of the arithmetic, numbers the factors of the step."""
     dtype, chains = g.dtype, own.chains
@@ -43,14 +45,14 @@ def step_of(own, group, g, p, planes, numbers, scalars, index):
     averaged = group["statistics"] == "moving_average"
     keep = beta2 if averaged else 1.0
     weight = 1 - beta2 if averaged else group["statistics_weight"]
-    noise = (group["rounding"], group["seed"], numbers["step"], index)
+    key_of = lambda i: None if numbers["keys"] is None else numbers["keys"][i]
     new = {}
 
     def stored(x, name):
         """A new plane: subnormal numbers are set to zero, then it is rounded."""
         tiny = torch.finfo(dtype if state_dtype == torch.float64 else torch.float32).tiny
         x = torch.where(x.abs() < tiny, 0, x)
-        new[name] = rounded(x, state_dtype, *noise, len(new))
+        new[name] = rounded(x, state_dtype, key_of(len(new)))
         return new[name].to(dtype)
 
     old = {name: x.to(dtype) for name, x in planes.items() if name not in ("master", "pooled")}
@@ -127,7 +129,7 @@ def step_of(own, group, g, p, planes, numbers, scalars, index):
     if "master" in planes:
         new["master"] = torch.where(torch.isfinite(x), x, start.to(dtype)).float()
         return new["master"].to(p.dtype), new, kept
-    x = rounded(x, p.dtype, *noise, len(planes))
+    x = rounded(x, p.dtype, key_of(len(planes)))
     return torch.where(torch.isfinite(x), x, p), new, kept
 
 
@@ -167,17 +169,21 @@ def pooled_direction(chains, group, m, d, g, sums, average, count):
     return from_chains(u, shape, chains), new
 
 
-compiled_step = None
+compiled_steps = {}
 
 
-def chosen(implementation):
-    """The step, compiled if so asked."""
-    global compiled_step
+def chosen(implementation, own):
+    """The step, compiled if so asked: once for each shape and kind of parameter, as often as
+    there are such."""
     if implementation != "compiled":
         return step_of
-    if compiled_step is None:
-        compiled_step = torch.compile(step_of, dynamic=False)
-    return compiled_step
+    kind = own.shape, own.chains, own.update, own.dtype, own.state_dtype, own.master
+    if kind not in compiled_steps:
+        # Dynamo compiles one function only so many times, and these are others.
+        code = step_of.__code__.replace(co_name=f"step_of_{len(compiled_steps)}")
+        function = types.FunctionType(code, step_of.__globals__)
+        compiled_steps[kind] = torch.compile(function, dynamic=False)
+    return compiled_steps[kind]
 
 
 class Call:
@@ -253,7 +259,7 @@ class Call:
         scalars = own.get("scalars")
         divisors, scalars = self.divisors(group, number, scalars, own, p)
         numbers = {
-            "step": number,
+            "keys": None,
             "beta1": float(group["betas"][0]),
             "beta2": float(group["betas"][1]),
             "lr": float(lr),
@@ -265,12 +271,14 @@ class Call:
         }
         if group["bias_correction"] and group["statistics"] == "moving_average":
             numbers["statistics"] = divisors[1]
+        if group["rounding"] == "stochastic":
+            numbers["keys"] = keys(group["seed"], number, index, len(planes), p.device)
         if group["implementation"] == "compiled":
-            for name in ("lr", "momentum", "statistics"):
+            for name in ("beta1", "beta2", "lr", "weight_decay", "momentum", "statistics"):
                 numbers[name] = torch.as_tensor(numbers[name], dtype=dtype, device=p.device)
         g = grad.to(dtype) * (-grad_scale if self.maximize else grad_scale)
-        step = chosen(group["implementation"])
-        new_p, new, kept = step(entry.own, group, g, p.detach(), planes, numbers, scalars, index)
+        step = chosen(group["implementation"], entry.own)
+        new_p, new, kept = step(entry.own, group, g, p.detach(), planes, numbers, scalars)
         p.copy_(new_p)
         for name, x in new.items():
             planes[name].copy_(x)

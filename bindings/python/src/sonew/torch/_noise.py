@@ -5,13 +5,13 @@ import torch
 M32, M64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 
 
-def rounded(x, dtype, rounding, seed, step, tensor, plane):
-    """Rounds to a type: stochastically if so asked and the type has 16 bits, otherwise to
-    nearest."""
-    if rounding != "stochastic" or dtype not in (torch.bfloat16, torch.float16):
+def rounded(x, dtype, key):
+    """Rounds to a type: to nearest if there is no key or the type has more than 16 bits,
+    otherwise stochastically."""
+    if key is None or dtype not in (torch.bfloat16, torch.float16):
         return x.to(dtype)
     x = x.float()
-    noise = words(seed, step, tensor, plane, x)
+    noise = words(key, x)
     if dtype == torch.bfloat16:
         cut = (x.view(torch.int32).to(torch.int64) & M32) + (noise & 0xFFFF) & 0xFFFF0000
         return from_bits(cut).to(dtype)
@@ -28,16 +28,23 @@ def from_bits(bits):
     return torch.where(bits > 0x7FFFFFFF, bits - (1 << 32), bits).to(torch.int32).view(torch.float32)
 
 
-def words(seed, step, tensor, plane, like):
+def words(key, like):
     """Random words for the elements of a plane, in the shape and order of a tensor."""
-    key = mix(seed ^ mix(step & M32))
-    for number in (tensor, plane):
-        key = mix(key ^ mix(number))
     x = torch.arange(like.numel(), dtype=torch.int64, device=like.device).reshape(like.shape)
-    x = x & M32 ^ key & M32
-    x = (x ^ x >> 16) * 0x7FEB352D + (key >> 32) & M32
+    x = x & M32 ^ key[0]
+    x = (x ^ x >> 16) * 0x7FEB352D + key[1] & M32
     x = (x ^ x >> 15) * 0x846CA68B & M32
     return x ^ x >> 16
+
+
+def keys(seed, step, tensor, planes, device):
+    """Of each plane of a tensor in a step, and last of its parameters, the two words from which
+    its noise follows."""
+    found = []
+    for plane in range(planes + 1):
+        key = mix(mix(mix(seed ^ mix(step & M32)) ^ mix(tensor)) ^ mix(plane))
+        found.append((key & M32, key >> 32))
+    return torch.tensor(found, dtype=torch.int64, device=device)
 
 
 def mix(x):
