@@ -123,7 +123,7 @@ pub struct sonew_tensor {
     pub master: i32,
     /// Must be 0.
     pub reserved: [i32; 2],
-    /// The tensor's own options, as a group of parameters has them: its band, beta1, beta2,
+    /// The tensor's own options, as a group of parameters has them: its band, rank, beta1, beta2,
     /// eps, gamma, shrink, graft_eps and weight_decay. Any number of tensors may point to one struct,
     /// which is copied. In threads, instruction_set and pool it is not looked at; in all other
     /// options it must agree with those of the optimizer, of which it is best made as a copy.

@@ -60,6 +60,12 @@ WITH(instruction_set_elsewhere, options.instruction_set = SONEW_ISA_NEON)
 #else
 WITH(instruction_set_elsewhere, options.instruction_set = SONEW_ISA_AVX512)
 #endif
+WITH(pooling_unknown, options.pooling = 4)
+WITH(rank_0, options.pooling = SONEW_POOLING_RANK; options.rank = 0)
+WITH(rank_65, options.pooling = SONEW_POOLING_RANK; options.rank = 65)
+WITH(shrink_is_1, options.shrink = 1)
+WITH(options_reserved, options.reserved[0] = 1)
+WITH(chains_too_long, options.pooling = SONEW_POOLING_ALL; tensors[1].dims[0] = 4097)
 WITH(pool_never_created, options.pool = (const sonew_pool *)(const void *)&options)
 WITH(pool_is_an_optimizer, options.pool = (const sonew_pool *)optimizer)
 WITH(options_not_filled_in, memset(&options, 0, sizeof options))
@@ -202,6 +208,13 @@ const refusal create_refusals[] = {
     REFUSAL(instruction_set_unknown, SONEW_UNKNOWN_VALUE, "options.instruction_set is 5"),
     REFUSAL(instruction_set_elsewhere, SONEW_INSTRUCTION_SET,
             "\": this processor and this build have portable"),
+    REFUSAL(pooling_unknown, SONEW_UNKNOWN_VALUE, "options.pooling is 4, must be 0, 1, 2 or 3"),
+    REFUSAL(rank_0, SONEW_OUT_OF_RANGE, "options.rank is 0, must be 1 to 64"),
+    REFUSAL(rank_65, SONEW_OUT_OF_RANGE, "options.rank is 65, must be 1 to 64"),
+    REFUSAL(shrink_is_1, SONEW_OUT_OF_RANGE, "options.shrink is 1, must be in [0, 1)"),
+    REFUSAL(options_reserved, SONEW_UNKNOWN_VALUE, "options.reserved[0] is 1, must be 0"),
+    REFUSAL(chains_too_long, SONEW_OUT_OF_RANGE,
+            "tensor \"b\" has chains of 4097 coordinates; all correlations can be pooled"),
     REFUSAL(pool_never_created, SONEW_BAD_HANDLE, "options.pool is not a live handle"),
     REFUSAL(pool_is_an_optimizer, SONEW_BAD_HANDLE, "options.pool is not a live handle"),
     REFUSAL(pool_freed, SONEW_BAD_HANDLE, "options.pool is not a live handle"),

@@ -139,6 +139,7 @@ static void layouts(void) {
     FIELD(sonew_options, struct_size);
     FIELD(sonew_options, seed);
     FIELD(sonew_options, pool);
+    FIELD(sonew_options, reserved);
     STRUCT(sonew_tensor);
     FIELD(sonew_tensor, name);
     FIELD(sonew_tensor, dims);
