@@ -639,9 +639,15 @@ enum {
    * max(eps l1, 1e-24), where l1 is the largest H[j][j] + |H[j][j-1]| of the
    * bias-corrected H over the whole tensor; for the first coordinate of a
    * chain it is H[j][j] + |H[j+1][j]|. This damping does not depend on the
-   * scale of the loss.
+   * scale of the loss. It takes a pass over the statistics of its own.
    */
   SONEW_RELATIVE = 1,
+  /**
+   * max(eps h, 1e-24), where h is the largest H[j][j] of the bias-corrected H over the
+   * whole tensor, as the tensor's last step left it. Its first step, and one after which
+   * all were zero, takes that of its own H. Entries that are infinite do not count.
+   */
+  SONEW_RELATIVE_LAGGED = 2,
 };
 typedef int32_t sonew_damping;
 
@@ -768,7 +774,7 @@ struct sonew_options {
    * least 0 and less than 1. Default 0.99.
    */
   double beta2;
-  /** Amount of damping, finite and not negative; see damping. Default 1e-6. */
+  /** Amount of damping, finite and not negative; see damping. Default 1e-4. */
   double eps;
   /**
    * Threshold of edge removal, at least 0 and less than 1: a coordinate whose
@@ -780,7 +786,8 @@ struct sonew_options {
   double gamma;
   /**
    * Added to the square root in the grafts of Adam and normalized RMSProp,
-   * and in the plain Adam update; finite and not negative. Default 1e-8.
+   * and in the plain Adam update; finite and not negative. Where the root is 0 and this,
+   * too, the result is 0. Default 0: then the scale of the loss has no effect.
    */
   double graft_eps;
   /**
@@ -792,7 +799,7 @@ struct sonew_options {
   uint64_t seed;
   /** One of sonew_statistics. Default SONEW_MOVING_AVERAGE. */
   int32_t statistics;
-  /** One of sonew_damping. Default SONEW_ABSOLUTE. */
+  /** One of sonew_damping. Default SONEW_RELATIVE_LAGGED. */
   int32_t damping;
   /** One of sonew_graft. Default SONEW_GRAFT_ADAM. */
   int32_t graft;
@@ -1126,10 +1133,11 @@ sonew_status sonew_set_settings(sonew_optimizer *optimizer,
 
 /**
  * The numbers of a tensor's state besides its planes: |a| / |u| of its last step, with
- * lagged_norms; and what momentum and statistics were divided by in it, where betas
- * have differed from those of the options (otherwise 0).
+ * lagged_norms; what momentum and statistics were divided by in it, where betas
+ * have differed from those of the options (otherwise 0); and the largest entry of its
+ * bias-corrected diagonal after it, with SONEW_RELATIVE_LAGGED.
  */
-#define SONEW_SCALARS 3
+#define SONEW_SCALARS 4
 
 /** The settings of a tensor. Fill them in with sonew_get_settings(). */
 struct sonew_settings {
@@ -1769,7 +1777,8 @@ struct sonew_buffers {
   /**
    * SONEW_SCALARS numbers of the tensor's state, zero before its first step; each
    * step in which it has a gradient updates them. May be NULL unless the plan has
-   * lagged_norms, or the step betas of its own.
+   * SONEW_RELATIVE_LAGGED, which is the default, or lagged_norms, or the step betas of
+   * its own.
    */
   double *scalars;
 };
@@ -1910,9 +1919,10 @@ enum {
    */
   SONEW_GRADIENT_SQUARES = 1,
   /**
-   * Numbers: the l1 of SONEW_RELATIVE, and 0. Reduce with a maximum. The
-   * state has been updated with the gradients. This stage exists with
-   * SONEW_RELATIVE.
+   * Numbers: the l1 of SONEW_RELATIVE, or the h of SONEW_RELATIVE_LAGGED, which the next
+   * step uses; and 0. Reduce with a maximum. The state has been updated with the
+   * gradients, and with SONEW_RELATIVE_LAGGED and lagged_norms parameters may have been,
+   * too. This stage exists with both.
    */
   SONEW_LARGEST_L1 = 2,
   /**

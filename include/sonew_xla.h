@@ -38,15 +38,16 @@
  *      traced             f32[k] or f64[k]: the traced numbers, in order
  *      reached            u32[R, D, T, 2, 2], only if staged and R > 0: the
  *                         numbers of the stages before, see below
- *      norm_ratios        u32[T, 2], only with lagged_norms: for each tensor the
- *                         first number of its SONEW_SCALARS, a float64 in two
- *                         u32, the low one first; zeros before the first step
+ *      scalars            u32[T, 2, 2], only with SONEW_RELATIVE_LAGGED or
+ *                         lagged_norms: for each tensor the first and the last of its
+ *                         SONEW_SCALARS, each a float64 in two u32, the low one
+ *                         first; zeros before the first step
  *      for each tensor: parameters, gradient, state planes. With direction 1 the
  *      parameters are left out; if staged, they are replaced by the direction that
  *      earlier stages wrote (zeros at first)
  *    results
  *      taken              s32[]: 1; 0 if a gradient was not finite
- *      norm_ratios        u32[T, 2], only with lagged_norms: those of this step
+ *      scalars            u32[T, 2, 2], where they are an operand: those of this step
  *      for each tensor: u32[2, 2] only if staged, parameters or direction,
  *      state planes
  *
@@ -61,13 +62,13 @@
  * library reduces them: it adds them, except for the first number of stage 1,
  * of which it takes the maximum. The stages are: 0, the squared norm of the
  * gradient (with SONEW_SKIP, a clip_norm, or SONEW_GRAFT_NORMALIZED_RMSPROP);
- * 1, the largest l1, and the squared norm of the graft's vector a (with
- * SONEW_RELATIVE); 2, the squared norms of the direction and of a (with a graft). The
+ * 1, the largest l1, or the largest H[j][j], and the squared norm of the graft's vector a
+ * (with SONEW_RELATIVE or SONEW_RELATIVE_LAGGED); 2, the squared norms of the direction and of a (with a graft). The
  * call after the last stage updates the parameters. With lagged_norms the call
  * that returns the numbers of stage 2 does, where the norm ratio of the step before
  * is not zero (but for parameters of 16 bits without master weights); the call after it
- * corrects an update that is too long, and its norm_ratios are those of this step. Until
- * then they stay as they were.
+ * corrects an update that is too long. Only the scalars of the last call are those of this
+ * step: until then they stay as they were.
  ******************************************************************************/
 
 #ifndef SONEW_XLA_H
