@@ -5,7 +5,7 @@ mod common;
 use common::{correlated, elements_mut, normal, rng, slices_mut, to_f64, CHAINS, GRAFTS};
 use sonew::dtype::{bf16, f16, Dtype, Element, Elements};
 use sonew::layout::{planes, Scalars, TensorSpec, Update};
-use sonew::options::{Damping, Graft, InstructionSet, Options, StepOptions};
+use sonew::options::{Damping, Graft, InstructionSet, NonFinite, Options, StepOptions};
 use sonew::oracle::Oracle;
 use sonew::{Error, LoadMode, LoadOptions, Optimizer, Plan, Target, TensorBuffers};
 
@@ -469,5 +469,47 @@ fn betas_of_a_step_are_corrected_by_their_product() {
         assert!(
             matches!(refused, Err(Error::OutOfRange { argument, .. }) if argument == "step.beta2")
         );
+    }
+}
+
+/// What lagged damping is relative to: of a tensor without gradients so far it is 0, and an
+/// entry that is beyond its type does not count.
+#[test]
+fn damping_outlives_dead_tensors_and_infinite_entries() {
+    const LEN: usize = 300;
+    let model = [TensorSpec::new("w", &[LEN])];
+    let step = StepOptions {
+        non_finite: NonFinite::Unchecked,
+        ..StepOptions::default()
+    };
+    for band in [0, 1, 2, 4] {
+        let options = Options {
+            band,
+            damping: Damping::RelativeLagged,
+            ..Options::default()
+        };
+        let mut run = Run::<f32>::new(&options, &model);
+        for number in 0..6 {
+            let mut grad = correlated(&mut rng(number), LEN);
+            match number {
+                0 | 1 => grad.fill(0.0),
+                // Its square is infinite.
+                3 => grad[100] = 1e25,
+                _ => {}
+            }
+            let before = run.params[0].clone();
+            run.step(&step, &[Some(grad.clone())], false);
+            let largest = run.scalars[0].largest;
+            assert_eq!(largest > 0.0, number > 1, "{band} {number}");
+            assert!(largest < 100.0, "{band} {number}: {largest}");
+            let params = run.params[0].iter().zip(&before).enumerate();
+            for (i, (&now, &before)) in params {
+                assert!(now.is_finite());
+                // Those that are no neighbours of the infinite one move on.
+                if i.abs_diff(100) > 2 * band {
+                    assert_eq!(now != before, number > 1, "{band} {number} {i}");
+                }
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@
 //! ```text
 //! gradient norms     non-finite check, normalized RMSProp
 //! statistics         momentum, diagonal, sub-diagonals
-//! largest l1         relative damping
+//! largest l1         relative damping; lagged, it is found on the way
 //! norms              |u| and |a|: grafting
 //! apply              p <- p - lr (u |a| / |u| + weight_decay p)
 //! ```

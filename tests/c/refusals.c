@@ -31,10 +31,12 @@ void good_tensors(sonew_tensor tensors[COUNT]) {
 }
 
 void good_buffers(sonew_buffers buffers[COUNT]) {
+    static double scalars[COUNT][SONEW_SCALARS];
     for (int i = 0; i < COUNT; i++) {
         OK(sonew_buffers_init(&buffers[i], 1, sizeof buffers[i]));
         buffers[i].params = i ? b : a;
         buffers[i].grad = i ? grad_b : grad_a;
+        buffers[i].scalars = scalars[i];
         buffers[i].planes = i ? pointers_b : pointers_a;
         buffers[i].plane_count = PLANES;
         buffers[i].len = i ? LENGTH_B : LENGTH_A;
@@ -97,10 +99,8 @@ static void take_steps(void) {
 static void build(void) {
     sonew_tensor tensors[COUNT];
     good_tensors(tensors);
-    sonew_options options = good_options();
-    options.damping = SONEW_ABSOLUTE; /* needs no scalars */
-    OK(sonew_create(&options, tensors, COUNT, &optimizer));
-    OK(sonew_plan_create(&options, tensors, COUNT, &plan));
+    OK(sonew_create(NULL, tensors, COUNT, &optimizer));
+    OK(sonew_plan_create(NULL, tensors, COUNT, &plan));
     for (int i = 0; i < LENGTH_A; i++) {
         a[i] = 1 + 0.25f * (float)i;
         grad_a[i] = 0.5f - 0.125f * (float)i;

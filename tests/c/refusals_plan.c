@@ -42,7 +42,8 @@ WITH(direction_is_gradient, buffers[0].params = NULL; buffers[0].direction = gra
 WITH(lr_scale_negative, buffers[0].lr_scale = -1)
 WITH(lr_scale_nan, buffers[1].lr_scale = nan_value)
 WITH(weight_decay_negative, buffers[1].weight_decay = -0.5)
-WITH(scalars_null, step.beta1 = 0.5)
+WITH(scalars_null, buffers[0].scalars = NULL)
+WITH(largest_negative, double wrong[SONEW_SCALARS] = {0}; wrong[3] = -1; buffers[1].scalars = wrong)
 WITH(scalars_askew, buffers[0].scalars = (double *)(void *)((char *)scalars + 4))
 WITH(scalars_are_a_plane, buffers[1].scalars = (double *)(void *)planes_a[1])
 WITH(scalars_are_equal, buffers[0].scalars = buffers[1].scalars = scalars)
@@ -125,6 +126,7 @@ const refusal plan_refusals[] = {
     REFUSAL(norm_ratio_negative, SONEW_OUT_OF_RANGE, "norm_ratio of tensor \"b\" is -1"),
     REFUSAL(bias_correction_is_2, SONEW_OUT_OF_RANGE,
             "bias_corrections of tensor \"a\" is 2, must be in [0, 1]"),
+    REFUSAL(largest_negative, SONEW_OUT_OF_RANGE, "largest of tensor \"b\" is -1"),
     REFUSAL(gradient_nan, SONEW_NON_FINITE_GRADIENT, "tensor \"b\""),
     REFUSAL(planes_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 2"),
     REFUSAL(planes_to_null, SONEW_NULL_POINTER, "planes is null"),

@@ -7,7 +7,6 @@ void stateless(void) {
     sonew_tensor tensors[COUNT];
     describe(tensors);
     sonew_options options = with_band(2);
-    options.damping = SONEW_ABSOLUTE; /* needs no scalars */
     sonew_plan *plan = NULL;
     OK(sonew_plan_create(&options, tensors, COUNT, &plan));
     sonew_planes planes = planes_of(plan, 0);
@@ -30,6 +29,9 @@ void stateless(void) {
     buffers[0].planes = weight_planes;
     buffers[0].plane_count = 5;
     buffers[0].len = WEIGHT;
+    double kept[COUNT][SONEW_SCALARS] = {{0}};
+    buffers[0].scalars = kept[0];
+    buffers[1].scalars = kept[1];
     buffers[0].weight_decay = options.weight_decay;
     buffers[1].direction = direction;
     buffers[1].grad = bias_grad;

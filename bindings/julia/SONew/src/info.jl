@@ -81,9 +81,10 @@ The settings of an array, whose name or number `tensor` is:
 - `step_count`: the number of the steps that the array took part in, which its bias
   correction counts;
 - `scalars`: the four numbers of the array's state besides its planes, zeros before its
-  first step: `|a| / |u|` of its last step, with `lagged_norms`; and what momentum and
+  first step: `|a| / |u|` of its last step, with `lagged_norms`; what momentum and
   statistics were divided by in it, where betas have differed from those of the rule
-  (otherwise 0). For programs that keep state in arrays of their own.
+  (otherwise 0); and the largest entry of its bias-corrected diagonal after it, with the
+  damping `:relative_lagged`. For programs that keep state in arrays of their own.
 """
 get_settings(opt::Optimizer, tensor) = protected(opt) do handle
     index = tensor_index(opt, tensor)

@@ -79,9 +79,9 @@ zero_of(::Type{BFloat16}) = reinterpret(BFloat16, 0x0000)
 
 Updates the state `planes` from `grad`, and writes the grafted direction to `u`, an array
 like the parameters. The caller then applies `x .-= eta .* (u .+ weight_decay .* x)`.
-`step_number` is 1 in the first step. With `lagged_norms`, and for a step with a `beta1` or
-`beta2` of its own, `scalars` are the numbers from [`SONew.zero_scalars`](@ref), which it
-updates, too. Returns `u`.
+`step_number` is 1 in the first step. With the damping `:relative_lagged`, which is the
+default, with `lagged_norms`, and for a step with a `beta1` or `beta2` of its own, `scalars`
+are the numbers from [`SONew.zero_scalars`](@ref), which it updates, too. Returns `u`.
 
 Every array has the size of the parameters (the plane `"pooled"` that of
 [`SONew.zero_planes`](@ref)) and the element type that the plan was made for: another size is refused with a [`SONewError`](@ref), another type with an

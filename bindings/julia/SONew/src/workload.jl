@@ -19,7 +19,8 @@ function workload(path)
     close(opt)
     x = zeros(Float32, 2)
     plan = Plan(rule, x)
-    direction!(similar(x), plan, zero_planes(plan), ones(Float32, 2), 1)
+    direction!(similar(x), plan, zero_planes(plan), ones(Float32, 2), 1;
+               scalars = zero_scalars())
     close(plan)
 end
 

@@ -353,7 +353,7 @@ class Run:
                 if self.program.relative(leaf):
                     l1 = known["largest_l1"][i][0].astype(dtype)
                     if self.settings.damping == "relative_lagged":
-                        before = _bits.to_float(self.before[i, 1], dtype)
+                        before = _bits.to_float(self.before[:, 1][i], dtype)
                         l1 = jnp.where(before > 0, before, l1)
                     damping = jnp.maximum(damping * l1, LEAST_RELATIVE_DAMPING)
                 own = planes[: 2 + leaf.band(self.settings)]
@@ -415,7 +415,7 @@ class Run:
     def lagged(self, leaves, norms, own):
         """The ratios of the step before, where they will do, in place of these leaves'
         own; which are kept for the next."""
-        words = self.before[np.array(leaves), 0]
+        words = self.before[:, 0][np.array(leaves)]
         before = _bits.to_float(words, own.dtype)
         is_too_long = (norms > 0) & (before > TOO_LONG * own)
         self.keep(leaves, 0, _bits.from_float(own))
@@ -423,9 +423,11 @@ class Run:
 
     def keep(self, leaves, which, words):
         """Numbers of these leaves are kept for the next step."""
-        leaves = np.array(leaves)
-        new = self.kept(words, self.before[leaves, which])
-        self.scalars = self.scalars.at[leaves, which].set(new)
+        columns = [self.scalars[:, i] for i in range(self.scalars.shape[1])]
+        old, others = columns[which], [i for i in range(len(self.grads)) if i not in set(leaves)]
+        rows = [self.kept(words, old[np.array(leaves)]), old[np.array(others, int)]]
+        columns[which] = jnp.concatenate(rows)[np.argsort(leaves + others)]
+        self.scalars = jnp.stack(columns, 1)
 
     def keep_largest(self, known):
         """What lagged damping is relative to in the next step."""
