@@ -560,7 +560,10 @@ def take_step(leaves, state, targets, numbers, weight_decays):
             ),
         )
         if partly:
-            new_scalars = jnp.asarray(scalars).at[np.array(full)].set(new_scalars)
+            # Without a scatter, which meshes with explicit axes do not have.
+            empty = [i for i in range(len(leaves.arrays)) if i not in set(full)]
+            rows = jnp.concatenate([new_scalars, jnp.asarray(scalars)[np.array(empty)]])
+            new_scalars = rows[np.argsort(full + empty)]
         scalars = new_scalars
         for i, target, own in zip(full, some_targets, some_planes):
             new_targets[i], planes[i] = target, own
