@@ -21,7 +21,7 @@
  *      band, threads, seed, statistics, damping, graft, bias_correction,
  *      graft_bias_correction, rounding, instruction_set   i64: as in
  *                         sonew_options
- *      lagged_norms, nesterov, pooling   i64: the same, but lagged_norms is 0 or 1; may be
+ *      lagged_norms, nesterov, pooling, rank   i64: the same, but lagged_norms is 0 or 1; may be
  *                         left out where they are 0
  *      non_finite         i64: as in sonew_step_options. A step that is skipped
  *                         is not an error: nothing changes, and taken is 0

@@ -186,8 +186,8 @@ fn a_difference_of_options_shows_both_values() {
     );
     assert_eq!(
         refused.unwrap_err().to_string(),
-        "option band is 1 in the file, 4 in the optimizer; to keep that of the optimizer, name \"band\" in \
-         the overrides of the load"
+        "option band is 1 in the file, 4 in the optimizer; to keep that of the optimizer, if the \
+         file has every plane that it needs, name \"band\" in the overrides of the load"
     );
 }
 

@@ -109,7 +109,7 @@ impl<'a> Settings<'a> {
                 pooling: frame.later_int("pooling")?,
                 pool: std::ptr::null(),
                 shrink: 0.0,
-                rank: 0,
+                rank: frame.later_int("rank")?,
                 reserved: [0],
             },
             non_finite: frame.int("non_finite")?,

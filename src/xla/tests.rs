@@ -123,7 +123,7 @@ fn pooled_sums_that_do_not_fit_are_refused() {
         let inside = c.operands[5].data.wrapping_byte_add(4);
         (c.operands[7].data, c.results[5].data) = (inside, inside);
     });
-    let wrong = "options.pooling is 2, must be 0 or 1";
+    let wrong = "options.rank is 0, must be 1 to 64";
     refused_with(wrong, &|c| c.set("pooling", Integer(2)));
     let mut call = good.clone();
     let numbers = call.attributes.iter_mut().find(|a| a.0 == "numbers");
