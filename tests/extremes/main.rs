@@ -51,7 +51,7 @@ fn exactly(options: &Options, gradients: &[Vec<f64>]) -> Vec<Vec<f64>> {
 }
 
 /// What the numbers of these tests were worked out for.
-fn options() -> Options {
+fn absolute() -> Options {
     Options {
         damping: Damping::Absolute,
         eps: 1e-6,
@@ -63,7 +63,7 @@ fn options() -> Options {
 fn rmsprop() -> Options {
     Options {
         graft: Graft::NormalizedRmsprop,
-        ..options()
+        ..absolute()
     }
 }
 
@@ -132,7 +132,7 @@ fn norms_of_float64_have_squares_beyond_its_range() {
         assert_eq!(found[0][1], 0.0);
     }
     for graft in [Graft::Sgd, Graft::Momentum] {
-        let options = Options { graft, ..options() };
+        let options = Options { graft, ..absolute() };
         for size in [1e78, 1e-78, 1e150] {
             for gradient in [vec![size], vec![size, 0.0]] {
                 let found = train(&options, &[gradient]);
@@ -154,7 +154,7 @@ fn a_norm_whose_square_overflows_is_clipped() {
     let tensor = TensorSpec::new("w", &[4]).with_dtypes(F64, F64, F64);
     let options = Options {
         graft: Graft::Sgd,
-        ..options()
+        ..absolute()
     };
     let mut optimizer = Optimizer::new(options, &[tensor]).unwrap();
     let mut params = [0.0f64; 4];
@@ -176,7 +176,7 @@ fn a_gradient_is_scaled_by_less_than_its_type_holds() {
     for (size, clip) in [(1e18f64, 1e-22), (1e15, 1e-30), (3e18, 1e-18)] {
         let options = Options {
             graft: Graft::Sgd,
-            ..options()
+            ..absolute()
         };
         let gradient: Vec<f32> = (0..40)
             .map(|j| [1, -2][j % 2] as f32 * size as f32)
@@ -209,7 +209,7 @@ fn a_direction_beyond_its_type_takes_its_norm_or_stays() {
             damping: Damping::Relative,
             gamma: 1e-2,
             graft,
-            ..options()
+            ..absolute()
         };
         let found = train(&options, &[vec![1e16f32], vec![0.0]]);
         let change = f64::from(found[1][0]) - f64::from(found[0][0]);
@@ -231,7 +231,7 @@ fn a_direction_beyond_its_type_takes_its_norm_or_stays() {
 fn results_beyond_their_type_stay() {
     let options = Options {
         graft: Graft::Sgd,
-        ..options()
+        ..absolute()
     };
     for dtype in [F32, F64, F16, Bf16] {
         let largest = match dtype {
@@ -267,7 +267,7 @@ fn results_beyond_their_type_stay() {
         band: 0,
         eps: 1e-30,
         beta2: 0.0,
-        ..options()
+        ..absolute()
     };
     let mut state = vec![vec![1e15f32, 1.0], vec![0.0, 1.0]];
     let (gradient, mut direction) = ([0.0f32, 1.0], [f32::NAN; 2]);
