@@ -178,7 +178,7 @@ const refusal other_refusals[] = {
     REFUSAL(settings_set_to_null, SONEW_NULL_POINTER, "settings is null"),
     REFUSAL(settings_of_none, SONEW_UNKNOWN_TENSOR, "there is no tensor 1844"),
     REFUSAL(settings_null, SONEW_NULL_POINTER, "settings is null"),
-    REFUSAL(settings_too_small, SONEW_STRUCT_SIZE, "the size of settings is 16, expected 56"),
+    REFUSAL(settings_too_small, SONEW_STRUCT_SIZE, "the size of settings is 16, expected 64"),
     REFUSAL(weight_decay_negative, SONEW_OUT_OF_RANGE, "weight_decay of tensor \"b\" is -0.001"),
     REFUSAL(weight_decay_nan, SONEW_OUT_OF_RANGE, "weight_decay of tensor \"b\" is NaN"),
     REFUSAL(info_null, SONEW_NULL_POINTER, "info is null"),

@@ -6,13 +6,13 @@ use rand_pcg::Pcg64Mcg;
 use sonew::dtype::Dtype::{self, Bf16, F16, F32, F64};
 use sonew::layout::{TensorSpec, Update};
 use sonew::options::{
-    Graft, InstructionSet, NonFinite, Options, Rounding, Statistics, StepOptions,
+    Damping, Graft, InstructionSet, NonFinite, Options, Rounding, Statistics, StepOptions,
 };
 use sonew::oracle::Oracle;
 use sonew::{Error, Optimizer};
 
 use crate::common::typed::Numbers;
-use crate::common::{self, rng, CHAINS, DAMPINGS, GRAFTS};
+use crate::common::{self, rng, CHAINS, GRAFTS};
 
 /// One tensor, and what is done with it.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Case {
                 true => Statistics::WeightedSum,
                 false => Statistics::MovingAverage,
             },
-            damping: *DAMPINGS.choose(rng).unwrap(),
+            damping: *[Damping::Absolute, Damping::Relative].choose(rng).unwrap(),
             bias_correction: rng.random(),
             graft: *GRAFTS.choose(rng).unwrap(),
             graft_eps: *[0.0, 1e-40, 1e-8, 1.0].choose(rng).unwrap(),
