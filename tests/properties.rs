@@ -267,6 +267,8 @@ impl Case {
                 .step(&StepOptions::default(), &mut [vec![0.0; n]], &[Some(g)]);
         }
         case.round();
+        // The library is given state alone, and takes the largest entry from that.
+        case.oracle.tensor_mut(0).largest = [0.0; 2];
         case
     }
 

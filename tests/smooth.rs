@@ -9,13 +9,16 @@ use sonew::layout::{TensorSpec, Update};
 use sonew::options::{Graft, Options, StepOptions};
 use sonew::Optimizer;
 
+/// Some result from some numbers.
+type Of<T> = Box<dyn Fn(&[f64]) -> T>;
+
 /// A function of some numbers with its gradient, and where steps begin.
 struct Smooth {
     name: String,
     dims: Vec<usize>,
     start: Vec<f64>,
-    value: Box<dyn Fn(&[f64]) -> f64>,
-    gradient: Box<dyn Fn(&[f64]) -> Vec<f64>>,
+    value: Of<f64>,
+    gradient: Of<Vec<f64>>,
     /// With learning rate 0.01.
     steps: usize,
 }

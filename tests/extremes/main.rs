@@ -132,7 +132,10 @@ fn norms_of_float64_have_squares_beyond_its_range() {
         assert_eq!(found[0][1], 0.0);
     }
     for graft in [Graft::Sgd, Graft::Momentum] {
-        let options = Options { graft, ..absolute() };
+        let options = Options {
+            graft,
+            ..absolute()
+        };
         for size in [1e78, 1e-78, 1e150] {
             for gradient in [vec![size], vec![size, 0.0]] {
                 let found = train(&options, &[gradient]);

@@ -88,7 +88,6 @@ static void freed_first(void) {
     struct model a = model_in(own), b = model_in(own), other = model(4);
     sonew_options options;
     OK(sonew_options_init(&options, sizeof options));
-    options.damping = SONEW_ABSOLUTE; /* needs no scalars */
     options.pool = own;
     sonew_tensor tensor = {.struct_size = sizeof(sonew_tensor), .name = "w", .ndim = 2, .dims = {ROWS, COLS}};
     sonew_plan *plan = NULL;
@@ -114,6 +113,8 @@ static void freed_first(void) {
     buffers.planes = (void *const *)planes;
     buffers.plane_count = 3;
     buffers.len = LENGTH;
+    double scalars[SONEW_SCALARS] = {0};
+    buffers.scalars = scalars;
     for (int i = 0; i < STEPS; i++) {
         gradient(m.grad, i);
         OK(sonew_plan_step(plan, NULL, (uint64_t)i + 1, &buffers, 1));

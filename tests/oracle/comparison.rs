@@ -86,7 +86,8 @@ impl Comparison {
         }
         let excluded = self.excluded.iter().filter(|&&excluded| excluded).count();
         let allowed = match problem.options.graft {
-            Graft::None => self.excluded.len() / 50,
+            // One coordinate takes all with it that its edges reach.
+            Graft::None => (self.excluded.len() / 50).max(2 * reach),
             _ => 0,
         };
         assert!(

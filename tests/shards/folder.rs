@@ -40,6 +40,8 @@ pub fn step(optimizer: &mut Optimizer, params: &mut [Vec<f32>], first: usize) {
 pub fn options() -> Options {
     Options {
         graft: sonew::options::Graft::None,
+        // Parts are stepped without stages, and know no number of the whole tensor.
+        damping: sonew::options::Damping::Absolute,
         threads: 1,
         ..Options::default()
     }

@@ -19,7 +19,7 @@ use common::{correlated, elements, elements_mut, normal, options, rng, slices_mu
 use sonew::checkpoint::{merge, Checkpoint};
 use sonew::dtype::Dtype;
 use sonew::layout::{Chains, TensorSpec, Update};
-use sonew::options::{Graft, Options, StepOptions};
+use sonew::options::{Damping, Graft, Options, StepOptions};
 use sonew::{LoadOptions, Optimizer};
 
 /// Steps of each part of the training.
@@ -67,6 +67,7 @@ impl Process {
         let options = Options {
             band: 3,
             graft: Graft::None,
+            damping: Damping::Absolute,
             threads: 1,
             ..Options::default()
         };

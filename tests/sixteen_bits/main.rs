@@ -25,7 +25,7 @@ use common::typed::{widen, Numbers};
 use common::{correlated, largest, normal, rng, to_f64};
 use sonew::dtype::Dtype::{self, Bf16, F16, F32, F64};
 use sonew::layout::{Chains, TensorSpec};
-use sonew::options::{Graft, Options, Rounding, StepOptions};
+use sonew::options::{Damping, Graft, Options, Rounding, StepOptions};
 use sonew::oracle::Oracle;
 use sonew::Optimizer;
 
@@ -233,6 +233,7 @@ fn state_and_parameters_are_as_close_as_their_rounding_allows() {
                 let options = Options {
                     // Quotients of pivots stay above a half: see the assertion.
                     eps: 1.0,
+                    damping: Damping::Absolute,
                     rounding,
                     graft,
                     ..Options::default()

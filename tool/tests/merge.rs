@@ -9,7 +9,7 @@ use serde_json::json;
 use sonew::checkpoint::Checkpoint;
 use sonew::dtype::Elements;
 use sonew::layout::{Chains, TensorSpec};
-use sonew::options::{Graft, Options, StepOptions};
+use sonew::options::{Damping, Graft, Options, StepOptions};
 use sonew::{Error, Optimizer};
 
 /// Files of two processes, `part-0` and `part-1`, and that of one, `alone`.
@@ -25,6 +25,7 @@ fn parts() -> tempfile::TempDir {
         }
         let options = Options {
             graft: Graft::None,
+            damping: Damping::Absolute,
             ..Options::default()
         };
         let mut optimizer = Optimizer::new(options, &specs).unwrap();
