@@ -216,16 +216,16 @@ def test_the_state_is_a_named_tuple_of_arrays():
     state = optimizer.init({"w": jnp.ones((3, 2))})
     assert isinstance(state, ScaleBySonewState) and isinstance(state, tuple)
     assert state._fields == (
-        "count", "momentum", "diagonal", "bands", "rms", "master", "skipped", "scalars"
+        "count", "momentum", "diagonal", "bands", "rms", "master", "skipped", "scalars", "pooled"
     )  # fmt: skip
-    assert len(jax.tree.leaves(state)) == 1 + 1 + 1 + 2 + 1 + 1
-    assert len(set(x.unsafe_buffer_pointer() for x in jax.tree.leaves(state))) == 7
+    assert len(jax.tree.leaves(state)) == 1 + 1 + 1 + 2 + 1 + 1 + 1
+    assert len(set(x.unsafe_buffer_pointer() for x in jax.tree.leaves(state))) == 8
 
 
 def test_schedules_of_the_statistics_weight():
     """The paper's form, H <- H + w_t g g^T: two steps by hand."""
     optimizer = scale_by_sonew(
-        band=0, beta1=0.0, eps=0.25, graft="none", statistics="weighted_sum",
+        band=0, beta1=0.0, eps=0.25, damping="absolute", graft="none", statistics="weighted_sum",
         statistics_weight=lambda count: 1 / (1 + count),
     )  # fmt: skip
     g = jnp.array([2.0, -1.0])

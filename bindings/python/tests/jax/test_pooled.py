@@ -328,7 +328,7 @@ def test_whole_leaves_beside_those_that_are_cut(lagged, damping, implementation)
     state = optimizer.init(params)
     own = state._replace(
         count=P(), momentum=specs, diagonal=specs, bands=(specs,) * len(state.bands),
-        skipped=P(), norm_ratios=P() if lagged else (), pooled=P(),
+        skipped=P(), scalars=P() if lagged else (), pooled=P(),
     )  # fmt: skip
     devices = mesh(x=2)
     step = jax.shard_map(optimizer.step, mesh=devices, in_specs=(specs, specs, own), out_specs=(specs, own))

@@ -133,7 +133,7 @@ def test_no_device_keeps_more_than_its_part(implementation):
         state = optimizer.init(kernel)
         after = jax.jit(optimizer.update)(kernel, state, kernel)
         for x in jax.tree.leaves(after):
-            if x.ndim > 0:
+            if x.shape == kernel.shape:
                 assert x.addressable_shards[0].data.nbytes == kernel.nbytes // 8
 
 

@@ -179,7 +179,7 @@ def test_float32_state_of_bfloat16_parameters_comes_back():
     run(optimizer, params, 2)
     new = through_state_dict(optimizer, params, {})
     for own in new.state.values():
-        assert all(x.dtype == torch.float32 for name, x in own.items())
+        assert all(x.dtype == torch.float32 for name, x in own.items() if name != "scalars")
     assert state_bits(new) == state_bits(optimizer)
 
 

@@ -31,7 +31,7 @@ def train(model, optimizer, x, y, steps, loss_of=None):
 
 def test_trains():
     model, x, y = model_and_data()
-    losses = train(model, SONew(model.named_parameters(), lr=1e-2), x, y, 60)
+    losses = train(model, SONew(model.named_parameters(), lr=1e-2), x, y, 120)
     assert losses[-1] < 0.6 * losses[0]
 
 
