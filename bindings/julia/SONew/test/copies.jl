@@ -117,7 +117,7 @@ view = plane(opt, "W", "momentum")
 @test SONew.reset!(opt) === opt
 @test argument_error(() -> view[1], "ended")
 @test step_count(opt) == 0 && all(x -> all(iszero, x), state(opt)) && SONew.get_text(opt, "epoch") === nothing
-@test SONew.get_settings(opt, "b") == (lr_scale = 1.0, weight_decay = 0.0, step_count = 0, scalars = zeros(3))
+@test SONew.get_settings(opt, "b") == (lr_scale = 1.0, weight_decay = 0.0, step_count = 0, scalars = zeros(4))
 model = start()
 train!(opt, model, 1:6)
 @test same(model, never)

@@ -8,8 +8,9 @@ whole = (W = numbers(rng, Float32, 3, 5), b = numbers(rng, Float32, 2))
 grads = [(W = numbers(rng, Float32, 3, 5), b = numbers(rng, Float32, 2)) for _ in 1:4]
 part(x, columns) = (W = x.W[:, columns], b = copy(x.b))
 same(a, b) = all(map(same_bits, values(a), values(b)))
-# Without grafting, whose norm would be that of the whole matrix.
-rule = SONewRule(eta = 0.1, graft = :none, chains = :contiguous_lines)
+# Without grafting, whose norm would be that of the whole matrix, and with a damping that needs
+# nothing of it.
+rule = SONewRule(eta = 0.1, graft = :none, damping = :absolute, chains = :contiguous_lines)
 shard_from(first) = (name, x) -> name == "W" ? (shard = (first = first, whole = 5),) : NamedTuple()
 
 model = deepcopy(whole)
