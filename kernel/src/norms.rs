@@ -15,18 +15,22 @@ use crate::Factor;
 pub struct Squares(pub(crate) [f64; LANES]);
 
 impl Squares {
-    /// The lanes added up, pairwise.
-    pub fn total(mut self) -> f64 {
-        let lanes = &mut self.0;
-        let mut n = LANES;
-        while n > 1 {
-            n /= 2;
-            for i in 0..n {
-                lanes[i] += lanes[i + n];
-            }
-        }
-        lanes[0]
+    /// The lanes added up.
+    pub fn total(self) -> f64 {
+        sum_of_lanes(self.0)
     }
+}
+
+/// The sum of some lanes, pairwise.
+pub(crate) fn sum_of_lanes(mut lanes: [f64; LANES]) -> f64 {
+    let mut n = LANES;
+    while n > 1 {
+        n /= 2;
+        for i in 0..n {
+            lanes[i] += lanes[i + n];
+        }
+    }
+    lanes[0]
 }
 
 /// The largest finite number so far, lane by lane: not negative, in the type of the

@@ -113,7 +113,7 @@ fn pooled_sums_that_do_not_fit_are_refused() {
         spoil(&mut call);
         assert_eq!(call.run().unwrap_err(), message);
     };
-    // Operands: count, traced, norm_ratios, then w: parameters, gradient, three planes.
+    // Operands: count, traced, scalars, then w: parameters, gradient, three planes.
     let wrong = "pooled of tensor \"w\" has dimensions [30, 70], expected [2, 2, 30]";
     refused_with(wrong, &|c| c.operands[7].dims = vec![30, 70]);
     let wrong = "pooled of tensor \"w\" has element type bf16, expected f32";

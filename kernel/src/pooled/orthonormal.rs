@@ -3,6 +3,7 @@
 // The number of a vector says more than an iterator over several arrays.
 #![allow(clippy::needless_range_loop)]
 
+use crate::norms::sum_of_lanes;
 use crate::simd::{Kernel, Vector, LANES};
 use crate::Kernels;
 
@@ -84,14 +85,7 @@ impl Kernel<f64> for Dot<'_> {
         }
         let mut lanes = [0.0; LANES];
         sum.store(&mut lanes);
-        let mut n = LANES;
-        while n > 1 {
-            n /= 2;
-            for i in 0..n {
-                lanes[i] += lanes[i + n];
-            }
-        }
-        lanes[0]
+        sum_of_lanes(lanes)
     }
 }
 
