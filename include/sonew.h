@@ -56,7 +56,7 @@
 #ifndef SONEW_H
 #define SONEW_H
 
-/* Generated from src/capi by build.rs: change it there. */
+/* Generated from src/capi with cbindgen: change it there. */
 
 #include <stddef.h>
 #include <stdint.h>

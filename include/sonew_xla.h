@@ -78,7 +78,7 @@
 #ifndef SONEW_XLA_H
 #define SONEW_XLA_H
 
-/* Generated from src/xla by build.rs: change it there. */
+/* Generated from src/xla with cbindgen: change it there. */
 
 #ifdef __cplusplus
 extern "C" {
