@@ -28,17 +28,20 @@ pub enum Apply {
     },
 }
 
-/// Added to a parameter that stays as it is, and unknown to the compiler: of a choice
-/// between what is stored and what was loaded, it would make a masked store, which some
-/// processors do slowly.
-pub(crate) fn nothing() -> f64 {
-    std::hint::black_box(-0.0)
-}
-
 /// Whether numbers are infinite or NaN.
 #[inline(always)]
-pub(crate) fn not_finite<V: Vector>(isa: V::Isa, x: V) -> V::Mask {
+fn not_finite<V: Vector>(isa: V::Isa, x: V) -> V::Mask {
     x.abs().not_lt(V::splat(isa, V::Scalar::INFINITY))
+}
+
+/// What parameters become: each stays as it is where it would not be finite.
+#[inline(always)]
+pub(crate) fn or_old<V: Vector>(isa: V::Isa, new: V, old: V) -> V {
+    // That is rare, and a choice in every lane takes long.
+    match new.is_finite(isa) {
+        true => new,
+        false => V::select(not_finite(isa, new), old, new),
+    }
 }
 
 /// Directions are applied to parameters.
@@ -57,20 +60,18 @@ impl<T: Scalar, E: Stored> Kernel<T> for Deliver<'_, T, E> {
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
         let rate = Times::new(isa, self.rate);
-        let (decay, nothing) = (V::number(isa, self.decay), V::number(isa, nothing()));
+        let decay = V::number(isa, self.decay);
         let params = self.params.iter_mut().enumerate();
         for ((i, params), u) in params.zip(self.direction) {
             prefetch(params, self.ahead);
             let old = E::load::<V>(isa, params);
             let u = rate.lifted(V::load(isa, u));
-            let new = rate.number.mul_add(u, decay.mul_add(old, old));
-            let new = V::select(not_finite(isa, new), old + nothing, new);
+            let new = or_old(isa, rate.number.mul_add(u, decay.mul_add(old, old)), old);
             let noise = self.noise.map(|(noise, index)| (noise, index + i * LANES));
             let stored = E::store(new, isa, params, noise);
             // In few bits it may have become infinite.
-            if E::ROUNDS && V::any(not_finite(isa, stored)) {
-                let kept = V::select(not_finite(isa, stored), old + nothing, stored);
-                E::store(kept, isa, params, None);
+            if E::ROUNDS && !stored.is_finite(isa) {
+                E::store(or_old(isa, stored, old), isa, params, None);
             }
         }
     }
@@ -97,7 +98,7 @@ impl<T: Scalar, F: Stored, E: Stored> Kernel<T> for Write<'_, F, E> {
             let out = scale.of(F::load::<V>(isa, from)).canonical(isa);
             let noise = self.noise.map(|(noise, index)| (noise, index + i * LANES));
             let stored = E::store(out, isa, to, noise);
-            if self.are_directions && V::any(not_finite(isa, stored)) {
+            if self.are_directions && !stored.is_finite(isa) {
                 let zero = V::number(isa, 0.0);
                 let finite = V::select(not_finite(isa, stored), zero, stored);
                 E::store(finite, isa, to, None);

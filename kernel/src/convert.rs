@@ -2,7 +2,6 @@
 
 use bytemuck::Zeroable;
 
-use super::apply::not_finite;
 use super::dtype::{Dtype, Elements, ElementsMut};
 use super::element::{chunks_mut, with_state, Stored};
 use super::isa::Isa;
@@ -77,7 +76,7 @@ impl<T: Scalar, F: Stored, E: Stored> Kernel<T> for Convert<'_, F, E> {
             let number = F::load::<V>(isa, from).canonical(isa);
             let noise = self.noise.map(|(noise, index)| (noise, index + i * LANES));
             let stored = E::store(number.flush(least), isa, to, noise);
-            if V::any(not_finite(isa, stored)) && found.is_none() {
+            if !stored.is_finite(isa) && found.is_none() {
                 let (mut before, mut after) = ([T::ZERO; LANES], [T::ZERO; LANES]);
                 number.store(&mut before);
                 stored.store(&mut after);

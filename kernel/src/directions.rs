@@ -9,9 +9,10 @@ use crate::elimination::{ANY_BAND, COMMON_BAND};
 use crate::kernels::in_arithmetic;
 use crate::noise::Noise;
 use crate::norms::AddSquares;
+use crate::outcome::Outcome;
 use crate::runs::slice_mut;
 use crate::simd::{Scalar, LANES};
-use crate::solve::{Outcome, Solve, UpdateAndSolve};
+use crate::solve::{Solve, UpdateAndSolve};
 use crate::update::{Chunk, Update};
 use crate::workspace::{Arrays, AtHand, New};
 use crate::{
@@ -297,7 +298,7 @@ fn has_update(band: usize, access: &Access<'_>, rule: &Rule, then: Directions) -
 }
 
 /// Whether there is a loop for what becomes of directions.
-fn has_finish(access: &Access<'_>, rule: &Rule, then: Directions) -> bool {
+pub(crate) fn has_finish(access: &Access<'_>, rule: &Rule, then: Directions) -> bool {
     match (then, rule.apply) {
         (Directions::Measured, _) => true,
         (_, Apply::Update { rate, .. }) => {

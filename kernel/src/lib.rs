@@ -36,6 +36,7 @@ mod kernels;
 mod lines;
 mod noise;
 mod norms;
+mod outcome;
 mod pooled;
 mod root;
 mod runs;

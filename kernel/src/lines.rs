@@ -6,9 +6,9 @@ use arrayvec::ArrayVec;
 
 use crate::access::Run;
 use crate::elimination::COMMON_BAND;
+use crate::outcome::Outcome;
 use crate::runs::{slice_mut, with_padded};
 use crate::simd::LANES;
-use crate::solve::Outcome;
 use crate::workspace::{New, PADDED};
 use crate::{
     Access, Directions, Gradient, Incoming, Kernels, Lines, Norms, Rule, Wanted, Workspace, CHUNK,

@@ -45,12 +45,6 @@ impl Largest {
     }
 }
 
-/// The larger of each lane; what is there if the other is NaN.
-#[inline(always)]
-pub(crate) fn larger<V: Vector>(there: V, x: V) -> V {
-    V::select(there.lt(x), x, there)
-}
-
 /// Adds up the squares of numbers.
 #[inline(always)]
 pub(crate) fn add_squares<V: Vector>(
@@ -140,7 +134,7 @@ impl<T: Scalar> LargestL1<'_, T> {
             if let Some(before) = self.before {
                 t = t + V::load(isa, &before[i]).abs() * unit;
             }
-            largest = larger(largest, t);
+            largest = t.larger(largest);
         }
         let mut lanes = [T::ZERO; LANES];
         largest.store(&mut lanes);

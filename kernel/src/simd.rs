@@ -124,6 +124,17 @@ pub(crate) trait Register: Copy {
     /// Zero where the mask is false.
     fn only(self, mask: Self::Mask) -> Self;
 
+    /// The larger one; `b` where either is NaN.
+    #[inline(always)]
+    fn larger(self, b: Self) -> Self {
+        Self::select(b.lt(self), self, b)
+    }
+    /// The smaller one; `b` where either is NaN.
+    #[inline(always)]
+    fn smaller(self, b: Self) -> Self {
+        Self::select(self.lt(b), self, b)
+    }
+
     /// `1 / sqrt(self)` of normal positive numbers. In float32 that takes no division, and
     /// is not rounded correctly.
     #[inline(always)]
@@ -216,6 +227,10 @@ pub(crate) trait Vector:
     fn any(a: Self::Mask) -> bool;
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
     fn only(self, mask: Self::Mask) -> Self;
+    fn larger(self, b: Self) -> Self;
+    fn smaller(self, b: Self) -> Self;
+    /// Whether no lane is infinite or NaN.
+    fn is_finite(self, isa: Self::Isa) -> bool;
     fn inverse_root(self, isa: Self::Isa) -> Self;
     fn sums_of_rows(isa: Self::Isa, block: &mut [[Self::Scalar; LANES]; LANES]) -> Self;
     fn transpose(isa: Self::Isa, block: &mut [[Self::Scalar; LANES]; LANES]);
@@ -313,6 +328,8 @@ impl<R: Register, const N: usize> Vector for Group<R, N> {
         fn abs(self);
         fn mul_add(self, b, c);
         fn neg_mul_add(self, b, c);
+        fn larger(self, b);
+        fn smaller(self, b);
     }
     masks! {
         fn lt(self, b);
@@ -373,6 +390,16 @@ impl<R: Register, const N: usize> Vector for Group<R, N> {
             self.0[i] = self.0[i].only(mask[i]);
         }
         self
+    }
+    #[inline(always)]
+    fn is_finite(self, isa: R::Isa) -> bool {
+        // Zero times them is zero, and NaN otherwise.
+        let zero = R::splat(isa, R::Scalar::ZERO);
+        let mut sum = self.0[0].mul(zero);
+        for i in 1..N {
+            sum = sum.add(self.0[i].mul(zero));
+        }
+        !R::any(sum.is_nan())
     }
     #[inline(always)]
     fn inverse_root(mut self, isa: R::Isa) -> Self {

@@ -7,13 +7,12 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::apply::nothing;
 use super::element::Stored;
 use super::elimination::{Elimination, ANY_BAND, LOWER, PSI, TIMES_PIVOT};
-use super::isa::prefetch;
+use super::outcome::{Finishing, Outcome};
 use super::simd::{Kernel, Scalar, Vector, LANES};
 use super::update::Update;
-use crate::{Apply, Directions, MAX_BAND};
+use crate::MAX_BAND;
 
 /// Planes of the state.
 const MOMENTUM: usize = 0;
@@ -55,53 +54,6 @@ pub(crate) struct Solve<'a, T, const BAND: usize, const ENDS: bool> {
     pub(crate) outcome: Outcome<'a, T>,
 }
 
-/// What becomes of directions.
-pub(crate) struct Outcome<'a, T> {
-    /// The sums of their squares, if these are added up.
-    pub(crate) sums: &'a mut [f64; LANES],
-    pub(crate) measures: bool,
-    /// The parameters that they are applied to, `p <- p + decay p + rate u`; or where they
-    /// are stored, as far as there is room: past the caches, if they are many. From the
-    /// first on that is wanted.
-    pub(crate) to: &'a mut [[T; LANES]],
-    pub(crate) update: Option<(f64, f64)>,
-    pub(crate) many: bool,
-    pub(crate) ahead: usize,
-}
-
-impl<'a, T> Outcome<'a, T> {
-    /// `then` says whether `to` are parameters.
-    pub(crate) fn new(
-        then: Directions,
-        to: &'a mut [[T; LANES]],
-        apply: Apply,
-        sums: &'a mut [f64; LANES],
-    ) -> Self {
-        let update = match (then, apply) {
-            (Directions::Measured, _) => None,
-            (_, Apply::Update { rate, decay }) => Some((rate.number, decay)),
-            (_, Apply::Write { .. }) => unreachable!("there is no loop for it"),
-        };
-        Outcome {
-            measures: then.measures(),
-            update,
-            ..Outcome::stored(to, sums)
-        }
-    }
-
-    /// They are stored, and that is all.
-    pub(crate) fn stored(to: &'a mut [[T; LANES]], sums: &'a mut [f64; LANES]) -> Self {
-        Outcome {
-            sums,
-            measures: false,
-            to,
-            update: None,
-            many: false,
-            ahead: 0,
-        }
-    }
-}
-
 /// So many vectors are solved before their directions are computed: few enough
 /// that the processor does both at the same time, and divides while it waits for
 /// memory; enough that what was stored can be loaded again.
@@ -129,15 +81,7 @@ pub(crate) struct Solving<'r, V: Vector, const BAND: usize, const ENDS: bool> {
     one: V,
     infinity: V,
     gamma: V,
-    rate: V,
-    decay: V,
-    nothing: V,
-    sums: V::Sums,
-    measures: bool,
-    to: &'r mut [[V::Scalar; LANES]],
-    applies: bool,
-    many: bool,
-    ahead: usize,
+    finishing: Finishing<'r, V>,
 }
 
 impl<T: Scalar, const BAND: usize, const ENDS: bool> Solve<'_, T, BAND, ENDS> {
@@ -161,7 +105,6 @@ impl<T: Scalar, const BAND: usize, const ENDS: bool> Solve<'_, T, BAND, ENDS> {
         assert!(self.after[..=band].iter().all(inside));
         assert!(self.before[..=band].iter().all(inside));
         assert!(self.elimination.len() >= super::elimination::vectors(band) * LANES);
-        let (rate, decay) = self.outcome.update.unwrap_or_default();
         Solving {
             isa,
             band,
@@ -179,15 +122,7 @@ impl<T: Scalar, const BAND: usize, const ENDS: bool> Solve<'_, T, BAND, ENDS> {
             one: V::number(isa, 1.0),
             infinity: V::splat(isa, T::INFINITY),
             gamma: V::number(isa, self.gamma),
-            rate: V::number(isa, rate),
-            decay: V::number(isa, decay),
-            nothing: V::number(isa, nothing()),
-            sums: V::load_sums(isa, self.outcome.sums),
-            measures: self.outcome.measures,
-            to: &mut *self.outcome.to,
-            applies: self.outcome.update.is_some(),
-            many: self.outcome.many,
-            ahead: self.outcome.ahead,
+            finishing: self.outcome.start(isa),
         }
     }
 }
@@ -251,7 +186,7 @@ impl<V: Vector, const BAND: usize, const ENDS: bool> Solving<'_, V, BAND, ENDS> 
                     let (psi, w) = (self.solved(k, k, at), self.solved(0, k, at));
                     u = load(psi).neg_mul_add(load(w), u);
                 }
-                self.finish(i - self.wanted, u);
+                self.finishing.finish(i - self.wanted, u);
             }
             first = end;
         }
@@ -387,27 +322,6 @@ impl<V: Vector, const BAND: usize, const ENDS: bool> Solving<'_, V, BAND, ENDS> 
         V::and(self.zero.lt(diagonal), diagonal.lt(self.infinity))
     }
 
-    /// What becomes of a vector of directions.
-    #[inline(always)]
-    fn finish(&mut self, i: usize, u: V) {
-        if self.measures {
-            u.add_squares(&mut self.sums);
-        }
-        if self.applies {
-            let params = &mut self.to[i];
-            prefetch(params, self.ahead);
-            let old = V::load(self.isa, params);
-            let new = self.rate.mul_add(u, self.decay.mul_add(old, old));
-            let same = old + self.nothing;
-            V::select(new.abs().lt(self.infinity), new, same).store(params);
-        } else if let Some(to) = self.to.get_mut(i) {
-            match self.many {
-                true => u.stream(to),
-                false => u.store(to),
-            }
-        }
-    }
-
     /// So many coordinates at hand are done; the last of the new ones become the
     /// history, where directions lag behind. From now on vectors are counted from
     /// the same as before, but are so many earlier in the chunk.
@@ -434,8 +348,8 @@ impl<V: Vector, const BAND: usize, const ENDS: bool> Solving<'_, V, BAND, ENDS> 
 
     /// The sums of squares.
     #[inline(always)]
-    pub(crate) fn sums(self) -> V::Sums {
-        self.sums
+    fn sums(self) -> V::Sums {
+        self.finishing.sums
     }
 }
 
@@ -498,7 +412,7 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool> Kernel<T>
             for i in 0..all {
                 // SAFETY: there are so many.
                 let (m, d) = unsafe { updating.vector(i, is_adam, false) };
-                solving.finish(i, (m / d).only(solving.usable(d)));
+                solving.finishing.finish(i, (m / d).only(solving.usable(d)));
             }
         }
         // Where the chunk begins among the vectors that are solved for.

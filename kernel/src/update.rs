@@ -14,7 +14,7 @@ use super::element::{chunks_mut, Stored};
 use super::factor::Times;
 use super::isa::prefetch;
 use super::noise::{Noise, Random};
-use super::norms::{add_squares, larger};
+use super::norms::add_squares;
 use super::simd::{Kernel, Scalar, Vector, LANES};
 use crate::Factor;
 
@@ -357,7 +357,7 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool>
             largest = V::load(isa, self.largest);
             for plane in chunks_mut::<E>(self.planes[1]) {
                 let h = E::load::<V>(isa, plane);
-                largest = larger(largest, h.only(h.lt(infinity)));
+                largest = h.only(h.lt(infinity)).larger(largest);
             }
         }
         largest.store(self.largest);
@@ -423,7 +423,7 @@ impl<V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
         let plane = &mut self.diagonal;
         // SAFETY: as above.
         let h = unsafe { plane.average::<V>(isa, i, keep, weighted, g, least, noise(1), ahead) };
-        self.largest = larger(self.largest, h);
+        self.largest = h.larger(self.largest);
         let d = damp(h, self.roots, self.add);
         if in_chunk {
             // SAFETY: the caller's promise.

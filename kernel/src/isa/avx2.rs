@@ -143,6 +143,9 @@ impl Register for F32 {
         fn any(a: __m256) -> bool = _mm256_movemask_ps(a) != 0;
         fn select(mask: __m256, yes: Self, no: Self) -> Self = F32(_mm256_blendv_ps(no.0, yes.0, mask));
         fn only(self, mask: __m256) -> Self = F32(_mm256_and_ps(mask, self.0));
+        // Where either is NaN, these return the second.
+        fn larger(self, b: Self) -> Self = F32(_mm256_max_ps(self.0, b.0));
+        fn smaller(self, b: Self) -> Self = F32(_mm256_min_ps(self.0, b.0));
         fn inverse_root(self, isa: Token) -> Self = inverse_root(isa, self);
         fn sums_of_rows(_: Token, block: &mut [[f32; LANES]; LANES]) -> [f32; LANES] = {
             sums_of_rows(block)

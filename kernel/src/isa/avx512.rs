@@ -52,6 +52,9 @@ impl Register for F32 {
             F32(_mm512_mask_blend_ps(mask, no.0, yes.0))
         };
         fn only(self, mask: Self::Mask) -> Self = F32(_mm512_maskz_mov_ps(mask, self.0));
+        // Where either is NaN, these return the second.
+        fn larger(self, b: Self) -> Self = F32(_mm512_max_ps(self.0, b.0));
+        fn smaller(self, b: Self) -> Self = F32(_mm512_min_ps(self.0, b.0));
         fn inverse_root(self, isa: Token) -> Self = inverse_root(isa, self);
         fn sums_of_rows(_: Token, block: &mut [[f32; 16]; 16]) -> [f32; 16] = {
             avx2::sums_of_rows(block)

@@ -3,7 +3,10 @@
 // The number of a position says more than an iterator over several arrays.
 #![allow(clippy::needless_range_loop)]
 
+use std::ops::Range;
+
 use super::inverse::{Factors, TILE};
+use crate::outcome::Outcome;
 use crate::simd::{Kernel, Scalar, Vector, LANES};
 
 /// Adds the products of positions at hand with those behind them, summed over the lanes.
@@ -121,36 +124,38 @@ pub(super) fn filter<V: Vector>(
 /// [`filter`] has rows of a vector.
 pub(super) const ALONE: (usize, usize) = (1, 0);
 
-/// Directions, from what the correlations leave of them, and their squares if they are added
-/// up.
-pub(super) struct Direct<'a, T> {
+/// What the correlations leave of directions.
+pub(super) struct Solved<'a, T> {
     /// `R^-1 q^-1 m` and `1 / q`: vectors that are so many apart.
-    pub(super) from: &'a [[T; LANES]],
+    pub(super) x: &'a [[T; LANES]],
     pub(super) inverse_root: &'a [[T; LANES]],
     pub(super) step: usize,
-    pub(super) to: &'a mut [[T; LANES]],
-    pub(super) sums: Option<&'a mut [f64; LANES]>,
+}
+
+/// Directions of some vectors, and what becomes of them.
+pub(super) struct Direct<'a, T> {
+    pub(super) of: &'a Solved<'a, T>,
+    pub(super) vectors: Range<usize>,
+    pub(super) outcome: Outcome<'a, T>,
 }
 
 impl<T: Scalar> Kernel<T> for Direct<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        let mut unwanted = [0.0; LANES];
-        let (measures, sums) = match self.sums {
-            Some(sums) => (true, sums),
-            None => (false, &mut unwanted),
-        };
-        let mut squares = V::load_sums(isa, sums);
-        for (i, to) in self.to.iter_mut().enumerate() {
-            let at = i * self.step;
-            let u = V::load(isa, &self.from[at]) * V::load(isa, &self.inverse_root[at]);
-            if measures {
-                u.add_squares(&mut squares);
-            }
-            u.store(to);
+    fn run<V: Vector<Scalar = T>>(mut self, isa: V::Isa) {
+        let Solved {
+            x,
+            inverse_root,
+            step,
+        } = self.of;
+        let mut finishing = self.outcome.start::<V>(isa);
+        for (i, vector) in self.vectors.enumerate() {
+            let at = vector * step;
+            let u = V::load(isa, &x[at]) * V::load(isa, &inverse_root[at]);
+            finishing.finish(i, u);
         }
-        V::store_sums(squares, sums);
+        let sums = finishing.sums;
+        V::store_sums(sums, self.outcome.sums);
     }
 }

@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use super::band::Direct;
+use super::band::{Direct, Solved};
 use super::prepare::{Prepare, Prepared, UpdateAndPrepare};
 use super::transpose::{ToColumns, ToRows};
 use super::{Panel, Pass};
 use crate::access::Run;
-use crate::apply::Keep;
-use crate::directions::{is_single, update};
+use crate::directions::{has_finish, is_single, update};
 use crate::dtype::Dtype;
+use crate::outcome::Outcome;
 use crate::runs::slice_mut;
 use crate::simd::{Scalar, LANES};
 use crate::workspace::Arrays;
@@ -85,18 +85,20 @@ impl Pass<'_, '_> {
     /// The state of a run takes in the gradient, if it is to, and is prepared.
     fn come<T: Scalar>(&mut self, run: Run, mut to: Prepared<'_, T>) {
         let whole = run.len - run.len % LANES;
-        let mut done = 0;
+        let mut at_once = 0;
         if whole > 0 && self.has_loop::<T>() {
-            self.come_at_once::<T>(Run { len: whole, ..run }, to.from(0));
-            done = whole;
+            let run = Run { len: whole, ..run };
+            at_once = whole;
+            if !self.come_at_once::<T>(run, to.from(0)) {
+                self.come_through_chunk::<T>(run, to.from(0), false);
+            }
         }
-        // Whole vectors of what is left, as many as the chunk holds, and then the rest.
-        while done < run.len {
-            let most = if done < whole { whole - done } else { LANES };
-            let (col, len) = (run.col + done, (run.len - done).min(most).min(CHUNK));
-            let run = Run { col, len, ..run };
-            self.come_through_chunk::<T>(run, to.from(done / LANES));
-            done += len;
+        // Whole vectors of what is left, and then the rest.
+        let parts = [at_once..whole, whole..run.len].into_iter();
+        for part in parts.filter(|part| !part.is_empty()) {
+            let (col, len) = (run.col + part.start, part.len());
+            let (run, to) = (Run { col, len, ..run }, to.from(part.start / LANES));
+            self.come_through_chunk::<T>(run, to, self.block.takes_in);
         }
     }
 
@@ -109,7 +111,8 @@ impl Pass<'_, '_> {
         is_fast && self.block.takes_in && is_common && in_place
     }
 
-    fn come_at_once<T: Scalar>(&mut self, run: Run, to: Prepared<'_, T>) {
+    /// Returns whether what it made is to be kept.
+    fn come_at_once<T: Scalar>(&mut self, run: Run, to: Prepared<'_, T>) -> bool {
         let (kernels, access, rule) = (self.kernels, &mut *self.access, self.rule);
         let taken_in = &mut self.norms.taken_in;
         let incoming = incoming(run, Gradient::InMemory { step: 1 });
@@ -136,29 +139,33 @@ impl Pass<'_, '_> {
         }
     }
 
-    fn come_through_chunk<T: Scalar>(&mut self, run: Run, to: Prepared<'_, T>) {
-        let (kernels, work, access) = (self.kernels, &mut *self.work, &mut *self.access);
-        let (rule, takes_in) = (self.rule, self.block.takes_in);
-        work.along(false);
-        if takes_in || to.z.is_some() {
-            kernels.gradient(work, access, run, (0, 0), rule.scale);
+    /// The same of a run of any length, as many coordinates at a time as the chunk holds.
+    fn come_through_chunk<T: Scalar>(&mut self, all: Run, mut to: Prepared<'_, T>, takes_in: bool) {
+        for done in (0..all.len).step_by(CHUNK) {
+            let (kernels, work, access) = (self.kernels, &mut *self.work, &mut *self.access);
+            let (col, len) = (all.col + done, (all.len - done).min(CHUNK));
+            let (run, rule) = (Run { col, len, ..all }, self.rule);
+            work.along(false);
+            if takes_in || to.z.is_some() {
+                kernels.gradient(work, access, run, (0, 0), rule.scale);
+            }
+            let gradient = match takes_in {
+                true => Gradient::InChunk,
+                false => Gradient::None,
+            };
+            let incoming = incoming(run, gradient);
+            kernels.update(work, access, rule, &incoming, &mut self.norms.taken_in);
+            let arrays = work.arrays::<T>();
+            let (state, plane) = (&*arrays.state, arrays.new.plane);
+            let vectors = len.div_ceil(LANES);
+            kernels.call(Prepare {
+                momentum: &state.as_chunks().0[..vectors],
+                diagonal: &state[plane..].as_chunks().0[..vectors],
+                gradient: &arrays.new.gradient.as_chunks().0[..vectors],
+                scale: Factor::ONE,
+                to: to.from(done / LANES),
+            });
         }
-        let gradient = match takes_in {
-            true => Gradient::InChunk,
-            false => Gradient::None,
-        };
-        let incoming = incoming(run, gradient);
-        kernels.update(work, access, rule, &incoming, &mut self.norms.taken_in);
-        let arrays = work.arrays::<T>();
-        let (state, plane) = (&*arrays.state, arrays.new.plane);
-        let vectors = run.len.div_ceil(LANES);
-        kernels.call(Prepare {
-            momentum: &state.as_chunks().0[..vectors],
-            diagonal: &state[plane..].as_chunks().0[..vectors],
-            gradient: &arrays.new.gradient.as_chunks().0[..vectors],
-            scale: Factor::ONE,
-            to,
-        });
     }
 
     /// Directions of some positions leave the panel for where they are wanted.
@@ -171,21 +178,18 @@ impl Pass<'_, '_> {
     ) {
         let (chains, block) = (self.chains, &self.block);
         let (first_chain, (kept, kept_row)) = (block.chains.start, block.kept);
-        let (pitch, vectors) = (chains.pitch(), of.len().div_ceil(LANES));
+        let pitch = chains.pitch();
         let arrays = panel.arrays::<T>(chains);
-        let measures = then.measures();
         if !chains.rows {
             for (at, row) in positions.enumerate() {
                 let (col, len) = (of.start, of.len());
-                self.kernels.call(Direct {
-                    from: &arrays.x[at..],
+                let solved = Solved {
+                    x: &arrays.x[at..],
                     inverse_root: &arrays.inverse_root[at..],
                     step: pitch,
-                    to: &mut arrays.run[..vectors],
-                    sums: measures.then_some(&mut self.norms.direction.0),
-                });
+                };
                 let kept = kept + row * kept_row + col - first_chain;
-                self.leave::<T>(Run { row, col, len }, &arrays.run[..vectors], kept, then);
+                self.leave::<T>(Run { row, col, len }, &solved, arrays.run, kept, then);
             }
             return;
         }
@@ -201,44 +205,75 @@ impl Pass<'_, '_> {
             });
             for lane in 0..LANES.min(of.end - first) {
                 let row = first + lane;
-                let directions = &mut arrays.run[..count / LANES];
-                self.kernels.call(Direct {
-                    from: rows[lane * staged..].as_chunks().0,
+                let solved = Solved {
+                    x: rows[lane * staged..].as_chunks().0,
                     inverse_root: &arrays.inverse_root[(vector * LANES + lane) * row_pitch..],
                     step: 1,
-                    to: &mut *directions,
-                    sums: measures.then_some(&mut self.norms.direction.0),
-                });
+                };
                 let kept = kept + (row - first_chain) * kept_row + col;
-                self.leave::<T>(Run { row, col, len }, directions, kept, then);
+                self.leave::<T>(Run { row, col, len }, &solved, arrays.run, kept, then);
             }
         }
     }
 
-    /// Those of a run.
+    /// Those of a run; in `room` there is room for them.
     fn leave<T: Scalar>(
         &mut self,
         run: Run,
-        direction: &[[T; LANES]],
+        of: &Solved<'_, T>,
+        room: &mut [[T; LANES]],
         kept: usize,
         then: Directions,
     ) {
+        let (kernels, access, apply) = (self.kernels, &mut *self.access, self.rule.apply);
+        let sums = &mut self.norms.direction.0;
+        let vectors = run.len.div_ceil(LANES);
         if then == Directions::Measured {
             // SAFETY: the access is borrowed exclusively.
-            if let Some(keep) = unsafe { self.access.kept(kept, run.len) } {
-                let (to, many) = (slice_mut::<T>(keep), self.access.keeps_many());
-                self.kernels.call(Keep {
-                    direction,
-                    to,
-                    many,
-                });
-            }
+            let kept = unsafe { access.kept(kept, run.len) };
+            let to = kept.map_or(&mut [][..], slice_mut);
+            let outcome = Outcome {
+                many: access.keeps_many(),
+                ..Outcome::new(then, to, apply, sums)
+            };
+            kernels.call(Direct {
+                of,
+                vectors: 0..vectors,
+                outcome,
+            });
             return;
         }
-        // SAFETY: the access is borrowed exclusively.
-        let target = unsafe { self.access.target(run) };
-        self.kernels
-            .deliver::<T>(direction, target, self.rule.apply);
+        // Whole vectors reach the common kinds of targets at once.
+        let mut done = 0;
+        if const { is_single::<T>() } && has_finish(access, self.rule, then) {
+            done = run.len / LANES;
+            // SAFETY: as above.
+            let target = unsafe { access.target(run) };
+            let outcome = Outcome {
+                ahead: target.ahead,
+                ..Outcome::new(then, slice_mut(target.to), apply, sums)
+            };
+            kernels.call(Direct {
+                of,
+                vectors: 0..done,
+                outcome,
+            });
+        }
+        if done < vectors {
+            let room = &mut room[..vectors - done];
+            let outcome = Outcome {
+                measures: then.measures(),
+                ..Outcome::stored(room, sums)
+            };
+            kernels.call(Direct {
+                of,
+                vectors: done..vectors,
+                outcome,
+            });
+            // SAFETY: as above; what was given out before is not in use any more.
+            let target = unsafe { access.target(run) };
+            kernels.deliver::<T>(room, target.skip(done), apply);
+        }
     }
 }
 

@@ -36,41 +36,67 @@ const LINE: usize = 64;
 /// What the loops need, in registers.
 struct Preparing<'a, V: Vector> {
     isa: V::Isa,
-    least: V,
+    zero: V,
     infinity: V,
+    /// The least number whose root is taken.
+    normal: V,
     scale: Times<V>,
     to: Prepared<'a, V::Scalar>,
+    /// The least of the diagonal, and NaN if any number was infinite or NaN.
+    least: V,
+    sum: V,
 }
 
 impl<'a, V: Vector> Preparing<'a, V> {
     #[inline(always)]
     fn new(isa: V::Isa, scale: Factor, to: Prepared<'a, V::Scalar>) -> Self {
+        let infinity = V::splat(isa, V::Scalar::INFINITY);
         Preparing {
             isa,
-            least: V::number(isa, V::Scalar::LEAST_NORMAL),
-            infinity: V::splat(isa, V::Scalar::INFINITY),
+            zero: V::number(isa, 0.0),
+            infinity,
+            normal: V::number(isa, V::Scalar::LEAST_NORMAL),
             scale: Times::new(isa, scale),
             to,
+            least: infinity,
+            sum: V::number(isa, 0.0),
         }
     }
 
-    /// A vector of momentum, damped diagonal and gradient. All is zero where the diagonal is
-    /// no normal number.
+    /// A vector of momentum, damped diagonal and gradient. With `selects`, all is zero where
+    /// the diagonal is no normal number, and `g / q` where it is not finite; otherwise
+    /// [`Preparing::is_usual`] tells whether all of them are what they should be.
     #[inline(always)]
-    fn vector(&mut self, i: usize, m: V, d: V, gradient: &[V::Scalar; LANES]) {
+    fn vector(&mut self, i: usize, m: V, d: V, gradient: &[V::Scalar; LANES], selects: bool) {
         let at = i * self.to.step;
         // Where vectors are apart, the next run is to be stored in the lines behind these.
         prefetch(&self.to.x[at], LINE);
         prefetch(&self.to.inverse_root[at], LINE);
-        let usable = V::and(d.not_lt(self.least), d.lt(self.infinity));
-        let inverse = d.inverse_root(self.isa).only(usable);
-        (m * inverse).only(usable).store(&mut self.to.x[at]);
-        inverse.store(&mut self.to.inverse_root[at]);
-        if let Some(z) = &mut self.to.z {
-            let g = self.scale.of(V::load(self.isa, gradient)) * inverse;
-            let finite = g.abs().lt(self.infinity);
-            g.only(V::and(usable, finite)).store(&mut z[at]);
+        let (mut m, mut inverse) = (m, d.inverse_root(self.isa));
+        if selects {
+            let usable = V::and(d.not_lt(self.normal), d.lt(self.infinity));
+            (m, inverse) = (m.only(usable), inverse.only(usable));
+        } else {
+            self.least = d.smaller(self.least);
+            self.sum = d.mul_add(self.zero, self.sum);
         }
+        (m * inverse).store(&mut self.to.x[at]);
+        inverse.store(&mut self.to.inverse_root[at]);
+        if let Some(to) = &mut self.to.z {
+            let mut z = self.scale.of(V::load(self.isa, gradient)) * inverse;
+            if selects {
+                z = z.only(z.abs().lt(self.infinity));
+            } else {
+                self.sum = z.mul_add(self.zero, self.sum);
+            }
+            z.store(&mut to[at]);
+        }
+    }
+
+    /// Whether every diagonal was a normal number, and all `g / q` were finite.
+    #[inline(always)]
+    fn is_usual(&self) -> bool {
+        !V::any(self.least.lt(self.normal)) && !V::any(self.sum.is_nan())
     }
 }
 
@@ -93,13 +119,14 @@ impl<T: Scalar> Kernel<T> for Prepare<'_, T> {
         let mut to = Preparing::<V>::new(isa, self.scale, self.to);
         for (i, m) in self.momentum.iter().enumerate() {
             let (m, d) = (V::load(isa, m), V::load(isa, &self.diagonal[i]));
-            to.vector(i, m, d, &self.gradient[i]);
+            to.vector(i, m, d, &self.gradient[i], true);
         }
     }
 }
 
 /// State takes in the gradient and is prepared in one loop, without the chunk: for the common
-/// kinds of steps.
+/// kinds of steps. Returns whether all was usual; otherwise what is prepared is to be prepared
+/// once more.
 pub(super) struct UpdateAndPrepare<'a, U, T> {
     pub(super) update: &'a mut U,
     /// The planes of the chunk, which stay as they are.
@@ -110,11 +137,11 @@ pub(super) struct UpdateAndPrepare<'a, U, T> {
 }
 
 impl<T: Scalar, E: Stored> Kernel<T> for UpdateAndPrepare<'_, Update<'_, '_, T, E, 0, false>, T> {
-    type Output = ();
+    type Output = bool;
     const FOR_SPEED: bool = true;
 
     #[inline(always)]
-    fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
+    fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) -> bool {
         let update = self.update;
         let (is_adam, vectors) = (update.by.is_adam(), update.vectors());
         let gradient = &update.gradient.as_chunks().0[..vectors];
@@ -124,9 +151,10 @@ impl<T: Scalar, E: Stored> Kernel<T> for UpdateAndPrepare<'_, Update<'_, '_, T, 
         for (i, gradient) in gradient.iter().enumerate() {
             // SAFETY: it is one of the update's vectors.
             let (m, d) = unsafe { updating.vector(i, is_adam, false) };
-            to.vector(i, m, d, gradient);
+            to.vector(i, m, d, gradient, false);
         }
         let totals = updating.totals();
         update.end(isa, totals);
+        to.is_usual()
     }
 }
