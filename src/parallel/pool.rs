@@ -194,30 +194,34 @@ impl Workers {
         let threads = self.threads.as_ref().filter(|_| !others.is_empty());
         match threads.and_then(|threads| Some((threads.pool.as_ref()?, &threads.post))) {
             Some((pool, post)) => {
-                let others = Items(others.as_mut_ptr(), others.len());
+                let (count, others) = (others.len(), Items::of(others));
                 let task = |i: usize| {
                     let _mode = FloatMode::set_default();
                     // SAFETY: they are borrowed exclusively, and each is asked for once.
                     work(unsafe { others.get(i) });
                 };
-                post.with_helpers(pool, others.1, &task, || work(mine));
+                post.with_helpers(pool, count, &task, || work(mine));
             }
             None => work(mine),
         }
     }
 }
 
-/// A list of which each thread gets an item of its own.
-struct Items<T>(*mut T, usize);
+/// A list of which each thread gets items of its own.
+pub(super) struct Items<T>(*mut T, usize);
 
 // SAFETY: what threads get are different items.
 unsafe impl<T: Send> Sync for Items<T> {}
 
 impl<T> Items<T> {
+    pub(super) fn of(list: &mut [T]) -> Self {
+        Items(list.as_mut_ptr(), list.len())
+    }
+
     /// # Safety
     /// The list is borrowed exclusively, and nobody else has this item.
     #[allow(clippy::mut_from_ref)] // That is the promise.
-    unsafe fn get(&self, i: usize) -> &mut T {
+    pub(super) unsafe fn get(&self, i: usize) -> &mut T {
         assert!(i < self.1);
         // SAFETY: the caller's promise.
         unsafe { &mut *self.0.add(i) }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sonew_kernel::{fence, Access, Memory, PooledChains, PooledSums, Rect, Workspace};
 
-use super::pool::Workers;
+use super::pool::{Items, Workers};
 use crate::error::Result;
 use crate::layout::Grid;
 use crate::memory::{list, OF_TENSORS};
@@ -100,25 +100,68 @@ impl Team<'_> {
         if sweep == Sweep::Waiting && !tiles.any_waits {
             return;
         }
-        let next = AtomicUsize::new(0);
-        let is_alone = self.workspaces.len() == 1;
-        let take = || match is_alone {
-            false => next.fetch_add(1, Ordering::Relaxed),
-            // For one thread this is the same, and for small steps it is much faster.
-            true => {
-                let i = next.load(Ordering::Relaxed);
-                next.store(i + 1, Ordering::Relaxed);
-                i
-            }
-        };
+        let next = Next::new(self.workspaces.len() == 1);
         self.workers.run(self.workspaces, &|work: &mut Workspace| {
-            while let Some(tile) = tiles.get(take(), &grid) {
+            while let Some(tile) = tiles.get(next.take(), &grid) {
                 if let Some(memory) = memory(tile.tensor) {
                     visit_tile(sweep, &tile, grid(tile.tensor), memory, work, visit);
                 }
             }
             fence();
         });
+    }
+
+    /// Does something for each tensor, to which an item of each list belongs. Which thread
+    /// does it for which tensor is left to chance; one does it for all where it takes so
+    /// little that others are not worth waking.
+    pub(crate) fn each<A: Send, B: Send>(
+        &mut self,
+        takes_little: bool,
+        first: &mut [A],
+        second: &mut [B],
+        work: &(impl Fn(usize, &mut A, &mut B) + Sync),
+    ) {
+        let threads = if takes_little {
+            1
+        } else {
+            self.workspaces.len()
+        };
+        let next = Next::new(threads == 1);
+        let (count, first, second) = (first.len(), Items::of(first), Items::of(second));
+        self.workers
+            .run(&mut self.workspaces[..threads], &|_: &mut Workspace| loop {
+                let i = next.take();
+                if i >= count {
+                    break;
+                }
+                // SAFETY: both lists are borrowed exclusively, and each number is taken once.
+                unsafe { work(i, first.get(i), second.get(i)) };
+            });
+    }
+}
+
+/// Hands out numbers, each once.
+struct Next {
+    number: AtomicUsize,
+    is_for_one: bool,
+}
+
+impl Next {
+    fn new(is_for_one: bool) -> Self {
+        let number = AtomicUsize::new(0);
+        Next { number, is_for_one }
+    }
+
+    fn take(&self) -> usize {
+        match self.is_for_one {
+            false => self.number.fetch_add(1, Ordering::Relaxed),
+            // For one thread this is the same, and for small steps it is much faster.
+            true => {
+                let i = self.number.load(Ordering::Relaxed);
+                self.number.store(i + 1, Ordering::Relaxed);
+                i
+            }
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sonew_kernel::{
-    Average, Elements, Kernels, PooledChains, PooledEstimate, PooledInverse, PooledSums,
+    Average, Elements, Kernels, PooledChains, PooledEstimate, PooledInverse, PooledStructure,
+    PooledSums,
 };
 
 use crate::error::{Error, Result};
@@ -45,6 +46,16 @@ impl Pooled {
     pub(super) fn bytes(&self) -> usize {
         let block = self.chains.products() * self.kernels.arithmetic().size();
         self.inverse.bytes() + self.blocks.len() * block
+    }
+
+    /// How many multiply-adds the inverse takes, about.
+    pub(super) fn operations(&self) -> usize {
+        let (length, chains) = (self.chains.length, &self.chains);
+        match chains.structure {
+            PooledStructure::Band => length * chains.band.pow(3) / 3,
+            PooledStructure::Rank(rank) => length * rank.pow(2),
+            PooledStructure::All => length.pow(3),
+        }
     }
 
     /// The sums of a block.

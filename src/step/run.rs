@@ -28,6 +28,9 @@ pub(super) struct Lists {
 /// those of its own.
 const TOO_LONG: f64 = 2.0;
 
+/// So many multiply-adds for all tensors are worth waking other threads.
+const WORTH_A_THREAD: usize = 1 << 18;
+
 /// One step under way.
 pub(super) struct Run<'a> {
     pub(super) options: &'a Options,
@@ -138,25 +141,32 @@ impl<'a> Run<'a> {
     fn each_pooled(
         &mut self,
         progress: &Progress,
-        mut body: impl FnMut(&mut Pooled, &mut PooledSums<'_>, &Known, Average, PooledEstimate),
+        body: impl Fn(&mut Pooled, &mut PooledSums<'_>, &Known, Average, PooledEstimate) + Sync,
     ) {
-        let step = &self.step;
-        let tensors = self.pooled.iter_mut().zip(&mut self.memory);
-        let tensors = tensors.zip(&progress.known).zip(self.tensors);
-        for (((pooled, memory), known), tensor) in tensors {
-            let options = tensor.spec.options_or(self.options);
+        let (all, tensors, step) = (self.options, self.tensors, &self.step);
+        let operations = self.pooled.iter().flatten().map(Pooled::operations);
+        let Some(operations) = operations.reduce(|a, b| a + b) else {
+            return;
+        };
+        let takes_little = operations < WORTH_A_THREAD;
+        let each = |tensor: usize, pooled: &mut Option<Pooled>, memory: &mut Option<Memory<'_>>| {
             let (Some(pooled), Some(memory)) = (pooled, memory) else {
-                continue;
+                return;
             };
-            let chains = pooled.chains;
-            let mut sums = pooled_sums(memory, chains, options.is_lagged());
+            let (known, options) = (
+                &progress.known[tensor],
+                tensors[tensor].spec.options_or(all),
+            );
+            let mut sums = pooled_sums(memory, pooled.chains, options.is_lagged());
             let estimate = PooledEstimate {
                 shrink: options.shrink,
                 gamma: options.gamma,
             };
             let by = known.factors(options, step).pooled();
             body(pooled, &mut sums, known, by, estimate);
-        }
+        };
+        self.team
+            .each(takes_little, self.pooled, &mut self.memory, &each);
     }
 
     /// Pooled correlations of the step before are ready for directions.
