@@ -125,20 +125,22 @@ macro_rules! sixteen {
                 noise: Random,
             ) -> V {
                 let to: &mut [u16; LANES] = bytemuck::cast_mut(to);
+                // NaN is rare, and a choice in every lane takes long.
+                let x = match x.is_finite(isa) {
+                    true => x,
+                    false => x.canonical(isa),
+                };
                 let mut lanes = [0f32; LANES];
                 f32::store(x, isa, &mut lanes, None);
-                for i in (0..LANES).step_by(V::Single::LANES) {
-                    let x = V::Single::load(isa, &lanes[i..]);
-                    let words = match noise {
-                        None => <$type as Sixteen>::round(isa, x),
-                        Some((noise, index)) => {
-                            let bits = noise.bits(isa, index + i);
-                            <$type as Sixteen>::round_stochastically(isa, x, bits)
-                        }
-                    };
-                    words.store_u16(&mut to[i..]);
-                    let x = <$type as Sixteen>::read(isa, words);
-                    x.store(&mut lanes[i..]);
+                let width = V::Single::LANES;
+                for i in (0..LANES).step_by(2 * width) {
+                    let first = round::<$type, V::Single>(isa, &mut lanes, i, noise);
+                    if i + width < LANES {
+                        let second = round::<$type, V::Single>(isa, &mut lanes, i + width, noise);
+                        V::Single::store_u16_pair(first, second, &mut to[i..]);
+                    } else {
+                        first.store_u16(&mut to[i..]);
+                    }
                 }
                 f32::load(isa, &lanes)
             }
@@ -148,6 +150,23 @@ macro_rules! sixteen {
 
 sixteen!(bf16);
 sixteen!(f16);
+
+/// Rounds lanes from one on, and returns the words that they are then.
+#[inline(always)]
+fn round<S: Sixteen, R: SingleRegister>(
+    isa: R::Isa,
+    lanes: &mut [f32; LANES],
+    i: usize,
+    noise: Random,
+) -> R {
+    let x = R::load(isa, &lanes[i..]);
+    let words = match noise {
+        None => S::round(isa, x),
+        Some((noise, index)) => S::round_stochastically(isa, x, noise.bits(isa, index + i)),
+    };
+    S::read(isa, words).store(&mut lanes[i..]);
+    words
+}
 
 /// Calls a macro-like closure body for the element type that is known at run
 /// time: `with_element!(dtype, E => expression)`.

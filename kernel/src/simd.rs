@@ -188,8 +188,14 @@ pub(crate) trait SingleRegister: Register<Scalar = f32> {
     fn load_bits(isa: Self::Isa, from: &[u32]) -> Self;
     /// 16-bit words, extended with zeros.
     fn load_u16(isa: Self::Isa, from: &[u16]) -> Self;
-    /// The low 16 bits of each word.
+    /// Words below `2^16`.
     fn store_u16(self, to: &mut [u16]);
+    /// Those of two registers, one behind the other.
+    #[inline(always)]
+    fn store_u16_pair(self, second: Self, to: &mut [u16]) {
+        self.store_u16(to);
+        second.store_u16(&mut to[Self::LANES..]);
+    }
     fn add_bits(self, b: Self) -> Self;
     /// The low 32 bits of the product.
     fn mul_bits(self, b: Self) -> Self;

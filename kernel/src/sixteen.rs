@@ -11,16 +11,11 @@ use super::simd::SingleRegister;
 pub(crate) trait Sixteen {
     fn read<R: SingleRegister>(isa: R::Isa, x: R) -> R;
 
-    /// To nearest even; every NaN becomes the canonical one.
+    /// To nearest even. A NaN is the canonical one already.
     fn round<R: SingleRegister>(isa: R::Isa, x: R) -> R;
 
     /// Up or down with random `bits`, in proportion to how near each is.
     fn round_stochastically<R: SingleRegister>(isa: R::Isa, x: R, bits: R) -> R;
-}
-
-#[inline(always)]
-fn canonical<R: SingleRegister>(isa: R::Isa, x: R) -> R {
-    R::select(x.is_nan(), R::splat(isa, f32::NAN), x)
 }
 
 impl Sixteen for bf16 {
@@ -31,7 +26,6 @@ impl Sixteen for bf16 {
 
     #[inline(always)]
     fn round<R: SingleRegister>(isa: R::Isa, x: R) -> R {
-        let x = canonical(isa, x);
         let odd = x.shr_bits::<16>().and_bits(R::splat_bits(isa, 1));
         let half = R::splat_bits(isa, 0x7fff);
         x.add_bits(odd).add_bits(half).shr_bits::<16>()
@@ -41,7 +35,7 @@ impl Sixteen for bf16 {
     #[inline(always)]
     fn round_stochastically<R: SingleRegister>(isa: R::Isa, x: R, bits: R) -> R {
         let random = bits.and_bits(R::splat_bits(isa, 0xffff));
-        canonical(isa, x).add_bits(random).shr_bits::<16>()
+        x.add_bits(random).shr_bits::<16>()
     }
 }
 

@@ -227,16 +227,19 @@ impl SingleRegister for F32 {
             F32(_mm256_castsi256_ps(_mm256_cvtepu16_epi32(words)))
         };
         fn store_u16(self, to: &mut [u16]) = {
-            // The low halves of the words come together in each half of the
-            // register. Saturation must not see the high halves.
             let words = _mm256_castps_si256(self.0);
-            let low = _mm256_and_si256(words, _mm256_set1_epi32(0xffff));
-            let packed = _mm256_packus_epi32(low, low);
-            let together = _mm256_permute4x64_epi64::<0b10_00>(packed);
-            _mm_storeu_si128(
-                to[..8].as_mut_ptr().cast(),
-                _mm256_castsi256_si128(together),
+            let packed = _mm_packus_epi32(
+                _mm256_castsi256_si128(words),
+                _mm256_extracti128_si256::<1>(words),
             );
+            _mm_storeu_si128(to[..8].as_mut_ptr().cast(), packed);
+        };
+        fn store_u16_pair(self, second: Self, to: &mut [u16]) = {
+            // The words come together in each half of the register, first and second in turn.
+            let (first, second) = (_mm256_castps_si256(self.0), _mm256_castps_si256(second.0));
+            let packed = _mm256_packus_epi32(first, second);
+            let in_order = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
+            _mm256_storeu_si256(to[..16].as_mut_ptr().cast(), in_order);
         };
         fn add_bits(self, b: Self) -> Self = bits!(_mm256_add_epi32(self, b));
         fn mul_bits(self, b: Self) -> Self = bits!(_mm256_mullo_epi32(self, b));

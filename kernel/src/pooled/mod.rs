@@ -45,7 +45,7 @@ pub(crate) use panel::Panel;
 pub use structure::{PooledInverse, PooledStructure};
 pub use sums::PooledSums;
 
-use inverse::BandInverse;
+use inverse::{BandInverse, TILE};
 
 use crate::kernels::in_arithmetic;
 use crate::simd::{Scalar, LANES};
@@ -97,9 +97,11 @@ pub struct PooledChains {
 }
 
 impl PooledChains {
-    /// Positions by which directions lag behind the state: whole vectors of them.
+    /// Positions by which directions lag behind the state: whole vectors of them, or whole
+    /// tiles where a vector is of chains.
     fn lag(&self) -> usize {
-        self.band.next_multiple_of(LANES)
+        let whole = if self.rows { LANES } else { TILE };
+        self.band.next_multiple_of(whole)
     }
 
     /// How many chains blocks are to have, of so many, that should have at least `wanted`:
