@@ -147,9 +147,15 @@ pub(crate) trait Register: Copy {
     #[inline(always)]
     fn sums_of_rows(
         isa: Self::Isa,
-        block: &mut [[Self::Scalar; LANES]; LANES],
+        block: &[[Self::Scalar; LANES]; LANES],
     ) -> [Self::Scalar; LANES] {
-        Self::transpose(isa, block);
+        let mut columns = *block;
+        Self::transpose(
+            isa,
+            (block.as_flattened(), LANES),
+            (columns.as_flattened_mut(), LANES),
+        );
+        let block = &mut columns;
         let mut n = LANES;
         while n > 1 {
             n /= 2;
@@ -164,14 +170,17 @@ pub(crate) trait Register: Copy {
         block[0]
     }
 
-    /// Rows become columns.
+    /// Rows of a block of [`LANES`] x [`LANES`] become columns: where they are read and
+    /// written, a row is so many numbers behind the one before.
     #[inline(always)]
-    fn transpose(_: Self::Isa, block: &mut [[Self::Scalar; LANES]; LANES]) {
-        for row in 1..LANES {
-            for column in 0..row {
-                let x = block[row][column];
-                block[row][column] = block[column][row];
-                block[column][row] = x;
+    fn transpose(
+        _: Self::Isa,
+        (from, from_pitch): (&[Self::Scalar], usize),
+        (to, to_pitch): (&mut [Self::Scalar], usize),
+    ) {
+        for row in 0..LANES {
+            for column in 0..LANES {
+                to[column * to_pitch + row] = from[row * from_pitch + column];
             }
         }
     }
@@ -238,8 +247,8 @@ pub(crate) trait Vector:
     /// Whether no lane is infinite or NaN.
     fn is_finite(self, isa: Self::Isa) -> bool;
     fn inverse_root(self, isa: Self::Isa) -> Self;
-    fn sums_of_rows(isa: Self::Isa, block: &mut [[Self::Scalar; LANES]; LANES]) -> Self;
-    fn transpose(isa: Self::Isa, block: &mut [[Self::Scalar; LANES]; LANES]);
+    fn sums_of_rows(isa: Self::Isa, block: &[[Self::Scalar; LANES]; LANES]) -> Self;
+    fn transpose(isa: Self::Isa, from: (&[Self::Scalar], usize), to: (&mut [Self::Scalar], usize));
     fn load_sums(isa: Self::Isa, from: &[f64; LANES]) -> Self::Sums;
     fn add_squares(self, sums: &mut Self::Sums);
     fn store_sums(sums: Self::Sums, to: &mut [f64; LANES]);
@@ -415,12 +424,12 @@ impl<R: Register, const N: usize> Vector for Group<R, N> {
         self
     }
     #[inline(always)]
-    fn sums_of_rows(isa: R::Isa, block: &mut [[R::Scalar; LANES]; LANES]) -> Self {
+    fn sums_of_rows(isa: R::Isa, block: &[[R::Scalar; LANES]; LANES]) -> Self {
         Self::load(isa, &R::sums_of_rows(isa, block))
     }
     #[inline(always)]
-    fn transpose(isa: R::Isa, block: &mut [[R::Scalar; LANES]; LANES]) {
-        R::transpose(isa, block);
+    fn transpose(isa: R::Isa, from: (&[R::Scalar], usize), to: (&mut [R::Scalar], usize)) {
+        R::transpose(isa, from, to);
     }
     #[inline(always)]
     fn load_sums(isa: R::Isa, from: &[f64; LANES]) -> Self::Sums {

@@ -16,15 +16,18 @@ pub(crate) struct F32(__m256);
 #[derive(Clone, Copy)]
 pub(crate) struct F64(__m256d);
 
-/// Rows become columns, in blocks of 8 x 8.
+/// Rows become columns, in blocks of 8 x 8 (see [`Register::transpose`]).
 #[inline(always)]
-pub(super) fn transpose(block: &mut [[f32; LANES]; LANES]) {
-    /// A block of rows from one on, and columns from another on.
-    macro_rules! load {
+pub(super) fn transpose((from, from_pitch): (&[f32], usize), (to, to_pitch): (&mut [f32], usize)) {
+    assert!(from.len() >= (LANES - 1) * from_pitch + LANES);
+    assert!(to.len() >= (LANES - 1) * to_pitch + LANES);
+    let (from, to) = (from.as_ptr(), to.as_mut_ptr());
+    /// The block of rows from one on, and columns from another on.
+    macro_rules! block {
         ($row:literal, $column:literal) => {{
             let mut rows = [_mm256_setzero_ps(); 8];
             for i in 0..8 {
-                rows[i] = _mm256_loadu_ps(block[$row + i][$column..].as_ptr());
+                rows[i] = _mm256_loadu_ps(from.add(($row + i) * from_pitch + $column));
             }
             // Pairs, then fours, then halves come together.
             let mut pairs = [rows[0]; 8];
@@ -46,25 +49,18 @@ pub(super) fn transpose(block: &mut [[f32; LANES]; LANES]) {
                 columns[i] = _mm256_permute2f128_ps::<0x20>(fours[i], fours[4 + i]);
                 columns[4 + i] = _mm256_permute2f128_ps::<0x31>(fours[i], fours[4 + i]);
             }
-            columns
+            for i in 0..8 {
+                _mm256_storeu_ps(to.add(($column + i) * to_pitch + $row), columns[i]);
+            }
         }};
     }
-    macro_rules! store {
-        ($columns:ident, $row:literal, $column:literal) => {
-            for i in 0..8 {
-                _mm256_storeu_ps(block[$row + i][$column..].as_mut_ptr(), $columns[i]);
-            }
-        };
-    }
-    // SAFETY: the callers have tokens, and eight numbers are behind each place.
+    // SAFETY: the callers have tokens, and eight numbers are behind each place, since there
+    // are as many rows.
     unsafe {
-        let first = load!(0, 0);
-        store!(first, 0, 0);
-        let (above, below) = (load!(0, 8), load!(8, 0));
-        store!(above, 8, 0);
-        store!(below, 0, 8);
-        let last = load!(8, 8);
-        store!(last, 8, 8);
+        block!(0, 0);
+        block!(0, 8);
+        block!(8, 0);
+        block!(8, 8);
     }
 }
 
@@ -147,10 +143,10 @@ impl Register for F32 {
         fn larger(self, b: Self) -> Self = F32(_mm256_max_ps(self.0, b.0));
         fn smaller(self, b: Self) -> Self = F32(_mm256_min_ps(self.0, b.0));
         fn inverse_root(self, isa: Token) -> Self = inverse_root(isa, self);
-        fn sums_of_rows(_: Token, block: &mut [[f32; LANES]; LANES]) -> [f32; LANES] = {
+        fn sums_of_rows(_: Token, block: &[[f32; LANES]; LANES]) -> [f32; LANES] = {
             sums_of_rows(block)
         };
-        fn transpose(_: Token, block: &mut [[f32; LANES]; LANES]) = transpose(block);
+        fn transpose(_: Token, from: (&[f32], usize), to: (&mut [f32], usize)) = transpose(from, to);
         fn load_sums(_: Token, from: &[f64]) -> Self::Sums = {
             let from = from[..8].as_ptr();
             [_mm256_loadu_pd(from), _mm256_loadu_pd(from.add(4))]

@@ -56,10 +56,12 @@ impl Register for F32 {
         fn larger(self, b: Self) -> Self = F32(_mm512_max_ps(self.0, b.0));
         fn smaller(self, b: Self) -> Self = F32(_mm512_min_ps(self.0, b.0));
         fn inverse_root(self, isa: Token) -> Self = inverse_root(isa, self);
-        fn sums_of_rows(_: Token, block: &mut [[f32; 16]; 16]) -> [f32; 16] = {
+        fn sums_of_rows(_: Token, block: &[[f32; 16]; 16]) -> [f32; 16] = {
             avx2::sums_of_rows(block)
         };
-        fn transpose(_: Token, block: &mut [[f32; 16]; 16]) = avx2::transpose(block);
+        fn transpose(_: Token, from: (&[f32], usize), to: (&mut [f32], usize)) = {
+            avx2::transpose(from, to)
+        };
         fn load_sums(_: Token, from: &[f64]) -> Self::Sums = {
             let from = from[..16].as_ptr();
             [_mm512_loadu_pd(from), _mm512_loadu_pd(from.add(8))]

@@ -46,7 +46,7 @@ impl<T: Scalar> Kernel<T> for Products<'_, T> {
                     }
                 }
                 let sums = &mut self.sums[apart * self.padded + first..].as_chunks_mut().0[0];
-                (V::load(isa, sums) + V::sums_of_rows(isa, &mut lanes)).store(sums);
+                (V::load(isa, sums) + V::sums_of_rows(isa, &lanes)).store(sums);
             }
         }
     }

@@ -14,13 +14,10 @@ impl<T: Scalar> Kernel<T> for ToColumns<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        let mut block = [[T::ZERO; LANES]; LANES];
-        for (i, to) in self.to.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-            for (lane, row) in block.iter_mut().enumerate() {
-                row.copy_from_slice(&self.rows[lane * self.pitch + i * LANES..][..LANES]);
-            }
-            V::transpose(isa, &mut block);
-            *to = block;
+        let blocks = self.to.as_chunks_mut::<LANES>().0;
+        for (i, to) in blocks.iter_mut().enumerate() {
+            let from = (&self.rows[i * LANES..], self.pitch);
+            V::transpose(isa, from, (to.as_flattened_mut(), LANES));
         }
     }
 }
@@ -38,11 +35,8 @@ impl<T: Scalar> Kernel<T> for ToRows<'_, T> {
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
         for (i, block) in self.from.as_chunks::<LANES>().0.iter().enumerate() {
-            let mut block = *block;
-            V::transpose(isa, &mut block);
-            for (lane, row) in block.iter().enumerate() {
-                self.rows[lane * self.pitch + i * LANES..][..LANES].copy_from_slice(row);
-            }
+            let to = (&mut self.rows[i * LANES..], self.pitch);
+            V::transpose(isa, (block.as_flattened(), LANES), to);
         }
     }
 }
