@@ -310,6 +310,10 @@ is_whole(const M<P, O, S> &);
 template <template <class, int, int, bool> class B, class X, int R, int C, bool InnerPanel>
 std::bool_constant<InnerPanel && is_packed<std::remove_cv_t<X>>()> is_whole(
     const B<X, R, C, InnerPanel> &);
+/// `w.array()` and `w.matrix()`, which show what another object has. (Diagonals, which some
+/// compilers take for such a W as well, do not nest an expression.)
+template <template <class> class W, class X, class = typename W<X>::NestedExpressionType>
+std::bool_constant<is_packed<std::remove_cv_t<X>>()> is_whole(const W<X> &);
 std::false_type is_whole(...);
 
 /// Whether a type of Eigen is one run: all of these, and vectors with a stride of 1.

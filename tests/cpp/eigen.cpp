@@ -47,6 +47,11 @@ static void accepted() {
   CHECK(ConstBuffer(constant_map).size() == 6);
   CHECK(Buffer(Eigen::Map<VectorXf>(m.data(), 6)).size() == 6);
   of_ref(v, v.data());
+  // A matrix seen as an array, an array as a matrix, and columns of these.
+  CHECK(Buffer(m.array()).data() == m.data() && Buffer(m.array()).size() == 6);
+  CHECK(Buffer(array.matrix()).data() == array.data() && Buffer(map.array()).size() == 6);
+  CHECK(Buffer(v.array()).size() == 3 && ConstBuffer(constant.array()).size() == 6);
+  CHECK(Buffer(m.array().col(1)).data() == m.data() + 2);
   // A temporary that owns its elements can be read.
   CHECK(ConstBuffer(make()).size() == 6);
 }
@@ -94,12 +99,17 @@ static void refused(sonew::Optimizer &o) {
   o.step(ref, g);                      // no: contiguous
   o.step(v.reverse(), h);              // no: contiguous
   o.step(v, h + h);                    // no: contiguous
+  o.step(w.array(), g.array() + 1);    // no: contiguous
+  o.step(w.row(0).array(), g);         // no: contiguous
+  o.step(w.block(0, 0, 1, 2).array(), g);  // no: contiguous
+  o.step(w.transpose().array(), g);    // no: contiguous
   o.step({v, w.topRows<2>()}, {h, g});   // no: contiguous
   o.step(integers, g);                 // no: elements are float
   o.step(make(), g);                   // no: temporary
   buffers.grad = VectorXf(h);          // no: temporary
   o.step(constant, g);                 // no: const
   o.step(constant.col(0), g);          // no: const
+  o.step(constant.array(), g);         // no: const
 }
 #endif
 
