@@ -79,8 +79,10 @@ pub(crate) fn reserve<T>(
     more: usize,
     what: impl FnOnce() -> String,
 ) -> Result<()> {
-    let reserved = without(|| list.try_reserve_exact(more));
-    if reserved.is_err() || is_used() {
+    // Lists that are kept from step to step have room already.
+    let has_room = list.capacity() - list.len() >= more;
+    let has_room = has_room || without(|| list.try_reserve_exact(more)).is_ok();
+    if !has_room || is_used() {
         return Err(Error::OutOfMemory {
             what: what(),
             bytes: more as u128 * size_of::<T>() as u128,

@@ -503,7 +503,12 @@ fn positive(argument: &str, value: f64) -> Result<()> {
 }
 
 /// Refuses a value that is negative, infinite or NaN, in float64 or in float32.
+#[inline]
 pub(crate) fn not_negative(argument: impl Display, value: f64) -> Result<()> {
+    // What is infinite, or no number, in float64 is so in float32.
+    if value >= 0.0 && (value as f32).is_finite() {
+        return Ok(());
+    }
     in_range(
         &argument,
         value,

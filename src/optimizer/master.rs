@@ -74,6 +74,9 @@ impl Optimizer {
     /// them all. Returns the tensors, so that a refused step can discard them
     /// again.
     pub(super) fn take_masters(&mut self, buffers: &[TensorBuffers<'_>]) -> Result<Vec<usize>> {
+        if self.specs.iter().all(|spec| !spec.master) {
+            return Ok(Vec::new());
+        }
         let specs = self.specs.iter().zip(&self.state).enumerate();
         let empty = specs.filter(|(_, (spec, state))| spec.master && state.master != Master::Set);
         let empty = list(empty.map(|(tensor, _)| tensor), OF_A_STEP)?;

@@ -174,13 +174,16 @@ fn visit_tile(
     visit: &impl Fn(Visit<'_, '_>),
 ) {
     let whole = |rect: &dyn Fn(usize) -> Rect| {
-        let (first, last) = (rect(tile.blocks.start), rect(tile.blocks.end - 1));
+        let (first, last) = first_and_last(&tile.blocks, rect);
         Rect {
             rows: first.rows.start..last.rows.end,
             cols: first.cols.start..last.cols.end,
         }
     };
-    let kept = |blocks: &Range<usize>| grid.kept(blocks.start).start..grid.kept(blocks.end - 1).end;
+    let kept = |blocks: &Range<usize>| {
+        let (first, last) = first_and_last(blocks, &|block| grid.kept(block));
+        first.start..last.end
+    };
     let mut visit_blocks = |state: Option<Rect>, target: Rect, blocks: Range<usize>, any| {
         // SAFETY: `Team::sweep` hands out each tile once, to one thread, and
         // the step has the only borrow of the buffers, whose lengths were checked. In `Tiles` each access touches
@@ -219,6 +222,16 @@ fn visit_tile(
             visit_blocks(None, rect, tile.blocks.clone(), true);
         }
     }
+}
+
+/// Something of the first of some blocks, and of the last; small tensors have only one.
+fn first_and_last<T: Clone>(blocks: &Range<usize>, of: &dyn Fn(usize) -> T) -> (T, T) {
+    let first = of(blocks.start);
+    let last = match blocks.len() {
+        1 => first.clone(),
+        _ => of(blocks.end - 1),
+    };
+    (first, last)
 }
 
 /// The pooled sums of a tensor that has them.

@@ -64,19 +64,6 @@ struct Pass<'p, 'a> {
 }
 
 impl Job<'_> {
-    /// Whether what it squares is multiplied by a power of two.
-    pub(super) fn is_lifted(&self) -> bool {
-        self.rule.lift != 1.0
-    }
-
-    /// The sum of squares of the block's gradient; NaN if it is not finite.
-    pub(super) fn gradient_squares(&self, block: usize, access: &Access<'_>) -> f64 {
-        let rect = self.grid.statistics(block);
-        self.grid.runs(&rect).fold(0.0, |sum, (_, run)| {
-            sum + self.kernels.gradient_squares(access, run, self.rule.scale)
-        })
-    }
-
     /// The block's state takes in its gradient; then its directions are
     /// computed, unless they have to wait.
     pub(super) fn statistics(
@@ -107,16 +94,6 @@ impl Job<'_> {
     pub(super) fn products(&self, block: usize, access: &mut Access<'_>, work: &mut Workspace) {
         if let Some(pooled) = self.pooled {
             self.run_pooled(pooled, block, access, work, (false, true), None);
-        }
-    }
-
-    /// Applies directions that were kept.
-    pub(super) fn apply_kept(&self, block: usize, access: &mut Access<'_>) {
-        let rect = self.grid.directions(block);
-        let first = self.grid.kept(block).start;
-        for (at, run) in self.grid.runs(&rect) {
-            let apply = self.rule.apply;
-            self.kernels.deliver_kept(access, run, first + at, apply);
         }
     }
 
@@ -200,6 +177,8 @@ impl Job<'_> {
         }
     }
 
+    // It is large: where it is made it stays.
+    #[inline(always)]
     fn pass<'p, 'a>(
         &'p self,
         block: usize,

@@ -8,6 +8,7 @@ use crate::layout::{check_scalars, Plane, TensorSpec};
 use crate::options::not_negative;
 
 /// Refuses a buffer that has not this type, or not so many elements.
+#[inline]
 pub(crate) fn fits(
     tensor: &TensorSpec,
     argument: &str,
@@ -15,23 +16,35 @@ pub(crate) fn fits(
     dtype: Dtype,
     len: usize,
 ) -> Result<()> {
-    if elements.dtype() != dtype {
-        return Err(Error::WrongDtype {
-            tensor: tensor.name.clone(),
-            argument: argument.to_owned(),
-            dtype: elements.dtype(),
-            expected: dtype,
-        });
+    let (its_dtype, its_len) = (elements.dtype(), elements.len());
+    match its_dtype == dtype && its_len == len {
+        true => Ok(()),
+        false => Err(misfit(tensor, argument, (its_dtype, its_len), (dtype, len))),
     }
-    if elements.len() != len {
-        return Err(Error::WrongLength {
-            tensor: tensor.name.clone(),
-            argument: argument.to_owned(),
-            length: elements.len(),
-            expected: len,
-        });
+}
+
+#[cold]
+fn misfit(
+    tensor: &TensorSpec,
+    argument: &str,
+    (dtype, length): (Dtype, usize),
+    (expected, len): (Dtype, usize),
+) -> Error {
+    let (tensor, argument) = (tensor.name.clone(), argument.to_owned());
+    if dtype != expected {
+        return Error::WrongDtype {
+            tensor,
+            argument,
+            dtype,
+            expected,
+        };
     }
-    Ok(())
+    Error::WrongLength {
+        tensor,
+        argument,
+        length,
+        expected: len,
+    }
 }
 
 /// Refuses buffers that do not fit their tensor.

@@ -66,6 +66,8 @@ pub struct Plan {
     most_threads: usize,
     workspaces: Vec<Workspace>,
     sums: Sums,
+    /// What all of these hold, which is asked for after every step.
+    bytes: usize,
     pub(super) lists: Lists,
 }
 
@@ -142,14 +144,18 @@ impl Plan {
                 bytes: bytes as u128,
             })
         });
-        let workspaces = workspaces.collect::<Result<_>>()?;
+        let workspaces = workspaces.collect::<Result<Vec<_>>>()?;
+        let directions = tensors.iter().map(|t| t.directions(options.is_lagged()));
+        let directions = try_list(directions, OF_TENSORS)?;
+        let pooled = try_list(tensors.iter().map(Tensor::pooled), OF_TENSORS)?;
+        let work: usize = workspaces.iter().map(Workspace::bytes).sum();
+        let kept: usize = directions.iter().flatten().map(|d| d.len()).sum();
+        let pools: usize = pooled.iter().flatten().map(Pooled::bytes).sum();
         Ok(Plan {
             options: options.clone(),
-            directions: try_list(
-                tensors.iter().map(|t| t.directions(options.is_lagged())),
-                OF_TENSORS,
-            )?,
-            pooled: try_list(tensors.iter().map(Tensor::pooled), OF_TENSORS)?,
+            bytes: work + kept + pools + sums.bytes(),
+            directions,
+            pooled,
             tiles,
             tensors,
             isa,
@@ -192,10 +198,7 @@ impl Plan {
     /// the sums of blocks, and with grafting one number for each parameter for
     /// directions.
     pub fn bytes(&self) -> usize {
-        let work: usize = self.workspaces.iter().map(Workspace::bytes).sum();
-        let kept = self.directions.iter().flatten().map(|d| d.len());
-        let pooled = self.pooled.iter().flatten().map(Pooled::bytes);
-        work + kept.sum::<usize>() + pooled.sum::<usize>() + self.sums.bytes()
+        self.bytes
     }
 
     /// The norm of all gradients of the last step together, after
@@ -228,15 +231,16 @@ impl Plan {
         buffers: &mut [TensorBuffers<'_>],
     ) -> Result<()> {
         let _mode = FloatMode::set_default();
-        let mut stages = self.whole(step, number, buffers)?;
+        let mut progress = self.progress(step, number, buffers, false)?;
+        let mut run = self.run(step, number, buffers, true)?;
         let taken = loop {
-            match stages.advance() {
+            match run.advance(&mut progress) {
                 Ok(Some(_)) => {}
                 Ok(None) => break Ok(()),
                 Err(skipped) => break Err(skipped),
             }
         };
-        let mut progress = stages.end();
+        run.end();
         match taken {
             Ok(()) => self.finish(&mut progress, buffers),
             Err(_) => self.forget_norm(),
@@ -270,20 +274,9 @@ impl Plan {
         number: u64,
         buffers: &'a mut [TensorBuffers<'_>],
     ) -> Result<Stages<'a>> {
-        let mut stages = self.whole(step, number, buffers)?;
-        stages.defer();
-        Ok(stages)
-    }
-
-    /// A step from its beginning.
-    fn whole<'a>(
-        &'a mut self,
-        step: &StepOptions,
-        number: u64,
-        buffers: &'a mut [TensorBuffers<'_>],
-    ) -> Result<Stages<'a>> {
         let progress = self.progress(step, number, buffers, false)?;
-        let run = self.run(step, number, buffers, true)?;
+        let mut run = self.run(step, number, buffers, true)?;
+        run.defer();
         Ok(Stages::new(run, progress))
     }
 

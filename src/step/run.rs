@@ -1,8 +1,11 @@
 //! One step under way: which sweep does what.
 
-use sonew_kernel::{Average, Directions, Memory, PooledEstimate, PooledSums, TensorBuffers};
+use sonew_kernel::{
+    Access, Average, Directions, Memory, PooledEstimate, PooledSums, TensorBuffers,
+};
 
 use super::block::Job;
+use super::factors::Factors;
 use super::pooled::Pooled;
 use super::range::{next_lift, Wide};
 use super::stages::{Known, Next, Progress, Stage};
@@ -346,13 +349,18 @@ impl<'a> Run<'a> {
     }
 
     fn gradient_squares(&mut self, progress: &mut Progress) {
-        let (tensors, sums) = (self.tensors, self.sums);
-        let sum = |job: &Job<'_>, visit: Visit<'_, '_>| {
-            let squares = job.gradient_squares(visit.block, visit.access);
-            let block = tensors[visit.tensor].blocks.start + visit.block;
-            sums.set(block, Slot::First, squares);
+        let sum = |run: &mut Self, progress: &Progress, any: bool| {
+            let (tensors, sums) = (run.tensors, run.sums);
+            run.visit(Sweep::Whole, progress, |_, visit| {
+                let (tensor, known) = (&tensors[visit.tensor], &progress.known[visit.tensor]);
+                if any || known.lift != 0 {
+                    let squares =
+                        tensor.gradient_squares(known, progress.scale, visit.block, visit.access);
+                    sums.set(tensor.blocks.start + visit.block, Slot::First, squares);
+                }
+            });
         };
-        self.sweep(Sweep::Whole, progress, sum);
+        sum(self, progress, true);
         // In float64 the sum of finite squares may be beyond the range, or below it.
         let next = |_: &Self, t: &Tensor, known: &Known| {
             let (arithmetic, squares) = (t.kernels.arithmetic(), known.squares);
@@ -362,27 +370,24 @@ impl<'a> Run<'a> {
                 .then(|| next_lift(arithmetic, as_summed, known.lift))
                 .flatten()
         };
-        self.settle_squares(progress, |_| true, next, sum);
+        let again = |run: &mut Self, progress: &Progress| sum(run, progress, false);
+        self.settle_squares(progress, |_| true, next, again);
         progress.known.iter_mut().for_each(|known| known.lift = 0);
         self.give(progress, |_| true, |_, known| [known.squares.to_f64(), 0.0]);
     }
 
     /// Sums of squares come to be known; where `next` finds a lift for a sum that is not of
-    /// use, it is computed again with that.
+    /// use, `again` computes it with that.
     fn settle_squares(
         &mut self,
         progress: &mut Progress,
         concerned: impl Fn(&Tensor) -> bool,
         next: impl Fn(&Self, &Tensor, &Known) -> Option<i32>,
-        sum: impl Fn(&Job<'_>, Visit<'_, '_>) + Sync,
+        again: impl Fn(&mut Self, &Progress),
     ) {
         self.know_squares(progress, |t, _| concerned(t));
         while self.lift(progress, |t, known| next(self, t, known)) {
-            self.sweep(Sweep::Whole, progress, |job, visit| {
-                if job.is_lifted() {
-                    sum(job, visit);
-                }
-            });
+            again(self, progress);
             self.know_squares(progress, |t, known| concerned(t) && known.lift != 0);
         }
     }
@@ -485,11 +490,16 @@ impl<'a> Run<'a> {
     fn norms(&mut self, progress: &mut Progress) {
         let (tensors, sums) = (self.tensors, self.sums);
         self.left(progress, Tensor::left_to_measure);
-        let measure = |job: &Job<'_>, visit: Visit<'_, '_>| {
-            let tensor = &tensors[visit.tensor];
-            directions(tensor, job, sums, Directions::Measured, visit);
+        let again = |run: &mut Self, progress: &Progress| {
+            run.visit(Sweep::Whole, progress, |jobs, visit| {
+                let tensor = &tensors[visit.tensor];
+                if progress.known[visit.tensor].lift != 0 {
+                    let job = jobs.job(visit.tensor);
+                    directions(tensor, &job, sums, Directions::Measured, visit);
+                }
+            });
         };
-        self.settle_squares(progress, Tensor::grafted, Self::lift_of_direction, measure);
+        self.settle_squares(progress, Tensor::grafted, Self::lift_of_direction, again);
         let both =
             |t: &Tensor, known: &Known| [known.squares.to_f64(), self.fold(t, Slot::Reference)];
         self.give(progress, Tensor::grafted, both);
@@ -519,14 +529,14 @@ impl<'a> Run<'a> {
         {
             return;
         }
-        self.sweep(Sweep::Whole, progress, |job, visit| {
+        self.visit(Sweep::Whole, progress, |jobs, visit| {
             let tensor = &tensors[visit.tensor];
             match left(tensor, &known[visit.tensor]) {
                 None => {}
                 Some(Directions::Applied) if keeps && tensor.grafted() => {
-                    job.apply_kept(visit.block, visit.access);
+                    jobs.apply_kept(visit.tensor, visit.block, visit.access);
                 }
-                Some(then) => directions(tensor, job, sums, then, visit),
+                Some(then) => directions(tensor, &jobs.job(visit.tensor), sums, then, visit),
             }
         });
     }
@@ -537,26 +547,70 @@ impl<'a> Run<'a> {
     }
 
     /// Visits the blocks of all tensors that take part, after what is known of them so
-    /// far.
+    /// far; each with how its tensor is treated.
     fn sweep(
         &mut self,
         sweep: Sweep,
         progress: &Progress,
         visit: impl Fn(&Job<'_>, Visit<'_, '_>) + Sync,
     ) {
-        let (tensors, buffers, memory) = (self.tensors, self.buffers, &self.memory);
-        let (options, step, pooled) = (self.options, &self.step, &*self.pooled);
-        let visit = |visited: Visit<'_, '_>| {
-            let tensor = visited.tensor;
-            let known = &progress.known[tensor];
-            let factors = known.factors(tensors[tensor].spec.options_or(options), step);
-            let (buffers, pooled) = (&buffers[tensor], pooled[tensor].as_ref());
-            let job = tensors[tensor].job(&factors, known, progress.scale, buffers, pooled);
-            visit(&job, visited);
+        self.visit(sweep, progress, |jobs, visited| {
+            visit(&jobs.job(visited.tensor), visited)
+        });
+    }
+
+    /// The same for visits that need only part of that, or none.
+    fn visit(
+        &mut self,
+        sweep: Sweep,
+        progress: &Progress,
+        visit: impl Fn(&Jobs<'_>, Visit<'_, '_>) + Sync,
+    ) {
+        let (tensors, memory) = (self.tensors, &self.memory);
+        let jobs = Jobs {
+            options: self.options,
+            step: &self.step,
+            tensors,
+            buffers: self.buffers,
+            pooled: self.pooled,
+            progress,
         };
         let grid = |tensor: usize| &tensors[tensor].grid;
         let memory = |tensor: usize| memory[tensor].as_ref();
+        let visit = |visited: Visit<'_, '_>| visit(&jobs, visited);
         self.team.sweep(sweep, self.tiles, grid, memory, &visit);
+    }
+}
+
+/// What the jobs of a sweep follow from. For small tensors to compute one takes longer than
+/// to do it.
+struct Jobs<'a> {
+    options: &'a Options,
+    step: &'a StepOptions,
+    tensors: &'a [Tensor],
+    buffers: &'a [TensorBuffers<'a>],
+    pooled: &'a [Option<Pooled>],
+    progress: &'a Progress,
+}
+
+impl Jobs<'_> {
+    /// How a tensor is treated.
+    fn job(&self, tensor: usize) -> Job<'_> {
+        let (known, buffers) = (&self.progress.known[tensor], &self.buffers[tensor]);
+        let (factors, pooled) = (self.factors(tensor), self.pooled[tensor].as_ref());
+        self.tensors[tensor].job(&factors, known, self.progress.scale, buffers, pooled)
+    }
+
+    /// Applies the directions of a block that were kept.
+    fn apply_kept(&self, tensor: usize, block: usize, access: &mut Access<'_>) {
+        let (known, buffers) = (&self.progress.known[tensor], &self.buffers[tensor]);
+        let factors = self.factors(tensor);
+        self.tensors[tensor].apply_kept(&factors, known, buffers, block, access);
+    }
+
+    fn factors(&self, tensor: usize) -> Factors<'_> {
+        let options = self.tensors[tensor].spec.options_or(self.options);
+        self.progress.known[tensor].factors(options, self.step)
     }
 }
 

@@ -286,17 +286,6 @@ impl<'a> Stages<'a> {
         Stages { run, progress }
     }
 
-    /// Gives the lists back, and says how far it came.
-    pub(super) fn end(self) -> Progress {
-        self.run.end();
-        self.progress
-    }
-
-    /// No target is written before the last stage.
-    pub(super) fn defer(&mut self) {
-        self.run.defer();
-    }
-
     /// Goes on to the next stage that this step has; `None` when all is done.
     ///
     /// # Errors
@@ -311,11 +300,6 @@ impl<'a> Stages<'a> {
     #[allow(clippy::should_implement_trait)] // It can fail.
     pub fn next(&mut self) -> Result<Option<Stage>> {
         let _mode = FloatMode::set_default();
-        self.advance()
-    }
-
-    /// The same in the default floating-point mode.
-    pub(super) fn advance(&mut self) -> Result<Option<Stage>> {
         self.run.advance(&mut self.progress)
     }
 

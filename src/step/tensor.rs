@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use sonew_kernel::{
-    power_of_two, Apply, Directions, ElementsMut, Isa, Kernels, Memory, PooledChains, Rule,
-    Stochastic, Target, TensorBuffers,
+    power_of_two, Access, Apply, Directions, ElementsMut, Factor, Isa, Kernels, Memory,
+    PooledChains, Rule, Stochastic, Target, TensorBuffers,
 };
 
-use super::block::{ahead, Job};
+use super::block::{ahead, Job, Units};
 use super::factors::Factors;
 use super::pooled::Pooled;
 use super::range::Wide;
@@ -114,46 +114,20 @@ impl Tensor {
         pooled: Option<&'a Pooled>,
     ) -> Job<'a> {
         let units = factors.units(self.spec.update, self.graft);
-        let rate = factors.lr() * buffers.lr_scale;
-        let factor = |x: Wide| x.factor(self.kernels.arithmetic());
-        // What multiplies a direction as the kernels leave it.
-        let applied = |by: f64, ratio: Wide| {
-            let product = Wide::from(by) * ratio * Wide::from(units.direction);
-            factor(product.shifted(-known.lift))
-        };
         let normalize = match known.gradient_norm.is_positive() {
             true => Wide::from(1.0) / known.gradient_norm,
             false => Wide::ZERO,
         };
-        let takes_back = known.is_too_long && self.can_take_back();
         let rule = Rule {
-            scale: factor(Wide::from(scale).shifted(known.lift)),
+            scale: self.scale(known, scale),
             lift: power_of_two(known.lift),
             take_in: factors.take_in(
                 self.graft,
-                factor(normalize),
+                self.factor(normalize),
                 factors.denominator(self.spec.update, factors.damping(known.largest)),
             ),
             gamma: factors.gamma(),
-            apply: match buffers.target {
-                Target::Parameters(_) => match known.lagged.filter(|_| takes_back) {
-                    None => Apply::Update {
-                        rate: applied(-rate, known.ratio),
-                        decay: -(rate * buffers.weight_decay),
-                    },
-                    // What was too much is taken back.
-                    Some(lagged) => {
-                        let excess = 1.0 - (known.ratio / lagged).to_f64();
-                        Apply::Update {
-                            rate: applied(rate * excess, lagged),
-                            decay: 0.0,
-                        }
-                    }
-                },
-                Target::Direction(_) => Apply::Write {
-                    scale: applied(1.0, known.ratio),
-                },
-            },
+            apply: self.apply(factors, known, &units, buffers),
         };
         Job {
             grid: &self.grid,
@@ -163,6 +137,84 @@ impl Tensor {
             pooled,
             number: known.number,
             adds_later: known.damping_waits,
+        }
+    }
+
+    fn factor(&self, x: Wide) -> Factor {
+        x.factor(self.kernels.arithmetic())
+    }
+
+    /// What multiplies the gradient.
+    fn scale(&self, known: &Known, scale: f64) -> Factor {
+        self.factor(Wide::from(scale).shifted(known.lift))
+    }
+
+    /// What becomes of directions.
+    fn apply(
+        &self,
+        factors: &Factors<'_>,
+        known: &Known,
+        units: &Units,
+        buffers: &TensorBuffers<'_>,
+    ) -> Apply {
+        // What multiplies a direction as the kernels leave it.
+        let applied = |by: f64, ratio: Wide| {
+            let product = Wide::from(by) * ratio * Wide::from(units.direction);
+            self.factor(product.shifted(-known.lift))
+        };
+        if let Target::Direction(_) = buffers.target {
+            return Apply::Write {
+                scale: applied(1.0, known.ratio),
+            };
+        }
+        let rate = factors.lr() * buffers.lr_scale;
+        let takes_back = known.is_too_long && self.can_take_back();
+        match known.lagged.filter(|_| takes_back) {
+            None => Apply::Update {
+                rate: applied(-rate, known.ratio),
+                decay: -(rate * buffers.weight_decay),
+            },
+            // What was too much is taken back.
+            Some(lagged) => {
+                let excess = 1.0 - (known.ratio / lagged).to_f64();
+                Apply::Update {
+                    rate: applied(rate * excess, lagged),
+                    decay: 0.0,
+                }
+            }
+        }
+    }
+
+    /// The sum of squares of a block's gradient; NaN if it is not finite.
+    pub(super) fn gradient_squares(
+        &self,
+        known: &Known,
+        scale: f64,
+        block: usize,
+        access: &Access<'_>,
+    ) -> f64 {
+        let scale = self.scale(known, scale);
+        let rect = self.grid.statistics(block);
+        self.grid.runs(&rect).fold(0.0, |sum, (_, run)| {
+            sum + self.kernels.gradient_squares(access, run, scale)
+        })
+    }
+
+    /// Applies the directions of a block that were kept.
+    pub(super) fn apply_kept(
+        &self,
+        factors: &Factors<'_>,
+        known: &Known,
+        buffers: &TensorBuffers<'_>,
+        block: usize,
+        access: &mut Access<'_>,
+    ) {
+        let units = factors.units(self.spec.update, self.graft);
+        let apply = self.apply(factors, known, &units, buffers);
+        let rect = self.grid.directions(block);
+        let first = self.grid.kept(block).start;
+        for (at, run) in self.grid.runs(&rect) {
+            self.kernels.deliver_kept(access, run, first + at, apply);
         }
     }
 
