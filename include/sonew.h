@@ -1869,6 +1869,31 @@ struct sonew_buffers {
  * changes the last bits of their float64, and so rarely one of the parameters. With
  * SONEW_STOCHASTIC, each machine draws random numbers of its own.
  *
+ * If sums are not to depend on the number of machines at all, not even in their last bits,
+ * cut tensors between blocks (sonew_block_rows()), and reduce the numbers of blocks instead
+ * of those of tensors. Each is zero on all machines but one, so that adding changes no bit.
+ * Then combine them in their order, on every machine:
+ *
+ *    size_t blocks[COUNT], length = 0;              // once: how many blocks tensors have
+ *    sonew_stages_blocks(stages, blocks, COUNT, NULL, 0);
+ *    for (int i = 0; i < COUNT; i++)
+ *        length += 2 * blocks[i];
+ *
+ *    sonew_stages_blocks(stages, blocks, COUNT, of_blocks, length);   // at each stage
+ *    MPI_Allreduce(MPI_IN_PLACE, of_blocks, length, MPI_DOUBLE, op, MPI_COMM_WORLD);
+ *    const double *next = of_blocks;
+ *    for (int i = 0; i < COUNT; i++) {
+ *        numbers[2 * i] = numbers[2 * i + 1] = 0;
+ *        for (size_t block = 0; block < blocks[i]; block++, next += 2)
+ *            for (int k = 0; k < 2; k++)            // with SONEW_LARGEST_L1, the larger one
+ *                numbers[2 * i + k] += next[k];
+ *    }
+ *
+ * Any number of machines then has the bits of one that has the whole tensors, with
+ * sonew_step(), too: parameters, state and files. (Except where a direction is beyond the
+ * range of its type, which each machine sees by its own part.) A block is 8192 elements or
+ * about as many, so these are 16 bytes for every 8192 parameters of all machines together.
+ *
  * Each machine saves its part to a file of its own, with sonew_save(), at the same step.
  * If tensors say which rows of the whole ones they are (sonew_tensor.first_row), any
  * number of machines can load these files (sonew_load_options.paths), and the program
@@ -1927,6 +1952,40 @@ sonew_status sonew_stages_next(sonew_stages *stages,
                                double *numbers,
                                size_t count,
                                int32_t *stage);
+
+/**
+ * Writes how many blocks each of the count tensors has to blocks[i]: those of the whole
+ * tensor, if it is a shard. If numbers is not NULL, writes the numbers of the stage that was
+ * reached there, two for each block of all tensors, in their order: zeros for blocks of rows
+ * that are not here, of tensors that take no part, and before the first stage. length is
+ * the number of numbers, twice that of all blocks, and 0 with NULL. See the example above.
+ * Neither blocks nor numbers may overlap a buffer of the step, the state, or each other.
+ *
+ * Errors: SONEW_BLOCK_CUT, SONEW_TENSOR_COUNT, SONEW_WRONG_LENGTH, SONEW_OVERLAP,
+ * SONEW_OUT_OF_MEMORY; the step is where it was. Since 0.2.
+ */
+sonew_status sonew_stages_blocks(sonew_stages *stages,
+                                 size_t *blocks,
+                                 size_t count,
+                                 double *numbers,
+                                 size_t length);
+
+/**
+ * Writes to *rows how many rows of a tensor belong together, so that machines that cut it
+ * between rows whose numbers are multiples of this have the blocks of the whole tensor: see
+ * sonew_stages_blocks(). It is the number of all rows if there is no such cut, because it
+ * would go through chains, or the tensor is one block. If the tensor is a shard, the answer is
+ * that of the whole one. options may be NULL, which means the defaults.
+ *
+ * With SONEW_CONTIGUOUS_LINES and at least two dimensions, blocks are whole lines: as many as
+ * fit into 8192 elements, but so that each begins at a multiple of 16, if that is possible
+ * with at most 32768. With SONEW_UPDATE_ADAM or a band of 0, they are 8192 elements.
+ *
+ * Errors: those of sonew_create() for options and tensors. Since 0.2.
+ */
+sonew_status sonew_block_rows(const sonew_options *options,
+                              const sonew_tensor *tensor,
+                              size_t *rows);
 
 /**
  * Aborts a step that is under way, and frees its handle. NULL is allowed and does
@@ -2094,6 +2153,11 @@ enum {
    * are more than 1000.
    */
   SONEW_TEXT = 217,
+  /**
+   * Numbers by block are asked for of a shard that is not cut between blocks:
+   * sonew_block_rows().
+   */
+  SONEW_BLOCK_CUT = 218,
   /** A buffer is not aligned to its element type. */
   SONEW_MISALIGNED = 220,
   /**

@@ -256,6 +256,34 @@ pub enum Error {
         whole_rows: usize,
     },
 
+    /// Numbers by block are asked for of a shard that is cut elsewhere than between blocks.
+    #[error(
+        "tensor \"{tensor}\": {rows} rows from row {first_row} on of {whole_rows} are no whole \
+         blocks, which are {block_rows} rows each"
+    )]
+    BlockCut {
+        /// The tensor.
+        tensor: String,
+        /// Its first row.
+        first_row: usize,
+        /// Its number of rows.
+        rows: usize,
+        /// The rows of the whole tensor.
+        whole_rows: usize,
+        /// The rows of a block, see
+        /// [`TensorSpec::block_rows`](crate::layout::TensorSpec::block_rows).
+        block_rows: usize,
+    },
+
+    /// The numbers of blocks do not fit into the caller's list.
+    #[error("there is room for {length} numbers of blocks, they have {expected}")]
+    BlockNumbers {
+        /// What the caller passed.
+        length: usize,
+        /// Two for each block of all tensors.
+        expected: usize,
+    },
+
     /// A tensor of no dimensions is said to be a shard: it has no rows.
     #[error("tensor \"{tensor}\" has no dimensions, and can be no shard")]
     ScalarShard {

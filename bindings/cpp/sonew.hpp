@@ -53,6 +53,7 @@
 #include <initializer_list>
 #include <iterator>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -908,6 +909,16 @@ std::vector<void *> parameters(const Tensors &tensors, const List<V, Lasting> &p
 
 }  // namespace detail
 
+/// How many rows of a tensor belong together, so that machines which cut it between rows whose
+/// numbers are multiples of this have the blocks of the whole tensor: Stages::combine(). The
+/// number of all rows if there is no such cut. sonew_block_rows().
+inline std::size_t block_rows(const Tensor &tensor, const Options &options = {}) {
+  const std::vector<Tensor> tensors{tensor};
+  std::size_t rows = 0;
+  detail::check(sonew_block_rows(&options, detail::to_c(tensors).data(), &rows));
+  return rows;
+}
+
 // ---------------------------------------------------------------------------
 // Optimizer
 
@@ -993,6 +1004,45 @@ class Stages {
     return {numbers_.data(), numbers_.size()};
   }
 
+  /// How many blocks each tensor has: those of the whole tensor, if it is a shard. Throws
+  /// SONEW_BLOCK_CUT if a shard is not cut between blocks: block_rows().
+  /// sonew_stages_blocks().
+  std::vector<std::size_t> blocks() const {
+    std::vector<std::size_t> blocks(numbers_.size() / 2);
+    detail::check(
+        sonew_stages_blocks(handle_.get(), blocks.data(), blocks.size(), nullptr, 0));
+    return blocks;
+  }
+
+  /// The numbers of the stage that was reached, two for each block of all tensors; zeros for
+  /// blocks of rows that are not here. sonew_stages_blocks().
+  std::vector<double> block_numbers() const {
+    std::vector<std::size_t> all = blocks();
+    std::vector<double> numbers(2 * std::accumulate(all.begin(), all.end(), std::size_t{0}));
+    detail::check(sonew_stages_blocks(handle_.get(), all.data(), all.size(), numbers.data(),
+                                      numbers.size()));
+    return numbers;
+  }
+
+  /// Puts in the place of numbers() what those of blocks give, which have been reduced over
+  /// machines: added up in their order or, with Stage::largest_l1, the largest of them. The
+  /// bits do not depend on how many machines there are.
+  void combine(const std::vector<double> &block_numbers) {
+    const std::vector<std::size_t> all = blocks();
+    const auto count = std::accumulate(all.begin(), all.end(), std::size_t{0});
+    if (block_numbers.size() != 2 * count)
+      throw error(SONEW_WRONG_LENGTH, "there are " + std::to_string(block_numbers.size()) +
+                                          " numbers of blocks, expected " +
+                                          std::to_string(2 * count));
+    auto next = block_numbers.begin();
+    for (std::size_t i = 0; i < numbers_.size(); i++) numbers_[i] = 0;
+    for (std::size_t i = 0; i < all.size(); i++)
+      for (std::size_t block = 0; block < all[i]; block++)
+        for (std::size_t k = 2 * i; k < 2 * i + 2; k++, ++next)
+          numbers_[k] = stage_ == SONEW_LARGEST_L1 ? std::max(numbers_[k], *next)
+                                                   : numbers_[k] + *next;
+  }
+
   /// Aborts the step. Throws SONEW_STATE_WRITTEN if the state of an optimizer
   /// has been updated with the gradients and is not in a live file: the step can
   /// then only be finished, by next() or by destroying this object.
@@ -1008,11 +1058,13 @@ class Stages {
   sonew_status next(sonew_stages *stages, std::int32_t &stage) noexcept {
     const auto status = sonew_stages_next(stages, numbers_.data(), numbers_.size() / 2, &stage);
     if (status == SONEW_OK) std::copy(numbers_.begin(), numbers_.end(), own_.begin());
+    if (status == SONEW_OK) stage_ = stage;
     return status;
   }
 
   std::vector<double> numbers_;
   std::vector<double> own_;  // The numbers of the last stage, as they came.
+  std::int32_t stage_ = SONEW_DONE;
   detail::Handle<sonew_stages, sonew_stages_abort> handle_{"stages"};
 };
 

@@ -86,6 +86,9 @@ pub enum sonew_status {
     /// The key of a text is empty or has a control character, the text has a NUL, or there
     /// are more than 1000.
     SONEW_TEXT = 217,
+    /// Numbers by block are asked for of a shard that is not cut between blocks:
+    /// sonew_block_rows().
+    SONEW_BLOCK_CUT = 218,
     /// A buffer is not aligned to its element type.
     SONEW_MISALIGNED = 220,
     /// A buffer that is written overlaps another buffer of the call, or the
@@ -211,9 +214,10 @@ impl From<&Error> for sonew_status {
             Error::SizeOverflow { .. } | Error::PastLastAddress { .. } => SONEW_SIZE_OVERFLOW,
             Error::PooledLength { .. } => SONEW_OUT_OF_RANGE,
             Error::TensorCount { .. } => SONEW_TENSOR_COUNT,
-            Error::WrongLength { .. } | Error::FlatLength { .. } | Error::TooSmall { .. } => {
-                SONEW_WRONG_LENGTH
-            }
+            Error::WrongLength { .. }
+            | Error::FlatLength { .. }
+            | Error::BlockNumbers { .. }
+            | Error::TooSmall { .. } => SONEW_WRONG_LENGTH,
             Error::PlaneCount { .. } => SONEW_PLANE_COUNT,
             Error::UnknownTensor { .. } => SONEW_UNKNOWN_TENSOR,
             Error::UnknownPlane { .. } => SONEW_UNKNOWN_PLANE,
@@ -223,6 +227,7 @@ impl From<&Error> for sonew_status {
             Error::ShardRows { .. } | Error::ScalarShard { .. } | Error::PooledShard { .. } => {
                 SONEW_SHARD
             }
+            Error::BlockCut { .. } => SONEW_BLOCK_CUT,
             Error::Misaligned { .. } => SONEW_MISALIGNED,
             Error::Overlap { .. } => SONEW_OVERLAP,
             Error::AmbiguousTarget { .. } => SONEW_AMBIGUOUS_TARGET,
@@ -307,6 +312,7 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_STATE_DTYPE, c"SONEW_STATE_DTYPE"),
     (SONEW_MASTER_DTYPE, c"SONEW_MASTER_DTYPE"),
     (SONEW_SHARD, c"SONEW_SHARD"),
+    (SONEW_BLOCK_CUT, c"SONEW_BLOCK_CUT"),
     (SONEW_TENSOR_OPTION, c"SONEW_TENSOR_OPTION"),
     (SONEW_TEXT, c"SONEW_TEXT"),
     (SONEW_MISALIGNED, c"SONEW_MISALIGNED"),

@@ -17,6 +17,10 @@
 //! statistics |    0    |    1    |    2    |
 //! directions |  0   |    1    |     2      |
 //! ```
+//!
+//! Where chains are lines along memory, blocks are whole lines, and their directions are those
+//! of the same coordinates. So a process that has some of the rows of a tensor, cut between
+//! blocks, has the blocks of the whole tensor.
 
 use std::ops::Range;
 
@@ -37,8 +41,8 @@ pub(crate) struct Piece {
 /// Which way chains go through the matrix.
 #[derive(Debug, Clone)]
 enum Way {
-    /// Along its one row; each chain has so many coordinates.
-    Along { chain: usize },
+    /// Along its one row; each chain has so many coordinates. Blocks may be whole chains.
+    Along { chain: usize, is_whole: bool },
     /// Across its rows, from the foot of a column to the top of the next.
     AcrossLinked(Columns),
     /// Across its rows, each column a chain.
@@ -68,6 +72,8 @@ pub(crate) struct Grid {
 
 /// Coordinates of a block where chains run along memory.
 const BLOCK: usize = 8192;
+/// Those of a block of whole chains, if these are longer or of odd lengths.
+const LONGEST_BLOCK: usize = 4 * BLOCK;
 /// Where they run across it: long lines, which memory likes, and many, which
 /// dwarf the halo of `2 band` lines.
 const BLOCK_ACROSS: usize = 16384;
@@ -91,7 +97,10 @@ impl Grid {
             // Without a band there is nothing to follow a chain for.
             _ if band == 0 => along(len),
             Chains::Contiguous => along(len),
-            Chains::ContiguousLines => along(tensor.dims.last().copied().unwrap_or(1)),
+            Chains::ContiguousLines => match tensor.dims[..] {
+                [.., _, chain] => Grid::along_lines(len, chain, band),
+                _ => along(len),
+            },
             Chains::Strided => {
                 // Dimensions of size 1 do not change the order.
                 let dims: Vec<usize> = tensor.dims.iter().copied().filter(|&d| d > 1).collect();
@@ -119,13 +128,55 @@ impl Grid {
             rows: 1,
             cols: len,
             band,
-            way: Way::Along { chain },
+            way: Way::Along {
+                chain,
+                is_whole: false,
+            },
             strip: len,
             strips: 1,
             step: BLOCK,
             steps: len.div_ceil(BLOCK),
             // A constant, so that blocks of directions stay aligned.
             lag: if band == 0 { 0 } else { LAG },
+        }
+    }
+
+    /// The same where chains are lines, with blocks of whole ones: as many as fit, of which
+    /// the first coordinate stays aligned.
+    fn along_lines(len: usize, chain: usize, band: usize) -> Self {
+        let grid = Grid::along(len, chain, band);
+        let aligned = LANES / gcd(LANES, chain);
+        let lines = (BLOCK / chain / aligned).max(1) * aligned;
+        match lines.checked_mul(chain) {
+            Some(step) if step <= LONGEST_BLOCK => Grid {
+                way: Way::Along {
+                    chain,
+                    is_whole: true,
+                },
+                step,
+                steps: len.div_ceil(step),
+                ..grid
+            },
+            _ => grid,
+        }
+    }
+
+    /// Coordinates of a block, if the blocks of rows that are cut between blocks are those of
+    /// the whole tensor.
+    pub(crate) fn block_len(&self) -> Option<usize> {
+        let are_apart = match self.way {
+            Way::Along { is_whole, .. } => is_whole || self.band == 0,
+            _ => false,
+        };
+        are_apart.then_some(self.step)
+    }
+
+    /// The columns that belong together with those of a block: what is outside of them does
+    /// not exist for its chains, or is another's to write.
+    pub(crate) fn within(&self, block: usize) -> Range<usize> {
+        match self.way {
+            Way::Along { is_whole: true, .. } => self.statistics(block).cols,
+            _ => 0..self.cols,
         }
     }
 
@@ -249,12 +300,17 @@ impl Grid {
     /// Whether any of these tiles has a block that waits.
     pub(crate) fn any_waits(&self, longest: usize) -> bool {
         let linked = matches!(self.way, Way::AcrossLinked(_));
-        self.band > 0 && (linked || self.steps > longest)
+        self.needs_others() && (linked || self.steps > longest)
+    }
+
+    /// Whether directions need statistics of other blocks.
+    fn needs_others(&self) -> bool {
+        self.band > 0 && !matches!(self.way, Way::Along { is_whole: true, .. })
     }
 
     /// Whether the directions of `block` need statistics from outside `tile`.
     pub(crate) fn waits(&self, tile: &Range<usize>, block: usize) -> bool {
-        if self.band == 0 {
+        if !self.needs_others() {
             return false;
         }
         let (_, step) = divided(block, self.steps);
@@ -271,7 +327,8 @@ impl Grid {
 
     /// Where a block's directions are.
     pub(crate) fn directions(&self, block: usize) -> Rect {
-        self.rect(block, |step| (step * self.step).saturating_sub(self.lag))
+        let lag = if self.needs_others() { self.lag } else { 0 };
+        self.rect(block, |step| (step * self.step).saturating_sub(lag))
     }
 
     /// The rectangle from where `start` puts a step to where it puts the next.
@@ -341,18 +398,26 @@ impl Grid {
     }
 
     /// What chains visit in columns of a row, in order. Where chains run along
-    /// memory, columns may lie before the first and behind the last; where they
+    /// memory, columns may lie outside of those that a block is [within](Grid::within),
+    /// and do not exist there; where they
     /// run across it, the row may, in which case linked chains go on in other
     /// columns.
-    pub(crate) fn pieces(&self, row: isize, cols: Range<isize>, mut piece: impl FnMut(Piece)) {
+    pub(crate) fn pieces(
+        &self,
+        row: isize,
+        cols: Range<isize>,
+        within: &Range<usize>,
+        mut piece: impl FnMut(Piece),
+    ) {
         let Range { start, end } = cols;
+        let first = within.start as isize;
         let mut col = start;
         while col < end {
             let left = (end - col) as usize;
             let (len, run) = match self.way {
-                Way::Along { .. } if col < 0 => (left.min(-col as usize), None),
+                Way::Along { .. } if col < first => (left.min((first - col) as usize), None),
                 Way::Along { .. } => {
-                    let len = self.cols.saturating_sub(col as usize).min(left);
+                    let len = within.end.saturating_sub(col as usize).min(left);
                     let (row, col) = (0, col as usize);
                     match len {
                         0 => (left, None),
@@ -402,7 +467,7 @@ impl Grid {
         let band = self.band as isize;
         let rest = self.rows as isize - 1 - row;
         match &self.way {
-            Way::Along { chain } => {
+            Way::Along { chain, .. } => {
                 let first = cols.start.max(0) as usize;
                 let end = (divided(first, *chain).0 + 1) * chain;
                 end as isize - band < cols.end.min(self.cols as isize)
@@ -441,7 +506,7 @@ impl Grid {
     ) {
         let rest = (self.rows as isize - 1 - row).max(0) as usize;
         match &self.way {
-            Way::Along { chain } => {
+            Way::Along { chain, .. } => {
                 let (mut at, end) = (cols.start.max(0) as usize, cols.end.max(0) as usize);
                 let end = end.min(self.cols);
                 while at < end {
@@ -471,7 +536,7 @@ impl Grid {
     /// chain, counted from the first column.
     pub(crate) fn firsts(&self, row: usize, cols: Range<usize>) -> impl Iterator<Item = usize> {
         let (start, step, end) = match self.way {
-            Way::Along { chain } => {
+            Way::Along { chain, .. } => {
                 let first = cols.start.next_multiple_of(chain);
                 (first - cols.start, chain, cols.len())
             }
@@ -480,6 +545,14 @@ impl Grid {
             Way::AcrossLinked(_) => (0, 1, usize::from(cols.start == 0)),
         };
         (start..end).step_by(step)
+    }
+}
+
+/// The greatest common divisor; `a` is not 0.
+pub(crate) fn gcd(a: usize, b: usize) -> usize {
+    match b {
+        0 => a,
+        _ => gcd(b, a % b),
     }
 }
 

@@ -18,6 +18,7 @@ const SHAPES: &[&[usize]] = &[
     &[40, 1],
     &[7, 300],
     &[300, 7],
+    &[1300, 7],
     &[33, 17],
     &[130, 20],
     &[3, 3, 4, 5],
@@ -113,20 +114,27 @@ impl Case {
         }
     }
 
-    /// Memory indices of what chains visit in some rows and columns.
-    fn visited(&self, [rows, cols]: [Range<isize>; 2]) -> HashMap<(isize, isize), Option<usize>> {
+    /// Memory indices of what chains visit in some rows and columns, for the directions of a
+    /// block.
+    fn visited(
+        &self,
+        block: usize,
+        [rows, cols]: [Range<isize>; 2],
+    ) -> HashMap<(isize, isize), Option<usize>> {
         let mut visited = HashMap::new();
+        let within = self.grid.within(block);
         for row in rows {
             let mut next = 0;
-            self.grid.pieces(row, cols.clone(), |piece: Piece| {
-                assert_eq!(piece.at, next, "{}: out of order", self.name);
-                next += piece.len;
-                for i in 0..piece.len {
-                    let index = piece.run.map(|run| self.index(run, i));
-                    let at = (row, cols.start + (piece.at + i) as isize);
-                    assert_eq!(visited.insert(at, index), None, "{}", self.name);
-                }
-            });
+            self.grid
+                .pieces(row, cols.clone(), &within, |piece: Piece| {
+                    assert_eq!(piece.at, next, "{}: out of order", self.name);
+                    next += piece.len;
+                    for i in 0..piece.len {
+                        let index = piece.run.map(|run| self.index(run, i));
+                        let at = (row, cols.start + (piece.at + i) as isize);
+                        assert_eq!(visited.insert(at, index), None, "{}", self.name);
+                    }
+                });
             assert_eq!(next, cols.len(), "{}", self.name);
         }
         visited
@@ -200,7 +208,7 @@ fn directions_that_do_not_wait_find_all_they_need_inside_the_tile() {
                     }
                     let band = case.grid.band() as isize;
                     let rect = case.grid.directions(block);
-                    let needed = case.visited(case.surroundings(&rect, band, band));
+                    let needed = case.visited(block, case.surroundings(&rect, band, band));
                     let all = needed.into_values().flatten().all(|i| ready[i]);
                     assert!(all, "{} tile {tile:?} block {block}", case.name);
                 }
@@ -215,8 +223,8 @@ fn neighbours_are_the_neighbours_of_the_chain() {
         let band = case.grid.band() as isize;
         for block in 0..case.grid.blocks() {
             let rect = case.grid.directions(block);
-            let visited = case.visited(case.surroundings(&rect, band, band));
-            let inner = case.visited(case.surroundings(&rect, 0, 0));
+            let visited = case.visited(block, case.surroundings(&rect, band, band));
+            let inner = case.visited(block, case.surroundings(&rect, 0, 0));
             for (&at, index) in &inner {
                 let index = index.expect("a rectangle has coordinates that exist");
                 for k in -band..=band {
@@ -280,7 +288,7 @@ fn ends_and_reach_tell_where_neighbours_are_missing() {
         for block in 0..case.grid.blocks() {
             let rect = case.grid.directions(block);
             let [rows, cols] = case.surroundings(&rect, band as isize, 0);
-            let visited = case.visited([rows.clone(), cols.clone()]);
+            let visited = case.visited(block, [rows.clone(), cols.clone()]);
             for row in rows {
                 let reach = reach(&case.grid, row, cols.clone());
                 let mut missing = false;

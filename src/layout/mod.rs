@@ -1,11 +1,13 @@
 //! The layout of a tensor: its chains, its state planes, and the tiles and
 //! blocks that a step divides it into.
 
+mod blocks;
 mod columns;
 mod grid;
 mod shard;
 mod tensor;
 
+pub(crate) use blocks::WholeBlocks;
 pub(crate) use grid::Grid;
 pub(crate) use shard::sub_diagonal;
 pub use shard::Shard;

@@ -51,6 +51,28 @@ impl StagedStep<'_, '_> {
     pub fn numbers(&mut self) -> &mut [[f64; 2]] {
         self.optimizer.stage_numbers()
     }
+
+    /// How many blocks each tensor has: those of the whole one, if it is a shard.
+    ///
+    /// # Errors
+    /// [`Error::BlockCut`] if a shard is cut elsewhere than between
+    /// [blocks](crate::layout::TensorSpec::block_rows). [`Error::NoStages`] after the end.
+    pub fn blocks(&self) -> Result<Vec<usize>> {
+        self.optimizer.stage_blocks()
+    }
+
+    /// The numbers of the stage that was reached, two for each block of all tensors, in their
+    /// order; zeros for blocks of rows that are not here, of tensors that take no part, and
+    /// before the first stage. [`numbers`](StagedStep::numbers) are what
+    /// [`combine`](Stage::combine) makes of those of a tensor. Reduced over processes block by
+    /// block, which adds zeros to one number, and combined afterwards, they have the same bits
+    /// for any number of processes, and those of a single one that has the whole tensors.
+    ///
+    /// # Errors
+    /// See [`blocks`](StagedStep::blocks).
+    pub fn block_numbers(&self) -> Result<Vec<[f64; 2]>> {
+        self.optimizer.stage_block_numbers()
+    }
 }
 
 impl Drop for StagedStep<'_, '_> {
@@ -168,6 +190,18 @@ impl Optimizer {
             Some(staged) => staged.under_way.numbers(),
             None => &mut [],
         }
+    }
+
+    /// How many blocks the whole tensors of a step in stages have.
+    pub(crate) fn stage_blocks(&self) -> Result<Vec<usize>> {
+        self.staged.as_ref().ok_or(Error::NoStages)?;
+        self.plan.blocks()
+    }
+
+    /// Their numbers of the stage that was reached.
+    pub(crate) fn stage_block_numbers(&self) -> Result<Vec<[f64; 2]>> {
+        let staged = self.staged.as_ref().ok_or(Error::NoStages)?;
+        self.plan.block_numbers(&staged.under_way)
     }
 
     /// Whether a step in stages is under way, and has reached one.

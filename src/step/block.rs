@@ -58,6 +58,8 @@ struct Pass<'p, 'a> {
     state: Option<Rect>,
     /// Where directions are computed, and what becomes of them.
     target: Option<(Rect, Directions)>,
+    /// The columns in which its neighbours are.
+    within: Range<usize>,
     /// Where the block's directions are kept.
     kept: usize,
     norms: Norms,
@@ -194,6 +196,7 @@ impl Job<'_> {
             work,
             state,
             target,
+            within: self.grid.within(block),
             kept: self.grid.kept(block).start,
             norms: Norms::default(),
         }
@@ -462,12 +465,16 @@ impl Pass<'_, '_> {
     /// The gradient of coordinates, and of their neighbours, comes into the chunk.
     fn copy_gradient(&mut self, row: isize, cols: Range<isize>, from: usize) {
         let Pass {
-            job, access, work, ..
+            job,
+            access,
+            work,
+            within,
+            ..
         } = self;
         let (kernels, scale) = (job.kernels, job.rule.scale);
         let band = job.grid.band() as isize;
         let mut copy = |neighbour: usize, row: isize, cols: Range<isize>| {
-            job.grid.pieces(row, cols, |piece| {
+            job.grid.pieces(row, cols, within, |piece| {
                 let at = (neighbour, from + piece.at);
                 match piece.run {
                     None => kernels.pad_gradient(work, at, piece.len),
@@ -506,10 +513,14 @@ impl Pass<'_, '_> {
         reading: impl Fn(usize) -> Reading,
     ) {
         let Pass {
-            job, access, work, ..
+            job,
+            access,
+            work,
+            within,
+            ..
         } = self;
         let kernels = job.kernels;
-        job.grid.pieces(row, cols, |piece| {
+        job.grid.pieces(row, cols, within, |piece| {
             let at = from + piece.at;
             let Some(run) = piece.run else {
                 return kernels.pad(work, at, piece.len);

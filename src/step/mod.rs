@@ -20,6 +20,7 @@
 
 mod block;
 mod buffers;
+mod by_block;
 mod factors;
 mod instruction_set;
 mod plan;

@@ -52,7 +52,7 @@ const TILE: Range<usize> = 8..64;
 /// ```
 pub struct Plan {
     pub(super) options: Options,
-    tensors: Vec<Tensor>,
+    pub(super) tensors: Vec<Tensor>,
     /// Where each tensor's directions are kept between the sweep that measures
     /// them and the one that applies them: to read them back is cheaper than
     /// to compute them again.
@@ -65,7 +65,7 @@ pub struct Plan {
     workers: Workers,
     most_threads: usize,
     workspaces: Vec<Workspace>,
-    sums: Sums,
+    pub(super) sums: Sums,
     /// What all of these hold, which is asked for after every step.
     bytes: usize,
     pub(super) lists: Lists,

@@ -202,10 +202,11 @@ impl<'a> Run<'a> {
     }
 
     /// Puts the writing of targets off to the last sweep, where there is a stage
-    /// to stop at before.
+    /// to stop at before. Lagged norms write them before in any case, so that callers need not
+    /// wait for what is reduced.
     pub(super) fn defer(&mut self) {
         let waits = |t: &Tensor| t.is_relative() || t.grafted();
-        self.defers = self.tensors.iter().any(waits);
+        self.defers = !self.options.is_lagged() && self.tensors.iter().any(waits);
     }
 
     /// The squares of the reference's norm, of each tensor: known once its
@@ -400,6 +401,7 @@ impl<'a> Run<'a> {
             if memory.is_some() && concerned(tensor, known) {
                 let squares = Wide::from(self.fold(tensor, Slot::First));
                 known.squares = squares.shifted(-2 * known.lift);
+                known.summed = known.lift;
             }
         }
     }

@@ -47,6 +47,8 @@ pub(super) enum Next {
 /// What is known of a tensor so far.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known {
+    /// It has a gradient and elements.
+    pub(super) takes_part: bool,
     /// From the beginning: the number of the tensor's step, and what follows from it.
     pub(super) number: u64,
     pub(super) corrections: Corrections,
@@ -73,6 +75,8 @@ pub(super) struct Known {
     /// The power of two that multiplies what the current sweeps square: gradients, or
     /// the momentum before directions are computed from it.
     pub(super) lift: i32,
+    /// That with which the squares were summed.
+    pub(super) summed: i32,
 }
 
 impl Known {
@@ -144,6 +148,7 @@ impl Progress {
             let is_lagged = tensor.damping == Damping::RelativeLagged;
             let largest = if is_lagged { scalars.largest } else { 0.0 };
             Known {
+                takes_part: buffers.gradient.is_some() && !tensor.spec.is_empty(),
                 number: own,
                 corrections,
                 gradient_norm: Wide::ZERO,
@@ -156,6 +161,7 @@ impl Progress {
                 next_largest: scalars.largest,
                 squares: Wide::ZERO,
                 lift: 0,
+                summed: 0,
             }
         });
         fill(&mut lists.numbers, repeat_n([0.0; 2], buffers.len()))?;
@@ -181,7 +187,7 @@ impl Progress {
 pub(crate) struct UnderWay {
     step: StepOptions,
     number: u64,
-    progress: Progress,
+    pub(super) progress: Progress,
 }
 
 impl UnderWay {
@@ -277,8 +283,8 @@ impl Plan {
 /// # Ok::<(), sonew::Error>(())
 /// ```
 pub struct Stages<'a> {
-    run: Run<'a>,
-    progress: Progress,
+    pub(super) run: Run<'a>,
+    pub(super) progress: Progress,
 }
 
 impl<'a> Stages<'a> {

@@ -42,6 +42,11 @@ impl Sums {
         self.blocks[block][slot as usize].store(value.to_bits(), Ordering::Relaxed);
     }
 
+    /// A number of a block.
+    pub(super) fn get(&self, block: usize, slot: Slot) -> f64 {
+        f64::from_bits(self.blocks[block][slot as usize].load(Ordering::Relaxed))
+    }
+
     /// Combines the numbers of a range of blocks in their order.
     pub(super) fn fold(
         &self,
@@ -49,9 +54,6 @@ impl Sums {
         slot: Slot,
         combine: impl Fn(f64, f64) -> f64,
     ) -> f64 {
-        self.blocks[blocks].iter().fold(0.0, |total, cells| {
-            let value = cells[slot as usize].load(Ordering::Relaxed);
-            combine(total, f64::from_bits(value))
-        })
+        blocks.fold(0.0, |total, block| combine(total, self.get(block, slot)))
     }
 }

@@ -135,6 +135,15 @@ static void alone(const sonew_options *options, const sonew_step_options *step) 
             if (stage == SONEW_DONE)
                 break;
             CHECK(memcmp(numbers, plan_numbers, sizeof numbers) == 0);
+            /* Both tensors are one block. */
+            size_t blocks[COUNT] = {0};
+            double of_blocks[2 * COUNT];
+            OK(sonew_stages_blocks(staged->stages, blocks, COUNT, of_blocks, 2 * COUNT));
+            CHECK(blocks[0] == 1 && blocks[1] == 1);
+            CHECK(memcmp(numbers, of_blocks, sizeof numbers) == 0);
+            memset(of_blocks, 0, sizeof of_blocks);
+            OK(sonew_stages_blocks(planned->plan_stages, blocks, COUNT, of_blocks, 2 * COUNT));
+            CHECK(memcmp(numbers, of_blocks, sizeof numbers) == 0);
             stages |= 1 << stage;
             plan_stages |= 1 << plan_stage;
         }
@@ -325,6 +334,74 @@ static void overlapping_outputs(void) {
     destroy(twin);
 }
 
+/* The rows of blocks, and what sonew_block_rows() and sonew_stages_blocks() refuse. */
+static void blocks_of_rows(void) {
+    sonew_tensor tensor;
+    sonew_tensors_init(&tensor, 1, sizeof tensor);
+    tensor.name = "w";
+    tensor.ndim = 2;
+    tensor.dims[0] = 1000;
+    tensor.dims[1] = 64;
+    tensor.chains = SONEW_CONTIGUOUS_LINES;
+    size_t rows = 0;
+    OK(sonew_block_rows(NULL, &tensor, &rows));
+    CHECK(rows == 128);
+    tensor.chains = SONEW_CONTIGUOUS;
+    OK(sonew_block_rows(NULL, &tensor, &rows));
+    CHECK(rows == 1000);
+    tensor.chains = SONEW_CONTIGUOUS_LINES;
+    REFUSED(sonew_block_rows(NULL, NULL, &rows), SONEW_NULL_POINTER, "tensor is null");
+    REFUSED(sonew_block_rows(NULL, &tensor, NULL), SONEW_NULL_POINTER, "rows is null");
+    tensor.name = "";
+    REFUSED(sonew_block_rows(NULL, &tensor, &rows), SONEW_TENSOR_NAME, "");
+    tensor.name = "w";
+    sonew_options options;
+    sonew_options_init(&options, sizeof options);
+    options.gamma = 2;
+    REFUSED(sonew_block_rows(&options, &tensor, &rows), SONEW_OUT_OF_RANGE, "gamma is 2");
+    CHECK(rows == 1000);
+
+    /* Rows 100 to 200 are parts of two blocks. */
+    float weight[100 * 64] = {0}, gradient[100 * 64] = {0};
+    tensor.dims[0] = 100;
+    tensor.first_row = 100;
+    tensor.whole_rows = 1000;
+    sonew_optimizer *o = NULL;
+    OK(sonew_create(NULL, &tensor, 1, &o));
+    void *params[] = {weight};
+    const void *grads[] = {gradient};
+    sonew_stages *stages = NULL;
+    OK(sonew_stages_begin(o, NULL, params, grads, 1, &stages));
+    size_t blocks = 77;
+    double numbers[2] = {77, 77};
+    REFUSED(sonew_stages_blocks(stages, &blocks, 1, NULL, 0), SONEW_BLOCK_CUT,
+            "tensor \"w\": 100 rows from row 100 on of 1000 are no whole blocks, which are 128 rows");
+    OK(sonew_stages_abort(stages));
+    OK(sonew_free(o));
+
+    tensor.first_row = tensor.whole_rows = 0;
+    OK(sonew_create(NULL, &tensor, 1, &o));
+    OK(sonew_stages_begin(o, NULL, params, grads, 1, &stages));
+    REFUSED(sonew_stages_blocks(stages, NULL, 1, numbers, 2), SONEW_NULL_POINTER, "blocks is null");
+    REFUSED(sonew_stages_blocks(stages, &blocks, 1, NULL, 2), SONEW_NULL_POINTER, "numbers is null");
+    REFUSED(sonew_stages_blocks(stages, &blocks, 2, numbers, 2), SONEW_TENSOR_COUNT, "blocks has 2");
+    REFUSED(sonew_stages_blocks(stages, &blocks, 1, numbers, 4), SONEW_WRONG_LENGTH,
+            "there is room for 4 numbers of blocks, they have 2");
+    REFUSED(sonew_stages_blocks(stages, &blocks, 1, (double *)(void *)weight, 2), SONEW_OVERLAP,
+            "numbers overlaps the parameter of tensor \"w\"");
+    REFUSED(sonew_stages_blocks(stages, (size_t *)(void *)gradient, 1, numbers, 2), SONEW_OVERLAP,
+            "blocks overlaps the gradient of tensor \"w\"");
+    REFUSED(sonew_stages_blocks(stages, (size_t *)(void *)numbers, 1, numbers, 2), SONEW_OVERLAP,
+            "blocks overlaps numbers");
+    REFUSED(sonew_stages_blocks((sonew_stages *)(void *)o, &blocks, 1, numbers, 2),
+            SONEW_BAD_HANDLE, "stages is not a live handle");
+    CHECK(blocks == 77 && numbers[0] == 77 && numbers[1] == 77);
+    /* Before the first stage the numbers are zeros. */
+    OK(sonew_stages_blocks(stages, &blocks, 1, numbers, 2));
+    CHECK(blocks == 1 && numbers[0] == 0 && numbers[1] == 0);
+    OK(sonew_free(o));
+}
+
 static void refusals(const char *folder) {
     sonew_options options = options_of(SONEW_GRAFT_ADAM, SONEW_RELATIVE);
     sonew_step_options step = step_of(0, SONEW_SKIP);
@@ -463,6 +540,7 @@ int main(int argc, char **argv) {
                     two_machines(&options, &step);
                 }
     refusals(argv[1]);
+    blocks_of_rows();
     overlapping_outputs();
     puts("stages make a step");
     return 0;

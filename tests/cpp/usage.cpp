@@ -363,6 +363,21 @@ static void scalars(const std::string &folder) {
   CHECK(std::abs(kept[1] - (1 - 0.9 * 0.8 * 0.9 * 0.9)) < 1e-15);
 }
 
+// Which rows belong together.
+static void block_rows() {
+  sonew::Tensor lines("w", {1000, 64});
+  lines.chains = sonew::Chains::contiguous_lines;
+  CHECK(sonew::block_rows(lines) == 128 && sonew::block_rows({"w", {1000, 64}}) == 1000);
+  lines.dims[0] = 100;
+  lines.first_row = 100;
+  lines.whole_rows = 1000;
+  const Floats grad(6400);
+  Floats weight(6400);
+  sonew::Optimizer optimizer({lines});
+  auto stages = optimizer.stages(weight, grad);
+  THROWS(SONEW_BLOCK_CUT, "tensor \"w\": 100 rows from row 100 on of 1000", stages.blocks());
+}
+
 // A step in stages whose numbers are not changed gives the same as a step.
 static void stages(const std::string &folder) {
   Floats weight = numbers(12, 1), same = weight, own = weight;
@@ -385,6 +400,14 @@ static void stages(const std::string &folder) {
     reached.push_back(stage);
     CHECK(plan_steps.next() == stage && plan_steps.numbers()[0] == steps.numbers()[0]);
     CHECK(steps.numbers().size() == 2 && steps.numbers()[0] > 0);
+    // The tensor is one block, which gives the numbers again.
+    const std::vector<double> by_block = steps.block_numbers();
+    CHECK(steps.blocks() == std::vector<std::size_t>{1} && by_block == plan_steps.block_numbers());
+    steps.numbers()[0] = steps.numbers()[1] = -1;
+    steps.combine(by_block);
+    CHECK(steps.numbers()[0] == by_block[0] && steps.numbers()[1] == by_block[1]);
+    THROWS(SONEW_WRONG_LENGTH, "there are 4 numbers of blocks, expected 2",
+           steps.combine({1, 2, 3, 4}));
   }
   CHECK(plan_steps.next() == sonew::Stage::done);
   CHECK(reached == std::vector<sonew::Stage>{sonew::Stage::gradient_squares,
@@ -755,6 +778,7 @@ int main(int, char **argv) {
   plan();
   step_counts();
   scalars(argv[1]);
+  block_rows();
   stages(argv[1]);
   exceptions_in_stages(argv[1]);
   moved_from(argv[1]);
