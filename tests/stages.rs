@@ -372,6 +372,32 @@ fn a_step_that_is_dropped_leaves_everything_or_is_known() {
     }
 }
 
+/// Nobody has to wait for what the last stage reduces: all parameters are updated before it.
+#[test]
+fn lagged_norms_update_parameters_before_the_stage_of_norms() {
+    let options = Options {
+        lagged_norms: Some(true),
+        ..Options::default()
+    };
+    let how = StepOptions::default();
+    let (mut whole, mut dropped) = (optimizer(&options), optimizer(&options));
+    let (mut params, mut until_norms) = (start(&model()), start(&model()));
+    for (optimizer, params) in [(&mut whole, &mut params), (&mut dropped, &mut until_norms)] {
+        step(optimizer, &how, params, &gradients(&model(), 1));
+    }
+    let before = params.clone();
+    let grads = gradients(&model(), 2);
+    staged(&mut whole, &how, &mut params, &grads);
+    {
+        let (mut params, grads) = (elements_mut(&mut until_norms), lent(&grads));
+        let mut stages = dropped.stages(&how, &mut params, &grads).unwrap();
+        while stages.next().unwrap() != Some(Stage::Norms) {}
+    }
+    for ((before, at_norms), after) in before.iter().zip(&until_norms).zip(&params) {
+        assert!(at_norms == after && at_norms != before);
+    }
+}
+
 #[test]
 fn in_a_live_file_a_step_can_be_dropped_at_any_time() {
     let (options, how) = all_stages();

@@ -93,8 +93,9 @@ class Training {
   void run() {
     const unsigned first = static_cast<unsigned>(optimizer_->step_count());
     if (ranks_.rank == 0) std::printf("%8s %12s\n", "step", "loss");
-    double seconds = -MPI_Wtime();
+    std::vector<double> seconds{0};
     for (unsigned i = first; i < settings_.steps; i++) {
+      const double begin = MPI_Wtime();
       const double loss = compute_gradient(i);
       if (ranks_.rank == 0 && (i % 20 == 0 || i + 1 == settings_.steps))
         std::printf("%8u %12.9f\n", i, loss);
@@ -102,16 +103,17 @@ class Training {
       finish();
       step(i);
       ranks_.gather("parameters", params_, *shards_);
+      seconds.push_back(MPI_Wtime() - begin);
       if (!settings_.save.empty() && (i + 1) % settings_.every == 0) save(i + 1);
     }
     finish();
     ranks_.gather("parameters", params_, *shards_);
-    seconds += MPI_Wtime();
     if (ranks_.rank > 0) return;
     std::printf("parameters %016llx\n", static_cast<unsigned long long>(hash()));
     ranks_.print_table();
-    std::printf("\n%d ranks, %.2f ms a step\n", ranks_.count,
-                1e3 * seconds / std::max(settings_.steps - first, 1u));
+    std::sort(seconds.begin(), seconds.end());
+    std::printf("\n%d ranks, %.2f ms a step (median)\n", ranks_.count,
+                1e3 * seconds[seconds.size() / 2]);
   }
 
  private:

@@ -42,6 +42,17 @@
 //! changes the last bits of their float64, and so rarely one of the parameters. With
 //! SONEW_STOCHASTIC, each machine draws random numbers of its own.
 //!
+//! With lagged norms, and damping that is lagged or absolute, no machine has to wait before its
+//! parameters are updated: they have been when the step reaches SONEW_NORMS, by the norms of the
+//! step before. (In the first step of a tensor there are none, and parameters of 16 bits without
+//! master weights always take two passes: these are updated at the end.) What the step measured
+//! may be reduced in the background, as by MPI_Iallreduce, while the updated parameters are passed
+//! on and the next gradients are computed, into other buffers. Then the step is ended, before
+//! the next one begins: an update that was more than twice as long as it should have been is
+//! brought back here, one gradient late. SONEW_LARGEST_L1 comes before SONEW_NORMS: pass the
+//! machine's own numbers on, reduce them together with the norms, and set them when the step is
+//! done, as the last of sonew_settings.scalars. examples/mpi does all of this.
+//!
 //! If sums are not to depend on the number of machines at all, not even in their last bits,
 //! cut tensors between blocks (sonew_block_rows()), and reduce the numbers of blocks instead
 //! of those of tensors. Each is zero on all machines but one, so that adding changes no bit.
@@ -163,7 +174,8 @@ pub enum sonew_stage {
     SONEW_LARGEST_L1 = 2,
     /// Numbers: the squared norm of the direction u, and that of the graft's
     /// vector a. Reduce with a sum. The state has been updated with the
-    /// gradients. This stage exists with every graft but SONEW_GRAFT_NONE.
+    /// gradients and, with lagged_norms, parameters may have been by the norms of the step
+    /// before. This stage exists with every graft but SONEW_GRAFT_NONE.
     SONEW_NORMS = 3,
 }
 
@@ -375,18 +387,20 @@ pub unsafe extern "C" fn sonew_stages_blocks(
                 owned.staged(stages.addr())?;
                 let optimizer = &owned.optimizer;
                 let (_, passed) = owned.staged.as_ref().ok_or(ENDED)?;
-                let [blocks, numbers] = to.outputs(optimizer.tensors().len())?;
+                let all = optimizer.stage_blocks()?;
+                let [blocks, numbers] = to.outputs(&all)?;
                 passed.for_each(optimizer, |buffer| {
                     blocks.apart_from(&buffer)?;
                     numbers.apart_from(&buffer)
                 })?;
                 let numbers = || optimizer.stage_block_numbers();
                 // SAFETY: the header asks for lists as long as they say.
-                unsafe { to.give(&optimizer.stage_blocks()?, numbers) }
+                unsafe { to.give(&all, numbers) }
             }),
             Of::Plan(plan) => plan::with(plan, |owned| {
                 owned.staged(stages.addr())?;
-                let [blocks, numbers] = to.outputs(owned.plan.tensors().len())?;
+                let all = owned.plan.blocks()?;
+                let [blocks, numbers] = to.outputs(&all)?;
                 owned.for_each_staged(|buffer| {
                     blocks.apart_from(&buffer)?;
                     numbers.apart_from(&buffer)
@@ -394,7 +408,7 @@ pub unsafe extern "C" fn sonew_stages_blocks(
                 let staged = owned.staged.as_ref().ok_or(ENDED)?;
                 let numbers = || owned.plan.block_numbers(&staged.under_way);
                 // SAFETY: as above.
-                unsafe { to.give(&owned.plan.blocks()?, numbers) }
+                unsafe { to.give(&all, numbers) }
             }),
         }
     })
@@ -476,9 +490,14 @@ struct Blocks {
 }
 
 impl Blocks {
-    /// Where it is written, checked against the number of tensors and against each other.
-    fn outputs(&self, tensors: usize) -> Result<[Output; 2]> {
-        check_count("blocks", self.count, tensors)?;
+    /// Where it is written, checked against how many blocks tensors have, and against each
+    /// other.
+    fn outputs(&self, all: &[usize]) -> Result<[Output; 2]> {
+        check_count("blocks", self.count, all.len())?;
+        let (length, expected) = (self.length, 2 * all.iter().sum::<usize>());
+        if !self.numbers.is_null() && length != expected {
+            return Err(Error::BlockNumbers { length, expected });
+        }
         let blocks = Output::new(self.blocks, self.count, "blocks");
         let numbers = Output::new(self.numbers, self.length, "numbers");
         blocks.apart_from_output(&numbers)?;
@@ -493,11 +512,6 @@ impl Blocks {
         numbers: impl FnOnce() -> Result<Vec<[f64; 2]>>,
     ) -> Result<()> {
         if !self.numbers.is_null() {
-            let expected = 2 * blocks.iter().sum::<usize>();
-            if self.length != expected {
-                let length = self.length;
-                return Err(Error::BlockNumbers { length, expected });
-            }
             for (i, &number) in numbers()?.as_flattened().iter().enumerate() {
                 // SAFETY: the caller's promise.
                 unsafe { self.numbers.add(i).write_unaligned(number) };
