@@ -1869,6 +1869,18 @@ struct sonew_buffers {
  * changes the last bits of their float64, and so rarely one of the parameters. With
  * SONEW_STOCHASTIC, each machine draws random numbers of its own.
  *
+ * With lagged norms, and damping that is lagged or absolute, no machine has to wait before its
+ * parameters are updated: they have been when the step reaches SONEW_NORMS, by the norms of the
+ * step before. (The first step of a tensor has none: reduce its numbers at each stage, and wait.
+ * Parameters of 16 bits without master weights always take two passes: they are updated at the
+ * end.) What the step measured
+ * may be reduced in the background, as by MPI_Iallreduce, while the updated parameters are passed
+ * on and the next gradients are computed, into other buffers. Then the step is ended, before
+ * the next one begins: an update that was more than twice as long as it should have been is
+ * brought back here, one gradient late. SONEW_LARGEST_L1 comes before SONEW_NORMS: pass the
+ * machine's own numbers on, reduce them together with the norms, and set them when the step is
+ * done, as the last of sonew_settings.scalars. examples/mpi does all of this.
+ *
  * If sums are not to depend on the number of machines at all, not even in their last bits,
  * cut tensors between blocks (sonew_block_rows()), and reduce the numbers of blocks instead
  * of those of tensors. Each is zero on all machines but one, so that adding changes no bit.
@@ -2030,7 +2042,8 @@ enum {
   /**
    * Numbers: the squared norm of the direction u, and that of the graft's
    * vector a. Reduce with a sum. The state has been updated with the
-   * gradients. This stage exists with every graft but SONEW_GRAFT_NONE.
+   * gradients and, with lagged_norms, parameters may have been by the norms of the step
+   * before. This stage exists with every graft but SONEW_GRAFT_NONE.
    */
   SONEW_NORMS = 3,
 };

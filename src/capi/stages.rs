@@ -44,8 +44,9 @@
 //!
 //! With lagged norms, and damping that is lagged or absolute, no machine has to wait before its
 //! parameters are updated: they have been when the step reaches SONEW_NORMS, by the norms of the
-//! step before. (In the first step of a tensor there are none, and parameters of 16 bits without
-//! master weights always take two passes: these are updated at the end.) What the step measured
+//! step before. (The first step of a tensor has none: reduce its numbers at each stage, and wait.
+//! Parameters of 16 bits without master weights always take two passes: they are updated at the
+//! end.) What the step measured
 //! may be reduced in the background, as by MPI_Iallreduce, while the updated parameters are passed
 //! on and the next gradients are computed, into other buffers. Then the step is ended, before
 //! the next one begins: an update that was more than twice as long as it should have been is
