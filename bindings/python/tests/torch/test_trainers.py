@@ -2,10 +2,11 @@
 optimizers."""
 
 import copy
+from collections import defaultdict
 
 import pytest
 import torch
-from common import bits, make, parameters, run, state_bits
+from common import bits, give_gradients, make, parameters, run, state_bits
 from sonew.torch import SONew
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -96,3 +97,108 @@ def test_groups_and_state_of_another_optimizer_object():
     run(inner, others, 3)
     assert bits(params) == bits(others)
     assert inner.state is shared_state and set(shared_state) == set(others)
+
+
+class Hybrid(torch.optim.Optimizer):
+    """What Megatron's HybridDeviceOptimizer does, on the CPU: copies of the parameters in float32, an
+    optimizer for each of them, whose groups are replaced before a step and whose state is shown as
+    that of this optimizer after it, with one more entry."""
+
+    def __init__(self, params, inner, **defaults):
+        super().__init__(params, {"offload_fraction": 1.0, "cpu_optimizer_cls": inner, **defaults})
+        self.copies = {p: p.detach().clone().float() for g in self.param_groups for p in g["params"]}
+        self.originals = {c: p for p, c in self.copies.items()}
+        self.inner = [
+            inner([{**group, "params": [self.copies[p]]}])
+            for group in self.param_groups
+            for p in group["params"]
+        ]
+
+    def step(self, closure=None):
+        group_of = {p: g for g in self.param_groups for p in g["params"]}
+        for optimizer in self.inner:
+            (group,) = optimizer.param_groups
+            (mine,) = group["params"]
+            now = {k: v for k, v in group_of[self.originals[mine]].items() if k != "params"}
+            optimizer.param_groups = [{**group, **now}]
+            grad = self.originals[mine].grad
+            mine.requires_grad = False
+            mine.grad = None if grad is None else grad.float()
+            optimizer.step(closure)
+            if grad is not None:
+                self.originals[mine].data.copy_(mine.data)
+        self.state = defaultdict(dict)
+        for optimizer in self.inner:
+            for mine, own in optimizer.state.items():
+                self.state[self.originals[mine]] = own
+                own["master_param"] = mine
+
+    def load_state_dict(self, saved):
+        # torch casts state to the type of the parameters, which are therefore the copies here.
+        for group in self.param_groups:
+            group["params"] = [self.copies[p] for p in group["params"]]
+        super().load_state_dict(saved)
+        for group in self.param_groups:
+            group["params"] = [self.originals[c] for c in group["params"]]
+        self.state = {self.originals[c]: own for c, own in self.state.items()}
+        for optimizer in self.inner:
+            optimizer.state = defaultdict(dict)
+            for mine in optimizer.param_groups[0]["params"]:
+                own = optimizer.state[mine] = self.state[self.originals[mine]]
+                mine.data.copy_(own["master_param"])
+                for name, x in own.items():
+                    own[name] = x.to("cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_optimizer_of_optimizers(dtype):
+    params, others = parameters(dtype), parameters(dtype)
+    # float32 copies of bfloat16 parameters are what master weights are.
+    plain = make(others, master_weights=dtype == torch.bfloat16)
+    outer = Hybrid([{"params": params[:3]}, {"params": params[3:]}], SONew, lr=1e-2)
+    schedules = [torch.optim.lr_scheduler.ExponentialLR(o, 0.8) for o in (plain, outer)]
+    for step in range(6):
+        params[1].grad = others[1].grad = None
+        give_gradients(params, step)
+        give_gradients(others, step)
+        if step == 2:
+            params[1].grad = others[1].grad = None
+        plain.step(), outer.step()
+        for schedule in schedules:
+            schedule.step()
+        if step == 3:
+            outer.load_state_dict(copy.deepcopy(outer.state_dict()))
+            assert all(own["scalars"].dtype == torch.float32 for own in outer.state.values())
+        if step <= 3:
+            assert bits(params) == bits(others)
+    # The load has rounded "scalars" to float32.
+    for p, q in zip(params, others):
+        torch.testing.assert_close(p, q, rtol=1e-6 if dtype == torch.float32 else 1e-2, atol=1e-6)
+    assert all(own["scalars"].dtype == torch.float64 for own in outer.state.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_checkpoints_in_the_background(tmp_path, dtype):
+    """Saved while training goes on, and loaded by a run that has not stepped."""
+    from torch.distributed import checkpoint
+
+    one, two = model().to(dtype), model(1).to(dtype)
+    options = {"master_weights": True, "state_dtype": torch.bfloat16, "rounding": "stochastic"}
+    first, second = make(one.named_parameters(), **options), make(two.named_parameters(), **options)
+    run(first, list(one.parameters()), 3)
+    weights, state = get_state_dict(one, first)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    try:
+        saving = checkpoint.async_save({"m": weights, "o": state}, checkpoint_id=tmp_path / "a")
+        run(first, list(one.parameters()), 2, start=3)
+        saving.result()
+        weights, state = get_state_dict(two, second)
+        checkpoint.load({"m": weights, "o": state}, checkpoint_id=tmp_path / "a")
+        set_state_dict(two, second, model_state_dict=weights, optim_state_dict=state)
+    finally:
+        torch.distributed.destroy_process_group()
+    run(second, list(two.parameters()), 2, start=3)
+    assert bits(one.parameters()) == bits(two.parameters())
+    assert state_bits(first) == state_bits(second)

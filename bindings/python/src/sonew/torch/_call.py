@@ -6,6 +6,7 @@ import ctypes
 import weakref
 from ctypes import byref, c_double, c_void_p
 from itertools import chain
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from ._options import COMMON, DTYPES, OWN, needs_scalars, pooled_shape, state_dt
 
 TORCH = {1: torch.float32, 2: torch.float64, 3: torch.bfloat16, 4: torch.float16}
 data_ptr, is_contiguous = torch.Tensor.data_ptr, torch.Tensor.is_contiguous
+bytes_of = attrgetter("nbytes")
 # The fields of sonew_buffers that change, as numpy sees a list of them.
 FIELDS = np.dtype(
     {
@@ -39,7 +41,8 @@ class Entry:
     def __init__(self, groups, g, i, name):
         self.group, self.g, self.i, self.name = groups[g], g, i, name
         self.p = groups[g]["params"][i]
-        self.order = order_of(self.p)
+        # As it is now: `p.data` may become another.
+        self.shape, self.order = self.p.shape, order_of(self.p)
         self.is_copied = self.order is None
         self.own = Tensor(
             name=name,
@@ -173,6 +176,9 @@ class Call:
                     continue
                 own = state.setdefault(entry.p, {})
                 self.begin(i, own)
+            if "scalars" in own and own["scalars"].dtype == torch.float32:
+                # An optimizer around this one has loaded them, to the type of the parameters.
+                own["scalars"] = own["scalars"].double()
             self.check_state(i, own)
             if self.needs_scalars and "scalars" not in own:
                 own["scalars"] = torch.zeros(_structs.SCALARS, dtype=torch.float64)
@@ -195,6 +201,10 @@ class Call:
         self.live_entries = [self.entries[i] for i in indices]
         self.states = [own for _, own in live]
         self.live_params = [self.params[i] for i, _ in live]
+        self.grad_bytes = [
+            entry.p.numel() * getattr(torch, entry.own.grad_dtype).itemsize
+            for entry in self.live_entries
+        ]
         waiting = set(range(len(self.params))) - set(indices)
         self.waiting = [self.params[i] for i in sorted(waiting)]
         self.addresses = list(map(data_ptr, self.params))
@@ -260,7 +270,9 @@ class Call:
         if self.plain and not self.maximize:
             try:
                 pointers = list(map(data_ptr, grads))
-                if all(map(is_contiguous, grads)):
+                # Sizes differ if `p.data` or `p.grad_dtype` has become another.
+                fits = list(map(bytes_of, grads)) == self.grad_bytes
+                if fits and all(map(is_contiguous, grads)):
                     return grads, pointers
             except (RuntimeError, TypeError):
                 pass
@@ -274,10 +286,10 @@ class Call:
             raise RuntimeError(
                 f"the gradient of {entry.name} is sparse: SONew does not support sparse gradients"
             )
-        if DTYPES.get(grad.dtype) != entry.own.grad_dtype or grad.shape != entry.p.shape:
+        if DTYPES.get(grad.dtype) != entry.own.grad_dtype or grad.shape != entry.shape:
             raise RuntimeError(
                 f"the gradient of {entry.name} is {grad.dtype}{list(grad.shape)}, expected "
-                f"{entry.own.grad_dtype}{list(entry.p.shape)}"
+                f"{entry.own.grad_dtype}{list(entry.shape)}"
             )
         grad = grad.detach()
         return entry.placed(torch.neg(grad) if self.maximize else grad)

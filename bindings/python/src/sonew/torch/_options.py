@@ -147,6 +147,11 @@ def check_parameter(name, p):
         raise ValueError(
             f"{name} is {p.dtype}, must be float32, float64, bfloat16 or float16"
         )
+    if any(size > 1 and stride == 0 for size, stride in zip(p.shape, p.stride())):
+        raise ValueError(
+            f"{name} has elements that share memory (strides {p.stride()}): SONew needs a place "
+            "for each"
+        )
     if p.ndim > _structs.MAX_DIMS:
         raise ValueError(f"{name} has {p.ndim} dimensions, at most {_structs.MAX_DIMS} are possible")
     if hasattr(p, "to_local"):
