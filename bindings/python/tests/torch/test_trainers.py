@@ -1,8 +1,11 @@
 """Other people's programs around an optimizer: distributed checkpoints, sharded and offloading
 optimizers."""
 
+import contextlib
 import copy
+import sys
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -202,3 +205,39 @@ def test_checkpoints_in_the_background(tmp_path, dtype):
     run(second, list(two.parameters()), 2, start=3)
     assert bits(one.parameters()) == bits(two.parameters())
     assert state_bits(first) == state_bits(second)
+
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "torch"
+
+
+def test_offloading_by_torchao(monkeypatch, tmp_path):
+    """The example; its state is saved and loaded by torchao, too."""
+    pytest.importorskip("torchao")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import offload
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with contextlib.nullcontext() if device == "cuda" else offload.without_gpu():
+        net, optimizer, losses = offload.train(30, device)
+        torch.save(optimizer.state_dict(), tmp_path / "state")
+        _, other, _ = offload.train(1, device)
+        other.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    assert losses[-1] < 0.9 * losses[0]
+    inner = [o for one in (optimizer, other) for o in one.optim_dict.values()]
+    assert all(isinstance(o, SONew) and all(p.device.type == "cpu" for p in o.state) for o in inner)
+    assert [state_bits(o) for o in optimizer.optim_dict.values()] == [
+        state_bits(o) for o in other.optim_dict.values()
+    ]
+    # The same run without torchao.
+    monkeypatch.setitem(sys.modules, "torchao.optim", Plain)
+    plain, _, plain_losses = offload.train(30, device)
+    if device == "cpu":
+        assert losses == plain_losses and bits(net.parameters()) == bits(plain.parameters())
+
+
+class Plain:
+    """In the place of torchao's module."""
+
+    @staticmethod
+    def CPUOffloadOptimizer(params, make, **options):
+        return make(params, **options)
