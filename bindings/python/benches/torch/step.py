@@ -1,10 +1,11 @@
-"""Measures `SONew.step()` against the step of the C API on the same tensors, and against
-torch.optim.AdamW(fused=True), in one process with the same threads:
+"""Measures `SONew.step()`, tridiagonal with Adam's norm, against the step of the C API on the same
+tensors and against torch.optim.AdamW(fused=True), in one process with the same threads:
 
     python benches/torch/step.py
 
-Median ratios within one run, and the time of a step of many small tensors, from which the cost of
-Python follows. Run it where nothing else runs.
+Prints the two tables of bindings/python/torch.md: medians of ratios of neighbouring samples, for two
+large models; and for many tensors of 10 elements what a step takes beyond that of the C API, with
+what two attributes of each tensor alone cost. Run it where nothing else runs.
 """
 
 import argparse
@@ -19,16 +20,18 @@ from sonew.torch import SONew
 
 WIDTHS = (784, 1000, 500, 250, 30, 250, 500, 1000, 784)
 MODELS = {
-    "67M, one tensor": [(8192, 8192)],
-    "autoencoder, 2.8M": [s for i, o in zip(WIDTHS, WIDTHS[1:]) for s in ((o, i), (o,))],
-    "400 tensors of 16": [(4, 4)] * 400,
-    "1 tensor of 16": [(4, 4)],
+    "autoencoder, 2.8M in 16 tensors": [
+        shape for i, o in zip(WIDTHS, WIDTHS[1:]) for shape in ((o, i), (o,))
+    ],
+    "67M in one tensor": [(8192, 8192)],
 }
+COUNTS = (1, 100, 1000)
 # Threads of a library spin for some milliseconds, and would slow down those of the next.
 PAUSE = 0.01
 
 
 def sample(step, count):
+    """The median of the seconds of some steps after a first."""
     time.sleep(PAUSE)
     seconds = []
     for _ in range(count + 1):
@@ -39,7 +42,8 @@ def sample(step, count):
 
 
 def steps(shapes, threads):
-    """The steps that are compared: fused AdamW, the C API, SONew."""
+    """The steps that are compared: fused AdamW, the C API with all arguments prepared, SONew; and
+    reading the addresses of all gradients."""
     params = [torch.nn.Parameter(torch.randn(shape) * 0.05) for shape in shapes]
     for p in params:
         p.grad = torch.randn_like(p) * 0.01
@@ -50,8 +54,13 @@ def steps(shapes, threads):
     at = sonew.addresses([p.data_ptr() for p in params])
     grads = sonew.addresses([p.grad.data_ptr() for p in params])
     own.step(at, grads, lr=1e-4, non_finite="unchecked")
-    in_c = lambda: c().sonew_step(own.handle, byref(own._step), at, grads, len(params))
-    return adamw.step, in_c, optimizer.step
+    function, arguments = c().sonew_step, (own.handle, byref(own._step), at, grads, len(params))
+
+    def addresses():
+        for p in params:
+            p.grad.data_ptr()
+
+    return adamw.step, lambda: function(*arguments), optimizer.step, addresses
 
 
 def main():
@@ -61,17 +70,32 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"PyTorch {torch.__version__}, libsonew {sonew.version()}, {arguments.threads} threads\n")
-    print(f"{'':20} {'AdamW':>11} {'C / AdamW':>10} {'SONew / AdamW':>14} {'SONew / C':>10} {'SONew - C':>11}")
+
+    print("| step | of the C API's | of `AdamW(fused=True)`'s | `AdamW(fused=True)` |\n|---|---:|---:|---:|")
     for name, shapes in MODELS.items():
-        measured = steps(shapes, arguments.threads)
-        size = sum(torch.Size(s).numel() for s in shapes)
-        count = 3 if size > 1 << 24 else 10 if size > 1 << 16 else 100
-        rows = [[sample(step, count) for step in measured] for _ in range(arguments.rounds)]
+        adamw, in_c, step, _ = steps(shapes, arguments.threads)
+        count = 3 if len(shapes) == 1 else 10
+        rows = [[sample(one, count) for one in (adamw, in_c, step)] for _ in range(arguments.rounds)]
         median = lambda of: statistics.median(map(of, rows))
         print(
-            f"{name:20} {1e3 * median(lambda r: r[0]):8.3f} ms {median(lambda r: r[1] / r[0]):10.2f} "
-            f"{median(lambda r: r[2] / r[0]):14.2f} {median(lambda r: r[2] / r[1]):10.3f} "
-            f"{1e6 * median(lambda r: r[2] - r[1]):8.1f} us"
+            f"| {name} | {median(lambda r: r[2] / r[1]):.3f} | {median(lambda r: r[2] / r[0]):.2f} "
+            f"| {1e3 * median(lambda r: r[0]):.2f} ms |",
+            flush=True,
+        )
+
+    print(
+        "\n| tensors of 10 | beyond the C API's step | for each tensor | `p.grad.data_ptr()` alone "
+        "| step of `AdamW(fused=True)` |\n|---|---:|---:|---:|---:|"
+    )
+    for number in COUNTS:
+        measured = steps([(10,)] * number, 1)
+        rows = [[sample(one, 100) for one in measured] for _ in range(arguments.rounds)]
+        median = lambda of: statistics.median(map(of, rows))
+        beyond = median(lambda r: r[2] - r[1])
+        print(
+            f"| {number} | {1e6 * beyond:.1f} us | {1e6 * beyond / number:.2f} us "
+            f"| {1e6 * median(lambda r: r[3]) / number:.2f} us | {1e6 * median(lambda r: r[0]):.1f} us |",
+            flush=True,
         )
 
 

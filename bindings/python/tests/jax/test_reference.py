@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 from common import enable_x64
-from test_golden import error, read
+from test_golden import arrays, begin
 
 PATH = Path(__file__).resolve().parents[2] / "benches" / "jax" / "reference.py"
 
@@ -23,9 +23,9 @@ def reference():
 @pytest.mark.parametrize("name", ["jax_tds_graft0", "jax_tds_graft1"])
 def test_follows_the_authors_trajectories(name):
     with enable_x64():
-        options, lr, start, steps = read(name, jnp.float64)
+        run, options, start = begin(name, double=True)
         optimizer = reference().tridiagonal(
-            lr,
+            run.lr,
             beta1=options["beta1"],
             beta2=options["beta2"],
             eps=options["eps"],
@@ -37,8 +37,8 @@ def test_follows_the_authors_trajectories(name):
 
         def step(grads):
             nonlocal params, state
-            updates, state = jax.jit(optimizer.update)(grads, state)
+            updates, state = jax.jit(optimizer.update)(arrays(grads, True), state)
             params = optax.apply_updates(params, updates)
             return params
 
-        assert error(start, steps, step) < 1e-11
+        assert run.error(step) < 1e-11
