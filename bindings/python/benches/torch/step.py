@@ -54,13 +54,14 @@ def steps(shapes, threads):
     at = sonew.addresses([p.data_ptr() for p in params])
     grads = sonew.addresses([p.grad.data_ptr() for p in params])
     own.step(at, grads, lr=1e-4, non_finite="unchecked")
-    function, arguments = c().sonew_step, (own.handle, byref(own._step), at, grads, len(params))
+    function, arguments = c().sonew_step, (byref(own._step), at, grads, len(params))
 
     def addresses():
         for p in params:
             p.grad.data_ptr()
 
-    return adamw.step, lambda: function(*arguments), optimizer.step, addresses
+    # With `own` itself, whose state is freed with it.
+    return adamw.step, lambda: function(own.handle, *arguments), optimizer.step, addresses
 
 
 def main():
