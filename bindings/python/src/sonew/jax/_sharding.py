@@ -26,6 +26,50 @@ def gathered(array):
     return reshard(array, NamedSharding(sharding.mesh, PartitionSpec(*[None] * array.ndim)))
 
 
+def placed(array, sharding):
+    """A value, placed like this: in a program that is compiled, and outside."""
+    if isinstance(array, jax.core.Tracer):
+        if any(kind == jax.sharding.AxisType.Explicit for kind in sharding.mesh.axis_types):
+            return reshard(array, sharding)
+        return jax.lax.with_sharding_constraint(array, sharding)
+    return jax.device_put(array, sharding)
+
+
+def how_cut(value):
+    """How an array is cut, for `partition_specs`: a PartitionSpec stays, and an array
+    is cut as it lies on its devices. None: it is whole."""
+    if value is None or isinstance(value, PartitionSpec):
+        return value
+    sharding = value if isinstance(value, jax.sharding.Sharding) else explicit_or_own(value)
+    if sharding is None or isinstance(sharding, NamedSharding):
+        return sharding
+    if isinstance(sharding, jax.sharding.SingleDeviceSharding):
+        return None
+    raise TypeError(
+        f"partition_specs has an array with a {type(sharding).__name__}, must be a NamedSharding"
+    )
+
+
+def explicit_or_own(array):
+    if isinstance(array, jax.core.Tracer):
+        return explicit(array)
+    return getattr(array, "sharding", None)
+
+
+def on_one_mesh(names, cuts):
+    """The NamedSharding of each leaf, if arrays are given that are cut for the step; None
+    if those of the step are parts, as inside of `jax.shard_map`."""
+    meshes = {cut.mesh: name for name, cut in zip(names, cuts) if isinstance(cut, NamedSharding)}
+    if not meshes or is_manual():
+        return None
+    if len(meshes) > 1:
+        some, other = list(meshes.values())[:2]
+        raise ValueError(f"partition_specs has {some!r} and {other!r} on different meshes")
+    (mesh,) = meshes
+    of = lambda cut: cut.spec if isinstance(cut, NamedSharding) else cut or PartitionSpec()
+    return [NamedSharding(mesh, of(cut)) for cut in cuts]
+
+
 def alike(old, new):
     """A result, sharded as its operand was."""
     sharding = explicit(old)

@@ -3,6 +3,7 @@ platform, with derivatives."""
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from . import _primitive, _pure, _sharding
 
 
-def run(program, count, traced, scalars, targets, grads, planes):
+def run(program, count, traced, scalars, targets, grads, planes, shardings=None):
     """Takes a step.
 
     Args:
@@ -22,18 +23,52 @@ def run(program, count, traced, scalars, targets, grads, planes):
         directions are to be written.
       grads: the gradients, a tuple with an array for each leaf.
       planes: the state planes, a tuple of arrays for each leaf.
+      shardings: how each leaf is cut, a `NamedSharding` for each on one mesh, if the
+        arrays are whole ones that are cut for the step; None if they are parts already.
 
     Returns:
       `taken`, 1 or 0 if a gradient was not finite and nothing has changed;
       new scalars; new parameters, or directions; new state planes.
     """
+    operands = count, traced, scalars, targets, grads, planes
     if not any(leaf.axes for leaf in program.leaves):
         reached = jnp.zeros((0,), jnp.uint32)
         taken, _, scalars, targets, planes = dispatch(
-            program, count, traced, reached, scalars, targets, grads, planes
+            program, count, traced, reached, *operands[2:]
         )
         return taken, scalars, targets, planes
-    return in_stages(program, count, traced, scalars, targets, grads, planes)
+    if shardings is None:
+        return in_stages(program, *operands)
+    return on_parts(program, shardings, *operands)
+
+
+def on_parts(program, shardings, count, traced, scalars, targets, grads, planes):
+    """The step of whole arrays, of which every device takes that of its own parts."""
+    mesh, everywhere = shardings[0].mesh, jax.sharding.PartitionSpec()
+    specs = [sharding.spec for sharding in shardings]
+    # Planes have the shape of their leaf, but for pooled sums.
+    of_planes = tuple(
+        tuple(spec if x.shape == g.shape else everywhere for x in own)
+        for spec, g, own in zip(specs, grads, planes)
+    )
+    whole = everywhere if program.settings.needs_scalars() else ()
+    of_targets = tuple(specs[: len(targets)])
+    step = jax.shard_map(
+        functools.partial(in_stages, program),
+        mesh=mesh,
+        in_specs=(everywhere, everywhere, whole, of_targets, tuple(specs), of_planes),
+        out_specs=(everywhere, whole, tuple(specs), of_planes),
+    )
+    place = lambda spec, x: _sharding.placed(x, jax.sharding.NamedSharding(mesh, spec))
+    at = lambda specs, arrays: tuple(map(place, specs, arrays))
+    return step(
+        place(everywhere, count),
+        place(everywhere, traced),
+        place(whole, scalars) if whole != () else (),
+        at(of_targets, targets),
+        at(specs, grads),
+        tuple(map(at, of_planes, planes)),
+    )
 
 
 def in_stages(program, count, traced, scalars, targets, grads, planes):
@@ -42,7 +77,6 @@ def in_stages(program, count, traced, scalars, targets, grads, planes):
     if program.direction:
         targets = tuple(map(jnp.zeros_like, grads))
     stages = program.stages()
-    parts = max(_parts(leaf) for leaf in program.leaves)
     rows = []
     for so_far in range(len(stages) + 1):
         stage = dataclasses.replace(program, reached=tuple(stages[:so_far]))
@@ -51,40 +85,42 @@ def in_stages(program, count, traced, scalars, targets, grads, planes):
             stage, count, traced, reached, scalars, targets, grads, planes
         )
         if so_far < len(stages):
-            of_leaves = [
-                gathered(numbers[i], leaf.axes, parts) for i, leaf in enumerate(program.leaves)
-            ]
-            rows.append(jnp.stack(of_leaves, 1))
+            rows.append(gathered(program.leaves, numbers))
     return taken, scalars, targets, planes
 
 
-def _parts(leaf):
-    """The number of parts that a leaf is cut into."""
-    size = 1
-    for axis in leaf.axes:
-        try:
-            size *= jax.lax.psum(1, axis)
-        except NameError:
-            raise ValueError(
-                f"partition_specs cuts {leaf.name!r} along the mesh axis {axis!r}, which there "
-                "is only inside jax.shard_map"
-            ) from None
-    return size
+def _size(axis, name):
+    """The size of a mesh axis."""
+    try:
+        return jax.lax.psum(1, axis)
+    except NameError:
+        raise ValueError(
+            f"partition_specs cuts {name!r} along the mesh axis {axis!r}, which there "
+            "is only inside jax.shard_map"
+        ) from None
 
 
-def gathered(numbers, axes, parts):
-    """A leaf's numbers, [2, 2] words, of all parts that it is cut into: a row
-    for each part, and rows of zeros up to `parts`.
+def gathered(leaves, numbers):
+    """The numbers of all parts of all leaves, [parts, leaves, 2, 2] words, by one
+    collective: a row for each part, and rows of zeros for leaves with fewer parts.
 
     Words of float64 numbers cannot be added. So each part puts its words into
-    one row of an array of zeros, and `psum` combines the rows exactly. JAX knows
-    that the result is the same on all devices of the axes.
+    one row of an array of zeros, and `psum` combines the rows exactly, in whatever
+    order. JAX knows that the result is the same on all devices of the axes.
     """
-    row = 0
-    for axis in axes:
-        row = row * jax.lax.psum(1, axis) + jax.lax.axis_index(axis)
-    rows = jnp.where(jnp.arange(parts)[:, None, None] == row, numbers, jnp.uint32(0))
-    return jax.lax.psum(rows, axes) if axes else rows
+    sizes = {axis: _size(axis, leaf.name) for leaf in leaves for axis in leaf.axes}
+    parts = [math.prod(sizes[axis] for axis in leaf.axes) for leaf in leaves]
+    of_leaves = []
+    for leaf, own in zip(leaves, numbers):
+        row, is_first = 0, True
+        for axis in leaf.axes:
+            row = row * sizes[axis] + jax.lax.axis_index(axis)
+        for axis in set(sizes) - set(leaf.axes):
+            # Of devices that have the same part, one speaks.
+            is_first &= jax.lax.axis_index(axis) == 0
+        is_own = (jnp.arange(max(parts)) == row) & is_first
+        of_leaves.append(jnp.where(is_own[:, None, None], own, jnp.uint32(0)))
+    return jax.lax.psum(jnp.stack(of_leaves, 1), tuple(sizes))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

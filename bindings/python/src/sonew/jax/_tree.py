@@ -9,12 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from . import _settings, _step
+from . import _settings, _sharding, _step
 from ._settings import DTYPES, MAX_DIMS, NUMBERS, STATE_DTYPES, Leaf, Program
 
 
 # Trees of arrays.
 ArrayTree = Any
+
+# What says how a leaf is cut.
+CUTS = jax.sharding.PartitionSpec, jax.sharding.Sharding, jax.Array, jax.ShapeDtypeStruct
 
 # The scalars of a leaf: the norm ratio, and the largest entry of the diagonal.
 SCALARS = 2
@@ -154,6 +157,9 @@ def options(
         _settings.choice("update", update, _settings.UPDATES)
     if state_dtype is not None and is_dtype(state_dtype):
         check_state_dtype("state_dtype", state_dtype)
+    if not _settings.is_function(partition_specs):
+        # Without the arrays themselves, which programs donate.
+        partition_specs = jax.tree.map(_sharding.how_cut, partition_specs, is_leaf=is_cut)
     return Options(
         settings, numbers, chains, update, state_dtype, partition_specs, schedules
     )
@@ -199,12 +205,12 @@ class Leaves:
             check_state_dtype(f"the state_dtype of {name!r}", default(leaf) if dtype is None else dtype)
             for name, leaf, dtype in zip(self.names, self.arrays, self.chosen_dtypes)
         ]
-        self.axes = [()] * len(listed)
+        self.axes, self.shardings = [()] * len(listed), None
         if options.partition_specs is not None:
-            # As in `in_specs`, None is a leaf that is not cut.
-            is_spec = lambda value: value is None or isinstance(value, jax.sharding.PartitionSpec)
-            specs = self.each("partition_specs", options.partition_specs, is_spec)
-            self.axes = [axes_of(spec or ()) for spec in specs]
+            cuts = self.each("partition_specs", options.partition_specs, is_cut)
+            cuts = [_sharding.how_cut(cut) for cut in cuts]
+            self.shardings = _sharding.on_one_mesh(self.names, cuts)
+            self.axes = [axes_of(cut) for cut in cuts]
         self.kinds = [
             Leaf(
                 name=name,
@@ -262,8 +268,8 @@ class Leaves:
         def plane(wanted):
             return self.tree(
                 [
-                    jnp.zeros_like(array, dtype=dtype) if wanted(leaf) else optax.MaskedNode()
-                    for array, dtype, leaf in zip(self.arrays, self.state_dtypes, self.kinds)
+                    self.plane(i) if wanted(leaf) else optax.MaskedNode()
+                    for i, leaf in enumerate(self.kinds)
                 ]
             )
 
@@ -276,21 +282,37 @@ class Leaves:
         if self.options.master_weights:
             master = self.tree([master_weights(array) for array in self.arrays])
         if self.settings.needs_scalars():
-            scalars = jnp.zeros((len(self.arrays), SCALARS, 2), jnp.uint32)
+            scalars = self.zeros((len(self.arrays), SCALARS, 2), jnp.uint32)
         if self.settings.pooling != "none":
             pooled = self.tree([self.zero_sums(i) for i in range(len(self.arrays))])
         everywhere = lambda leaf: True
         return ScaleBySonewState(
-            count=jnp.zeros([], jnp.int32),
+            count=self.zeros([], jnp.int32),
             momentum=plane(everywhere),
             diagonal=plane(everywhere),
             bands=bands,
             rms=rms,
             master=master,
-            skipped=jnp.zeros([], jnp.int32),
+            skipped=self.zeros([], jnp.int32),
             scalars=scalars,
             pooled=pooled,
         )
+
+    def plane(self, i):
+        """A plane of a leaf before the first step."""
+        array, dtype = self.arrays[i], self.state_dtypes[i]
+        if self.shardings is None:
+            return jnp.zeros_like(array, dtype=dtype)
+        return jnp.zeros(array.shape, dtype, device=self.shardings[i])
+
+    def zeros(self, shape, dtype):
+        """Zeros that all devices of the leaves have, if it is known which these are."""
+        if self.shardings is None:
+            return jnp.zeros(shape, dtype)
+        everywhere = jax.sharding.NamedSharding(
+            self.shardings[0].mesh, jax.sharding.PartitionSpec()
+        )
+        return jnp.zeros(shape, dtype, device=everywhere)
 
     def zero_sums(self, i):
         """The pooled sums of a leaf before the first step."""
@@ -298,7 +320,7 @@ class Leaves:
         if not leaf.is_pooled(self.settings):
             return optax.MaskedNode()
         shape = leaf.sums_shape(self.settings, array.shape)
-        return jnp.zeros(shape, sums_dtype(array.dtype, self.state_dtypes[i]))
+        return self.zeros(shape, sums_dtype(array.dtype, self.state_dtypes[i]))
 
     def listed(self, what, tree):
         """The arrays of a tree, which must have the structure of this one."""
@@ -487,9 +509,14 @@ def sums_dtype(target, state):
     return jnp.result_type(jnp.float32, target, state)
 
 
-def axes_of(spec):
+def is_cut(value):
+    """Whether this says how leaves are cut. As in `in_specs`, None is a leaf that is not."""
+    return value is None or isinstance(value, CUTS)
+
+
+def axes_of(cut):
     axes = []
-    for entry in spec:
+    for entry in getattr(cut, "spec", cut) or ():
         axes += entry if isinstance(entry, (tuple, list)) else [] if entry is None else [entry]
     return tuple(axes)
 
@@ -558,6 +585,7 @@ def take_step(leaves, state, targets, numbers, weight_decays):
                     pick(planes),
                 ),
             ),
+            None if leaves.shardings is None else pick(leaves.shardings),
         )
         if partly:
             # Without a scatter, which meshes with explicit axes do not have.
