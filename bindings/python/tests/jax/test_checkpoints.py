@@ -14,6 +14,7 @@ from common import bits, random_tree
 from safetensors import safe_open
 from sonew.jax import LibraryError, adam_for_vectors, fused_sonew, load, save, sonew
 from sonew.jax._library import check, library
+from sonew.jax._pieces import part
 from sonew.jax.files import Handle
 
 SHAPES = {"fc1": {"kernel": (6, 5), "bias": (5,)}, "scale": ()}
@@ -99,7 +100,7 @@ def test_a_run_moves_to_c_and_back(tmp_path):
     zeros = jax.tree.map(jnp.zeros_like, start)
     with Handle(zeros, 0.1, None, False, OPTIONS) as handle:
         c = library()
-        arrays = [np.array(array) for array in handle.params]
+        arrays = [np.array(array) for array in handle.leaves.arrays]
         pointers = handle.pointers(arrays)
         check(c.sonew_load(handle.c, bytes(path), None, pointers, len(arrays)))
         own = StepOptions()
@@ -121,8 +122,10 @@ def steps_in_c(path, start, parts, beta1=-1.0):
     part, and saves."""
     with Handle(start, 0.0, None, False, OPTIONS) as handle:
         c = library()
-        handle.put(sonew(1e-2, **OPTIONS).init(start)[0])
-        arrays = [np.array(array) for array in handle.params]
+        state = sonew(1e-2, **OPTIONS).init(start)[0]
+        params, planes = handle.arrays(state, part)
+        handle.put(state, planes, part)
+        arrays = [np.array(array) for array in params]
         pointers = handle.pointers(arrays)
         own = StepOptions()
         check(c.sonew_step_options_init(byref(own), ctypes.c_size_t(ctypes.sizeof(own))))

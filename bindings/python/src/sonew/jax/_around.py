@@ -10,6 +10,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 KEY = "sonew_jax.around"
 # The header is JSON, of which readers of safetensors accept 100 MB.
@@ -34,10 +35,8 @@ def on_host(name, array):
     """An array as one of numpy."""
     if isinstance(array, jax.Array):
         if is_cut(array):
-            raise ValueError(
-                f"{name} is cut across processes, and this one has only a part of it: gather it "
-                "first, as jax.experimental.multihost_utils.process_allgather does"
-            )
+            # A collective of all processes.
+            return multihost_utils.process_allgather(array, tiled=True)
         if is_key(array):
             array = jax.random.key_data(array)
     elif not isinstance(array, (np.ndarray, np.generic, bool, int, float, complex)):
@@ -62,6 +61,8 @@ def is_key(array):
 
 def placed(array, like):
     """An array as the one that it replaces was: its kind, and where it is."""
+    if isinstance(like, jax.Array) and not like.is_fully_addressable:
+        return jax.make_array_from_callback(like.shape, like.sharding, lambda index: array[index])
     if isinstance(like, (bool, int, float, complex)):
         return type(like)(array)
     if isinstance(like, (np.ndarray, np.generic)):

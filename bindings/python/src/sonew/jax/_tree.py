@@ -2,6 +2,7 @@
 not fit is refused with its name."""
 
 import dataclasses
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -205,12 +206,13 @@ class Leaves:
             check_state_dtype(f"the state_dtype of {name!r}", default(leaf) if dtype is None else dtype)
             for name, leaf, dtype in zip(self.names, self.arrays, self.chosen_dtypes)
         ]
-        self.axes, self.shardings = [()] * len(listed), None
+        self.axes = self.cut_dims = [()] * len(listed)
+        self.shardings = None
         if options.partition_specs is not None:
             cuts = self.each("partition_specs", options.partition_specs, is_cut)
             cuts = [_sharding.how_cut(cut) for cut in cuts]
             self.shardings = _sharding.on_one_mesh(self.names, cuts)
-            self.axes = [axes_of(cut) for cut in cuts]
+            self.axes, self.cut_dims = zip(*map(axes_of, cuts)) if cuts else ((), ())
         self.kinds = [
             Leaf(
                 name=name,
@@ -515,10 +517,12 @@ def is_cut(value):
 
 
 def axes_of(cut):
-    axes = []
-    for entry in getattr(cut, "spec", cut) or ():
-        axes += entry if isinstance(entry, (tuple, list)) else [] if entry is None else [entry]
-    return tuple(axes)
+    """The mesh axes that a leaf is cut along, and its dimensions that are cut."""
+    entries = getattr(cut, "spec", cut) or ()
+    by_dim = [e if isinstance(e, (tuple, list)) else () if e is None else (e,) for e in entries]
+    sizes = cut.mesh.shape if isinstance(cut, jax.sharding.NamedSharding) else {}
+    dims = [d for d, axes in enumerate(by_dim) if any(sizes.get(axis) != 1 for axis in axes)]
+    return tuple(itertools.chain(*by_dim)), tuple(dims)
 
 
 def master_weights(array):

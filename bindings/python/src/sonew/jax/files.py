@@ -6,6 +6,7 @@ safetensors file, so that a run can move between languages.
 """
 
 import ctypes
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -17,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from . import _around, _settings
+from . import _around, _pieces, _settings
 from .._structs import DTYPES, SCALARS, LoadOptions, View
 from .._structs import Settings as TensorSettings
-from ._around import on_host, placed, shaped
+from ._around import on_host
 from ._library import Options, Tensor, check, library
 from ._optax import decays, scale_by_sonew
 from ._settings import NumberOrSchedule
@@ -68,12 +69,26 @@ def save(
     own = find(state)
     mine, others = split(params, own.momentum)
     around = _around.encoded(standing_around(state, others))
-    skipped = int(own.skipped)
-    with Handle(mine, weight_decay, mask, master_weights, optimizer) as handle:
-        handle.put(own)
-        if around or skipped:
-            handle.set_text(json.dumps({"skipped": skipped, "around": around}))
-        handle.save(path)
+    skipped = int(on_host("the number of skipped steps", own.skipped))
+    text = {"skipped": skipped, "around": around} if around or skipped else {}
+    handle = Handle(mine, weight_decay, mask, master_weights, optimizer)
+    if not _pieces.is_spread(params, state):
+        handle.pieces = _pieces.to_load(handle.leaves)
+        handle.save(path, own, text)
+        return
+    of_processes = _pieces.to_save(handle.leaves)
+    number = {process: n for n, process in enumerate(of_processes, 1)}
+    handle.pieces = of_processes.get(jax.process_index(), [])
+    text[_pieces.SET] = _pieces.new_save()
+    arrays = handle.arrays(own, _pieces.part, itertools.chain(*of_processes.values()))
+    error = None
+    try:
+        if handle.pieces:
+            name = _pieces.name_of(path, number[jax.process_index()], len(number))
+            handle.save(name, own, text, arrays)
+    except Exception as raised:
+        error = raised
+    _pieces.all_have(error)
 
 
 def load(
@@ -126,10 +141,14 @@ def load(
     mine, others = split(params, own.momentum)
     like = standing_around(state, others)
     # Values that nothing is kept of are not needed.
-    host = on_host if common_tensors_only else shaped
-    with Handle(mine, weight_decay, mask, master_weights, optimizer, host) as handle:
-        handle.put(own)
-        c, arrays = library(), [np.array(array) for array in handle.params]
+    host = _pieces.part if common_tensors_only else _pieces.shaped_part
+    handle = Handle(mine, weight_decay, mask, master_weights, optimizer)
+    handle.pieces = _pieces.to_load(handle.leaves)
+    paths = _pieces.files(path)
+    arrays, planes = handle.arrays(own, host)
+    with handle:
+        handle.put(own, planes, host)
+        c, arrays = library(), [np.array(array) for array in arrays]
         loading = LoadOptions()
         size = ctypes.sizeof(loading)
         check(c.sonew_load_options_init(byref(loading), size))
@@ -141,10 +160,12 @@ def load(
         loading.override_count = len(kept)
         loading.override_options = override_options
         loading.common_tensors_only = common_tensors_only
+        first, *further = map(os.fsencode, paths)
+        loading.paths = (c_char_p * len(further))(*further)
+        loading.path_count = len(further)
         pointers = handle.pointers(arrays)
-        encoded = os.fsencode(path)
-        check(c.sonew_load(handle.c, encoded, byref(loading), pointers, len(pointers)))
-        text = json.loads(handle.text() or _around.read_older(path) or "{}")
+        check(c.sonew_load(handle.c, first, byref(loading), pointers, len(pointers)))
+        text = json.loads(handle.text() or _around.read_older(first) or "{}")
         loaded = handle.get(own, text.get("skipped", 0))
         around = _around.restored(
             text.get("around", {}), like, int(loaded.count), common_tensors_only
@@ -209,10 +230,10 @@ def put_back(root, tree, around, own=None):
 
 
 class Handle:
-    """An optimizer of the C API for the leaves of a tree, whose arrays `host`
-    converts to those of numpy."""
+    """An optimizer of the C API for the leaves of a tree, or those pieces of them that a
+    process has in its file."""
 
-    def __init__(self, params, weight_decay, mask, master_weights, optimizer, host=on_host):
+    def __init__(self, params, weight_decay, mask, master_weights, optimizer):
         defaults = scale_by_sonew.__kwdefaults__ | dict(
             zip(("beta1", "beta2", "eps", "gamma"), scale_by_sonew.__defaults__)
         )
@@ -221,9 +242,7 @@ class Handle:
             raise TypeError(f"there is no option {sorted(unknown)[0]!r}")
         chosen = options(**(defaults | optimizer))._replace(master_weights=master_weights)
         self.leaves = Leaves(chosen, params)
-        self.full = [i for i, a in enumerate(self.leaves.arrays) if np.prod(a.shape) > 0]
-        self.host = host
-        self.params = [host(repr(self.leaves.names[i]), self.leaves.arrays[i]) for i in self.full]
+        self.pieces = _pieces.whole(self.leaves)
         self.weight_decay = float(weight_decay(0) if callable(weight_decay) else weight_decay)
         self.decays = decays(self.leaves, mask, params)
         self.chosen = chosen
@@ -246,24 +265,27 @@ class Handle:
         own.pooling = _settings.POOLINGS[settings.pooling]
         own.weight_decay = self.weight_decay
 
-        tensors = (Tensor * len(self.full))()
+        tensors = (Tensor * len(self.pieces))()
         check(c.sonew_tensors_init(tensors, len(tensors), ctypes.sizeof(Tensor)))
-        for tensor, i, array in zip(tensors, self.full, self.params):
-            leaf = self.leaves.kinds[i]
+        for tensor, piece in zip(tensors, self.pieces):
+            i = piece.leaf
+            leaf, array = self.leaves.kinds[i], self.leaves.arrays[i]
             tensor.name = leaf.name.encode()
-            tensor.ndim = array.ndim
-            tensor.dims[: array.ndim] = array.shape
+            tensor.ndim = len(array.shape)
+            tensor.dims[: tensor.ndim] = piece.shape(array.shape)
+            if piece.rows is not None:
+                tensor.first_row, tensor.whole_rows = piece.rows[0], array.shape[0]
             tensor.chains = _settings.CHAINS[leaf.chains]
             tensor.update = _settings.UPDATES[leaf.update]
-            tensor.dtype = DTYPE_NUMBERS[array.dtype.name]
+            tensor.dtype = DTYPE_NUMBERS[jnp.dtype(array.dtype).name]
             tensor.grad_dtype = tensor.dtype
             tensor.state_dtype = DTYPE_NUMBERS[self.leaves.state_dtypes[i].name]
             tensor.master = leaf.master
         handle = c_void_p()
         check(c.sonew_create(byref(own), tensors, len(tensors), byref(handle)))
         self.c = handle
-        for tensor, i in enumerate(self.full):
-            self.change(tensor, weight_decay=self.weight_decay * self.decays[i])
+        for tensor, piece in enumerate(self.pieces):
+            self.change(tensor, weight_decay=self.weight_decay * self.decays[piece.leaf])
         return self
 
     def __exit__(self, *_):
@@ -287,29 +309,40 @@ class Handle:
             setattr(settings, name, value)
         check(library().sonew_set_settings(self.c, tensor, byref(settings)))
 
-    def put(self, state):
-        """Copies a state into the optimizer."""
+    def arrays(self, state, host, others=()):
+        """Parameters and state of the pieces, which `host` converts to arrays of numpy. What
+        no process has whole is gathered, for which all processes pass the pieces of all."""
         planes = self.leaves.planes(state)
-        arrays = [
-            self.host(f"the state of {self.leaves.names[i]!r}", plane)
-            for i in self.full
-            for plane in planes[i]
-        ]
-        for i in self.full:
-            wanted = self.leaves.state_dtypes[i]
+        own, shared = set(self.pieces), {piece for piece in others if piece.rows is None}
+        params, states = [], []
+        for piece in sorted(own | shared):
+            i, wanted = piece.leaf, self.leaves.state_dtypes[piece.leaf]
+            name = repr(self.leaves.names[i])
             if planes[i][0].dtype != wanted:
                 raise TypeError(
-                    f"the state of {self.leaves.names[i]!r} is {planes[i][0].dtype}, but "
-                    f"state_dtype is {wanted}"
+                    f"the state of {name} is {planes[i][0].dtype}, but state_dtype is {wanted}"
                 )
-        arrays = [np.ascontiguousarray(array) for array in arrays]
-        pointers = self.pointers(arrays)
-        count = int(self.host("the count", state.count))
+            param = host(name, self.leaves.arrays[i], piece)
+            state = [self.host_plane(host, i, plane, piece) for plane in planes[i]]
+            if piece in own:
+                params.append(param)
+                states += state
+        return params, states
+
+    def host_plane(self, host, i, plane, piece):
+        # Pooled sums are whole, as their leaf is.
+        return np.ascontiguousarray(host(f"the state of {self.leaves.names[i]!r}", plane, piece))
+
+    def put(self, state, planes, host):
+        """Copies a state into the optimizer, of which these are the planes."""
+        pointers = self.pointers(planes)
+        count = int(host("the count", state.count))
         check(library().sonew_set_state(self.c, count, pointers, len(pointers)))
         if self.chosen.settings.needs_scalars():
-            scalars = self.host("scalars of the state", self.leaves.scalars(state))
-            for tensor, i in enumerate(self.full):
-                ratio, largest = np.ascontiguousarray(scalars[i]).view(np.float64)[:, 0]
+            scalars = host("scalars of the state", self.leaves.scalars(state))
+            for tensor, piece in enumerate(self.pieces):
+                own = np.ascontiguousarray(scalars[piece.leaf])
+                ratio, largest = own.view(np.float64)[:, 0]
                 self.change(tensor, scalars=(c_double * SCALARS)(ratio, 0, 0, largest))
 
     def set_text(self, text):
@@ -321,24 +354,32 @@ class Handle:
         check(library().sonew_get_text(self.c, _around.KEY.encode(), byref(text)))
         return text.value.decode() if text.value is not None else None
 
-    def save(self, path):
-        pointers = self.pointers(self.params)
-        check(library().sonew_save(self.c, os.fsencode(path), pointers, len(pointers)))
+    def save(self, path, state, text, arrays=None):
+        """Saves the pieces of these parameters and planes: by default, of the tree's own."""
+        params, planes = self.arrays(state, _pieces.part) if arrays is None else arrays
+        with self:
+            self.put(state, planes, _pieces.part)
+            if text:
+                self.set_text(json.dumps(text))
+            pointers = self.pointers(params)
+            check(library().sonew_save(self.c, os.fsencode(path), pointers, len(pointers)))
 
     def get(self, like, skipped):
         """The optimizer's state, as arrays where those of `like` are."""
         planes = self.leaves.planes(like)
-        for tensor, i in enumerate(self.full):
-            planes[i] = tuple(self.plane(tensor, p, like) for p, like in enumerate(planes[i]))
+        for tensor, piece in enumerate(self.pieces):
+            planes[piece.leaf] = tuple(
+                self.plane(tensor, piece, p, like) for p, like in enumerate(planes[piece.leaf])
+            )
         most = np.iinfo(np.int32).max
-        count = placed(np.int32(min(self.count(), most)), like.count)
-        skipped = placed(np.int32(skipped), like.skipped)
+        count = _pieces.placed(np.int32(min(self.count(), most)), None, like.count)
+        skipped = _pieces.placed(np.int32(skipped), None, like.skipped)
         return self.leaves.state(count, skipped, planes, self.scalars(like), like)
 
     def scalars(self, like):
         """The scalars of all leaves, as an array where that of `like` is."""
         scalars = np.zeros((len(self.leaves.arrays), 2, 1))
-        for tensor, i in enumerate(self.full):
+        for tensor, (i, _) in enumerate(self.pieces):
             ratio, *corrections, largest = self.settings(tensor).scalars
             scalars[i] = [[ratio], [largest]]
             if any(corrections):
@@ -348,14 +389,14 @@ class Handle:
                 )
         if not self.chosen.settings.needs_scalars():
             return ()
-        return placed(scalars.view(np.uint32), like.scalars)
+        return _pieces.placed(scalars.view(np.uint32), None, like.scalars)
 
     def count(self):
         """The steps that every leaf took part in. In JAX all leaves of a state take
         part in each step, so that it has one count; in another program each tensor
         has its own."""
         names = {}
-        for tensor, i in enumerate(self.full):
+        for tensor, (i, _) in enumerate(self.pieces):
             names.setdefault(self.settings(tensor).step_count, self.leaves.names[i])
         if len(names) > 1:
             (some, name), (others, other) = list(names.items())[:2]
@@ -365,16 +406,17 @@ class Handle:
             )
         return next(iter(names))
 
-    def plane(self, tensor, plane, like):
+    def plane(self, tensor, piece, plane, like):
         view = View()
         check(library().sonew_plane_view(self.c, tensor, plane, byref(view), ctypes.sizeof(view)))
         size = view.len * like.dtype.itemsize
         data = ctypes.string_at(view.data, size)
-        return placed(np.frombuffer(data, dtype=like.dtype).reshape(like.shape), like)
+        data = np.frombuffer(data, dtype=like.dtype).reshape(piece.shape(like.shape))
+        return _pieces.placed(data, piece, like)
 
     def tree(self, arrays):
         """The parameters, as a tree."""
         values = list(self.leaves.arrays)
-        for i, array in zip(self.full, arrays):
-            values[i] = placed(array, values[i])
+        for piece, array in zip(self.pieces, arrays):
+            values[piece.leaf] = _pieces.placed(array, piece, values[piece.leaf])
         return self.leaves.tree(values)

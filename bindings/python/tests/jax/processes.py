@@ -1,0 +1,213 @@
+"""Training on one or several processes with four devices in all, for test_processes.py:
+
+python processes.py FOLDER COUNT NUMBER PORT SCENARIO...
+
+Every scenario writes what the first process has of it to FOLDER/SCENARIO-COUNT.npz."""
+
+import inspect
+import os
+import signal
+import sys
+from pathlib import Path
+
+folder, count, number, port, *scenarios = sys.argv[1:]
+folder, count, number = Path(folder), int(count), int(number)
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={4 // count}"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+if count > 1:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    known = inspect.signature(jax.distributed.initialize).parameters
+    # So that the survivors of a process that was killed hear of it soon.
+    soon = {name: 20 for name in ("heartbeat_timeout_seconds",) if name in known}
+    jax.distributed.initialize(f"localhost:{port}", count, number, **soon)
+
+from sonew.jax import adam_for_vectors, fused_sonew, load, save, sonew
+
+SHAPES = {"bias": (8,), "in": (6, 16), "out": (16, 6, 2), "scale": ()}
+# Units are cut, so that chains of lines stay whole; "rows" is for files by rows.
+UNITS = {"bias": P(), "in": P(None, "model"), "out": P(None, None, "data"), "scale": P()}
+ROWS = {"bias": P("data"), "in": P("model", None), "out": P("data"), "scale": P()}
+WHOLE = {"chains": "strided_lines"}
+OPTIONS = {
+    "default": {},
+    "exact": WHOLE | {"graft": "none"},
+    "relative": WHOLE | {"graft": "none", "damping": "relative", "band": 2},
+    "norms": WHOLE | {"clip_norm": 0.5, "weight_decay": 0.1},
+    "lagged": WHOLE | {"lagged_norms": True},
+    "rmsprop": WHOLE | {"graft": "normalized_rmsprop", "update": adam_for_vectors, "band": 3},
+}
+STEPS = 3
+
+
+def mesh(kind=AxisType.Auto):
+    devices = np.array(jax.devices()).reshape(2, 2)
+    return jax.sharding.Mesh(devices, ("data", "model"), axis_types=(kind,) * 2)
+
+
+def tree(seed):
+    """The same numbers on every process."""
+    rng = np.random.default_rng(seed)
+    return {name: np.float32(rng.standard_normal(shape)) for name, shape in SHAPES.items()}
+
+
+def cut(whole, specs=UNITS, on=None):
+    place = lambda x, spec: jax.make_array_from_callback(
+        np.shape(x), NamedSharding(on or mesh(), spec), lambda index: x[index]
+    )
+    return {name: place(x, specs[name]) for name, x in whole.items()}
+
+
+def kept(name, tree):
+    """Writes what the arrays are to a file."""
+    whole = [multihost_utils.process_allgather(x, tiled=True) if count > 1 else x for x in jax.tree.leaves(tree)]
+    if number == 0:
+        np.savez(folder / f"{name}-{count}.npz", *map(np.asarray, whole))
+
+
+def trained(optimizer, params, state, steps, specs=UNITS):
+    step = jax.jit(optimizer.step)
+    for i in steps:
+        params, state = step(params, cut(tree(i + 1), specs), state)
+    return params, state
+
+
+def steps():
+    """Steps with given gradients, with all kinds of options."""
+    for name, options in OPTIONS.items():
+        params = cut(tree(0))
+        optimizer = fused_sonew(1e-2, partition_specs=params, **options)
+        kept(f"steps.{name}", trained(optimizer, params, optimizer.init(params), range(STEPS)))
+
+
+def unsharded():
+    """The same without a mesh."""
+    for name, options in OPTIONS.items():
+        params, optimizer = tree(0), fused_sonew(1e-2, **options)
+        state, step = optimizer.init(params), jax.jit(optimizer.step)
+        for i in range(STEPS):
+            params, state = step(params, tree(i + 1), state)
+        kept(f"unsharded.{name}", (params, state))
+
+
+def plain():
+    """Plain jit: the step of whole arrays, whoever has their parts."""
+    params = cut(tree(0))
+    optimizer = fused_sonew(1e-2)
+    kept("plain", trained(optimizer, params, jax.jit(optimizer.init)(params), range(STEPS)))
+
+
+def losses():
+    """Gradients of a small network on a batch that is divided over the axis "data"."""
+    params = cut(tree(0))
+    optimizer = sonew(1e-2, partition_specs=params)
+    data = np.random.default_rng(7).standard_normal((8, 6)).astype(np.float32)
+    batch = jax.make_array_from_callback(
+        data.shape, NamedSharding(mesh(), P("data")), lambda index: data[index]
+    )
+
+    def loss(params, x):
+        hidden = jnp.tanh(x @ params["in"]) * params["scale"]
+        y = jnp.einsum("bi,ijk->bjk", hidden, params["out"]) + jnp.sum(params["bias"])
+        return jnp.mean((y - x[:, :, None]) ** 2)
+
+    @jax.jit
+    def step(params, state, batch):
+        value, grads = jax.value_and_grad(loss)(params, batch)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    state, values = optimizer.init(params), []
+    for _ in range(6):
+        params, state, value = step(params, state, batch)
+        values.append(float(value))
+    kept("losses", np.float32(values))
+
+
+FILES = {
+    "units": (UNITS, {"band": 2}),
+    "rows": (ROWS, {"chains": "contiguous_lines", "band": 2}),
+    "cut_rows": (ROWS, {}),
+}
+
+
+def file_options(name):
+    specs, options = FILES[name]
+    # Where chains of rows are cut, each process has one part.
+    if name == "cut_rows":
+        specs = {key: P(("data", "model")) if key in ("in2", "out") else P() for key in SHAPES}
+    return specs, options
+
+
+def saved():
+    """Both kinds of checkpoints after some steps, and what comes of going on."""
+    import orbax.checkpoint as ocp
+
+    for name, (specs, options) in FILES.items():
+        if name == "cut_rows":
+            continue
+        params = cut(tree(0), specs)
+        options = options | {"partition_specs": params}
+        optimizer = fused_sonew(1e-2, **options)
+        params, state = trained(optimizer, params, optimizer.init(params), range(STEPS), specs)
+        save(folder / f"{name}-{count}.safetensors", params, state, **options)
+        if name == "units":
+            with ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(folder / f"orbax-{count}", {"params": params, "state": state})
+        more = trained(optimizer, params, state, range(STEPS, 2 * STEPS), specs)
+        kept(f"{name}.on", more)
+
+
+def resumed_from(before):
+    """Goes on from the checkpoints of other processes."""
+    import orbax.checkpoint as ocp
+
+    for name, (specs, options) in FILES.items():
+        if name == "cut_rows":
+            continue
+        params = cut(tree(9), specs)
+        options = options | {"partition_specs": params}
+        optimizer = fused_sonew(1e-2, **options)
+        state = optimizer.init(params)
+        path = folder / f"{name}-{before}.safetensors"
+        loaded = load(path, params, state, **options)
+        kept(f"{name}.from-{before}", trained(optimizer, *loaded, range(STEPS, 2 * STEPS), specs))
+        if name == "units":
+            with ocp.StandardCheckpointer() as checkpointer:
+                like = {"params": params, "state": state}
+                restored = checkpointer.restore(folder / f"orbax-{before}", like)
+            loaded = restored["params"], restored["state"]
+            kept(f"orbax.from-{before}", trained(optimizer, *loaded, range(STEPS, 2 * STEPS), specs))
+
+
+def killed():
+    """The last process is killed after a save, in a step or in a save."""
+    params = cut(tree(0))
+    options = {"partition_specs": params}
+    optimizer = fused_sonew(1e-2, **options)
+    params, state = trained(optimizer, params, optimizer.init(params), range(1))
+    save(folder / "step-1.safetensors", params, state, **options)
+    print("saved", flush=True)
+    if number == count - 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "save" in scenarios:
+        save(folder / "step-2.safetensors", params, state, **options)
+    params, state = trained(optimizer, params, state, range(1, 4))
+    jax.block_until_ready(params)
+
+
+for scenario in scenarios:
+    if scenario.startswith("from-"):
+        resumed_from(int(scenario.removeprefix("from-")))
+    elif scenario != "save":
+        globals()[scenario]()
+print("done", flush=True)
+if count > 1:
+    jax.distributed.shutdown()
