@@ -217,3 +217,22 @@ def test_when_a_process_is_killed_the_others_end_with_an_error(tmp_path, when):
     params = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
     state = load(tmp_path / "step-1.safetensors", params, fused_sonew(1e-2).init(params))[1]
     assert int(state.count) == 1
+
+
+def test_the_example(tmp_path):
+    """What its documentation says; and a run of one process without a stop."""
+
+    def losses(*arguments):
+        command = [sys.executable, EXAMPLE, *map(str, arguments)]
+        env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        lines = [line for line in done.stdout.splitlines() if line.startswith("step ")]
+        return {int(line.split()[1].rstrip(":")): float(line.split()[-1]) for line in lines}
+
+    path = tmp_path / "step.safetensors"
+    first = losses("--processes", 4, "--steps", 3, "--save", path)
+    then = losses("--processes", 2, "--steps", 3, "--resume", path)
+    straight = losses("--processes", 1, "--steps", 6)
+    assert list(first) + list(then) == list(straight) == list(range(1, 7))
+    assert np.allclose(list((first | then).values()), list(straight.values()), rtol=1e-5)

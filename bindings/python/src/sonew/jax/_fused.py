@@ -4,7 +4,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from . import _settings
 from ._optax import decays, with_options
-from ._settings import DType, Number, NumberOrSchedule, PerLeaf
+from ._settings import DType, Mask, Number, NumberOrSchedule, PerLeaf
 from ._tree import Leaves, ScaleBySonewState, options, take_step
 
 
@@ -28,7 +28,7 @@ def fused_sonew(
     eps: Number = 1e-4,
     gamma: Number = 1e-2,
     weight_decay: NumberOrSchedule = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
     *,
     master_weights: bool = False,
     learning_rate_scale: PerLeaf[float] = 1.0,
@@ -55,6 +55,9 @@ def fused_sonew(
     partition_specs: Any = None,
     pooling: str = "none",
     shrink: Number = 0.04,
+    b1: Optional[Number] = None,
+    b2: Optional[Number] = None,
+    mu_dtype: Optional[PerLeaf[DType]] = None,
 ) -> FusedSonew:
     r"""SONew with parameters and state updated in place.
 
@@ -122,6 +125,9 @@ def fused_sonew(
         partition_specs=partition_specs,
         pooling=pooling,
         shrink=shrink,
+        b1=b1,
+        b2=b2,
+        mu_dtype=mu_dtype,
     )._replace(
         master_weights=_settings.flag("master_weights", master_weights), direction=False
     )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from . import _settings
-from ._settings import DType, Number, NumberOrSchedule, PerLeaf
+from ._settings import DType, Mask, Number, NumberOrSchedule, PerLeaf
 from ._tree import Leaves, ScaleBySonewState, options, take_step
 
 __all__ = ["ScaleBySonewState", "scale_by_sonew", "sonew"]
@@ -84,12 +84,15 @@ OPTIONS = """
         not depend on it.
       implementation: "auto", libsonew's custom call on the CPU and jax.numpy
         elsewhere; "custom_call" or "pure" to use one of them everywhere.
-      partition_specs: for use inside `jax.shard_map`: how each leaf is cut, a
-        PartitionSpec for all leaves or a tree of them, as in `in_specs`; None is
-        a leaf that is not cut. Each
+      partition_specs: how each leaf is cut over devices for the step. The parameters
+        themselves (or a tree of `NamedSharding`): as these arrays are, on their mesh;
+        steps take whole arrays, as everywhere under `jax.jit`, and each device takes
+        the step of its parts. For use inside `jax.shard_map`, where arrays are parts
+        already: a PartitionSpec for all leaves or a tree of them, as in `in_specs`.
+        None is a leaf that is not cut. Each
         part keeps its own chains (there are no edges across a cut); norms are
-        summed over the axes that the leaf is cut along, and no others. A leaf whose
-        correlations are pooled cannot be cut.
+        summed over the axes that the leaf is cut along, and no others, for all leaves
+        by one collective. A leaf whose correlations are pooled cannot be cut.
       pooling: "none", the method of the paper, or "band": the chains of a leaf, which
         are the units of a layer, share a band of correlations R, and each coordinate
         keeps a diagonal of its own. With q = sqrt(H^_jj) and z = g / q,
@@ -101,6 +104,8 @@ OPTIONS = """
         units see different inputs: give these `update="adam"`.
       shrink: with pooling, by which part of themselves correlations are taken to be
         smaller than their estimates, in [0, 1).
+      b1, b2, mu_dtype: optax's names of `beta1`, `beta2` and `state_dtype`, which is
+        that of all planes. Each takes the place of the other name.
 """
 
 
@@ -142,6 +147,9 @@ def scale_by_sonew(
     partition_specs: Any = None,
     pooling: str = "none",
     shrink: Number = 0.04,
+    b1: Optional[Number] = None,
+    b2: Optional[Number] = None,
+    mu_dtype: Optional[PerLeaf[DType]] = None,
 ) -> optax.GradientTransformation:
     r"""Replaces gradients by SONew's direction.
 
@@ -194,7 +202,7 @@ def scale_by_sonew(
     .. warning::
       A chain is a property of the whole array. Outside of `jax.shard_map` an
       array that is sharded over devices is gathered for the step, and the results
-      are sharded as it was; use `partition_specs` to avoid that.
+      are sharded as it was; `partition_specs=params` avoids that.
     """
     chosen = options(
         beta1=beta1,
@@ -224,6 +232,9 @@ def scale_by_sonew(
         partition_specs=partition_specs,
         pooling=pooling,
         shrink=shrink,
+        b1=b1,
+        b2=b2,
+        mu_dtype=mu_dtype,
     )
 
     def init(params):
@@ -253,7 +264,7 @@ def sonew(
     eps: Number = 1e-4,
     gamma: Number = 1e-2,
     weight_decay: NumberOrSchedule = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
     *,
     band: Optional[int] = None,
     graft: str = "adam",
@@ -278,7 +289,10 @@ def sonew(
     partition_specs: Any = None,
     pooling: str = "none",
     shrink: Number = 0.04,
-) -> optax.GradientTransformation:
+    b1: Optional[Number] = None,
+    b2: Optional[Number] = None,
+    mu_dtype: Optional[PerLeaf[DType]] = None,
+) -> optax.GradientTransformationExtraArgs:
     r"""SONew, the Sparsified Online Newton method.
 
     `p <- p - learning_rate (u + weight_decay p)` with the direction u of
@@ -296,7 +310,7 @@ def sonew(
       {options}
 
     Returns:
-      An `optax.GradientTransformation`.
+      An `optax.GradientTransformationExtraArgs`, as optax's own optimizers.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax
@@ -346,6 +360,9 @@ def sonew(
         partition_specs=partition_specs,
         pooling=pooling,
         shrink=shrink,
+        b1=b1,
+        b2=b2,
+        mu_dtype=mu_dtype,
     )
     weight_decay = _settings.number_or_schedule("weight_decay", weight_decay)
 

@@ -4,11 +4,13 @@ on."""
 import dataclasses
 import math
 import numbers
-from typing import Any, Callable, TypeVar, Union
+from collections.abc import Callable
+from typing import Any, Optional, TypeVar, Union
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from .. import _structs
 from .._structs import (
@@ -47,7 +49,9 @@ UNIT, POSITIVE = {"beta1", "beta2", "gamma", "shrink"}, {"grad_scale", "clip_nor
 # How arguments are annotated.
 T = TypeVar("T")
 Number = jax.typing.ArrayLike
-NumberOrSchedule = Union[Number, Callable[[Any], Number]]
+NumberOrSchedule = optax.ScalarOrSchedule
+# Which leaves decay, as optax says it.
+Mask = Optional[Union[Any, Callable[[optax.Params], Any]]]
 # One value for all leaves, a function of (path, leaf), or a tree of values.
 PerLeaf = Union[T, Callable[[Any, Any], T], Any]
 DType = jax.typing.DTypeLike
@@ -79,6 +83,16 @@ def integer(argument, value, least, most):
     if not least <= value <= most:
         raise ValueError(f"{argument} is {value}, must be {least} to {most}")
     return int(value)
+
+
+def named(ours, value, default, theirs, other):
+    """The value of an option that has another name in optax, whose default is None."""
+    if other is None:
+        return value
+    # Under `optax.inject_hyperparams` the default is an array.
+    if not is_array(value) and value != default:
+        raise TypeError(f"{ours} and {theirs} are the same option: give one of them")
+    return other
 
 
 def flag(argument, value):

@@ -110,8 +110,14 @@ def options(
     partition_specs,
     pooling,
     shrink,
+    b1,
+    b2,
+    mu_dtype,
 ):
     """Checks the options that all of the optimizers share."""
+    beta1 = _settings.named("beta1", beta1, 0.9, "b1", b1)
+    beta2 = _settings.named("beta2", beta2, 0.99, "b2", b2)
+    state_dtype = _settings.named("state_dtype", state_dtype, None, "mu_dtype", mu_dtype)
     settings = _settings.Settings(
         band=1 if band is None else band,
         statistics=statistics,
