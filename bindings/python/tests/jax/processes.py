@@ -44,6 +44,7 @@ OPTIONS = {
     "relative": WHOLE | {"graft": "none", "damping": "relative", "band": 2},
     "norms": WHOLE | {"clip_norm": 0.5, "weight_decay": 0.1},
     "lagged": WHOLE | {"lagged_norms": True},
+    "late": WHOLE | {"lagged_norms": True, "non_finite": "unchecked", "reduce_late": True},
     "rmsprop": WHOLE | {"graft": "normalized_rmsprop", "update": adam_for_vectors, "band": 3},
 }
 STEPS = 3
@@ -94,6 +95,8 @@ def steps():
 def unsharded():
     """The same without a mesh."""
     for name, options in OPTIONS.items():
+        if "reduce_late" in options:
+            continue
         params, optimizer = tree(0), fused_sonew(1e-2, **options)
         state, step = optimizer.init(params), jax.jit(optimizer.step)
         for i in range(STEPS):

@@ -29,6 +29,7 @@ NAMES = (
     "fused_sonew",
     "FusedSonew",
     "ScaleBySonewState",
+    "LateState",
     "adam_for_vectors",
     "save",
     "load",

@@ -80,7 +80,7 @@ def results(folder, name):
         return [file[key] for key in file.files]
 
 
-@pytest.mark.parametrize("options", ["default", "exact", "relative", "norms", "lagged", "rmsprop"])
+@pytest.mark.parametrize("options", ["default", "exact", "relative", "norms", "lagged", "late", "rmsprop"])
 def test_steps_do_not_depend_on_the_number_of_processes(shared, options):
     """Given the same gradients and the same parts."""
     one, two, four = (bits(results(shared, f"steps.{options}-{n}")) for n in (1, 2, 4))

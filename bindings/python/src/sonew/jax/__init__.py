@@ -9,6 +9,7 @@ platforms the same optimizer is compiled from jax.numpy.
 """
 
 from ._fused import FusedSonew, fused_sonew
+from ._late import LateState
 from ._library import (
     LibraryError,
     instruction_set,
@@ -23,6 +24,7 @@ from .files import load, save
 
 __all__ = [
     "FusedSonew",
+    "LateState",
     "LibraryError",
     "ScaleBySonewState",
     "adam_for_vectors",

@@ -2,10 +2,10 @@
 
 from typing import Any, Callable, NamedTuple, Optional
 
-from . import _settings
+from . import _late, _settings
 from ._optax import decays, with_options
 from ._settings import DType, Mask, Number, NumberOrSchedule, PerLeaf
-from ._tree import Leaves, ScaleBySonewState, options, take_step
+from ._tree import Leaves, ScaleBySonewState, options, program_of, take_step
 
 
 class FusedSonew(NamedTuple):
@@ -14,10 +14,13 @@ class FusedSonew(NamedTuple):
     Attributes:
       init: `state = init(params)`.
       step: `params, state = step(params, grads, state)`.
+      finish: `params, state = finish(params, state)`: the last step takes in its sums, with
+        `reduce_late`; otherwise nothing changes.
     """
 
     init: Callable[[Any], ScaleBySonewState]
     step: Callable[[Any, Any, ScaleBySonewState], tuple[Any, ScaleBySonewState]]
+    finish: Callable[[Any, ScaleBySonewState], tuple[Any, ScaleBySonewState]]
 
 
 @with_options
@@ -32,6 +35,7 @@ def fused_sonew(
     *,
     master_weights: bool = False,
     learning_rate_scale: PerLeaf[float] = 1.0,
+    reduce_late: bool = False,
     band: Optional[int] = None,
     graft: str = "adam",
     graft_eps: Number = 0.0,
@@ -76,6 +80,12 @@ def fused_sonew(
         are then rounded copies of these.
       learning_rate_scale: the factor on the learning rate of each leaf: a float
         for all, a tree of floats, or a function of (path, leaf).
+      reduce_late: with lagged norms and leaves that are cut (`partition_specs=params`), a
+        step waits for no sum over devices: the next step reduces its sums, while gradients
+        are computed, and then corrects an update that was too long. A first step, and one
+        after an update of a leaf was zero, waits. On the CPU alone; not with
+        `damping="relative"`, `clip_norm`, or `non_finite="skip"`, which need sums first.
+        The state is a `LateState`; call `finish` before parameters are saved or used.
       {options}
 
     Returns:
@@ -134,10 +144,18 @@ def fused_sonew(
     weight_decay = _settings.number_or_schedule("weight_decay", weight_decay)
     learning_rate = _settings.number_or_schedule("learning_rate", learning_rate)
 
-    def init(params):
-        return Leaves(chosen, params).init()
+    late = _settings.flag("reduce_late", reduce_late)
 
-    def step(params, grads, state):
+    def init(params):
+        leaves = Leaves(chosen, params)
+        if not late:
+            return leaves.init()
+        # Only which numbers are constants matters.
+        given = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+        program, _ = program_of(leaves, given, decays(leaves, mask, params), False)
+        return _late.init(leaves, leaves.init(), program)
+
+    def taken(params, grads, state, run=None):
         leaves = Leaves(chosen, grads, params)
         targets = leaves.matching("the parameters", params)
         leaves.scale_rates(learning_rate_scale)
@@ -146,7 +164,23 @@ def fused_sonew(
             "weight_decay": _settings.at("weight_decay", weight_decay, state),
         }
         wanted = decays(leaves, mask, params)
-        targets, state, _ = take_step(leaves, state, targets, numbers, wanted)
+        targets, state, _ = take_step(leaves, state, targets, numbers, wanted, run)
         return leaves.tree(targets), state
 
-    return FusedSonew(init, step)
+    def step(params, grads, state):
+        if not late:
+            return taken(params, grads, state)
+        run = _late.Late(state)
+        params, own = taken(params, grads, state.own, run)
+        return params, state._replace(own=own, **run.after)
+
+    def finish(params, state):
+        if not late:
+            return params, state
+        run = _late.Finish(state)
+        params, own = taken(params, params, state.own, run)
+        # It is the same step.
+        own = own._replace(count=state.own.count, skipped=state.own.skipped)
+        return params, state._replace(own=own, **run.after)
+
+    return FusedSonew(init, step, finish)

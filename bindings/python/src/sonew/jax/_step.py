@@ -101,8 +101,9 @@ def _size(axis, name):
 
 
 def gathered(leaves, numbers):
-    """The numbers of all parts of all leaves, [parts, leaves, 2, 2] words, by one
-    collective: a row for each part, and rows of zeros for leaves with fewer parts.
+    """The numbers of all parts of all leaves, [parts, leaves, ...] words of the numbers
+    [...] of each, by one collective: a row for each part, and rows of zeros for leaves with
+    fewer parts.
 
     Words of float64 numbers cannot be added. So each part puts its words into
     one row of an array of zeros, and `psum` combines the rows exactly, in whatever
@@ -119,7 +120,8 @@ def gathered(leaves, numbers):
             # Of devices that have the same part, one speaks.
             is_first &= jax.lax.axis_index(axis) == 0
         is_own = (jnp.arange(max(parts)) == row) & is_first
-        of_leaves.append(jnp.where(is_own[:, None, None], own, jnp.uint32(0)))
+        is_own = is_own.reshape(-1, *[1] * own.ndim)
+        of_leaves.append(jnp.where(is_own, own, jnp.uint32(0)))
     return jax.lax.psum(jnp.stack(of_leaves, 1), tuple(sizes))
 
 

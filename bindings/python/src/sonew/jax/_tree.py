@@ -556,17 +556,28 @@ def leaf_array(name, leaf, quoted=False):
     return leaf
 
 
-def take_step(leaves, state, targets, numbers, weight_decays):
-    """Takes a step. Returns new targets (parameters, or directions), the new
+def program_of(leaves, numbers, weight_decays, direction):
+    """The program of steps of leaves that have elements, and all of its numbers."""
+    options = leaves.options
+    ordered = [{**options.numbers, **numbers}[name] for name in NUMBERS]
+    static = tuple(n if isinstance(n, float) else None for n in ordered)
+    kinds = [
+        dataclasses.replace(leaf, weight_decay=float(decay))
+        for leaf, decay, array in zip(leaves.kinds, weight_decays, leaves.arrays)
+        if np.prod(array.shape) > 0
+    ]
+    return Program(options.settings, tuple(kinds), static, direction), ordered
+
+
+def take_step(leaves, state, targets, numbers, weight_decays, run=None):
+    """Takes a step, by `run`. Returns new targets (parameters, or directions), the new
     state, and whether the step was taken. Leaves without elements are not
     changed."""
-    options = leaves.options
+    options, run = leaves.options, run or _step.run
     planes, scalars = leaves.planes(state, targets), leaves.scalars(state)
-    numbers = {**options.numbers, **numbers}
-    for name, schedule in options.schedules.items():
-        numbers[name] = _settings.at(name, schedule, state)
-    ordered = [numbers[name] for name in NUMBERS]
-    static = tuple(n if isinstance(n, float) else None for n in ordered)
+    scheduled = {name: _settings.at(name, of, state) for name, of in options.schedules.items()}
+    numbers = {**numbers, **scheduled}
+    program, ordered = program_of(leaves, numbers, weight_decays, targets is None)
     wide = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
     traced = [jnp.asarray(n, wide) for n in ordered if not isinstance(n, float)]
     traced = jnp.stack(traced) if traced else jnp.zeros((0,), wide)
@@ -576,13 +587,8 @@ def take_step(leaves, state, targets, numbers, weight_decays):
     new_targets = [jnp.zeros_like(a) for a in leaves.arrays] if targets is None else list(targets)
     taken = jnp.ones([], jnp.int32)
     if full:
-        kinds = [
-            dataclasses.replace(leaf, weight_decay=float(decay))
-            for leaf, decay in zip(leaves.kinds, weight_decays)
-        ]
-        program = Program(options.settings, pick(kinds), static, targets is None)
         partly = options.settings.needs_scalars() and len(full) < len(leaves.arrays)
-        taken, new_scalars, some_targets, some_planes = _step.run(
+        taken, new_scalars, some_targets, some_planes = run(
             program,
             jnp.asarray(state.count, jnp.int32),
             traced,

@@ -48,6 +48,12 @@ def save(
     The file is first written under a temporary name, and replaces `path` when it
     is complete and on disk. A tensor has the name of its leaf: `fc1.kernel`.
 
+    If arrays are spread over several processes, all of them call this, with the same
+    options, and each writes a file of its own beside the others', instead of
+    `step.safetensors` for example `step-00001-of-00004.safetensors`: rows of leaves, or
+    whole leaves, which are gathered one after the other. It returns when all files are
+    complete.
+
     Args:
       path: the file, which is replaced if it exists.
       params: the parameters.
@@ -62,9 +68,11 @@ def save(
 
     Raises:
       LibraryError: the file cannot be written; the message has the reason.
+      RuntimeError: another process could not write its file.
       ValueError, TypeError: parameters or state do not match the options, or
-        cannot be saved, with the name of the leaf: an array is cut across
-        processes; or what is not of SONew's state has over 16 MiB.
+        cannot be saved, with the name of the leaf: `partition_specs` cuts it so that
+        chains of its parts are no pieces of those of the whole leaf;
+        or what is not of SONew's state has over 16 MiB.
     """
     own = find(state)
     mine, others = split(params, own.momentum)
@@ -109,7 +117,8 @@ def load(
     language, wrote.
 
     Args:
-      path: the file.
+      path: the file, or the name in the place of which several processes wrote one
+        each. Any number of processes can load these; each reads the rows that it has.
       params, state: parameters and state with the shapes, types and names that
         are expected, such as newly initialized ones. They are not changed.
       override_options: keep the optimizer's hyperparameters where the file has
@@ -130,8 +139,9 @@ def load(
       LibraryError: the file is missing or damaged, or does not match the
         optimizer; the message has the reason, `status` the number of the
         sonew_status.
-      ValueError, TypeError: parameters or state do not match the options, or
-        state around SONew's is not in the file, with the name of the leaf; or
+      ValueError, TypeError: a file of several is missing, or of another save; the
+        name stands for several sets of files; parameters or state do not match the
+        options, or state around SONew's is not in the file, with the name of the leaf; or
         leaves took part in different numbers of steps (in another program, or
         with `common_tensors_only` those that are not in the file), for which a
         state has no counts; or another program took steps with betas of their
