@@ -52,7 +52,9 @@ def collectives(text):
 @pytest.mark.smoke
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize(
-    "options", [{}, {"damping": "relative", "clip_norm": 0.5, "band": 2}], ids=str
+    "options",
+    [{}, pytest.param({"damping": "relative", "clip_norm": 0.5, "band": 2}, marks=pytest.mark.long)],
+    ids=str,
 )
 def test_the_bits_are_those_of_specs_under_shard_map(options, kind):
     mesh = make_mesh()
@@ -76,17 +78,17 @@ def test_the_bits_are_those_of_specs_under_shard_map(options, kind):
         x.sharding.is_equivalent_to(params[k].sharding, x.ndim) for k, x in state.momentum.items()
     )
     outcome = step(params, tree(1, mesh), state)
-    assert bits(outcome) == bits(line.step(params, tree(1, mesh), state))
     outcome = step(outcome[0], tree(2, mesh), outcome[1])
     assert bits(outcome) == bits(expected)
     assert all(outcome[0][k].sharding.is_equivalent_to(x.sharding, x.ndim) for k, x in params.items())
 
 
+UNCHECKED = {"non_finite": "unchecked"}
 STAGES = [
     ({}, 3),
-    ({"non_finite": "unchecked"}, 2),
-    ({"non_finite": "unchecked", "damping": "absolute"}, 1),
-    ({"non_finite": "unchecked", "damping": "absolute", "graft": "none"}, 0),
+    pytest.param(UNCHECKED, 2, marks=pytest.mark.long),
+    (UNCHECKED | {"damping": "absolute"}, 1),
+    pytest.param(UNCHECKED | {"damping": "absolute", "graft": "none"}, 0, marks=pytest.mark.long),
 ]
 
 
@@ -107,7 +109,7 @@ def test_as_an_optax_optimizer():
     step = jax.jit(optimizer.update, donate_argnums=1)
     updates, state = step(grads, state, params)
     fused = fused_sonew(1e-2, partition_specs=params, weight_decay=0.1)
-    expected, _ = fused.step(params, grads, fused.init(params))
+    expected, _ = jax.jit(fused.step)(params, grads, fused.init(params))
     for name, u in updates.items():
         assert np.allclose(params[name] + u, expected[name], rtol=1e-5, atol=1e-7)
         assert u.sharding.is_equivalent_to(params[name].sharding, u.ndim)
@@ -120,7 +122,9 @@ def test_as_an_optax_optimizer():
 
 
 def test_arrays_on_two_meshes_are_refused():
-    params = tree(0) | {"bias": tree(0, make_mesh(names=("x", "z")))["scale"]}
+    other = NamedSharding(make_mesh(names=("x", "z")), P("z"))
+    params = tree(0)
+    params["bias"] = jax.device_put(params["bias"], other)
     optimizer = fused_sonew(1e-2, partition_specs=params)
     with pytest.raises(ValueError, match="'bias' and 'both' on different meshes"):
         optimizer.init(params)
@@ -135,19 +139,25 @@ def test_arrays_on_one_device_are_not_cut():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"damping": "absolute", "eps": 1e-6}, {"nesterov": True, "weight_decay": 0.1}],
+    [
+        {"nesterov": True, "weight_decay": 0.1},
+        pytest.param({}, marks=pytest.mark.long),
+        pytest.param({"damping": "absolute", "eps": 1e-6}, marks=pytest.mark.long),
+    ],
     ids=str,
 )
 def test_late_sums_end_where_sums_in_time_do(options):
     """Given the same gradients; an update that was too long is corrected by the next step."""
     params = tree(0)
-    options = LATE | options | {"partition_specs": params}
+    # The diagonal follows gradients so fast that norms of the step before are far too large
+    # where gradients are a thousandth.
+    options = LATE | options | {"partition_specs": params, "beta2": 0.1}
     waits, late = fused_sonew(1e-2, **options), fused_sonew(1e-2, reduce_late=True, **options)
     (expected, own), (found, state) = ((params, o.init(params)) for o in (waits, late))
     steps, finish = [jax.jit(o.step) for o in (waits, late)], jax.jit(late.finish)
     was_corrected = False
-    for i in range(5):
-        grads = tree(i + 1)
+    for i, scale in enumerate([1, 1, 1e-3, 1e-3, 1]):
+        grads = tree(i + 1, scale=scale)
         expected, own = steps[0](expected, grads, own)
         found, state = steps[1](found, grads, state)
         # The first step has no norms of one before.
@@ -183,7 +193,8 @@ def test_a_late_step_waits_for_no_sum_of_its_own():
             needed.add(name)
             open_names += entry[name][1]
     operands = [entry[name][2] for name in needed if entry[name][0] == "parameter"]
-    numbers = jax.tree.leaves((params, state)).index(state.numbers)
+    arguments = jax.tree.leaves((params, state))
+    numbers = next(i for i, x in enumerate(arguments) if x is state.numbers)
     assert len(operands) == 1 and f"parameter({numbers})" in operands[0]
     # The others are in the branch of the first step, which waits.
     waits = [kind for name, own in found.items() if name != "ENTRY" for kind, _, _ in own.values()]
@@ -217,6 +228,7 @@ def test_late_sums_of_16_bit_parameters_need_master_weights():
     fused_sonew(1e-2, master_weights=True, **options).init(params)
 
 
+@pytest.mark.long
 def test_pooled_leaves_that_are_cut_by_units_under_plain_jit():
     """The step in jax.numpy says its sums, and the compiler divides them: sums are reduced,
     and no leaf is gathered. The custom call takes whole arrays, which are gathered."""
@@ -231,8 +243,10 @@ def test_pooled_leaves_that_are_cut_by_units_under_plain_jit():
         kinds = set(collectives(text))
         assert kinds == ({"all-reduce"} if implementation == "pure" else {"all-gather"})
         outcomes[implementation] = step(params, params, state)
-        # The sums of all units, [band + 1, 24].
-        assert implementation != "pure" or re.search(r"f32\[(5,24|24,5)\].* all-reduce", text)
+        if implementation == "pure":
+            # The sums of all units, [band + 1, 24].
+            found = re.search(r"= \((.*)\) all-reduce(?:-start)?\(", text)
+            assert found[1].count("f32[24]") == 5
     expected = optimizer.step(whole, whole, optimizer.init(whole))
     assert bits(outcomes["custom_call"]) == bits(expected)
     assert np.allclose(outcomes["pure"][0], expected[0], rtol=1e-5, atol=1e-6)

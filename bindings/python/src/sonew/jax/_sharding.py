@@ -59,7 +59,10 @@ def explicit_or_own(array):
 def on_one_mesh(names, cuts):
     """The NamedSharding of each leaf, if arrays are given that are cut for the step; None
     if those of the step are parts, as inside of `jax.shard_map`."""
-    meshes = {cut.mesh: name for name, cut in zip(names, cuts) if isinstance(cut, NamedSharding)}
+    meshes = {}
+    for name, cut in zip(names, cuts):
+        if isinstance(cut, NamedSharding):
+            meshes.setdefault(cut.mesh, name)
     if not meshes or is_manual():
         return None
     if len(meshes) > 1:
