@@ -15,7 +15,7 @@ from sonew.jax import ScaleBySonewState, fused_sonew, sonew
 SHAPES = {"bias": (8,), "both": (4, 6), "kernel": (6, 16), "scale": ()}
 # Leaves that are cut along different axes, and one that is not cut.
 SPECS = {"bias": P("x"), "both": P("y", "x"), "kernel": P(None, ("x", "y")), "scale": P()}
-KINDS = [AxisType.Auto, AxisType.Explicit]
+KINDS = [pytest.param(AxisType.Auto, marks=pytest.mark.smoke), AxisType.Explicit]
 LATE = {"lagged_norms": True, "non_finite": "unchecked"}
 
 
@@ -49,7 +49,6 @@ def collectives(text):
     return [k.removesuffix("-start") for k in kinds if k and k.removesuffix("-start") in names]
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize(
     "options",

@@ -51,7 +51,9 @@ def on_parts(program, shardings, count, traced, scalars, targets, grads, planes)
         tuple(spec if x.shape == g.shape else everywhere for x in own)
         for spec, g, own in zip(specs, grads, planes)
     )
-    whole = everywhere if program.settings.needs_scalars() else ()
+    # Not by comparison: in older versions of JAX a spec is a tuple.
+    has_scalars = program.settings.needs_scalars()
+    whole = everywhere if has_scalars else ()
     of_targets = tuple(specs[: len(targets)])
     step = jax.shard_map(
         functools.partial(in_stages, program),
@@ -64,7 +66,7 @@ def on_parts(program, shardings, count, traced, scalars, targets, grads, planes)
     return step(
         place(everywhere, count),
         place(everywhere, traced),
-        place(whole, scalars) if whole != () else (),
+        place(whole, scalars) if has_scalars else (),
         at(of_targets, targets),
         at(specs, grads),
         tuple(map(at, of_planes, planes)),
