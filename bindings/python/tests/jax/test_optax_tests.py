@@ -122,7 +122,7 @@ def test_annotations_are_those_of_optax():
 
     ours, theirs = inspect.signature(sonew), inspect.signature(optax.adamw)
     assert ours.return_annotation == theirs.return_annotation
-    for name in ("learning_rate", "weight_decay", "mask", "b1", "nesterov"):
+    for name in ("learning_rate", "weight_decay", "b1", "nesterov"):
         own, wanted = ours.parameters[name].annotation, theirs.parameters[name].annotation
         # Ours may be left out where theirs have a default.
         assert own in (wanted, Optional[wanted])

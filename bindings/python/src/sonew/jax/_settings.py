@@ -50,8 +50,8 @@ UNIT, POSITIVE = {"beta1", "beta2", "gamma", "shrink"}, {"grad_scale", "clip_nor
 T = TypeVar("T")
 Number = jax.typing.ArrayLike
 NumberOrSchedule = optax.ScalarOrSchedule
-# Which leaves decay, as optax says it.
-Mask = Optional[Union[Any, Callable[[optax.Params], Any]]]
+# Which leaves decay.
+Mask = Optional[Union[Any, Callable[[Any], Any]]]
 # One value for all leaves, a function of (path, leaf), or a tree of values.
 PerLeaf = Union[T, Callable[[Any, Any], T], Any]
 DType = jax.typing.DTypeLike
