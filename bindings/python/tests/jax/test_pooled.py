@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import textbook
 from common import bits, combinations, enable_x64, largest_difference, random_tree
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -15,13 +16,16 @@ from sonew.jax import LibraryError, adam_for_vectors, fused_sonew, load, save, s
 from test_devices import mesh
 from test_sharding import SHAPES as TO_CUT
 from test_sharding import SPECS, make_mesh, place, same_places, same_types
+from textbook import Case
 
 IMPLEMENTATIONS = ["custom_call", "pure"]
 # One chain; several shorter than the band; none; some with inputs that are always zero; more
 # than take part in the sums of a step.
 SHAPES = {"cube": (2, 3, 4), "dead": (6, 5), "empty": (0, 3), "kernel": (9, 7), "many": (5, 600), "vector": (8,)}  # fmt: skip
-BETA1, BETA2, EPS, RATE, DECAY, SHRINK = 0.8, 0.9, 1e-4, 0.01, 0.1, 0.1
-BAND = {"pooling": "band", "band": 4}
+RATE, DECAY = 0.01, 0.1
+BAND, RANK, ALL = {"pooling": "band", "band": 4}, {"pooling": "rank", "rank": 3}, {"pooling": "all"}
+# The shape of the sums of "kernel".
+ROWS = {"band": (2, 5, 9), "rank": (11, 9), "all": (2, 9, 9)}
 
 
 def gradients(step, dtype=np.float32, shapes=SHAPES):
@@ -35,77 +39,21 @@ def gradients(step, dtype=np.float32, shapes=SHAPES):
     return grads
 
 
-class Textbook:
-    """A leaf with strided chains, with matrices, in float64."""
-
-    def __init__(self, shape, band, lagged, damping, gamma):
-        self.band, self.lagged, self.damping, self.gamma = band, lagged, damping, gamma
-        self.length = shape[0]
-        size = int(np.prod(shape))
-        self.m, self.d = np.zeros(size), np.zeros(size)
-        self.gram, self.ratio, self.count = np.zeros((shape[0],) * 2), 0.0, 0
-
-    def direction(self, g):
-        shape, g = g.shape, np.asarray(g, np.float64).ravel("F")
-        self.count += 1
-        self.m = BETA1 * self.m + (1 - BETA1) * g
-        self.d = BETA2 * self.d + (1 - BETA2) * g * g
-        # Nesterov momentum.
-        m = (BETA1 * self.m + (1 - BETA1) * g) / (1 - BETA1**self.count)
-        d = self.d / (1 - BETA2**self.count)
-        a = m / (np.sqrt(d) + 1e-8)
-        q = np.sqrt(d + EPS * (d.max() if self.damping == "relative" else 1))
-        z = (g / q).reshape(-1, self.length)
-        # Of more than 256 chains, groups take turns in the sums (in one of two dimensions).
-        turns = min(-(-len(z) // 256), 4)
-        z = z[np.arange(len(z)) // 256 % turns == self.count % turns]
-        new = BETA2 * self.gram + (1 - BETA2) * z.T @ z
-        inverse = self.inverse(self.gram if self.lagged else new)
-        self.gram = new
-        x = (m / q).reshape(-1, self.length)
-        u = (x @ inverse).ravel() / q
-        own = np.linalg.norm(a) / np.linalg.norm(u)
-        will_do = self.lagged and 0 < self.ratio <= 2 * own
-        u, self.ratio = u * (self.ratio if will_do else own), own
-        return u.reshape(shape, order="F")
-
-    def inverse(self, gram):
-        """X with the sparsity of the band and (X^-1)_ij = R_ij on it; a position whose
-        window is too nearly singular has no edges."""
-        roots = np.sqrt(np.diag(gram))
-        outer = np.outer(roots, roots)
-        r = (1 - SHRINK) * np.divide(gram, outer, out=np.zeros_like(gram), where=outer > 0)
-        np.fill_diagonal(r, 1)
-        lower, d = np.eye(self.length), np.ones(self.length)
-        for j in range(self.length):
-            window = np.arange(j + 1, min(j + self.band + 1, self.length))
-            block = r[np.ix_(window, window)]
-            psi = np.linalg.solve(block, r[window, j])
-            schur = 1 - psi @ r[window, j]
-            pivots = np.linalg.cholesky(block).diagonal() ** 2
-            if min([schur, *pivots]) > self.gamma:
-                lower[window, j], d[j] = -psi, 1 / schur
-        return lower @ np.diag(d) @ lower.T
-
-
-CASES = [(1, True, "absolute", 0.0), (4, False, "relative", 0.0), (20, True, "relative", 0.5), (3, False, "absolute", 0.7), (0, True, "absolute", 0.0)]  # fmt: skip
+CASES = [
+    Case("band", 1), Case("band", 4, False, "relative"), Case("band", 20, True, "relative", 0.5),
+    Case("band", 3, False, gamma=0.7), Case("band", 0),
+    Case("rank", 3), Case("rank", 16, False, "relative", 0.3), Case("all", 0, True, "relative"),
+    Case("all", 0, False, gamma=0.6),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(*combinations(lambda *_: True, implementation=IMPLEMENTATIONS, case=CASES), ids=str)
 def test_steps_are_those_of_the_textbook(implementation, case):
-    band, lagged, damping, gamma = case
     with enable_x64():
-        optimizer = fused_sonew(
-            RATE, BETA1, BETA2, EPS, gamma, DECAY, pooling="band", band=band, shrink=SHRINK,
-            lagged_norms=lagged, damping=damping, nesterov=True, implementation=implementation,
-        )  # fmt: skip
+        optimizer = fused_sonew(RATE, weight_decay=DECAY, implementation=implementation, **case.options())
         params = random_tree(99, SHAPES, np.float64)
         state, step = optimizer.init(params), jax.jit(optimizer.step)
-        leaves = {
-            name: Textbook(shape, band, lagged, damping, gamma)
-            for name, shape in SHAPES.items()
-            if name != "empty"
-        }
+        leaves = {name: textbook.Leaf(shape, case) for name, shape in SHAPES.items() if name != "empty"}
         for number in range(6):
             grads, before = gradients(number, np.float64), jax.device_get(params)
             params, state = step(params, grads, state)
@@ -115,12 +63,11 @@ def test_steps_are_those_of_the_textbook(implementation, case):
                 assert np.allclose(params[name], expected, rtol=1e-7), (number, name)
         for name, leaf in leaves.items():
             sums = np.asarray(state.pooled[name])
-            if lagged:
-                sums = BETA2 * sums[0] + sums[1]
-            for apart in range(band + 1):
-                expected = np.diagonal(leaf.gram, apart)
-                assert np.allclose(sums[apart, : len(expected)], expected), name
-                assert not np.any(sums[apart, len(expected) :])
+            if case.lagged:
+                # Those up to the last step, and its own.
+                before, last = np.split(sums[: -leaf.pool.rank], 2) if case.pooling == "rank" else sums
+                sums = textbook.BETA2 * before + last
+            assert leaf.pool.is_in(sums), name
 
 
 @pytest.mark.parametrize("chains", ["contiguous", "contiguous_lines", "strided_lines"])
@@ -139,8 +86,9 @@ def test_chains_end_where_lines_do(chains):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_eager_compiled_scanned_and_mapped_steps_agree(implementation):
-    optimizer = fused_sonew(1e-2, implementation=implementation, **BAND)
+@pytest.mark.parametrize("options", [BAND, RANK, ALL], ids=str)
+def test_eager_compiled_scanned_and_mapped_steps_agree(options, implementation):
+    optimizer = fused_sonew(1e-2, implementation=implementation, **options)
     shapes = {name: SHAPES[name] for name in ("empty", "kernel")}
     grads = [gradients(number, shapes=shapes) for number in range(4)]
     params = random_tree(99, shapes)
@@ -160,7 +108,7 @@ def test_eager_compiled_scanned_and_mapped_steps_agree(implementation):
     params = twice(params)
     start = (params, jax.vmap(optimizer.init)(params))
     mapped = jax.jit(jax.vmap(train))(start, twice(stack(*grads)))
-    assert mapped[1].pooled["kernel"].shape == (2, 2, 5, 9)
+    assert mapped[1].pooled["kernel"].shape == (2, *ROWS[options["pooling"]])
     first = jax.tree.map(lambda x: x[0], mapped)
     if implementation == "custom_call":
         assert bits(eager) == bits(compiled) == bits(scanned) == bits(first)
@@ -168,14 +116,14 @@ def test_eager_compiled_scanned_and_mapped_steps_agree(implementation):
         assert largest_difference(eager, other) < 1e-4
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_16_bits(dtype):
+@pytest.mark.parametrize("dtype, options", [("float32", BAND), ("bfloat16", RANK)], ids=str)
+def test_16_bits(dtype, options):
     """The planes of coordinates have 16 bits, the sums 32."""
     outcomes = []
     for implementation in IMPLEMENTATIONS:
         optimizer = fused_sonew(
             1e-2, state_dtype="bfloat16", rounding="stochastic", eps=1e-2,
-            implementation=implementation, **BAND,
+            implementation=implementation, **options,
         )  # fmt: skip
         shapes = {"kernel": (30, 20), "vector": (8,)}
         params = random_tree(99, shapes, jnp.dtype(dtype))
@@ -193,10 +141,12 @@ def test_16_bits(dtype):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_a_step_that_is_skipped_keeps_the_sums(implementation):
-    optimizer = scale_by_sonew(implementation=implementation, **BAND)
-    _, state = optimizer.update(gradients(0), optimizer.init(gradients(0)))
-    spoilt = gradients(1)
+@pytest.mark.parametrize("options", [BAND, RANK], ids=str)
+def test_a_step_that_is_skipped_keeps_the_sums(options, implementation):
+    optimizer = scale_by_sonew(implementation=implementation, **options)
+    shapes = {name: SHAPES[name] for name in ("cube", "kernel")}
+    first, spoilt = (gradients(number, shapes=shapes) for number in (0, 1))
+    _, state = optimizer.update(first, optimizer.init(first))
     spoilt["kernel"] = spoilt["kernel"].at[0, 0].set(jnp.inf)
     _, after = optimizer.update(spoilt, state)
     assert bits(after) == bits(state._replace(skipped=jnp.int32(1)))
@@ -204,24 +154,35 @@ def test_a_step_that_is_skipped_keeps_the_sums(implementation):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10, 1e30])
-def test_no_gradient_makes_a_nan(implementation, scale):
-    optimizer = sonew(1e-2, implementation=implementation, shrink=0.0, gamma=0.0, **BAND)
-    params = random_tree(99, SHAPES)
+@pytest.mark.parametrize(
+    "scale, options",
+    [(1e-30, BAND), (1e-30, RANK), (1e-10, ALL), (1e10, BAND), (1e30, RANK), (1e30, ALL)],
+    ids=str,
+)
+def test_no_gradient_makes_a_nan(scale, options, implementation):
+    optimizer = sonew(1e-2, implementation=implementation, shrink=0.0, gamma=0.0, **options)
+    shapes = {name: SHAPES[name] for name in ("dead", "kernel", "vector")}
+    params = random_tree(99, shapes)
     state, update = optimizer.init(params), jax.jit(optimizer.update)
     for number in range(6):
-        grads = jax.tree.map(lambda g: g * scale ** (number % 2), gradients(number))
+        grads = gradients(number, shapes=shapes)
+        grads = jax.tree.map(lambda g: g * scale ** (number % 2), grads)
         # Constant: of rank one.
         grads["kernel"] = jnp.full_like(grads["kernel"], scale)
         updates, state = update(grads, state, params)
         assert all(np.all(np.isfinite(u)) for u in jax.tree.leaves((updates, state)))
 
 
-@pytest.mark.parametrize("lagged", [True, False])
-def test_the_derivative_of_a_step(lagged):
+@pytest.mark.parametrize(
+    "lagged, options",
+    # With this gamma some positions lose correlations.
+    [(True, BAND), (False, BAND), (False, RANK), (False, ALL | {"gamma": 0.6})],
+    ids=str,
+)
+def test_the_derivative_of_a_step(lagged, options):
     """With respect to the size of the gradient: against finite differences in float64."""
     with enable_x64():
-        optimizer = scale_by_sonew(eps=1e-3, lagged_norms=lagged, **BAND)
+        optimizer = scale_by_sonew(eps=1e-3, lagged_norms=lagged, **options)
         shapes = {"dead": SHAPES["dead"], "kernel": SHAPES["kernel"]}
         first, second = (gradients(number, np.float64, shapes) for number in (0, 1))
         before = optimizer.init(first)
@@ -257,14 +218,18 @@ def test_shrink_may_be_traced():
         jax.block_until_ready(update(gradients(3), state, params))
 
 
-OPTIONS = BAND | {"update": adam_for_vectors, "shrink": 0.2}
+OPTIONS = {"update": adam_for_vectors, "shrink": 0.2}
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("lagged", [None, False])
-def test_a_run_goes_on_from_a_file(tmp_path, lagged):
+@pytest.mark.parametrize(
+    "lagged, options, shape",
+    [(None, BAND, (2, 5, 9)), (False, BAND, (5, 9)), (None, RANK, (11, 9)), (False, ALL, (9, 9))],
+    ids=str,
+)
+def test_a_run_goes_on_from_a_file(tmp_path, lagged, options, shape):
     path = tmp_path / "x.safetensors"
-    options = OPTIONS | {"lagged_norms": lagged, "state_dtype": "bfloat16"}
+    options = options | OPTIONS | {"lagged_norms": lagged, "state_dtype": "bfloat16"}
     optimizer = sonew(1e-2, **options)
     update = jax.jit(optimizer.update)
 
@@ -281,7 +246,7 @@ def test_a_run_goes_on_from_a_file(tmp_path, lagged):
         sums = file.get_tensor("kernel/pooled")
         assert "vector/pooled" not in file.keys()
     assert np.array_equal(sums, half[1][0].pooled["kernel"])
-    assert sums.shape == ((5, 9) if lagged is False else (2, 5, 9))
+    assert sums.shape == shape
     fresh = jax.tree.map(jnp.zeros_like, params)
     loaded = load(path, fresh, optimizer.init(fresh), **options)
     assert bits(loaded) == bits(half)
@@ -292,11 +257,20 @@ def test_a_run_goes_on_from_a_file(tmp_path, lagged):
     load(path, fresh, optimizer.init(fresh), overrides=["shrink"], **other)
 
 
-@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto], ids=str)
-@pytest.mark.parametrize("implementation", ["auto", "pure"])
-def test_a_sharded_leaf_is_gathered(implementation, kind):
+EXPLICIT, AUTO = jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto
+
+
+@pytest.mark.parametrize(
+    "options, implementation, kind",
+    [
+        (BAND, "auto", EXPLICIT), (BAND, "pure", EXPLICIT), (BAND, "pure", AUTO),
+        (RANK, "auto", AUTO), (RANK, "pure", EXPLICIT), (ALL, "pure", AUTO), (ALL, "pure", EXPLICIT),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_sharded_leaf_is_gathered(options, implementation, kind):
     """Outside of shard_map: the results are those of whole arrays."""
-    optimizer = fused_sonew(0.1, implementation=implementation, band=2, pooling="band")
+    optimizer = fused_sonew(0.1, implementation=implementation, **options)
     params, grads = random_tree(0, TO_CUT), [random_tree(seed, TO_CUT) for seed in (1, 2)]
     state, step = optimizer.init(params), jax.jit(optimizer.step)
     whole = params, state
@@ -310,18 +284,24 @@ def test_a_sharded_leaf_is_gathered(implementation, kind):
         outcome = step(outcome[0], placed(g), outcome[1])
     assert largest_difference(outcome, whole) < (1e-3 if implementation == "pure" else 1e-6)
     assert same_places(outcome[0], params) and same_places(outcome[1].momentum, params)
-    assert kind == jax.sharding.AxisType.Auto or same_types(outcome[0], params)
+    assert kind == AUTO or same_types(outcome[0], params)
 
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("damping", ["absolute", "relative"])
-@pytest.mark.parametrize("lagged", [True, False])
-def test_whole_leaves_beside_those_that_are_cut(lagged, damping, implementation):
+@pytest.mark.parametrize(
+    "lagged, damping, options",
+    [
+        (True, "absolute", BAND), (False, "relative", BAND), (True, "relative", RANK),
+        (False, "absolute", RANK), (False, "relative", ALL),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_whole_leaves_beside_those_that_are_cut(lagged, damping, options, implementation):
     """Under shard_map a step has stages: the pooled leaf takes its gradient in once."""
     specs = {"kernel": P(), "vector": P("x")}
     shapes = {name: SHAPES[name] for name in specs}
-    options = OPTIONS | {"lagged_norms": lagged, "damping": damping, "eps": 1e-2}
+    options = options | OPTIONS | {"lagged_norms": lagged, "damping": damping, "eps": 1e-2}
     options |= {"implementation": implementation, "clip_norm": 2.0}
     optimizer = fused_sonew(1e-2, partition_specs=specs, **options)
     params = random_tree(0, shapes)
@@ -356,7 +336,10 @@ def test_a_leaf_that_is_cut_cannot_be_pooled():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"pooling": "rank"}, "pooling is 'rank', must be one of 'none', 'band'"),
+        ({"pooling": "ranks"}, "pooling is 'ranks', must be one of 'none', 'band', 'rank', 'all'"),
+        ({"pooling": "rank", "rank": 0}, "rank is 0, must be 1 to 64"),
+        ({"pooling": "rank", "rank": 65}, "rank is 65, must be 1 to 64"),
+        ({"pooling": "rank", "rank": 2.0}, "rank is 2.0, must be a Python int"),
         ({"pooling": True}, "pooling is True, must be one of"),
         ({"pooling": "band", "band": 65}, "band is 65, must be 0 to 64"),
         ({"pooling": "band", "shrink": 1.0}, r"shrink is 1.0, must be in \[0, 1\)"),
@@ -369,6 +352,16 @@ def test_options_that_are_refused(options, message):
         scale_by_sonew(**options)
 
 
+def test_all_correlations_are_pooled_of_chains_up_to_4096():
+    longer = {"w": jnp.zeros((4097, 2)), "v": jnp.zeros((2, 4097))}
+    message = "'w' has chains of 4097 coordinates; all correlations can be pooled of chains of at most 4096"
+    with pytest.raises(ValueError, match=message):
+        scale_by_sonew(**ALL).init(longer)
+    chains = {"w": "contiguous", "v": "strided"}
+    assert scale_by_sonew(chains=chains, **ALL).init(longer).pooled["w"].shape == (2, 2, 2)
+    scale_by_sonew(update={"w": "adam", "v": "sonew"}, **ALL).init(longer)
+
+
 def test_states_that_do_not_fit():
     params = gradients(0)
     optimizer = scale_by_sonew(**BAND)
@@ -379,6 +372,7 @@ def test_states_that_do_not_fit():
         (changed(sums[0]), r"'kernel' has shape \(5, 9\) in the pooled sums, but \(2, 5, 9\) here"),
         (changed(sums.astype(jnp.bfloat16)), "the pooled sums of 'kernel' are bfloat16, must be float32"),
         (changed(optax.MaskedNode()), "the state has no plane for 'kernel' in the pooled sums"),
+        (scale_by_sonew(**RANK).init(params), r"shape \(\d+, \d+\) in the pooled sums, but \(2, 5, \d+\) here"),
         (state._replace(pooled={}), "the pooled sums has another tree structure"),
         (scale_by_sonew(band=4).init(params), "the state has 4 sub-diagonals, but band is 4 and correlations are pooled"),
     ]:  # fmt: skip

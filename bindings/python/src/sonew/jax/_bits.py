@@ -1,5 +1,5 @@
-"""Bit patterns in 32-bit words: float64 numbers on platforms without them, and
-the library's stochastic rounding."""
+"""How numbers are kept. Bit patterns in 32-bit words: float64 numbers on platforms without them,
+and the library's stochastic rounding."""
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,11 @@ def to_float(words, dtype):
     magnitude = jnp.where(exponent >= 255, U32(0x7F800000), magnitude)
     magnitude = jnp.where(is_nan, U32(0x7FC00000), magnitude)
     return bitcast_convert_type(high >> 31 << 31 | magnitude, jnp.float32)
+
+
+def stored(x):
+    """A number of the state: zero where it is subnormal."""
+    return jnp.where(jnp.abs(x) < jnp.finfo(x.dtype).tiny, 0, x)
 
 
 def rounded(x, dtype, settings, step, tensor, plane):

@@ -98,6 +98,8 @@ def attributes(program):
         named["numbers"] = named["numbers"][:-1]
     else:
         scalars["pooling"] = POOLINGS[settings.pooling]
+    if settings.pooling == "rank":
+        scalars["rank"] = settings.rank
     named |= {name: np.int64(value) for name, value in scalars.items()}
     if program.staged:
         named["reached"] = ints(STAGES[stage] for stage in program.reached)

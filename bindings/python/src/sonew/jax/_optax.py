@@ -15,7 +15,8 @@ __all__ = ["ScaleBySonewState", "scale_by_sonew", "sonew"]
 OPTIONS = """
       band: number of sub-diagonals, an int from 0 to 16, or to 64 with `pooling`: 0 is a
         diagonal, 1 a tridiagonal matrix. The state has band + 2 numbers for each
-        parameter, and 2 with pooling. None is the default, 1.
+        parameter, and 2 with pooling, where only pooling="band" looks at it. None is the
+        default, 1.
       beta1: decay rate of the momentum, in [0, 1).
       beta2: decay rate of the diagonal, the sub-diagonals and the plane of
         normalized RMSProp, in [0, 1).
@@ -93,15 +94,18 @@ OPTIONS = """
         part keeps its own chains (there are no edges across a cut); norms are
         summed over the axes that the leaf is cut along, and no others, for all leaves
         by one collective. A leaf whose correlations are pooled cannot be cut.
-      pooling: "none", the method of the paper, or "band": the chains of a leaf, which
-        are the units of a layer, share a band of correlations R, and each coordinate
-        keeps a diagonal of its own. With q = sqrt(H^_jj) and z = g / q,
-        P_i[j] <- beta2 P_i[j] + (1 - beta2) sum over chains of z[j] z[j+i] for
-        i = 0 .. band; R_j,j+i = (1 - shrink) P_i[j] / sqrt(P_0[j] P_0[j+i]), R_jj = 1;
-        u = q^-1 R^-1 q^-1 m^, with R^-1 the solution on the band. Chains end at every
-        line: "strided" is as "strided_lines", "contiguous" as "contiguous_lines". A
-        leaf of one chain pools nothing. Not for embeddings and other leaves whose
-        units see different inputs: give these `update="adam"`.
+      pooling: "none", the method of the paper, or the chains of a leaf, which are the
+        units of a layer, share their correlations R, and each coordinate keeps a diagonal
+        of its own. With q = sqrt(H^_jj), z = g / q and
+        P <- beta2 P + (1 - beta2) sum over chains of z z', u = q^-1 R^-1 q^-1 m^. "band": a
+        band of R, R_j,j+i = (1 - shrink) P_j,j+i / sqrt(P_jj P_j+i,j+i) for i = 1 .. band,
+        R_jj = 1. "rank": a few directions, which follow the leading eigenvectors of P.
+        "all": all of R, for chains of up to 4096; a step computes its Cholesky factor.
+        Chains end at every line: "strided" is as "strided_lines", "contiguous" as
+        "contiguous_lines". A leaf of one chain pools nothing. Not for embeddings and other
+        leaves whose units see different inputs: give these `update="adam"`.
+      rank: with pooling="rank", the number of directions, an int from 1 to 64; as many as
+        a chain has coordinates, if these are fewer. None is the default, 16.
       shrink: with pooling, by which part of themselves correlations are taken to be
         smaller than their estimates, in [0, 1).
       b1, b2, mu_dtype: optax's names of `beta1`, `beta2` and `state_dtype`, which is
@@ -146,6 +150,7 @@ def scale_by_sonew(
     implementation: str = "auto",
     partition_specs: Any = None,
     pooling: str = "none",
+    rank: Optional[int] = None,
     shrink: Number = 0.04,
     b1: Optional[Number] = None,
     b2: Optional[Number] = None,
@@ -164,7 +169,7 @@ def scale_by_sonew(
 
     Numbers may be arrays, also traced ones (`optax.inject_hyperparams`);
     Python floats are exact, in float64. All other options must be static: with
-    `inject_hyperparams`, name `band`, `seed` and `threads` in `static_args` if
+    `inject_hyperparams`, name `band`, `rank`, `seed` and `threads` in `static_args` if
     they are given.
 
     Args:
@@ -231,6 +236,7 @@ def scale_by_sonew(
         implementation=implementation,
         partition_specs=partition_specs,
         pooling=pooling,
+        rank=rank,
         shrink=shrink,
         b1=b1,
         b2=b2,
@@ -288,6 +294,7 @@ def sonew(
     implementation: str = "auto",
     partition_specs: Any = None,
     pooling: str = "none",
+    rank: Optional[int] = None,
     shrink: Number = 0.04,
     b1: Optional[Number] = None,
     b2: Optional[Number] = None,
@@ -359,6 +366,7 @@ def sonew(
         implementation=implementation,
         partition_specs=partition_specs,
         pooling=pooling,
+        rank=rank,
         shrink=shrink,
         b1=b1,
         b2=b2,

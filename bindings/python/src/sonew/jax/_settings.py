@@ -12,22 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .. import _structs
+from .. import _pooling
 from .._structs import (
     CHAINS,
     DAMPINGS,
     GRAFTS,
     MAX_DIMS,
     NON_FINITE,
+    POOLINGS,
     ROUNDINGS,
     STATISTICS,
     UPDATES,
 )
 
-# Those that the custom call takes.
-POOLINGS = {name: _structs.POOLINGS[name] for name in ("none", "band")}
 IMPLEMENTATIONS = ("auto", "custom_call", "pure")
-MAX_BAND, MAX_POOLED_BAND, MAX_THREADS = 16, 64, 1024
+MAX_BAND, MAX_THREADS = 16, 1024
 
 # The numbers of a step, in the order in which the handler takes them.
 NUMBERS = (
@@ -159,12 +158,14 @@ class Settings:
     threads: int
     implementation: str
     pooling: str = "none"
+    rank: int = 16
 
     def __post_init__(self):
         put = lambda name, value: object.__setattr__(self, name, value)
         choice("pooling", self.pooling, POOLINGS)
-        most = MAX_BAND if self.pooling == "none" else MAX_POOLED_BAND
+        most = MAX_BAND if self.pooling == "none" else _pooling.MAX_BAND
         put("band", integer("band", self.band, 0, most))
+        put("rank", integer("rank", self.rank, 1, _pooling.MAX_RANK))
         put("threads", integer("threads", self.threads, 0, MAX_THREADS))
         put("seed", integer("seed", self.seed, 0, 2**64 - 1))
         for name in ("bias_correction", "graft_bias_correction", "lagged_norms", "nesterov"):
@@ -204,9 +205,18 @@ class Leaf:
 
     def sums_shape(self, settings, shape):
         """The shape of pooled sums, of a leaf of this shape."""
+        return _pooling.sums_shape(
+            settings.pooling,
+            settings.band,
+            settings.rank,
+            settings.lagged_norms,
+            self.pooled_length(shape),
+        )
+
+    def pooled_length(self, shape):
+        """The length of the chains that share their correlations."""
         end = 0 if self.chains in ("strided", "strided_lines") else -1
-        sums = (settings.band + 1, shape[end] if shape else 1)
-        return (2, *sums) if settings.lagged_norms else sums
+        return shape[end] if shape else 1
 
     def band(self, settings):
         return settings.sub_diagonals if self.update == "sonew" else 0

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .. import _pooling
 from . import _settings, _sharding, _step
 from ._settings import DTYPES, MAX_DIMS, NUMBERS, STATE_DTYPES, Leaf, Program
 
@@ -44,11 +45,14 @@ class ScaleBySonewState(NamedTuple):
         diagonal after it: each a float64 number in two uint32 words, the low one first,
         shape [leaves, 2, 2]; zeros before the first step. Otherwise (). By default P(),
         as for `skipped`.
-      pooled: with pooling the sums P of each leaf, [band + 1, length of a chain],
-        float32, or float64 for float64 parameters or state. With lagged norms
-        [2, band + 1, length]: the sums up to the step before the last, and behind
-        them what the last step adds to these. Leaves with the plain Adam update have
-        an `optax.MaskedNode` instead. Otherwise ().
+      pooled: with pooling the sums of each leaf, float32, or float64 for float64
+        parameters or state. For chains of length L, with "band" [band + 1, L], row i with
+        P[j, j+i]; with "rank" [2 rank + 1, L], P[j, j], then Y, then U, a direction a row;
+        with "all" [L, L], row i with P[i, j] for j >= i, and zeros. With lagged norms the
+        sums are those up to the step before the last, and behind them follow those that
+        the last step adds: [2, band + 1, L], [3 rank + 2, L] (U remains last) and
+        [2, L, L]. Leaves with the plain Adam update have an `optax.MaskedNode` instead.
+        Otherwise ().
     """
 
     count: ArrayTree
@@ -109,6 +113,7 @@ def options(
     implementation,
     partition_specs,
     pooling,
+    rank,
     shrink,
     b1,
     b2,
@@ -133,6 +138,7 @@ def options(
         threads=0 if threads is None else threads,
         implementation=implementation,
         pooling=pooling,
+        rank=16 if rank is None else rank,
     )
     numbers, schedules = {}, {}
     for name, value in {
@@ -236,7 +242,12 @@ class Leaves:
         for leaf, array in zip(self.kinds, self.arrays):
             if leaf.master and jnp.dtype(array.dtype).name == "float64":
                 raise TypeError(f"{leaf.name!r} is float64, and master weights are float32")
-            if leaf.axes and leaf.is_pooled(settings):
+            if not leaf.is_pooled(settings):
+                continue
+            length = leaf.pooled_length(array.shape)
+            if settings.pooling == "all" and (wrong := _pooling.too_long(repr(leaf.name), length)):
+                raise ValueError(wrong)
+            if leaf.axes:
                 raise ValueError(
                     f"partition_specs cuts {leaf.name!r}, whose correlations are pooled: a part "
                     "has only a part of their sums. Give it the spec P(), and the whole leaf to "

@@ -264,7 +264,7 @@ class Handle:
         check(c.sonew_options_init(byref(own), ctypes.sizeof(own)))
         for name in ("beta1", "beta2", "eps", "gamma", "graft_eps", "shrink"):
             setattr(own, name, float(self.chosen.numbers[name]))
-        own.band, own.seed, own.threads = settings.band, settings.seed, 1
+        own.band, own.rank, own.seed, own.threads = settings.band, settings.rank, settings.seed, 1
         own.statistics = _settings.STATISTICS[settings.statistics]
         own.damping = _settings.DAMPINGS[settings.damping]
         own.graft = _settings.GRAFTS[settings.graft]
