@@ -90,10 +90,13 @@ the Adam update has only the first two and `"master"`. At coordinate `j`, `"band
 the entry that `j` shares with the `k`-th coordinate after it in the chain.
 
 With `pooling` there are no sub-diagonals, but one plane `"pooled"` for all chains of the
-array, after `"rms"`: the sums over chains of products of coordinates `j` and `j + i`, at
-`[j, i + 1]`, of size `(length of a chain, band + 1)`. With lagged norms its size is
-`(length of a chain, band + 1, 2)`: the sums up to the step before the last, and at
-`[:, :, 2]` what the last step adds to them. It is `Float32`, also beside planes of 16 bits,
+array, after `"rms"`, with the sums `P` over chains of products of coordinates. For chains of
+`L` coordinates it has, with `:band`, the size `(L, band + 1)`, at `[j, i + 1]` the product of
+coordinates `j` and `j + i`; with `:rank` `(L, 2 rank + 1)`, `P[j, j]` at `[j, 1]`, then `Y`,
+then the directions `U`, a direction in each column; with `:all` `(L, L)`, at `[j, i]` the
+product of `i` and `j` for `j >= i`, and zeros. With lagged norms the sums are those up to the
+step before the last, and behind them follow those that the last step adds, as `[:, :, 2]` of
+`(L, band + 1, 2)` and `(L, L, 2)`, and before the directions of `(L, 3 rank + 2)`. It is `Float32`, also beside planes of 16 bits,
 or `Float64` for arrays or state of that type.
 """
 function plane_names(opt::Optimizer, tensor)

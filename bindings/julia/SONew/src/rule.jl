@@ -21,7 +21,8 @@ Hyperparameters of one step. [`adjust!`](@ref) changes them for later steps, and
 
 Hyperparameters of an optimizer:
 
-- `band = 1`: number of sub-diagonals, 0 (a diagonal) to 16, or to 64 with `pooling`.
+- `band = 1`: number of sub-diagonals, 0 (a diagonal) to 16, or to 64 with `pooling`, where
+  only `:band` looks at it.
 - `beta1 = 0.9`, `beta2 = 0.99`: decay rates of the momentum and of the statistics.
 - `eps = 1e-4`: damping, relative to the largest entry of an array's diagonal after its
   last step: `damping = :relative_lagged`. `:relative`: to the largest entry of the
@@ -31,13 +32,16 @@ Hyperparameters of an optimizer:
 - `graft = :adam`: the norm of the update is that of `:none`, `:sgd`,
   `:momentum`, `:adam` or `:normalized_rmsprop`; `graft_eps = 0`,
   `graft_bias_correction = true`.
-- `pooling = :none`, the method of the paper, or `:band`: the chains of an array, which are
-  the units of a layer, share a band of correlations, and each coordinate keeps a diagonal of
-  its own. The state has 2 numbers for each parameter, and a plane `"pooled"` for each array.
-  Chains end at every column, or row: `:contiguous` is as `:contiguous_lines`, `:strided` as
+- `pooling = :none`, the method of the paper, or the chains of an array, which are the units
+  of a layer, share their correlations, and each coordinate keeps a diagonal of its own:
+  a `:band` of correlations, those along a few leading directions (`:rank`), or `:all`, for
+  chains of up to 4096. The state has 2 numbers for each parameter, and a plane `"pooled"` for
+  each array. Chains end at every column, or row: `:contiguous` is as `:contiguous_lines`, `:strided` as
   `:strided_lines`. An array of one chain pools nothing; a `shard` cannot be pooled. Not for
   embeddings and other arrays whose units see different inputs: give these
   `update = :adam`.
+- `rank = 16`: with `pooling = :rank`, the number of directions, 1 to 64; as many as a chain
+  has coordinates, if these are fewer.
 - `shrink = 0.04`: with `pooling`, by which part of themselves correlations are taken to be
   smaller than their estimates, in [0, 1).
 - `lagged_norms = nothing`: `true`: the norms are those of the step before: an array's update is
@@ -123,6 +127,7 @@ struct SONewRule
     shard::Union{Nothing,NamedTuple{(:first, :whole),Tuple{Int,Int}}}
     pooling::Symbol
     shrink::Float64
+    rank::Int32
 
     # From values that hyperparameter() has returned, or those of another rule.
     SONewRule(values::Vector{Any}) = new(values...)
@@ -182,7 +187,7 @@ function rule_of(o::Options)
         name(ROUNDING, o.rounding), o.seed, o.threads, nothing,
         name(INSTRUCTION_SET, o.instruction_set),
         o.lagged_norms < 0 ? nothing : o.lagged_norms != 0, o.nesterov != 0, nothing,
-        name(POOLING, o.pooling), o.shrink])
+        name(POOLING, o.pooling), o.shrink, o.rank])
 end
 
 options(rule::SONewRule) = Options(
@@ -194,7 +199,7 @@ options(rule::SONewRule) = Options(
     number(ROUNDING, rule.rounding, "rounding"),
     number(INSTRUCTION_SET, rule.instruction_set, "instruction_set"),
     something(rule.lagged_norms, -1), rule.nesterov, number(POOLING, rule.pooling, "pooling"),
-    handle_of(rule.pool), rule.shrink, library_options().rank, (Int32(0),))
+    handle_of(rule.pool), rule.shrink, rule.rank, (Int32(0),))
 
 # Whether the norms and the correlations of steps are those of the step before.
 is_lagged(rule::SONewRule) = something(rule.lagged_norms, rule.pooling !== :none)
@@ -203,8 +208,17 @@ is_lagged(rule::SONewRule) = something(rule.lagged_norms, rule.pooling !== :none
 # their own, of which the library may tell only the length.
 function plane_size(rule::SONewRule, plane::AbstractString, size, len::Integer)
     plane == "pooled" || return size
-    sums = rule.band + 1
-    return is_lagged(rule) ? [len ÷ (2 * sums), sums, 2] : [len ÷ sums, sums]
+    sets = is_lagged(rule) ? 2 : 1
+    if rule.pooling === :rank
+        rows(rank) = sets * (1 + rank) + rank
+        # There are as many directions as a chain has coordinates, if these are fewer.
+        rank = Int(rule.rank)
+        len < rank * rows(rank) && (rank = findfirst(k -> k * rows(k) == len, 0:rank) - 1)
+        return [len ÷ rows(rank), rows(rank)]
+    end
+    sums = rule.pooling === :all ? isqrt(len ÷ sets) : rule.band + 1
+    positions = len ÷ max(sets * sums, 1)
+    return sets == 2 ? [positions, sums, 2] : [positions, sums]
 end
 
 # The handle of a pool, for a call during which the caller keeps the rule.

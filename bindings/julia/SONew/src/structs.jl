@@ -163,7 +163,7 @@ const STRUCTS = (
 const STATISTICS = (moving_average = 0, weighted_sum = 1)
 const DAMPING = (absolute = 0, relative = 1, relative_lagged = 2)
 const GRAFT = (none = 0, sgd = 1, momentum = 2, adam = 3, normalized_rmsprop = 4)
-const POOLING = (none = 0, band = 1)
+const POOLING = (none = 0, band = 1, rank = 2, all = 3)
 const ROUNDING = (nearest = 0, stochastic = 1)
 const INSTRUCTION_SET = (auto = 0, portable = 1, avx2 = 2, avx512 = 3, neon = 4)
 const CHAINS = (contiguous = 0, strided = 1, contiguous_lines = 2, strided_lines = 3)

@@ -27,11 +27,12 @@ end
 @test SONew.get_settings(opt, "b").step_count == 5 && tree.b.state.step == 5
 
 # Pooled correlations, whose sums are one more array of the state.
-let rule = SONewRule(eta = 0.1, pooling = :band, band = 3, chains = :strided, shrink = 0.1)
-    own = (W = randn(rng, 6, 4), b = randn(rng, 6))
-    theirs = deepcopy(own)
-    opt, tree = setup(rule, own), Optimisers.setup(rule, theirs)
-    @test size.(tree.W.state.planes) == ((6, 4), (6, 4), (4, 4, 2))
+for (pooling, pooled) in ((:band, (4, 4, 2)), (:rank, (4, 11)), (:all, (4, 4, 2)))
+    local rule = SONewRule(eta = 0.1, pooling = pooling, band = 3, rank = 3, chains = :strided, shrink = 0.1)
+    local own = (W = randn(rng, 6, 4), b = randn(rng, 6))
+    local theirs = deepcopy(own)
+    local opt, tree = setup(rule, own), Optimisers.setup(rule, theirs)
+    @test size.(tree.W.state.planes) == ((6, 4), (6, 4), pooled)
     for i in 1:6
         grads = (W = randn(rng, 6, 4), b = randn(rng, 6))
         i == 4 && (tree = deepcopy(tree); Optimisers.adjust!(tree; shrink = 0.1))

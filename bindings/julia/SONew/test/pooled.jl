@@ -69,6 +69,43 @@ end
 @test refused(() -> SONew.direction!(similar(x), plan, [state[1:2]; [zeros(Float32, 6, 3)]], grads[1].W, 4;
                                      scalars = scalars),
               :SONEW_WRONG_LENGTH, "state plane pooled", "(6, 3)", "expected (6, 3, 2)")
+# A rank and all correlations: sizes, sums by hand, and a run that goes on from a file.
+products = [i <= j ? 0.25 * sum(signs[j, :] .* signs[i, :]) : 0.0 for j in 1:6, i in 1:6]
+for (pooling, rank, lagged, expected) in (
+        (:rank, 3, nothing, (6, 11)), (:rank, 3, false, (6, 7)), (:rank, 16, nothing, (6, 20)),
+        (:all, 16, nothing, (6, 6, 2)), (:all, 16, false, (6, 6)))
+    local rule = SONewRule(eta = 0.1, pooling = pooling, rank = rank, shrink = 0.1, beta1 = 0.5,
+                           beta2 = 0.75, eps = 0, lagged_norms = lagged)
+    local model, opt = start(), setup(rule, start(); hyperparameters = vectors)
+    step!(opt, model, grads[1])
+    pooled = copy(plane(opt, "W", "pooled"))
+    @test size(pooled) == expected
+    last = lagged === nothing
+    if pooling === :all
+        @test (last ? pooled[:, :, 2] : pooled) ≈ products rtol = 1e-5
+    else
+        k = min(rank, 6)
+        U = pooled[:, end-k+1:end]
+        @test U' * U ≈ [Float32(i == j) for i in 1:k, j in 1:k] atol = 1e-6
+        @test pooled[:, last ? k + 2 : 1] ≈ fill(0.25 * 9, 6) rtol = 1e-5
+        all_products = products .+ products' .* [i != j for i in 1:6, j in 1:6]
+        last && @test pooled[:, k+3:2k+2] ≈ all_products * U rtol = 1e-5
+    end
+    local path = tempname()
+    save(opt, path, model)
+    @test same_bits(SONew.read_array(path, "W", "pooled"), pooled)
+    @test SONew.contents(path).rule == SONewRule(rule; eta = SONewRule().eta)
+    local other = start()
+    local again = load(path, other)
+    adjust!(again, 0.1)
+    for g in grads[2:3]
+        step!(opt, model, g)
+        step!(again, other, g)
+    end
+    @test same_bits(other.W, model.W) && all(isfinite, model.W)
+    # A plan knows the size from its length, too.
+    @test size.(SONew.zero_planes(SONew.Plan(rule, start().W)))[3] == expected
+end
 # Shards have only a part of the sums.
 @test refused(() -> setup(rule, x; hyperparameters = (n, x) -> (shard = (first = 1, whole = 20),)),
               :SONEW_SHARD)

@@ -10,7 +10,7 @@ rule = SONewRule()
 @test rule.rounding === :nearest && rule.instruction_set === :auto
 @test rule.grad_scale == 1 && rule.clip_norm == 0 && rule.statistics_weight == 1
 @test rule.non_finite === :skip && !rule.master
-@test rule.pooling === :none && rule.shrink == 0.04 && rule.lagged_norms === nothing
+@test rule.pooling === :none && rule.shrink == 0.04 && rule.rank == 16 && rule.lagged_norms === nothing
 
 @test SONewRule(0.5).eta == 0.5 && SONewRule(0.5; band = 3).band == 3
 @test SONewRule(SONewRule(eta = 2, band = 4); eta = 3) == SONewRule(eta = 3, band = 4)
@@ -18,7 +18,8 @@ rule = SONewRule()
 @test argument_error(() -> SONewRule(grafts = :adam), "no hyperparameter grafts")
 @test argument_error(() -> SONewRule(graft = :adamm), "graft is :adamm", ":adam,")
 @test argument_error(() -> SONewRule(state_dtype = Int32), "state_dtype is Int32")
-@test argument_error(() -> SONewRule(pooling = :rank), "pooling is :rank", ":band")
+@test argument_error(() -> SONewRule(pooling = :ranks), "pooling is :ranks", ":none, :band, :rank, :all")
+@test argument_error(() -> SONewRule(rank = 2.5), "rank is 2.5", "whole number")
 @test argument_error(() -> SONewRule(lagged_norms = 2), "lagged_norms is 2")
 # What cannot be a hyperparameter is refused with its name, here and wherever else a number is
 # taken.
@@ -41,6 +42,9 @@ x, g = ones(Float32, 4), ones(Float32, 4)
 @test refused(() -> setup(SONewRule(beta1 = 1), x), :SONEW_OUT_OF_RANGE, "beta1 is 1")
 @test refused(() -> setup(SONewRule(band = 17), x), :SONEW_OUT_OF_RANGE, "band is 17")
 @test refused(() -> setup(SONewRule(pooling = :band, band = 65), x), :SONEW_OUT_OF_RANGE, "band is 65")
+@test refused(() -> setup(SONewRule(pooling = :rank, rank = 0), x), :SONEW_OUT_OF_RANGE, "rank is 0", "1 to 64")
+@test refused(() -> setup(SONewRule(pooling = :rank, rank = 65), x), :SONEW_OUT_OF_RANGE, "rank is 65", "1 to 64")
+@test refused(() -> setup(SONewRule(pooling = :all), zeros(Float32, 4097, 2)), :SONEW_OUT_OF_RANGE, "chains of 4097", "4096")
 @test refused(() -> setup(SONewRule(pooling = :band, shrink = 1), x), :SONEW_OUT_OF_RANGE, "shrink is 1")
 @test refused(() -> setup(SONewRule(state_dtype = Float16), x), :SONEW_STATE_DTYPE)
 @test refused(() -> step!(setup(SONewRule(eta = -1), x), x, g), :SONEW_OUT_OF_RANGE, "eta is -1")

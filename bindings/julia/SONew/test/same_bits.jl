@@ -56,7 +56,11 @@ end
             (BFloat16, BFloat16, 3, :none, false, :stochastic, false, false, false, :none),
             (Float32, Float32, 4, :adam, false, :nearest, true, true, false, :band),
             (Float64, Float64, 20, :normalized_rmsprop, false, :nearest, false, false, false, :band),
-            (BFloat16, BFloat16, 3, :adam, true, :stochastic, true, false, false, :band))
+            (BFloat16, BFloat16, 3, :adam, true, :stochastic, true, false, false, :band),
+            # Here `band` is the rank; the chains have 13 coordinates, and 11.
+            (Float32, BFloat16, 5, :adam, false, :nearest, true, true, false, :rank),
+            (Float64, Float64, 12, :sgd, false, :nearest, false, false, false, :rank),
+            (Float32, Float32, 1, :adam, true, :nearest, true, false, true, :all))
     rng = MersenneTwister(band)
     input, output = joinpath(dir, "in"), joinpath(dir, "out")
     open(input, "w") do file
@@ -66,14 +70,15 @@ end
     end
     graft_number = SONew.GRAFT[graft]
     run(`$program $input $output $band $graft_number $(SONew.dtype(T)) $(SONew.dtype(state))
-         $(Int(master)) $(SONew.ROUNDING[rounding]) $(Int(lagged)) $(Int(nesterov)) $(Int(betas)) $(SONew.POOLING[pooling])`)
+         $(Int(master)) $(SONew.ROUNDING[rounding]) $(Int(lagged)) $(Int(nesterov)) $(Int(betas)) $(SONew.POOLING[pooling])
+         $band`)
     from_c = read(output)
     planes = pooling === :none ? band + 2 : 2
     @test length(from_c) > (13 * 7 + 11) * (sizeof(T) + planes * sizeof(state)) - 1
     rule = SONewRule(eta = 0.03, clip_norm = 5, band = band, graft = graft, weight_decay = 0.01,
                      seed = 5, state_dtype = state, master = master, rounding = rounding,
                      lagged_norms = lagged, nesterov = nesterov, pooling = pooling,
-                     shrink = 0.1)
+                     rank = band, shrink = 0.1)
     from_julia, settings = bytes_from_julia(input, T, rule, betas; hands_over = false)
     @test from_julia == from_c
     @test [s.step_count for s in settings] == [7, 6]

@@ -1,7 +1,7 @@
 /* Steps by the C API alone, for the test that Julia gets the same bits.
  *
  * steps INPUT OUTPUT BAND GRAFT DTYPE STATE_DTYPE MASTER ROUNDING LAGGED NESTEROV BETAS
- *       POOLING
+ *       POOLING RANK
  *
  * Two tensors, of 13 x 7 and of 11 numbers. INPUT has their parameters, then for
  * each step their gradients, until it ends; in the third step the second tensor
@@ -21,7 +21,7 @@
     } while (0)
 
 int main(int argc, char **argv) {
-    CHECK(argc == 13);
+    CHECK(argc == 14);
     FILE *in = fopen(argv[1], "rb"), *out = fopen(argv[2], "wb");
     CHECK(in && out);
     sonew_options options;
@@ -32,6 +32,7 @@ int main(int argc, char **argv) {
     options.lagged_norms = atoi(argv[9]);
     options.nesterov = atoi(argv[10]);
     options.pooling = atoi(argv[12]);
+    options.rank = atoi(argv[13]);
     options.shrink = 0.1;
     options.seed = 5;
     options.weight_decay = 0.01;
