@@ -14,7 +14,7 @@ def difference(one, two):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", [name for name in CASES if CASES[name][0].get("pooling") not in ("rank", "all")])
+@pytest.mark.parametrize("name", CASES)
 def test_agrees_with_the_library(name, dtype):
     options = CASES[name][0]
     sixteen = dtype == torch.bfloat16 or "state_dtype" in options
@@ -91,22 +91,67 @@ def test_a_run_moves_between_both():
     assert max(map(difference, ends[1], ends[2])) < 1e-11
 
 
-def test_what_operations_of_torch_do_not_have_is_refused_by_name():
-    params = parameters()
-    optimizer = make(params, implementation="torch", pooling="rank")
+@pytest.mark.parametrize("pooling", ["rank", "all"])
+@pytest.mark.parametrize("lagged", [True, False])
+def test_positions_that_lose_their_correlations_are_those_of_the_library(pooling, lagged):
+    """A gamma above most pivots, inputs that are always zero, and gradients that are all alike."""
+    ends = []
+    for implementation in ("library", "torch"):
+        params = parameters(torch.float64, [(20, 9), (20, 9), (600, 5)])
+        options = {"pooling": pooling, "rank": 9, "gamma": 0.6, "shrink": 0.1, "lagged_norms": lagged}
+        optimizer = make(params, implementation=implementation, chains="contiguous", **options)
+        for step in range(6):
+            give_gradients(params, step)
+            params[0].grad[:, 2:4] = 0
+            params[1].grad.fill_(step % 3)
+            params[2].grad += 0.9 * params[2].grad.roll(1, 1)
+            optimizer.step()
+        ends.append(params)
+    assert max(map(difference, *ends)) < 1e-9
+    assert all(p.isfinite().all() for p in ends[1])
+
+
+def test_the_first_directions_of_a_state_from_a_file_of_no_step():
+    """They may be zero, and are then those of a new state."""
+    ends = []
+    for zero in (False, True):
+        params = parameters(torch.float64, [(20, 9)])
+        optimizer = make(params, implementation="torch", pooling="rank", rank=3)
+        if zero:
+            give_gradients(params, 0)
+            optimizer.step()
+            saved = optimizer.state_dict()
+            for x in saved["state"][0].values():
+                x.zero_()
+            params = parameters(torch.float64, [(20, 9)])
+            optimizer = make(params, implementation="torch", pooling="rank", rank=3)
+            optimizer.load_state_dict(saved)
+        for step in range(3):
+            give_gradients(params, step)
+            optimizer.step()
+        ends.append(params)
+    assert difference(*map(lambda params: params[0], ends)) == 0
+
+
+@pytest.mark.parametrize("implementation", ["library", "torch"])
+def test_all_correlations_are_pooled_of_chains_up_to_4096(implementation):
+    params = parameters(shapes=[(2, 4097)])
+    optimizer = make(params, implementation=implementation, pooling="all")
     give_gradients(params, 0)
-    with pytest.raises(ValueError, match="pooling is 'rank' for parameter 0 of group 0"):
+    message = "chains of 4097 coordinates; all correlations can be pooled of chains of at most 4096"
+    with pytest.raises((ValueError, RuntimeError), match=message):
         optimizer.step()
 
 
-def test_compiled_once_for_all_steps():
+@pytest.mark.parametrize("options", [{"lagged_norms": True}, {"pooling": "rank"}, {"pooling": "all"}], ids=str)
+def test_compiled_once_for_all_steps(options):
     """torch.compile makes one graph of the step, whatever schedules change."""
     from torch._dynamo.utils import counters
 
     ends = []
     for implementation in ("torch", "compiled"):
         params = parameters(shapes=[(12, 8)])
-        optimizer = make(params, implementation=implementation, lagged_norms=True)
+        optimizer = make(params, implementation=implementation, **options)
         counters.clear()
         for step in range(4):
             give_gradients(params, step)

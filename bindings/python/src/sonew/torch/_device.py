@@ -6,15 +6,15 @@ import types
 import torch
 
 from .. import _structs
+from .._pooling import too_long
+from . import _pooled
 from ._call import not_finite
 from ._noise import keys, rounded
 from ._options import is_lagged, needs_scalars, pooled_shape
-from ._solve import ahead, applied, behind, correlations, factors, from_chains, is_usable, to_chains
+from ._solve import ahead, applied, behind, factors, from_chains, is_usable, to_chains
 
 # The smallest relative damping, as in the authors' JAX code.
 LEAST_RELATIVE_DAMPING = 1e-24
-# Chains that take part in pooled sums together, and in those of one of so many steps at least.
-GROUP, TURNS = 256, 4
 # The numbers that a step leaves to the next: |a| / |u|, what momentum and statistics are divided
 # by, and the largest entry of the diagonal.
 RATIO, CORRECTIONS, LARGEST = 0, slice(1, 3), 3
@@ -105,7 +105,7 @@ def step_of(own, group, g, p, planes, numbers, scalars):
         d = h + damping
         if pooled:
             sums = planes["pooled"].to(wide(g.device)), (keep, weight), numbers["count"]
-            u, new["pooled"] = pooled_direction(lines(chains), group, m, d, g, *sums)
+            u, new["pooled"] = _pooled.direction(lines(chains), group, m, d, g, *sums)
         else:
             m_, d_ = to_chains(m, chains), to_chains(d, chains)
             psi, schur = factors(d_, [to_chains(x, chains) for x in e], group["gamma"])
@@ -133,42 +133,6 @@ def step_of(own, group, g, p, planes, numbers, scalars):
     return torch.where(torch.isfinite(x), x, p), new, kept
 
 
-def in_turn(z, shape, chains, count):
-    """Zero for chains that take no part in the sums of the parameter's step of this number."""
-    number = torch.arange(len(z), device=z.device)
-    if chains == "strided_lines":
-        # They are counted as they lie in memory.
-        number = number.reshape(shape[1:]).permute(*reversed(range(len(shape) - 1))).flatten()
-    turns = min(-(-len(z) // GROUP), TURNS)
-    return torch.where((number // GROUP % turns == count % turns)[:, None], z, 0)
-
-
-def pooled_direction(chains, group, m, d, g, sums, average, count):
-    """q^-1 R^-1 q^-1 m^, and the pooled sums after the step."""
-    keep, weight = average
-    shape, lagged = m.shape, is_lagged(group)
-    m, d, g = (to_chains(x, chains) for x in (m, d, g))
-    usable = is_usable(d)
-    over_root = lambda x: torch.where(usable, x / torch.where(usable, d, 1).sqrt(), 0)
-    z = in_turn(over_root(g), shape, chains, count).to(sums.dtype)
-    rows = [(z * ahead(z, i)).sum(0) for i in range(group["band"] + 1)]
-    products = weight * torch.stack(rows)
-    if lagged:
-        current = keep * sums[0] + sums[1]
-        new = torch.stack([current, products])
-    else:
-        current = new = keep * sums + products
-    # The plane has the arithmetic's type, and what is stored counts.
-    new = new.to(m.dtype)
-    current = (new[0] if lagged else new).to(sums.dtype)
-    r = correlations(current, group["shrink"])
-    psi, schur = factors(torch.ones_like(current[:1]), r, group["gamma"])
-    psi, schur = [x.to(m.dtype) for x in psi], schur.to(m.dtype)
-    everywhere = torch.ones_like(schur, dtype=torch.bool)
-    u = over_root(applied(psi, schur, everywhere, over_root(m)))
-    return from_chains(u, shape, chains), new
-
-
 compiled_steps = {}
 
 
@@ -192,11 +156,10 @@ class Call:
     def __init__(self, entries, state):
         self.entries, self.state = entries, state
         first = entries[0].group
-        if first["pooling"] in ("rank", "all"):
-            raise ValueError(
-                f"pooling is {first['pooling']!r} for {entries[0].name}, whose step is taken by "
-                "operations of torch: these have only 'none' and 'band'"
-            )
+        for entry in entries:
+            pools_all = first["pooling"] == "all" and "pooled" in self.planes_of(entry)
+            if pools_all and (wrong := too_long(entry.name, entry.length())):
+                raise ValueError(wrong)
         self.group, self.maximize, self.non_finite = first, first["maximize"], first["non_finite"]
 
     def planes_of(self, entry):
@@ -256,6 +219,8 @@ class Call:
         dtype = torch.float64 if torch.float64 in (p.dtype, planes["momentum"].dtype) else torch.float32
         lr, weight_decay = self.rates[entry.g]
         number = int(own["step"]) + 1
+        if number == 1 and group["pooling"] == "rank" and "pooled" in planes:
+            _pooled.start(is_lagged(group), planes["pooled"])
         scalars = own.get("scalars")
         divisors, scalars = self.divisors(group, number, scalars, own, p)
         numbers = {

@@ -7,9 +7,9 @@ import re
 
 import torch
 
-from .. import _structs
+from .. import _pooling, _structs
 
-MAX_BAND, MAX_POOLED_BAND, MAX_RANK = 16, 64, 64
+MAX_BAND = 16
 NAMED = {
     "statistics": _structs.STATISTICS,
     "damping": _structs.DAMPINGS,
@@ -80,9 +80,9 @@ def check_group(group):
     for name in FLAGS:
         if not isinstance(group[name], bool):
             raise TypeError(f"{name} is {group[name]!r}, must be True or False")
-    most = MAX_BAND if group["pooling"] == "none" else MAX_POOLED_BAND
+    most = MAX_BAND if group["pooling"] == "none" else _pooling.MAX_BAND
     check_integer("band", group["band"], 0, most)
-    check_integer("rank", group["rank"], 1, MAX_RANK)
+    check_integer("rank", group["rank"], 1, _pooling.MAX_RANK)
     check_integer("seed", group["seed"], 0, 2**64 - 1)
     if group["threads"] is not None:
         check_integer("threads", group["threads"], 0, 1024)
@@ -190,12 +190,9 @@ def needs_scalars(group):
 
 def pooled_shape(group, length):
     """The shape of "pooled", of chains of this length."""
-    pooling, lagged = group["pooling"], is_lagged(group)
-    if pooling == "rank":
-        rank = min(group["rank"], length)
-        return (3 * rank + 2 if lagged else 2 * rank + 1, length)
-    rows = length if pooling == "all" else group["band"] + 1
-    return (2, rows, length) if lagged else (rows, length)
+    return _pooling.sums_shape(
+        group["pooling"], group["band"], group["rank"], is_lagged(group), length
+    )
 
 
 def name_of(groups, g, i):

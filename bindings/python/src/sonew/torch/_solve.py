@@ -80,14 +80,3 @@ def applied(psi, schur, usable, m):
     for q, x in enumerate(psi):
         u = u - behind(x * w, q + 1)
     return u
-
-
-def correlations(sums, shrink):
-    """(1 - shrink) P_i[j] / sqrt(P_0[j] P_0[j + i]) for i from 1 on, of one chain."""
-    roots = 1 / sums[:1].sqrt()
-    roots = torch.where(torch.isfinite(roots), roots, 0)
-    found = []
-    for i in range(1, sums.shape[0]):
-        rho = sums[i : i + 1] * roots * ahead(roots, i)
-        found.append((1 - shrink) * torch.where(torch.isfinite(rho), rho.clamp(-1, 1), 0))
-    return found

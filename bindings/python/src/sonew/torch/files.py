@@ -27,7 +27,7 @@ def save(path: Path, optimizer: SONew) -> None:
       path: the file, which is replaced if it exists.
       optimizer: the optimizer. All groups must agree in the options that are the same for
         all tensors of a file: graft, statistics, damping, bias_correction,
-        graft_bias_correction, lagged_norms, nesterov, pooling, rounding and seed.
+        graft_bias_correction, lagged_norms, nesterov, pooling, rank, rounding and seed.
 
     Raises:
       LibraryError: the file cannot be written; the message has the reason.
