@@ -27,7 +27,8 @@ options = st.fixed_dictionaries(
         "graft_bias_correction": st.booleans(),
         "lagged_norms": st.booleans(),
         "nesterov": st.booleans(),
-        "pooling": st.sampled_from(["none", "band"]),
+        "pooling": st.sampled_from(["none", "band", "rank", "all"]),
+        "rank": st.sampled_from([1, 3, 16]),
         "shrink": st.sampled_from([0.04, 0.5]),
         "clip_norm": st.sampled_from([None, 0.5, 100.0]),
         "non_finite": st.sampled_from(["skip", "unchecked"]),
@@ -70,6 +71,7 @@ SOME_OPTIONS = {
     "lagged_norms": False,
     "nesterov": True,
     "pooling": "none",
+    "rank": 2,
     "shrink": 0.04,
     "clip_norm": 0.5,
     "non_finite": "skip",
@@ -98,13 +100,16 @@ TREE = [(7, 9), [(2, 3, 8), (5,), (), (0, 4)]]
 @example(TREE, SOME_OPTIONS, 0)
 @example(TREE, OTHERS, 0)
 @example(TREE, POOLED, 0)
-@example(TREE, OTHERS | {"pooling": "band"}, 0)
+@example(TREE, POOLED | {"pooling": "all"}, 0)
+@example(TREE, OTHERS | {"pooling": "rank"}, 0)
 def test_random_trees_in_float64(tree, options, seed):
     """In float64, where rounding decides nothing but what is within 1e-9 of an
     edge's removal."""
     with enable_x64():
         (ours, our_state), (pure, pure_state) = both(tree, options, jnp.float64, seed)
-        assert largest_difference(our_state, pure_state) < 1e-12
+        # A direction is what is left of a column that may be close to those before it.
+        bound = 1e-9 if options["pooling"] == "rank" else 1e-12
+        assert largest_difference(our_state, pure_state) < bound
         assert largest_difference(ours, pure) < 1e-8
 
 

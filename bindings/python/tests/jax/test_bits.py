@@ -27,6 +27,8 @@ VARIANTS = {
     "nesterov": {"nesterov": True, "lagged_norms": True, "update": adam_for_vectors},
     "pooled": {"pooling": "band", "band": 20},
     "pooled, its own": {"pooling": "band", "band": 3, "lagged_norms": False, "shrink": 0.2, "damping": "relative"},
+    "rank": {"pooling": "rank", "rank": 5},
+    "all": {"pooling": "all", "lagged_norms": False, "update": adam_for_vectors},
     "unchecked": {"non_finite": "unchecked", "threads": 1},
 }
 DTYPES = {
@@ -65,12 +67,21 @@ def c_plan(params, options):
         [np.zeros(p.shape, s) for _ in range(n)] for p, s, n in zip(params, states, counts)
     ]
     if pooled:
-        for p, own_planes in zip(params, planes):
-            # The chain is the first dimension.
-            sums = (own["band"] + 1, p.shape[0] if p.ndim else 1)
-            lagged = own.get("lagged_norms", True)
-            own_planes.append(np.zeros((2, *sums) if lagged else sums, np.float32))
+        for p, own_planes, u in zip(params, planes, updates):
+            if u == "sonew":
+                # The chain is the first dimension.
+                own_planes.append(np.zeros(sums_shape(own, p.shape[0] if p.ndim else 1), np.float32))
     return plan, planes
+
+
+def sums_shape(own, length):
+    """The shape of pooled sums."""
+    lagged = own.get("lagged_norms", True)
+    if own["pooling"] == "rank":
+        rank = min(own["rank"], length)
+        return (3 * rank + 2 if lagged else 2 * rank + 1, length)
+    rows = length if own["pooling"] == "all" else own["band"] + 1
+    return (2, rows, length) if lagged else (rows, length)
 
 
 def planes_of(state, i, leaf):
