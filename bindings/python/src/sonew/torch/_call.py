@@ -40,7 +40,7 @@ class Entry:
 
     def __init__(self, groups, g, i, name):
         self.group, self.g, self.i, self.name = groups[g], g, i, name
-        self.p = groups[g]["params"][i]
+        self.p = self.own_part(groups[g]["params"][i])
         # As it is now: `p.data` may become another.
         self.shape, self.order = self.p.shape, order_of(self.p)
         self.is_copied = self.order is None
@@ -55,6 +55,13 @@ class Entry:
             master=self.group["master_weights"],
             options=own_options(self.group),
         )
+
+    def own_part(self, p):
+        """What this process steps of a parameter."""
+        return p
+
+    def grad(self):
+        return self.p.grad
 
     def length(self):
         """Of the chains that pool their correlations."""
@@ -115,6 +122,8 @@ def free(handle):
 class Call:
     """The plan of some parameters, and the buffers of its step."""
 
+    entry = Entry
+
     def __init__(self, entries, state):
         self.entries = entries
         first = entries[0].group
@@ -172,7 +181,7 @@ class Call:
         for i, entry in enumerate(self.entries):
             own = state.get(entry.p)
             if not own:
-                if entry.p.grad is None:
+                if entry.grad() is None:
                     continue
                 own = state.setdefault(entry.p, {})
                 self.begin(i, own)
@@ -344,6 +353,11 @@ class Call:
         # Autograd then refuses a backward pass through what a step has changed.
         torch.autograd.graph.increment_version(self.live_params)
         return None
+
+    def finish(self):
+        """Ends the last step, if something of it is under way: see _distributed."""
+
+    discard = finish
 
     def copy_in(self):
         """Contiguous copies of the parameters that have gaps, in their places."""

@@ -8,7 +8,7 @@ import torch
 from .. import _structs
 from .._pooling import too_long
 from . import _pooled
-from ._call import not_finite
+from ._call import Entry, not_finite
 from ._noise import keys, rounded
 from ._options import is_lagged, needs_scalars, pooled_shape
 from ._solve import ahead, applied, behind, factors, from_chains, is_usable, to_chains
@@ -153,6 +153,8 @@ def chosen(implementation, own):
 class Call:
     """The steps of parameters that agree in their options, one after the other."""
 
+    entry = Entry
+
     def __init__(self, entries, state):
         self.entries, self.state = entries, state
         first = entries[0].group
@@ -182,6 +184,11 @@ class Call:
 
     def is_current(self):
         return True
+
+    def finish(self):
+        """Nothing of a step is ever under way."""
+
+    discard = finish
 
     def take_rates(self, rates):
         self.rates = rates

@@ -1,6 +1,7 @@
 """The optimizer for PyTorch."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from operator import is_, itemgetter
 from typing import Any, Optional, Union
@@ -12,8 +13,8 @@ from torch.optim import Optimizer
 from .._library import LibraryError
 from .._structs import NON_FINITE_GRADIENT
 from . import _device, _memory
-from ._call import Call, Entry, order_of
-from ._options import COMMON, STATIC, check_group, check_numbers, check_parameter, name_of
+from ._call import Call, order_of
+from ._options import COMMON, STATIC, check_group, check_numbers, check_parameter, is_dtensor, name_of
 
 
 _options_of, _params_of = itemgetter(*STATIC), itemgetter("params")
@@ -172,6 +173,8 @@ class SONew(Optimizer):
 
     def _forget(self):
         """What is kept between steps is made anew by the next."""
+        for call in self.__dict__.get("_calls") or ():
+            call.discard()
         self._calls = None
         self.__dict__.setdefault("skipped", 0)
 
@@ -182,6 +185,24 @@ class SONew(Optimizer):
             for p in group["params"]:
                 self._take_loaded(group, p)
         self._forget()
+
+    def synchronize(self) -> None:
+        """Waits for sums of the last step that are still being reduced over processes, and ends
+        that step. `step` and `state_dict` do so themselves; a program that reads
+        `optimizer.state` or parameters between them, or ends its process group, calls this
+        first. It begins no collective. Without parameters that are cut over processes, or
+        without lagged norms, there is nothing to wait for."""
+        for call in self._calls or ():
+            call.finish()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state and the options of all groups, as torch's own optimizers return them."""
+        self.synchronize()
+        return super().state_dict()
+
+    def __getstate__(self):
+        self.synchronize()
+        return super().__getstate__()
 
     def _complete(self, group):
         """Options that an older state dict, or a trainer's groups, do not have."""
@@ -198,7 +219,11 @@ class SONew(Optimizer):
             return
         for name, value in own.items():
             if isinstance(value, _Kept):
-                own[name] = self._placed(name, value.tensor, p)
+                place = partial(self._placed, name)
+                if is_dtensor(p):
+                    own[name] = self._sharded().placed(value.tensor, p, place)
+                else:
+                    own[name] = place(value.tensor, p)
         if not isinstance(own.get("step", 0), torch.Tensor):
             own["step"] = torch.tensor(float(own["step"]), dtype=torch.float32)
 
@@ -239,8 +264,8 @@ class SONew(Optimizer):
         group = self.param_groups[-1]
         try:
             check_group(group)
-            for i, p in enumerate(group["params"]):
-                check_parameter(name_of(self.param_groups, len(self.param_groups) - 1, i), p)
+            for i in range(len(group["params"])):
+                self._checked_name(len(self.param_groups) - 1, i)
         except Exception:
             self.param_groups.pop()
             raise
@@ -263,6 +288,7 @@ class SONew(Optimizer):
 
     def _prepare(self):
         """Divides the parameters among calls."""
+        self.synchronize()
         self._calls = None
         kinds = {}
         for g, group in enumerate(self.param_groups):
@@ -272,14 +298,14 @@ class SONew(Optimizer):
             betas = tuple(map(float, group["betas"]))
             special = None if betas == tuple(group["initial_betas"]) else betas
             for i, p in enumerate(group["params"]):
-                name = name_of(self.param_groups, g, i)
-                check_parameter(name, p)
-                kind = (p.device, *(group[name] for name in COMMON), special)
+                name = self._checked_name(g, i)
+                own = is_dtensor(p)
+                kind = (own, p.device, *(group[name] for name in COMMON), special)
                 kinds.setdefault(kind, []).append((g, i, name))
         calls = []
-        for (device, *_), listed in kinds.items():
-            make = self._kind_of_call(device, listed)
-            entries = [Entry(self.param_groups, g, i, name) for g, i, name in listed]
+        for (own, device, *_), listed in kinds.items():
+            make = self._sharded().ShardedCall if own else self._kind_of_call(device, listed)
+            entries = [make.entry(self.param_groups, g, i, name) for g, i, name in listed]
             calls.append(make(entries, self.state))
         self._calls, self._state = calls, self.state
         self._values = list(self.state.values())
@@ -287,6 +313,22 @@ class SONew(Optimizer):
         self._lengths = list(map(len, map(_params_of, self.param_groups)))
         self._params = list(chain.from_iterable(map(_params_of, self.param_groups)))
         self._rates = self._betas = None
+
+    def _checked_name(self, g, i):
+        """The name of a parameter that can be one of this optimizer."""
+        group, name = self.param_groups[g], name_of(self.param_groups, g, i)
+        p = group["params"][i]
+        check_parameter(name, p)
+        if is_dtensor(p):
+            self._sharded().check_dtensor(name, p, group)
+        return name
+
+    @staticmethod
+    def _sharded():
+        """The module for DTensors, which are not there where torch has no distributed part."""
+        from . import _distributed
+
+        return _distributed
 
     def _kind_of_call(self, device, listed):
         g, _, name = listed[0]

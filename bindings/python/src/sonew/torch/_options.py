@@ -154,10 +154,11 @@ def check_parameter(name, p):
         )
     if p.ndim > _structs.MAX_DIMS:
         raise ValueError(f"{name} has {p.ndim} dimensions, at most {_structs.MAX_DIMS} are possible")
-    if hasattr(p, "to_local"):
-        raise ValueError(
-            f"{name} is a {type(p).__name__}: SONew takes ordinary tensors, each whole on its process"
-        )
+
+
+def is_dtensor(p):
+    """Whether a parameter is a DTensor, without torch's distributed part if it is none."""
+    return hasattr(p, "to_local")
 
 
 def update_of(group, index, p):

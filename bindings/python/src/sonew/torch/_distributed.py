@@ -1,0 +1,339 @@
+"""Parameters that are DTensors: each process steps its own part by the library, in stages, and sums
+over whole tensors are reduced in between, or while the next gradients are computed."""
+
+import ctypes
+import math
+from ctypes import byref, c_double, c_int32, c_void_p
+
+import numpy as np
+import torch
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
+
+from .. import _structs
+from .._library import c, check
+from ._call import Call, Entry, data_ptr
+from ._options import is_lagged
+from ._sums import NUMBERS, Reduction, Sums, cut_dims
+
+# Of sonew_stage.
+DONE, GRADIENT_SQUARES, LARGEST, NORMS = range(4)
+# Of the scalars of a tensor.
+RATIO, LARGEST_SCALAR = 0, 3
+# Has no elements, but an address, which says that there is a tensor.
+NOTHING = ctypes.create_string_buffer(128)
+NO_ELEMENTS = (ctypes.addressof(NOTHING) + 63) // 64 * 64
+# The state that belongs to a whole tensor, the same on each process.
+WHOLE = ("step", "scalars", "pooled")
+
+
+def part(x):
+    """The part of a tensor that this process holds."""
+    if not isinstance(x, DTensor):
+        return x
+    x = x._local_tensor
+    return x.wait() if hasattr(x, "wait") else x
+
+
+def like(whole, own):
+    """A DTensor of which this process holds `own`, cut as another one."""
+    meta = TensorMeta(whole.shape, whole.stride(), own.dtype)
+    spec = DTensorSpec(whole.device_mesh, whole.placements, tensor_meta=meta)
+    return DTensor(own, spec, requires_grad=False)
+
+
+def placed(x, p, place):
+    """A copy of loaded state of a DTensor where that of the parameter belongs; `place` does so for
+    tensors that are none."""
+    own = place(part(x), part(p))
+    return like(x, own) if isinstance(x, DTensor) else own
+
+
+def is_cut(p):
+    return isinstance(p, DTensor) and bool(cut_dims(p.placements, p.device_mesh))
+
+
+def check_dtensor(name, p, group):
+    """Refuses a DTensor that cannot be stepped in parts."""
+    if any(x.is_partial() for x in p.placements):
+        raise ValueError(f"{name} has the placements {p.placements}: a partial sum is no parameter")
+    if p.device_mesh.get_coordinate() is None:
+        raise ValueError(f"{name} is on a mesh that this process is not part of")
+    if group["pooling"] != "none" and is_cut(p):
+        raise ValueError(
+            f"{name} is cut over processes ({p.placements}), and pooling is {group['pooling']!r}: "
+            "correlations are pooled over whole parameters only. pooling='none' can be cut"
+        )
+    if part(p).device.type != "cpu" or group["implementation"] in ("torch", "compiled"):
+        raise ValueError(
+            f"{name} is a DTensor on {part(p).device} with implementation="
+            f"{group['implementation']!r}: DTensors are stepped by the library, on the CPU "
+            "(with fully_shard, CPUOffloadPolicy puts them there)"
+        )
+
+
+class ShardedEntry(Entry):
+    """A parameter that is a DTensor; `p` is the part that this process holds."""
+
+    def own_part(self, p):
+        self.whole = p
+        return part(p)
+
+    def grad(self):
+        """The gradient of the own part."""
+        grad, p = self.whole.grad, self.whole
+        if not isinstance(grad, DTensor):
+            return grad
+        if grad.placements != p.placements:
+            grad = grad.redistribute(placements=p.placements)
+        return part(grad)
+
+    def is_here(self):
+        return self.p.numel() > 0
+
+
+class ShardedCall(Call):
+    """The plan of parameters that are DTensors, and their steps in stages."""
+
+    entry = ShardedEntry
+    late = None
+
+    def __init__(self, entries, state):
+        first = entries[0].group
+        sonew = [entry.own.update == "sonew" for entry in entries]
+        self.grafts = first["graft"] != "none"
+        self.grafted = np.array(sonew) & self.grafts
+        self.is_lagged = is_lagged(first)
+        self.lagged_damping = np.array(sonew) & (first["damping"] == "relative_lagged")
+        self.largest_first = first["damping"] == "relative" and any(sonew)
+        # What cannot be taken back waits for its norms.
+        few = [e.p.dtype.itemsize < 4 and not e.own.master for e in entries]
+        self.waits = not self.is_lagged or first["nesterov"]
+        self.cannot_wait = self.grafted & np.array(few)
+        self.is_here = np.array([entry.is_here() for entry in entries])
+        needs = [s or first["non_finite"] != "unchecked" for s in sonew]
+        self.sums = Sums([e.whole if n else None for e, n in zip(entries, needs)])
+        # They outlive a step, so that no gradient gets their memory.
+        self.numbers = np.zeros((len(entries), 2))
+        self.own = np.zeros((len(entries), NUMBERS))
+        self.stage = c_int32()
+        super().__init__(entries, state)
+
+    # State is in DTensors, and the plan has their parts.
+
+    def take_state(self, state):
+        views = {}
+        for entry in self.entries:
+            own = state.get(entry.whole)
+            if own:
+                self.check_cut(entry, own)
+                views[entry.p] = {name: part(x) for name, x in own.items()}
+        self.state = state
+        super().take_state(views)
+        for i in np.flatnonzero(~self.is_here):
+            self.fields["params"][i] = NO_ELEMENTS
+        for entry, pointers in zip(self.live_entries, self.kept):
+            if not entry.is_here():
+                pointers[:] = [NO_ELEMENTS] * len(pointers)
+        self.indices = np.arange(len(self.entries))[self.live]
+        live = set(map(id, self.live_entries))
+        self.without_state = [e for e in self.entries if id(e) not in live]
+        self.keep_state()
+
+    def check_cut(self, entry, own):
+        for name, x in own.items():
+            if name in WHOLE:
+                continue
+            p = entry.whole
+            if not isinstance(x, DTensor) or x.placements != p.placements or x.device_mesh != p.device_mesh:
+                found = x.placements if isinstance(x, DTensor) else "no DTensor"
+                raise ValueError(
+                    f"{name!r} of {entry.name} has the placements {found}, and the parameter "
+                    f"{p.placements}: state is cut as its parameter is"
+                )
+
+    def scalars_before(self):
+        """The scalars of all tensors; zeros where there are none."""
+        found = np.zeros((len(self.entries), _structs.SCALARS))
+        for i, own in zip(self.indices, self.scalars):
+            if own is not None:
+                found[i] = own
+        return found
+
+    def write_scalars(self, takes_part, numbers):
+        """What a step leaves to the next of whole tensors, and the library knows of parts only."""
+        for i, own in zip(self.indices, self.scalars):
+            if own is None or not takes_part[i]:
+                continue
+            direction, reference, largest = numbers[i]
+            if self.lagged_damping[i]:
+                own[LARGEST_SCALAR] = largest if math.isfinite(largest) else 0.0
+            if self.is_lagged and self.grafted[i] and not self.is_here[i]:
+                ratio = math.sqrt(reference / direction) if direction > 0 else 0.0
+                own[RATIO] = ratio if math.isfinite(ratio) else 0.0
+
+    def keep_state(self):
+        """What the plan's views of state have got goes to the state itself."""
+        self.owns = []
+        for entry, view in zip(self.live_entries, self.states):
+            own = self.state.setdefault(entry.whole, {})
+            for name, x in view.items():
+                if part(own.get(name)) is not x:
+                    own[name] = x if name in WHOLE else like(entry.whole, x)
+            self.owns.append(own)
+        self.scalars = [own["scalars"].numpy() if "scalars" in own else None for own in self.owns]
+        self.flat = self.state_addresses()
+
+    def state_addresses(self):
+        owns = getattr(self, "owns", ())
+        return [data_ptr(part(x)) for own in owns for x in own.values()]
+
+    def is_current(self):
+        try:
+            return (
+                all(part(entry.whole) is entry.p for entry in self.entries)
+                and list(map(data_ptr, self.params)) == self.addresses
+                and self.state_addresses() == self.flat
+                and all(entry.whole.grad is None for entry in self.without_state)
+            )
+        except (RuntimeError, TypeError):
+            return False
+
+    def take_betas(self, groups):
+        taken = super().take_betas(groups)
+        if taken:
+            self.keep_state()
+        return taken
+
+    # Gradients.
+
+    def gradients(self):
+        grads, pointers = [], []
+        for entry in self.live_entries:
+            grad = entry.grad()
+            if grad is not None:
+                grad = self.gradient(entry, grad)
+            grads.append(grad)
+            pointers.append(0 if grad is None else grad.data_ptr() if entry.is_here() else NO_ELEMENTS)
+        return grads, pointers
+
+    def not_finite(self):
+        """The same answer on all processes."""
+        own = super().not_finite()
+        self.own[:] = own is not None
+        if not self.sums.begin(self.own).finish().any():
+            return None
+        return own or "the gradient of another process is not finite; the step was skipped"
+
+    # The step.
+
+    def step(self, grad_scale):
+        self.finish()
+        grads, pointers = self.gradients()
+        self.grad_fields[self.live] = pointers
+        self.number_fields[self.live] = self.counts + 1
+        self.step_options.grad_scale = grad_scale
+        copies = self.copy_in() if self.copies else ()
+        handle = c_void_p()
+        arguments = byref(self.step_options), 1, self.buffers, len(self.buffers), byref(handle)
+        check(c().sonew_plan_stages_begin(self.plan, *arguments))
+        try:
+            wrong = self.stages(handle, copies)
+        except BaseException:
+            # The plan can be used again; what was written stays.
+            c().sonew_stages_abort(handle)
+            raise
+        if wrong:
+            return wrong
+        takes_part = np.array(pointers, np.uint64) != 0
+        self.counts[takes_part] += 1
+        for p, copy in copies:
+            p.copy_(copy)
+        torch.autograd.graph.increment_version(self.live_params)
+        torch.autograd.graph.increment_version([entry.whole for entry in self.live_entries])
+        return None
+
+    def next(self, handle):
+        """Goes on to the next stage. Returns what is wrong if a gradient is not finite."""
+        numbers = self.numbers.ctypes.data_as(ctypes.POINTER(c_double))
+        status = c().sonew_stages_next(handle, numbers, len(self.numbers), byref(self.stage))
+        if status == _structs.NON_FINITE_GRADIENT:
+            return c().sonew_last_error().decode()
+        check(status)
+        return None
+
+    def stages(self, handle, copies):
+        """Takes the stages of a step: all of them, or those up to the apply."""
+        self.own[:] = 0
+        takes_part = self.grad_fields != 0
+        before = self.scalars_before()
+        while True:
+            if wrong := self.next(handle):
+                return wrong
+            stage = self.stage.value
+            if stage == GRADIENT_SQUARES:
+                self.own[:, :2] = self.numbers
+                self.numbers[:] = self.sums.begin(self.own).finish()[:, :2]
+            elif stage == LARGEST:
+                self.own[:, 2] = self.numbers[:, 0]
+                unknown = self.lagged_damping & takes_part & (before[:, LARGEST_SCALAR] == 0)
+                if self.largest_first or unknown.any():
+                    self.own[:, :2] = 0
+                    self.own[:, 2] = self.sums.begin(self.own).finish()[:, 2]
+                    self.numbers[:, 0] = self.own[:, 2]
+                    reduction = Reduction(self.own.copy(), [])
+                elif not self.grafts:
+                    reduction = self.sums.begin(self.own)
+                if not self.grafts:
+                    self.late = Late(self, reduction, takes_part, None)
+            elif stage == NORMS:
+                self.own[:, :2] = self.numbers
+                late = Late(self, self.sums.begin(self.own), takes_part, handle)
+                known = before[:, RATIO] > 0
+                waits = self.grafted & takes_part & (self.cannot_wait | ~known)
+                if self.waits or waits.any() or copies:
+                    late.finish()
+                else:
+                    self.late = late
+                return None
+            else:
+                return None
+
+    def finish(self):
+        """Waits for sums that are under way, and ends the step that they are of."""
+        late, self.late = self.late, None
+        if late:
+            late.finish()
+
+    def discard(self):
+        """Ends a step whose outcome is of no use any more."""
+        late, self.late = self.late, None
+        if late:
+            late.discard()
+
+
+class Late:
+    """What is left of a step whose sums are under way, and of which parameters and state are
+    written."""
+
+    def __init__(self, call, reduction, takes_part, handle):
+        self.call, self.reduction = call, reduction
+        self.takes_part, self.handle = takes_part, handle
+
+    def finish(self):
+        call = self.call
+        try:
+            numbers = self.reduction.finish()
+            if self.handle:
+                call.numbers[:] = numbers[:, :2]
+                call.next(self.handle)
+        except BaseException:
+            c().sonew_stages_abort(self.handle)
+            raise
+        call.write_scalars(self.takes_part, numbers)
+
+    def discard(self):
+        try:
+            self.reduction.finish()
+        finally:
+            c().sonew_stages_abort(self.handle)
