@@ -13,7 +13,7 @@ from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 from .. import _structs
 from .._library import c, check
 from ._call import Call, Entry, data_ptr
-from ._options import is_lagged
+from ._options import is_lagged, update_of
 from ._sums import NUMBERS, Reduction, Sums, cut_dims
 
 # Of sonew_stage.
@@ -72,6 +72,10 @@ def check_dtensor(name, p, group):
         )
 
 
+def kind_of_call(group, i, p):
+    return PartsCall if update_of(group, i, p) == "adam" else ShardedCall
+
+
 class ShardedEntry(Entry):
     """A parameter that is a DTensor; `p` is the part that this process holds."""
 
@@ -92,32 +96,21 @@ class ShardedEntry(Entry):
         return self.p.numel() > 0
 
 
-class ShardedCall(Call):
-    """The plan of parameters that are DTensors, and their steps in stages."""
+class PartsCall(Call):
+    """The plan of parameters that are DTensors and take the plain Adam update, of which a part needs
+    nothing of the others."""
 
     entry = ShardedEntry
-    late = None
 
     def __init__(self, entries, state):
-        first = entries[0].group
-        sonew = [entry.own.update == "sonew" for entry in entries]
-        self.grafts = first["graft"] != "none"
-        self.grafted = np.array(sonew) & self.grafts
-        self.is_lagged = is_lagged(first)
-        self.lagged_damping = np.array(sonew) & (first["damping"] == "relative_lagged")
-        self.largest_first = first["damping"] == "relative" and any(sonew)
-        # What cannot be taken back waits for its norms.
-        few = [e.p.dtype.itemsize < 4 and not e.own.master for e in entries]
-        self.waits = not self.is_lagged or first["nesterov"]
-        self.cannot_wait = self.grafted & np.array(few)
         self.is_here = np.array([entry.is_here() for entry in entries])
-        needs = [s or first["non_finite"] != "unchecked" for s in sonew]
+        needs = self.needs_sums(entries)
         self.sums = Sums([e.whole if n else None for e, n in zip(entries, needs)])
-        # They outlive a step, so that no gradient gets their memory.
-        self.numbers = np.zeros((len(entries), 2))
         self.own = np.zeros((len(entries), NUMBERS))
-        self.stage = c_int32()
         super().__init__(entries, state)
+
+    def needs_sums(self, entries):
+        return [entries[0].group["non_finite"] != "unchecked"] * len(entries)
 
     # State is in DTensors, and the plan has their parts.
 
@@ -135,6 +128,8 @@ class ShardedCall(Call):
         for entry, pointers in zip(self.live_entries, self.kept):
             if not entry.is_here():
                 pointers[:] = [NO_ELEMENTS] * len(pointers)
+        # Both have versions for autograd.
+        self.live_params = [x for entry in self.live_entries for x in (entry.p, entry.whole)]
         self.indices = np.arange(len(self.entries))[self.live]
         live = set(map(id, self.live_entries))
         self.without_state = [e for e in self.entries if id(e) not in live]
@@ -151,26 +146,6 @@ class ShardedCall(Call):
                     f"{name!r} of {entry.name} has the placements {found}, and the parameter "
                     f"{p.placements}: state is cut as its parameter is"
                 )
-
-    def scalars_before(self):
-        """The scalars of all tensors; zeros where there are none."""
-        found = np.zeros((len(self.entries), _structs.SCALARS))
-        for i, own in zip(self.indices, self.scalars):
-            if own is not None:
-                found[i] = own
-        return found
-
-    def write_scalars(self, takes_part, numbers):
-        """What a step leaves to the next of whole tensors, and the library knows of parts only."""
-        for i, own in zip(self.indices, self.scalars):
-            if own is None or not takes_part[i]:
-                continue
-            direction, reference, largest = numbers[i]
-            if self.lagged_damping[i]:
-                own[LARGEST_SCALAR] = largest if math.isfinite(largest) else 0.0
-            if self.is_lagged and self.grafted[i] and not self.is_here[i]:
-                ratio = math.sqrt(reference / direction) if direction > 0 else 0.0
-                own[RATIO] = ratio if math.isfinite(ratio) else 0.0
 
     def keep_state(self):
         """What the plan's views of state have got goes to the state itself."""
@@ -225,7 +200,54 @@ class ShardedCall(Call):
             return None
         return own or "the gradient of another process is not finite; the step was skipped"
 
-    # The step.
+    def step(self, grad_scale):
+        if self.non_finite != "unchecked" and (wrong := self.not_finite()):
+            return wrong
+        return super().step(grad_scale)
+
+
+class ShardedCall(PartsCall):
+    """The plan of DTensors that take SONew's update, and their steps in stages."""
+
+    late = None
+
+    def __init__(self, entries, state):
+        first = entries[0].group
+        self.grafts = first["graft"] != "none"
+        self.is_lagged = is_lagged(first)
+        self.lagged_damping = first["damping"] == "relative_lagged"
+        self.largest_first = first["damping"] == "relative"
+        # An update that was too long cannot be taken back from numbers of few bits.
+        few = [e.p.dtype.itemsize < 4 and not e.own.master for e in entries]
+        self.waits = not self.is_lagged or first["nesterov"]
+        self.few = np.array(few)
+        # They outlive a step, in which no buffer may share their memory.
+        self.numbers = np.zeros((len(entries), 2))
+        self.stage = c_int32()
+        super().__init__(entries, state)
+
+    def needs_sums(self, entries):
+        return [True] * len(entries)
+
+    def scalars_before(self):
+        """The scalars of all tensors; zeros where there are none."""
+        found = np.zeros((len(self.entries), _structs.SCALARS))
+        for i, own in zip(self.indices, self.scalars):
+            if own is not None:
+                found[i] = own
+        return found
+
+    def write_scalars(self, takes_part, numbers):
+        """What a step leaves to the next of whole tensors, and the library knows of parts only."""
+        for i, own in zip(self.indices, self.scalars):
+            if own is None or not takes_part[i]:
+                continue
+            direction, reference, largest = numbers[i]
+            if self.lagged_damping:
+                own[LARGEST_SCALAR] = largest if math.isfinite(largest) else 0.0
+            if self.is_lagged and self.grafts and not self.is_here[i]:
+                ratio = math.sqrt(reference / direction) if direction > 0 else 0.0
+                own[RATIO] = ratio if math.isfinite(ratio) else 0.0
 
     def step(self, grad_scale):
         self.finish()
@@ -250,7 +272,6 @@ class ShardedCall(Call):
         for p, copy in copies:
             p.copy_(copy)
         torch.autograd.graph.increment_version(self.live_params)
-        torch.autograd.graph.increment_version([entry.whole for entry in self.live_entries])
         return None
 
     def next(self, handle):
@@ -276,7 +297,7 @@ class ShardedCall(Call):
                 self.numbers[:] = self.sums.begin(self.own).finish()[:, :2]
             elif stage == LARGEST:
                 self.own[:, 2] = self.numbers[:, 0]
-                unknown = self.lagged_damping & takes_part & (before[:, LARGEST_SCALAR] == 0)
+                unknown = takes_part & (before[:, LARGEST_SCALAR] == 0)
                 if self.largest_first or unknown.any():
                     self.own[:, :2] = 0
                     self.own[:, 2] = self.sums.begin(self.own).finish()[:, 2]
@@ -290,7 +311,7 @@ class ShardedCall(Call):
                 self.own[:, :2] = self.numbers
                 late = Late(self, self.sums.begin(self.own), takes_part, handle)
                 known = before[:, RATIO] > 0
-                waits = self.grafted & takes_part & (self.cannot_wait | ~known)
+                waits = takes_part & (self.few | ~known)
                 if self.waits or waits.any() or copies:
                     late.finish()
                 else:

@@ -299,12 +299,11 @@ class SONew(Optimizer):
             special = None if betas == tuple(group["initial_betas"]) else betas
             for i, p in enumerate(group["params"]):
                 name = self._checked_name(g, i)
-                own = is_dtensor(p)
-                kind = (own, p.device, *(group[name] for name in COMMON), special)
+                make = self._kind_of_call(g, i, name)
+                kind = (make, p.device, *(group[name] for name in COMMON), special)
                 kinds.setdefault(kind, []).append((g, i, name))
         calls = []
-        for (own, device, *_), listed in kinds.items():
-            make = self._sharded().ShardedCall if own else self._kind_of_call(device, listed)
+        for (make, *_), listed in kinds.items():
             entries = [make.entry(self.param_groups, g, i, name) for g, i, name in listed]
             calls.append(make(entries, self.state))
         self._calls, self._state = calls, self.state
@@ -330,9 +329,11 @@ class SONew(Optimizer):
 
         return _distributed
 
-    def _kind_of_call(self, device, listed):
-        g, _, name = listed[0]
-        asked = self.param_groups[g]["implementation"]
+    def _kind_of_call(self, g, i, name):
+        group, p = self.param_groups[g], self.param_groups[g]["params"][i]
+        if is_dtensor(p):
+            return self._sharded().kind_of_call(group, i, p)
+        asked, device = group["implementation"], p.device
         if asked == "library" and device.type != "cpu":
             raise ValueError(f"{name} is on {device}, where implementation='library' has no step")
         of_library = asked == "library" or asked == "auto" and device.type == "cpu"
