@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from common import bits, make
 from ranks import run_on
+from sonew.torch._sums import holders
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
@@ -209,36 +210,190 @@ def test_lagged_norms_write_parameters_before_sums_arrive():
     run_on(2, lagged_writes)
 
 
-def too_long():
-    """A direction that becomes far longer than before, in one row of one process."""
+def too_long(place):
+    """A direction that becomes far longer than before, in rows of one process. Returns the
+    parameters at the end, and whether any of them was taken back."""
+    params = [torch.nn.Parameter(place(x)) for x in numbers(0)]
+    optimizer = make(params, lagged_norms=True, chains="contiguous_lines")
+    taken_back = False
+    for step in range(7):
+        for p, grad in zip(params, numbers(100 + step)):
+            # Steep in the first row, then flat in others, whose statistics are small.
+            grad[1:] = 0 if step < 4 else grad[1:] * 1e-3
+            grad[:1] *= 100 if step < 4 else 0
+            p.grad = place(grad)
+        optimizer.step()
+        before = [whole(p.detach()).clone() for p in params]
+        optimizer.synchronize()
+        after = [whole(p.detach()).clone() for p in params]
+        taken_back |= bits(before) != bits(after)
+    return after, taken_back
 
-    def gradients(step):
-        grads = numbers(100 + step)
-        for grad in grads:
-            grad[1:] *= 0.0
-            if step < 4:
-                grad[:1] *= 100
-        if step >= 4:
-            grads = [torch.flip(grad, [0]) * 1e-3 for grad in grads]
-        return grads
 
-    found = []
-    for place in (rows, lambda x: x):
-        params = [torch.nn.Parameter(place(x)) for x in numbers(0)]
-        optimizer = make(params, lagged_norms=True, chains="contiguous_lines")
-        for step in range(7):
-            for p, grad in zip(params, gradients(step)):
-                p.grad = place(grad)
-            optimizer.step()
-            ratios = [float(own["scalars"][0]) for own in optimizer.state.values()]
-            late = [whole(p.detach()).clone() for p in params]
-            optimizer.synchronize()
-            ended = [whole(p.detach()).clone() for p in params]
-        found.append((ended, late, ratios))
-    return found
+def cut_too_long():
+    return too_long(rows)
 
 
 def test_what_was_too_long_is_taken_back_when_sums_arrive():
-    (cut, _, _), (expected, _, _) = run_on(2, too_long)[0]
+    expected, _ = too_long(lambda x: x)
+    (cut, taken_back), _ = run_on(2, cut_too_long)
+    assert taken_back
     for own, other in zip(cut, expected):
-        torch.testing.assert_close(own, other, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
+
+
+# Models.
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(6, 10), torch.nn.Linear(10, 5)
+        self.norm, self.head = torch.nn.LayerNorm(5), torch.nn.Linear(5, 1)
+
+    def forward(self, x):
+        return self.head(self.norm(self.down(torch.nn.functional.gelu(self.up(x)))))
+
+
+def model():
+    torch.manual_seed(0)
+    return Model()
+
+
+def data(rank=0, count=1, size=16):
+    """The rows of a batch that a rank has."""
+    x = torch.randn(size, 6, generator=torch.Generator().manual_seed(1))
+    y = x[:, :1].sin() + x[:, 1:2]
+    own = slice(rank * size // count, (rank + 1) * size // count)
+    return x[own], y[own]
+
+
+def train(model, optimizer, x, y, count):
+    losses = []
+    for _ in range(count):
+        optimizer.zero_grad()
+        loss = (model(x) - y).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return losses
+
+
+def mean_losses(losses):
+    """Those of the whole batch."""
+    losses = torch.stack(losses)
+    dist.all_reduce(losses)
+    return losses / dist.get_world_size()
+
+
+def parallel(kind):
+    """The model, divided among processes, and the rows of data that this one has."""
+    rank, count, own = dist.get_rank(), dist.get_world_size(), model()
+    if kind == "ddp":
+        return DistributedDataParallel(own), data(rank, count)
+    if kind == "hsdp":
+        mesh = init_device_mesh("cpu", (2, count // 2), mesh_dim_names=("replicate", "shard"))
+        return fully_shard(own, mesh=mesh), data(rank, count)
+    if kind == "tensor parallel":
+        mesh = init_device_mesh("cpu", (2, count // 2), mesh_dim_names=("dp", "tp"))
+        plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
+        parallelize_module(own, mesh["tp"], plan)
+        fully_shard(own, mesh=mesh["dp"])
+        return own, data(mesh.get_coordinate()[0], 2)
+    options = {"offload_policy": CPUOffloadPolicy(pin_memory=False)} if kind == "offload" else {}
+    fully_shard(own.down, **options)
+    return fully_shard(own, **options), data(rank, count)
+
+
+MODELS = ("ddp", "fully_shard", "offload", "hsdp", "tensor parallel")
+OPTIONS = {
+    "rows": {"chains": "contiguous_lines"},
+    "lagged": {"chains": "contiguous_lines", "lagged_norms": True},
+    "diagonal": {"band": 0},
+    "cut": {},
+}
+# Under DDP no chain is cut, and RowwiseParallel cuts those of rows.
+CUT = {"ddp": (), "tensor parallel": ("rows", "lagged", "cut")}
+
+
+def trained(kind):
+    found = []
+    for name, options in OPTIONS.items():
+        torch.manual_seed(0)
+        own, (x, y) = parallel(kind)
+        optimizer = make(own.named_parameters(), **options)
+        losses = mean_losses(train(own, optimizer, x, y, 8))
+        optimizer.synchronize()
+        found.append((losses, [whole(p.detach()) for p in own.parameters()]))
+    return found
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("count", [2, 4])
+def test_models_train_as_on_one_process(kind, count):
+    """Up to the rounding of gradients, which are means over processes; where chains are cut, the
+    training is another one."""
+    if count == 2 and kind in ("hsdp", "tensor parallel"):
+        pytest.skip("needs a mesh of 2 x 2")
+    found = run_on(count, trained, kind)
+    for own in found[1:]:
+        for (losses, params), (first_losses, first) in zip(own, found[0]):
+            assert bits(params) == bits(first) and bits([losses]) == bits([first_losses])
+    for (name, options), (losses, params) in zip(OPTIONS.items(), found[0]):
+        own = model()
+        expected = torch.stack(train(own, make(own.named_parameters(), **options), *data(), 8))
+        close = name not in CUT.get(kind, ("cut",))
+        torch.testing.assert_close(losses, expected, rtol=2e-3 if close else 0.1, atol=0)
+        if close:
+            for p, q in zip(params, own.parameters()):
+                torch.testing.assert_close(p, q.detach(), rtol=1e-2, atol=1e-3)
+
+
+def pooled():
+    own, (x, y) = parallel("ddp")
+    optimizer = make(own.named_parameters(), pooling="band", band=2)
+    train(own, optimizer, x, y, 4)
+    assert any("pooled" in state for state in optimizer.state.values())
+    return [p.detach() for p in own.parameters()], [dict(x) for x in optimizer.state.values()]
+
+
+def test_pooled_correlations_where_parameters_are_replicated():
+    (params, state), (others, other_state) = run_on(2, pooled)
+    assert bits(params) == bits(others) and list(map(all_bits, state)) == list(map(all_bits, other_state))
+
+
+def summed_over():
+    own, _ = parallel("tensor parallel")
+    return {name: holders(p) for name, p in own.named_parameters()}
+
+
+def test_sums_are_over_the_dimensions_of_the_mesh_that_cut_a_tensor():
+    found = run_on(4, summed_over)
+    # The mesh is [[0, 1], [2, 3]]; the norm is the same on both processes of a row.
+    for rank, own in enumerate(found):
+        assert own["up.weight"] == own["down.weight"] == (0, 1, 2, 3)
+        assert own["norm.weight"] == own["head.weight"] == (rank % 2, rank % 2 + 2)
+
+
+def traced_model(kind):
+    own, (x, y) = parallel(kind)
+    optimizer = make(own.named_parameters(), lagged_norms=True)
+    with pytest.MonkeyPatch.context() as patch:
+        trace = Trace(patch)
+        patch.setattr(optimizer, "step", lambda step=optimizer.step: (trace.steps.append([]), step()))
+        # Backward and forward passes have collectives of their own.
+        begin = trace.begin
+        patch.setattr(
+            dist,
+            "all_gather_into_tensor",
+            lambda out, own, **more: (begin if own.dtype == torch.float64 else trace.gather)(out, own, **more),
+        )
+        train(own, optimizer, x, y, 3)
+        optimizer.synchronize()
+    return trace.steps
+
+
+@pytest.mark.parametrize("kind", ["fully_shard", "hsdp", "tensor parallel"])
+def test_one_collective_for_all_parameters_of_a_model(kind):
+    for found in run_on(4, traced_model, kind):
+        assert found[1:] == [["begin 3"], ["wait for 3", "begin 4", "wait for 4"]]
