@@ -30,6 +30,8 @@ class Tensor:
       master: keep float32 master weights in the state.
       options: a dict of options that differ from those of the optimizer: band, beta1,
         beta2, eps, gamma, shrink, graft_eps and weight_decay may.
+      first_row, whole_rows: the tensor is a shard, the rows from first_row on of a larger one
+        that has whole_rows rows; a row is an index of the first dimension. 0: it is no shard.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Tensor:
     state_dtype: str = "default"
     master: bool = False
     options: dict = field(default_factory=dict)
+    first_row: int = 0
+    whole_rows: int = 0
 
 
 def options_struct(options):
@@ -66,6 +70,7 @@ def tensor_structs(listed, all_options):
         for name, names in _structs.TENSOR_NAMES.items():
             setattr(struct, name, number_of(name, getattr(tensor, name), names))
         struct.master = tensor.master
+        struct.first_row, struct.whole_rows = tensor.first_row, tensor.whole_rows
         if tensor.options:
             own = options_struct(all_options | tensor.options)
             structs.kept.append(own)
@@ -216,6 +221,7 @@ class Optimizer:
         common_tensors_only: bool = False,
         convert_state: bool = False,
         mode: str = "read",
+        more: Sequence[Path] = (),
     ) -> None:
         """Loads what `save`, or a program in another language, has saved.
 
@@ -228,12 +234,15 @@ class Optimizer:
           common_tensors_only: load the tensors that are in both.
           convert_state: convert state of another type.
           mode: "read", "map_private" or "map_shared".
+          more: further files, which with the first hold the rows of the tensors.
         """
         loading = filled(_structs.LoadOptions)
         names = [name.encode() for pair in (rename or {}).items() for name in pair]
         kept = [name.encode() for name in overrides]
         loading.renames, loading.rename_count = (c_char_p * len(names))(*names), len(names) // 2
         loading.overrides, loading.override_count = (c_char_p * len(kept))(*kept), len(kept)
+        paths = [os.fsencode(other) for other in more]
+        loading.paths, loading.path_count = (c_char_p * len(paths))(*paths), len(paths)
         loading.override_options = override_options
         loading.common_tensors_only = common_tensors_only
         loading.convert_state = convert_state

@@ -40,7 +40,8 @@ class Entry:
 
     def __init__(self, groups, g, i, name):
         self.group, self.g, self.i, self.name = groups[g], g, i, name
-        self.p = self.own_part(groups[g]["params"][i])
+        self.whole = groups[g]["params"][i]
+        self.p = self.own_part(self.whole)
         # As it is now: `p.data` may become another.
         self.shape, self.order = self.p.shape, order_of(self.p)
         self.is_copied = self.order is None
@@ -59,6 +60,19 @@ class Entry:
     def own_part(self, p):
         """What this process steps of a parameter."""
         return p
+
+    def own_parts(self, own):
+        """The same of its state, by name."""
+        return own
+
+    def of_parts(self, own):
+        """The state whose own parts these are."""
+        return own
+
+    def rows(self):
+        """Which rows of the whole parameter are stepped here: the first, and of how many; (0, 0)
+        for all."""
+        return 0, 0
 
     def grad(self):
         return self.p.grad
@@ -121,8 +135,6 @@ def free(handle):
 
 class Call:
     """The plan of some parameters, and the buffers of its step."""
-
-    entry = Entry
 
     def __init__(self, entries, state):
         self.entries = entries

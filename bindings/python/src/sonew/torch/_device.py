@@ -8,7 +8,7 @@ import torch
 from .. import _structs
 from .._pooling import too_long
 from . import _pooled
-from ._call import Entry, not_finite
+from ._call import not_finite
 from ._noise import keys, rounded
 from ._options import is_lagged, needs_scalars, pooled_shape
 from ._solve import ahead, applied, behind, factors, from_chains, is_usable, to_chains
@@ -152,8 +152,6 @@ def chosen(implementation, own):
 
 class Call:
     """The steps of parameters that agree in their options, one after the other."""
-
-    entry = Entry
 
     def __init__(self, entries, state):
         self.entries, self.state = entries, state

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from .. import _structs
 from .._library import c, check
@@ -80,8 +81,27 @@ class ShardedEntry(Entry):
     """A parameter that is a DTensor; `p` is the part that this process holds."""
 
     def own_part(self, p):
-        self.whole = p
         return part(p)
+
+    def own_parts(self, own):
+        return {name: part(x) for name, x in own.items()}
+
+    def of_parts(self, own):
+        return {name: x if name in WHOLE else like(self.whole, x) for name, x in own.items()}
+
+    def rows(self):
+        p = self.whole
+        shape, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
+        if not is_cut(p):
+            return 0, 0
+        if tuple(shape[1:]) != tuple(p.shape[1:]):
+            raise ValueError(
+                f"{self.name} has the placements {p.placements}: a file has whole rows of a "
+                "parameter, which is cut along its first dimension only. "
+                "torch.distributed.checkpoint saves any"
+            )
+        # A part without rows is at the end.
+        return min(offset[0], p.shape[0] - self.p.shape[0]), p.shape[0]
 
     def grad(self):
         """The gradient of the own part."""
@@ -99,8 +119,6 @@ class ShardedEntry(Entry):
 class PartsCall(Call):
     """The plan of parameters that are DTensors and take the plain Adam update, of which a part needs
     nothing of the others."""
-
-    entry = ShardedEntry
 
     def __init__(self, entries, state):
         self.is_here = np.array([entry.is_here() for entry in entries])
@@ -120,7 +138,7 @@ class PartsCall(Call):
             own = state.get(entry.whole)
             if own:
                 self.check_cut(entry, own)
-                views[entry.p] = {name: part(x) for name, x in own.items()}
+                views[entry.p] = entry.own_parts(own)
         self.state = state
         super().take_state(views)
         for i in np.flatnonzero(~self.is_here):

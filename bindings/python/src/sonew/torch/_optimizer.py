@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from .._library import LibraryError
 from .._structs import NON_FINITE_GRADIENT
 from . import _device, _memory
-from ._call import Call, order_of
+from ._call import Call, Entry, order_of
 from ._options import COMMON, STATIC, check_group, check_numbers, check_parameter, is_dtensor, name_of
 
 
@@ -304,7 +304,7 @@ class SONew(Optimizer):
                 kinds.setdefault(kind, []).append((g, i, name))
         calls = []
         for (make, *_), listed in kinds.items():
-            entries = [make.entry(self.param_groups, g, i, name) for g, i, name in listed]
+            entries = [self._entry(g, i, name) for g, i, name in listed]
             calls.append(make(entries, self.state))
         self._calls, self._state = calls, self.state
         self._values = list(self.state.values())
@@ -328,6 +328,11 @@ class SONew(Optimizer):
         from . import _distributed
 
         return _distributed
+
+    def _entry(self, g, i, name):
+        """What a plan, or a file, knows of a parameter."""
+        own = is_dtensor(self.param_groups[g]["params"][i])
+        return (self._sharded().ShardedEntry if own else Entry)(self.param_groups, g, i, name)
 
     def _kind_of_call(self, g, i, name):
         group, p = self.param_groups[g], self.param_groups[g]["params"][i]

@@ -4,14 +4,18 @@
 own safetensors file, so that a run can move between PyTorch, JAX, C, C++ and Julia.
 """
 
+import json
+import os
+import socket
+import uuid
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch
 
 from .._optimizer import Optimizer as Handle
 from .._optimizer import Path
-from ._call import Entry, common_options, own_options
+from ._call import common_options, own_options
 from ._optimizer import SONew
 from ._options import pooled_shape
 
@@ -23,6 +27,10 @@ def save(path: Path, optimizer: SONew) -> None:
     and on disk. A tensor has the name of its parameter, for which the optimizer was made with
     `model.named_parameters()`.
 
+    Where parameters are DTensors that are cut along their first dimension, all processes call
+    this, each with a path of its own, and a file has the rows that its process holds.
+    Otherwise one process calls it.
+
     Args:
       path: the file, which is replaced if it exists.
       optimizer: the optimizer. All groups must agree in the options that are the same for
@@ -31,16 +39,62 @@ def save(path: Path, optimizer: SONew) -> None:
 
     Raises:
       LibraryError: the file cannot be written; the message has the reason.
-      ValueError: the groups differ in such an option, or parameters have no names.
+      ValueError: the groups differ in such an option, parameters have no names, a parameter is
+        cut along another dimension, or two processes have the same path.
     """
+    optimizer.synchronize()
     entries = listed(optimizer)
     with handle_of(optimizer, entries) as handle:
         put(handle, optimizer, entries)
+        if any(entry.own.whole_rows for entry in entries):
+            handle.set_text(SAVE, name_of_save(path))
         handle.save(path, [held(e).data_ptr() for e in entries])
 
 
+# The text by which the files of one save know each other.
+SAVE = "sonew.torch.save"
+
+
+def name_of_save(path):
+    """A name that the processes of a save agree on. They must save to different files."""
+    import torch.distributed as dist
+
+    place = socket.gethostname(), os.path.abspath(os.fsdecode(path))
+    found = [None] * dist.get_world_size()
+    dist.all_gather_object(found, (place, uuid.uuid4().hex))
+    places = [place for place, _ in found]
+    for rank, place in enumerate(places):
+        if place in places[:rank]:
+            raise ValueError(
+                f"ranks {places.index(place)} and {rank} save to the same file, {place[1]}: each "
+                "has other rows, and needs a path of its own"
+            )
+    return found[0][1]
+
+
+def check_set(paths):
+    """Refuses files of different saves."""
+    names = [save_of(path) for path in paths]
+    for path, name in zip(paths, names):
+        if name != names[0]:
+            raise ValueError(
+                f"{os.fsdecode(paths[0])} and {os.fsdecode(path)} are of different saves: a set of "
+                "files is of one"
+            )
+
+
+def save_of(path):
+    """The save that a file is of, or None. What is no file of the library is left to it."""
+    try:
+        with open(path, "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return header["__metadata__"].get(f"sonew.text.{SAVE}")
+    except (OSError, ValueError, KeyError, MemoryError, OverflowError):
+        return None
+
+
 def load(
-    path: Path,
+    path: Union[Path, Sequence[Path]],
     optimizer: SONew,
     *,
     rename: Optional[dict[str, str]] = None,
@@ -53,7 +107,8 @@ def load(
     wrote. Parameters are written in place. Learning rates are those of the optimizer.
 
     Args:
-      path: the file.
+      path: the file; or all files of a save by several processes, of which this one reads the
+        rows that it holds, however many processes there were.
       optimizer: an optimizer for parameters of the same names, shapes and types, with the same
         options.
       rename: a dict from names in the file to names of parameters.
@@ -66,19 +121,24 @@ def load(
     Raises:
       LibraryError: the file is missing or damaged, or does not match the optimizer; the message
         has the reason, and nothing has changed.
+      ValueError: the files are of different saves.
     """
+    paths = [path] if isinstance(path, (str, bytes, os.PathLike)) else list(path)
+    check_set(paths)
+    optimizer.synchronize()
     entries = listed(optimizer)
     with handle_of(optimizer, entries) as handle:
         put(handle, optimizer, entries)
         copies = [held(e).clone() for e in entries]
         handle.load(
-            path,
+            paths[0],
             [x.data_ptr() for x in copies],
             rename=rename,
             overrides=overrides,
             override_options=override_options,
             common_tensors_only=common_tensors_only,
             convert_state=convert_state,
+            more=paths[1:],
         )
         get(handle, optimizer, entries)
         with torch.no_grad():
@@ -98,7 +158,9 @@ def listed(optimizer):
             raise ValueError(
                 "a file identifies tensors by name: make the optimizer with model.named_parameters()"
             )
-        entries += [Entry(optimizer.param_groups, g, i, name) for i, name in enumerate(names)]
+        entries += [optimizer._entry(g, i, name) for i, name in enumerate(names)]
+    for entry in entries:
+        entry.own.first_row, entry.own.whole_rows = entry.rows()
     return entries
 
 
@@ -133,7 +195,7 @@ def put(handle, optimizer, entries):
     """Copies the state into the handle."""
     planes, kept = [], []
     for i, entry in enumerate(entries):
-        own = optimizer.state.get(entry.p) or {}
+        own = entry.own_parts(optimizer.state.get(entry.whole) or {})
         for name, zeros in handle.planes(i).items():
             plane = own.get(name.replace("band.", "band_"))
             if plane is None and name == "master":
@@ -146,10 +208,10 @@ def put(handle, optimizer, entries):
             plane = plane.contiguous() if name == "pooled" else entry.placed(plane)
             kept.append(plane)
             planes.append(plane.data_ptr())
-    counts = [int(optimizer.state[e.p]["step"]) if optimizer.state.get(e.p) else 0 for e in entries]
+    states = [optimizer.state.get(entry.whole) or {} for entry in entries]
+    counts = [int(own.get("step", 0)) for own in states]
     handle.set_state(max(counts), planes)
-    for i, (entry, count) in enumerate(zip(entries, counts)):
-        own = optimizer.state.get(entry.p) or {}
+    for i, (entry, own, count) in enumerate(zip(entries, states, counts)):
         changes = {"step_count": count, "weight_decay": float(entry.group["weight_decay"])}
         if "scalars" in own:
             changes["scalars"] = own["scalars"].tolist()
@@ -160,7 +222,7 @@ def get(handle, optimizer, entries):
     """Copies the state of the handle into tensors."""
     for i, entry in enumerate(entries):
         settings = handle.settings(i)
-        if settings.step_count == 0 and not optimizer.state.get(entry.p):
+        if settings.step_count == 0 and not optimizer.state.get(entry.whole):
             continue
         own = {"step": torch.tensor(float(settings.step_count), dtype=torch.float32)}
         for name, array in handle.planes(i).items():
@@ -179,4 +241,4 @@ def get(handle, optimizer, entries):
             own[name.replace("band.", "band_")] = plane
         if any(settings.scalars):
             own["scalars"] = torch.tensor(list(settings.scalars), dtype=torch.float64)
-        optimizer.state[entry.p] = own
+        optimizer.state[entry.whole] = entry.of_parts(own)
