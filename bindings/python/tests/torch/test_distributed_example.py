@@ -1,0 +1,49 @@
+"""The example of training on several processes, as docs/distributed.md shows it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ranks import run_on
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "torch"
+sys.path.append(str(EXAMPLES))
+
+
+def train(*arguments):
+    import fsdp
+
+    return fsdp.train(fsdp.options_of(arguments))
+
+
+def test_losses_are_the_same_and_a_run_goes_on_on_other_numbers_of_processes(tmp_path):
+    """To five digits: gradients are means over processes, which are rounded differently."""
+    folder = str(tmp_path / "checkpoint")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(EXAMPLES / "fsdp.py"), "--steps", "20", "--save", folder]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    printed = [float(x) for x in re.findall(r"step \d+: loss (\S+)", ran.stdout)]
+    whole = run_on(4, train, "--steps", "30")[0]
+    assert printed == pytest.approx(whole[:2], rel=1e-3)
+    for count in (1, 4):
+        (after,) = run_on(count, train, "--steps", "30", "--load", folder)[0]
+        assert after == pytest.approx(whole[2], rel=1e-3)
+
+
+def collectives():
+    import fsdp
+
+    return fsdp.collectives()
+
+
+def test_what_optimizers_communicate():
+    """The bytes that docs/distributed.md derives: of ten matrices three float64 numbers from each of
+    four processes; and float32 matrices of 149,088 elements, with a padding where rows do not divide."""
+    for found in run_on(4, collectives):
+        assert found["AdamW"] == (0, 0)
+        assert found["SONew"] == found["SONew, lagged norms"] == (1, 10 * 3 * 8 * 4)
+        count, size = found["Muon, matrices alone"]
+        assert count == 10 and 4 * 149088 <= size < 4 * 149088 + 8192
