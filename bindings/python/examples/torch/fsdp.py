@@ -27,7 +27,7 @@ BATCH, WIDTH = 64, 96
 class Network(torch.nn.Module):
     """A residual network on vectors."""
 
-    def __init__(self, blocks=4):
+    def __init__(self, blocks=2):
         super().__init__()
         self.first = torch.nn.Linear(16, WIDTH)
         self.blocks = torch.nn.ModuleList(
@@ -94,7 +94,7 @@ def train(options):
         loss = loss_of(model, step)
         loss.backward()
         optimizer.step()
-        if (step + 1) % 10 == 0:
+        if (step + 1) % options.every == 0:
             mean = loss.detach().clone()
             dist.all_reduce(mean)
             losses.append(mean.item() / dist.get_world_size())
@@ -177,6 +177,7 @@ def collectives():
 def options_of(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--steps", type=int, default=40, help="of the whole run")
+    parser.add_argument("--every", type=int, default=10, help="steps between lines")
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--lagged", action="store_true", help="norms of the step before")
     parser.add_argument("--save", help="a folder for the checkpoint at the end")

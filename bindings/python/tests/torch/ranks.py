@@ -26,6 +26,10 @@ context.set_forkserver_preload(
 )
 
 
+# Seconds after which a process hangs; on a machine with much else to do all take long.
+PATIENCE = 300
+
+
 def begin(rank, count, store, seconds):
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -53,7 +57,7 @@ def main(function, arguments, rank, count, store, seconds, pipe):
     os._exit(0)
 
 
-def outcomes(count, function, *arguments, seconds=30):
+def outcomes(count, function, *arguments, seconds=120):
     """What a function did on each rank: ("returned", value), ("raised", text) or None where the
     process died."""
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +73,7 @@ def outcomes(count, function, *arguments, seconds=30):
         found = []
         for process, pipe in ranks:
             try:
-                if pipe.poll(2 * seconds + 30):
+                if pipe.poll(seconds + PATIENCE):
                     found.append(torch.load(io.BytesIO(pipe.recv_bytes()), weights_only=False))
                 else:
                     found.append(("hung", None))

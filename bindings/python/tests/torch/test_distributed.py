@@ -1,6 +1,5 @@
 """Training on several processes: DDP, fully_shard, and meshes with tensor parallelism."""
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -9,7 +8,7 @@ from ranks import run_on
 from sonew.torch._sums import holders
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from common import bits, make
 from ranks import run_on
-from test_distributed import SHAPES, STEPS, numbers, result, rows, single, steps, whole
+from test_distributed import SHAPES, STEPS, numbers, result, rows, steps, whole
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 

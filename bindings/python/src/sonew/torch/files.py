@@ -9,7 +9,7 @@ import os
 import socket
 import uuid
 from collections.abc import Sequence
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import torch
 
