@@ -353,7 +353,8 @@ class ShardedCall(PartsCall):
 
 class Late:
     """What is left of a step whose sums are under way, and of which parameters and state are
-    written."""
+    written. The library reads gradients no more (but with Nesterov momentum, where the step waits),
+    so that the program may free them; the call keeps everything else."""
 
     def __init__(self, call, reduction, takes_part, handle):
         self.call, self.reduction = call, reduction
