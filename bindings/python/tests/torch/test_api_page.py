@@ -40,7 +40,7 @@ PAGES = {
     "torch-api.md": (
         TORCH,
         sonew.torch,
-        ("SONew", "SONew.step", "SONew.load_state_dict", "SONew.add_param_group", "param_groups", "save", "load"),
+        ("SONew", "SONew.step", "SONew.synchronize", "SONew.load_state_dict", "SONew.add_param_group", "param_groups", "save", "load"),
     ),
     "python-api.md": (
         NUMPY,
