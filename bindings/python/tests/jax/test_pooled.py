@@ -24,6 +24,7 @@ IMPLEMENTATIONS = ["custom_call", "pure"]
 SHAPES = {"cube": (2, 3, 4), "dead": (6, 5), "empty": (0, 3), "kernel": (9, 7), "many": (5, 600), "vector": (8,)}  # fmt: skip
 RATE, DECAY = 0.01, 0.1
 BAND, RANK, ALL = {"pooling": "band", "band": 4}, {"pooling": "rank", "rank": 3}, {"pooling": "all"}
+LONG_RANK, LONG_ALL = (pytest.param(options, marks=pytest.mark.long) for options in (RANK, ALL))
 # The shape of the sums of "kernel".
 ROWS = {"band": (2, 5, 9), "rank": (11, 9), "all": (2, 9, 9)}
 
@@ -86,7 +87,7 @@ def test_chains_end_where_lines_do(chains):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("options", [BAND, RANK, ALL], ids=str)
+@pytest.mark.parametrize("options", [BAND, LONG_RANK, LONG_ALL], ids=str)
 def test_eager_compiled_scanned_and_mapped_steps_agree(options, implementation):
     optimizer = fused_sonew(1e-2, implementation=implementation, **options)
     shapes = {name: SHAPES[name] for name in ("empty", "kernel")}
@@ -141,7 +142,7 @@ def test_16_bits(dtype, options):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("options", [BAND, RANK], ids=str)
+@pytest.mark.parametrize("options", [BAND, LONG_RANK], ids=str)
 def test_a_step_that_is_skipped_keeps_the_sums(options, implementation):
     optimizer = scale_by_sonew(implementation=implementation, **options)
     shapes = {name: SHAPES[name] for name in ("cube", "kernel")}
@@ -156,7 +157,13 @@ def test_a_step_that_is_skipped_keeps_the_sums(options, implementation):
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize(
     "scale, options",
-    [(1e-30, BAND), (1e-30, RANK), (1e-10, ALL), (1e10, BAND), (1e30, RANK), (1e30, ALL)],
+    [
+        (1e-30, BAND), (1e30, RANK), (1e30, ALL),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in [(1e-30, RANK), (1e-10, ALL), (1e10, BAND)]
+        ),
+    ],
     ids=str,
 )
 def test_no_gradient_makes_a_nan(scale, options, implementation):
@@ -263,8 +270,14 @@ EXPLICIT, AUTO = jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto
 @pytest.mark.parametrize(
     "options, implementation, kind",
     [
-        (BAND, "auto", EXPLICIT), (BAND, "pure", EXPLICIT), (BAND, "pure", AUTO),
-        (RANK, "auto", AUTO), (RANK, "pure", EXPLICIT), (ALL, "pure", AUTO), (ALL, "pure", EXPLICIT),
+        (BAND, "auto", EXPLICIT), (RANK, "pure", EXPLICIT),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in [
+                (BAND, "pure", EXPLICIT), (BAND, "pure", AUTO), (RANK, "auto", AUTO),
+                (ALL, "pure", AUTO), (ALL, "pure", EXPLICIT),
+            ]
+        ),
     ],
     ids=str,
 )  # fmt: skip
@@ -292,8 +305,14 @@ def test_a_sharded_leaf_is_gathered(options, implementation, kind):
 @pytest.mark.parametrize(
     "lagged, damping, options",
     [
-        (True, "absolute", BAND), (False, "relative", BAND), (True, "relative", RANK),
-        (False, "absolute", RANK), (False, "relative", ALL),
+        (True, "absolute", BAND), (False, "relative", RANK),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in [
+                (False, "relative", BAND), (True, "relative", RANK), (False, "absolute", RANK),
+                (False, "relative", ALL),
+            ]
+        ),
     ],
     ids=str,
 )  # fmt: skip

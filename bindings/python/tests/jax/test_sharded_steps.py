@@ -15,7 +15,10 @@ from sonew.jax import ScaleBySonewState, fused_sonew, sonew
 SHAPES = {"bias": (8,), "both": (4, 6), "kernel": (6, 16), "scale": ()}
 # Leaves that are cut along different axes, and one that is not cut.
 SPECS = {"bias": P("x"), "both": P("y", "x"), "kernel": P(None, ("x", "y")), "scale": P()}
-KINDS = [pytest.param(AxisType.Auto, marks=pytest.mark.smoke), AxisType.Explicit]
+KINDS = [
+    pytest.param(AxisType.Auto, marks=pytest.mark.smoke),
+    pytest.param(AxisType.Explicit, marks=pytest.mark.long),
+]
 LATE = {"lagged_norms": True, "non_finite": "unchecked"}
 
 
@@ -101,6 +104,7 @@ def test_one_collective_for_each_stage(options, count):
     assert collectives(text) == ["all-reduce"] * count
 
 
+@pytest.mark.long
 def test_as_an_optax_optimizer():
     params, grads = tree(0), tree(1)
     optimizer = sonew(1e-2, partition_specs=params, weight_decay=0.1)

@@ -2,6 +2,7 @@
 have the bits of the step of whole arrays, and the sharding of their operands."""
 
 import contextlib
+import functools
 import re
 from pathlib import Path
 
@@ -187,14 +188,19 @@ def test_types_of_a_state_stay_in_a_mesh(name, sharded_params):
 def test_readme_example():
     """The README's lines for several devices, on both kinds of mesh."""
     readme = (Path(__file__).resolve().parents[2] / "jax.md").read_text()
-    [code] = [c for c in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "shard_map" in c]
-    start = random_tree(0, {"kernel": (6, 16), "bias": (16,)})
-    grads = random_tree(1, {"kernel": (6, 16), "bias": (16,)})
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    [of_arrays] = [code for code in blocks if "partition_specs=params" in code]
+    [of_parts] = [code for code in blocks if "shard_map" in code]
+    of_arrays = of_arrays.replace("jax.make_mesh", "make_mesh").replace("len(jax.devices())", "2")
     outcomes = []
     for kind in (AxisType.Auto, AxisType.Explicit):
-        make = lambda *shape: jax.make_mesh(*shape, axis_types=(kind,), devices=jax.devices()[:2])
-        names = {"make_mesh": make, "params": start, "grads": grads}
-        exec(code.replace("jax.make_mesh", "make_mesh"), names)
-        outcomes.append(bits((names["params"], names["state"])))
-        assert names["params"]["kernel"].sharding.spec == P(None, "model")
+        make = functools.partial(jax.make_mesh, axis_types=(kind,) * 2, devices=jax.devices()[:2])
+        names = {"make_mesh": make}
+        exec(of_arrays, names)
+        assert names["updates"]["kernel"].sharding.spec == P(None, "model")
+        exec(of_parts, names)
+        params, state = names["params"], names["optimizer"].init(names["params"])
+        after = jax.jit(names["step"])(params, params, state)
+        assert after[0]["kernel"].sharding.spec == P(None, "model")
+        outcomes.append(bits((names["updates"], after)))
     assert outcomes[0] == outcomes[1]

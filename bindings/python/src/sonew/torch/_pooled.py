@@ -102,7 +102,8 @@ def factor(r: torch.Tensor, gamma: float) -> torch.Tensor:
     correlations with those before it."""
     lower, info = torch.linalg.cholesky_ex(r)
     if info == 0 and (lower.diagonal().square() > gamma).all():
-        return lower
+        # As the fake one is: the factor comes with its columns along memory.
+        return lower.contiguous()
     lower = torch.zeros_like(r)
     for j in range(len(r)):
         left = r[j:, j] - lower[j:, :j] @ lower[j, :j]
