@@ -219,6 +219,7 @@ def test_when_a_process_is_killed_the_others_end_with_an_error(tmp_path, when):
     assert int(state.count) == 1
 
 
+@pytest.mark.long
 def test_the_example(tmp_path):
     """What its documentation says; and a run of one process without a stop."""
 

@@ -108,7 +108,7 @@ SUMMED = {
 }
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.long), 4])
 def test_norms_are_those_of_whole_tensors(count):
     """Sums in float64 are added in another order, so that the last bits of a norm differ: that
     shows in parameters of float64, and in smaller ones hardly ever."""
@@ -328,7 +328,7 @@ def trained(kind):
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.long), 4])
 def test_models_train_as_on_one_process(kind, count):
     """Up to the rounding of gradients, which are means over processes; where chains are cut, the
     training is another one."""
