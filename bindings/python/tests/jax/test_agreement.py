@@ -94,6 +94,7 @@ POOLED = SOME_OPTIONS | {"pooling": "band", "band": 5, "gamma": 1e-2, "chains": 
 TREE = [(7, 9), [(2, 3, 8), (5,), (), (0, 4)]]
 
 
+@pytest.mark.long
 # The number of examples is in conftest.py.
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(trees, options, st.integers(0, 2**32))

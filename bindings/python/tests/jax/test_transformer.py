@@ -37,7 +37,9 @@ def test_a_prediction_does_not_see_what_it_predicts(text):
     assert not np.array_equal(before[:, 40:], after[:, 40:])
 
 
-@pytest.mark.parametrize("name", ["SONew, tridiagonal", "SONew, pooled band 16"])
+@pytest.mark.parametrize(
+    "name", ["SONew, tridiagonal", pytest.param("SONew, pooled band 16", marks=pytest.mark.long)]
+)
 def test_it_learns(text, name):
     steps = 40
     run = transformer.Run(text, name, transformer.SETTINGS[name], steps, seed=1)

@@ -143,7 +143,7 @@ def test_all_correlations_are_pooled_of_chains_up_to_4096(implementation):
         optimizer.step()
 
 
-@pytest.mark.parametrize("options", [{"lagged_norms": True}, {"pooling": "rank"}, {"pooling": "all"}], ids=str)
+@pytest.mark.parametrize("options", [{"lagged_norms": True}, {"pooling": "rank"}, pytest.param({"pooling": "all"}, marks=pytest.mark.long)], ids=str)
 def test_compiled_once_for_all_steps(options):
     """torch.compile makes one graph of the step, whatever schedules change."""
     from torch._dynamo.utils import counters

@@ -86,7 +86,7 @@ EXACT = {
 }
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.long), 4])
 def test_bits_of_one_process_where_nothing_is_summed(count):
     found = on_processes(count, [(options, {}) for options in EXACT.values()])
     for options, (own_params, own_state) in zip(EXACT.values(), found):
