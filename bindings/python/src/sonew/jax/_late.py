@@ -59,6 +59,11 @@ def axes_of(program):
     return tuple(dict.fromkeys(axis for leaf in program.leaves for axis in leaf.axes))
 
 
+def by_custom_call(program):
+    settings = dataclasses.replace(program.settings, implementation="custom_call")
+    return dataclasses.replace(program, settings=settings)
+
+
 class Late:
     """Takes a step, in the place of `_step.run`, whose arguments and results it has. `after`
     is what it leaves to the next one."""
@@ -67,8 +72,7 @@ class Late:
         self.state, self.after = state, None
 
     def __call__(self, program, count, traced, scalars, targets, grads, planes, shardings):
-        settings = dataclasses.replace(program.settings, implementation="custom_call")
-        program = dataclasses.replace(program, settings=settings)
+        program = by_custom_call(program)
         before = self.before(program, grads)
 
         def step(count, traced, scalars, targets, grads, planes, before):
@@ -79,7 +83,7 @@ class Late:
             step, program, shardings, count, traced, scalars, targets, grads, planes, before
         )
         taken, scalars, targets, planes, numbers, is_open = results
-        kept = grads if settings.nesterov else ()
+        kept = grads if program.settings.nesterov else ()
         self.after = {"numbers": numbers, "options": traced, "grads": kept, "is_open": is_open}
         return taken, scalars, targets, planes
 
@@ -92,8 +96,7 @@ class Finish(Late):
     """Only ends the step before."""
 
     def __call__(self, program, count, traced, scalars, targets, grads, planes, shardings):
-        settings = dataclasses.replace(program.settings, implementation="custom_call")
-        program = dataclasses.replace(program, settings=settings)
+        program = by_custom_call(program)
 
         def step(count, traced, scalars, targets, grads, planes, before):
             ended = finish(program, count, scalars, targets, grads, planes, before)
