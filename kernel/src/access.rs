@@ -10,7 +10,7 @@ use arrayvec::ArrayVec;
 
 use crate::buffers::Memory;
 use crate::dtype::{Dtype, Elements, ElementsMut};
-use crate::noise::{Noise, Random, Stochastic};
+use crate::noise::{Noise, Random};
 use crate::simd::LANES;
 use crate::MAX_PLANES;
 
@@ -95,15 +95,17 @@ impl<'a> Access<'a> {
         self.memory.ahead
     }
 
-    /// With stochastic rounding, the random bits of each state plane.
-    pub(crate) fn noise(&self) -> ArrayVec<Noise, MAX_PLANES> {
-        let (rounding, planes) = (self.memory.rounding, self.memory.buffers.planes.len());
-        let noise = |rounding: Stochastic| (0..planes).map(move |p| rounding.noise(p));
-        rounding
-            .into_iter()
-            .flat_map(noise)
-            .take(MAX_PLANES)
-            .collect()
+    /// With stochastic rounding, the random bits of each state plane come into an empty list.
+    pub(crate) fn noise(&self, into: &mut ArrayVec<Noise, MAX_PLANES>) {
+        if let Some(rounding) = self.memory.rounding {
+            let planes = self.memory.buffers.planes.len().min(MAX_PLANES);
+            into.extend((0..planes).map(|p| rounding.noise(p)));
+        }
+    }
+
+    /// Whether state is rounded stochastically.
+    pub(crate) fn is_random(&self) -> bool {
+        self.memory.rounding.is_some()
     }
 
     /// The index of a run's first element in its tensor.
@@ -117,6 +119,7 @@ impl<'a> Access<'a> {
     }
 
     /// Panics unless a run lies inside a rectangle.
+    #[inline(always)]
     fn check(&self, run: Run, rect: &Rect) {
         let all = self.memory.cols;
         let end = match run.col + run.len <= all {
@@ -173,8 +176,8 @@ impl<'a> Access<'a> {
     }
 
     /// The state planes of a run to be updated, without the master weights, where they are
-    /// written. Where they are read in another place, they are copied first, unless that is
-    /// their `source`.
+    /// written, into an empty list. Where they are read in another place, they are copied first,
+    /// unless that is their `source`.
     ///
     /// # Safety
     /// They are given out once while they live.
@@ -182,19 +185,18 @@ impl<'a> Access<'a> {
         &self,
         run: Run,
         source: usize,
-    ) -> ArrayVec<&'b mut [u8], MAX_PLANES> {
+        into: &mut ArrayVec<&'b mut [u8], MAX_PLANES>,
+    ) {
         self.check(run, self.state.as_ref().expect("this access writes state"));
         let (index, buffers) = (self.index(run), self.memory.buffers);
-        let mut planes = ArrayVec::new();
         for (p, plane) in buffers.planes[..self.state_planes()].iter().enumerate() {
             // SAFETY: the run lies where this access alone may write.
             let plane = unsafe { plane.part(index, run.len) };
             if let Some(before) = buffers.before(p).filter(|_| source == 0) {
                 plane.copy_from_slice(part(before, index, run.len));
             }
-            planes.push(plane);
+            into.push(plane);
         }
-        planes
     }
 
     /// How many planes of the state there are, without pooled sums and master weights.

@@ -3,6 +3,8 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use arrayvec::ArrayVec;
+
 use crate::apply::Keep;
 use crate::element::Stored;
 use crate::elimination::{ANY_BAND, COMMON_BAND};
@@ -171,8 +173,9 @@ impl Kernels {
             return 0;
         };
         let source = access.source(incoming.run, band);
+        let mut planes = ArrayVec::new();
         // SAFETY: as said.
-        let mut planes = unsafe { access.planes(incoming.run, source) };
+        unsafe { access.planes(incoming.run, source, &mut planes) };
         self.fused::<T>(
             work,
             access,
@@ -199,7 +202,8 @@ impl Kernels {
         outcome: Outcome<'_, T>,
         taken_in: &mut TakenIn,
     ) -> usize {
-        let (shape, noise) = (work.shape(), access.noise());
+        let (shape, noise) = (work.shape(), &mut ArrayVec::new());
+        access.noise(noise);
         let Arrays {
             state,
             new,
@@ -216,7 +220,7 @@ impl Kernels {
         macro_rules! fused {
             ($E:ty, $BAND:expr, $ELSEWHERE:literal) => {{
                 let update = &mut update::<T, $E, { $BAND }, $ELSEWHERE>(
-                    new, band, access, rule, incoming, planes, source, &noise, taken_in,
+                    new, band, access, rule, incoming, planes, source, noise, taken_in,
                 );
                 let (wanted, gamma) = (finished.start, rule.gamma);
                 let solve =

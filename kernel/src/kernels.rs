@@ -1,6 +1,8 @@
 //! The kernels, as the rest of the library calls them: each finds the loop for the
 //! types of the buffers.
 
+use arrayvec::ArrayVec;
+
 use crate::access::{Access, Run, TargetRun};
 use crate::apply::{Deliver, Write};
 use crate::directions::{is_single, update};
@@ -160,9 +162,10 @@ impl Kernels {
             return;
         }
         in_arithmetic!(self, T => with_state!(T, access.state_dtype(), E => {
+            let mut planes = ArrayVec::new();
             // SAFETY: the access is borrowed exclusively, and no other of its planes
             // are in use.
-            let mut planes = unsafe { access.planes(incoming.run, 0) };
+            unsafe { access.planes(incoming.run, 0, &mut planes) };
             let len = planes[0].len();
             if len.is_multiple_of(size_of::<[E; LANES]>()) {
                 let planes = &mut planes;
@@ -184,12 +187,13 @@ impl Kernels {
         taken_in: &mut TakenIn,
     ) {
         let band = work.shape().band;
-        let noise = access.noise();
+        let noise = &mut ArrayVec::new();
+        access.noise(noise);
         let Arrays { state, new, .. } = work.arrays::<T>();
         macro_rules! update {
             ($BAND:literal) => {{
                 let update = &mut update::<T, E, $BAND, false>(
-                    new, band, access, rule, incoming, planes, 0, &noise, taken_in,
+                    new, band, access, rule, incoming, planes, 0, noise, taken_in,
                 );
                 self.call((update, state))
             }};

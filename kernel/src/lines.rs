@@ -51,7 +51,7 @@ impl Kernels {
         }
         if let Some(then) = common {
             let has_room = shape.is_short() && width == access.cols();
-            if has_room && access.noise().is_empty() {
+            if has_room && !access.is_random() {
                 return self.padded_lines(work, access, rule, lines, then, norms);
             }
         }
@@ -152,10 +152,11 @@ impl Kernels {
                 to.iter_mut().zip(from).for_each(|(to, g)| *to = scale * g);
                 padding.fill(0.0);
             }
+            let mut planes = ArrayVec::new();
             // The access is borrowed exclusively, and nothing else that it gives out is in
             // use; planes and targets are different buffers.
             // SAFETY: as said.
-            let mut planes = unsafe { access.planes(run, 0) };
+            unsafe { access.planes(run, 0, &mut planes) };
             let mut arrays = padded.arrays();
             let mut in_lines = ArrayVec::<&mut [u8], { COMMON_BAND + 2 }>::new();
             for (plane, array) in planes.iter().zip(&mut arrays) {
@@ -206,10 +207,11 @@ impl Kernels {
         then: Directions,
         norms: &mut Norms,
     ) {
+        let mut planes = ArrayVec::new();
         // The access is borrowed exclusively, and nothing else that it gives out is in use;
         // planes and targets are different buffers.
         // SAFETY: as said.
-        let mut planes = unsafe { access.planes(run, 0) };
+        unsafe { access.planes(run, 0, &mut planes) };
         let (band, scale) = (work.shape().band, rule.scale.number as f32);
         let New { gradient, at, .. } = work.arrays::<f32>().new;
         let gradients = gradient.chunks_mut(at.gradient_step).take(band + 1);

@@ -6,14 +6,14 @@
 use std::ops::Range;
 
 use super::inverse::{Factors, TILE};
+use super::panel::Order;
 use crate::outcome::Outcome;
 use crate::simd::{Kernel, Scalar, Vector, LANES};
 
 /// Adds the products of positions at hand with those behind them, summed over the lanes.
 pub(super) struct Products<'a, T> {
-    /// A vector of chains follows another so many positions later.
     pub(super) z: &'a [[T; LANES]],
-    pub(super) pitch: usize,
+    pub(super) order: Order,
     pub(super) vectors: usize,
     /// Those of each position with itself, from the first at hand on; with its next neighbour
     /// `padded` later, and so on.
@@ -28,17 +28,31 @@ impl<T: Scalar> Kernel<T> for Products<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
+        // A constant makes offsets known.
+        match self.order.position {
+            1 => self.add::<V>(isa, 1),
+            position => self.add::<V>(isa, position),
+        }
+    }
+}
+
+impl<T: Scalar> Products<'_, T> {
+    #[inline(always)]
+    fn add<V: Vector<Scalar = T>>(self, isa: V::Isa, position: usize) {
         let mut lanes = [[T::ZERO; LANES]; LANES];
         for first in (0..self.count).step_by(LANES) {
             for apart in 0..=self.band {
                 for quarter in (0..LANES).step_by(4) {
                     let mut sums = [V::number(isa, 0.0); 4];
                     for v in 0..self.vectors {
-                        let left = &self.z[v * self.pitch + first + quarter..];
-                        let (left, right) = (&left[..4], &left[apart..][..4]);
+                        let at = v * self.order.vector + (first + quarter) * position;
+                        let left = &self.z[at..];
+                        let right = &left[apart * position..][..3 * position + 1];
+                        let left = &left[..3 * position + 1];
                         for t in 0..4 {
-                            let right = V::load(isa, &right[t]);
-                            sums[t] = V::load(isa, &left[t]).mul_add(right, sums[t]);
+                            let right = V::load(isa, &right[t * position]);
+                            let left = V::load(isa, &left[t * position]);
+                            sums[t] = left.mul_add(right, sums[t]);
                         }
                     }
                     for t in 0..4 {
@@ -58,6 +72,8 @@ pub(super) struct Solve<'a, T> {
     pub(super) x: &'a mut [[T; LANES]],
     /// `v`: as many positions as directions lag behind, then those at hand.
     pub(super) solved: &'a mut [[T; LANES]],
+    /// In both, a position is so many vectors behind the one before.
+    pub(super) position: usize,
     pub(super) lag: usize,
     pub(super) count: usize,
     pub(super) factors: Factors<'a, T>,
@@ -68,6 +84,17 @@ impl<T: Scalar> Kernel<T> for Solve<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
+        // The same.
+        match self.position {
+            1 => self.solve::<V>(isa, 1),
+            position => self.solve::<V>(isa, position),
+        }
+    }
+}
+
+impl<T: Scalar> Solve<'_, T> {
+    #[inline(always)]
+    fn solve<V: Vector<Scalar = T>>(self, isa: V::Isa, position: usize) {
         let Factors {
             band,
             ahead,
@@ -77,22 +104,18 @@ impl<T: Scalar> Kernel<T> for Solve<'_, T> {
         let (lag, rows) = (self.lag, band + TILE - 1);
         for (tile, at) in (0..self.count).step_by(TILE).enumerate() {
             let numbers = tile * rows..(tile + 1) * rows;
-            let x = &self.x[at..][..rows + 1];
-            let v = filter::<V>(isa, x, &x[1..], ALONE, &ahead[numbers.clone()]);
-            let solved = &mut self.solved[lag - band + at..][..rows + 1];
+            let x = &mut self.x[at * position..][..rows * position + 1];
+            let each = (position, 0);
+            let v = filter::<V>(isa, x, &x[position..], each, &ahead[numbers.clone()]);
+            let solved = &mut self.solved[(lag - band + at) * position..][..rows * position + 1];
             for t in 0..TILE {
                 let scale = V::splat(isa, inverse_schur[at + t]);
-                (v[t] * scale).store(&mut solved[band + t]);
+                (v[t] * scale).store(&mut solved[(band + t) * position]);
             }
-            let u = filter::<V>(
-                isa,
-                &solved[band..],
-                &solved[..rows],
-                ALONE,
-                &behind[numbers],
-            );
+            let (own, others) = (&solved[band * position..], &solved[..rows * position]);
+            let u = filter::<V>(isa, own, others, each, &behind[numbers]);
             for t in 0..TILE {
-                u[t].store(&mut self.x[at + t]);
+                u[t].store(&mut x[t * position]);
             }
         }
     }
@@ -112,7 +135,7 @@ pub(super) fn filter<V: Vector>(
     for t in 0..TILE {
         sums[t] = V::load(isa, &own[t * vectors + v]);
     }
-    for (row, numbers) in others.chunks_exact(vectors).zip(numbers) {
+    for (row, numbers) in others.chunks(vectors).zip(numbers) {
         let x = V::load(isa, &row[v]);
         for t in 0..TILE {
             sums[t] = V::splat(isa, numbers[t]).neg_mul_add(x, sums[t]);

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use arrayvec::ArrayVec;
+
 use super::band::{Direct, Solved};
 use super::prepare::{Prepare, Prepared, UpdateAndPrepare};
 use super::transpose::{ToColumns, ToRows};
@@ -27,17 +29,17 @@ impl Pass<'_, '_> {
         adds_up: bool,
     ) {
         let (chains, vectors) = (self.chains, of.len().div_ceil(LANES));
-        let pitch = chains.pitch();
+        let order = chains.order();
         let real = new.start.min(chains.length)..new.end.min(chains.length);
         let arrays = panel.arrays::<T>(chains);
         if !chains.rows {
             for (at, row) in real.enumerate() {
-                let at = to + at;
+                let at = (to + at) * order.position;
                 let to = Prepared {
                     x: &mut arrays.x[at..],
                     inverse_root: &mut arrays.inverse_root[at..],
                     z: adds_up.then(|| &mut arrays.z[at..]),
-                    step: pitch,
+                    step: order.vector,
                 };
                 let (col, len) = (of.start, of.len());
                 self.come::<T>(Run { row, col, len }, to);
@@ -70,7 +72,7 @@ impl Pass<'_, '_> {
                 };
                 self.come::<T>(Run { row, col, len }, to);
             }
-            let at = vector * pitch + to;
+            let at = vector * order.vector + to;
             let columns = [(&*x, &mut arrays.x[at..]), (&*z, &mut arrays.z[at..])];
             for (rows, to) in columns.into_iter().take(1 + usize::from(adds_up)) {
                 self.kernels.call(ToColumns {
@@ -83,6 +85,7 @@ impl Pass<'_, '_> {
     }
 
     /// The state of a run takes in the gradient, if it is to, and is prepared.
+    #[inline(always)]
     fn come<T: Scalar>(&mut self, run: Run, mut to: Prepared<'_, T>) {
         let whole = run.len - run.len % LANES;
         let mut at_once = 0;
@@ -112,18 +115,21 @@ impl Pass<'_, '_> {
     }
 
     /// Returns whether what it made is to be kept.
+    #[inline(always)]
     fn come_at_once<T: Scalar>(&mut self, run: Run, to: Prepared<'_, T>) -> bool {
         let (kernels, access, rule) = (self.kernels, &mut *self.access, self.rule);
         let taken_in = &mut self.norms.taken_in;
         let incoming = incoming(run, Gradient::InMemory { step: 1 });
-        let (scale, noise) = (rule.scale, access.noise());
+        let scale = rule.scale;
+        let (noise, planes) = (&mut ArrayVec::new(), &mut ArrayVec::new());
+        access.noise(noise);
         // SAFETY: the access is borrowed exclusively, and no other of its planes are in use.
-        let planes = &mut unsafe { access.planes(run, 0) };
+        unsafe { access.planes(run, 0, planes) };
         let Arrays { new, state, .. } = self.work.arrays::<T>();
         macro_rules! call {
             ($E:ty) => {{
                 let update = &mut update::<T, $E, 0, false>(
-                    new, 0, access, rule, &incoming, planes, 0, &noise, taken_in,
+                    new, 0, access, rule, &incoming, planes, 0, noise, taken_in,
                 );
                 kernels.call(UpdateAndPrepare {
                     update,
@@ -178,15 +184,16 @@ impl Pass<'_, '_> {
     ) {
         let (chains, block) = (self.chains, &self.block);
         let (first_chain, (kept, kept_row)) = (block.chains.start, block.kept);
-        let pitch = chains.pitch();
+        let order = chains.order();
         let arrays = panel.arrays::<T>(chains);
         if !chains.rows {
             for (at, row) in positions.enumerate() {
                 let (col, len) = (of.start, of.len());
+                let at = at * order.position;
                 let solved = Solved {
                     x: &arrays.x[at..],
                     inverse_root: &arrays.inverse_root[at..],
-                    step: pitch,
+                    step: order.vector,
                 };
                 let kept = kept + row * kept_row + col - first_chain;
                 self.leave::<T>(Run { row, col, len }, &solved, arrays.run, kept, then);
@@ -199,7 +206,7 @@ impl Pass<'_, '_> {
         let [rows, _] = arrays.staged;
         for (vector, first) in of.clone().step_by(LANES).enumerate() {
             self.kernels.call(ToRows {
-                from: &arrays.x[vector * pitch..][..count],
+                from: &arrays.x[vector * order.vector..][..count],
                 rows: &mut *rows,
                 pitch: staged,
             });
@@ -217,6 +224,7 @@ impl Pass<'_, '_> {
     }
 
     /// Those of a run; in `room` there is room for them.
+    #[inline(always)]
     fn leave<T: Scalar>(
         &mut self,
         run: Run,

@@ -1,7 +1,7 @@
 //! The arrays of a panel.
 
 use super::band::{Products, Solve};
-use super::{BandInverse, PooledChains};
+use super::{BandInverse, PooledChains, PooledStructure};
 use crate::simd::{Scalar, LANES};
 use crate::workspace::{lines, Line};
 
@@ -9,8 +9,8 @@ use crate::workspace::{lines, Line};
 #[derive(Default)]
 pub(crate) struct Panel(Box<[Line]>);
 
-/// Arrays of a panel: in each a vector of chains after the other, and of each vector one
-/// position after the other, those at hand first and then those that they look ahead at.
+/// Arrays of a panel, of vectors of chains and of positions, see [`Order`]: those at hand first
+/// and then those that they look ahead at.
 pub(super) struct Arrays<'a, T> {
     pub(super) chains: PooledChains,
     /// `m / q`, then what the inverse correlations make of it.
@@ -33,7 +33,39 @@ pub(super) struct Arrays<'a, T> {
 /// What is staged: `m / q` or directions, and `g / q`.
 const STAGED: usize = 2;
 
+/// Where vectors lie in an array of a panel: one is so many behind that of the position before,
+/// and of the chains before.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Order {
+    pub(super) position: usize,
+    pub(super) vector: usize,
+}
+
 impl PooledChains {
+    /// Positions follow each other; but on a band, where chains are columns, a run of them is one
+    /// position of many, and stays together: an odd number of vectors, as [`Self::pitch`] is.
+    pub(super) fn order(&self) -> Order {
+        match self.structure {
+            PooledStructure::Band if !self.rows => Order {
+                position: (self.width() / LANES) | 1,
+                vector: 1,
+            },
+            _ => Order {
+                position: 1,
+                vector: self.pitch(),
+            },
+        }
+    }
+
+    /// Vectors of an array.
+    fn vectors(&self) -> usize {
+        let order = self.order();
+        match order.position {
+            1 => self.pitch() * self.width() / LANES,
+            row => (self.strip() + self.lag()) * row,
+        }
+    }
+
     /// Positions from a vector of chains to the next: an odd number, so that they do not
     /// drive each other out of the cache.
     pub(super) fn pitch(&self) -> usize {
@@ -63,7 +95,7 @@ impl PooledChains {
     }
 
     fn elements(&self) -> usize {
-        let panel = 4 * self.pitch() * self.width();
+        let panel = 4 * self.vectors() * LANES;
         panel + STAGED * LANES * self.staged() + self.run() + self.beside()
     }
 }
@@ -90,7 +122,7 @@ impl Panel {
             rest = others;
             first
         };
-        let (len, rows) = (chains.pitch() * chains.width(), LANES * chains.staged());
+        let (len, rows) = (chains.vectors() * LANES, LANES * chains.staged());
         let [x, inverse_root, z, solved] = [0; 4].map(|_| take(len).as_chunks_mut().0);
         Arrays {
             chains: *chains,
@@ -108,17 +140,19 @@ impl Panel {
 impl<T: Scalar> Arrays<'_, T> {
     /// No position of so many vectors of chains has come yet.
     pub(super) fn clear(&mut self, vectors: usize) {
-        let (pitch, lag) = (self.chains.pitch(), self.chains.lag());
-        for solved in self.solved.chunks_exact_mut(pitch).take(vectors) {
+        let (part, parts, position) = self.parts(vectors);
+        let lag = self.chains.lag() * position;
+        for solved in self.solved.chunks_exact_mut(part).take(parts) {
             solved[..lag].fill([T::ZERO; LANES]);
         }
     }
 
     /// No positions are from this one on.
     pub(super) fn clear_behind(&mut self, vectors: usize, position: usize) {
+        let (part, parts, of_position) = self.parts(vectors);
         for array in [&mut *self.x, &mut *self.z] {
-            for array in array.chunks_exact_mut(self.chains.pitch()).take(vectors) {
-                array[position..].fill([T::ZERO; LANES]);
+            for array in array.chunks_exact_mut(part).take(parts) {
+                array[position * of_position..].fill([T::ZERO; LANES]);
             }
         }
     }
@@ -126,24 +160,37 @@ impl<T: Scalar> Arrays<'_, T> {
     /// Those at hand are done, and those behind them take their place.
     pub(super) fn advance(&mut self, vectors: usize, adds_up: bool) {
         let chains = &self.chains;
-        let (strip, lag, pitch) = (chains.strip(), chains.lag(), chains.pitch());
+        let (part, parts, position) = self.parts(vectors);
+        let (strip, lag) = (chains.strip() * position, chains.lag() * position);
         let z = if adds_up { &mut *self.z } else { &mut [] };
         for array in [&mut *self.x, &mut *self.solved, z] {
-            for array in array.chunks_exact_mut(pitch).take(vectors) {
+            for array in array.chunks_exact_mut(part).take(parts) {
                 array.copy_within(strip..strip + lag, 0);
             }
         }
-        let (pitch, strip, lag, count) = match chains.rows {
+        let (part, strip, lag, parts) = match chains.rows {
             true => (
                 chains.row_vectors(),
                 strip / LANES,
                 lag / LANES,
                 vectors * LANES,
             ),
-            false => (pitch, strip, lag, vectors),
+            false => (part, strip, lag, parts),
         };
-        for array in self.inverse_root.chunks_exact_mut(pitch).take(count) {
+        for array in self.inverse_root.chunks_exact_mut(part).take(parts) {
             array.copy_within(strip..strip + lag, 0);
+        }
+    }
+
+    /// Vectors of a part of an array in which positions follow each other, how many parts so many
+    /// vectors of chains are, and the vectors of a position in a part.
+    fn parts(&self, vectors: usize) -> (usize, usize, usize) {
+        match self.chains.order() {
+            Order {
+                position: 1,
+                vector,
+            } => (vector, vectors, 1),
+            Order { position, .. } => (self.chains.vectors(), 1, position),
         }
     }
 
@@ -156,7 +203,7 @@ impl<T: Scalar> Arrays<'_, T> {
     ) -> Products<'b, T> {
         Products {
             z: self.z,
-            pitch: self.chains.pitch(),
+            order: self.chains.order(),
             vectors,
             sums: &mut sums[start..],
             padded: self.chains.padded(),
@@ -173,10 +220,11 @@ impl<T: Scalar> Arrays<'_, T> {
         start: usize,
         count: usize,
     ) -> Solve<'b, T> {
-        let pitch = self.chains.pitch();
+        let order = self.chains.order();
         Solve {
-            x: &mut self.x[vector * pitch..][..pitch],
-            solved: &mut self.solved[vector * pitch..][..pitch],
+            x: &mut self.x[vector * order.vector..],
+            solved: &mut self.solved[vector * order.vector..],
+            position: order.position,
             lag: self.chains.lag(),
             count,
             factors: inverse.factors(start),
