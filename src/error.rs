@@ -218,10 +218,43 @@ pub enum Error {
         tensor: String,
     },
 
-    /// The chains of a shard are to share their correlations, which are those of the whole
-    /// tensor.
-    #[error("tensor \"{tensor}\" is a shard, of which correlations cannot be pooled")]
+    /// Correlations that the chains of a shard share with those of others are to be those of
+    /// the step itself, within which nobody adds up sums.
+    #[error(
+        "tensor \"{tensor}\" is a shard with pooled correlations, which have to be those of the \
+         step before: lagged_norms may not be false"
+    )]
     PooledShard {
+        /// The tensor.
+        tensor: String,
+    },
+
+    /// A tensor whose chains share their correlations is cut through the chains.
+    #[error(
+        "tensor \"{tensor}\" is a shard that is cut through its chains, whose correlations cannot \
+         be pooled: make rows its chains (contiguous lines), or each part a tensor of its own"
+    )]
+    PooledCut {
+        /// The tensor.
+        tensor: String,
+    },
+
+    /// The pooled sums of a shard's last step have not been added up over all shards.
+    #[error(
+        "tensor \"{tensor}\" is a shard whose pooled sums of the last step are partial: add them \
+         up over all shards, and set them, before the next step or a save"
+    )]
+    PartialSums {
+        /// The tensor.
+        tensor: String,
+    },
+
+    /// A shard with pooled sums was to be in a live file, in which only steps write.
+    #[error(
+        "tensor \"{tensor}\" is a shard with pooled correlations, whose sums are set between \
+         steps: its state cannot be in a live file"
+    )]
+    LiveShard {
         /// The tensor.
         tensor: String,
     },
@@ -823,6 +856,21 @@ pub enum Error {
         plane: String,
         /// The first row that differs, counted in the whole tensor.
         row: usize,
+        /// One file.
+        first: Box<Path>,
+        /// The other.
+        second: Box<Path>,
+    },
+
+    /// Files that have parts of a tensor differ in its pooled sums, which belong to all parts.
+    #[error(
+        "tensor \"{tensor}\": its pooled sums are not the same in \"{}\" and in \"{}\": those of \
+         the last step have to be added up over all shards before these are saved",
+        first.display(), second.display()
+    )]
+    SumsDiffer {
+        /// The tensor.
+        tensor: String,
         /// One file.
         first: Box<Path>,
         /// The other.

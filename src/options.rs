@@ -159,6 +159,8 @@ impl Default for Options {
 ///
 /// Chains end at every row ([`Chains::Contiguous`](crate::layout::Chains) is as
 /// `ContiguousLines`) or column. A tensor of one chain pools nothing, but has a band of its own.
+/// Of shards the sums over chains are added up between steps:
+/// [`Optimizer::partial_sums`](crate::Optimizer::partial_sums).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {

@@ -152,6 +152,15 @@ fn steps_in_stages() {
 }
 
 #[test]
+fn partial_sums() {
+    let folder = folder("partial_sums");
+    let program = compile(&mut cc(), "c99", &["tests/c/partial_sums.c"], &folder);
+    let printed = run(Command::new(&program).arg(&folder));
+    assert_eq!(printed, "sums of two machines make one\n");
+    valgrind(&program, &[&folder]);
+}
+
+#[test]
 fn lists_of_floats_need_no_cast() {
     let folder = folder("lists");
     let program = compile(&mut cc(), "c11", &["tests/c/lists.c"], &folder);

@@ -862,12 +862,15 @@ struct Expected {
   std::string name;
   std::size_t size = 1;
   sonew_dtype dtype, grad_dtype;
+  /// What is computed in.
+  sonew_dtype arithmetic;
 
   /// For a tensor that the library has accepted.
   explicit Expected(const Tensor &t)
       : name(t.name),
         dtype(t.dtype == Dtype::by_default ? Dtype::f32 : t.dtype),
-        grad_dtype(t.grad_dtype == Dtype::by_default ? dtype : t.grad_dtype) {
+        grad_dtype(t.grad_dtype == Dtype::by_default ? dtype : t.grad_dtype),
+        arithmetic(dtype == Dtype::f64 || t.state_dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32) {
     for (std::size_t dim : t.dims) size *= dim;
   }
 
@@ -1312,11 +1315,42 @@ class Optimizer {
     detail::check(sonew_set_state(get(), step_count, pointers.data(), pointers.size()));
   }
 
+  /// How many partial sums a tensor with pooled correlations has: (band + 1) L, (rank + 1) L or
+  /// L L with L coordinates in a chain; 0 without, or with those of the step itself.
+  /// sonew_partial_sums().
+  std::size_t partial_sums_size(std::size_t tensor) const {
+    std::size_t size = 0;
+    detail::check(sonew_partial_sums(get(), tensor, nullptr, 0, &size));
+    return size;
+  }
+
+  /// Writes what this optimizer has of the sums of products of a tensor's last step to a buffer
+  /// of that size: double if the tensor's parameters or state are, otherwise float. They are to
+  /// be added up over all shards of the tensor, and given back by set_reduced_sums() before the
+  /// next step; zeros where there is nothing to be added up. While a step in stages is under
+  /// way, possible from Stage::norms on. sonew_partial_sums().
+  void partial_sums(std::size_t tensor, const Buffer &to) const {
+    check_sums(tensor, to, "the partial sums");
+    detail::check(sonew_partial_sums(get(), tensor, to.data(), to.size(), nullptr));
+  }
+
+  /// Puts sums over all shards in the place of partial_sums(). sonew_set_reduced_sums().
+  void set_reduced_sums(std::size_t tensor, const ConstBuffer &sums) {
+    check_sums(tensor, sums, "the reduced sums");
+    detail::check(sonew_set_reduced_sums(get(), tensor, sums.data(), sums.size()));
+  }
+
   /// The handle, for functions of sonew.h; this object still owns it.
   sonew_optimizer *get() const { return handle_.get(); }
 
  private:
   Optimizer() = default;
+
+  void check_sums(std::size_t tensor, const ConstBuffer &sums, const char *what) const {
+    const std::size_t size = partial_sums_size(tensor);
+    const detail::Expected &own = tensors_[tensor];
+    own.fits(sums, what, own.arithmetic, size);
+  }
 
   /// Compares buffers with their tensors and calls a function with them.
   template <class F, bool Lasting, class... Out>

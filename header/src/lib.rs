@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The sections of the header, in order: files of src/capi. The documentation at the top of
 /// each file introduces its section.
-const SECTIONS: [&str; 17] = [
+const SECTIONS: [&str; 19] = [
     "optimizer",
     "step",
     "flat",
@@ -23,6 +23,8 @@ const SECTIONS: [&str; 17] = [
     "pool",
     "plan",
     "stages",
+    "blocks",
+    "partial",
     "status",
 ];
 

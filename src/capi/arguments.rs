@@ -30,6 +30,12 @@ impl<T> Out<T> {
         Ok(Out(pointer))
     }
 
+    /// # Safety
+    /// As for [`Out::new`].
+    pub(super) unsafe fn optional(pointer: *mut T) -> Option<Self> {
+        (!pointer.is_null()).then_some(Out(pointer))
+    }
+
     pub(super) fn write(self, value: T) {
         // SAFETY: `new` was promised that the pointer is valid for one write,
         // and this consumes `self`.

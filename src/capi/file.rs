@@ -247,7 +247,7 @@ unsafe fn load_options<'a>(
 /// given, every tensor must have master weights.
 ///
 /// Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_HEADER_LENGTH, SONEW_FILE_LOCKED, SONEW_FORKED,
-/// SONEW_PLANE_MISSING, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.2.
+/// SONEW_PLANE_MISSING, SONEW_PARTIAL_SUMS, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_save(
     optimizer: *const sonew_optimizer,
@@ -274,7 +274,8 @@ pub unsafe extern "C" fn sonew_save(
 /// a file it is a checkpoint. Parameters may not overlap it.
 ///
 /// Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_WRONG_LENGTH (capacity
-/// is less than the size), SONEW_OVERLAP, SONEW_HEADER_LENGTH, SONEW_OUT_OF_MEMORY. Since 0.2.
+/// is less than the size), SONEW_OVERLAP, SONEW_HEADER_LENGTH, SONEW_PARTIAL_SUMS,
+/// SONEW_OUT_OF_MEMORY. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_save_to_memory(
     optimizer: *const sonew_optimizer,

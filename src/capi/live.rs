@@ -67,8 +67,8 @@ static SAVINGS: Registry<Saving> = Registry::new();
 /// sonew_sync() does. Views of the state become invalid.
 ///
 /// Errors: SONEW_FILE_LOCKED, SONEW_FORKED, SONEW_OUT_OF_RANGE (a step count of
-/// the optimizer or of a tensor is 2^47 or more), SONEW_HEADER_LENGTH, SONEW_IO,
-/// SONEW_OUT_OF_MEMORY. Since 0.2.
+/// the optimizer or of a tensor is 2^47 or more), SONEW_HEADER_LENGTH, SONEW_SHARD (one with
+/// pooled correlations), SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_make_live(
     optimizer: *mut sonew_optimizer,
@@ -108,7 +108,7 @@ pub unsafe extern "C" fn sonew_sync(optimizer: *const sonew_optimizer) -> sonew_
 /// for the state alone.
 ///
 /// Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
-/// SONEW_OUT_OF_MEMORY, SONEW_THREADS, and for a live file those of
+/// SONEW_PARTIAL_SUMS, SONEW_OUT_OF_MEMORY, SONEW_THREADS, and for a live file those of
 /// sonew_save(). Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_save_begin(

@@ -126,6 +126,7 @@
 #![allow(non_camel_case_types)]
 
 pub(crate) mod arguments;
+mod blocks;
 pub(crate) mod buffers;
 mod contents;
 mod file;
@@ -136,6 +137,7 @@ mod last_error;
 mod live;
 mod optimizer;
 pub(crate) mod options;
+mod partial;
 mod plan;
 mod pool;
 mod registry;

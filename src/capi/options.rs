@@ -87,7 +87,8 @@ pub enum sonew_graft {
 /// computed in. If norms are lagged, correlations are those of the step before, too, and the
 /// last step's sums follow those up to then. Chains end at every row, or column:
 /// SONEW_CONTIGUOUS is as SONEW_CONTIGUOUS_LINES, SONEW_STRIDED as SONEW_STRIDED_LINES. A
-/// tensor of one chain pools nothing. Shards cannot be pooled.
+/// tensor of one chain pools nothing. Of shards the last step's sums are reduced before the
+/// next: see sonew_partial_sums().
 #[repr(C)]
 pub enum sonew_pooling {
     /// Every chain has its own sub-diagonals: the method of the paper.

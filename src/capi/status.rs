@@ -78,7 +78,8 @@ pub enum sonew_status {
     /// A tensor with SONEW_F64 parameters asks for master weights, which are
     /// SONEW_F32.
     SONEW_MASTER_DTYPE = 213,
-    /// A shard has rows that the whole tensor does not have, or is a scalar.
+    /// A shard has rows that the whole tensor does not have, or is a scalar; or it has pooled
+    /// correlations and is cut through its chains, not lagged, or to be in a live file.
     SONEW_SHARD = 215,
     /// The options of a tensor differ from those of the optimizer in one that is the same
     /// for all tensors.
@@ -89,6 +90,9 @@ pub enum sonew_status {
     /// Numbers by block are asked for of a shard that is not cut between blocks:
     /// sonew_block_rows().
     SONEW_BLOCK_CUT = 218,
+    /// The pooled sums of a shard's last step have not been added up over all shards:
+    /// sonew_partial_sums().
+    SONEW_PARTIAL_SUMS = 219,
     /// A buffer is not aligned to its element type.
     SONEW_MISALIGNED = 220,
     /// A buffer that is written overlaps another buffer of the call, or the
@@ -145,7 +149,7 @@ pub enum sonew_status {
     SONEW_ROWS_MISSING = 416,
     /// The files of a set are of different steps.
     SONEW_STEPS_DIFFER = 417,
-    /// The files of a set differ in a setting of a tensor, or in an option.
+    /// The files of a set differ in a setting of a tensor, in an option, or in pooled sums.
     SONEW_FILES_DIFFER = 418,
     /// Several files of a set have the same rows of a tensor, with different numbers.
     SONEW_ROWS_DIFFER = 419,
@@ -224,9 +228,12 @@ impl From<&Error> for sonew_status {
             Error::UnknownName { .. } => SONEW_UNKNOWN_NAME,
             Error::StateDtype { .. } => SONEW_STATE_DTYPE,
             Error::MasterDtype { .. } => SONEW_MASTER_DTYPE,
-            Error::ShardRows { .. } | Error::ScalarShard { .. } | Error::PooledShard { .. } => {
-                SONEW_SHARD
-            }
+            Error::ShardRows { .. }
+            | Error::ScalarShard { .. }
+            | Error::PooledShard { .. }
+            | Error::PooledCut { .. }
+            | Error::LiveShard { .. } => SONEW_SHARD,
+            Error::PartialSums { .. } => SONEW_PARTIAL_SUMS,
             Error::BlockCut { .. } => SONEW_BLOCK_CUT,
             Error::Misaligned { .. } => SONEW_MISALIGNED,
             Error::Overlap { .. } => SONEW_OVERLAP,
@@ -258,7 +265,7 @@ impl From<&Error> for sonew_status {
             Error::MappedMemory | Error::PathAndMemory => SONEW_MEMORY,
             Error::RowsMissing { .. } => SONEW_ROWS_MISSING,
             Error::StepsDiffer { .. } => SONEW_STEPS_DIFFER,
-            Error::FilesDiffer { .. } => SONEW_FILES_DIFFER,
+            Error::FilesDiffer { .. } | Error::SumsDiffer { .. } => SONEW_FILES_DIFFER,
             Error::RowsDiffer { .. } => SONEW_ROWS_DIFFER,
             Error::FileLocked { .. } | Error::OwnLiveFile { .. } => SONEW_FILE_LOCKED,
             Error::Forked { .. } => SONEW_FORKED,
@@ -313,6 +320,7 @@ const NAMES: &[(sonew_status, &CStr)] = &[
     (SONEW_MASTER_DTYPE, c"SONEW_MASTER_DTYPE"),
     (SONEW_SHARD, c"SONEW_SHARD"),
     (SONEW_BLOCK_CUT, c"SONEW_BLOCK_CUT"),
+    (SONEW_PARTIAL_SUMS, c"SONEW_PARTIAL_SUMS"),
     (SONEW_TENSOR_OPTION, c"SONEW_TENSOR_OPTION"),
     (SONEW_TEXT, c"SONEW_TEXT"),
     (SONEW_MISALIGNED, c"SONEW_MISALIGNED"),

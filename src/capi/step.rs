@@ -186,8 +186,9 @@ pub unsafe extern "C" fn sonew_step_options_init(
 ///
 /// Errors: SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
 /// SONEW_UNKNOWN_VALUE, SONEW_OUT_OF_RANGE, SONEW_TENSOR_COUNT,
-/// SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_OUT_OF_MEMORY. On a
-/// live file SONEW_FORKED and, in the first step after a sync, SONEW_IO. Since 0.2.
+/// SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_PARTIAL_SUMS (with pooled
+/// shards), SONEW_OUT_OF_MEMORY. On a live file SONEW_FORKED and, in the first step after a
+/// sync, SONEW_IO. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_step(
     optimizer: *mut sonew_optimizer,

@@ -98,8 +98,9 @@ pub struct sonew_tensor {
     pub dims: [usize; SONEW_MAX_DIMS],
     /// In training on several machines: the tensor is a shard, the rows from first_row on
     /// of a larger one that has whole_rows rows; a row is an index of its first dimension.
-    /// Steps do not depend on it, but files keep it, so that those of all machines can be
-    /// loaded by any number of others: see sonew_load_options.paths. Default 0.
+    /// Files keep it, so that those of all machines can be loaded by any number of others: see
+    /// sonew_load_options.paths. Steps depend on it only with pooled correlations, which are
+    /// those of the larger tensor: see sonew_partial_sums(). Default 0.
     pub first_row: usize,
     /// See first_row. Default 0: the tensor is no shard.
     pub whole_rows: usize,

@@ -41,6 +41,19 @@ impl Checkpoint<'_> {
         })
     }
 
+    /// The checksum of an array: the one that the file has, or that of what is there.
+    pub(super) fn checksum(&self, tensor: usize, plane: &str) -> Result<u32> {
+        if let Some(crc) = self.find(tensor, plane)?.crc {
+            return Ok(crc);
+        }
+        let mut sum = crc32fast::Hasher::new();
+        self.read_in_chunks(tensor, plane, |elements, _| {
+            sum.update(elements.bytes());
+            Ok(())
+        })?;
+        Ok(sum.finalize())
+    }
+
     /// Reads one array in chunks: its elements, and the index of the first of them. At
     /// the end compares its checksum, if it has one.
     pub(super) fn read_in_chunks(

@@ -28,8 +28,8 @@ use crate::options::InstructionSet;
 ///
 /// # Errors
 /// There is no new file then. Those of [`save`](crate::Optimizer::save);
-/// [`Error::StepsDiffer`], [`Error::FilesDiffer`], [`Error::RowsMissing`] and
-/// [`Error::RowsDiffer`] for files that do not fit together; [`Error::Checksum`] for a
+/// [`Error::StepsDiffer`], [`Error::FilesDiffer`], [`Error::RowsMissing`],
+/// [`Error::RowsDiffer`] and [`Error::SumsDiffer`] for files that do not fit together; [`Error::Checksum`] for a
 /// damaged array.
 pub fn merge(
     files: &[Checkpoint],

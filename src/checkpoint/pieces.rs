@@ -270,13 +270,23 @@ impl<'a> Pieces<'a> {
 }
 
 impl Pieces<'_> {
-    /// Reads pooled sums, which have no rows of the tensor, from the only piece.
+    /// Reads pooled sums, which have no rows of the tensor and are the same in all pieces.
     fn read_pooled(
         self,
         target: Target<'_>,
         mut sink: impl FnMut(&[u8], usize) -> Result<()>,
     ) -> Result<()> {
         let (saved, source) = (self.saved(), self.sources[0]);
+        let sum = |source: Source| self.files[source.file].checksum(source.tensor, target.plane);
+        for &other in &self.sources[1..] {
+            if sum(source)? != sum(other)? {
+                return Err(Error::SumsDiffer {
+                    tensor: saved.spec.name.clone(),
+                    first: self.files[source.file].path().into(),
+                    second: self.files[other.file].path().into(),
+                });
+            }
+        }
         let mut converted = AlignedBytes::zeroed(0, String::new)?;
         let file = &self.files[source.file];
         file.read_in_chunks(source.tensor, target.plane, |elements, first| {

@@ -22,6 +22,7 @@ impl TensorSpec {
     /// such cut, because it would go through chains, or because the tensor is one block. Chains
     /// may be [lines](crate::layout::Chains::ContiguousLines) of up to 2048 elements, or of up
     /// to 32768 if that is a multiple of 16; plain Adam and a band of 0 have no chains to cut.
+    /// With pooled correlations there is no such cut.
     ///
     /// The tensor must be one that an optimizer of these options would take.
     pub fn block_rows(&self, options: &Options) -> usize {

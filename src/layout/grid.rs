@@ -213,12 +213,16 @@ impl Grid {
             Pooling::All => (PooledStructure::All, 0, BLOCKS_OF_ALL),
         };
         let count = tensor.len() / length;
+        // Those of a row of the whole tensor; where chains go through rows, all rows are here.
+        let chains_in = |rows: usize| rows * tensor.row_len() / length;
         // Each block has sums of its own. There are enough for some threads, and as many
         // more as take but a part of the tensor's memory.
         let mut chains = PooledChains {
             rows,
             length,
             count,
+            first: chains_in(tensor.rows().start),
+            whole: chains_in(tensor.whole_rows()),
             block: 0,
             structure,
             band,

@@ -15,6 +15,6 @@ pub use tensor::{planes, Chains, Plane, TensorSpec, Update, MAX_DIMS};
 
 pub use sonew_kernel::Scalars;
 pub(crate) use tensor::{
-    array_dims, array_len, check_count, check_scalars, largest_band, validate, validate_options,
-    DIAGONAL, MASTER, POOLED,
+    array_dims, array_len, check_count, check_scalars, largest_band, last_sums, validate,
+    validate_options, DIAGONAL, MASTER, POOLED,
 };

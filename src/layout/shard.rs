@@ -10,7 +10,9 @@ use super::{Chains, TensorSpec};
 /// elements. Some processes may have no rows: such an empty shard is a tensor without
 /// elements.
 ///
-/// Steps take a shard for a tensor of its own. Files keep which rows it is, so that the
+/// Steps take a shard for a tensor of its own, but for pooled correlations, which belong to the
+/// whole tensor: a program adds up
+/// [their sums](crate::Optimizer::partial_sums) over all shards between steps. Files keep which rows it is, so that the
 /// files of several processes can be loaded by another number of processes, each of which
 /// takes the rows that it needs ([`LoadOptions::paths`](crate::LoadOptions::paths)), and
 /// can be [merged](crate::checkpoint::merge) into one.
@@ -35,6 +37,11 @@ impl TensorSpec {
     pub(crate) fn rows(&self) -> Range<usize> {
         let first = self.shard.map_or(0, |shard| shard.first_row);
         first..first + self.dims.first().copied().unwrap_or(1)
+    }
+
+    /// Whether it has not all rows of the whole tensor.
+    pub(crate) fn is_part(&self) -> bool {
+        self.rows() != (0..self.whole_rows())
     }
 
     /// The number of rows of the whole tensor.

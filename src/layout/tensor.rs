@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::ops::Range;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
@@ -38,8 +39,8 @@ pub struct TensorSpec {
     /// Keep float32 master weights in the state. Steps update these, and the
     /// parameters are rounded copies of them. Not for float64 parameters.
     pub master: bool,
-    /// Which rows of a larger tensor it is; `None` if it is a whole tensor. Steps do not
-    /// depend on it, files do: see [`Shard`]. Not for scalars.
+    /// Which rows of a larger tensor it is; `None` if it is a whole tensor. Files depend on it,
+    /// steps only with pooled correlations: see [`Shard`]. Not for scalars.
     pub shard: Option<Shard>,
     /// Options of its own, as a group of parameters has them: `band`, `rank`, `beta1`, `beta2`,
     /// `eps`, `gamma`, `shrink`, `graft_eps` and `weight_decay`. The others are those of the
@@ -252,6 +253,12 @@ impl Plane {
 /// Lagged, the sums are those up to the step before the last, and behind them follow as many of
 /// the last step alone, already times `1 - beta2`: `[2, band + 1, L]`, `[3 rank + 2, L]` (`U`
 /// remains last) and `[2, L, L]`. A rank of more than `L` is `L` here, too.
+///
+/// Of a [`Shard`], the sums belong to the whole tensor. Its last step has those of its own
+/// chains; before the next one they are to be added up over all shards, in the place of each:
+/// [`Optimizer::partial_sums`](crate::Optimizer::partial_sums), or, where a program has planes of
+/// its own, the elements `n..2 n` of the plane with `n = (band + 1) L`, `(rank + 1) L` or `L L`.
+/// A shard without rows, which takes part in no step, adds zeros.
 pub fn planes(options: &Options, tensor: &TensorSpec) -> Vec<Plane> {
     let options = tensor.options_or(options);
     let mut names = vec!["momentum".to_owned(), "diagonal".to_owned()];
@@ -285,18 +292,31 @@ pub(crate) fn array_dims<'a>(
     let options = tensor.options_or(options);
     let length = tensor.chain_len();
     let sets = if options.is_lagged() { 2 } else { 1 };
-    let rows = match options.pooling {
-        Pooling::None | Pooling::Band => options.band + 1,
-        Pooling::Rank => {
-            let rank = options.rank.min(length);
-            return Cow::Owned(vec![sets * (rank + 1) + rank, length]);
-        }
-        Pooling::All => length,
-    };
-    Cow::Owned(match sets {
-        1 => vec![rows, length],
-        _ => vec![sets, rows, length],
+    let rows = rows_of_sums(options, tensor);
+    Cow::Owned(match (options.pooling, sets) {
+        // The directions are as many as rows but one.
+        (Pooling::Rank, _) => vec![sets * rows + rows - 1, length],
+        (_, 1) => vec![rows, length],
+        (..) => vec![sets, rows, length],
     })
+}
+
+/// Rows of a set of pooled sums, each as long as a chain.
+fn rows_of_sums(options: &Options, tensor: &TensorSpec) -> usize {
+    let length = tensor.chain_len();
+    match options.pooling {
+        Pooling::None | Pooling::Band => options.band + 1,
+        Pooling::Rank => options.rank.min(length) + 1,
+        Pooling::All => length,
+    }
+}
+
+/// Where in [`POOLED`] the sums of the last step alone are, if they are apart from the others.
+pub(crate) fn last_sums(options: &Options, tensor: &TensorSpec) -> Option<Range<usize>> {
+    let options = tensor.options_or(options);
+    let is_apart = tensor.update.is_pooled(options) && options.is_lagged();
+    let len = rows_of_sums(options, tensor) * tensor.chain_len();
+    is_apart.then_some(len..2 * len)
 }
 
 /// The number of elements of one of a tensor's arrays.
@@ -362,10 +382,14 @@ pub(crate) fn validate_options<'a>(
     tensors: impl IntoIterator<Item = &'a TensorSpec>,
 ) -> Result<()> {
     for tensor in tensors {
-        if tensor.shard.is_some() && tensor.update.is_pooled(all) {
-            return Err(Error::PooledShard {
-                tensor: tensor.name.clone(),
-            });
+        if tensor.is_part() && tensor.update.is_pooled(all) {
+            let name = tensor.name.clone();
+            if !tensor.runs_along() || tensor.dims.len() < 2 {
+                return Err(Error::PooledCut { tensor: name });
+            }
+            if !all.is_lagged() {
+                return Err(Error::PooledShard { tensor: name });
+            }
         }
         let length = tensor.chain_len();
         let is_all = tensor.update.is_pooled(all) && all.pooling == Pooling::All;

@@ -57,6 +57,7 @@ impl Optimizer {
             }
             (to.lr_scale, to.weight_decay) = (from.lr_scale, from.weight_decay);
             (to.step_count, to.scalars) = (from.step_count, from.scalars);
+            to.is_partial = from.is_partial;
         }
         copy.step_count = self.step_count;
         copy.texts = self.texts.clone();

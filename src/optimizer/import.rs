@@ -14,7 +14,8 @@ impl Optimizer {
     /// order of [`planes`](Optimizer::planes), as [`plane`](Optimizer::plane) returns
     /// them. [`change_settings`](Optimizer::change_settings) changes that
     /// of tensors which have not taken part in every step. Master weights are taken as
-    /// set, so that the next step does not copy them from the parameters. If the state
+    /// set, so that the next step does not copy them from the parameters; pooled sums of shards
+    /// as [added up over all of them](Optimizer::partial_sums). If the state
     /// was in a live file, that file is closed at its last step, and the new state is in
     /// memory.
     ///
@@ -55,6 +56,7 @@ impl Optimizer {
             }
             state.step_count = step_count;
             state.scalars = Scalars::default();
+            state.is_partial = false;
             state.master = match state.planes.iter().any(|plane| plane.name == MASTER) {
                 true => Master::Set,
                 false => Master::Empty,

@@ -51,13 +51,15 @@ impl Optimizer {
     /// Nothing has changed then. [`Error::Io`]; [`Error::FileLocked`] where the
     /// path is a live file in use; [`Error::Forked`]; [`Error::OutOfRange`] for
     /// a step count, of the optimizer or of a tensor, of 2^47 or more; [`Error::HeaderLength`];
-    /// [`Error::LiveText`] if there are texts.
+    /// [`Error::LiveText`] if there are texts; [`Error::LiveShard`] if there is a shard with
+    /// pooled correlations.
     pub fn make_live(&mut self, path: impl AsRef<Path>) -> Result<()> {
         self.between_steps()?;
         let path = path.as_ref();
         if self.is_live_at(path)? {
             return self.sync();
         }
+        self.check_live()?;
         if let Some(key) = self.texts.keys().next().cloned() {
             return Err(Refusal::LiveText { key });
         }

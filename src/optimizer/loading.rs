@@ -70,7 +70,7 @@ impl Optimizer {
     /// [`Error::NoOlderCopy`] where that is asked for and not whole;
     /// [`Error::NotALiveFile`] and [`Error::SharedOption`] for a shared mapping;
     /// [`Error::StepsDiffer`], [`Error::FilesDiffer`], [`Error::RowsMissing`] and
-    /// [`Error::RowsDiffer`] for files that do not fit together; [`Error::MappedPaths`] and
+    /// [`Error::RowsDiffer`] and [`Error::SumsDiffer`] for files that do not fit together; [`Error::MappedPaths`] and
     /// [`Error::MappedRows`] for a mapping of several files, or of other rows.
     pub fn load(
         &mut self,
@@ -216,6 +216,7 @@ impl Optimizer {
             if let Some(saved) = loaded.saved {
                 state.step_count = saved.step_count;
                 state.scalars = saved.scalars;
+                state.is_partial = false;
                 if !load.keeps(LR_SCALE) {
                     state.lr_scale = saved.lr_scale;
                 }
@@ -241,6 +242,7 @@ impl Optimizer {
         mut params: Option<&mut [ElementsMut<'_>]>,
     ) -> Result<()> {
         let assigned = self.assign(&files, params.is_some(), load)?;
+        self.check_live()?;
         let [file] = <[_; 1]>::try_from(files).map_err(|_| Error::MappedPaths)?;
         let header = file.header().clone();
         let sources = assigned.into_iter().flatten();

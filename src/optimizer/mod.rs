@@ -8,6 +8,7 @@ mod live;
 mod load;
 mod loading;
 mod master;
+mod partial;
 mod saving;
 mod settings;
 mod staged;
@@ -18,6 +19,7 @@ use std::mem::take;
 
 pub use background::Saving;
 pub use load::{LoadMode, LoadOptions};
+pub(crate) use partial::{PARTIAL, REDUCED};
 pub use settings::TensorSettings;
 pub use staged::StagedStep;
 
@@ -142,7 +144,8 @@ impl Optimizer {
     /// Nothing has changed then: parameters, state and step count are as
     /// before. [`Error::NonFiniteGradient`] where the check finds one;
     /// [`Error::TensorCount`], [`Error::WrongDtype`], [`Error::WrongLength`]
-    /// and [`Error::OutOfRange`] for arguments that do not fit.
+    /// and [`Error::OutOfRange`] for arguments that do not fit; [`Error::PartialSums`] before
+    /// [`set_reduced_sums`](Optimizer::set_reduced_sums), if a tensor has some.
     pub fn step<P: Element, G: Element>(
         &mut self,
         step: &StepOptions,
@@ -177,6 +180,7 @@ impl Optimizer {
         grads: impl ExactSizeIterator<Item = Option<Elements<'a>>>,
     ) -> Result<()> {
         self.between_steps()?;
+        self.check_reduced()?;
         let buffers = self.lent(params, grads)?;
         let next = |optimizer: &mut Self, buffers| optimizer.plan_step(step, buffers);
         self.begin(buffers, next).map(drop)
@@ -233,6 +237,7 @@ impl Optimizer {
             if state.takes_part {
                 state.step_count = state.step_count.saturating_add(1);
                 state.scalars = scalars;
+                state.is_partial = state.is_cut;
             }
         }
         self.commit_live_step(number);

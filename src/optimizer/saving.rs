@@ -22,7 +22,8 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`Error::TensorCount`], [`Error::WrongDtype`] and
-    /// [`Error::WrongLength`] for parameters that do not fit;
+    /// [`Error::WrongLength`] for parameters that do not fit; [`Error::PartialSums`] before
+    /// [`set_reduced_sums`](Optimizer::set_reduced_sums);
     /// [`Error::FileLocked`] while another save to this path is under way, and
     /// if it is a live file in use; [`Error::Forked`] in a forked child of the
     /// process that works on a live file; [`Error::PlaneMissing`] for
@@ -85,6 +86,7 @@ impl Optimizer {
 
     /// Checks parameters that are to be saved.
     pub(super) fn check_saved(&self, params: Option<&[Elements<'_>]>) -> Result<()> {
+        self.check_reduced()?;
         checkpoint::ask_for_texts(&self.texts)?;
         params.map_or(Ok(()), |params| self.check_params(params.iter().copied()))
     }

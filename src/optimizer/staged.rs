@@ -15,6 +15,13 @@ pub(super) struct Staged {
     masters: Vec<usize>,
 }
 
+impl Staged {
+    /// Whether the step has added up the products of pooled sums.
+    pub(super) fn has_summed(&self) -> bool {
+        self.under_way.has_summed()
+    }
+}
+
 /// A step that stops where sums or maxima over whole tensors are needed, for
 /// programs whose tensors are parts of larger ones, spread over several
 /// machines. Created by [`Optimizer::stages`].
@@ -72,6 +79,14 @@ impl StagedStep<'_, '_> {
     /// See [`blocks`](StagedStep::blocks).
     pub fn block_numbers(&self) -> Result<Vec<[f64; 2]>> {
         self.optimizer.stage_block_numbers()
+    }
+
+    /// See [`Optimizer::partial_sums`]: from [`Stage::Norms`] on.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn partial_sums(&self, tensor: usize, to: ElementsMut<'_>) -> Result<()> {
+        self.optimizer.partial_sums(tensor, to)
     }
 }
 
@@ -142,6 +157,7 @@ impl Optimizer {
         grads: impl ExactSizeIterator<Item = Option<Elements<'a>>>,
     ) -> Result<()> {
         self.between_steps()?;
+        self.check_reduced()?;
         let buffers = self.lent(params, grads)?;
         let (under_way, masters) = self.begin(buffers, |optimizer, buffers| {
             let number = optimizer.step_count + 1;
@@ -239,3 +255,7 @@ impl Optimizer {
             .for_each(|tensor| self.forget_master(tensor));
     }
 }
+
+#[cfg(test)]
+#[path = "staged_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use crate::checkpoint::{Master, Part, Settings};
 use crate::dtype::{Elements, ElementsMut};
 use crate::error::{Error, Result};
-use crate::layout::{planes, Plane, Scalars, TensorSpec, MASTER};
+use crate::layout::{last_sums, planes, Plane, Scalars, TensorSpec, MASTER};
 use crate::memory::{try_list, AlignedBytes, OF_TENSORS};
 use crate::options::Options;
 use crate::step::TensorBuffers;
@@ -62,6 +62,10 @@ pub(super) struct TensorState {
     pub scalars: Scalars,
     /// Whether the tensor takes part in the step under way, or took part in the last.
     pub takes_part: bool,
+    /// It is a part of a tensor whose chains share their correlations.
+    pub is_cut: bool,
+    /// The pooled sums of its last step are those of its own chains alone.
+    pub is_partial: bool,
 }
 
 impl TensorState {
@@ -91,6 +95,8 @@ impl TensorState {
             step_count: 0,
             scalars: Scalars::default(),
             takes_part: false,
+            is_cut: spec.is_part() && last_sums(options, spec).is_some(),
+            is_partial: false,
         }
     }
 

@@ -27,6 +27,7 @@ mod plan;
 mod pooled;
 mod range;
 mod run;
+mod squares;
 mod stages;
 mod sums;
 mod tensor;

@@ -79,7 +79,7 @@ impl Plan {
     /// [`Error::TensorName`], [`Error::DuplicateName`],
     /// [`Error::TooManyDimensions`] and
     /// [`Error::SizeOverflow`], [`Error::StateDtype`] and
-    /// [`Error::MasterDtype`] and [`Error::PooledShard`] for tensors;
+    /// [`Error::MasterDtype`], [`Error::PooledShard`] and [`Error::PooledCut`] for tensors;
     /// [`Error::InstructionSet`] where the one that was asked for is not there;
     /// [`Error::OutOfMemory`].
     pub fn new(options: &Options, tensors: &[TensorSpec]) -> Result<Self> {

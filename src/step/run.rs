@@ -1,22 +1,19 @@
 //! One step under way: which sweep does what.
 
-use sonew_kernel::{
-    Access, Average, Directions, Memory, PooledEstimate, PooledSums, TensorBuffers,
-};
+use sonew_kernel::{Access, Directions, Memory, TensorBuffers};
 
 use super::block::Job;
 use super::factors::Factors;
 use super::pooled::Pooled;
-use super::range::{next_lift, Wide};
+use super::range::Wide;
 use super::stages::{Known, Next, Progress, Stage};
 use super::sums::{Slot, Sums};
 use super::tensor::Tensor;
-use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::layout::check_count;
 use crate::memory::again;
 use crate::options::{Damping, Graft, NonFinite, Options, StepOptions};
-use crate::parallel::{pooled_sums, Sweep, Team, Tiles, Visit};
+use crate::parallel::{Sweep, Team, Tiles, Visit};
 
 /// Lists of tensors that a step needs, empty: between steps a plan keeps their
 /// memory, so that the next one asks for none.
@@ -30,9 +27,6 @@ pub(super) struct Lists {
 /// An update with the norms of the step before may be so many times as long as with
 /// those of its own.
 const TOO_LONG: f64 = 2.0;
-
-/// So many multiply-adds for all tensors are worth waking other threads.
-const WORTH_A_THREAD: usize = 1 << 18;
 
 /// One step under way.
 pub(super) struct Run<'a> {
@@ -139,68 +133,6 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Does something with the pooled sums of each tensor that has them and takes part, and
-    /// with how its correlations are estimated.
-    fn each_pooled(
-        &mut self,
-        progress: &Progress,
-        body: impl Fn(&mut Pooled, &mut PooledSums<'_>, &Known, Average, PooledEstimate) + Sync,
-    ) {
-        let (all, tensors, step) = (self.options, self.tensors, &self.step);
-        let operations = self.pooled.iter().flatten().map(Pooled::operations);
-        let Some(operations) = operations.reduce(|a, b| a + b) else {
-            return;
-        };
-        let takes_little = operations < WORTH_A_THREAD;
-        let each = |tensor: usize, pooled: &mut Option<Pooled>, memory: &mut Option<Memory<'_>>| {
-            let (Some(pooled), Some(memory)) = (pooled, memory) else {
-                return;
-            };
-            let (known, options) = (
-                &progress.known[tensor],
-                tensors[tensor].spec.options_or(all),
-            );
-            let mut sums = pooled_sums(memory, pooled.chains, options.is_lagged());
-            let estimate = PooledEstimate {
-                shrink: options.shrink,
-                gamma: options.gamma,
-            };
-            let by = known.factors(options, step).pooled();
-            body(pooled, &mut sums, known, by, estimate);
-        };
-        self.team
-            .each(takes_little, self.pooled, &mut self.memory, &each);
-    }
-
-    /// Pooled correlations of the step before are ready for directions.
-    fn begin_pooled(&mut self, progress: &Progress) {
-        self.each_pooled(progress, |pooled, sums, _, by, estimate| {
-            pooled.begin(sums, by, estimate)
-        });
-    }
-
-    /// The products of this step are added up; so are those of tensors whose damping came
-    /// later, if that is known now.
-    fn end_pooled(&mut self, progress: &Progress, late: bool) {
-        self.each_pooled(progress, |pooled, sums, known, by, estimate| {
-            if known.damping_waits == late {
-                pooled.end(sums, known.number, by, estimate);
-            }
-        });
-    }
-
-    /// Adds up the products of tensors whose damping has become known after the statistics.
-    fn products(&mut self, progress: &Progress) {
-        let mut tensors = self.pooled.iter().zip(&progress.known);
-        if tensors.any(|(pooled, known)| pooled.is_some() && known.damping_waits) {
-            self.sweep(Sweep::Whole, progress, |job, visit| {
-                if job.adds_later {
-                    job.products(visit.block, visit.access, visit.work);
-                }
-            });
-        }
-    }
-
     /// Puts the writing of targets off to the last sweep, where there is a stage
     /// to stop at before. Lagged norms write them before in any case, so that callers need not
     /// wait for what is reduced.
@@ -275,17 +207,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// See [`next_lift`]; the squares are those of the direction.
-    fn next_lift(&self, tensor: &Tensor, squares: Wide, known: &Known) -> Option<i32> {
-        let units = known
-            .factors(tensor.spec.options_or(self.options), &self.step)
-            .units(tensor.spec.update, tensor.graft);
-        // As the kernels computed them.
-        let unit = Wide::from(units.direction * units.direction);
-        let squares = (squares / unit).shifted(2 * known.lift);
-        next_lift(tensor.kernels.arithmetic(), squares, known.lift)
-    }
-
     /// Refuses negative numbers: all are squares or sums of sizes. NaN may
     /// come of gradients that nobody checks.
     fn check_reached(&self, progress: &Progress) -> Result<()> {
@@ -334,7 +255,7 @@ impl<'a> Run<'a> {
     }
 
     /// Puts numbers of tensors that take part, and are concerned, in place.
-    fn give(
+    pub(super) fn give(
         &self,
         progress: &mut Progress,
         concerned: impl Fn(&Tensor) -> bool,
@@ -347,76 +268,6 @@ impl<'a> Run<'a> {
                 _ => [0.0; 2],
             };
         }
-    }
-
-    fn gradient_squares(&mut self, progress: &mut Progress) {
-        let sum = |run: &mut Self, progress: &Progress, any: bool| {
-            let (tensors, sums) = (run.tensors, run.sums);
-            run.visit(Sweep::Whole, progress, |_, visit| {
-                let (tensor, known) = (&tensors[visit.tensor], &progress.known[visit.tensor]);
-                if any || known.lift != 0 {
-                    let squares =
-                        tensor.gradient_squares(known, progress.scale, visit.block, visit.access);
-                    sums.set(tensor.blocks.start + visit.block, Slot::First, squares);
-                }
-            });
-        };
-        sum(self, progress, true);
-        // In float64 the sum of finite squares may be beyond the range, or below it.
-        let next = |_: &Self, t: &Tensor, known: &Known| {
-            let (arithmetic, squares) = (t.kernels.arithmetic(), known.squares);
-            let may_be = arithmetic == Dtype::F64 && !squares.is_nan();
-            let as_summed = squares.shifted(2 * known.lift);
-            may_be
-                .then(|| next_lift(arithmetic, as_summed, known.lift))
-                .flatten()
-        };
-        let again = |run: &mut Self, progress: &Progress| sum(run, progress, false);
-        self.settle_squares(progress, |_| true, next, again);
-        progress.known.iter_mut().for_each(|known| known.lift = 0);
-        self.give(progress, |_| true, |_, known| [known.squares.to_f64(), 0.0]);
-    }
-
-    /// Sums of squares come to be known; where `next` finds a lift for a sum that is not of
-    /// use, `again` computes it with that.
-    fn settle_squares(
-        &mut self,
-        progress: &mut Progress,
-        concerned: impl Fn(&Tensor) -> bool,
-        next: impl Fn(&Self, &Tensor, &Known) -> Option<i32>,
-        again: impl Fn(&mut Self, &Progress),
-    ) {
-        self.know_squares(progress, |t, _| concerned(t));
-        while self.lift(progress, |t, known| next(self, t, known)) {
-            again(self, progress);
-            self.know_squares(progress, |t, known| concerned(t) && known.lift != 0);
-        }
-    }
-
-    /// Of tensors that take part, and are concerned: the sums of squares as they are,
-    /// without what lifted them.
-    fn know_squares(&self, progress: &mut Progress, concerned: impl Fn(&Tensor, &Known) -> bool) {
-        let tensors = self.tensors.iter().zip(&self.memory);
-        for ((tensor, memory), known) in tensors.zip(&mut progress.known) {
-            if memory.is_some() && concerned(tensor, known) {
-                let squares = Wide::from(self.fold(tensor, Slot::First));
-                known.squares = squares.shifted(-2 * known.lift);
-                known.summed = known.lift;
-            }
-        }
-    }
-
-    /// Sets the power of two with which sums of squares are computed again, where they
-    /// are to be. Returns whether any are.
-    fn lift(&self, progress: &mut Progress, next: impl Fn(&Tensor, &Known) -> Option<i32>) -> bool {
-        let mut any = false;
-        let tensors = self.tensors.iter().zip(&self.memory);
-        for ((tensor, memory), known) in tensors.zip(&mut progress.known) {
-            let lift = memory.as_ref().and_then(|_| next(tensor, known));
-            any |= lift.is_some();
-            known.lift = lift.unwrap_or(known.lift);
-        }
-        any
     }
 
     /// Looks for gradients that are not finite; clips.
@@ -507,15 +358,6 @@ impl<'a> Run<'a> {
         self.give(progress, Tensor::grafted, both);
     }
 
-    /// A direction that has left the range of its type, or nearly so, comes back into it
-    /// from momentum that is larger or smaller.
-    fn lift_of_direction(&self, tensor: &Tensor, known: &Known) -> Option<i32> {
-        let reference = self.fold(tensor, Slot::Reference);
-        let has_norm = tensor.grafted() && reference > 0.0 && reference < f64::INFINITY;
-        let next = || self.next_lift(tensor, known.squares, known);
-        has_norm.then(next).flatten()
-    }
-
     /// Measures or applies directions where no earlier sweep did.
     fn left(
         &mut self,
@@ -544,13 +386,13 @@ impl<'a> Run<'a> {
     }
 
     /// The sum over a tensor's blocks.
-    fn fold(&self, tensor: &Tensor, slot: Slot) -> f64 {
+    pub(super) fn fold(&self, tensor: &Tensor, slot: Slot) -> f64 {
         self.sums.fold(tensor.blocks.clone(), slot, |a, b| a + b)
     }
 
     /// Visits the blocks of all tensors that take part, after what is known of them so
     /// far; each with how its tensor is treated.
-    fn sweep(
+    pub(super) fn sweep(
         &mut self,
         sweep: Sweep,
         progress: &Progress,
@@ -562,7 +404,7 @@ impl<'a> Run<'a> {
     }
 
     /// The same for visits that need only part of that, or none.
-    fn visit(
+    pub(super) fn visit(
         &mut self,
         sweep: Sweep,
         progress: &Progress,
@@ -586,7 +428,7 @@ impl<'a> Run<'a> {
 
 /// What the jobs of a sweep follow from. For small tensors to compute one takes longer than
 /// to do it.
-struct Jobs<'a> {
+pub(super) struct Jobs<'a> {
     options: &'a Options,
     step: &'a StepOptions,
     tensors: &'a [Tensor],
@@ -597,7 +439,7 @@ struct Jobs<'a> {
 
 impl Jobs<'_> {
     /// How a tensor is treated.
-    fn job(&self, tensor: usize) -> Job<'_> {
+    pub(super) fn job(&self, tensor: usize) -> Job<'_> {
         let (known, buffers) = (&self.progress.known[tensor], &self.buffers[tensor]);
         let (factors, pooled) = (self.factors(tensor), self.pooled[tensor].as_ref());
         self.tensors[tensor].job(&factors, known, self.progress.scale, buffers, pooled)
@@ -617,7 +459,13 @@ impl Jobs<'_> {
 }
 
 /// Computes the directions of a block from its state.
-fn directions(tensor: &Tensor, job: &Job<'_>, sums: &Sums, then: Directions, visit: Visit<'_, '_>) {
+pub(super) fn directions(
+    tensor: &Tensor,
+    job: &Job<'_>,
+    sums: &Sums,
+    then: Directions,
+    visit: Visit<'_, '_>,
+) {
     let block = tensor.blocks.start + visit.block;
     let direction = job.directions(visit.block, visit.access, visit.work, then);
     sums.set(block, Slot::First, direction);

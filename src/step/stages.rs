@@ -206,6 +206,11 @@ impl UnderWay {
         self.progress.next != Next::Gradient
     }
 
+    /// Whether pooled sums have taken in the products of the gradients.
+    pub(crate) fn has_summed(&self) -> bool {
+        matches!(self.progress.next, Next::Apply | Next::Done)
+    }
+
     /// Whether the state has taken in the gradients.
     pub(crate) fn has_written(&self) -> bool {
         matches!(self.progress.next, Next::Measure | Next::Apply | Next::Done)

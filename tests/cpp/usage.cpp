@@ -378,6 +378,40 @@ static void block_rows() {
   THROWS(SONEW_BLOCK_CUT, "tensor \"w\": 100 rows from row 100 on of 1000", stages.blocks());
 }
 
+// The sums of a shard with pooled correlations go out and come back.
+static void partial_sums() {
+  sonew::Options options;
+  options.pooling = sonew::Pooling::band;
+  options.band = 1;
+  sonew::Tensor part("w", {4, 3});
+  part.first_row = 2;
+  part.whole_rows = 9;
+  sonew::Tensor wide = part;
+  wide.name = "wide";
+  wide.state_dtype = sonew::Dtype::f64;
+  sonew::Optimizer optimizer({part, wide}, options);
+  CHECK(optimizer.partial_sums_size(0) == 6 && optimizer.partial_sums_size(1) == 6);
+  Floats a = numbers(12, 1), b = a;
+  const Floats grad = numbers(12, 0.2f);
+  optimizer.step({a, b}, {grad, grad});
+  THROWS(SONEW_PARTIAL_SUMS, "tensor \"w\" is a shard", optimizer.step({a, b}, {grad, grad}));
+  Floats sums(6);
+  std::vector<double> doubles(6);
+  optimizer.partial_sums(0, sums);
+  optimizer.partial_sums(1, doubles);
+  for (std::size_t i = 0; i < 6; i++) CHECK(std::abs(doubles[i] - sums[i]) < 1e-6);
+  CHECK(sums[0] > 0 && sums[5] == 0);
+  THROWS(SONEW_DTYPE_DIFFERS, "the partial sums has type F32", optimizer.partial_sums(1, sums));
+  THROWS(SONEW_DTYPE_DIFFERS, "the reduced sums has type F64",
+         optimizer.set_reduced_sums(0, doubles));
+  THROWS(SONEW_WRONG_LENGTH, "the reduced sums has 12 elements, expected 6",
+         optimizer.set_reduced_sums(0, a));
+  THROWS(SONEW_UNKNOWN_TENSOR, "", optimizer.partial_sums_size(2));
+  optimizer.set_reduced_sums(0, sums);
+  optimizer.set_reduced_sums(1, doubles);
+  optimizer.step({a, b}, {grad, grad});
+}
+
 // A step in stages whose numbers are not changed gives the same as a step.
 static void stages(const std::string &folder) {
   Floats weight = numbers(12, 1), same = weight, own = weight;
@@ -779,6 +813,7 @@ int main(int, char **argv) {
   step_counts();
   scalars(argv[1]);
   block_rows();
+  partial_sums();
   stages(argv[1]);
   exceptions_in_stages(argv[1]);
   moved_from(argv[1]);

@@ -88,6 +88,11 @@ pub struct PooledChains {
     pub length: usize,
     /// How many there are.
     pub count: usize,
+    /// The number of the first of them in the whole tensor, of which they may be a part, and how
+    /// many there are in that.
+    pub first: usize,
+    /// See [`PooledChains::first`].
+    pub whole: usize,
     /// The most chains of a block: a number that [`PooledChains::of_blocks`] returned.
     pub block: usize,
     /// What is estimated of their correlations.
@@ -122,12 +127,21 @@ impl PooledChains {
         self.block.next_multiple_of(LANES).min(most)
     }
 
-    /// Whether any of these chains take part in the products of a tensor's `step`-th step.
+    /// Whether any of these chains take part in the products of a tensor's `step`-th step:
+    /// groups are those of the whole tensor, so that it does not matter where it is cut.
     pub fn takes_part(&self, of: &Range<usize>, step: u64) -> bool {
-        let turns = self.count.div_ceil(GROUP).min(TURNS);
+        let turns = self.whole.div_ceil(GROUP).min(TURNS);
         let turn = (step % turns as u64) as usize;
-        let mut groups = of.start / GROUP..of.end.div_ceil(GROUP);
+        let (start, end) = (self.first + of.start, self.first + of.end);
+        let mut groups = start / GROUP..end.div_ceil(GROUP);
         groups.any(|group| group % turns == turn)
+    }
+
+    /// The first of these chains, as many as a panel holds, and all of one group.
+    fn panel_of(&self, chains: &Range<usize>) -> Range<usize> {
+        let left = GROUP - (self.first + chains.start) % GROUP;
+        let most = self.width().min(left).min(chains.len());
+        chains.start..chains.start + most
     }
 
     /// Positions of a chain, as whole vectors of them.
@@ -197,13 +211,14 @@ impl Kernels {
             block,
             norms,
         };
-        let all = pass.block.chains.clone();
-        for first in all.clone().step_by(chains.width()) {
-            let of = first..all.end.min(first + chains.width());
+        let mut left = pass.block.chains.clone();
+        while !left.is_empty() {
+            let of = chains.panel_of(&left);
             in_arithmetic!(self, T => match inverse {
                 PooledInverse::Band(inverse) => pass.panel::<T>(&mut panel, inverse, &of),
                 _ => pass.whole::<T>(&mut panel, inverse, &of),
             });
+            left.start = of.end;
         }
         work.give_panel(panel);
     }
