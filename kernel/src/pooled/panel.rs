@@ -43,11 +43,13 @@ pub(super) struct Order {
 
 impl PooledChains {
     /// Positions follow each other; but on a band, where chains are columns, a run of them is one
-    /// position of many, and stays together: an odd number of vectors, as [`Self::pitch`] is.
+    /// position of many, and stays together: an odd number of vectors, as [`Self::pitch`] is. (One
+    /// vector of them is the same in either order.)
     pub(super) fn order(&self) -> Order {
+        let vectors = self.width() / LANES;
         match self.structure {
-            PooledStructure::Band if !self.rows => Order {
-                position: (self.width() / LANES) | 1,
+            PooledStructure::Band if !self.rows && vectors > 1 => Order {
+                position: vectors | 1,
                 vector: 1,
             },
             _ => Order {
