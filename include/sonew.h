@@ -212,8 +212,9 @@ sonew_status sonew_step_options_init(sonew_step_options *step, size_t size);
  *
  * Errors: SONEW_NON_FINITE_GRADIENT, SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD,
  * SONEW_UNKNOWN_VALUE, SONEW_OUT_OF_RANGE, SONEW_TENSOR_COUNT,
- * SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_OUT_OF_MEMORY. On a
- * live file SONEW_FORKED and, in the first step after a sync, SONEW_IO. Since 0.2.
+ * SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_OVERLAP, SONEW_PARTIAL_SUMS (with pooled
+ * shards), SONEW_OUT_OF_MEMORY. On a live file SONEW_FORKED and, in the first step after a
+ * sync, SONEW_IO. Since 0.2.
  */
 sonew_status sonew_step(sonew_optimizer *optimizer,
                         const sonew_step_options *step,
@@ -354,7 +355,7 @@ sonew_status sonew_flat_pointers(const sonew_optimizer *optimizer,
  * given, every tensor must have master weights.
  *
  * Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_HEADER_LENGTH, SONEW_FILE_LOCKED, SONEW_FORKED,
- * SONEW_PLANE_MISSING, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.2.
+ * SONEW_PLANE_MISSING, SONEW_PARTIAL_SUMS, SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.2.
  */
 sonew_status sonew_save(const sonew_optimizer *optimizer,
                         const char *path,
@@ -369,7 +370,8 @@ sonew_status sonew_save(const sonew_optimizer *optimizer,
  * a file it is a checkpoint. Parameters may not overlap it.
  *
  * Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW, SONEW_WRONG_LENGTH (capacity
- * is less than the size), SONEW_OVERLAP, SONEW_HEADER_LENGTH, SONEW_OUT_OF_MEMORY. Since 0.2.
+ * is less than the size), SONEW_OVERLAP, SONEW_HEADER_LENGTH, SONEW_PARTIAL_SUMS,
+ * SONEW_OUT_OF_MEMORY. Since 0.2.
  */
 sonew_status sonew_save_to_memory(const sonew_optimizer *optimizer,
                                   void *const *params,
@@ -698,7 +700,8 @@ typedef int32_t sonew_graft;
  * computed in. If norms are lagged, correlations are those of the step before, too, and the
  * last step's sums follow those up to then. Chains end at every row, or column:
  * SONEW_CONTIGUOUS is as SONEW_CONTIGUOUS_LINES, SONEW_STRIDED as SONEW_STRIDED_LINES. A
- * tensor of one chain pools nothing. Shards cannot be pooled.
+ * tensor of one chain pools nothing. Of shards the last step's sums are reduced before the
+ * next: see sonew_partial_sums().
  */
 enum {
   /** Every chain has its own sub-diagonals: the method of the paper. */
@@ -809,7 +812,7 @@ struct sonew_options {
    * least 0 and less than 1. Default 0.99.
    */
   double beta2;
-  /** Amount of damping, finite and not negative; see damping. Default 1e-4. */
+  /** Amount of damping, finite and not negative; see damping. Default 1e-3. */
   double eps;
   /**
    * Threshold of edge removal, at least 0 and less than 1: a coordinate whose
@@ -1017,8 +1020,9 @@ struct sonew_tensor {
   /**
    * In training on several machines: the tensor is a shard, the rows from first_row on
    * of a larger one that has whole_rows rows; a row is an index of its first dimension.
-   * Steps do not depend on it, but files keep it, so that those of all machines can be
-   * loaded by any number of others: see sonew_load_options.paths. Default 0.
+   * Files keep it, so that those of all machines can be loaded by any number of others: see
+   * sonew_load_options.paths. Steps depend on it only with pooled correlations, which are
+   * those of the larger tensor: see sonew_partial_sums(). Default 0.
    */
   size_t first_row;
   /** See first_row. Default 0: the tensor is no shard. */
@@ -1312,7 +1316,7 @@ sonew_status sonew_plane_view(const sonew_optimizer *optimizer,
  * one), and count state planes, those of the first tensor first, each tensor's in the
  * order of their indices. For programs that kept the state in arrays of their
  * own. "master" is taken as set, so that the next step does not copy it from
- * the parameters. Views of the state become invalid; a live file that held the
+ * the parameters, and "pooled" of shards as reduced. Views of the state become invalid; a live file that held the
  * state is closed, as by sonew_free().
  *
  * Errors: SONEW_PLANE_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
@@ -1422,8 +1426,8 @@ struct sonew_view {
  * sonew_sync() does. Views of the state become invalid.
  *
  * Errors: SONEW_FILE_LOCKED, SONEW_FORKED, SONEW_OUT_OF_RANGE (a step count of
- * the optimizer or of a tensor is 2^47 or more), SONEW_HEADER_LENGTH, SONEW_IO,
- * SONEW_OUT_OF_MEMORY. Since 0.2.
+ * the optimizer or of a tensor is 2^47 or more), SONEW_HEADER_LENGTH, SONEW_SHARD (one with
+ * pooled correlations), SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.2.
  */
 sonew_status sonew_make_live(sonew_optimizer *optimizer,
                              const char *path);
@@ -1452,7 +1456,7 @@ sonew_status sonew_sync(const sonew_optimizer *optimizer);
  * for the state alone.
  *
  * Errors: SONEW_TENSOR_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
- * SONEW_OUT_OF_MEMORY, SONEW_THREADS, and for a live file those of
+ * SONEW_PARTIAL_SUMS, SONEW_OUT_OF_MEMORY, SONEW_THREADS, and for a live file those of
  * sonew_save(). Since 0.2.
  */
 sonew_status sonew_save_begin(const sonew_optimizer *optimizer,
@@ -1875,36 +1879,13 @@ struct sonew_buffers {
  * Parameters of 16 bits without master weights always take two passes: they are updated at the
  * end.) What the step measured
  * may be reduced in the background, as by MPI_Iallreduce, while the updated parameters are passed
- * on and the next gradients are computed, into other buffers. Then the step is ended, before
- * the next one begins: an update that was more than twice as long as it should have been is
+ * on and the next gradients are computed. Then the step is ended, before the next one begins: an update that was more than twice as long as it should have been is
  * brought back here, one gradient late. SONEW_LARGEST_L1 comes before SONEW_NORMS: pass the
  * machine's own numbers on, reduce them together with the norms, and set them when the step is
  * done, as the last of sonew_settings.scalars. examples/mpi does all of this.
  *
- * If sums are not to depend on the number of machines at all, not even in their last bits,
- * cut tensors between blocks (sonew_block_rows()), and reduce the numbers of blocks instead
- * of those of tensors. Each is zero on all machines but one, so that adding changes no bit.
- * Then combine them in their order, on every machine:
- *
- *    size_t blocks[COUNT], length = 0;              // once: how many blocks tensors have
- *    sonew_stages_blocks(stages, blocks, COUNT, NULL, 0);
- *    for (int i = 0; i < COUNT; i++)
- *        length += 2 * blocks[i];
- *
- *    sonew_stages_blocks(stages, blocks, COUNT, of_blocks, length);   // at each stage
- *    MPI_Allreduce(MPI_IN_PLACE, of_blocks, length, MPI_DOUBLE, op, MPI_COMM_WORLD);
- *    const double *next = of_blocks;
- *    for (int i = 0; i < COUNT; i++) {
- *        numbers[2 * i] = numbers[2 * i + 1] = 0;
- *        for (size_t block = 0; block < blocks[i]; block++, next += 2)
- *            for (int k = 0; k < 2; k++)            // with SONEW_LARGEST_L1, the larger one
- *                numbers[2 * i + k] += next[k];
- *    }
- *
- * Any number of machines then has the bits of one that has the whole tensors, with
- * sonew_step(), too: parameters, state and files. (Except where a direction is beyond the
- * range of its type, which each machine sees by its own part.) A block is 8192 elements or
- * about as many, so these are 16 bytes for every 8192 parameters of all machines together.
+ * Sums can be made independent of the number of machines, and tensors with pooled correlations
+ * need some more: the next two sections.
  *
  * Each machine saves its part to a file of its own, with sonew_save(), at the same step.
  * If tensors say which rows of the whole ones they are (sonew_tensor.first_row), any
@@ -1914,8 +1895,10 @@ struct sonew_buffers {
  * While a step in stages is under way, functions that only read answer as they
  * did before it. Functions that step, save, load, sync or change a setting are
  * refused with SONEW_IN_STAGES. The buffers must stay in place and unchanged
- * until the step is done or aborted. Freeing the optimizer or plan ends the step, too.
- * The handle of a step that has ended gets SONEW_BAD_HANDLE.
+ * until the step is done or aborted. Only gradients may be overwritten before, as by the next
+ * ones: from SONEW_NORMS on they are not read any more, unless options.nesterov is 1. Freeing the
+ * optimizer or plan ends the step, too. The handle of a step that has ended gets
+ * SONEW_BAD_HANDLE.
  ******************************************************************************/
 
 /**
@@ -1966,40 +1949,6 @@ sonew_status sonew_stages_next(sonew_stages *stages,
                                int32_t *stage);
 
 /**
- * Writes how many blocks each of the count tensors has to blocks[i]: those of the whole
- * tensor, if it is a shard. If numbers is not NULL, writes the numbers of the stage that was
- * reached there, two for each block of all tensors, in their order: zeros for blocks of rows
- * that are not here, of tensors that take no part, and before the first stage. length is
- * the number of numbers, twice that of all blocks, and 0 with NULL. See the example above.
- * Neither blocks nor numbers may overlap a buffer of the step, the state, or each other.
- *
- * Errors: SONEW_BLOCK_CUT, SONEW_TENSOR_COUNT, SONEW_WRONG_LENGTH, SONEW_OVERLAP,
- * SONEW_OUT_OF_MEMORY; the step is where it was. Since 0.2.
- */
-sonew_status sonew_stages_blocks(sonew_stages *stages,
-                                 size_t *blocks,
-                                 size_t count,
-                                 double *numbers,
-                                 size_t length);
-
-/**
- * Writes to *rows how many rows of a tensor belong together, so that machines that cut it
- * between rows whose numbers are multiples of this have the blocks of the whole tensor: see
- * sonew_stages_blocks(). It is the number of all rows if there is no such cut, because it
- * would go through chains, or the tensor is one block. If the tensor is a shard, the answer is
- * that of the whole one. options may be NULL, which means the defaults.
- *
- * With SONEW_CONTIGUOUS_LINES and at least two dimensions, blocks are whole lines: as many as
- * fit into 8192 elements, but so that each begins at a multiple of 16, if that is possible
- * with at most 32768. With SONEW_UPDATE_ADAM or a band of 0, they are 8192 elements.
- *
- * Errors: those of sonew_create() for options and tensors. Since 0.2.
- */
-sonew_status sonew_block_rows(const sonew_options *options,
-                              const sonew_tensor *tensor,
-                              size_t *rows);
-
-/**
  * Aborts a step that is under way, and frees its handle. NULL is allowed and does
  * nothing.
  *
@@ -2048,6 +1997,153 @@ enum {
   SONEW_NORMS = 3,
 };
 typedef int32_t sonew_stage;
+
+/******************************************************************************
+ * Sums that do not depend on the number of machines
+ *
+ * If the sums of a step in stages are not to depend on the number of machines at all, not even
+ * in their last bits, cut tensors between blocks (sonew_block_rows()), and reduce the numbers of blocks instead
+ * of those of tensors. Each is zero on all machines but one, so that adding changes no bit.
+ * Then combine them in their order, on every machine:
+ *
+ *    size_t blocks[COUNT], length = 0;              // once: how many blocks tensors have
+ *    sonew_stages_blocks(stages, blocks, COUNT, NULL, 0);
+ *    for (int i = 0; i < COUNT; i++)
+ *        length += 2 * blocks[i];
+ *
+ *    sonew_stages_blocks(stages, blocks, COUNT, of_blocks, length);   // at each stage
+ *    MPI_Allreduce(MPI_IN_PLACE, of_blocks, length, MPI_DOUBLE, op, MPI_COMM_WORLD);
+ *    const double *next = of_blocks;
+ *    for (int i = 0; i < COUNT; i++) {
+ *        numbers[2 * i] = numbers[2 * i + 1] = 0;
+ *        for (size_t block = 0; block < blocks[i]; block++, next += 2)
+ *            for (int k = 0; k < 2; k++)            // with SONEW_LARGEST_L1, the larger one
+ *                numbers[2 * i + k] += next[k];
+ *    }
+ *
+ * Any number of machines then has the bits of one that has the whole tensors, with
+ * sonew_step(), too: parameters, state and files. (Except where a direction is beyond the
+ * range of its type, which each machine sees by its own part.) A block is 8192 elements or
+ * about as many, so these are 16 bytes for every 8192 parameters of all machines together.
+ ******************************************************************************/
+
+/**
+ * Writes how many blocks each of the count tensors has to blocks[i]: those of the whole
+ * tensor, if it is a shard. If numbers is not NULL, writes the numbers of the stage that was
+ * reached there, two for each block of all tensors, in their order: zeros for blocks of rows
+ * that are not here, of tensors that take no part, and before the first stage. length is
+ * the number of numbers, twice that of all blocks, and 0 with NULL. See the example above.
+ * Neither blocks nor numbers may overlap a buffer of the step, the state, or each other.
+ *
+ * Errors: SONEW_BLOCK_CUT, SONEW_TENSOR_COUNT, SONEW_WRONG_LENGTH, SONEW_OVERLAP,
+ * SONEW_OUT_OF_MEMORY; the step is where it was. Since 0.2.
+ */
+sonew_status sonew_stages_blocks(sonew_stages *stages,
+                                 size_t *blocks,
+                                 size_t count,
+                                 double *numbers,
+                                 size_t length);
+
+/**
+ * Writes to *rows how many rows of a tensor belong together, so that machines that cut it
+ * between rows whose numbers are multiples of this have the blocks of the whole tensor: see
+ * sonew_stages_blocks(). It is the number of all rows if there is no such cut, because it
+ * would go through chains, the tensor is one block, or its correlations are pooled. If the tensor is a shard, the answer is
+ * that of the whole one. options may be NULL, which means the defaults.
+ *
+ * With SONEW_CONTIGUOUS_LINES and at least two dimensions, blocks are whole lines: as many as
+ * fit into 8192 elements, but so that each begins at a multiple of 16, if that is possible
+ * with at most 32768. With SONEW_UPDATE_ADAM or a band of 0, they are 8192 elements.
+ *
+ * Errors: those of sonew_create() for options and tensors. Since 0.2.
+ */
+sonew_status sonew_block_rows(const sonew_options *options,
+                              const sonew_tensor *tensor,
+                              size_t *rows);
+
+/******************************************************************************
+ * Shards with pooled correlations
+ *
+ * A tensor with pooled correlations (sonew_pooling) that several machines have some rows of
+ * needs sums over the chains of all of them. They are those of the step before: each machine
+ * keeps the sums of all steps up to then, and what a step adds is reduced at any time between
+ * that step and the next. Nothing waits for it. With MPI, for tensors of float32:
+ *
+ *    size_t counts[COUNT], length = 0;              // once: how many numbers tensors have
+ *    for (int i = 0; i < COUNT; i++) {
+ *        sonew_partial_sums(optimizer, i, NULL, 0, &counts[i]);
+ *        length += counts[i];
+ *    }
+ *
+ *    float *next = sums;                            // after a step
+ *    for (int i = 0; i < COUNT; next += counts[i++])
+ *        sonew_partial_sums(optimizer, i, next, counts[i], NULL);
+ *    MPI_Iallreduce(MPI_IN_PLACE, sums, length, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, &request);
+ *    ...                                            // the next gradients are computed
+ *    MPI_Wait(&request, MPI_STATUS_IGNORE);
+ *    next = sums;
+ *    for (int i = 0; i < COUNT; next += counts[i++])
+ *        sonew_set_reduced_sums(optimizer, i, next, counts[i]);
+ *
+ * Such shards are cut between chains: their chains are rows (SONEW_CONTIGUOUS or
+ * SONEW_CONTIGUOUS_LINES, with at least two dimensions), of which each machine has any number,
+ * also none. What is cut through chains, as a tensor with SONEW_STRIDED_LINES between rows, is
+ * refused with SONEW_SHARD: let each part be a tensor of its own, without first_row, with
+ * correlations of its own. lagged_norms may not be 0, since correlations of a step itself would
+ * have to be reduced within it.
+ *
+ * Their state cannot be in a live file, in which only steps write. Each machine's file has the
+ * sums of all, which must be the same in the files of a set.
+ *
+ * Every machine takes the same steps: of one tensor either all have a gradient in a step, or
+ * none. Then the results are those of the whole tensor, up to the rounding of sums, wherever it
+ * is cut. Without a plane of the optimizer's own, as with plans, a program reduces in place what
+ * these functions read and write: of the plane "pooled" the numbers from n on, n of them, with
+ * n = (band + 1) L, (rank + 1) L or L L. It has to do so after a step that the tensor took part
+ * in, and at no other time, and to leave it out where a machine has no rows of the tensor: these
+ * add zeros.
+ ******************************************************************************/
+
+/**
+ * Writes what the optimizer has of the sums of products of a tensor's last step, of the chains
+ * that are here, to sums, which has room for capacity numbers: double if the tensor's
+ * parameters or state are SONEW_F64, otherwise float. Writes how many numbers these are to
+ * *count, which may be NULL: (band + 1) L, (rank + 1) L or L L with L coordinates in a chain, and
+ * 0 for a tensor that has no pooled correlations, or those of the step itself. With a capacity
+ * of 0, sums is NULL, and only the count is told.
+ *
+ * All of them are 0 where nothing is to be added up: for tensors that are whole, that took no
+ * part in the last step, or of which no rows are here, and after sonew_set_reduced_sums(). So
+ * the sums of all tensors may be passed on after every step, also after one that was skipped.
+ * Of a shard that has some, a step or a save is refused until they are set:
+ * SONEW_PARTIAL_SUMS.
+ *
+ * While a step in stages is under way, this is possible from SONEW_NORMS on, and tells the sums
+ * of that step.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_WRONG_LENGTH (capacity is less than the count),
+ * SONEW_MISALIGNED, SONEW_OVERLAP (with the state), SONEW_IN_STAGES. Since 0.2.
+ */
+sonew_status sonew_partial_sums(const sonew_optimizer *optimizer,
+                                size_t tensor,
+                                void *sums,
+                                size_t capacity,
+                                size_t *count);
+
+/**
+ * Puts sums over all machines, which begin with those of sonew_partial_sums(), in their place:
+ * count numbers, as many and of the type that it tells. Every machine must pass the same bits,
+ * since each adds them to its own copy of the sums of all steps, which all must keep equal:
+ * files of which this is not so do not load together. Where the numbers were 0 because nothing
+ * was to be added up, nothing changes.
+ *
+ * Errors: SONEW_UNKNOWN_TENSOR, SONEW_WRONG_LENGTH, SONEW_MISALIGNED, SONEW_OVERLAP (with the
+ * state). Since 0.2.
+ */
+sonew_status sonew_set_reduced_sums(sonew_optimizer *optimizer,
+                                    size_t tensor,
+                                    const void *sums,
+                                    size_t count);
 
 /******************************************************************************
  * Status
@@ -2154,7 +2250,10 @@ enum {
    * SONEW_F32.
    */
   SONEW_MASTER_DTYPE = 213,
-  /** A shard has rows that the whole tensor does not have, or is a scalar. */
+  /**
+   * A shard has rows that the whole tensor does not have, or is a scalar; or it has pooled
+   * correlations and is cut through its chains, not lagged, or to be in a live file.
+   */
   SONEW_SHARD = 215,
   /**
    * The options of a tensor differ from those of the optimizer in one that is the same
@@ -2171,6 +2270,11 @@ enum {
    * sonew_block_rows().
    */
   SONEW_BLOCK_CUT = 218,
+  /**
+   * The pooled sums of a shard's last step have not been added up over all shards:
+   * sonew_partial_sums().
+   */
+  SONEW_PARTIAL_SUMS = 219,
   /** A buffer is not aligned to its element type. */
   SONEW_MISALIGNED = 220,
   /**
@@ -2241,7 +2345,7 @@ enum {
   SONEW_ROWS_MISSING = 416,
   /** The files of a set are of different steps. */
   SONEW_STEPS_DIFFER = 417,
-  /** The files of a set differ in a setting of a tensor, or in an option. */
+  /** The files of a set differ in a setting of a tensor, in an option, or in pooled sums. */
   SONEW_FILES_DIFFER = 418,
   /** Several files of a set have the same rows of a tensor, with different numbers. */
   SONEW_ROWS_DIFFER = 419,
