@@ -125,7 +125,7 @@ impl Default for Options {
             shrink: 0.04,
             beta1: 0.9,
             beta2: 0.99,
-            eps: 1e-4,
+            eps: 1e-3,
             gamma: 1e-2,
             statistics: Statistics::MovingAverage,
             damping: Damping::RelativeLagged,

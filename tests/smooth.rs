@@ -62,7 +62,7 @@ impl Smooth {
 }
 
 /// `sum (x + x')^2` of a matrix, far from its minimum.
-fn symmetric() -> Smooth {
+fn symmetric(seed: u64) -> Smooth {
     let at = |i: usize, j: usize| 8 * i + j;
     let pairs = move |x: &[f64], f: &mut dyn FnMut(f64)| {
         for i in 0..8 {
@@ -71,9 +71,9 @@ fn symmetric() -> Smooth {
             }
         }
     };
-    let start = to_f64(&normal(&mut rng(1), 64));
+    let start = to_f64(&normal(&mut rng(seed), 64));
     Smooth::new(
-        "symmetric",
+        &format!("symmetric, from {seed}"),
         &[8, 8],
         start.iter().map(|x| 50.0 * x).collect(),
         move |x| {
@@ -175,7 +175,7 @@ fn usual() -> Vec<Smooth> {
 
 fn all() -> Vec<Smooth> {
     let mut all = usual();
-    all.push(symmetric());
+    all.extend((1..=4).map(symmetric));
     for decades in [4.0, 8.0] {
         for n in [4, 64] {
             for (rotated, from) in [(false, 1.0), (false, 30.0), (true, 1.0)] {
@@ -202,7 +202,7 @@ fn variants() -> Vec<Options> {
 
 /// Adam, which moves every coordinate alike, has just enough steps for the farthest starts.
 /// Circling around the minimum in steps of 0.01 leaves about as much of a function as Adam
-/// leaves.
+/// leaves, or a small part of where it began.
 #[test]
 fn no_smooth_function_stalls() {
     let mut failed = Vec::new();
@@ -211,7 +211,7 @@ fn no_smooth_function_stalls() {
         let adam = function.minimize(&Options::default(), Update::Adam, 1.0);
         for options in variants() {
             let end = function.minimize(&options, Update::Sonew, 1.0);
-            let bound = (10.0 * adam).max(0.1 * start);
+            let bound = (10.0 * adam).max(1e-3 * start);
             if end.is_nan() || end > bound {
                 let (name, band) = (&function.name, options.band);
                 failed.push(format!(
@@ -226,7 +226,7 @@ fn no_smooth_function_stalls() {
 /// Of the grafts that do not themselves depend on the scale.
 #[test]
 fn the_scale_of_a_function_changes_no_bit() {
-    for mut function in [symmetric(), quadratic(6.0, 16, true, 1.0)] {
+    for mut function in [symmetric(1), quadratic(6.0, 16, true, 1.0)] {
         function.steps = 300;
         for options in variants() {
             for graft in [Graft::Adam, Graft::NormalizedRmsprop] {

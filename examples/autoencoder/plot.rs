@@ -51,6 +51,7 @@ fn colour(method: Method) -> RGBColor {
         Method::Diagonal => RGBColor(230, 159, 0),
         Method::Tridiagonal => RGBColor(0, 114, 178),
         Method::Band4 => RGBColor(213, 94, 0),
+        Method::Default => RGBColor(0, 0, 0),
         Method::Pooled => RGBColor(86, 180, 233),
     }
 }

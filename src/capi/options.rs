@@ -178,7 +178,7 @@ pub struct sonew_options {
     /// Decay rate of the diagonal, the sub-diagonals and the plane "rms", at
     /// least 0 and less than 1. Default 0.99.
     pub beta2: f64,
-    /// Amount of damping, finite and not negative; see damping. Default 1e-4.
+    /// Amount of damping, finite and not negative; see damping. Default 1e-3.
     pub eps: f64,
     /// Threshold of edge removal, at least 0 and less than 1: a coordinate whose
     /// Schur complement, or one of whose pivots, is not above gamma times the

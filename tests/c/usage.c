@@ -72,7 +72,7 @@ static void defaults(void) {
     CHECK(options.struct_size == sizeof options);
     CHECK(options.band == 1 && options.threads == 0);
     CHECK(options.beta1 == 0.9 && options.beta2 == 0.99);
-    CHECK(options.eps == 1e-4 && options.gamma == 0.01);
+    CHECK(options.eps == 1e-3 && options.gamma == 0.01);
     CHECK(options.graft_eps == 0 && options.weight_decay == 0);
     CHECK(options.statistics == SONEW_MOVING_AVERAGE);
     CHECK(options.damping == SONEW_RELATIVE_LAGGED);

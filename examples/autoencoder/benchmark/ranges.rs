@@ -3,6 +3,8 @@
 use rand::{seq::SliceRandom, Rng, SeedableRng};
 use rand_pcg::Pcg64;
 
+use sonew::options::Options;
+
 use crate::settings::{Method, Setting};
 
 /// From where to where, both positive; the logarithm is drawn uniformly.
@@ -58,6 +60,11 @@ pub fn ranges(method: Method) -> Ranges {
             far_beta2,
             eps: Some(range(1e-8, 1e-5)),
             gamma: None,
+        },
+        // Its damping is not searched, but everything else from the same draws.
+        Method::Default => Ranges {
+            eps: Some(range(Options::default().eps, Options::default().eps)),
+            ..ranges(Method::Tridiagonal)
         },
         Method::Diagonal | Method::Tridiagonal | Method::Band4 | Method::Pooled => Ranges {
             lr: range(5e-3, 5e-2),

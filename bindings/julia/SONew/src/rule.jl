@@ -24,7 +24,7 @@ Hyperparameters of an optimizer:
 - `band = 1`: number of sub-diagonals, 0 (a diagonal) to 16, or to 64 with `pooling`, where
   only `:band` looks at it.
 - `beta1 = 0.9`, `beta2 = 0.99`: decay rates of the momentum and of the statistics.
-- `eps = 1e-4`: damping, relative to the largest entry of an array's diagonal after its
+- `eps = 1e-3`: damping, relative to the largest entry of an array's diagonal after its
   last step: `damping = :relative_lagged`. `:relative`: to the largest entry of the
   statistics of the step itself, which takes a pass of its own. `:absolute`: `eps` itself.
 - `gamma = 0.01`: edges are removed where a Schur complement is not above `gamma`

@@ -3,7 +3,7 @@
 rule = SONewRule()
 # The defaults that the header documents.
 @test rule.eta == 1e-3 && rule.band == 1 && rule.beta1 == 0.9 && rule.beta2 == 0.99
-@test rule.eps == 1e-4 && rule.gamma == 0.01 && rule.graft === :adam
+@test rule.eps == 1e-3 && rule.gamma == 0.01 && rule.graft === :adam
 @test rule.graft_eps == 0 && rule.weight_decay == 0 && rule.seed == 0
 @test rule.threads == 0 && rule.bias_correction && rule.graft_bias_correction
 @test rule.statistics === :moving_average && rule.damping === :relative_lagged

@@ -28,7 +28,7 @@ def fused_sonew(
     learning_rate: NumberOrSchedule,
     beta1: Number = 0.9,
     beta2: Number = 0.99,
-    eps: Number = 1e-4,
+    eps: Number = 1e-3,
     gamma: Number = 1e-2,
     weight_decay: NumberOrSchedule = 0.0,
     mask: Mask = None,

@@ -125,7 +125,7 @@ def with_options(function):
 def scale_by_sonew(
     beta1: Number = 0.9,
     beta2: Number = 0.99,
-    eps: Number = 1e-4,
+    eps: Number = 1e-3,
     gamma: Number = 1e-2,
     *,
     band: Optional[int] = None,
@@ -267,7 +267,7 @@ def sonew(
     learning_rate: optax.ScalarOrSchedule,
     beta1: Number = 0.9,
     beta2: Number = 0.99,
-    eps: Number = 1e-4,
+    eps: Number = 1e-3,
     gamma: Number = 1e-2,
     weight_decay: NumberOrSchedule = 0.0,
     mask: Mask = None,

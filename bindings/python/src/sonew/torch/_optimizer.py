@@ -134,7 +134,7 @@ class SONew(Optimizer):
         params: Any,
         lr: Union[float, torch.Tensor] = 1e-3,
         betas: tuple[float, float] = (0.9, 0.99),
-        eps: float = 1e-4,
+        eps: float = 1e-3,
         weight_decay: float = 0.0,
         *,
         band: int = 1,
