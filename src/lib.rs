@@ -73,3 +73,8 @@ pub use error::{Error, Result};
 pub use optimizer::{LoadMode, LoadOptions, Optimizer, Saving, StagedStep, TensorSettings};
 pub use parallel::Pool;
 pub use step::{Plan, Planes, Stage, Stages, Target, TensorBuffers};
+
+/// The example of README.md, which is tested with those of this documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

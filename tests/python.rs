@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 use sonew::dtype::{bf16, f16, Dtype, Elements, ElementsMut};
 use sonew::layout::{TensorSpec, Update};
-use sonew::options::{Options, StepOptions};
+use sonew::options::{Options, Rounding, StepOptions};
 use sonew::{LoadMode, LoadOptions, Optimizer};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -32,8 +32,13 @@ fn read_in_python(python: &Path, files: &[PathBuf]) -> Vec<Value> {
 }
 
 fn in_python(python: &Path, options: &[&str], files: &[PathBuf]) -> Vec<Value> {
+    said_by(python, "read_every_array.py", options, files)
+}
+
+/// The lines that a script prints about files.
+fn said_by(python: &Path, script: &str, options: &[&str], files: &[PathBuf]) -> Vec<Value> {
     let output = Command::new(python)
-        .arg(Path::new(ROOT).join("tests/python/read_every_array.py"))
+        .arg(Path::new(ROOT).join("tests/python").join(script))
         .args(options)
         .args(files)
         .output()
@@ -206,4 +211,51 @@ fn a_file_that_python_has_saved_again_is_loaded() {
             }
         }
     }
+}
+
+/// What docs/state-files.md describes in Python is so.
+#[test]
+fn blocks_of_the_page_on_state_files_hold() {
+    let Some(python) = python() else {
+        return;
+    };
+    let specs = |state| {
+        [
+            TensorSpec::new("fc1.weight", &[8, 9]).with_dtypes(Dtype::F32, Dtype::F32, state),
+            TensorSpec::new("fc1.bias", &[7])
+                .with_update(Update::Adam)
+                .with_dtypes(Dtype::F32, Dtype::F32, state),
+        ]
+    };
+    let options = Options {
+        rounding: Rounding::Stochastic,
+        seed: 77,
+        ..Options::default()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let files = ["saved", "live", "converted"].map(|name| folder.path().join(name));
+    let mut optimizer = Optimizer::new(options.clone(), &specs(Dtype::F32)).unwrap();
+    let (mut weight, mut bias) = ([1.0f32; 72], [1.0f32; 7]);
+    let grad: Vec<f32> = (0..72).map(|i| (i as f32).sin() + 0.1).collect();
+    for _ in 0..2 {
+        let params = &mut [&mut weight[..], &mut bias];
+        let grads = [Some(&grad[..]), Some(&grad[..7])];
+        optimizer
+            .step(&StepOptions::default(), params, &grads)
+            .unwrap();
+    }
+    optimizer.save(&files[0], None).unwrap();
+    let mut converted = Optimizer::new(options, &specs(Dtype::Bf16)).unwrap();
+    let load = LoadOptions {
+        convert_state: true,
+        ..LoadOptions::default()
+    };
+    converted.load(&files[0], &load, None).unwrap();
+    converted.save(&files[2], None).unwrap();
+    optimizer.make_live(&files[1]).unwrap();
+    optimizer.sync().unwrap();
+    let [saved, live, converted] = files;
+    let files = [saved.clone(), live, saved, converted];
+    let said = said_by(&python, "blocks.py", &[], &files);
+    assert_eq!(said[0]["rounded"], 3 * 72 + 2 * 7);
 }

@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 
 use common::{json_of, printed, refused};
 use serde_json::json;
@@ -158,4 +159,29 @@ fn a_merge_or_a_split_that_fails_leaves_the_older_files() {
     let no_name = ["split", "alone", "--by", "rows", "--into", "2"];
     assert_eq!(printed(folder.path(), &no_name).2, 2);
     assert_eq!(printed(folder.path(), &["merge", "part-0"]).2, 2);
+}
+
+/// The commands in README.md and docs/state-files.md do what they say.
+#[test]
+fn commands_of_the_documents() {
+    for page in ["README.md", "docs/state-files.md"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(page);
+        let text = fs::read_to_string(path).unwrap();
+        let lines = text.lines().filter_map(|line| line.strip_prefix("sonew "));
+        let mut commands = 0;
+        let folder = parts();
+        for line in lines {
+            let words = line.split('#').next().unwrap();
+            let words = words.replace("FILE...", "part-0 part-1");
+            let words = words.replace("FILE", "alone").replace("FROM", "alone");
+            let words: Vec<_> = words.split_whitespace().collect();
+            let (_, err, code) = printed(folder.path(), &words);
+            assert_eq!((&err[..], code), ("", 0), "{line}");
+            commands += 1;
+        }
+        assert!(commands >= 5, "{page}");
+        for file in ["TO", "NAME-00004-of-00004.safetensors"] {
+            assert!(folder.path().join(file).exists(), "{page}: {file}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ include("common.jl")
                                   "containers", "arrays", "refusals", "planes", "pooled",
                                   "files", "copies", "shards", "lifecycle", "plan", "pool", "packages",
                                   "optimisers", "library", "workload", "threads",
-                                  "interrupt")
+                                  "interrupt", "pages")
         # Each in a module of its own, so that names do not meet.
         room = Module(Symbol("test_", name))
         Core.eval(room, :(using SONew, Test, Random, Main.Common, Main.Safetensors))
