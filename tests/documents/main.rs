@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use blocks::blocks;
+use blocks::{blocks, Block};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -182,11 +182,11 @@ fn links_lead_somewhere() {
             links += 1;
         }
     }
-    assert!(links > 300, "{links}");
+    assert!(links > 120, "{links}");
 }
 
 /// What runs the blocks of a language of a page: a file that names the page.
-const RUN_BY: [(&str, &str, &str); 21] = [
+const RUN_BY: [(&str, &str, &str); 16] = [
     ("README.md", "sh", "tests/guest"),
     ("README.md", "c", "tests/pages/main.rs"),
     ("README.md", "cpp", "tests/cpp/main.rs"),
@@ -195,19 +195,14 @@ const RUN_BY: [(&str, &str, &str); 21] = [
     ("README.md", "julia", "bindings/julia/SONew/test/pages.jl"),
     ("README.md", "rust", "src/lib.rs"),
     ("bindings/julia/SONew/README.md", "julia", "bindings/julia/SONew/test/pages.jl"),
-    ("bindings/julia/SONew/README.md", "sh", ""),
-    ("bindings/python/README.md", "sh", ""),
     ("bindings/python/jax.md", "python", "bindings/python/tests/pages.py"),
-    ("bindings/python/jax.md", "sh", ""),
     ("bindings/python/torch.md", "python", "bindings/python/tests/pages.py"),
-    ("bindings/python/torch.md", "sh", ""),
     ("docs/distributed.md", "python", "bindings/python/tests/pages.py"),
     ("docs/distributed.md", "sh", "tests/mpi"),
     ("docs/inside-a-program.md", "c", "tests/pages/main.rs"),
     ("docs/inside-a-program.md", "cpp", "tests/pages/main.rs"),
     ("docs/state-files.md", "python", "tests/python/blocks.py"),
     ("docs/state-files.md", "sh", "tool/tests/merge.rs"),
-    ("docs/state-files.md", "json", "tests/shards/main.rs"),
 ];
 
 /// Every block of code is run by a test, or a comment before it says why not. (Those of the
@@ -215,7 +210,8 @@ const RUN_BY: [(&str, &str, &str); 21] = [
 #[test]
 fn every_block_is_run_or_says_why_not() {
     for page in PAGES {
-        for block in blocks(page).iter().filter(|block| block.language != "text") {
+        let is_code = |block: &&Block| !["text", "json"].contains(&&block.language[..]);
+        for block in blocks(page).iter().filter(is_code) {
             if block.not_run.is_some() {
                 continue;
             }
