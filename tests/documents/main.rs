@@ -133,7 +133,10 @@ fn every_page_is_known() {
             Some(page) => format!("(../{page})"),
             None => format!("(../../{page})"),
         };
-        assert!(summary.contains(&target), "docs/site/SUMMARY.md has no {page}");
+        assert!(
+            summary.contains(&target),
+            "docs/site/SUMMARY.md has no {page}"
+        );
     }
 }
 
@@ -150,10 +153,16 @@ fn anchors(text: &str) -> Vec<String> {
     for heading in prose(text).lines().filter(|line| line.starts_with('#')) {
         let title = heading.trim_start_matches('#').trim().to_lowercase();
         let title = title.replace("\\_", "_");
-        let kept = title.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        let kept = title
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
         let anchor: String = kept.map(|c| if c == ' ' { '-' } else { c }).collect();
         let count = seen.entry(anchor.clone()).or_default();
-        found.push(if *count == 0 { anchor } else { format!("{anchor}-{count}") });
+        found.push(if *count == 0 {
+            anchor
+        } else {
+            format!("{anchor}-{count}")
+        });
         *count += 1;
     }
     found
@@ -163,11 +172,18 @@ fn anchors(text: &str) -> Vec<String> {
 #[test]
 fn links_lead_somewhere() {
     let mut links = 0;
-    for page in PAGES.iter().chain(&REFERENCES).chain(&["docs/site/SUMMARY.md"]) {
+    for page in PAGES
+        .iter()
+        .chain(&REFERENCES)
+        .chain(&["docs/site/SUMMARY.md"])
+    {
         let path = root().join(page);
         let text = read(&path);
         let targets = prose(&text);
-        let targets = targets.split("](").skip(1).filter_map(|x| x.split_once(')'));
+        let targets = targets
+            .split("](")
+            .skip(1)
+            .filter_map(|x| x.split_once(')'));
         for (target, _) in targets.filter(|(target, _)| !target.contains("://")) {
             let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
             let to = match file {
@@ -177,7 +193,10 @@ fn links_lead_somewhere() {
             assert!(to.exists(), "{page}: no {target}");
             if !anchor.is_empty() {
                 let there = anchors(&read(&to));
-                assert!(there.iter().any(|a| a == anchor), "{page}: no anchor {target}");
+                assert!(
+                    there.iter().any(|a| a == anchor),
+                    "{page}: no anchor {target}"
+                );
             }
             links += 1;
         }
@@ -194,10 +213,26 @@ const RUN_BY: [(&str, &str, &str); 16] = [
     ("README.md", "python", "bindings/python/tests/pages.py"),
     ("README.md", "julia", "bindings/julia/SONew/test/pages.jl"),
     ("README.md", "rust", "src/lib.rs"),
-    ("bindings/julia/SONew/README.md", "julia", "bindings/julia/SONew/test/pages.jl"),
-    ("bindings/python/jax.md", "python", "bindings/python/tests/pages.py"),
-    ("bindings/python/torch.md", "python", "bindings/python/tests/pages.py"),
-    ("docs/distributed.md", "python", "bindings/python/tests/pages.py"),
+    (
+        "bindings/julia/SONew/README.md",
+        "julia",
+        "bindings/julia/SONew/test/pages.jl",
+    ),
+    (
+        "bindings/python/jax.md",
+        "python",
+        "bindings/python/tests/pages.py",
+    ),
+    (
+        "bindings/python/torch.md",
+        "python",
+        "bindings/python/tests/pages.py",
+    ),
+    (
+        "docs/distributed.md",
+        "python",
+        "bindings/python/tests/pages.py",
+    ),
     ("docs/distributed.md", "sh", "tests/mpi"),
     ("docs/inside-a-program.md", "c", "tests/pages/main.rs"),
     ("docs/inside-a-program.md", "cpp", "tests/pages/main.rs"),
@@ -224,7 +259,10 @@ fn every_block_is_run_or_says_why_not() {
                 .find(found)
                 .unwrap_or_else(|| panic!("{page}: nothing runs `{first}`, or says why not"));
             let name = page.rsplit('/').next().unwrap();
-            assert!(read(&root().join(test)).contains(name), "{test} names no {name}");
+            assert!(
+                read(&root().join(test)).contains(name),
+                "{test} names no {name}"
+            );
         }
     }
 }
