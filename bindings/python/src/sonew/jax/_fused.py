@@ -103,7 +103,7 @@ def fused_sonew(
       ...   return optimizer.step(x, jax.grad(loss)(x), state)
       >>> x = jnp.zeros(3)
       >>> state = optimizer.init(x)
-      >>> for _ in range(100):
+      >>> for _ in range(200):
       ...   x, state = train(x, state)
       >>> print(f"{loss(x):.3f}")
       0.000

@@ -326,7 +326,7 @@ def sonew(
       >>> optimizer = sonew(0.1)
       >>> x = jnp.zeros(3)
       >>> state = optimizer.init(x)
-      >>> for _ in range(100):
+      >>> for _ in range(200):
       ...   updates, state = optimizer.update(jax.grad(loss)(x), state, x)
       ...   x = optax.apply_updates(x, updates)
       >>> print(f"{loss(x):.3f}")
