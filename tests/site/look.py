@@ -57,6 +57,7 @@ class Look:
     def page(self, start, size):
         """A page of the browser, which notes what goes wrong on it."""
         page = self.browser.new_context(viewport=size, has_touch=size is PHONE).new_page()
+        page.set_default_timeout(180_000)  # a machine may be busy
         note = lambda text: self.wrong.append(f"{page.url}: {text}")
         page.on("console", lambda m: note(f"console: {m.text}") if m.type != "log" else None)
         page.on("pageerror", lambda error: note(f"error: {error}"))
@@ -108,7 +109,7 @@ class Look:
         page.goto(start + "index.html")
         page.click("#mdbook-search-toggle")
         page.locator("#mdbook-searchbar").press_sequentially("damping")
-        page.wait_for_selector("#mdbook-searchresults li a", timeout=20_000)
+        page.wait_for_selector("#mdbook-searchresults li a")
         with page.expect_navigation():
             page.click("#mdbook-searchresults li a")
         if "damping" not in page.inner_text("main").lower():
