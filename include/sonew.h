@@ -1311,13 +1311,12 @@ sonew_status sonew_plane_view(const sonew_optimizer *optimizer,
                               size_t size);
 
 /**
- * Replaces the optimizer's state by a copy of the caller's: its step count,
- * which becomes that of every tensor, too (sonew_set_settings() changes that of
- * one), and count state planes, those of the first tensor first, each tensor's in the
- * order of their indices. For programs that kept the state in arrays of their
- * own. "master" is taken as set, so that the next step does not copy it from
- * the parameters, and "pooled" of shards as reduced. Views of the state become invalid; a live file that held the
- * state is closed, as by sonew_free().
+ * Replaces the optimizer's state by a copy of the caller's: its step count, which becomes that
+ * of every tensor, too (sonew_set_settings() changes that of one), and count state planes,
+ * those of the first tensor first, each tensor's in the order of their indices. For programs
+ * that kept the state in arrays of their own. "master" is taken as set, so that the next step
+ * does not copy it from the parameters, and "pooled" of shards as reduced. Views of the state
+ * become invalid; a live file that held the state is closed, as by sonew_free().
  *
  * Errors: SONEW_PLANE_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
  * SONEW_OVERLAP, SONEW_OUT_OF_MEMORY. Since 0.2.
@@ -1877,10 +1876,10 @@ struct sonew_buffers {
  * parameters are updated: they have been when the step reaches SONEW_NORMS, by the norms of the
  * step before. (The first step of a tensor has none: reduce its numbers at each stage, and wait.
  * Parameters of 16 bits without master weights always take two passes: they are updated at the
- * end.) What the step measured
- * may be reduced in the background, as by MPI_Iallreduce, while the updated parameters are passed
- * on and the next gradients are computed. Then the step is ended, before the next one begins: an update that was more than twice as long as it should have been is
- * brought back here, one gradient late. SONEW_LARGEST_L1 comes before SONEW_NORMS: pass the
+ * end.) What the step measured may be reduced in the background, as by MPI_Iallreduce, while the
+ * updated parameters are passed on and the next gradients are computed. Then the step is ended,
+ * before the next one begins: an update that was more than twice as long as it should have been
+ * is brought back here, one gradient late. SONEW_LARGEST_L1 comes before SONEW_NORMS: pass the
  * machine's own numbers on, reduce them together with the norms, and set them when the step is
  * done, as the last of sonew_settings.scalars. examples/mpi does all of this.
  *

@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <cstdio>
 
-Shards::Shards(const std::vector<Part> &parts, const std::vector<sonew::Tensor> &tensors,
-               const sonew::Options &options, int ranks)
+Shards::Shards(const std::vector<Part> &parts, const std::vector<std::size_t> &block_rows,
+               int ranks)
     : counts(ranks), firsts(ranks), rows_(parts.size(), std::vector<Rows>(ranks)) {
   const std::size_t all = parts.back().first + parts.back().size();
   for (std::size_t t = 0; t < parts.size(); t++) {
     const Part &part = parts[t];
-    const std::size_t block = sonew::block_rows(tensors[t], options), end = part.dims[0];
+    const std::size_t block = block_rows[t], end = part.dims[0];
     // A block belongs to the rank in whose share of the buffer its middle is.
     const auto owner = [&](std::size_t row) {
       const std::size_t middle = part.first + (row + std::min(row + block, end)) * part.row_len() / 2;
@@ -69,34 +69,54 @@ void Ranks::sum(const char *what, std::vector<double> &numbers) {
   });
 }
 
-void Ranks::begin_sum(const char *what, std::vector<double> &numbers) {
-  in_background_ = what;
-  timed(what, "MPI_Iallreduce", 8 * numbers.size(), [&] {
-    MPI_Iallreduce(MPI_IN_PLACE, numbers.data(), static_cast<int>(numbers.size()), MPI_DOUBLE,
-                   MPI_SUM, MPI_COMM_WORLD, &request_);
+void Ranks::begin_sum(const char *what, void *numbers, std::size_t count, MPI_Datatype type) {
+  int size = 0;
+  MPI_Type_size(type, &size);
+  in_background_.push_back({what, MPI_REQUEST_NULL});
+  timed(what, "MPI_Iallreduce", static_cast<std::size_t>(size) * count, [&] {
+    MPI_Iallreduce(MPI_IN_PLACE, numbers, static_cast<int>(count), type, MPI_SUM, MPI_COMM_WORLD,
+                   &in_background_.back().request);
   });
+}
+
+void Ranks::begin_sum(const char *what, std::vector<double> &numbers) {
+  begin_sum(what, numbers.data(), numbers.size(), MPI_DOUBLE);
+}
+
+void Ranks::begin_sum(const char *what, Floats &numbers) {
+  begin_sum(what, numbers.data(), numbers.size(), MPI_FLOAT);
 }
 
 void Ranks::progress() {
   int is_done = 0;
-  MPI_Test(&request_, &is_done, MPI_STATUS_IGNORE);
+  for (InBackground &sum : in_background_) MPI_Test(&sum.request, &is_done, MPI_STATUS_IGNORE);
 }
 
-void Ranks::finish_sum() {
-  int is_done = 0;
-  const double begin = MPI_Wtime();
-  MPI_Test(&request_, &is_done, MPI_STATUS_IGNORE);
-  if (!is_done) MPI_Wait(&request_, MPI_STATUS_IGNORE);
-  trace(in_background_.c_str(), is_done ? "is there" : "MPI_Wait", begin);
-  if (is_done) return;
-  kinds_[in_background_].waits++;
-  kinds_[in_background_].seconds += MPI_Wtime() - begin;
+void Ranks::finish_sums() {
+  for (InBackground &sum : in_background_) {
+    int is_done = 0;
+    const double begin = MPI_Wtime();
+    MPI_Test(&sum.request, &is_done, MPI_STATUS_IGNORE);
+    if (!is_done) MPI_Wait(&sum.request, MPI_STATUS_IGNORE);
+    trace(sum.what, is_done ? "is there" : "MPI_Wait", begin);
+    if (is_done) continue;
+    kinds_[sum.what].waits++;
+    kinds_[sum.what].seconds += MPI_Wtime() - begin;
+  }
+  in_background_.clear();
 }
 
 void Ranks::gather(const char *what, Floats &params, const Shards &shards) {
   timed(what, "MPI_Allgatherv", 4 * params.size(), [&] {
     MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, params.data(), shards.counts.data(),
                    shards.firsts.data(), MPI_FLOAT, MPI_COMM_WORLD);
+  });
+}
+
+void Ranks::gather(const char *what, std::vector<std::uint16_t> &numbers, const Shards &shards) {
+  timed(what, "MPI_Allgatherv", 2 * numbers.size(), [&] {
+    MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, numbers.data(), shards.counts.data(),
+                   shards.firsts.data(), MPI_UINT16_T, MPI_COMM_WORLD);
   });
 }
 

@@ -18,11 +18,10 @@ struct Rows {
 };
 
 // Which parameters ranks own: whole blocks of rows, so that results do not depend on how many
-// ranks there are, and one range of the buffer of all for each rank.
+// ranks there are, or any rows; and one range of the buffer of all for each rank.
 class Shards {
  public:
-  Shards(const std::vector<Part> &parts, const std::vector<sonew::Tensor> &tensors,
-         const sonew::Options &options, int ranks);
+  Shards(const std::vector<Part> &parts, const std::vector<std::size_t> &block_rows, int ranks);
 
   const Rows &rows(std::size_t tensor, int rank) const { return rows_[tensor][rank]; }
 
@@ -46,12 +45,15 @@ class Ranks {
   // Each rank has all sums then.
   void sum(const char *what, std::vector<std::int64_t> &numbers);
   void sum(const char *what, std::vector<double> &numbers);
-  // The same in the background: finish() waits, and progress() gets on with it.
+  // The same in the background: finish_sums() waits for all of them, and progress() gets on with
+  // them.
   void begin_sum(const char *what, std::vector<double> &numbers);
+  void begin_sum(const char *what, Floats &numbers);
   void progress();
-  void finish_sum();
-  // Every rank's range of the parameters comes to all others.
+  void finish_sums();
+  // Every rank's range of the parameters, or of numbers of 16 bits, comes to all others.
   void gather(const char *what, Floats &params, const Shards &shards);
+  void gather(const char *what, std::vector<std::uint16_t> &numbers, const Shards &shards);
   // Whether all ranks say so.
   bool all(bool says);
 
@@ -66,12 +68,16 @@ class Ranks {
     std::size_t bytes = 0;
     double seconds = 0;
   };
+  struct InBackground {
+    const char *what;
+    MPI_Request request;
+  };
+  void begin_sum(const char *what, void *numbers, std::size_t count, MPI_Datatype type);
   void trace(const char *what, const char *call, double begin) const;
   template <class F>
   void timed(const char *what, const char *call, std::size_t bytes, F collective);
 
   std::map<std::string, Kind> kinds_;
-  std::string in_background_;
+  std::vector<InBackground> in_background_;
   double started_ = 0;
-  MPI_Request request_ = MPI_REQUEST_NULL;
 };

@@ -4,6 +4,7 @@
 //
 //    mpirun -n 4 build/train                            200 steps
 //    mpirun -n 4 build/train --lagged                   no wait before an update
+//    mpirun -n 4 build/train --pooled                   the same, with pooled correlations
 //    mpirun -n 4 build/train --steps 3 --trace          prints every collective
 //    mpirun -n 4 build/train --steps 100 --save run     saves run/step-100
 //    mpirun -n 2 build/train --load run/step-100        goes on to step 200
@@ -14,6 +15,8 @@
 //   that does not need this reduces floats: half the bytes.)
 // - Rows are cut between blocks (sonew::block_rows), and norms come from sums of blocks, which
 //   are added up in the order of blocks (sonew::Stages::combine).
+// With --pooled they are so up to rounding: sums over the rows of all ranks are float32, in MPI's
+// order. Rows are then cut anywhere.
 #include <algorithm>
 #include <cmath>
 #include <csignal>
@@ -33,7 +36,9 @@ constexpr double Unit = 1.0 / (1LL << 44), Largest = 32768;
 
 struct Settings {
   unsigned steps = 200, every = 0, seed = 1;
-  bool lagged = false, trace = false;
+  bool lagged = false, pooled = false, trace = false;
+  // Also gathers what Muon would have to, to be seen in the trace.
+  bool beside_muon = false;
   std::string save, load;
   // For tests of what happens if a rank dies: which, where ("step" or "save"), and in which step.
   int dies = -1;
@@ -49,6 +54,8 @@ struct Settings {
       };
       const auto number = [&] { return static_cast<unsigned>(std::strtoul(value(), nullptr, 10)); };
       if (name == "--lagged") lagged = true;
+      else if (name == "--pooled") lagged = pooled = true;
+      else if (name == "--beside-muon") beside_muon = true;
       else if (name == "--trace") trace = true;
       else if (name == "--steps") steps = number();
       else if (name == "--every") every = number();
@@ -67,6 +74,10 @@ class Training {
   Training(Ranks &ranks, const Settings &settings)
       : ranks_(ranks), settings_(settings), params_(first_parameters(settings.seed)) {
     options_.lagged_norms = settings.lagged;
+    if (settings.pooled) {
+      options_.pooling = sonew::Pooling::band;
+      options_.band = 16;
+    }
     options_.threads = 1;
     // That is checked where gradients become integers.
     step_.non_finite = sonew::NonFinite::unchecked;
@@ -78,7 +89,10 @@ class Training {
       if (part.dims.size() == 1) tensor.update = sonew::Update::adam;
       tensors.push_back(tensor);
     }
-    shards_.emplace(parts_, tensors, options_, ranks.count);
+    std::vector<std::size_t> block_rows;
+    for (const sonew::Tensor &tensor : tensors)
+      block_rows.push_back(settings.pooled ? 1 : sonew::block_rows(tensor, options_));
+    shards_.emplace(parts_, block_rows, ranks.count);
     for (std::size_t t = 0; t < tensors.size(); t++) {
       const Rows &own = shards_->rows(t, ranks.rank);
       tensors[t].first_row = own.first;
@@ -137,8 +151,8 @@ class Training {
     }
     ranks_.sum("gradients", sums);
     if (sums.back() > 0) throw std::runtime_error("a gradient is not finite");
-    // Of the step before the gradient is still in use.
-    Floats &mean = gradients_[step % 2];
+    // A step that has come to its norms does not read its gradient any more.
+    Floats &mean = gradient_;
     mean.resize(params_.size());
     const auto of = [](std::int64_t sum) { return static_cast<double>(sum) * (Unit / Microbatches); };
     for (std::size_t i = 0; i < mean.size(); i++) mean[i] = static_cast<float>(of(sums[i]));
@@ -160,16 +174,16 @@ class Training {
   // Updates the rows of this rank. With lagged norms, they are those of the step before, and
   // what this step measures is reduced in the background. The first step has none before it.
   void step(unsigned number) {
+    if (settings_.beside_muon) gather_momenta();
     stages_.emplace(optimizer_->stages(own<sonew::Buffer>(params_.data()),
-                                       own<sonew::LastingBuffer>(gradients_[number % 2].data()),
-                                       step_));
+                                       own<sonew::LastingBuffer>(gradient_.data()), step_));
     const bool waits = !settings_.lagged || number == 0;
     for (sonew::Stage stage; (stage = stages_->next()) != sonew::Stage::done;) {
       die("step", number);
-      numbers_ = stages_->block_numbers();
+      numbers_ = numbers_of_stage();
       if (waits) {
         ranks_.sum(stage == sonew::Stage::norms ? "norms" : "damping", numbers_);
-        stages_->combine(numbers_);
+        combine(stage, numbers_);
       } else if (stage == sonew::Stage::largest_l1) {
         // For the next step: it is put right there.
         largest_ = numbers_;
@@ -177,30 +191,105 @@ class Training {
         // Each number is zero on all ranks but one, so that the sum is also the largest.
         numbers_.insert(numbers_.end(), largest_.begin(), largest_.end());
         ranks_.begin_sum("norms, damping", numbers_);
+        begin_correlations();
         return;
       }
     }
     stages_.reset();
+    begin_correlations();
   }
 
-  // Ends a step whose norms have been reduced in the background.
+  // Ends a step whose norms, and pooled sums, have been reduced in the background.
   void finish() {
-    if (!stages_) return;
-    ranks_.finish_sum();
+    ranks_.finish_sums();
+    if (stages_) finish_stages();
+    const float *next = sums_.data();
+    for (std::size_t t = 0; !sums_.empty() && t < parts_.size(); t++) {
+      const std::size_t size = optimizer_->partial_sums_size(t);
+      optimizer_->set_reduced_sums(t, {next, size});
+      next += size;
+    }
+    sums_.clear();
+  }
+
+  void finish_stages() {
     const std::size_t half = numbers_.size() / 2;
-    const std::vector<std::size_t> blocks = stages_->blocks();
-    stages_->combine({numbers_.begin(), numbers_.begin() + static_cast<std::ptrdiff_t>(half)});
+    const std::vector<std::size_t> counts = counts_of_stage();
+    combine(sonew::Stage::norms,
+            {numbers_.begin(), numbers_.begin() + static_cast<std::ptrdiff_t>(half)});
     while (stages_->next() != sonew::Stage::done) {}
     stages_.reset();
     std::size_t next = half;
     for (std::size_t t = 0; t < parts_.size(); t++) {
       double largest = 0;
-      for (std::size_t block = 0; block < blocks[t]; block++, next += 2)
+      for (std::size_t i = 0; i < counts[t]; i++, next += 2)
         largest = std::max(largest, numbers_[next]);
       sonew_settings settings = optimizer_->settings(t);
       settings.scalars[3] = largest;
       optimizer_->set_settings(t, settings);
     }
+  }
+
+  // What this rank has of the sums of products is reduced before the next step.
+  void begin_correlations() {
+    if (!settings_.pooled) return;
+    for (std::size_t t = 0; t < parts_.size(); t++) {
+      const std::size_t size = optimizer_->partial_sums_size(t);
+      sums_.resize(sums_.size() + size);
+      optimizer_->partial_sums(t, {sums_.data() + sums_.size() - size, size});
+    }
+    ranks_.begin_sum("correlations", sums_);
+  }
+
+  // The numbers of a stage in parts, each of which one rank has, and zeros of the others. Parts
+  // are blocks; with pooled correlations, whose blocks depend on the cut, they are what each
+  // rank has of a tensor.
+  std::vector<double> numbers_of_stage() {
+    if (!settings_.pooled) return stages_->block_numbers();
+    const sonew::Span<double> own = stages_->numbers();
+    const auto count = static_cast<std::size_t>(ranks_.count);
+    const auto rank = static_cast<std::size_t>(ranks_.rank);
+    std::vector<double> all(own.size() * count);
+    for (std::size_t i = 0; i < own.size(); i++)
+      all[2 * (i / 2 * count + rank) + i % 2] = own[i];
+    return all;
+  }
+
+  // How many parts each tensor has.
+  std::vector<std::size_t> counts_of_stage() const {
+    if (!settings_.pooled) return stages_->blocks();
+    return std::vector<std::size_t>(parts_.size(), static_cast<std::size_t>(ranks_.count));
+  }
+
+  // Puts what the parts of all ranks make in the place of the numbers of a stage.
+  void combine(sonew::Stage stage, const std::vector<double> &all) {
+    if (!settings_.pooled) return stages_->combine(all);
+    const sonew::Span<double> numbers = stages_->numbers();
+    const auto count = static_cast<std::size_t>(ranks_.count);
+    for (std::size_t i = 0; i < numbers.size(); i++) {
+      numbers[i] = 0;
+      for (std::size_t part = 0; part < count; part++) {
+        const double number = all[2 * (i / 2 * count + part) + i % 2];
+        numbers[i] = stage == sonew::Stage::largest_l1 ? std::max(numbers[i], number)
+                                                       : numbers[i] + number;
+      }
+    }
+  }
+
+  // Muon orthogonalizes the momenta of whole matrices: before its update every rank needs those
+  // of all others, here in bfloat16. Nothing is done with them.
+  void gather_momenta() {
+    std::vector<std::uint16_t> all(params_.size());
+    for (std::size_t t = 0; t < parts_.size(); t++) {
+      const sonew::Span<const float> momentum = optimizer_->plane(t, 0).as<float>();
+      const std::size_t first = parts_[t].first + shards_->rows(t, ranks_.rank).first * parts_[t].row_len();
+      for (std::size_t i = 0; i < momentum.size(); i++) {
+        std::uint32_t bits;
+        std::memcpy(&bits, &momentum[i], sizeof bits);
+        all[first + i] = static_cast<std::uint16_t>(bits >> 16);
+      }
+    }
+    ranks_.gather("momenta (Muon)", all, *shards_);
   }
 
   // Each rank writes a file into a folder, which gets its name when all are complete: a save that
@@ -266,12 +355,13 @@ class Training {
   const std::vector<Part> parts_ = network();
   sonew::Options options_;
   sonew::StepOptions step_;
-  Floats params_, gradients_[2];
+  Floats params_, gradient_;
   std::optional<Shards> shards_;
   std::optional<sonew::Optimizer> optimizer_;
-  // A step whose numbers are being reduced.
+  // A step whose numbers are being reduced, and these numbers.
   std::optional<sonew::Stages> stages_;
   std::vector<double> numbers_, largest_;
+  Floats sums_;
 };
 
 int main(int argc, char **argv) {

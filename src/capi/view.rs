@@ -93,13 +93,12 @@ fn view_of(owned: &Owned, tensor: usize, plane: usize) -> Result<sonew_view> {
     })
 }
 
-/// Replaces the optimizer's state by a copy of the caller's: its step count,
-/// which becomes that of every tensor, too (sonew_set_settings() changes that of
-/// one), and count state planes, those of the first tensor first, each tensor's in the
-/// order of their indices. For programs that kept the state in arrays of their
-/// own. "master" is taken as set, so that the next step does not copy it from
-/// the parameters, and "pooled" of shards as reduced. Views of the state become invalid; a live file that held the
-/// state is closed, as by sonew_free().
+/// Replaces the optimizer's state by a copy of the caller's: its step count, which becomes that
+/// of every tensor, too (sonew_set_settings() changes that of one), and count state planes,
+/// those of the first tensor first, each tensor's in the order of their indices. For programs
+/// that kept the state in arrays of their own. "master" is taken as set, so that the next step
+/// does not copy it from the parameters, and "pooled" of shards as reduced. Views of the state
+/// become invalid; a live file that held the state is closed, as by sonew_free().
 ///
 /// Errors: SONEW_PLANE_COUNT, SONEW_MISALIGNED, SONEW_SIZE_OVERFLOW,
 /// SONEW_OVERLAP, SONEW_OUT_OF_MEMORY. Since 0.2.

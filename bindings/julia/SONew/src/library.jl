@@ -9,6 +9,7 @@ const FUNCTIONS = (
     :sonew_reset, :sonew_clone,
     :sonew_step, :sonew_get_tensor, :sonew_get_settings, :sonew_set_settings, :sonew_info,
     :sonew_plane_view, :sonew_set_state, :sonew_reset_master,
+    :sonew_partial_sums, :sonew_set_reduced_sums,
     :sonew_save, :sonew_save_to_memory, :sonew_load, :sonew_set_text, :sonew_get_text,
     :sonew_make_live, :sonew_sync, :sonew_save_begin,
     :sonew_save_finish, :sonew_verify,

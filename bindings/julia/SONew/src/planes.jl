@@ -145,13 +145,67 @@ function tensor_index(opt, index::Integer)
 end
 
 """
+    SONew.partial_sums(opt, tensor) -> Vector
+
+What the optimizer has of the sums of products of an array's last step, of the chains that are
+here: with `pooling` and chains of `L` coordinates, `(band + 1) L`, `(rank + 1) L` or `L^2`
+numbers, `Float32` or `Float64` as those of the plane `"pooled"`, whose last step they are. For an
+array with pooled correlations that is a `shard`: add them up over all shards, and give the result
+to [`SONew.set_reduced_sums!`](@ref) before the next step and before a save, which are refused until
+then. They are zeros where nothing is to be added up: of arrays that are no shards, or that took no
+part in the last step, and after they have been set. Without pooled correlations, or with those of
+the step itself, there are none.
+"""
+function partial_sums(opt::Optimizer, tensor)
+    protected(opt) do handle
+        index = tensor_index(opt, tensor)
+        sums = room_for_sums(handle, index)
+        check(ccall(c().sonew_partial_sums, Int32,
+                    (Ptr{Cvoid}, Csize_t, Ptr{Cvoid}, Csize_t, Ptr{Csize_t}),
+                    handle, index - 1, sums, length(sums), C_NULL))
+        return sums
+    end
+end
+
+"""
+    SONew.set_reduced_sums!(opt, tensor, sums)
+
+Puts sums over all shards of an array in the place of its [`SONew.partial_sums`](@ref): as many,
+and of the same type. All shards must be given the same bits. Where nothing was to be added up, the
+state stays as it is. Returns `opt`.
+"""
+function set_reduced_sums!(opt::Optimizer, tensor, sums::Vector)
+    protected(opt) do handle
+        index = tensor_index(opt, tensor)
+        own = room_for_sums(handle, index)
+        eltype(sums) === eltype(own) || throw(ArgumentError(
+            "the sums of array \"$(opt.tensors[index].name)\" are $(eltype(own)), " *
+            "not $(eltype(sums))"))
+        check(ccall(c().sonew_set_reduced_sums, Int32,
+                    (Ptr{Cvoid}, Csize_t, Ptr{Cvoid}, Csize_t),
+                    handle, index - 1, sums, length(sums)))
+    end
+    return opt
+end
+
+function room_for_sums(handle, index)
+    count = Ref{Csize_t}(0)
+    check(ccall(c().sonew_partial_sums, Int32,
+                (Ptr{Cvoid}, Csize_t, Ptr{Cvoid}, Csize_t, Ptr{Csize_t}),
+                handle, index - 1, C_NULL, 0, count))
+    views = filter(v -> unsafe_string(v.plane) == "pooled", c_views(handle, index))
+    type = isempty(views) ? Float32 : element_type(views[1].dtype)
+    return Vector{type}(undef, count[])
+end
+
+"""
     SONew.set_state!(opt, step_count, planes)
 
 Replaces the state by a copy of the caller's, for programs that kept it in arrays of their
 own: the step count, which becomes that of every array, too, and for each array, in the
 order of [`tensor_names`](@ref), the list of its state planes in the order of
 [`plane_names`](@ref). A plane has the size and the element type of the optimizer's plane;
-`"master"` is taken as set. Step counts of single arrays, and their
+`"master"` is taken as set, and `"pooled"` of shards as added up. Step counts of single arrays, and their
 scalars, which become zeros, are set afterwards, by [`SONew.set_settings!`](@ref).
 
 Views of the state become invalid; a live file that held the state is closed. Returns

@@ -37,7 +37,8 @@ Hyperparameters of an optimizer:
   a `:band` of correlations, those along a few leading directions (`:rank`), or `:all`, for
   chains of up to 4096. The state has 2 numbers for each parameter, and a plane `"pooled"` for
   each array. Chains end at every column, or row: `:contiguous` is as `:contiguous_lines`, `:strided` as
-  `:strided_lines`. An array of one chain pools nothing; a `shard` cannot be pooled. Not for
+  `:strided_lines`. An array of one chain pools nothing; of a `shard` sums are added up over
+  processes between steps ([`SONew.partial_sums`](@ref)). Not for
   embeddings and other arrays whose units see different inputs: give these
   `update = :adam`.
 - `rank = 16`: with `pooling = :rank`, the number of directions, 1 to 64; as many as a chain

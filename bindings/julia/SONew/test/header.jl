@@ -53,8 +53,8 @@ declared = Symbol.(getindex.(eachmatch(r"^(?:sonew_status |const char \*)(sonew_
 @test setdiff(declared, SONew.FUNCTIONS) ==
       [:sonew_flat_pointers, :sonew_load_options_init, :sonew_tensors_init,
        :sonew_get_options, :sonew_buffers_init, :sonew_stages_begin,
-       :sonew_plan_stages_begin, :sonew_stages_next, :sonew_stages_blocks, :sonew_block_rows,
-       :sonew_stages_abort]
+       :sonew_plan_stages_begin, :sonew_stages_next, :sonew_stages_abort, :sonew_stages_blocks,
+       :sonew_block_rows]
 @test issubset(SONew.FUNCTIONS, declared)
 
 # One version for the library, its header and this package.

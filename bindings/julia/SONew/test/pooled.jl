@@ -106,6 +106,33 @@ for (pooling, rank, lagged, expected) in (
     # A plan knows the size from its length, too.
     @test size.(SONew.zero_planes(SONew.Plan(rule, start().W)))[3] == expected
 end
-# Shards have only a part of the sums.
-@test refused(() -> setup(rule, x; hyperparameters = (n, x) -> (shard = (first = 1, whole = 20),)),
+# Shards have only a part of the sums, which are added up between steps: not in one.
+at_once = SONewRule(rule; lagged_norms = false)
+@test refused(() -> setup(at_once, x; hyperparameters = (n, x) -> (shard = (first = 1, whole = 20),)),
               :SONEW_SHARD)
+let rule = SONewRule(eta = 0.1, pooling = :band, band = 2, graft = :none, damping = :absolute,
+                     eps = 1e-3)
+    whole = (W = randn(Float32, 5, 300),)
+    cuts = (1:101, 102:300)
+    parts = map(c -> (W = whole.W[:, c],), cuts)
+    opts = map(parts, cuts) do part, c
+        setup(rule, part; hyperparameters = (n, x) -> (shard = (first = first(c), whole = 300),))
+    end
+    opt = setup(rule, whole)
+    @test SONew.partial_sums(opt, "W") == zeros(Float32, 15)
+    for number in 1:4
+        g = randn(Float32, 5, 300)
+        step!(opt, whole, (W = g,))
+        for (own, part, c) in zip(opts, parts, cuts)
+            step!(own, part, (W = g[:, c],))
+            @test refused(() -> step!(own, part, (W = g[:, c],)), :SONEW_PARTIAL_SUMS)
+        end
+        sums = sum(own -> SONew.partial_sums(own, "W"), opts)
+        @test length(sums) == 15 && all(sums[1:5] .> 0)
+        @test_throws ArgumentError SONew.set_reduced_sums!(opts[1], "W", Float64.(sums))
+        @test refused(() -> SONew.set_reduced_sums!(opts[1], 1, sums[1:14]), :SONEW_WRONG_LENGTH)
+        foreach(own -> SONew.set_reduced_sums!(own, "W", sums), opts)
+        @test SONew.partial_sums(opts[1], 1) == zeros(Float32, 15)
+        @test hcat(parts[1].W, parts[2].W) ≈ whole.W rtol = 1e-5
+    end
+end
