@@ -445,7 +445,7 @@ def test_parameters_that_share_memory_with_processes():
 
 @pytest.mark.parametrize(
     "implementation, said",
-    [("library", r"gradient of w is torch.float32\[3, 4\], expected float32\[6, 4\]"), ("torch", "size")],
+    [("library", r"'momentum' of w has shape \(6, 4\), expected \(3, 4\)"), ("torch", "size")],
 )
 def test_a_parameter_that_has_become_smaller(implementation, said):
     """Pruning cuts rows off where they are, so that the address stays."""
@@ -455,7 +455,7 @@ def test_a_parameter_that_has_become_smaller(implementation, said):
     optimizer.step()
     p.grad, p.data = None, p.data[:3]
     p.grad = torch.ones(3, 4)
-    with pytest.raises(RuntimeError, match=said):
+    with pytest.raises((RuntimeError, ValueError), match=said):
         optimizer.step()
 
 

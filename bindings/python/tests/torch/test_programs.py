@@ -256,8 +256,10 @@ def test_what_scripts_pass_to_adamw():
     params = parameters()
     SONew(params, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
     SONew(params, lr=1e-3, foreach=False)
-    with pytest.raises(TypeError, match="amsgrad"):
-        SONew(params, amsgrad=True)
+    SONew(params, amsgrad=False, capturable=False, differentiable=False)
+    for name in ("amsgrad", "capturable", "differentiable"):
+        with pytest.raises(ValueError, match=f"{name} is True, which SONew has not"):
+            SONew(params, **{name: True})
 
 
 def test_each_parameter_with_an_optimizer_of_its_own():

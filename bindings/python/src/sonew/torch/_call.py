@@ -6,7 +6,7 @@ import ctypes
 import weakref
 from ctypes import byref, c_double, c_void_p
 from itertools import chain
-from operator import attrgetter
+from operator import is_, itemgetter
 
 import numpy as np
 import torch
@@ -18,8 +18,7 @@ from . import _memory
 from ._options import COMMON, DTYPES, OWN, needs_scalars, pooled_shape, state_dtype_of, update_of
 
 TORCH = {1: torch.float32, 2: torch.float64, 3: torch.bfloat16, 4: torch.float16}
-data_ptr, is_contiguous = torch.Tensor.data_ptr, torch.Tensor.is_contiguous
-bytes_of = attrgetter("nbytes")
+data_ptr = torch.Tensor.data_ptr
 # The fields of sonew_buffers that change, as numpy sees a list of them.
 FIELDS = np.dtype(
     {
@@ -129,6 +128,40 @@ def order_of(p):
     return tuple(order) if p.permute(order).is_contiguous() else None
 
 
+def layouts(tensors):
+    return [(x.dtype, x.shape, x.stride()) for x in tensors]
+
+
+def likeness(tensors):
+    """A function of as many tensors, true only if they have the types, shapes and strides of
+    these: one call for all. It is private to torch, and may say no for other reasons, such as
+    autocast; where there is none, the answer is no."""
+    try:
+        look = torch._C._dynamo.guards.TensorGuards
+        return look(*tensors, dynamic_dims_sizes=[], dynamic_dims_strides=[]).check
+    except (AttributeError, TypeError):
+        return lambda *_: False
+
+
+def has_memory(x):
+    """Whether a tensor's elements are at an address. Those of subclasses that wrap other tensors
+    are not."""
+    return x.numel() == 0 or x.data_ptr() != 0
+
+
+# On the CPU, whatever torch.set_default_device says.
+
+
+def step_count(number):
+    """The state "step"."""
+    return torch.tensor(float(number), dtype=torch.float32, device="cpu")
+
+
+def no_scalars():
+    """The state "scalars" before the first step."""
+    return torch.zeros(_structs.SCALARS, dtype=torch.float64, device="cpu")
+
+
 def free(handle):
     c().sonew_plan_free(handle)
 
@@ -157,7 +190,12 @@ class Call:
         weakref.finalize(self, free, handle)
         self.needs_scalars = needs_scalars(first)
         self.params = [entry.p for entry in entries]
-        self.plain = all(e.order == tuple(range(e.p.ndim)) for e in entries)
+        for entry, p in zip(entries, self.params):
+            if not has_memory(p):
+                raise ValueError(
+                    f"{entry.name} is a {type(p).__name__} without memory of its own, which the "
+                    "library cannot step; implementation='torch' steps by operations of torch"
+                )
         self.group_of = np.array([entry.g for entry in entries])
         self.groups = sorted(set(self.group_of.tolist()))
         self.step_options = filled(_structs.StepOptions)
@@ -202,10 +240,10 @@ class Call:
                 own["scalars"] = own["scalars"].double()
             self.check_state(i, own)
             if self.needs_scalars and "scalars" not in own:
-                own["scalars"] = torch.zeros(_structs.SCALARS, dtype=torch.float64)
+                own["scalars"] = no_scalars()
             live.append((i, own))
         # One tensor has the counts of all, so that a step counts by one operation.
-        counts = torch.tensor([float(own["step"]) for _, own in live], dtype=torch.float32)
+        counts = torch.tensor([float(own["step"]) for _, own in live], dtype=torch.float32, device="cpu")
         self.counts = counts.numpy()
         for n, (i, own) in enumerate(live):
             own["step"] = counts[n]
@@ -220,23 +258,22 @@ class Call:
         # As a slice where it can be, which numpy is quicker with.
         self.live = slice(None) if len(live) == len(self.params) else np.array(indices, int)
         self.live_entries = [self.entries[i] for i in indices]
+        self.live_planes = [self.planes[i] for i in indices]
         self.states = [own for _, own in live]
         self.live_params = [self.params[i] for i, _ in live]
-        self.grad_bytes = [
-            entry.p.numel() * getattr(torch, entry.own.grad_dtype).itemsize
-            for entry in self.live_entries
-        ]
+        self.are_usual = lambda *_: False
         waiting = set(range(len(self.params))) - set(indices)
         self.waiting = [self.params[i] for i in sorted(waiting)]
         self.addresses = list(map(data_ptr, self.params))
+        self.layouts, self.are_alike = layouts(self.params), likeness(self.params)
         self.fields["params"] = self.addresses
         self.copies = [i for i in indices if self.entries[i].is_copied]
-        self.flat = self.state_addresses()
+        self.look_at_state()
 
     def begin(self, i, own):
         """The state before the first step."""
         entry = self.entries[i]
-        own["step"] = torch.tensor(0.0, dtype=torch.float32)
+        own["step"] = step_count(0)
         for name, (dtype, shape) in self.planes[i].items():
             own[name] = entry.zeros(shape, dtype)
         if "master" in own:
@@ -271,38 +308,44 @@ class Call:
         if scalars is not None and (scalars.dtype, scalars.shape) != (torch.float64, (_structs.SCALARS,)):
             raise ValueError(f"'scalars' of {entry.name} must be {_structs.SCALARS} float64 numbers")
 
+    def look_at_state(self):
+        """Notes where state is. Programs may have entries of their own beside it."""
+        kinds = {}
+        for planes, own in zip(self.live_planes, self.states):
+            names = "step", *planes, *(["scalars"] if "scalars" in own else [])
+            kinds.setdefault(names, []).append(own)
+        self.kinds = [(itemgetter(*names), owns) for names, owns in kinds.items()]
+        self.flat = self.state_addresses()
+
     def state_addresses(self):
-        return list(map(data_ptr, chain.from_iterable(map(dict.values, self.states))))
+        found = (map(tensors_of, owns) for tensors_of, owns in self.kinds)
+        return list(map(data_ptr, chain.from_iterable(chain.from_iterable(found))))
 
     def is_current(self):
         """Whether parameters and state are still where they were."""
         try:
             return (
                 list(map(data_ptr, self.params)) == self.addresses
+                and (self.are_alike(*self.params) or layouts(self.params) == self.layouts)
                 and self.state_addresses() == self.flat
                 and all(p.grad is None for p in self.waiting)
             )
-        except (RuntimeError, TypeError):
+        except (RuntimeError, TypeError, KeyError):
             return False
 
     def gradients(self):
         """The gradients, and their addresses: 0 where there is none."""
-        grads = [p.grad for p in self.live_params]
-        if self.plain and not self.maximize:
-            try:
-                pointers = list(map(data_ptr, grads))
-                # Sizes differ if `p.data` or `p.grad_dtype` has become another.
-                fits = list(map(bytes_of, grads)) == self.grad_bytes
-                if fits and all(map(is_contiguous, grads)):
-                    return grads, pointers
-            except (RuntimeError, TypeError):
-                pass
-        for n, (entry, grad) in enumerate(zip(self.live_entries, grads)):
-            if grad is not None:
-                grads[n] = self.gradient(entry, grad)
+        found = [p.grad for p in self.live_params]
+        if self.are_usual(*found) and 0 not in (pointers := list(map(data_ptr, found))):
+            return found, pointers
+        grads = [g if g is None else self.gradient(e, g) for e, g in zip(self.live_entries, found)]
+        if all(map(is_, grads, found)) and not any(grad is None for grad in grads):
+            # Others that lie as these do need no closer look.
+            self.are_usual = likeness(grads)
         return grads, [0 if grad is None else grad.data_ptr() for grad in grads]
 
     def gradient(self, entry, grad):
+        """The gradient as the step takes it: itself, if it lies so in memory."""
         if grad.layout is not torch.strided:
             raise RuntimeError(
                 f"the gradient of {entry.name} is sparse: SONew does not support sparse gradients"
@@ -312,6 +355,10 @@ class Call:
                 f"the gradient of {entry.name} is {grad.dtype}{list(grad.shape)}, expected "
                 f"{entry.own.grad_dtype}{list(entry.shape)}"
             )
+        if not has_memory(grad):
+            raise RuntimeError(f"the gradient of {entry.name} is a {type(grad).__name__} without memory")
+        if entry.lies_well(grad) and not self.maximize:
+            return grad
         grad = grad.detach()
         return entry.placed(torch.neg(grad) if self.maximize else grad)
 
@@ -335,10 +382,10 @@ class Call:
         pointers = np.zeros(len(self.states), np.uint64)
         for n, own in enumerate(self.states):
             if "scalars" not in own:
-                own["scalars"] = torch.zeros(_structs.SCALARS, dtype=torch.float64)
+                own["scalars"] = no_scalars()
             pointers[n] = own["scalars"].data_ptr()
         self.fields["scalars"][self.live] = pointers
-        self.flat = self.state_addresses()
+        self.look_at_state()
         return True
 
     def step(self, grad_scale):

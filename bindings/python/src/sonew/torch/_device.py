@@ -8,7 +8,7 @@ import torch
 from .. import _structs
 from .._pooling import too_long
 from . import _pooled
-from ._call import not_finite
+from ._call import not_finite, step_count
 from ._noise import keys, rounded
 from ._options import is_lagged, needs_scalars, pooled_shape
 from ._solve import ahead, applied, behind, factors, from_chains, is_usable, to_chains
@@ -220,6 +220,8 @@ class Call:
     def step_one(self, index, entry, grad, grad_scale):
         group, p = entry.group, entry.p
         own = self.state.get(p) or self.begin(entry)
+        if p.numel() == 0:
+            return
         planes = {name: own[name] for name in self.planes_of(entry)}
         dtype = torch.float64 if torch.float64 in (p.dtype, planes["momentum"].dtype) else torch.float32
         lr, weight_decay = self.rates[entry.g]
@@ -281,7 +283,7 @@ class Call:
     def begin(self, entry):
         """The state before the first step."""
         own = self.state.setdefault(entry.p, {})
-        own["step"] = torch.tensor(0.0, dtype=torch.float32)
+        own["step"] = step_count(0)
         for name, (dtype, shape) in self.planes_of(entry).items():
             own[name] = entry.zeros(shape, dtype)
         if "master" in own:

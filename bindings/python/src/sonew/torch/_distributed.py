@@ -175,11 +175,13 @@ class PartsCall(Call):
                     own[name] = x if name in WHOLE else like(entry.whole, x)
             self.owns.append(own)
         self.scalars = [own["scalars"].numpy() if "scalars" in own else None for own in self.owns]
-        self.flat = self.state_addresses()
+        self.look_at_state()
 
     def state_addresses(self):
-        owns = getattr(self, "owns", ())
-        return [data_ptr(part(x)) for own in owns for x in own.values()]
+        # The first look is before the DTensors of state are there.
+        own_of = zip(self.live_planes, getattr(self, "owns", ()))
+        listed = [own[n] for planes, own in own_of for n in ("step", *planes, "scalars") if n in own]
+        return [data_ptr(part(x)) for x in listed]
 
     def is_current(self):
         try:

@@ -19,7 +19,7 @@ def zeros(count, dtype):
     """So many zeros."""
     size = count * dtype.itemsize
     if size < MAPPED:
-        return torch.zeros(count, dtype=dtype)
+        return torch.zeros(count, dtype=dtype, device="cpu")
     start = next(_places) % OFFSETS * STAGGER
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     memory = mmap.mmap(-1, size + start, flags=flags)

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from .._library import LibraryError
 from .._structs import NON_FINITE_GRADIENT
 from . import _device, _memory
-from ._call import Call, Entry, order_of
+from ._call import Call, Entry, order_of, step_count
 from ._options import COMMON, STATIC, check_group, check_numbers, check_parameter, is_dtensor, name_of
 
 
@@ -103,6 +103,7 @@ class SONew(Optimizer):
         that torch.compile has compiled, which takes long at first.
       foreach, fused: not needed, and accepted because scripts pass them: a step is one call
         for all parameters in any case.
+      amsgrad, capturable, differentiable: accepted for the same reason; must be False.
 
     Raises:
       ValueError, TypeError: an option or a parameter cannot be, with its name.
@@ -163,8 +164,14 @@ class SONew(Optimizer):
         implementation: str = "auto",
         foreach: Optional[bool] = None,
         fused: Optional[bool] = None,
+        amsgrad: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
     ):
         given = locals()
+        for name in ("amsgrad", "capturable", "differentiable"):
+            if given[name]:
+                raise ValueError(f"{name} is {given[name]!r}, which SONew has not; it must be False")
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         defaults |= {name: given[name] for name in STATIC if name not in defaults}
         check_group(defaults)
@@ -225,7 +232,7 @@ class SONew(Optimizer):
                 else:
                     own[name] = place(value.tensor, p)
         if not isinstance(own.get("step", 0), torch.Tensor):
-            own["step"] = torch.tensor(float(own["step"]), dtype=torch.float32)
+            own["step"] = step_count(own["step"])
 
     @staticmethod
     def _placed(name, x, p):

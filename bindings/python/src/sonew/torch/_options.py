@@ -71,6 +71,9 @@ def check_group(group):
     """Refuses options of a group that cannot be, by name, and brings what has several
     spellings to one."""
     check_numbers(group)
+    if not isinstance(group["betas"], (tuple, list)):
+        # Lists of configurations, and arrays.
+        group["betas"] = tuple(map(float, group["betas"]))
     for name in (*NOT_NEGATIVE, *UNIT):
         check_number(name, group[name], name in UNIT)
     for name, among in NAMED.items():
@@ -106,11 +109,12 @@ def check_numbers(group):
         raise ValueError("Tensor lr must be 1-element")
     check_number("lr", lr)
     check_number("weight_decay", group["weight_decay"])
-    betas = group["betas"]
-    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-        raise ValueError(f"betas is {betas!r}, must be two numbers")
-    for i, beta in enumerate(betas):
-        if not 0.0 <= float(beta) < 1.0:
+    try:
+        first, second = map(float, group["betas"])
+    except (TypeError, ValueError):
+        raise ValueError(f"betas is {group['betas']!r}, must be two numbers") from None
+    for i, beta in enumerate((first, second)):
+        if not 0.0 <= beta < 1.0:
             raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
 
 
@@ -147,13 +151,25 @@ def check_parameter(name, p):
         raise ValueError(
             f"{name} is {p.dtype}, must be float32, float64, bfloat16 or float16"
         )
-    if any(size > 1 and stride == 0 for size, stride in zip(p.shape, p.stride())):
+    if may_overlap(p):
         raise ValueError(
             f"{name} has elements that share memory (strides {p.stride()}): SONew needs a place "
             "for each"
         )
     if p.ndim > _structs.MAX_DIMS:
         raise ValueError(f"{name} has {p.ndim} dimensions, at most {_structs.MAX_DIMS} are possible")
+
+
+def may_overlap(p):
+    """Whether elements of a tensor may share a place: whether a dimension steps into what those
+    of smaller strides reach."""
+    reach = 0
+    for stride, size in sorted(zip(p.stride(), p.shape)):
+        if size > 1:
+            if stride <= reach:
+                return p.numel() > 0
+            reach += (size - 1) * stride
+    return False
 
 
 def is_dtensor(p):

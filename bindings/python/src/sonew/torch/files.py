@@ -15,7 +15,7 @@ import torch
 
 from .._optimizer import Optimizer as Handle
 from .._optimizer import Path
-from ._call import common_options, own_options
+from ._call import common_options, own_options, step_count
 from ._optimizer import SONew
 from ._options import pooled_shape
 
@@ -224,7 +224,7 @@ def get(handle, optimizer, entries):
         settings = handle.settings(i)
         if settings.step_count == 0 and not optimizer.state.get(entry.whole):
             continue
-        own = {"step": torch.tensor(float(settings.step_count), dtype=torch.float32)}
+        own = {"step": step_count(settings.step_count)}
         for name, array in handle.planes(i).items():
             kind = torch.float32 if name in ("master", "pooled") else getattr(torch, entry.own.state_dtype)
             if name == "pooled" and torch.float64 in (kind, entry.p.dtype):
@@ -240,5 +240,5 @@ def get(handle, optimizer, entries):
             )
             own[name.replace("band.", "band_")] = plane
         if any(settings.scalars):
-            own["scalars"] = torch.tensor(list(settings.scalars), dtype=torch.float64)
+            own["scalars"] = torch.tensor(list(settings.scalars), dtype=torch.float64, device="cpu")
         optimizer.state[entry.whole] = entry.of_parts(own)
