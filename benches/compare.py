@@ -13,42 +13,77 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import roofline
+
 
 @dataclass
 class Row:
     """A step of libsonew, and its goal."""
 
     name: str
+    # Of each unit by itself, or of all of them together.
     band: int = 1
+    pooling: str = "none"
+    rank: int = 0
     graft: str = "adam"
+    lagged: bool = False
     chains: str = "contiguous"
     check: bool = False
     state: str = "float32"
     # Largest ratio to AdamW, by model.
     goals: dict = field(default_factory=dict)
-    # Or a bound relative to another row's ratio: its name, a factor, an addend.
+    # Or a bound relative to another row's ratio: its name, a factor, addends by model.
     bound: tuple = None
 
     def bytes(self):
         """Bytes for each parameter: it is read and written, the gradient read;
-        each state plane read and written; with grafting the direction written
-        and read back; with the check the gradient read once more."""
-        planes = self.band + 2 + (self.graft == "normalized rmsprop")
+        each state plane read and written; with grafting by the norms of the step
+        itself the direction written and read back; with the check the gradient
+        read once more."""
+        by_unit = self.band if self.pooling == "none" else 0
+        planes = by_unit + 2 + (self.graft == "normalized rmsprop")
         planes *= 4 if self.state == "float32" else 2
-        again = 0 if self.graft == "none" else 8 if self.band else planes
+        is_one_pass = self.graft == "none" or self.lagged
+        again = 0 if is_one_pass else 8 if self.band else planes
         return 12 + 2 * planes + again + 4 * self.check
 
+    def options(self):
+        """Those of the optimizer that are the row's own."""
+        own = {"band": self.band, "graft": self.graft.replace(" ", "_"), "lagged_norms": self.lagged}
+        if self.pooling != "none":
+            own |= {"pooling": self.pooling} | ({"rank": self.rank} if self.rank else {})
+        return own
 
-TRIDIAGONAL, PLAIN = "tridiagonal, Adam graft", "tridiagonal, no graft"
+
+def pooled(name, bound=None, goals=None, **more):
+    lines = more.pop("chains", "contiguous_lines")
+    return Row(name, lagged=True, chains=lines, goals=goals or {}, bound=bound, **more)
+
+
+TRIDIAGONAL, PLAIN, LAGGED = "tridiagonal, Adam graft", "tridiagonal, no graft", "tridiagonal, lagged"
+BAND, RANK = {"pooling": "band"}, {"pooling": "rank"}
+COLUMNS, BFLOAT16 = {"chains": "strided_lines"}, {"state": "bfloat16"}
+NOTHING = {"a": 0.0, "b": 0.0}
 ROWS = [
     Row("diagonal, Adam graft", band=0, goals={"a": 1.4, "b": 1.5}),
     Row(PLAIN, graft="none", goals={"a": 1.3, "b": 1.5}),
     Row(TRIDIAGONAL, goals={"a": 1.75, "b": 2.0}),
-    Row(TRIDIAGONAL + ", bfloat16 state", state="bfloat16", goals={"a": 1.15, "b": 1.8}),
+    Row(TRIDIAGONAL + ", bfloat16 state", state="bfloat16", goals={"a": 1.35, "b": 1.5}),
+    Row(LAGGED, lagged=True, goals={"a": 1.33, "b": 1.3}),
+    Row(LAGGED + ", bfloat16 state", lagged=True, state="bfloat16", goals={"a": 1.0, "b": 1.2}),
     Row("band 4, Adam graft", band=4, goals={"a": 4.0, "b": 5.0}),
-    Row(TRIDIAGONAL + ", checked", check=True, bound=(TRIDIAGONAL, 1.0, 0.2)),
-    Row(PLAIN + ", columns", graft="none", chains="strided", bound=(PLAIN, 1.2, 0.0)),
-    Row(TRIDIAGONAL + ", columns", chains="strided", bound=(TRIDIAGONAL, 1.2, 0.0)),
+    Row(TRIDIAGONAL + ", checked", check=True, bound=(TRIDIAGONAL, 1.0, {"a": 0.12, "b": 0.2})),
+    Row(PLAIN + ", columns", graft="none", chains="strided", bound=(PLAIN, 1.25, NOTHING)),
+    Row(TRIDIAGONAL + ", columns", chains="strided", bound=(TRIDIAGONAL, 1.25, NOTHING)),
+    Row(LAGGED + ", columns", lagged=True, chains="strided", bound=(LAGGED, 1.25, NOTHING)),
+    pooled("pooled band 4", band=4, **BAND, goals={"a": 1.25}),
+    pooled("pooled band 4, bfloat16 state", band=4, **BAND, **BFLOAT16, goals={"a": 1.1}),
+    pooled("pooled band 4, columns", band=4, **BAND, **COLUMNS, goals={"a": 1.25}),
+    pooled("pooled band 16", band=16, **BAND, goals={"a": 1.7}),
+    pooled("pooled band 32", band=32, **BAND, goals={"a": 2.4}),
+    pooled("pooled band 32, columns", band=32, **BAND, **COLUMNS, goals={"a": 2.4}),
+    pooled("pooled rank 16", rank=16, **RANK, goals={"a": 1.8}),
+    pooled("pooled rank 32", rank=32, **RANK, goals={"a": 2.8}),
 ]
 
 
@@ -87,13 +122,16 @@ CASES = [
         layers(88, 58, 44, 35, 20, 35, 44, 58, 88),
         300,
         (41, 9),
-        limit=20.0,
+        limit=30.0,
     ),
 ]
 
 # The worker threads of a library spin for some milliseconds while they wait for
 # more work, and would slow down those of the next library.
 PAUSE = 0.01
+
+# So many optimizers are measured in one part: 4 GB of state in the largest model.
+TOGETHER = 5
 
 
 def sample(contestant, steps):
@@ -170,8 +208,10 @@ def goal(row, case, measured):
         return f"{case.limit:.0f} us", verdict(samples.seconds, case.limit * 1e-6)
     limit = row.goals.get(case.key)
     if row.bound:
-        other, factor, surcharge = row.bound
-        limit = measured[other].ratio() * factor + surcharge
+        other, factor, surcharges = row.bound
+        limit = measured[other].ratio() * factor + surcharges[case.key]
+    if limit is None:
+        return "", ""
     return f"{limit:.2f}x", verdict(samples.ratios, limit)
 
 
@@ -201,16 +241,16 @@ def line(samples, streams, goal=("", "")):
     ]
 
 
-def show(parts):
-    """One table: a title and the lines for each model."""
-    every = [HEAD] + [cells for _, part in parts for cells in part]
-    widths = [max(len(cells[i]) for cells in every) for i in range(len(HEAD))]
+def show(head, parts):
+    """One table: a title and the lines for each part."""
+    every = [head] + [cells for _, part in parts for cells in part]
+    widths = [max(len(cells[i]) for cells in every) for i in range(len(head))]
 
     def put(cells):
         rest = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))
         print("  ".join([cells[0].ljust(widths[0]), *rest]).rstrip())
 
-    put(HEAD)
+    put(head)
     for title, part in parts:
         print("-" * (sum(widths) + 2 * len(widths) - 2))
         print(title)
@@ -233,12 +273,31 @@ def machine(torch, library, threads):
     )
 
 
+def roofline_of(case, streams, rows, threads):
+    """What binds each row of libsonew in this model, which is far larger than the caches."""
+    import contestants as c
+
+    rate = streams.contestant.bytes * streams.len / min(streams.seconds)
+    rows_of = {row.name: row for row in ROWS}
+    found = []
+    for samples in rows:
+        contestant = samples.contestant
+        if row := rows_of.get(contestant.name):
+            progress(f"({case.key}) in the cache: {row.name}")
+            make = lambda row, shapes: c.Sonew(row, c.Model(shapes), 1)
+            in_cache = roofline.arithmetic(row, make, sample)
+            found.append((contestant, statistics.median(samples.seconds) / samples.len, in_cache))
+    progress("")
+    return roofline.lines(found, rate, threads)
+
+
 def arguments():
     cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(prog="benches/compare", description=__doc__)
     parser.add_argument("--threads", type=int, default=cores, help="of each library (default: %(default)s, all cores)")
     parser.add_argument("--quick", action="store_true", help="a quarter of the rounds")
     parser.add_argument("--model", choices=[c.key for c in CASES], action="append", help="this one only; may be repeated")
+    parser.add_argument("--roofline", action="store_true", help="also print what binds each step of the large model: its bytes, or its arithmetic")
     parser.add_argument("--jax", action="store_true", help="measure Optax's AdamW, too (the launcher installs JAX)")
     parser.add_argument("--python-env", metavar="DIR", help="Python environment to use instead of target/bench-env")
     parser.add_argument("--torch-index", metavar="URL", help="where to install PyTorch from, if it is missing: the index of its CPU builds")
@@ -264,7 +323,7 @@ def main():
     torch.set_num_threads(args.threads)
     library = libsonew.Library(args.library.resolve())
     machine(torch, library, args.threads)
-    stream, parts = c.Stream(), []
+    stream, parts, bounds = c.Stream(), [], []
     for case in CASES:
         if args.model and case.key not in args.model:
             continue
@@ -272,16 +331,27 @@ def main():
         model = c.Model(case.shapes)
         adamw = c.FusedAdamW(model)
         others = [c.FusedAdamWKernel(adamw)] + ([c.JaxAdamW(model)] if args.jax else [])
-        sonews = [c.Sonew(row, model, args.threads) for row in ROWS]
         rounds = case.rounds[args.quick]
-        result = measure(case, others + sonews, adamw, stream, rounds)
+        streams, base, rows = measure(case, others, adamw, stream, rounds)
+        # Not all at once, because each has state of its own.
+        for first in range(0, len(ROWS), TOGETHER):
+            sonews = [c.Sonew(row, model, args.threads) for row in ROWS[first : first + TOGETHER]]
+            more = measure(case, sonews, adamw, stream, rounds)
+            streams.seconds += more[0].seconds
+            base.seconds += more[1].seconds
+            rows += more[2]
+            instructions = sonews[0].optimizer.instruction_set()
+            for sonew in sonews:
+                sonew.optimizer.free()
         title = f"({case.key}) {case.title}: {model.len:,} parameters, {rounds} rounds"
-        parts.append((title, list(lines(case, *result))))
-        instructions = sonews[0].optimizer.instruction_set()
-        for sonew in sonews:
-            sonew.optimizer.free()
+        parts.append((title, list(lines(case, streams, base, rows))))
+        if args.roofline and case.key == "a":
+            bounds = list(roofline_of(case, streams, rows, args.threads))
     print(f"libsonew uses {instructions}\n")
-    show(parts)
+    show(HEAD, parts)
+    if bounds:
+        print(f"\nnanoseconds a parameter, {args.threads} threads; cycles of one core")
+        show(roofline.HEAD, [("what binds a step of 67,108,864 parameters", bounds)])
 
 
 if __name__ == "__main__":

@@ -121,18 +121,17 @@ class Sonew:
     """A row of the table, through the C API."""
 
     def __init__(self, row, model, threads):
-        self.name = row.name
+        self.name, self.model = row.name, model
         self.bytes = row.bytes()
         self.optimizer = libsonew.Optimizer(
             model.shapes,
             lr=LR,
             non_finite="skip" if row.check else "unchecked",
-            chains=row.chains.replace(" ", "_"),
+            chains=row.chains,
             state_dtype=row.state,
-            band=row.band,
-            graft=row.graft.replace(" ", "_"),
             weight_decay=WEIGHT_DECAY,
             threads=threads,
+            **row.options(),
         )
         self.params = libsonew.pointers(model.params)
         self.all_grads = [libsonew.pointers(grads) for grads in model.grads]
