@@ -181,11 +181,11 @@ impl<'a> Access<'a> {
     ///
     /// # Safety
     /// They are given out once while they live.
-    pub(crate) unsafe fn planes<'b>(
+    pub(crate) unsafe fn planes(
         &self,
         run: Run,
         source: usize,
-        into: &mut ArrayVec<&'b mut [u8], MAX_PLANES>,
+        into: &mut ArrayVec<&mut [u8], MAX_PLANES>,
     ) {
         self.check(run, self.state.as_ref().expect("this access writes state"));
         let (index, buffers) = (self.index(run), self.memory.buffers);
