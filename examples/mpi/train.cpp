@@ -6,6 +6,8 @@
 //    mpirun -n 4 build/train --lagged                   no wait before an update
 //    mpirun -n 4 build/train --pooled                   the same, with pooled correlations
 //    mpirun -n 4 build/train --steps 3 --trace          prints every collective
+//    mpirun -n 4 build/train --steps 3 --pooled --beside-muon --trace
+//                                                       and what Muon would have to gather
 //    mpirun -n 4 build/train --steps 100 --save run     saves run/step-100
 //    mpirun -n 2 build/train --load run/step-100        goes on to step 200
 //

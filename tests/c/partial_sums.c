@@ -76,9 +76,10 @@ static void step(sonew_optimizer *whole, sonew_optimizer *machines[2], int numbe
                 REFUSED(sonew_partial_sums(machines[m], 0, own, SUMS, NULL), SONEW_IN_STAGES, "");
             }
         }
-        if (stage != SONEW_DONE)
-            for (int i = 0; i < 2 * COUNT; i++)
-                numbers[0][i] = numbers[1][i] = numbers[0][i] + numbers[1][i];
+        for (int i = 0; i < 2 * COUNT && stage != SONEW_DONE; i++) {
+            const double a = numbers[0][i], b = numbers[1][i];
+            numbers[0][i] = numbers[1][i] = stage != SONEW_LARGEST_L1 ? a + b : a > b ? a : b;
+        }
     } while (stage != SONEW_DONE);
     for (int m = 0; m < 2; m++) {
         REFUSED(sonew_stages_begin(machines[m], NULL, params, grads, COUNT, &stages[m]),
@@ -107,7 +108,8 @@ static void two_machines_are_one(void) {
 }
 
 static void refusals(const char *folder) {
-    sonew_optimizer *o = create(0, FIRST);
+    /* The second group of chains, whose turn is first, is among these. */
+    sonew_optimizer *o = create(FIRST, ROWS - FIRST);
     void *params[] = {weights[0], biases[0]};
     const void *grads[] = {weight_grad, bias_grad};
     OK(sonew_step(o, NULL, params, grads, COUNT));
