@@ -1,6 +1,6 @@
 //! The blocks of C and C++ in the documents, compiled and run as they stand there: each is a file
 //! that `c.c` or `cpp.cpp` beside this one includes where a program would have these lines.
-//! `tests/documents.rs` says which test runs the blocks of other languages.
+//! `tests/documents/main.rs` says which test runs the blocks of other languages.
 
 #[path = "../documents/blocks.rs"]
 mod blocks;
