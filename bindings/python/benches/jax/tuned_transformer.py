@@ -1,11 +1,16 @@
 """The second benchmark: the character-level transformer of
-examples/transformer.py, with every optimizer's setting found by the same search.
+examples/jax/transformer.py, with every optimizer's setting found by the same search.
 
-    python benches/tuned_transformer.py         # about 10 minutes on 2 idle cores
+    python benches/jax/tuned_transformer.py                 # 117,000 parameters, 300 steps
+    python benches/jax/tuned_transformer.py --size large    # 826,000 parameters
+    python benches/jax/tuned_transformer.py --steps 2000    # longer
+    python benches/jax/tuned_transformer.py --times         # milliseconds, on an idle machine
 
-Writes docs/transformer/results.json and loss.svg, and the results into
-docs/transformer.md. Runs that results.json has already are not done again:
-without that file everything is.
+The first takes about an hour on 2 idle cores, each of the others half an hour; --times (with the
+same --size and --steps) a few minutes. Runs are in docs/transformer/SIZE-STEPS.json, which is
+written after each: what is there is not done again, so that a command that was stopped
+goes on; without the file everything is. At the end tables go into docs/transformer.md, and a
+plot beside the runs.
 """
 
 import argparse
@@ -16,6 +21,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -23,37 +29,83 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[4]
 sys.path.insert(0, str(ROOT / "bindings/python/examples/jax"))
 import transformer
+import transformer_page
 from sonew.jax import instruction_set, library_version
 
 # So many settings from all of the ranges, and more of them near the best.
 TRIALS, MORE_TRIALS = 10, 6
 # Decides the settings, and the weights and batches of every trial.
 SEARCH_SEED = 0
-# Of the reruns. No setting was chosen for its luck with one of them.
-SEEDS = (1, 2, 3)
-NAMES = ("AdamW", "SONew, diagonal", "SONew, tridiagonal", "SONew, band 4")
-# As in the plots of docs/benchmark.md.
-COLOURS = dict(zip(NAMES, ("#6e6e6e", "#e69f00", "#0072b2", "#d55e00")))
+ROWS = ("AdamW", "NAdamW", "Lion", "Muon", *transformer.SONEWS)
 
 # Drawn uniformly in the logarithm; of the betas, 1 - beta is. AdamW adds eps to
-# the square root of what SONew adds it to.
+# the square root, SONew to what it takes the root of, relative to the largest of a tensor.
 SHARED = {"rate": (1e-3, 3e-2), "beta1": (0.03, 0.4), "beta2": (0.005, 0.2)}
-RANGES = {name: SHARED | {"eps": (1e-9, 1e-4), "gamma": (1e-3, 1e-1)} for name in NAMES}
-RANGES["AdamW"] = SHARED | {"eps": (1e-9, 1e-5)}
+ADAM = SHARED | {"eps": (1e-9, 1e-5)}
+OWN = SHARED | {"eps": (1e-7, 1e-2)}
+BY_UNIT, POOLED = OWN | {"gamma": (1e-3, 1e-1)}, OWN | {"shrink": (1e-2, 3e-1)}
+RANGES = {name: POOLED if "pooled" in name else BY_UNIT for name in transformer.SONEWS}
+RANGES |= {
+    "AdamW": ADAM,
+    "NAdamW": ADAM,
+    # Each of its numbers moves by the whole rate.
+    "Lion": SHARED | {"rate": (1e-4, 3e-3)},
+    "Muon": ADAM | {"rms": (1e-1, 1e0)},
+}
 # Near is up to so many times as much, or as little.
-NEAR = {"rate": 2, "beta1": 2, "beta2": 2, "eps": 10, "gamma": 3}
-
-# The best tridiagonal setting with one thing changed.
-VARIED = "SONew, tridiagonal"
-VARIANTS = {"all chains `strided`": {"chains": "strided"}}
+NEAR = {"rate": 2, "beta1": 2, "beta2": 2, "eps": 10, "gamma": 3, "shrink": 3, "rms": 2}
 
 
-def settings(name, ranges, trials, seed):
+class Plan(NamedTuple):
+    """What is run at one size and length."""
+
+    rows: tuple
+    # No setting was chosen for its luck with one of these.
+    seeds: tuple
+    # What the rate of the row's best setting at the first size and length is multiplied by;
+    # None is the whole search.
+    factors: tuple = None
+    # Each a row's best setting with something changed.
+    variants: tuple = ()
+
+    def trials(self):
+        return TRIALS + MORE_TRIALS if self.factors is None else len(self.factors)
+
+    def runs(self, rows):
+        variants = [name for _, name, _ in self.variants if name in rows]
+        per_row = self.trials() + len(self.seeds)
+        return len(rows) * per_row + len(variants) * len(self.seeds)
+
+
+FIRST = ("small", transformer.STEPS)
+EMBEDDINGS = transformer.EMBEDDINGS
+PLAN = Plan(
+    ROWS,
+    (1, 2, 3, 4, 5),
+    variants=(
+        ("embeddings by SONew", "SONew, tridiagonal, Nesterov", {"by_adam": ()}),
+        ("the head by Adam", "Muon", {"by_adam": (*EMBEDDINGS, "head")}),
+    ),
+)
+SMALLER_PLAN = Plan(
+    (
+        "AdamW",
+        "Muon",
+        "SONew, tridiagonal, Nesterov",
+        "SONew, pooled band 32",
+        "SONew, pooled rank 16",
+    ),
+    (1, 2, 3),
+    factors=(1, 0.7, 0.5, 0.35),
+)
+
+
+def settings(ranges, trials, seed):
     """The settings to try: a Latin hypercube. Every range is cut into as many
     parts as there are trials, and each part is used once. The places within the
     ranges are the same for all optimizers: none has luckier draws."""
     rng = np.random.default_rng(seed)
-    order = ("rate", "beta1", "beta2", "eps", "gamma")
+    order = ("rate", "beta1", "beta2", "eps", "own")
     shares = {key: (rng.permutation(trials) + rng.random(trials)) / trials for key in order}
 
     def value(key, share):
@@ -62,7 +114,10 @@ def settings(name, ranges, trials, seed):
         # What is published is what was used.
         return round(1 - drawn, 4) if key.startswith("beta") else float(f"{drawn:.2e}")
 
-    return [{key: value(key, shares[key][i]) for key in ranges} for i in range(trials)]
+    def shared(key):
+        return shares[key if key in order else "own"]
+
+    return [{key: value(key, shared(key)[i]) for key in ranges} for i in range(trials)]
 
 
 def near(setting):
@@ -74,26 +129,42 @@ def near(setting):
     return around
 
 
+class Missing(Exception):
+    """A run is not done, and is not to be done now."""
+
+
 class Results:
     """Runs that are done, in a file that is written after each."""
 
-    def __init__(self, path, steps):
-        self.path, self.steps = path, steps
-        self.data = json.loads(path.read_text()) if path.exists() else {"runs": []}
+    def __init__(self, folder, size, steps):
+        self.size, self.steps = size, steps
+        self.path = folder / f"{size}-{steps}.json"
+        self.data = json.loads(self.path.read_text()) if self.path.exists() else {"runs": []}
+        # With what new runs are done; without, none is.
+        self.text = None
+        self.count = self.total = 0
 
-    def run(self, text, kind, name, setting, seed, **more):
+    def run(self, kind, name, setting, seed, **more):
         """The curve of a run."""
-        key = {"kind": kind, "name": name, "seed": seed, "steps": self.steps, "setting": setting}
-        key |= more
+        key = {"kind": kind, "name": name, "seed": seed, "setting": setting, **more}
+        key = json.loads(json.dumps(key))
+        self.count += 1
         for run in self.data["runs"]:
             if key == {field: run[field] for field in run if field != "curve"}:
                 return run["curve"]
-        every = self.steps if kind == "trial" else transformer.EVERY
-        run = transformer.Run(text, name, setting, self.steps, seed, **more)
+        if self.text is None:
+            raise Missing
+        every = self.steps if kind == "trial" else max(transformer.EVERY, self.steps // 50)
+        run = transformer.Run(self.text, name, setting, self.steps, seed, self.size, **more)
         curve, _ = transformer.train(run, every)
         curve = [[number, round(value, 4)] for number, value in curve]
-        print(f"{kind:7} {name:20} seed {seed}   loss {curve[-1][1]:.4f}   {setting}", flush=True)
+        print(
+            f"{time.strftime('%H:%M:%S')} {self.count:3}/{self.total} {kind:7} {name:28} "
+            f"seed {seed}   loss {curve[-1][1]:.4f}   {setting}",
+            flush=True,
+        )
         self.data["runs"].append(key | {"curve": curve})
+        self.data["machine"] = machine()
         self.write()
         return curve
 
@@ -103,29 +174,66 @@ class Results:
             f',\n "{key}": {json.dumps(value)}' for key, value in self.data.items() if key != "runs"
         )
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(f'{{"runs": [\n  {runs}\n ]{rest}\n}}\n')
+        # A command that is stopped here leaves the file before or after.
+        whole = self.path.with_suffix(".new")
+        whole.write_text(f'{{"runs": [\n  {runs}\n ]{rest}\n}}\n')
+        whole.replace(self.path)
 
 
-def searched(results, text, name):
+def searched(results, name, plan, first):
     """The best setting, and its loss; one that is not a number is worse than
     any."""
     tried = []
 
-    def look(ranges, trials, seed):
-        for setting in settings(name, ranges, trials, seed):
-            loss = results.run(text, "trial", name, setting, SEARCH_SEED)[-1][1]
+    def look(candidates):
+        for setting in candidates:
+            loss = results.run("trial", name, setting, SEARCH_SEED)[-1][1]
             tried.append((loss if np.isfinite(loss) else np.inf, setting))
         return min(tried, key=lambda pair: pair[0])
 
-    _, best = look(RANGES[name], TRIALS, SEARCH_SEED)
-    return look(near(best), MORE_TRIALS, SEARCH_SEED + 1)
+    if plan.factors is not None:
+        _, centre = searched(first, name, PLAN, None)
+        rates = [float(f"{centre['rate'] * factor:.2e}") for factor in plan.factors]
+        return look([centre | {"rate": rate} for rate in rates])
+    _, best = look(settings(RANGES[name], TRIALS, SEARCH_SEED))
+    return look(settings(near(best), MORE_TRIALS, SEARCH_SEED + 1))
 
 
-def timed(text, best, rounds=9, steps=10):
+class Row(NamedTuple):
+    trial: float
+    setting: dict
+    curves: list
+
+
+def outcome(results, name, plan, first):
+    trial, setting = searched(results, name, plan, first)
+    return Row(trial, setting, [results.run("rerun", name, setting, seed) for seed in plan.seeds])
+
+
+def variants(results, plan, rows):
+    """The curves of those whose rows are done."""
+    found = {}
+    for title, name, changes in plan.variants:
+        if name in rows:
+            setting = rows[name].setting
+            try:
+                curves = [
+                    results.run("variant", name, setting, seed, **changes) for seed in plan.seeds
+                ]
+            except Missing:
+                continue
+            found[f"{name}; {title}"] = curves
+    return found
+
+
+def timed(text, size, rows, rounds=9, steps=10):
     """Milliseconds of a whole training step, each the median over rounds in
     which the optimizers take turns."""
-    runs = {name: transformer.Run(text, name, best[name], rounds * steps, 1) for name in NAMES}
-    times = {name: [] for name in NAMES}
+    runs = {
+        name: transformer.Run(text, name, row.setting, rounds * steps, 1, size)
+        for name, row in rows.items()
+    }
+    times = {name: [] for name in rows}
     for number in range(rounds + 1):
         for name, run in runs.items():
             begun = time.perf_counter()
@@ -134,6 +242,7 @@ def timed(text, best, rounds=9, steps=10):
             # The first round compiles.
             if number:
                 times[name].append(1e3 * (time.perf_counter() - begun) / steps)
+        print(f"round {number} of {rounds}", flush=True)
     return {name: round(statistics.median(values), 2) for name, values in times.items()}
 
 
@@ -158,111 +267,49 @@ def machine():
     }
 
 
-def reached(curves, goal):
-    """Steps until the mean of the curves is at the goal."""
-    means = np.mean([[value for _, value in curve] for curve in curves], axis=0)
-    there = np.flatnonzero(means <= goal)
-    return curves[0][there[0]][0] if len(there) else None
-
-
-def table(rows):
-    """A table in Markdown; numbers stand to the right."""
-    head, *body = [[str(cell) for cell in row] for row in rows]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def report(data, text, best, curves, variants, steps):
-    goal = np.mean([curve[-1][1] for curve in curves["AdamW"]])
-    main = [["", "loss on held-out text", "spread", "steps to AdamW's", "per step"]]
-    for name in NAMES:
-        ends = [curve[-1][1] for curve in curves[name]]
-        there = reached(curves[name], goal)
-        share = f"{there} ({100 * there / steps:.0f}%)" if there else "not reached"
-        spread = f"{min(ends):.3f} to {max(ends):.3f}"
-        time_of = f"{data['milliseconds'][name]:.1f} ms"
-        main.append([name, f"{np.mean(ends):.3f}", spread, share, time_of])
-    found = [["best setting", "loss of the trial", "rate", "beta1", "beta2", "eps", "gamma"]]
-    for name in NAMES:
-        loss, setting = best[name]
-        shown = [f"{setting[key]:g}" if key in setting else "" for key in found[0][2:]]
-        found.append([name, f"{loss:.3f}", *shown])
-    spans = [["range", "from", "to"]]
-    for key, (low, high) in (RANGES["SONew, band 4"] | {"eps of AdamW": RANGES["AdamW"]["eps"]}).items():
-        spans.append([f"1 - {key}" if key.startswith("beta") else key, f"{low:g}", f"{high:g}"])
-    changed = [["tridiagonal, with", "loss", "spread"]]
-    for name, of in variants.items():
-        ends = [curve[-1][1] for curve in of]
-        changed.append([name, f"{np.mean(ends):.3f}", f"{min(ends):.3f} to {max(ends):.3f}"])
-    m = data["machine"]
-    made = (
-        f"{m['date']}, {m['processor']}, {m['cores']} cores ({m['instructions']}); libsonew "
-        f"{m['libsonew']}, jax {m['jax']}, the text of Python {m['python']}: "
-        f"{len(text.train):,} characters to train on, {text.held_out.size:,} held out. "
-        f"{steps} steps; {TRIALS} and {MORE_TRIALS} trials each, then seeds {SEEDS[0]} to {SEEDS[-1]}."
-    )
-    image = "![Loss against steps and seconds](transformer/loss.svg)"
-    return "\n\n".join([made, table(main), image, table(changed), table(found), table(spans)])
-
-
-def plot(path, curves, milliseconds):
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    # The same numbers make the same file.
-    matplotlib.rcParams["svg.hashsalt"] = "sonew"
-    figure, panels = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
-    for name in NAMES:
-        numbers = np.array([number for number, _ in curves[name][0]])
-        values = np.array([[value for _, value in curve] for curve in curves[name]])
-        for panel, x in zip(panels, (numbers, numbers * milliseconds[name] / 1e3)):
-            panel.plot(x, values.mean(0), label=name, color=COLOURS[name])
-            panel.fill_between(x, values.min(0), values.max(0), alpha=0.2, facecolor=COLOURS[name])
-    panels[0].set(xlabel="step", ylabel="loss on held-out text (nats per character)")
-    panels[1].set(xlabel="seconds of training")
-    # What comes first is the same for all of them.
-    top = max(values[0][len(values[0]) // 10][1] for values in curves.values())
-    panels[0].set_ylim(top=top)
-    panels[0].legend()
-    for panel in panels:
-        panel.grid(alpha=0.3)
-    figure.savefig(path, metadata={"Date": None})
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--steps", type=int, default=transformer.STEPS)
+    parser.add_argument("--size", choices=transformer.SIZES, default=FIRST[0])
+    parser.add_argument("--steps", type=int, default=FIRST[1])
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="search only these optimizers")
+    parser.add_argument("--times", action="store_true", help="measure only milliseconds")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where results go")
     arguments = parser.parse_args()
+    size, steps = arguments.size, arguments.steps
+    plan = PLAN if (size, steps) == FIRST else SMALLER_PLAN
+    wanted = arguments.rows or plan.rows
+    if unknown := set(wanted) - set(plan.rows):
+        parser.error(f"no rows here: {', '.join(sorted(unknown))}; there are {', '.join(plan.rows)}")
 
     text = transformer.Text()
     folder = arguments.docs / "transformer"
-    results = Results(folder / "results.json", arguments.steps)
-    best = {name: searched(results, text, name) for name in NAMES}
-    chosen = {name: setting for name, (_, setting) in best.items()}
-    curves = {
-        name: [results.run(text, "rerun", name, chosen[name], seed) for seed in SEEDS] for name in NAMES
-    }
-    variants = {"as in the example": curves[VARIED]}
-    for variant, changes in VARIANTS.items():
-        variants[variant] = [
-            results.run(text, "variant", VARIED, chosen[VARIED], seed, **changes)
-            for seed in SEEDS
-        ]
-    data = results.data
-    if "milliseconds" not in data:
-        data["milliseconds"] = timed(text, chosen)
-        data["machine"] = machine()
-        results.write()
-    plot(folder / "loss.svg", curves, data["milliseconds"])
+    results, first = Results(folder, size, steps), Results(folder, *FIRST)
 
+    if not arguments.times:
+        results.text, results.total = text, plan.runs(wanted)
+        try:
+            done = {name: outcome(results, name, plan, first) for name in wanted}
+        except Missing:
+            parser.error(f"rates are searched around those of {first.path.name}: run that first")
+        variants(results, plan, done)
+        results.text = None
+
+    rows = {}
+    for name in plan.rows:
+        try:
+            rows[name] = outcome(results, name, plan, first)
+        except Missing:
+            print(f"not done: {name}")
+    if arguments.times:
+        milliseconds = timed(text, size, rows)
+        results.data["times"] = {"milliseconds": milliseconds, "machine": machine()}
+        results.write()
     page = arguments.docs / "transformer.md"
-    begin, end = "<!-- results -->\n", "<!-- end of results -->"
-    before, _, rest = page.read_text().partition(begin)
-    written = report(data, text, best, curves, variants, arguments.steps)
-    page.write_text(f"{before}{begin}\n{written}\n\n{end}{rest.partition(end)[2]}")
+    found = transformer_page.Found(
+        size, steps, plan, results.data, text, rows, variants(results, plan, rows)
+    )
+    transformer_page.plot(folder / f"{size}-{steps}.svg", found)
+    transformer_page.write(page, found)
     print(f"written: {page}")
 
 

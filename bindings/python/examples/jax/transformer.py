@@ -1,13 +1,12 @@
-"""Trains a small character-level transformer with AdamW and with SONew, and
+"""Trains a small character-level transformer with AdamW, Muon and SONew, and
 compares their losses on text that was held out:
 
-    python examples/transformer.py
+    python examples/jax/transformer.py
 
 Plain JAX and optax; about two minutes on 2 cores. The text is the language
 reference that every Python has inside itself (the topics of `help()`), so
 nothing is downloaded. Settings are the best that the search of
-benches/tuned_transformer.py found; docs/transformer.md has its results. That of
-pooled correlations is one for both bands, which no search has tuned.
+benches/jax/tuned_transformer.py found; docs/transformer.md has its results.
 """
 
 import argparse
@@ -15,14 +14,15 @@ import functools
 import sys
 import time
 from pydoc_data import topics
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from sonew.jax import adam_for_vectors, sonew
+from sonew.jax import adam_for_vectors, fused_sonew
 
-WIDTH, HEADS, BLOCKS, CONTEXT = 64, 4, 2, 64
+HEADS, CONTEXT = 4, 64
 BATCH = 16
 STEPS = 300
 # The share of the text that is held out.
@@ -31,31 +31,40 @@ HELD_OUT = 0.05
 EVERY = 10
 WEIGHT_DECAY = 0.1
 
+
+class Size(NamedTuple):
+    width: int
+    blocks: int
+
+
+# 117,000 and 826,000 parameters.
+SIZES = {"small": Size(64, 2), "large": Size(128, 4)}
+
+# The options of each SONew, besides the numbers of its setting.
+NESTEROV = {"nesterov": True, "lagged_norms": True}
+SONEWS = {
+    "SONew, diagonal": {"band": 0},
+    "SONew, tridiagonal": {"band": 1},
+    "SONew, tridiagonal, Nesterov": {"band": 1, **NESTEROV},
+    "SONew, band 4, Nesterov": {"band": 4, **NESTEROV},
+    "SONew, pooled band 4": {"pooling": "band", "band": 4, **NESTEROV},
+    "SONew, pooled band 32": {"pooling": "band", "band": 32, **NESTEROV},
+    "SONew, pooled rank 16": {"pooling": "rank", "rank": 16, **NESTEROV},
+    "SONew, pooled all": {"pooling": "all", **NESTEROV},
+}
+# The rows of these are not their units' weights: each is the vector of one input, and
+# Adam updates it.
+EMBEDDINGS = ("characters", "positions")
+
 SETTINGS = {
     "AdamW": {"rate": 6.6e-3, "beta1": 0.6721, "beta2": 0.9026, "eps": 1.07e-7},
-    "SONew, diagonal": {
-        "rate": 6.6e-3, "beta1": 0.6721, "beta2": 0.9026, "eps": 4.48e-7, "gamma": 0.0296
-    },
     "SONew, tridiagonal": {
-        "rate": 9.92e-3, "beta1": 0.723, "beta2": 0.9241, "eps": 3.53e-7, "gamma": 0.0133
+        "rate": 9.92e-3, "beta1": 0.723, "beta2": 0.9241, "eps": 1e-4, "gamma": 0.0133
     },
-    "SONew, band 4": {
-        "rate": 1.49e-2, "beta1": 0.8582, "beta2": 0.9812, "eps": 7.91e-7, "gamma": 0.0122
+    "SONew, pooled band 32": {
+        "rate": 2.08e-2, "beta1": 0.847, "beta2": 0.988, "eps": 1e-4, "shrink": 0.041
     },
 }  # fmt: skip
-SETTINGS |= dict.fromkeys(
-    ("SONew, pooled band 16", "SONew, pooled band 32"),
-    {
-        "rate": 2.08e-2, "beta1": 0.847, "beta2": 0.988, "eps": 2.4e-9, "gamma": 0.01, "shrink": 0.041
-    },
-)  # fmt: skip
-BANDS = {
-    "SONew, diagonal": 0,
-    "SONew, tridiagonal": 1,
-    "SONew, band 4": 4,
-    "SONew, pooled band 16": 16,
-    "SONew, pooled band 32": 32,
-}
 
 
 class Text:
@@ -81,34 +90,35 @@ class Text:
         return self.train[starts[:, None] + np.arange(CONTEXT + 1)]
 
 
-def init(seed, characters):
-    keys = iter(jax.random.split(jax.random.PRNGKey(seed), 3 + 4 * BLOCKS))
+def init(seed, characters, size=SIZES["small"]):
+    width, blocks = size
+    keys = iter(jax.random.split(jax.random.PRNGKey(seed), 3 + 4 * blocks))
 
     def kernel(fan_in, fan_out, gain=1.0):
         return gain * jax.random.normal(next(keys), (fan_in, fan_out)) / np.sqrt(fan_in)
 
     def norm():
-        return {"scale": jnp.ones(WIDTH), "bias": jnp.zeros(WIDTH)}
+        return {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
 
     # What adds to the residual stream is smaller the more there is of it.
-    gain = 1 / np.sqrt(2 * BLOCKS)
-    blocks = [
+    gain = 1 / np.sqrt(2 * blocks)
+    layers = [
         {
             "norm1": norm(),
-            "attention": kernel(WIDTH, 3 * WIDTH),
-            "mix": kernel(WIDTH, WIDTH, gain),
+            "attention": kernel(width, 3 * width),
+            "mix": kernel(width, width, gain),
             "norm2": norm(),
-            "up": {"kernel": kernel(WIDTH, 4 * WIDTH), "bias": jnp.zeros(4 * WIDTH)},
-            "down": {"kernel": kernel(4 * WIDTH, WIDTH, gain), "bias": jnp.zeros(WIDTH)},
+            "up": {"kernel": kernel(width, 4 * width), "bias": jnp.zeros(4 * width)},
+            "down": {"kernel": kernel(4 * width, width, gain), "bias": jnp.zeros(width)},
         }
-        for _ in range(BLOCKS)
+        for _ in range(blocks)
     ]
     return {
-        "characters": 0.02 * jax.random.normal(next(keys), (characters, WIDTH)),
-        "positions": 0.02 * jax.random.normal(next(keys), (CONTEXT, WIDTH)),
-        "blocks": blocks,
+        "characters": 0.02 * jax.random.normal(next(keys), (characters, width)),
+        "positions": 0.02 * jax.random.normal(next(keys), (CONTEXT, width)),
+        "blocks": layers,
         "norm": norm(),
-        "head": kernel(WIDTH, characters),
+        "head": kernel(width, characters),
     }
 
 
@@ -117,11 +127,11 @@ def normalized(norm, x):
 
 
 def attention(block, x):
-    batch, length, _ = x.shape
-    qkv = (x @ block["attention"]).reshape(batch, length, 3, HEADS, WIDTH // HEADS)
+    batch, length, width = x.shape
+    qkv = (x @ block["attention"]).reshape(batch, length, 3, HEADS, width // HEADS)
     query, key, value = jnp.moveaxis(qkv, 2, 0)
     mixed = jax.nn.dot_product_attention(query, key, value, is_causal=True)
-    return mixed.reshape(batch, length, WIDTH) @ block["mix"]
+    return mixed.reshape(batch, length, width) @ block["mix"]
 
 
 def logits(params, characters):
@@ -144,14 +154,7 @@ def chains(path, leaf):
     """Along a unit's inputs, which come first in kernels [in, out]; a vector of
     an embedding is one row."""
     del leaf
-    return "contiguous" if path[0].key in ("characters", "positions") else "strided"
-
-
-def of_units(path, leaf):
-    """How a leaf is updated if its units share correlations, which those of an embedding,
-    whose rows see different inputs, do not."""
-    is_embedding = path[0].key in ("characters", "positions")
-    return "adam" if is_embedding else adam_for_vectors(path, leaf)
+    return "contiguous" if path[0].key in EMBEDDINGS else "strided"
 
 
 def matrices(params):
@@ -159,38 +162,80 @@ def matrices(params):
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def make(name, setting, steps, chains=chains, state_dtype=None):
-    """An optimizer with its schedule: a linear warm-up over the first 5% of the
-    steps, then linear decay to zero."""
+def schedule(peak, steps):
+    """A linear warm-up over the first 5% of the steps, then linear decay to zero."""
     warm_up = max(1, steps // 20)
-    rate = optax.join_schedules(
-        [
-            optax.linear_schedule(setting["rate"] / warm_up, setting["rate"], warm_up),
-            optax.linear_schedule(setting["rate"], 0.0, steps - warm_up),
-        ],
-        [warm_up],
+    up = optax.linear_schedule(peak / warm_up, peak, warm_up)
+    return optax.join_schedules([up, optax.linear_schedule(peak, 0.0, steps - warm_up)], [warm_up])
+
+
+def muon(rate, setting, by_adam, weight_decay, mask):
+    """Muon with updates of a root mean square that is given, as if they were Adam's."""
+
+    def dimensions(params):
+        def of(path, leaf):
+            is_kernel = leaf.ndim > 1 and path[0].key not in by_adam
+            return optax.contrib.MuonDimensionNumbers() if is_kernel else None
+
+        return jax.tree.map_with_path(of, params)
+
+    # The direction alone: optax's weight decay would not be the same for Adam's leaves.
+    direction = optax.contrib.muon(
+        -1.0,
+        beta=setting["beta1"],
+        adam_b1=setting["beta1"],
+        adam_b2=setting["beta2"],
+        eps=setting["eps"],
+        consistent_rms=setting["rms"],
+        muon_weight_dimension_numbers=dimensions,
     )
+    decay = optax.add_decayed_weights(weight_decay, mask)
+    return optax.chain(direction, decay, optax.scale_by_learning_rate(rate))
+
+
+class Optimizer(NamedTuple):
+    """An optax optimizer whose step returns new parameters, as that of `fused_sonew`."""
+
+    optax: optax.GradientTransformation
+
+    def init(self, params):
+        return self.optax.init(params)
+
+    def step(self, params, grads, state):
+        updates, state = self.optax.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+
+def make(name, setting, steps, by_adam=EMBEDDINGS):
+    """An optimizer; Adam updates vectors, and what `by_adam` names."""
+    rate = schedule(setting["rate"], steps)
     both = {"weight_decay": WEIGHT_DECAY, "mask": matrices}
-    if name == "AdamW":
-        betas = {"b1": setting["beta1"], "b2": setting["beta2"]}
-        return optax.adamw(rate, eps=setting["eps"], **betas, **both)
-    own = {key: setting[key] for key in ("beta1", "beta2", "eps", "gamma")}
-    own |= {"band": BANDS[name], "chains": chains, "state_dtype": state_dtype}
-    # The settings were searched with these.
-    own |= {"damping": "absolute", "graft_eps": 1e-8}
-    update = adam_for_vectors
-    if "shrink" in setting:
-        own |= {"pooling": "band", "shrink": setting["shrink"], "nesterov": True}
-        update = of_units
-    return sonew(rate, update=update, **own, **both)
+    if name in SONEWS:
+        numbers = {key: value for key, value in setting.items() if key != "rate"}
+
+        def update(path, leaf):
+            return "adam" if path[0].key in by_adam else adam_for_vectors(path, leaf)
+
+        return fused_sonew(
+            rate, update=update, chains=chains, **numbers, **SONEWS[name], **both
+        )
+    if name == "Muon":
+        return Optimizer(muon(rate, setting, by_adam, **both))
+    betas = {"b1": setting["beta1"], "b2": setting["beta2"]}
+    if name == "Lion":
+        # Its rates are about a tenth of the others': so weights decay alike.
+        both["weight_decay"] *= 10
+        return Optimizer(optax.lion(rate, **betas, **both))
+    return Optimizer(
+        optax.adamw(rate, eps=setting["eps"], nesterov=name == "NAdamW", **betas, **both)
+    )
 
 
 # The setting is an argument: its numbers can change without compiling anew.
 @functools.partial(jax.jit, static_argnames="choices", donate_argnames=("params", "state"))
 def step(params, state, windows, setting, choices):
     grads = jax.grad(loss)(params, windows)
-    updates, state = make(setting=setting, **dict(choices)).update(grads, state, params)
-    return optax.apply_updates(params, updates), state
+    return make(setting=setting, **dict(choices)).step(params, grads, state)
 
 
 look = jax.jit(loss)
@@ -199,10 +244,10 @@ look = jax.jit(loss)
 class Run:
     """Parameters and an optimizer on their way through the text."""
 
-    def __init__(self, text, name, setting, steps, seed, **more):
+    def __init__(self, text, name, setting, steps, seed, size="small", **more):
         self.text, self.setting, self.steps = text, setting, steps
         self.choices = tuple({"name": name, "steps": steps, **more}.items())
-        self.params = init(seed, len(text.characters))
+        self.params = init(seed, len(text.characters), SIZES[size])
         self.state = make(name, setting, steps, **more).init(self.params)
         self.rng = np.random.default_rng(seed)
 

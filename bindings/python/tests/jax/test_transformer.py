@@ -38,7 +38,7 @@ def test_a_prediction_does_not_see_what_it_predicts(text):
 
 
 @pytest.mark.parametrize(
-    "name", ["SONew, tridiagonal", pytest.param("SONew, pooled band 16", marks=pytest.mark.long)]
+    "name", ["SONew, tridiagonal", pytest.param("SONew, pooled band 32", marks=pytest.mark.long)]
 )
 def test_it_learns(text, name):
     steps = 40
