@@ -1,4 +1,5 @@
-"""The second example, short: that it learns, and that what is held out is."""
+"""The second example, short: that it learns, and that what is held out is; and the search of
+its benchmark: that no optimizer has luckier draws, and that runs are not done twice."""
 
 import sys
 from pathlib import Path
@@ -7,8 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "jax"))
+PYTHON = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(PYTHON / "examples" / "jax"), str(PYTHON / "benches" / "jax")]
 import transformer
+import tuned_transformer
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +53,30 @@ def test_it_learns(text, name):
     shares = np.bincount(text.held_out.ravel()) / text.held_out.size
     entropy = -sum(p * np.log(p) for p in shares if p > 0)
     assert curve[-1][1] < entropy
+
+
+def test_optimizers_get_the_same_draws():
+    def draws(name, *keys):
+        tried = tuned_transformer.settings(tuned_transformer.RANGES[name], 10, seed=0)
+        return [[setting[key] for key in keys] for setting in tried]
+
+    shared = ("rate", "beta1", "beta2")
+    of_adamw = draws("AdamW", *shared)
+    assert len(set(map(tuple, of_adamw))) == 10
+    for name in set(tuned_transformer.ROWS) - {"Lion"}:
+        assert draws(name, *shared) == of_adamw, name
+    assert draws("Lion", *shared[1:]) == draws("AdamW", *shared[1:])
+    rates = np.array([draws("Lion", "rate"), draws("AdamW", "rate")])
+    assert np.allclose(10 * rates[0], rates[1], rtol=1e-2)
+
+
+def test_a_run_that_is_done_is_read_again(text, tmp_path):
+    setting = transformer.SETTINGS["AdamW"]
+    results = tuned_transformer.Results(tmp_path, "small", 2)
+    results.text = text
+    curve = results.run("rerun", "AdamW", setting, 1, by_adam=("characters", "head"))
+    again = tuned_transformer.Results(tmp_path, "small", 2)
+    assert again.run("rerun", "AdamW", setting, 1, by_adam=("characters", "head")) == curve
+    for other in ({"seed": 2}, {"by_adam": ("characters",)}):
+        with pytest.raises(tuned_transformer.Missing):
+            again.run(**{"kind": "rerun", "name": "AdamW", "setting": setting, "seed": 1, **other})
