@@ -124,6 +124,9 @@ def report(found):
     )
     if "times" in found.data:
         made += f" Times: {machine(found.data['times']['machine'])}."
+    missing = [name for name in found.plan.rows if name not in found.rows]
+    if missing:
+        made += f" Not done yet: {'; '.join(missing)}."
     name = f"{found.size}-{found.steps}"
     parts = [made, main_table(found), f"![Loss against steps and seconds](transformer/{name}.svg)"]
     if found.variants:
