@@ -58,11 +58,12 @@ EMBEDDINGS = ("characters", "positions")
 
 SETTINGS = {
     "AdamW": {"rate": 6.6e-3, "beta1": 0.6721, "beta2": 0.9026, "eps": 1.07e-7},
-    "SONew, tridiagonal": {
-        "rate": 9.92e-3, "beta1": 0.723, "beta2": 0.9241, "eps": 1e-4, "gamma": 0.0133
+    "Muon": {"rate": 1.49e-2, "beta1": 0.8582, "beta2": 0.9812, "eps": 2.08e-7, "rms": 0.35},
+    "SONew, tridiagonal, Nesterov": {
+        "rate": 1.49e-2, "beta1": 0.8582, "beta2": 0.9812, "eps": 7.91e-5, "gamma": 0.0122
     },
     "SONew, pooled band 32": {
-        "rate": 2.08e-2, "beta1": 0.847, "beta2": 0.988, "eps": 1e-4, "shrink": 0.041
+        "rate": 2.69e-2, "beta1": 0.8039, "beta2": 0.9831, "eps": 2.73e-5, "shrink": 0.0766
     },
 }  # fmt: skip
 
@@ -285,14 +286,14 @@ def main():
     text = Text()
     sizes = f"{len(text.train):,} to train on, {text.held_out.size:,} held out"
     print(f"{len(text.characters)} different characters, {sizes}")
-    print(f"\n{'':22} {'loss':>8} {'per step':>10} {'steps to AdamW':>16}")
+    print(f"\n{'':28} {'loss':>8} {'per step':>10} {'steps to AdamW':>16}")
     goal = None
     for name, setting in SETTINGS.items():
         curve, seconds = train(Run(text, name, setting, arguments.steps, arguments.seed))
         goal = goal or curve[-1][1]
         there = [number for number, value in curve if value <= goal]
         steps = str(there[0]) if there else "-"
-        print(f"{name:22} {curve[-1][1]:8.4f} {1e3 * seconds:7.1f} ms {steps:>16}")
+        print(f"{name:28} {curve[-1][1]:8.4f} {1e3 * seconds:7.1f} ms {steps:>16}")
         sys.stdout.flush()
 
 

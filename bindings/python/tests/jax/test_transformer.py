@@ -41,7 +41,8 @@ def test_a_prediction_does_not_see_what_it_predicts(text):
 
 
 @pytest.mark.parametrize(
-    "name", ["SONew, tridiagonal", pytest.param("SONew, pooled band 32", marks=pytest.mark.long)]
+    "name",
+    ["SONew, tridiagonal, Nesterov", pytest.param("SONew, pooled band 32", marks=pytest.mark.long)],
 )
 def test_it_learns(text, name):
     steps = 40
