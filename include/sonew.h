@@ -2069,19 +2069,19 @@ sonew_status sonew_block_rows(const sonew_options *options,
  * that step and the next. Nothing waits for it. With MPI, for tensors of float32:
  *
  *    size_t counts[COUNT], length = 0;              // once: how many numbers tensors have
- *    for (int i = 0; i < COUNT; i++) {
+ *    for (size_t i = 0; i < COUNT; i++) {
  *        sonew_partial_sums(optimizer, i, NULL, 0, &counts[i]);
  *        length += counts[i];
  *    }
  *
  *    float *next = sums;                            // after a step
- *    for (int i = 0; i < COUNT; next += counts[i++])
+ *    for (size_t i = 0; i < COUNT; next += counts[i++])
  *        sonew_partial_sums(optimizer, i, next, counts[i], NULL);
  *    MPI_Iallreduce(MPI_IN_PLACE, sums, length, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, &request);
  *    ...                                            // the next gradients are computed
  *    MPI_Wait(&request, MPI_STATUS_IGNORE);
  *    next = sums;
- *    for (int i = 0; i < COUNT; next += counts[i++])
+ *    for (size_t i = 0; i < COUNT; next += counts[i++])
  *        sonew_set_reduced_sums(optimizer, i, next, counts[i]);
  *
  * Such shards are cut between chains: their chains are rows (SONEW_CONTIGUOUS or

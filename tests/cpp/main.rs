@@ -291,7 +291,7 @@ fn the_transformer_in_c_trains_and_resumes() {
         // Of 90 characters, guessing gives 4.5.
         for own in [adam, sonew] {
             assert!(
-                own[0] < 6.0 && own[9] < 3.7 && own[9] < own[0] - 0.1,
+                own[0] < 6.0 && own[9] < 3.8 && own[9] < own[0] - 0.1,
                 "{printed}"
             );
         }

@@ -91,7 +91,7 @@ static int file(void) {
 }
 
 /* One machine, which has everything that there is to reduce. */
-enum { COUNT = 3, MPI_IN_PLACE, MPI_DOUBLE, MPI_MAX, MPI_SUM, MPI_COMM_WORLD };
+enum { COUNT = 3, MPI_IN_PLACE, MPI_DOUBLE, MPI_FLOAT, MPI_STATUS_IGNORE, MPI_MAX, MPI_SUM, MPI_COMM_WORLD };
 static int reduced = 0;
 static void MPI_Allreduce(int in, double *x, size_t length, int type, int op, int world) {
     CHECK(in == MPI_IN_PLACE && type == MPI_DOUBLE && world == MPI_COMM_WORLD);
@@ -132,6 +132,52 @@ static void by_blocks(void) {
     }
     CHECK(memcmp(own, numbers, sizeof own) == 0);
     sonew_stages_abort(stages);
+    sonew_free(optimizer);
+}
+
+typedef size_t MPI_Request;
+static void MPI_Iallreduce(int in, float *x, size_t length, int type, int op, int world,
+                           MPI_Request *request) {
+    CHECK(in == MPI_IN_PLACE && type == MPI_FLOAT && op == MPI_SUM && world == MPI_COMM_WORLD);
+    CHECK(length == 2 * 4 && x[0] > 0);
+    *request = length;
+}
+static void MPI_Wait(MPI_Request *request, int status) {
+    CHECK(*request > 0 && status == MPI_STATUS_IGNORE);
+}
+
+/* Of the tensors only the first has pooled correlations: a shard of 3 chains of 4. */
+static void partial_sums(void) {
+    float a[12] = {0}, b[4] = {0}, c[4] = {0}, g[12] = {1, 2, 3, 4, 1, 2, 3, 4, 5, 6, 7, 8};
+    float sums[8];
+    void *params[] = {a, b, c};
+    const void *grads[] = {g, g, g};
+    sonew_tensor tensors[COUNT];
+    sonew_options options;
+    sonew_optimizer *optimizer = NULL;
+    MPI_Request request = 0;
+    sonew_options_init(&options, sizeof options);
+    options.pooling = SONEW_POOLING_BAND;
+    sonew_tensors_init(tensors, COUNT, sizeof *tensors);
+    for (int i = 0; i < COUNT; i++) {
+        tensors[i].name = &"a\0b\0c"[2 * i];
+        tensors[i].ndim = 1;
+        tensors[i].dims[0] = 4;
+        tensors[i].update = SONEW_UPDATE_ADAM;
+    }
+    tensors[0].ndim = 2;
+    tensors[0].dims[0] = 3;
+    tensors[0].dims[1] = 4;
+    tensors[0].chains = SONEW_CONTIGUOUS_LINES;
+    tensors[0].update = SONEW_UPDATE_SONEW;
+    tensors[0].whole_rows = 5;
+    CHECK(sonew_create(&options, tensors, COUNT, &optimizer) == SONEW_OK);
+    CHECK(sonew_step(optimizer, NULL, params, grads, COUNT) == SONEW_OK);
+    CHECK(sonew_step(optimizer, NULL, params, grads, COUNT) == SONEW_PARTIAL_SUMS);
+    {
+        #include "sums.inc"
+    }
+    CHECK(sonew_step(optimizer, NULL, params, grads, COUNT) == SONEW_OK);
     sonew_free(optimizer);
 }
 
@@ -188,6 +234,7 @@ int main(void) {
     CHECK(file() == 0);
     stages();
     by_blocks();
+    partial_sums();
     stack();
     allocation();
     puts("every block of C has run");

@@ -16,7 +16,7 @@ use programs::{cc, compile, exists, folder, root, run};
 /// A page, words of a block, and the name of the file that it becomes.
 type Included = (&'static str, &'static str, &'static str);
 
-const C: [Included; 9] = [
+const C: [Included; 10] = [
     ("README.md", "two scalars", "readme"),
     ("docs/c-api.md", "plain Adam", "first"),
     ("docs/c-api.md", "void *params[16];", "flat"),
@@ -28,6 +28,7 @@ const C: [Included; 9] = [
         "stages",
     ),
     ("docs/c-api.md", "of_blocks", "blocks"),
+    ("docs/c-api.md", "MPI_Iallreduce", "sums"),
     ("docs/inside-a-program.md", "names[l]", "stack"),
     ("docs/inside-a-program.md", "is_stack[i]", "allocation"),
 ];
@@ -74,6 +75,7 @@ fn as_files(included: &[Included], language: &str, folder: &std::path::Path) {
             let code = left.remove(found.unwrap_or_else(|| panic!("{page}: no block has {words}")));
             // What stands for lines of the program; and fewer steps are enough.
             let code = code.code.replace("\n...\n", "\n");
+            let code = code.replace("\n...  ", "\n");
             let code = code.replace(
                 "/* ... compute grad_a",
                 "grad_a = a - 1, grad_b = b - 1; /* grad_a",
