@@ -20,6 +20,13 @@ def sums_shape(pooling, band, rank, is_lagged, length):
     return (2, rows, length) if is_lagged else (rows, length)
 
 
+def sums_count(pooling, band, rank, length):
+    """The numbers of one set of sums in it. Lagged, the first set are those up to the step before
+    the last, and the second, which follows, those of the last step alone."""
+    rows = {"band": band + 1, "rank": min(rank, length) + 1, "all": length}
+    return rows[pooling] * length
+
+
 def too_long(name, length):
     """What is wrong with chains of this length, all of whose correlations are to be pooled; or
     None."""

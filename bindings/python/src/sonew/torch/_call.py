@@ -102,7 +102,7 @@ class Entry:
         if self.is_copied:
             return flat.view(p.shape)
         places = sorted(range(p.ndim), key=self.order.__getitem__)
-        return flat.view(self.own.shape).permute(places)
+        return flat.view([p.shape[d] for d in self.order]).permute(places)
 
 
 def own_options(group):

@@ -14,7 +14,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from .. import _structs
 from .._library import c, check
 from ._call import Call, Entry, data_ptr
-from ._options import is_lagged, update_of
+from ._options import is_lagged, pooled_count, update_of
 from ._sums import NUMBERS, Reduction, Sums, cut_dims
 
 # Of sonew_stage.
@@ -54,22 +54,46 @@ def is_cut(p):
     return isinstance(p, DTensor) and bool(cut_dims(p.placements, p.device_mesh))
 
 
-def check_dtensor(name, p, group):
+def has_whole_rows(p):
+    """Whether no cut goes through a row of a DTensor: an index of its first dimension."""
+    return all(p.placements[d].dim == 0 for d in cut_dims(p.placements, p.device_mesh))
+
+
+def is_pooled(group, i, p):
+    return group["pooling"] != "none" and update_of(group, i, p) == "sonew"
+
+
+def check_dtensor(name, p, group, i):
     """Refuses a DTensor that cannot be stepped in parts."""
     if any(x.is_partial() for x in p.placements):
         raise ValueError(f"{name} has the placements {p.placements}: a partial sum is no parameter")
     if p.device_mesh.get_coordinate() is None:
         raise ValueError(f"{name} is on a mesh that this process is not part of")
-    if group["pooling"] != "none" and is_cut(p):
-        raise ValueError(
-            f"{name} is cut over processes ({p.placements}), and pooling is {group['pooling']!r}: "
-            "correlations are pooled over whole parameters only. pooling='none' can be cut"
-        )
+    if is_pooled(group, i, p) and is_cut(p):
+        check_pooled(name, p, group)
     if part(p).device.type != "cpu" or group["implementation"] in ("torch", "compiled"):
         raise ValueError(
             f"{name} is a DTensor on {part(p).device} with implementation="
             f"{group['implementation']!r}: DTensors are stepped by the library, on the CPU "
             "(with fully_shard, CPUOffloadPolicy puts them there)"
+        )
+
+
+def check_pooled(name, p, group):
+    """Refuses a DTensor with pooled correlations that is not cut between chains, or whose sums a
+    step needs at once."""
+    cut = f"{name} is cut over processes ({p.placements}), and pooling is {group['pooling']!r}"
+    if not is_lagged(group):
+        raise ValueError(
+            f"{cut} with lagged_norms=False: pooled sums of parts are added up between steps, and "
+            "have to be those of the step before (lagged_norms=None or True)"
+        )
+    along = group["chains"].startswith("contiguous") and p.is_contiguous() and part(p).is_contiguous()
+    if not (along and p.ndim > 1 and has_whole_rows(p)):
+        raise ValueError(
+            f"{cut} with chains={group['chains']!r}: correlations are pooled over whole chains, so that "
+            "a parameter can be cut along its first dimension only, where its chains lie along "
+            "the last: chains='contiguous_lines', at least two dimensions, and contiguous memory"
         )
 
 
@@ -94,7 +118,7 @@ class ShardedEntry(Entry):
         shape, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
         if not is_cut(p):
             return 0, 0
-        if tuple(shape[1:]) != tuple(p.shape[1:]):
+        if not has_whole_rows(p):
             raise ValueError(
                 f"{self.name} has the placements {p.placements}: a file has whole rows of a "
                 "parameter, which is cut along its first dimension only. "
@@ -115,6 +139,20 @@ class ShardedEntry(Entry):
     def is_here(self):
         return self.p.numel() > 0
 
+    def has_pooled_part(self):
+        """Whether chains that are elsewhere share their correlations with those that are here."""
+        whole = self.whole
+        return is_pooled(self.group, self.i, whole) and is_cut(whole) and whole.numel() > 0
+
+    def join_chains(self):
+        """Says which chains of the whole parameter these are. A process that has none steps one of
+        zeros in their place, so that the sums of all are carried on with the same bits."""
+        own = self.own
+        own.first_row, own.whole_rows = self.rows()
+        if not self.is_here():
+            own.shape = (1, *own.shape[1:])
+            own.first_row = own.whole_rows - 1
+
 
 class PartsCall(Call):
     """The plan of parameters that are DTensors and take the plain Adam update, of which a part needs
@@ -123,8 +161,12 @@ class PartsCall(Call):
     def __init__(self, entries, state):
         self.is_here = np.array([entry.is_here() for entry in entries])
         needs = self.needs_sums(entries)
-        self.sums = Sums([e.whole if n else None for e, n in zip(entries, needs)])
+        self.pooled = [i for i, entry in enumerate(entries) if entry.has_pooled_part()]
+        for i in self.pooled:
+            entries[i].join_chains()
+        self.sums = Sums([e.whole if n else None for e, n in zip(entries, needs)], self.pooled)
         self.own = np.zeros((len(entries), NUMBERS))
+        self.zeros = []
         super().__init__(entries, state)
 
     def needs_sums(self, entries):
@@ -141,17 +183,30 @@ class PartsCall(Call):
                 views[entry.p] = entry.own_parts(own)
         self.state = state
         super().take_state(views)
-        for i in np.flatnonzero(~self.is_here):
-            self.fields["params"][i] = NO_ELEMENTS
-        for entry, pointers in zip(self.live_entries, self.kept):
-            if not entry.is_here():
-                pointers[:] = [NO_ELEMENTS] * len(pointers)
+        self.indices = np.arange(len(self.entries))[self.live]
+        self.instead = {i: self.stand_in(i) for i in np.flatnonzero(~self.is_here)}
+        for i, pointers in zip(self.indices, self.kept):
+            if i in self.instead:
+                for n, name in enumerate(self.planes[i]):
+                    if name != "pooled" or i not in self.pooled:
+                        pointers[n] = self.instead[i][n]
         # Both have versions for autograd.
         self.live_params = [x for entry in self.live_entries for x in (entry.p, entry.whole)]
-        self.indices = np.arange(len(self.entries))[self.live]
         live = set(map(id, self.live_entries))
         self.without_state = [e for e in self.entries if id(e) not in live]
         self.keep_state()
+
+    def stand_in(self, i):
+        """What a plan has of a parameter that is not here: addresses for its planes, its gradient and
+        its elements, where there are none. Where a chain of zeros is stepped, the plane of pooled
+        sums alone is real."""
+        count, addresses = 0, [NO_ELEMENTS] * (len(self.planes[i]) + 2)
+        if i in self.pooled:
+            count = math.prod(self.entries[i].own.shape)
+            self.zeros.append(torch.zeros(len(addresses), count, dtype=torch.float64))
+            addresses = list(map(data_ptr, self.zeros[-1]))
+        self.fields["len"][i], self.fields["params"][i] = count, addresses[-1]
+        return addresses
 
     def check_cut(self, entry, own):
         for name, x in own.items():
@@ -204,12 +259,13 @@ class PartsCall(Call):
 
     def gradients(self):
         grads, pointers = [], []
-        for entry in self.live_entries:
+        for i, entry in zip(self.indices, self.live_entries):
             grad = entry.grad()
             if grad is not None:
                 grad = self.gradient(entry, grad)
             grads.append(grad)
-            pointers.append(0 if grad is None else grad.data_ptr() if entry.is_here() else NO_ELEMENTS)
+            there = self.instead[i][-2] if i in self.instead else None
+            pointers.append(0 if grad is None else there or grad.data_ptr())
         return grads, pointers
 
     def not_finite(self):
@@ -248,6 +304,17 @@ class ShardedCall(PartsCall):
 
     def needs_sums(self, entries):
         return [True] * len(entries)
+
+    def last_sums(self, takes_part):
+        """Those of this step alone of each tensor whose chains are also elsewhere, by index: the
+        second set of its plane."""
+        found = {}
+        for i, view in zip(self.indices, self.states):
+            if i in self.pooled and takes_part[i]:
+                plane = view["pooled"].view(-1)
+                count = pooled_count(self.entries[i].group, self.entries[i].length())
+                found[i] = plane[count : 2 * count]
+        return found
 
     def scalars_before(self):
         """The scalars of all tensors; zeros where there are none."""
@@ -306,6 +373,8 @@ class ShardedCall(PartsCall):
     def stages(self, handle, copies):
         """Takes the stages of a step: all of them, or those up to the apply."""
         self.own[:] = 0
+        # Whether something is to be reduced when the step is over, if it has no norms.
+        is_left = bool(self.pooled)
         takes_part = self.grad_fields != 0
         before = self.scalars_before()
         while True:
@@ -322,14 +391,11 @@ class ShardedCall(PartsCall):
                     self.own[:, :2] = 0
                     self.own[:, 2] = self.sums.begin(self.own).finish()[:, 2]
                     self.numbers[:, 0] = self.own[:, 2]
-                    reduction = Reduction(self.own.copy(), [])
-                elif not self.grafts:
-                    reduction = self.sums.begin(self.own)
-                if not self.grafts:
-                    self.late = Late(self, reduction, takes_part, None)
+                else:
+                    is_left = True
             elif stage == NORMS:
                 self.own[:, :2] = self.numbers
-                late = Late(self, self.sums.begin(self.own), takes_part, handle)
+                late = Late(self, takes_part, handle)
                 known = before[:, RATIO] > 0
                 waits = takes_part & (self.few | ~known)
                 if self.waits or waits.any() or copies:
@@ -338,6 +404,7 @@ class ShardedCall(PartsCall):
                     self.late = late
                 return None
             else:
+                self.late = Late(self, takes_part, None, is_left)
                 return None
 
     def finish(self):
@@ -358,9 +425,13 @@ class Late:
     written. The library reads gradients no more (but with Nesterov momentum, where the step waits),
     so that the program may free them; the call keeps everything else."""
 
-    def __init__(self, call, reduction, takes_part, handle):
-        self.call, self.reduction = call, reduction
-        self.takes_part, self.handle = takes_part, handle
+    def __init__(self, call, takes_part, handle, is_left=True):
+        self.call, self.takes_part, self.handle = call, takes_part, handle
+        # Those of all processes take their place when the step has ended.
+        self.places = call.last_sums(takes_part)
+        self.reduction = (
+            call.sums.begin(call.own, self.places) if is_left else Reduction(call.own.copy(), {}, [])
+        )
 
     def finish(self):
         call = self.call
@@ -373,6 +444,8 @@ class Late:
             c().sonew_stages_abort(self.handle)
             raise
         call.write_scalars(self.takes_part, numbers)
+        for i, place in self.places.items():
+            place.copy_(self.reduction.sums[i])
 
     def discard(self):
         try:

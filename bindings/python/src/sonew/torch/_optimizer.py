@@ -276,6 +276,8 @@ class SONew(Optimizer):
         except Exception:
             self.param_groups.pop()
             raise
+        # What is under way of the last step still belongs to the others' state.
+        self.synchronize()
         self._forget()
 
     def _is_current(self):
@@ -326,7 +328,7 @@ class SONew(Optimizer):
         p = group["params"][i]
         check_parameter(name, p)
         if is_dtensor(p):
-            self._sharded().check_dtensor(name, p, group)
+            self._sharded().check_dtensor(name, p, group, i)
         return name
 
     @staticmethod

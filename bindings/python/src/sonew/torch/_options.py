@@ -212,6 +212,11 @@ def pooled_shape(group, length):
     )
 
 
+def pooled_count(group, length):
+    """The numbers of one set of sums in "pooled"."""
+    return _pooling.sums_count(group["pooling"], group["band"], group["rank"], length)
+
+
 def name_of(groups, g, i):
     """What a parameter is called in messages: its name, or its place."""
     names = groups[g].get("param_names")
