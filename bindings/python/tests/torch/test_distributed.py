@@ -307,7 +307,9 @@ def parallel(kind):
 MODELS = ("ddp", "fully_shard", "offload", "hsdp", "tensor parallel")
 OPTIONS = {
     "rows": {"chains": "contiguous_lines"},
-    "lagged": {"chains": "contiguous_lines", "lagged_norms": True},
+    # With more damping an update of this model is more than twice too long: where sums are late, it is
+    # brought back one gradient later than on one process.
+    "lagged": {"chains": "contiguous_lines", "lagged_norms": True, "eps": 1e-4},
     "diagonal": {"band": 0},
     "cut": {},
 }

@@ -139,8 +139,9 @@ def test_a_gradient_that_is_not_finite_on_one_process_is_refused_on_all():
 def refusals():
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     p = torch.nn.Parameter(rows(torch.ones(4, 3)))
-    with pytest.raises(ValueError, match="w is cut over processes .* pooling is 'band'"):
-        make([("w", p)], pooling="band")
+    for options, said in (({"lagged_norms": False}, "lagged_norms=False"), ({"chains": "strided_lines"}, "whole chains")):
+        with pytest.raises(ValueError, match=f"w is cut over processes .* pooling is 'band' .*{said}"):
+            make([("w", p)], pooling="band", **options)
     for implementation in ("torch", "compiled"):
         with pytest.raises(ValueError, match=f"w is a DTensor on cpu with implementation='{implementation}'"):
             make([("w", p)], implementation=implementation)
