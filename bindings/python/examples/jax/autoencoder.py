@@ -114,11 +114,11 @@ def main():
     parser.add_argument("--plot", default="loss.png", help="where the plot is written")
     arguments = parser.parse_args()
 
-    # For each the best of 1e-3, 3e-3, 1e-2 and 2e-2.
+    # Of learning rates in steps of two to three, the best for each.
     schedule = functools.partial(optax.cosine_decay_schedule, decay_steps=arguments.steps)
     options = {"update": adam_for_vectors}
     runs = {
-        "Adam": optax.adam(schedule(1e-2)),
+        "Adam": optax.adam(schedule(1e-3)),
         "SONew, tridiagonal": sonew(schedule(1e-2), **options),
         "SONew, band 4": sonew(schedule(1e-2), band=4, **options),
     }
