@@ -154,6 +154,9 @@ def collectives():
         "AdamW": lambda model: torch.optim.AdamW(model.parameters(), foreach=False),
         "SONew": lambda model: SONew(model.named_parameters(), **rows),
         "SONew, lagged norms": lambda model: SONew(model.named_parameters(), **rows, lagged_norms=True),
+        "SONew, pooled, band 4": lambda model: SONew(
+            model.named_parameters(), **rows, pooling="band", band=4
+        ),
         "Muon, matrices alone": lambda model: Muon(
             [p for p in model.parameters() if p.ndim == 2], {"lr": 1e-2}
         ),

@@ -49,9 +49,11 @@ def collectives():
 
 def test_what_optimizers_communicate():
     """The bytes that docs/distributed.md derives: of six matrices three float64 numbers from each of
-    four processes; and float32 matrices of 75,360 elements, one of which, of one row of 96, is sent
-    as four."""
+    four processes; pooled, the same numbers in words, which are four of float32 each, and float32 sums of
+    products with up to four neighbours of 688 inputs; and float32 matrices of 75,360 elements, one of
+    which, of one row of 96, is sent as four."""
     for found in run_on(4, collectives):
         assert found["AdamW"] == (0, 0)
         assert found["SONew"] == found["SONew, lagged norms"] == (1, 6 * 3 * 8 * 4)
+        assert found["SONew, pooled, band 4"] == (1, 6 * 3 * 4 * 4 * 4 + 4 * 5 * (16 + 2 * (96 + 192) + 96))
         assert found["Muon, matrices alone"] == (6, 4 * (75360 + 3 * 96))
