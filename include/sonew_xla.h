@@ -35,11 +35,15 @@
  *      staged             i64: 1 for one stage of a step, see below
  *      reached            s32[R]: the stages that the step has reached before
  *                         this call: 0, 1, 2
+ *      parts              i64: 1 if there is an operand parts, see below; may be left out
  *    operands
  *      count              s32[]: steps that every tensor took part in so far
  *      traced             f32[k] or f64[k]: the traced numbers, in order
  *      reached            u32[R, D, T, 2, 2], only if staged and R > 0: the
  *                         numbers of the stages before, see below
+ *      parts              s32[T, 2], only with the attribute parts: for each tensor the number
+ *                         of its first chain in a larger tensor, and how many chains that
+ *                         has; zeros for one that is no part, or not pooled
  *      scalars            u32[T, 2, 2], only with SONEW_RELATIVE_LAGGED or
  *                         lagged_norms: for each tensor the first and the last of its
  *                         SONEW_SCALARS, each a float64 in two u32, the low one
@@ -73,6 +77,12 @@
  * is not zero (but for parameters of 16 bits without master weights); the call after it
  * corrects an update that is too long. Only the scalars of the last call are those of this
  * step: until then they stay as they were.
+ *
+ * Of a part of a larger tensor whose correlations are pooled, the plane "pooled" has the sums of
+ * the whole tensor, but those of the last step (elements n to 2 n, see sonew_pooling) of its own
+ * chains alone, once the stages are done. The caller adds these up over the parts before the
+ * next step. Chains must be whole, and the sums lagged. Groups of chains take turns by the
+ * numbers in the operand parts; without it a part is taken for a tensor of its own.
  ******************************************************************************/
 
 #ifndef SONEW_XLA_H

@@ -324,6 +324,23 @@ impl Plan {
         Ok(())
     }
 
+    /// Says which chains of a larger tensor those of a tensor are, if their correlations are
+    /// pooled: the number of the first, and how many there are in all. They take turns as
+    /// chains of that. `None` if it is no part. Returns whether there are such chains.
+    pub(crate) fn place_chains(&mut self, tensor: usize, place: Option<[usize; 2]>) -> bool {
+        self.pooled[tensor].as_mut().is_none_or(|pooled| {
+            let chains = &mut pooled.chains;
+            let [first, whole] = place.unwrap_or([0, chains.count]);
+            let is_there = whole
+                .checked_sub(first)
+                .is_some_and(|rest| rest >= chains.count);
+            if is_there {
+                (chains.first, chains.whole) = (first, whole);
+            }
+            is_there
+        })
+    }
+
     /// Steps use no more threads than this, from the next one on.
     pub(crate) fn limit_threads(&mut self, most: usize) {
         self.most_threads = most.max(1);

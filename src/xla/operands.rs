@@ -22,6 +22,8 @@ pub(super) struct Operands<'a> {
     count: XlaBuffer<'a>,
     traced: XlaBuffer<'a>,
     reached: Option<XlaBuffer<'a>>,
+    /// Which chains of larger tensors there are, if that is given.
+    parts: Option<XlaBuffer<'a>>,
     taken: XlaBuffer<'a>,
     /// The scalars of every tensor, if the step needs them, as operand and as result.
     scalars: Option<[XlaBuffer<'a>; 2]>,
@@ -65,8 +67,9 @@ impl<'a> Operands<'a> {
         let targets = usize::from(!settings.direction || settings.staged);
         let staged = usize::from(settings.staged);
         let reaches = usize::from(!settings.reached.is_empty());
+        let parts = usize::from(settings.has_parts);
         let scalars = usize::from(options.needs_scalars());
-        let expected = 2 + reaches + scalars + tensors * (1 + targets) + all;
+        let expected = 2 + reaches + parts + scalars + tensors * (1 + targets) + all;
         counted("operands", arguments.len(), expected)?;
         let expected = 1 + scalars + tensors * (1 + staged) + all;
         counted("results", results.len(), expected)?;
@@ -88,6 +91,10 @@ impl<'a> Operands<'a> {
             let parts = parts.and_then(|d| usize::try_from(d).ok()).unwrap_or(0);
             let dims = [settings.reached.len(), parts, tensors, 2, 2];
             is(buffer, "the operand \"reached\"", &[ffi::U32], &dims)?;
+        }
+        let parts = settings.has_parts.then(&mut from);
+        if let Some(buffer) = &parts {
+            is(buffer, "the operand \"parts\"", &[ffi::S32], &[tensors, 2])?;
         }
         let taken = to();
         is(&taken, "taken", &[ffi::S32], &[])?;
@@ -122,6 +129,7 @@ impl<'a> Operands<'a> {
             count,
             traced,
             reached,
+            parts,
             taken,
             scalars,
             tensors: state
@@ -316,6 +324,19 @@ impl<'a> Operands<'a> {
             (stage, numbers.collect())
         };
         stages.map(numbers).collect()
+    }
+
+    /// For each tensor, the number of its first chain in a larger tensor, and how many chains
+    /// that has, of a member; `None` for a tensor that is no part.
+    pub(super) fn parts(&self, member: usize) -> impl Iterator<Item = Option<[i32; 2]>> + '_ {
+        let tensors = self.tensors.len();
+        (0..tensors).map(move |tensor| {
+            let buffer = self.parts.as_ref()?;
+            let at = 2 * (member * tensors + tensor);
+            // SAFETY: the operand has two numbers for each tensor of each member.
+            let own = [0, 1].map(|i| unsafe { read::<i32>(buffer, at + i) });
+            Some(own).filter(|&own| own != [0, 0])
+        })
     }
 
     /// Writes whether a member's step was taken, the scalars in its buffers, and this

@@ -28,6 +28,8 @@ pub(super) struct Settings<'a> {
     pub direction: bool,
     pub staged: bool,
     pub reached: Vec<Stage>,
+    /// Whether an operand says which chains of larger tensors there are.
+    pub has_parts: bool,
     pub tensors: Vec<Tensor<'a>>,
 }
 
@@ -116,6 +118,7 @@ impl<'a> Settings<'a> {
             direction: frame.flag("direction")?,
             staged,
             reached,
+            has_parts: frame.later_flag("parts")?,
             tensors: tensors(frame)?,
         })
     }

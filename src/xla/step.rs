@@ -36,6 +36,7 @@ fn take(
 ) -> Result<()> {
     let (options, step, decay) = settings.options(&operands.traced(settings, member))?;
     plan.set_numbers(&options)?;
+    place(plan, operands, specs, member)?;
     let number = operands.count(member)? + 1;
     // SAFETY: `settle` has checked them, and they belong to the call until it
     // returns.
@@ -58,6 +59,30 @@ fn take(
         Err(error) => return Err(error),
     };
     operands.tell(member, taken, &buffers, &numbers);
+    Ok(())
+}
+
+/// Says which chains of larger tensors those of a member's tensors are.
+fn place(
+    plan: &mut Plan,
+    operands: &Operands<'_>,
+    specs: &[TensorSpec],
+    member: usize,
+) -> Result<()> {
+    for (tensor, part) in operands.parts(member).enumerate() {
+        // A negative number is more chains than there can be.
+        let place = part.map(|own| own.map(|n| usize::try_from(n).unwrap_or(usize::MAX)));
+        if !plan.place_chains(tensor, place) {
+            return Err(Error::Operand {
+                argument: format!("parts of tensor \"{}\"", specs[tensor].name),
+                problem: format!(
+                    "has {:?}, must be the number of the first chain in the whole tensor, and \
+                     how many that has",
+                    part.unwrap_or_default()
+                ),
+            });
+        }
+    }
     Ok(())
 }
 

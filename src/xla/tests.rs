@@ -8,7 +8,7 @@ use std::ptr::null_mut;
 
 use super::ffi::{self, HasSize};
 use super::sonew_xla_step_v1;
-use crate::layout::Scalars;
+use crate::layout::{Chains, Scalars, TensorSpec};
 use crate::options::{Damping, Options, Pooling, StepOptions};
 use crate::{Plan, Stage};
 
@@ -134,6 +134,67 @@ fn pooled_sums_that_do_not_fit_are_refused() {
     let refused = call.run().unwrap_err();
     assert!(refused.starts_with("options.shrink is 1,"), "{refused}");
     assert!(world == before);
+}
+
+#[test]
+fn chains_of_a_part_take_turns_as_those_of_the_whole() {
+    let options = Options {
+        pooling: Pooling::Band,
+        band: 2,
+        ..Options::default()
+    };
+    let spec = TensorSpec::new("rows", &[300, 3]).with_chains(Chains::ContiguousLines);
+    let mut world = World::new(&options, vec![spec.clone()], 1, 17);
+    let mut expected = world.clone();
+    // Of groups of 256 chains, the first takes part in every second step alone.
+    let shard = spec.with_shard(100, 500);
+    let mut plan = Plan::new(&options, &[shard]).unwrap();
+    let mut parts = [100i32, 500];
+    for number in 1..=3 {
+        world.count[0] = number - 1;
+        with_parts(&mut world, &options, &mut parts).run().unwrap();
+        // Without parts, the same idle plan has a tensor of its own.
+        let mut other = world.clone();
+        other.call(&options, &step(), false).run().unwrap();
+        let mut buffers = expected.buffers(0, options.weight_decay);
+        plan.step(&step(), number as u64, &mut buffers).unwrap();
+        expected.scalars = words_of(buffers.into_iter().map(|b| b.scalars));
+        (expected.count, expected.taken) = (world.count.clone(), vec![1]);
+        assert!(world == expected, "step {number}");
+    }
+    let before = world.clone();
+    for wrong in [[201, 500], [-1, 500], [0, 299]] {
+        parts = wrong;
+        let refused = with_parts(&mut world, &options, &mut parts).run();
+        let message = refused.unwrap_err();
+        assert!(
+            message.starts_with(&format!("parts of tensor \"rows\" has {wrong:?}, must be")),
+            "{message}"
+        );
+    }
+    assert!(world == before);
+    // Zeros are no part.
+    parts = [0; 2];
+    with_parts(&mut world, &options, &mut parts).run().unwrap();
+    expected.call(&options, &step(), false).run().unwrap();
+    assert!(world == expected);
+    let mut call = with_parts(&mut world, &options, &mut parts);
+    call.operands[2].dims = vec![2];
+    let wrong = "the operand \"parts\" has dimensions [2], expected [1, 2]";
+    assert_eq!(call.run().unwrap_err(), wrong);
+}
+
+/// A call with the operand that says which chains of larger tensors there are.
+fn with_parts(world: &mut World, options: &Options, parts: &mut [i32; 2]) -> Call {
+    let mut call = world.call(options, &step(), false);
+    call.set("parts", Integer(1));
+    let operand = runtime::Given {
+        dtype: ffi::S32,
+        dims: vec![1, 2],
+        data: parts.as_mut_ptr().cast(),
+    };
+    call.operands.insert(2, operand);
+    call
 }
 
 #[test]

@@ -47,6 +47,12 @@ OPTIONS = {
     "late": WHOLE | {"lagged_norms": True, "non_finite": "unchecked", "reduce_late": True},
     "rmsprop": WHOLE | {"graft": "normalized_rmsprop", "update": adam_for_vectors, "band": 3},
 }
+# Of leaves whose correlations are pooled. Each is cut in two, so that sums have two terms.
+POOLED = {
+    "band": WHOLE | {"pooling": "band", "band": 3},
+    "rank": WHOLE | {"pooling": "rank", "rank": 2},
+    "late": OPTIONS["late"] | {"pooling": "band", "band": 3},
+}
 STEPS = 3
 
 
@@ -84,24 +90,33 @@ def trained(optimizer, params, state, steps, specs=UNITS):
     return params, state
 
 
-def steps():
+def steps(kinds=OPTIONS, kind="steps"):
     """Steps with given gradients, with all kinds of options."""
-    for name, options in OPTIONS.items():
+    for name, options in kinds.items():
         params = cut(tree(0))
         optimizer = fused_sonew(1e-2, partition_specs=params, **options)
-        kept(f"steps.{name}", trained(optimizer, params, optimizer.init(params), range(STEPS)))
+        params, state = trained(optimizer, params, optimizer.init(params), range(STEPS))
+        if kinds is POOLED:
+            # Sums that are added late are in the state then.
+            params, state = jax.jit(optimizer.finish)(params, state)
+        kept(f"{kind}.{name}", (params, state))
 
 
-def unsharded():
+def pooled():
+    steps(POOLED, "pooled")
+    unsharded(POOLED, "pooled-unsharded")
+
+
+def unsharded(kinds=OPTIONS, kind="unsharded"):
     """The same without a mesh."""
-    for name, options in OPTIONS.items():
+    for name, options in kinds.items():
         if "reduce_late" in options:
             continue
         params, optimizer = tree(0), fused_sonew(1e-2, **options)
         state, step = optimizer.init(params), jax.jit(optimizer.step)
         for i in range(STEPS):
             params, state = step(params, tree(i + 1), state)
-        kept(f"unsharded.{name}", (params, state))
+        kept(f"{kind}.{name}", (params, state))
 
 
 def plain():
@@ -145,17 +160,27 @@ FILES = {
     "cut": ({name: P("data") if name == "out" else P() for name in SHAPES}, {}),
 }
 
+LINES = {"chains": "contiguous_lines", "update": adam_for_vectors}
+POOLED_FILES = {
+    "pooled-rows": (ROWS, LINES | {"pooling": "rank", "rank": 2}),
+    "pooled-units": (UNITS, POOLED["band"]),
+}
 
-def files():
-    for name, (specs, options) in FILES.items():
+
+# What Orbax saves, too.
+ORBAX = {"units": "orbax", "pooled-units": "pooled-orbax"}
+
+
+def files(of):
+    for name, (specs, options) in of.items():
         params = cut(tree(9), specs)
         options = options | {"partition_specs": params}
         yield name, specs, options, fused_sonew(1e-2, **options), params
 
 
-def saved():
+def saved(of=FILES):
     """Both kinds of checkpoints after some steps, and what comes of going on."""
-    for name, specs, options, optimizer, _ in files():
+    for name, specs, options, optimizer, _ in files(of):
         params = cut(tree(0), specs)
         params, state = trained(optimizer, params, optimizer.init(params), range(STEPS), specs)
         path = folder / f"{name}-{count}.safetensors"
@@ -164,16 +189,19 @@ def saved():
                 save(path, params, state, **options)
             continue
         save(path, params, state, **options)
-        if name == "units":
+        if name in ORBAX:
             with ocp.StandardCheckpointer() as checkpointer:
-                checkpointer.save(folder / f"orbax-{count}", {"params": params, "state": state})
+                checkpointer.save(folder / f"{ORBAX[name]}-{count}", {"params": params, "state": state})
         more = trained(optimizer, params, state, range(STEPS, 2 * STEPS), specs)
         kept(f"{name}.on", more)
 
 
-def resumed(before):
+def resumed(before, of=FILES):
     """Goes on from the checkpoints of other processes."""
-    for name, specs, options, optimizer, params in files():
+    for name, specs, options, optimizer, params in files(of):
+        if name == "cut" and before == 1:
+            # There is no file: one process was refused.
+            continue
         state = optimizer.init(params)
         path = folder / f"{name}-{before}.safetensors"
         if name == "cut" and count == 1:
@@ -182,12 +210,12 @@ def resumed(before):
             continue
         loaded = load(path, params, state, **options)
         kept(f"{name}.from-{before}", trained(optimizer, *loaded, range(STEPS, 2 * STEPS), specs))
-        if name == "units":
+        if name in ORBAX:
             with ocp.StandardCheckpointer() as checkpointer:
                 like = {"params": params, "state": state}
-                restored = checkpointer.restore(folder / f"orbax-{before}", like)
+                restored = checkpointer.restore(folder / f"{ORBAX[name]}-{before}", like)
             loaded = restored["params"], restored["state"]
-            kept(f"orbax.from-{before}", trained(optimizer, *loaded, range(STEPS, 2 * STEPS), specs))
+            kept(f"{ORBAX[name]}.from-{before}", trained(optimizer, *loaded, range(STEPS, 2 * STEPS), specs))
 
 
 def killed():
@@ -212,6 +240,10 @@ for scenario in scenarios:
         continue
     if scenario.startswith("from-"):
         resumed(int(scenario.removeprefix("from-")))
+    elif scenario.startswith("pooled-from-"):
+        resumed(int(scenario.removeprefix("pooled-from-")), POOLED_FILES)
+    elif scenario == "pooled-saved":
+        saved(POOLED_FILES)
     else:
         globals()[scenario]()
 print("done", flush=True)

@@ -139,6 +139,43 @@ def test_training_goes_on_with_as_many_or_more(shared, run):
             assert bits(results(shared, f"{kind}.{name}-{run[0]}")) == bits(expected)
 
 
+@pytest.fixture(scope="module")
+def of_pooled(tmp_path_factory):
+    """The folder of results of steps and files of leaves with pooled correlations."""
+    folder = tmp_path_factory.mktemp("pooled")
+    worked(start_workers(folder, 2, "pooled", "pooled-saved"))
+    worked(start_workers(folder, 4, "pooled", "pooled-saved", "pooled-from-2"))
+    worked(start_workers(folder, 1, "pooled", "pooled-from-2", "pooled-from-4"))
+    return folder
+
+
+@pytest.mark.long
+def test_parts_of_pooled_leaves_have_the_results_of_one_device(of_pooled):
+    """On any number of processes, in time and late."""
+    for name in ("band", "rank", "late"):
+        whole = results(of_pooled, f"pooled-unsharded.{name.replace('late', 'band')}-1")
+        for count in (1, 2, 4):
+            parts = results(of_pooled, f"pooled.{name}-{count}")
+            # Late, a state has more behind these.
+            for a, b in zip(parts, whole, strict=name != "late"):
+                # uint32 are words of float64 numbers.
+                a, b = (x.view(np.float64) if x.dtype == np.uint32 else x for x in (a, b))
+                assert np.allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("before, now", [(2, 4), (2, 1), (4, 1)])
+def test_training_of_pooled_leaves_goes_on_with_another_number_of_processes(of_pooled, before, now):
+    """Every file has the sums of the whole leaf."""
+    for kind in ("pooled-rows", "pooled-units", "pooled-orbax"):
+        expected = results(of_pooled, f"{kind.replace('orbax', 'units')}.on-{before}")
+        assert bits(results(of_pooled, f"{kind}.from-{before}-{now}")) == bits(expected)
+    data = (of_pooled / "pooled-rows-4-00001-of-00004.safetensors").read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    shapes = {name: tensor["shape"] for name, tensor in header.items() if "shape" in tensor}
+    assert [8, 6, 2] in shapes.values() and [8, 2] in shapes.values()
+
+
 SHAPES = {"bias": (8,), "in": (6, 16), "out": (16, 6, 2), "scale": ()}
 ROWS = {"chains": "contiguous_lines", "band": 2}
 

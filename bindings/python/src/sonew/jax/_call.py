@@ -32,8 +32,10 @@ def lower(context, program, avals, operands):
 def in_order(program, operands):
     """The operands in the order of the handler, and which result is in the place of
     which operand."""
-    count, traced, reached, scalars, targets, grads, planes = operands
+    count, traced, reached, parts, scalars, targets, grads, planes = operands
     listed, aliases = [count, traced, *([reached] if program.reached else [])], {}
+    if program.has_parts:
+        listed.append(parts)
     result = 1
     if program.settings.needs_scalars():
         aliases[len(listed)] = result
@@ -98,6 +100,8 @@ def attributes(program):
         named["numbers"] = named["numbers"][:-1]
     else:
         scalars["pooling"] = POOLINGS[settings.pooling]
+    if program.has_parts:
+        scalars["parts"] = True
     if settings.pooling == "rank":
         scalars["rank"] = settings.rank
     named |= {name: np.int64(value) for name, value in scalars.items()}

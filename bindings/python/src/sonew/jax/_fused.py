@@ -86,7 +86,8 @@ def fused_sonew(
         are computed, and then corrects an update that was too long. A first step, and one
         after an update of a leaf was zero, waits. On the CPU alone; not with
         `damping="relative"`, `clip_norm`, or `non_finite="skip"`, which need sums first.
-        The state is a `LateState`; call `finish` before parameters are saved or used.
+        The state is a `LateState`; call `finish` before parameters are saved or used, and
+        save its `own`.
       {options}
 
     Returns:

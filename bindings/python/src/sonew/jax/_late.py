@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from . import _step
+from . import _parts, _step
 from ._tree import ScaleBySonewState
 
 
@@ -23,6 +23,9 @@ class LateState(NamedTuple):
       options: those numbers of the last step that are not constants.
       grads: with Nesterov momentum the gradients of the last step, otherwise ().
       is_open: int32 scalar, 1 if the last step has not taken in its sums yet.
+      sums: for each leaf that is cut and whose correlations are pooled, what the chains of
+        each device have added to its pooled sums in the last step, [devices, ...], cut along
+        the first dimension. Until the step takes these in, zeros are in their place in `own`.
     """
 
     own: ScaleBySonewState
@@ -30,6 +33,7 @@ class LateState(NamedTuple):
     options: Any
     grads: Any
     is_open: Any
+    sums: Any = ()
 
 
 def check(leaves, program):
@@ -41,7 +45,6 @@ def check(leaves, program):
         not in ("none", "normalized_rmsprop"),
         'damping="relative_lagged" or "absolute"': settings.damping != "relative",
         'non_finite="unchecked" and no clip_norm': not program.refuses(),
-        'pooling="none"': settings.pooling == "none",
         "the custom call": settings.implementation != "pure",
         "leaves that are cut: partition_specs=params": leaves.shardings is not None
         and any(leaves.axes),
@@ -52,11 +55,6 @@ def check(leaves, program):
     for name, array, leaf in zip(leaves.names, leaves.arrays, leaves.kinds):
         if jnp.dtype(array.dtype).itemsize == 2 and not leaf.master:
             raise ValueError(f"reduce_late needs master_weights: {name!r} is {array.dtype}")
-
-
-def axes_of(program):
-    """The mesh axes that leaves are cut along."""
-    return tuple(dict.fromkeys(axis for leaf in program.leaves for axis in leaf.axes))
 
 
 def by_custom_call(program):
@@ -82,14 +80,17 @@ class Late:
         results = on_parts(
             step, program, shardings, count, traced, scalars, targets, grads, planes, before
         )
-        taken, scalars, targets, planes, numbers, is_open = results
+        taken, scalars, targets, planes, numbers, sums, is_open = results
         kept = grads if program.settings.nesterov else ()
-        self.after = {"numbers": numbers, "options": traced, "grads": kept, "is_open": is_open}
+        self.after = {
+            "numbers": numbers, "options": traced, "grads": kept, "is_open": is_open, "sums": sums
+        }  # fmt: skip
         return taken, scalars, targets, planes
 
     def before(self, program, grads):
         s = self.state
-        return s.numbers, s.options, s.is_open, tuple(s.grads) if program.settings.nesterov else ()
+        kept = tuple(s.grads) if program.settings.nesterov else ()
+        return s.numbers, s.options, s.is_open, kept, tuple(s.sums)
 
 
 class Finish(Late):
@@ -100,7 +101,7 @@ class Finish(Late):
 
         def step(count, traced, scalars, targets, grads, planes, before):
             ended = finish(program, count, scalars, targets, grads, planes, before)
-            return jnp.zeros((), jnp.int32), *ended, before[0], jnp.zeros((), jnp.int32)
+            return jnp.zeros((), jnp.int32), *ended, before[0], before[4], jnp.zeros((), jnp.int32)
 
         operands = count, traced, scalars, targets, grads, planes, self.before(program, grads)
         results = on_parts(step, program, shardings, *operands)
@@ -111,15 +112,16 @@ class Finish(Late):
 def on_parts(step, program, shardings, count, traced, scalars, targets, grads, planes, before):
     """Calls the function with what each device has of the arrays."""
     everywhere, specs = PartitionSpec(), tuple(sharding.spec for sharding in shardings)
-    of_planes = tuple((spec,) * len(own) for spec, own in zip(specs, planes))
-    of_numbers = PartitionSpec(axes_of(program))
+    of_planes = _parts.specs(program, specs, planes, everywhere)
+    of_numbers = PartitionSpec(_parts.axes_of(program.leaves))
+    of_sums = (of_numbers,) * len(before[4])
     whole = everywhere if program.settings.needs_scalars() else ()
-    of_before = of_numbers, everywhere, everywhere, specs[: len(before[3])]
+    of_before = of_numbers, everywhere, everywhere, specs[: len(before[3])], of_sums
     step = jax.shard_map(
         step,
         mesh=shardings[0].mesh,
         in_specs=(everywhere, everywhere, whole, specs, specs, of_planes, of_before),
-        out_specs=(everywhere, whole, specs, of_planes, of_numbers, everywhere),
+        out_specs=(everywhere, whole, specs, of_planes, of_numbers, of_sums, everywhere),
         # Numbers of one part reach the custom call, which leaves what is replicated alike,
         # but JAX cannot know it.
         check_vma=False,
@@ -129,19 +131,20 @@ def on_parts(step, program, shardings, count, traced, scalars, targets, grads, p
 
 def finish(program, count, scalars, targets, grads, planes, before):
     """Ends the step before with its sums: an update that was too long is corrected. This
-    is the only collective of a step, and needs nothing of this step."""
-    numbers, options, is_open, kept = before
+    has the only collectives of a step, which need nothing of this step."""
+    numbers, options, is_open, kept, sums = before
     stages = tuple(program.stages())
     # All stages at once: [parts, leaves, stages, 2, 2].
     rows = _step.gathered(program.leaves, jnp.moveaxis(numbers[0], 0, 1))
     reached = jnp.moveaxis(rows, 2, 0)
+    sums = _parts.added(program, [own[0] for own in sums])
     program = dataclasses.replace(program, reached=stages)
 
     def end(scalars, targets, planes):
         of = kept if program.settings.nesterov else grads
         operands = count - 1, options, reached, scalars, targets, of, planes
         _, _, scalars, targets, planes = _step.dispatch(program, *operands)
-        return scalars, targets, planes
+        return scalars, targets, _parts.with_sums(program, planes, sums)
 
     stay = lambda *operands: operands
     return jax.lax.cond(is_open > 0, end, stay, scalars, targets, planes)
@@ -151,12 +154,13 @@ def begun(program, count, traced, scalars, targets, planes, grads):
     """A step up to where it needs its sums, with which the parameters are already updated.
     If there are no norms of a step before, as in the first step, it waits for its own."""
     stages = program.stages()
+    nothing = lambda sums: tuple(map(jnp.zeros_like, sums))
 
     def waits(scalars, targets, planes):
         operands = count, traced, scalars, targets, grads, planes
         _, scalars, targets, planes = _step.in_stages(program, *operands)
         numbers = jnp.zeros((1, len(stages), len(grads), 2, 2), jnp.uint32)
-        return scalars, targets, planes, numbers
+        return scalars, targets, planes, numbers, nothing(_parts.own_sums(program, planes))
 
     def goes_on(scalars, targets, planes):
         rows = []
@@ -168,7 +172,9 @@ def begun(program, count, traced, scalars, targets, planes, grads):
                 stage, count, traced, reached, scalars, targets, grads, planes
             )
             rows.append(jnp.stack(numbers))
-        return scalars, targets, planes, jnp.stack(rows)[None]
+        sums = _parts.own_sums(program, planes)
+        planes = _parts.with_sums(program, planes, nothing(sums))
+        return scalars, targets, planes, jnp.stack(rows)[None], sums
 
     is_known = jnp.any(scalars != 0, -1)
     needs = np.ones((len(program.leaves), 2), bool)
@@ -176,16 +182,17 @@ def begun(program, count, traced, scalars, targets, planes, grads):
         needs[i] = leaf.graft(program.settings) != "none", program.relative(leaf)
     needs[:, 1] &= program.settings.damping == "relative_lagged"
     is_open = jnp.all(is_known | ~needs)
-    scalars, targets, planes, numbers = jax.lax.cond(
+    scalars, targets, planes, numbers, sums = jax.lax.cond(
         is_open, goes_on, waits, scalars, targets, planes
     )
-    return jnp.int32(1), scalars, targets, planes, numbers, is_open.astype(jnp.int32)
+    sums = tuple(own[None] for own in sums)
+    return jnp.int32(1), scalars, targets, planes, numbers, sums, is_open.astype(jnp.int32)
 
 
 def init(leaves, own, program):
     """The state before the first step."""
     check(leaves, program)
-    mesh, axes = leaves.shardings[0].mesh, axes_of(program)
+    mesh, axes = leaves.shardings[0].mesh, _parts.axes_of(program.leaves)
     devices = int(np.prod([mesh.shape[axis] for axis in axes]))
     shape = devices, len(program.stages()), len(program.leaves), 2, 2
     wide = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
@@ -197,11 +204,16 @@ def init(leaves, own, program):
             for array, sharding in zip(leaves.arrays, leaves.shardings)
             if np.prod(array.shape) > 0
         )
+    of_devices = NamedSharding(mesh, PartitionSpec(axes))
+    full = [i for i, array in enumerate(leaves.arrays) if np.prod(array.shape) > 0]
+    planes = leaves.planes(own)
+    sums = _parts.own_sums(program, [planes[i] for i in full])
     return LateState(
         own=own,
-        numbers=jnp.zeros(shape, jnp.uint32, device=NamedSharding(mesh, PartitionSpec(axes))),
+        numbers=jnp.zeros(shape, jnp.uint32, device=of_devices),
         options=leaves.zeros((open_numbers,), wide),
         grads=grads,
         is_open=leaves.zeros([], jnp.int32),
+        sums=tuple(jnp.zeros((devices, *x.shape), x.dtype, device=of_devices) for x in sums),
     )
 

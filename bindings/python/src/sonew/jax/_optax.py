@@ -93,7 +93,9 @@ OPTIONS = """
         None is a leaf that is not cut. Each
         part keeps its own chains (there are no edges across a cut); norms are
         summed over the axes that the leaf is cut along, and no others, for all leaves
-        by one collective. A leaf whose correlations are pooled cannot be cut.
+        by one collective. A leaf whose correlations are pooled is cut between its chains,
+        not through them, and needs lagged norms; one collective more adds up what parts
+        add to its sums.
       pooling: "none", the method of the paper, or the chains of a leaf, which are the
         units of a layer, share their correlations R, and each coordinate keeps a diagonal
         of its own. With q = sqrt(H^_jj), z = g / q and

@@ -73,15 +73,19 @@ def to_load(leaves):
 
 def rows_of_processes(leaves, i):
     """The rows of a leaf that each process has, if files have them: the leaf is cut between
-    rows, and no entry of a sub-diagonal belongs to elements of two processes. None if files
-    have the whole leaf."""
-    array, kind = leaves.arrays[i], leaves.kinds[i]
+    rows, and neither an entry of a sub-diagonal nor a chain whose correlations are pooled
+    belongs to elements of two processes. None if files have the whole leaf."""
+    array, kind, settings = leaves.arrays[i], leaves.kinds[i], leaves.settings
     rows, parts = rows_by_process(array)
-    has_edges = kind.band(leaves.settings) > 0
+    if kind.is_pooled(settings):
+        # Sums of all chains are those of a part only between steps.
+        is_between = kind.first_of_units == 0 and len(array.shape) > 1 and settings.lagged_norms
+        return rows if is_between else None
+    has_edges = kind.band(settings) > 0
     in_rows = kind.chains == "contiguous_lines" and len(array.shape) > 1
     # Of a leaf that is cut for the step, chains end at the cut.
     ends = bool(leaves.axes[i]) and parts == 1
-    if rows is not None and not kind.is_pooled(leaves.settings) and (not has_edges or in_rows or ends):
+    if rows is not None and (not has_edges or in_rows or ends):
         return rows
     if has_edges and not is_of_pieces(kind.chains, leaves.cut_dims[i], len(array.shape)):
         raise ValueError(

@@ -16,28 +16,30 @@ LINES = {"contiguous": "contiguous_lines", "strided": "strided_lines"}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def direction(settings, leaf, takes_in, numbers, sums, m, d, g):
+def direction(settings, leaf, takes_in, numbers, sums, m, d, g, part=None):
     """u = q^-1 R^-1 q^-1 m^ of a leaf, and its pooled sums, which take in the gradient g
-    first if `takes_in`; d is the damped diagonal."""
+    first if `takes_in`; d is the damped diagonal. `part` says which chains of a larger leaf
+    these are: the number of the first, and how many there are in that."""
     chains = LINES.get(leaf.chains, leaf.chains)
     root = jnp.sqrt(jnp.where(d > 0, d, 1))
     over_root = lambda x: divided(x, d, root)
     if takes_in:
         z = over_root(g)
         z = to_chains(jnp.where(jnp.abs(z) < jnp.inf, z, 0), chains)
-        z = in_turn(z, m.shape, chains, numbers["step"])
+        z = in_turn(z, m.shape, chains, numbers["step"], part)
         sums = taken_in(settings, numbers, sums, z)
     u = inverse(settings, numbers, sums)(to_chains(over_root(m), chains))
     return over_root(from_chains(u, m.shape, chains)), sums
 
 
-def in_turn(z, shape, chains, step):
+def in_turn(z, shape, chains, step, part):
     """Zero for chains that take no part in the sums of the leaf's step of this number."""
     number = jnp.arange(len(z))
     if chains == "strided_lines":
         # They are counted as they lie in memory.
         number = number.reshape(shape[1:]).transpose().ravel()
-    turns = min(-(-len(z) // GROUP), TURNS)
+    first, whole = (0, len(z)) if part is None else part
+    number, turns = first + number, jnp.minimum(-(-whole // GROUP), TURNS)
     takes_part = number // GROUP % turns == step % turns
     return jnp.where(takes_part[:, None], z, 0)
 

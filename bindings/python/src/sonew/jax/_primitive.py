@@ -16,7 +16,7 @@ step_p = Primitive("sonew_step")
 step_p.multiple_results = True
 
 
-def step(program, count, traced, reached, scalars, targets, grads, planes):
+def step(program, count, traced, reached, parts, scalars, targets, grads, planes):
     """The results of `_step.run`."""
     # Every result has the type of an operand. Under shard_map this is made to vary
     # over all axes that the result may vary over.
@@ -25,10 +25,12 @@ def step(program, count, traced, reached, scalars, targets, grads, planes):
         # One gradient that is not finite changes the results of all leaves.
         shared = (*shared, *grads)
     axes_of_all = union(*shared)
+    # Which chains there are changes sums of products alone.
+    which = (parts,) if program.has_parts else ()
     words, new_targets, new_grads, new_planes = [], [], [], []
     for i, gradient in enumerate(grads):
         target = targets[i : i + 1]
-        axes = axes_of_all | union(gradient, *target, *planes[i])
+        axes = axes_of_all | union(gradient, *target, *planes[i], *which)
         vary = functools.partial(varying, axes=axes)
         words += [vary(jnp.zeros((2, 2), jnp.uint32))] if program.staged else []
         new_targets += map(vary, target)
@@ -39,7 +41,7 @@ def step(program, count, traced, reached, scalars, targets, grads, planes):
         # Those of a step in stages follow from reduced numbers.
         own = () if program.staged else jax.tree.leaves((targets, grads, planes))
         scalars = varying(scalars, axes_of_all | union(*own))
-    listed = taken, words, count, traced, reached, scalars, new_targets, new_grads, new_planes
+    listed = taken, words, count, traced, reached, parts, scalars, new_targets, new_grads, new_planes
     flat = step_p.bind(*jax.tree.leaves(listed), program=program, batch_dims=0)
     return results(program, flat)
 
@@ -51,10 +53,11 @@ def operands(program, flat):
     leaves = program.leaves
     taken, words = next(flat), take(len(leaves) if program.staged else 0)
     count, traced, reached = take(3)
+    parts = next(flat) if program.has_parts else ()
     scalars = next(flat) if program.settings.needs_scalars() else ()
     targets, grads = take(len(leaves) if program.has_target else 0), take(len(leaves))
     planes = tuple(take(leaf.plane_count(program.settings)) for leaf in leaves)
-    return taken, words, count, traced, reached, scalars, targets, grads, planes
+    return taken, words, count, traced, reached, parts, scalars, targets, grads, planes
 
 
 def results(program, flat):
@@ -78,7 +81,7 @@ def in_order(taken, numbers, scalars, targets, planes):
 
 
 def types(*flat, program, batch_dims):
-    taken, words, _, _, _, scalars, targets, grads, planes = operands(program, flat)
+    taken, words, _, _, _, _, scalars, targets, grads, planes = operands(program, flat)
     like = in_order(taken, words, scalars, targets if program.has_target else grads, planes)
     return [aval.update(weak_type=False) for aval in like]
 

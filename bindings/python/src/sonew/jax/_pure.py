@@ -198,9 +198,9 @@ def corrected(settings, leaf, dtype, numbers, planes, gradient, damping):
     return m, d, e
 
 
-def step(program, count, traced, reached, scalars, targets, grads, planes):
+def step(program, count, traced, reached, parts, scalars, targets, grads, planes):
     """The results of `_step.run`."""
-    run = Run(program, count, traced, scalars, targets, grads, planes)
+    run = Run(program, count, traced, parts, scalars, targets, grads, planes)
     if not program.staged:
         known = {}
         while (stage := run.advance(known)) is not None:
@@ -218,9 +218,9 @@ def step(program, count, traced, reached, scalars, targets, grads, planes):
 class Run:
     """A step, or one stage of it."""
 
-    def __init__(self, program, count, traced, scalars, targets, grads, planes):
+    def __init__(self, program, count, traced, parts, scalars, targets, grads, planes):
         self.program, self.settings = program, program.settings
-        self.all = Numbers(program, count, traced)
+        self.all, self.parts = Numbers(program, count, traced), parts
         self.targets, self.grads, self.planes = targets, grads, planes
         # Those of the step before, and of this one.
         self.before = self.scalars = scalars
@@ -367,7 +367,7 @@ class Run:
                     # Later calls find that one before them has taken the gradient in.
                     takes_in = "norms" not in known
                     pooled[i], sums = _pooled.direction(
-                        self.settings, leaf, takes_in, values, planes[at], m, d, g
+                        self.settings, leaf, takes_in, values, planes[at], m, d, g, self.part(i)
                     )
                     sums = self.kept(sums, planes[at])
                     planes_after[i] = (*planes[:at], sums, *planes[at + 1 :])
@@ -377,6 +377,11 @@ class Run:
                 self.directions[i] = u
             self.planes = tuple(planes_after)
         return self.directions
+
+    def part(self, i):
+        """Which chains of the whole leaf those of a part are, or None."""
+        is_part = self.program.has_parts and self.program.leaves[i].axes
+        return self.parts[i] if is_part else None
 
     def norms(self, known):
         numbers = []

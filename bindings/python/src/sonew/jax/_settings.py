@@ -202,6 +202,8 @@ class Leaf:
     weight_decay: float
     # Names of the mesh axes that the leaf is sharded over.
     axes: tuple = ()
+    # Its dimensions that are cut.
+    cut_dims: tuple = ()
 
     def sums_shape(self, settings, shape):
         """The shape of pooled sums, of a leaf of this shape."""
@@ -217,6 +219,15 @@ class Leaf:
         """The length of the chains that share their correlations."""
         end = 0 if self.chains in ("strided", "strided_lines") else -1
         return shape[end] if shape else 1
+
+    @property
+    def first_of_units(self):
+        """The first of the dimensions in which chains that share their correlations differ."""
+        return 1 if self.chains in ("strided", "strided_lines") else 0
+
+    def pooled_at(self, settings):
+        """The place of the pooled sums among its state planes, or None."""
+        return 2 + self.has_rms(settings) if self.is_pooled(settings) else None
 
     def band(self, settings):
         return settings.sub_diagonals if self.update == "sonew" else 0
@@ -251,6 +262,12 @@ class Program:
     @property
     def staged(self):
         return self.reached is not None
+
+    @property
+    def has_parts(self):
+        """Whether leaves whose correlations are pooled are cut: then an operand says which
+        chains of the whole leaves there are."""
+        return any(leaf.axes and leaf.is_pooled(self.settings) for leaf in self.leaves)
 
     @property
     def has_target(self):

@@ -3,12 +3,11 @@ platform, with derivatives."""
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 
-from . import _primitive, _pure, _sharding
+from . import _parts, _primitive, _pure, _sharding
 
 
 def run(program, count, traced, scalars, targets, grads, planes, shardings=None):
@@ -46,11 +45,7 @@ def on_parts(program, shardings, count, traced, scalars, targets, grads, planes)
     """The step of whole arrays, of which every device takes that of its own parts."""
     mesh, everywhere = shardings[0].mesh, jax.sharding.PartitionSpec()
     specs = [sharding.spec for sharding in shardings]
-    # Planes have the shape of their leaf, but for pooled sums.
-    of_planes = tuple(
-        tuple(spec if x.shape == g.shape else everywhere for x in own)
-        for spec, g, own in zip(specs, grads, planes)
-    )
+    of_planes = _parts.specs(program, specs, planes, everywhere)
     # Not by comparison: in older versions of JAX a spec is a tuple.
     has_scalars = program.settings.needs_scalars()
     whole = everywhere if has_scalars else ()
@@ -60,6 +55,8 @@ def on_parts(program, shardings, count, traced, scalars, targets, grads, planes)
         mesh=mesh,
         in_specs=(everywhere, everywhere, whole, of_targets, tuple(specs), of_planes),
         out_specs=(everywhere, whole, tuple(specs), of_planes),
+        # All devices compute the same sums of the steps before, but JAX cannot know it.
+        check_vma=not program.has_parts,
     )
     place = lambda spec, x: _sharding.placed(x, jax.sharding.NamedSharding(mesh, spec))
     at = lambda specs, arrays: tuple(map(place, specs, arrays))
@@ -88,18 +85,11 @@ def in_stages(program, count, traced, scalars, targets, grads, planes):
         )
         if so_far < len(stages):
             rows.append(gathered(program.leaves, numbers))
+    if program.has_parts:
+        # Nothing of this step needs them. Those of a step that was skipped are sums already.
+        sums = _parts.added(program, _parts.own_sums(program, planes), taken > 0)
+        planes = _parts.with_sums(program, planes, sums)
     return taken, scalars, targets, planes
-
-
-def _size(axis, name):
-    """The size of a mesh axis."""
-    try:
-        return jax.lax.psum(1, axis)
-    except NameError:
-        raise ValueError(
-            f"partition_specs cuts {name!r} along the mesh axis {axis!r}, which there "
-            "is only inside jax.shard_map"
-        ) from None
 
 
 def gathered(leaves, numbers):
@@ -111,26 +101,20 @@ def gathered(leaves, numbers):
     one row of an array of zeros, and `psum` combines the rows exactly, in whatever
     order. JAX knows that the result is the same on all devices of the axes.
     """
-    sizes = {axis: _size(axis, leaf.name) for leaf in leaves for axis in leaf.axes}
-    parts = [math.prod(sizes[axis] for axis in leaf.axes) for leaf in leaves]
+    rows, parts = zip(*map(_parts.number, leaves))
+    axes = _parts.axes_of(leaves)
     of_leaves = []
-    for leaf, own in zip(leaves, numbers):
-        row, is_first = 0, True
-        for axis in leaf.axes:
-            row = row * sizes[axis] + jax.lax.axis_index(axis)
-        for axis in set(sizes) - set(leaf.axes):
-            # Of devices that have the same part, one speaks.
-            is_first &= jax.lax.axis_index(axis) == 0
-        is_own = (jnp.arange(max(parts)) == row) & is_first
+    for leaf, row, own in zip(leaves, rows, numbers):
+        is_own = (jnp.arange(max(parts)) == row) & _parts.speaks(leaf, axes)
         is_own = is_own.reshape(-1, *[1] * own.ndim)
         of_leaves.append(jnp.where(is_own, own, jnp.uint32(0)))
-    return jax.lax.psum(jnp.stack(of_leaves, 1), tuple(sizes))
+    return jax.lax.psum(jnp.stack(of_leaves, 1), axes)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def differentiable(program, count, traced, reached, scalars, targets, grads, planes):
+def differentiable(program, count, traced, reached, parts, scalars, targets, grads, planes):
     step = _pure.step if program.settings.implementation == "pure" else _primitive.step
-    return step(program, count, traced, reached, scalars, targets, grads, planes)
+    return step(program, count, traced, reached, parts, scalars, targets, grads, planes)
 
 
 @differentiable.defjvp
@@ -147,7 +131,7 @@ def on_the_devices(program, count, traced, reached, scalars, targets, grads, pla
     and keeps of the results what it had of the operands."""
     whole = jax.tree.map(_sharding.gathered, (scalars, targets, grads, planes))
     taken, numbers, new_scalars, new_targets, new_planes = differentiable(
-        program, count, traced, reached, *whole
+        program, count, traced, reached, _parts.chains(program, grads), *whole
     )
     like = targets if program.has_target else grads
     alike = lambda old, new: jax.tree.map(_sharding.alike, old, new)

@@ -51,7 +51,8 @@ class ScaleBySonewState(NamedTuple):
         with "all" [L, L], row i with P[i, j] for j >= i, and zeros. With lagged norms the
         sums are those up to the step before the last, and behind them follow those that
         the last step adds: [2, band + 1, L], [3 rank + 2, L] (U remains last) and
-        [2, L, L]. Leaves with the plain Adam update have an `optax.MaskedNode` instead.
+        [2, L, L]. Those of a leaf that is cut are of the whole leaf, and on every device: as a
+        spec, P(). Leaves with the plain Adam update have an `optax.MaskedNode` instead.
         Otherwise ().
     """
 
@@ -234,9 +235,10 @@ class Leaves:
                 lr_scale=1.0,
                 weight_decay=1.0,
                 axes=axes,
+                cut_dims=cut_dims,
             )
-            for name, chains, update, axes in zip(
-                self.names, self.chains, self.updates, self.axes
+            for name, chains, update, axes, cut_dims in zip(
+                self.names, self.chains, self.updates, self.axes, self.cut_dims
             )
         ]
         for leaf, array in zip(self.kinds, self.arrays):
@@ -248,11 +250,7 @@ class Leaves:
             if settings.pooling == "all" and (wrong := _pooling.too_long(repr(leaf.name), length)):
                 raise ValueError(wrong)
             if leaf.axes:
-                raise ValueError(
-                    f"partition_specs cuts {leaf.name!r}, whose correlations are pooled: a part "
-                    "has only a part of their sums. Give it the spec P(), and the whole leaf to "
-                    "every device"
-                )
+                check_pooled_cut(settings, leaf, len(array.shape))
         self.settings = settings
 
     def each(self, argument, value, is_value, among=None):
@@ -526,6 +524,25 @@ def default(leaf):
 def sums_dtype(target, state):
     """The type of pooled sums, which is that of the step's arithmetic."""
     return jnp.result_type(jnp.float32, target, state)
+
+
+def check_pooled_cut(settings, leaf, ndim):
+    """Refuses a leaf with pooled correlations whose parts would need more of each other than
+    sums of the step before."""
+    along = 0 if leaf.first_of_units else ndim - 1
+    if along in leaf.cut_dims:
+        raise ValueError(
+            f"partition_specs cuts {leaf.name!r} along its dimension {along}, where its chains "
+            f"run ({leaf.chains!r}), and its correlations are pooled: a part would need products "
+            "with coordinates of others. Cut it between its units, along other dimensions, or "
+            'not at all, or give it update="adam"'
+        )
+    if not settings.lagged_norms:
+        raise ValueError(
+            f"partition_specs cuts {leaf.name!r}, whose correlations are pooled, and lagged_norms "
+            "is False: every step would need sums over all parts first. Leave out lagged_norms, "
+            "or give the leaf the spec P()"
+        )
 
 
 def is_cut(value):

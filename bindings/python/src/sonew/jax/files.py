@@ -333,15 +333,19 @@ class Handle:
                     f"the state of {name} is {planes[i][0].dtype}, but state_dtype is {wanted}"
                 )
             param = host(name, self.leaves.arrays[i], piece)
-            state = [self.host_plane(host, i, plane, piece) for plane in planes[i]]
+            state = [
+                np.ascontiguousarray(host(f"the state of {name}", plane, self.of_plane(piece, p)))
+                for p, plane in enumerate(planes[i])
+            ]
             if piece in own:
                 params.append(param)
                 states += state
         return params, states
 
-    def host_plane(self, host, i, plane, piece):
-        # Pooled sums are whole, as their leaf is.
-        return np.ascontiguousarray(host(f"the state of {self.leaves.names[i]!r}", plane, piece))
+    def of_plane(self, piece, p):
+        """What a piece has of a state plane: pooled sums belong to the whole leaf."""
+        pooled_at = self.leaves.kinds[piece.leaf].pooled_at(self.chosen.settings)
+        return _pieces.Piece(piece.leaf) if p == pooled_at else piece
 
     def put(self, state, planes, host):
         """Copies a state into the optimizer, of which these are the planes."""
@@ -379,7 +383,8 @@ class Handle:
         planes = self.leaves.planes(like)
         for tensor, piece in enumerate(self.pieces):
             planes[piece.leaf] = tuple(
-                self.plane(tensor, piece, p, like) for p, like in enumerate(planes[piece.leaf])
+                self.plane(tensor, self.of_plane(piece, p), p, like)
+                for p, like in enumerate(planes[piece.leaf])
             )
         most = np.iinfo(np.int32).max
         count = _pieces.placed(np.int32(min(self.count(), most)), None, like.count)
