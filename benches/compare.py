@@ -55,9 +55,8 @@ class Row:
         return own
 
 
-def pooled(name, bound=None, goals=None, **more):
-    lines = more.pop("chains", "contiguous_lines")
-    return Row(name, lagged=True, chains=lines, goals=goals or {}, bound=bound, **more)
+def pooled(name, **more):
+    return Row(name, lagged=True, **{"chains": "contiguous_lines"} | more)
 
 
 TRIDIAGONAL, PLAIN, LAGGED = "tridiagonal, Adam graft", "tridiagonal, no graft", "tridiagonal, lagged"

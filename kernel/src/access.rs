@@ -119,6 +119,7 @@ impl<'a> Access<'a> {
     }
 
     /// Panics unless a run lies inside a rectangle.
+    // Inlined, so that the run is not copied for it.
     #[inline(always)]
     fn check(&self, run: Run, rect: &Rect) {
         let all = self.memory.cols;

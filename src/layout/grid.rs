@@ -25,8 +25,8 @@
 use std::ops::Range;
 
 use super::columns::Columns;
-use super::tensor::{Chains, TensorSpec};
-use crate::options::{Options, Pooling};
+use super::tensor::{pooled_structure, Chains, TensorSpec};
+use crate::options::Options;
 use sonew_kernel::{PooledChains, PooledStructure, Rect, Run, LAG, LANES, MAX_BAND};
 
 /// A part of a row as chains visit it: a run, or coordinates that do not exist.
@@ -202,15 +202,10 @@ impl Grid {
     /// they lie in it.
     pub(crate) fn pooled(tensor: &TensorSpec, options: &Options) -> (Self, PooledChains) {
         let (rows, length) = (tensor.runs_along(), tensor.chain_len());
-        let (structure, band, fewest) = match options.pooling {
-            Pooling::None | Pooling::Band => {
-                (PooledStructure::Band, options.band, POOLED_BLOCKS.start)
-            }
-            Pooling::Rank => {
-                let rank = options.rank.min(length);
-                (PooledStructure::Rank(rank), 0, POOLED_BLOCKS.start)
-            }
-            Pooling::All => (PooledStructure::All, 0, BLOCKS_OF_ALL),
+        let (structure, band) = pooled_structure(options, length);
+        let fewest = match structure {
+            PooledStructure::All => BLOCKS_OF_ALL,
+            _ => POOLED_BLOCKS.start,
         };
         let count = tensor.len() / length;
         // Those of a row of the whole tensor; where chains go through rows, all rows are here.

@@ -11,6 +11,7 @@ use crate::options::{in_range, Graft, Options, Pooling, MAX_POOLED_LENGTH};
 use crate::reserve::without;
 
 use super::{Scalars, Shard};
+use sonew_kernel::PooledStructure;
 
 /// The largest number of dimensions of a tensor.
 pub const MAX_DIMS: usize = 8;
@@ -301,14 +302,21 @@ pub(crate) fn array_dims<'a>(
     })
 }
 
+/// What is estimated of the correlations that chains of this length share, and of a band how wide
+/// it is.
+pub(super) fn pooled_structure(options: &Options, length: usize) -> (PooledStructure, usize) {
+    match options.pooling {
+        Pooling::None | Pooling::Band => (PooledStructure::Band, options.band),
+        Pooling::Rank => (PooledStructure::Rank(options.rank.min(length)), 0),
+        Pooling::All => (PooledStructure::All, 0),
+    }
+}
+
 /// Rows of a set of pooled sums, each as long as a chain.
 fn rows_of_sums(options: &Options, tensor: &TensorSpec) -> usize {
     let length = tensor.chain_len();
-    match options.pooling {
-        Pooling::None | Pooling::Band => options.band + 1,
-        Pooling::Rank => options.rank.min(length) + 1,
-        Pooling::All => length,
-    }
+    let (structure, band) = pooled_structure(options, length);
+    structure.rows_of_sums(band, length)
 }
 
 /// Where in [`POOLED`] the sums of the last step alone are, if they are apart from the others.

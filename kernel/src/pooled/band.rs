@@ -28,7 +28,7 @@ impl<T: Scalar> Kernel<T> for Products<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        // A constant makes offsets known.
+        // Where it is a constant, offsets are known when this is compiled.
         match self.order.position {
             1 => self.add::<V>(isa, 1),
             position => self.add::<V>(isa, position),
@@ -84,7 +84,7 @@ impl<T: Scalar> Kernel<T> for Solve<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        // The same.
+        // As for the products.
         match self.position {
             1 => self.solve::<V>(isa, 1),
             position => self.solve::<V>(isa, position),

@@ -85,6 +85,8 @@ impl Pass<'_, '_> {
     }
 
     /// The state of a run takes in the gradient, if it is to, and is prepared.
+    // Inlined, as what it calls and `leave`: a run is short where chains are columns, and one that
+    // is passed on through memory has to be stored before it can be read, which takes longer.
     #[inline(always)]
     fn come<T: Scalar>(&mut self, run: Run, mut to: Prepared<'_, T>) {
         let whole = run.len - run.len % LANES;

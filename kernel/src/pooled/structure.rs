@@ -19,6 +19,17 @@ pub enum PooledStructure {
     All,
 }
 
+impl PooledStructure {
+    /// Rows of the sums in a tensor's state, each as long as a chain; of a band of this width.
+    pub fn rows_of_sums(self, band: usize, length: usize) -> usize {
+        match self {
+            PooledStructure::Band => band + 1,
+            PooledStructure::Rank(rank) => 1 + rank,
+            PooledStructure::All => length,
+        }
+    }
+}
+
 /// The inverse of the correlations, as what it is applied with.
 pub enum PooledInverse {
     /// See [`PooledStructure`].
@@ -83,13 +94,9 @@ impl PooledInverse {
 }
 
 impl PooledChains {
-    /// Rows of the sums in a tensor's state, each of `length` numbers.
+    /// See [`PooledStructure::rows_of_sums`].
     pub fn rows_of_sums(&self) -> usize {
-        match self.structure {
-            PooledStructure::Band => self.band + 1,
-            PooledStructure::Rank(rank) => 1 + rank,
-            PooledStructure::All => self.length,
-        }
+        self.structure.rows_of_sums(self.band, self.length)
     }
 
     /// Numbers of a block's sums of products. Of a band, those of positions `i` apart follow

@@ -13,18 +13,17 @@ GROUP, TURNS = 256, 4
 
 def sums_shape(pooling, band, rank, is_lagged, length):
     """The shape of the state plane "pooled", of chains of this length."""
+    rows = rows_of_sums(pooling, band, rank, length)
     if pooling == "rank":
-        rank = min(rank, length)
-        return (3 * rank + 2 if is_lagged else 2 * rank + 1, length)
-    rows = length if pooling == "all" else band + 1
+        # The directions, which are last, are as many as rows but one.
+        return (2 * rows + rows - 1 if is_lagged else rows + rows - 1, length)
     return (2, rows, length) if is_lagged else (rows, length)
 
 
-def sums_count(pooling, band, rank, length):
-    """The numbers of one set of sums in it. Lagged, the first set are those up to the step before
-    the last, and the second, which follows, those of the last step alone."""
-    rows = {"band": band + 1, "rank": min(rank, length) + 1, "all": length}
-    return rows[pooling] * length
+def rows_of_sums(pooling, band, rank, length):
+    """The rows of one set of sums in it, each as long as a chain. Lagged, the first set are those up
+    to the step before the last, and the second, which follows, those of the last step alone."""
+    return {"band": band + 1, "rank": min(rank, length) + 1, "all": length}[pooling]
 
 
 def too_long(name, length):

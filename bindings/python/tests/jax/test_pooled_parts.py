@@ -11,7 +11,7 @@ from common import bits, random_tree
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from sonew.jax import fused_sonew, sonew
-from test_sharded_steps import LATE, collectives, computations
+from test_sharded_steps import LATE, collectives, needed_by_sums
 
 # More chains than take part in the sums of one step; a cut inside of a group of these; and few
 # chains, which are cut along several dimensions.
@@ -169,25 +169,11 @@ def test_a_late_step_waits_for_no_sum_of_products_of_its_own():
     options = OPTIONS | LATE | BAND | {"partition_specs": params}
     optimizer = fused_sonew(1e-2, reduce_late=True, **options)
     state = optimizer.init(params)
-
-    def train(params, state):
-        loss = lambda p: sum(jnp.sum(jnp.cosh(x)) for x in p.values())
-        return optimizer.step(params, jax.grad(loss)(params), state)
-
-    found = computations(jax.jit(train).lower(params, state).compile().as_text())
-    entry = found["ENTRY"]
-    sums = [name for name, (kind, _, _) in entry.items() if kind in ("all-reduce", "all-reduce-start")]
+    _, sums, needed = needed_by_sums(optimizer, params, state)
     assert len(sums) == 2
-    needed, open_names = set(), list(sums)
-    while open_names:
-        name = open_names.pop()
-        if name in entry and name not in needed:
-            needed.add(name)
-            open_names += entry[name][1]
-    operands = [entry[name][2] for name in needed if entry[name][0] == "parameter"]
     arguments = jax.tree.leaves((params, state))
     allowed = [i for i, x in enumerate(arguments) if any(x is y for y in (state.numbers, *state.sums))]
-    assert sorted(int(re.search(r"parameter\((\d+)\)", line)[1]) for line in operands) == allowed
+    assert needed == allowed
 
 
 REFUSED = [

@@ -22,17 +22,18 @@ ROWS = {"chains": "contiguous_lines", "graft": "none"}
 class Model(torch.nn.Module):
     """Parameters with gradients that depend on the step alone."""
 
-    def __init__(self):
+    def __init__(self, numbers=numbers):
         super().__init__()
         self.p = torch.nn.ParameterList(torch.nn.Parameter(x) for x in numbers(0))
 
 
-def sharded_model(options):
-    own = fully_shard(Model())
+def sharded_model(options, numbers=numbers):
+    """Its numbers are those of a seed, one tensor for each parameter."""
+    own = fully_shard(Model(numbers))
     return own, make(own.named_parameters(), **options)
 
 
-def take_steps(own, optimizer, start, count):
+def take_steps(own, optimizer, start, count, numbers=numbers):
     for step in range(start, start + count):
         for p, grad in zip(own.parameters(), numbers(100 + step)):
             p.grad = rows(grad)
@@ -44,21 +45,29 @@ def of(own, optimizer):
     return result(optimizer, list(own.parameters()))
 
 
+def save_to(folder, own, optimizer):
+    model_state, state = get_state_dict(own, optimizer)
+    dcp.save({"model": model_state, "optimizer": state}, checkpoint_id=folder)
+
+
+def load_from(folder, own, optimizer):
+    model_state, state = get_state_dict(own, optimizer)
+    dcp.load({"model": model_state, "optimizer": state}, checkpoint_id=folder)
+    set_state_dict(own, optimizer, model_state_dict=model_state, optim_state_dict=state)
+
+
 def saved(folder, options):
     """Saves after three steps, and returns what three more give."""
     own, optimizer = sharded_model(options)
     take_steps(own, optimizer, 0, 3)
-    model_state, state = get_state_dict(own, optimizer)
-    dcp.save({"model": model_state, "optimizer": state}, checkpoint_id=folder)
+    save_to(folder, own, optimizer)
     take_steps(own, optimizer, 3, 3)
     return of(own, optimizer)
 
 
 def loaded(folder, options):
     own, optimizer = sharded_model(options)
-    model_state, state = get_state_dict(own, optimizer)
-    dcp.load({"model": model_state, "optimizer": state}, checkpoint_id=folder)
-    set_state_dict(own, optimizer, model_state_dict=model_state, optim_state_dict=state)
+    load_from(folder, own, optimizer)
     take_steps(own, optimizer, 3, 3)
     return of(own, optimizer)
 
@@ -80,9 +89,7 @@ def test_saved_on_some_processes_and_resumed_on_others(tmp_path, count, options)
 def loaded_elsewhere(folder, options):
     """The state after a load and a step, at the ends of the chains of own parts."""
     own, optimizer = sharded_model(options)
-    model_state, state = get_state_dict(own, optimizer)
-    dcp.load({"model": model_state, "optimizer": state}, checkpoint_id=folder)
-    set_state_dict(own, optimizer, model_state_dict=model_state, optim_state_dict=state)
+    load_from(folder, own, optimizer)
     ends = lambda: [x["band_1"].to_local().flatten()[-1:] for x in optimizer.state.values() if "band_1" in x]
     loaded = torch.cat(ends()).clone()
     take_steps(own, optimizer, 3, 1)

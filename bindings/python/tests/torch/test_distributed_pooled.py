@@ -4,13 +4,11 @@ are added up in the background, and results are those of one process."""
 import pytest
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from common import bits, make
 from ranks import run_on
 from sonew.torch import load, save
 from test_distributed import Trace, Waited, all_bits, numbers, on_processes, result, rows, single, steps
-from test_distributed_checkpoint import path_of
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from test_distributed_checkpoint import load_from, of, path_of, save_to, sharded_model, take_steps
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
@@ -172,50 +170,28 @@ def test_skipped_steps_and_parameters_without_a_gradient():
 # Checkpoints.
 
 
-class Model(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.p = torch.nn.ParameterList(torch.nn.Parameter(x) for x in numbers(0, SHAPES, torch.float64))
-
-
-def sharded(options):
-    own = fully_shard(Model())
-    return own, make(own.named_parameters(), **options)
-
-
-def take_steps(own, optimizer, start, count):
-    for step in range(start, start + count):
-        for p, grad in zip(own.parameters(), numbers(100 + step, SHAPES, torch.float64)):
-            p.grad = rows(grad)
-        optimizer.step()
-
-
-def of(own, optimizer):
-    optimizer.synchronize()
-    return result(optimizer, list(own.parameters()))
+def wide(seed):
+    return numbers(seed, SHAPES, torch.float64)
 
 
 def saved(folder, options):
     """Saves after three steps, in both ways, and returns what three more give."""
-    own, optimizer = sharded(options)
-    take_steps(own, optimizer, 0, 3)
+    own, optimizer = sharded_model(options, wide)
+    take_steps(own, optimizer, 0, 3, wide)
     assert optimizer._calls[0].late or optimizer._calls[1].late
     save(path_of(folder), optimizer)
-    model_state, state = get_state_dict(own, optimizer)
-    dcp.save({"model": model_state, "optimizer": state}, checkpoint_id=folder / "dcp")
-    take_steps(own, optimizer, 3, 3)
+    save_to(folder / "dcp", own, optimizer)
+    take_steps(own, optimizer, 3, 3, wide)
     return of(own, optimizer)
 
 
 def resumed(folder, paths, options):
-    own, optimizer = sharded(options)
-    model_state, state = get_state_dict(own, optimizer)
-    dcp.load({"model": model_state, "optimizer": state}, checkpoint_id=folder / "dcp")
-    set_state_dict(own, optimizer, model_state_dict=model_state, optim_state_dict=state)
-    take_steps(own, optimizer, 3, 3)
-    from_files, other = sharded(options)
+    own, optimizer = sharded_model(options, wide)
+    load_from(folder / "dcp", own, optimizer)
+    take_steps(own, optimizer, 3, 3, wide)
+    from_files, other = sharded_model(options, wide)
     load(paths, other)
-    take_steps(from_files, other, 3, 3)
+    take_steps(from_files, other, 3, 3, wide)
     return of(own, optimizer), of(from_files, other)
 
 

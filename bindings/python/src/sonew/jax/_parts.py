@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._pooling import GROUP
+from .._pooling import GROUP, rows_of_sums
 
 
 def size(axis, name):
@@ -79,7 +79,7 @@ def place(settings, plane):
     """Where in the plane of pooled sums those of the last step are: rows [start, end)."""
     if settings.pooling != "rank":
         return 1, 2
-    rows = (plane.shape[0] - 2) // 3 + 1
+    rows = rows_of_sums("rank", 0, settings.rank, plane.shape[1])
     return rows, 2 * rows
 
 

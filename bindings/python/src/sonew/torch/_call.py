@@ -149,11 +149,9 @@ def has_memory(x):
     return x.numel() == 0 or x.data_ptr() != 0
 
 
-# On the CPU, whatever torch.set_default_device says.
-
-
 def step_count(number):
-    """The state "step"."""
+    """The state "step": on the CPU, whatever torch.set_default_device says, as all that the library
+    reads."""
     return torch.tensor(float(number), dtype=torch.float32, device="cpu")
 
 

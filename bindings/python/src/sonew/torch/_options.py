@@ -214,7 +214,8 @@ def pooled_shape(group, length):
 
 def pooled_count(group, length):
     """The numbers of one set of sums in "pooled"."""
-    return _pooling.sums_count(group["pooling"], group["band"], group["rank"], length)
+    rows = _pooling.rows_of_sums(group["pooling"], group["band"], group["rank"], length)
+    return rows * length
 
 
 def name_of(groups, g, i):
