@@ -75,14 +75,14 @@ ROWS = [
     Row(PLAIN + ", columns", graft="none", chains="strided", bound=(PLAIN, 1.25, NOTHING)),
     Row(TRIDIAGONAL + ", columns", chains="strided", bound=(TRIDIAGONAL, 1.25, NOTHING)),
     Row(LAGGED + ", columns", lagged=True, chains="strided", bound=(LAGGED, 1.25, NOTHING)),
-    pooled("pooled band 4", band=4, **BAND, goals={"a": 1.25}),
-    pooled("pooled band 4, bfloat16 state", band=4, **BAND, **BFLOAT16, goals={"a": 1.1}),
-    pooled("pooled band 4, columns", band=4, **BAND, **COLUMNS, goals={"a": 1.25}),
-    pooled("pooled band 16", band=16, **BAND, goals={"a": 1.7}),
-    pooled("pooled band 32", band=32, **BAND, goals={"a": 2.4}),
-    pooled("pooled band 32, columns", band=32, **BAND, **COLUMNS, goals={"a": 2.4}),
-    pooled("pooled rank 16", rank=16, **RANK, goals={"a": 1.8}),
-    pooled("pooled rank 32", rank=32, **RANK, goals={"a": 2.8}),
+    pooled("pooled band 4", band=4, **BAND, goals={"a": 1.25, "b": 1.4}),
+    pooled("pooled band 4, bfloat16 state", band=4, **BAND, **BFLOAT16, goals={"a": 1.1, "b": 1.3}),
+    pooled("pooled band 4, columns", band=4, **BAND, **COLUMNS, goals={"a": 1.25, "b": 1.4}),
+    pooled("pooled band 16", band=16, **BAND, goals={"a": 1.7, "b": 1.8}),
+    pooled("pooled band 32", band=32, **BAND, goals={"a": 2.4, "b": 2.6}),
+    pooled("pooled band 32, columns", band=32, **BAND, **COLUMNS, goals={"a": 2.4, "b": 2.6}),
+    pooled("pooled rank 16", rank=16, **RANK, goals={"a": 1.8, "b": 1.9}),
+    pooled("pooled rank 32", rank=32, **RANK, goals={"a": 2.8, "b": 3.0}),
 ]
 
 

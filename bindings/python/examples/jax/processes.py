@@ -13,8 +13,10 @@ optimizer: `partition_specs=params` says that the arrays are cut as they are."""
 import argparse
 import os
 import socket
+import statistics
 import subprocess
 import sys
+import time
 
 LAYERS = [("first", 32, 64), ("second", 64, 64), ("last", 64, 32)]
 # Devices of all processes together.
@@ -99,11 +101,18 @@ def train(arguments):
     state = optimizer.init(params)
     if arguments.resume:
         params, state = load(arguments.resume, params, state, **options)
+    seconds = []
     for _ in range(arguments.steps):
         done = int(state.count)
-        params, state, value = step(params, state, batch(done))
+        x = batch(done)
+        begun = time.perf_counter()
+        params, state, value = jax.block_until_ready(step(params, state, x))
+        seconds.append(time.perf_counter() - begun)
         if jax.process_index() == 0:
             print(f"step {done + 1}: loss {float(value):.9g}", flush=True)
+    if seconds and jax.process_index() == 0:
+        median = 1e3 * statistics.median(seconds)
+        print(f"{arguments.processes} processes, {median:.2f} ms a step (median)", flush=True)
     if arguments.save:
         save(arguments.save, params, state, **options)
 

@@ -11,6 +11,8 @@ Runs on CPUs, with gloo.
 
 import argparse
 import datetime
+import statistics
+import time
 
 import torch
 import torch.distributed as dist
@@ -88,12 +90,14 @@ def train(options):
         dcp.load(held, checkpoint_id=options.load)
         set_state_dict(model, optimizer, model_state_dict=model_state, optim_state_dict=state)
         first = held["step"]
-    losses = []
+    losses, seconds = [], []
     for step in range(first, options.steps):
+        begun = time.perf_counter()
         optimizer.zero_grad()
         loss = loss_of(model, step)
         loss.backward()
         optimizer.step()
+        seconds.append(time.perf_counter() - begun)
         if (step + 1) % options.every == 0:
             mean = loss.detach().clone()
             dist.all_reduce(mean)
@@ -105,6 +109,9 @@ def train(options):
         held = {"model": model_state, "optimizer": state, "step": options.steps}
         dcp.save(held, checkpoint_id=options.save)
     optimizer.synchronize()
+    if seconds and dist.get_rank() == 0:
+        median = 1e3 * statistics.median(seconds)
+        print(f"{dist.get_world_size()} processes, {median:.2f} ms a step (median)", flush=True)
     return losses
 
 

@@ -272,5 +272,7 @@ def test_the_example(tmp_path):
     first = losses("--processes", 4, "--steps", 3, "--save", path)
     then = losses("--processes", 2, "--steps", 3, "--resume", path)
     straight = losses("--processes", 1, "--steps", 6)
+    alone = losses("--processes", 1, "--steps", 3, "--resume", path)
     assert list(first) + list(then) == list(straight) == list(range(1, 7))
-    assert np.allclose(list((first | then).values()), list(straight.values()), rtol=1e-5)
+    for goes_on in (then, alone):
+        assert np.allclose(list((first | goes_on).values()), list(straight.values()), rtol=1e-5)
