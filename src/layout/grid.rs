@@ -466,16 +466,27 @@ impl Grid {
         let band = self.band as isize;
         let rest = self.rows as isize - 1 - row;
         match &self.way {
-            Way::Along { chain, .. } => {
-                let first = cols.start.max(0) as usize;
-                let end = (divided(first, *chain).0 + 1) * chain;
-                end as isize - band < cols.end.min(self.cols as isize)
+            Way::Along { .. } => {
+                let (_, end) = self.chain_at(cols.start);
+                end - band < cols.end.min(self.cols as isize)
             }
             Way::AcrossBroken | Way::Pooled => rest < band,
             Way::AcrossLinked(columns) => {
                 rest < band && self.last_columns(columns, &cols).next().is_some()
             }
         }
+    }
+
+    /// Where chains run along memory: the length of the chain that a column is in, and the
+    /// column behind its last.
+    pub(crate) fn chain_at(&self, col: isize) -> (usize, isize) {
+        let chain = match self.way {
+            Way::Along { chain, .. } => chain.min(self.cols),
+            _ => self.cols,
+        };
+        let (before, _) = divided(col.max(0) as usize, chain.max(1));
+        let end = self.cols.min((before + 1) * chain);
+        (chain, end as isize)
     }
 
     /// Which of some columns are among the last that a linked chain visits, and

@@ -15,6 +15,9 @@ use crate::layout::{Grid, DIAGONAL};
 /// but stop at the end of a page and of a row.
 const AHEAD: usize = 512;
 
+/// So many coordinates between the ends of chains are worth a loop of their own.
+const WORTH_A_LOOP: usize = CHUNK / 8;
+
 /// How one tensor is treated in a sweep.
 pub(super) struct Job<'a> {
     pub grid: &'a Grid,
@@ -233,7 +236,7 @@ impl Pass<'_, '_> {
         let mut new = at_hand;
         while at_hand < end {
             let left = (end - at_hand) as usize;
-            let count = self.count_along(at_hand, new, left, &state);
+            let count = self.count_along(at_hand, left, &state);
             let next = at_hand + count as isize;
             self.work.along(new == at_hand);
             let intake = self.new_coordinates(new..next + lag, &state);
@@ -252,23 +255,29 @@ impl Pass<'_, '_> {
     }
 
     /// How many coordinates are at hand at once, of so many that are left: a chunk, or
-    /// any number in the common kinds of steps. Those whose chains end are left for
-    /// the last.
-    fn count_along(&self, at_hand: isize, new: isize, left: usize, state: &Range<isize>) -> usize {
+    /// any number in the common kinds of steps. Those whose chains end come by themselves,
+    /// unless chains are so short that ends are everywhere.
+    fn count_along(&self, at_hand: isize, left: usize, state: &Range<isize>) -> usize {
         let chunk = CHUNK.min(left.next_multiple_of(LANES));
         let grid = self.job.grid;
-        let (band, lag) = (grid.band(), grid.lag());
+        let (band, lag) = (grid.band() as isize, grid.lag() as isize);
         let end = if state.is_empty() {
             isize::MAX
         } else {
             state.end
         };
-        let most = end.min(grid.shape().1 as isize - band as isize);
-        let count = left.min((most - lag as isize - at_hand).max(0) as usize);
+        let (chain, chain_end) = grid.chain_at(at_hand);
+        // No chain ends among those at hand, nor among the new ones, which are ahead of these.
+        let most = end.min(chain_end - band) - lag - at_hand;
+        let count = left.min(most.max(0) as usize);
         let count = count - count % LANES;
         // For fewer it is not worth it.
-        if count < CHUNK / 4 || grid.ends(0, new..at_hand + (count + lag) as isize) {
-            return chunk;
+        if count < WORTH_A_LOOP {
+            let past = (chain_end - at_hand) as usize;
+            return match chain < WORTH_A_LOOP + 4 * LANES {
+                true => chunk,
+                false => chunk.min(past.next_multiple_of(LANES)),
+            };
         }
         if !state.is_empty() && self.is_unlimited() {
             count

@@ -7,12 +7,14 @@ mod common;
 mod comparison;
 mod problem;
 
-use common::{rng, CHAINS, DAMPINGS, GRAFTS};
+use common::{correlated, normal, rng, slices_mut, CHAINS, DAMPINGS, GRAFTS};
 use problem::Problem;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::Rng;
+use sonew::dtype::Dtype;
 use sonew::layout::{Chains, TensorSpec, Update};
-use sonew::options::{Statistics, MAX_BAND};
+use sonew::options::{Damping, Graft, Options, Statistics, StepOptions, MAX_BAND};
+use sonew::Optimizer;
 
 /// Three vectors of the widest instruction set, and one.
 #[test]
@@ -122,6 +124,55 @@ fn large_matrices_in_every_layout() {
             let band = 1 + (i + k) % 4;
             let tensors = vec![TensorSpec::new("w", dims).with_chains(chains)];
             Problem::random(seed, band, tensors).check_large();
+        }
+    }
+}
+
+/// Where no number belongs to a whole tensor, lines that are chains have the bits of tensors of
+/// their own, however long they are: 2048 and 4096 once were refused as an internal error.
+#[test]
+fn lines_are_tensors_of_their_own() {
+    let around = [256, 1024, 2048, 3072, 4096, 8192];
+    let around = around.into_iter().flat_map(|n| [n - 17, n - 1, n, n + 1]);
+    for (i, length) in around.chain([40, 129, 400, 5000]).enumerate() {
+        let lines = (20_000 / length).max(3);
+        for band in [1, 2, 4] {
+            let mut rng = rng(70_000 + i as u64);
+            let options = Options {
+                band,
+                graft: Graft::None,
+                damping: Damping::Absolute,
+                threads: 1,
+                ..Options::default()
+            };
+            let whole = [TensorSpec::new("w", &[lines, length])
+                .with_chains(Chains::ContiguousLines)
+                .with_dtypes(Dtype::F32, Dtype::F32, [Dtype::F32, Dtype::Bf16][i % 2])];
+            let line = |number: usize| TensorSpec {
+                name: format!("line {number}"),
+                dims: vec![length],
+                ..whole[0].clone()
+            };
+            let apart: Vec<_> = (0..lines).map(line).collect();
+            let mut whole = Optimizer::new(options.clone(), &whole).unwrap();
+            let mut apart = Optimizer::new(options, &apart).unwrap();
+            let mut params = vec![normal(&mut rng, lines * length)];
+            let mut lines: Vec<_> = params[0].chunks(length).map(<[f32]>::to_vec).collect();
+            for _ in 0..3 {
+                let gradient = correlated(&mut rng, params[0].len());
+                let step = StepOptions {
+                    lr: 0.1,
+                    ..StepOptions::default()
+                };
+                whole
+                    .step(&step, &mut slices_mut(&mut params), &[Some(&gradient)])
+                    .unwrap();
+                let gradients: Vec<_> = gradient.chunks(length).map(Some).collect();
+                apart
+                    .step(&step, &mut slices_mut(&mut lines), &gradients)
+                    .unwrap();
+                assert_eq!(params[0], lines.concat(), "{length}, band {band}");
+            }
         }
     }
 }

@@ -57,7 +57,7 @@ impl BandInverse {
     pub fn new(kernels: &Kernels, chains: &PooledChains) -> Result<Self, usize> {
         let (padded, band) = (chains.padded(), chains.band);
         let numbers = padded + 2 * (padded / TILE) * (band + TILE - 1) * TILE;
-        let window = (band + 1) + band + band * band;
+        let window = (band + 1) + Eliminate::room(band);
         let correlations = (band + 1) * Self::pitch(chains);
         Ok(BandInverse {
             chains: *chains,
@@ -180,68 +180,117 @@ struct Eliminate<'a> {
     correlations: &'a [f64],
     pitch: usize,
     gamma: f64,
-    /// `psi` and the inverse Schur complement; then the factors of the window.
+    /// `psi` and the inverse Schur complement; then [room](Eliminate::room) for the factors.
     window: &'a mut [[f64; LANES]],
+}
+
+impl Eliminate<'_> {
+    /// Vectors of the factors: inverse pivots, two rows that are under way, and for each row of
+    /// the window what is below the diagonal.
+    const fn room(band: usize) -> usize {
+        3 * band + Self::before(band + 1)
+    }
+
+    /// Vectors of the rows before this one.
+    const fn before(row: usize) -> usize {
+        row * row.saturating_sub(1) / 2
+    }
 }
 
 impl Kernel<f64> for Eliminate<'_> {
     type Output = ();
 
     /// As for the bands of single chains, with ones for the diagonal: the window of the
-    /// `band` positions behind each one is eliminated from the first of them on.
+    /// `band` positions behind each one is eliminated from the first of them on. The position
+    /// itself is one more row, the last: what is left of its diagonal is the Schur complement.
     #[inline(always)]
     fn run<V: Vector<Scalar = f64>>(self, isa: V::Isa) {
         let band = self.band;
         let (solution, rest) = self.window.split_at_mut(band + 1);
-        let (right, triangle) = rest.split_at_mut(band);
+        let (inverses, rest) = rest.split_at_mut(band);
+        // Two rows at a time, since each reads all rows before it: divided by their columns'
+        // pivots; and all rows as they are.
+        let (divided, rows) = rest.split_at_mut(2 * band);
         let one = V::number(isa, 1.0);
         let gamma = V::number(isa, self.gamma);
-        // Between the positions `column` and `column + apart` behind each one.
-        let rho = |apart: usize, column: usize| {
-            let from = &self.correlations[apart * self.pitch + column..];
+        // Between rows of the window.
+        let rho = |row: usize, column: usize| {
+            let (apart, first) = match row < band {
+                true => (row - column, column + 1),
+                false => (column + 1, 0),
+            };
+            let from = &self.correlations[apart * self.pitch + first..];
             V::load(isa, &from.as_chunks().0[0])
         };
-        // Below the diagonal `l`, above it `l` times the column's pivot.
-        let lower = |row: usize, column: usize| row * band + column;
-        let upper = |row: usize, column: usize| column * band + row;
         let mut keep = V::number(isa, 0.0).lt(one);
         let mut schur = one;
-        for q in 0..band {
-            let mut pivot = one;
-            let mut z = rho(q + 1, 0);
-            for t in 0..q {
-                let (l, lp) = (triangle[lower(q, t)], triangle[upper(q, t)]);
-                let lp = V::load(isa, &lp);
-                pivot = V::load(isa, &l).neg_mul_add(lp, pivot);
-                z = lp.neg_mul_add(V::load(isa, &right[t]), z);
-            }
-            keep = V::and(keep, gamma.lt(pivot));
-            let inverse = one / pivot;
-            for r in q + 1..band {
-                let mut x = rho(r - q, q + 1);
-                for t in 0..q {
-                    let (l, lp) = (triangle[lower(r, t)], triangle[upper(q, t)]);
-                    x = V::load(isa, &l).neg_mul_add(V::load(isa, &lp), x);
+        let (even, odd) = divided.split_at_mut(band);
+        for first in (0..=band).step_by(2) {
+            // The columns that both rows have. Behind the last row there is none, and what
+            // stands for it goes nowhere.
+            let is_pair = first < band;
+            for q in 0..first {
+                let row = &rows[Eliminate::before(q)..][..q];
+                let mut x = rho(first, q);
+                let mut y = rho(band.min(first + 1), q);
+                for ((lp, a), b) in row.iter().zip(&*even).zip(&*odd) {
+                    let lp = V::load(isa, lp);
+                    x = V::load(isa, a).neg_mul_add(lp, x);
+                    y = V::load(isa, b).neg_mul_add(lp, y);
                 }
-                x.store(&mut triangle[upper(r, q)]);
-                (x * inverse).store(&mut triangle[lower(r, q)]);
+                let inverse = V::load(isa, &inverses[q]);
+                x.store(&mut rows[Eliminate::before(first) + q]);
+                (x * inverse).store(&mut even[q]);
+                (y * inverse).store(&mut odd[q]);
+                if is_pair {
+                    y.store(&mut rows[Eliminate::before(first + 1) + q]);
+                }
             }
-            let solved = z * inverse;
-            solved.store(&mut right[q]);
-            schur = solved.neg_mul_add(z, schur);
+            let row = &rows[Eliminate::before(first)..][..first];
+            schur = less_products(isa, one, even, row);
+            keep = V::and(keep, gamma.lt(schur));
+            if !is_pair {
+                break;
+            }
+            // The second row has one column more.
+            let inverse = one / schur;
+            inverse.store(&mut inverses[first]);
+            let y = less_products(isa, rho(first + 1, first), odd, row);
+            y.store(&mut rows[Eliminate::before(first + 1) + first]);
+            (y * inverse).store(&mut odd[first]);
+            let row = &rows[Eliminate::before(first + 1)..][..first + 1];
+            schur = less_products(isa, one, odd, row);
+            keep = V::and(keep, gamma.lt(schur));
+            if first + 1 < band {
+                (one / schur).store(&mut inverses[first + 1]);
+            }
         }
         for q in (0..band).rev() {
-            let mut psi = V::load(isa, &right[q]);
+            let inverse = V::load(isa, &inverses[q]);
+            let mut psi = V::load(isa, &rows[Eliminate::before(band) + q]) * inverse;
             for r in q + 1..band {
-                let l = V::load(isa, &triangle[lower(r, q)]);
+                let l = V::load(isa, &rows[Eliminate::before(r) + q]) * inverse;
                 psi = l.neg_mul_add(V::load(isa, &solution[r]), psi);
             }
             psi.store(&mut solution[q]);
         }
-        keep = V::and(keep, gamma.lt(schur));
         for psi in &mut solution[..band] {
             V::load(isa, psi).only(keep).store(psi);
         }
         (one / V::select(keep, schur, one)).store(&mut solution[band]);
     }
+}
+
+/// `x` less the sum of products of two rows.
+#[inline(always)]
+fn less_products<V: Vector<Scalar = f64>>(
+    isa: V::Isa,
+    mut x: V,
+    a: &[[f64; LANES]],
+    b: &[[f64; LANES]],
+) -> V {
+    for (a, b) in a.iter().zip(b) {
+        x = V::load(isa, a).neg_mul_add(V::load(isa, b), x);
+    }
+    x
 }
