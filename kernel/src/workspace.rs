@@ -392,19 +392,20 @@ impl Workspace {
         rest: usize,
         step: usize,
     ) {
+        // Beyond the band it does not matter how many they are.
+        let most = self.shape.band;
         let arrays = self.arrays::<T>();
         let reach = match which {
             Coordinates::New => arrays.new.reach,
             Coordinates::AtHand => arrays.at_hand.reach,
         };
         let reach = &mut reach[from..from + count];
-        // Beyond the widest band it does not matter how many they are.
-        let varied = if step == 0 { 0 } else { count.min(MAX_BAND) };
+        let varied = if step == 0 { 0 } else { count.min(most) };
         let (same, varied) = reach.split_at_mut(count - varied);
         let first = rest + step * varied.len();
-        same.fill(T::from_f64(first.min(MAX_BAND) as f64));
+        same.fill(T::from_f64(first.min(most) as f64));
         for (i, x) in varied.iter_mut().rev().enumerate() {
-            *x = T::from_f64((rest + i * step).min(MAX_BAND) as f64);
+            *x = T::from_f64((rest + i * step).min(most) as f64);
         }
     }
 

@@ -16,7 +16,7 @@ use crate::layout::{Grid, DIAGONAL};
 const AHEAD: usize = 512;
 
 /// So many coordinates between the ends of chains are worth a loop of their own.
-const WORTH_A_LOOP: usize = CHUNK / 8;
+const WORTH_A_LOOP: usize = 320;
 
 /// How one tensor is treated in a sweep.
 pub(super) struct Job<'a> {
