@@ -211,6 +211,34 @@ def test_tensors_without_memory_of_their_own_are_refused():
     assert optimizer.state[p]["step"] == 2
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_gradients_whose_sign_is_not_in_memory(transposed):
+    """torch has it beside the imaginary part of a conjugate."""
+    torch.manual_seed(0)
+    params = parameters(shapes=[(4, 5)]), parameters(shapes=[(4, 5)])
+    optimizers = make(params[0]), make(params[1])
+    for _ in range(3):
+        x = torch.randn(5, 4).t() if transposed else torch.randn(4, 5)
+        params[0][0].grad, params[1][0].grad = torch._neg_view(x), -x
+        for optimizer in optimizers:
+            optimizer.step()
+    assert bits(params[0]) == bits(params[1])
+
+
+def test_parameters_that_a_lazy_module_makes_later():
+    models = [torch.nn.Sequential(torch.nn.LazyLinear(4), torch.nn.Linear(4, 2)) for _ in range(2)]
+    early = make(models[0].named_parameters())
+    with pytest.raises(ValueError, match="0.weight has no shape yet: its lazy module must run before"):
+        early.step()
+    for model in models:
+        model(torch.ones(1, 3))
+    models[1].load_state_dict(models[0].state_dict())
+    late = make(models[1].named_parameters())
+    for model, optimizer in zip(models, (early, late)):
+        run(optimizer, list(model.parameters()), 3)
+    assert bits(models[0].parameters()) == bits(models[1].parameters())
+
+
 class Pair:
     """A list of a configuration, such as OmegaConf's."""
 

@@ -82,14 +82,17 @@ class Entry:
 
     def lies_well(self, x):
         """Whether a tensor lies in memory as the step takes it."""
-        return (x if self.is_copied else x.permute(self.order)).is_contiguous()
+        # What torch calls negative has the numbers in memory with another sign.
+        return (x if self.is_copied else x.permute(self.order)).is_contiguous() and not x.is_neg()
 
     def placed(self, x):
         """The same numbers, as the step takes them."""
         if self.lies_well(x):
             return x
+        if self.is_copied:
+            return x.contiguous().resolve_neg()
         like = torch.empty_like(self.p, dtype=x.dtype, memory_format=torch.preserve_format)
-        return x.contiguous() if self.is_copied else like.copy_(x)
+        return like.copy_(x)
 
     def zeros(self, shape, dtype):
         """A state plane of zeros: as the parameter lies, or a list of its own shape."""
@@ -121,7 +124,10 @@ def common_options(group):
 
 def order_of(p):
     """The dimensions of a tensor by descending stride, with which it is contiguous; None if
-    there are gaps between its elements, or several share a place."""
+    there are gaps between its elements, several share a place, or its numbers are not those in
+    memory."""
+    if p.is_neg():
+        return None
     if p.is_contiguous():
         return tuple(range(p.ndim))
     order = sorted(range(p.ndim), key=lambda d: (-p.stride(d), -p.shape[d]))
@@ -420,7 +426,7 @@ class Call:
         """Contiguous copies of the parameters that have gaps, in their places."""
         copies = []
         for i in self.copies:
-            copies.append((self.params[i], self.params[i].detach().contiguous()))
+            copies.append((self.params[i], self.params[i].detach().contiguous().resolve_neg()))
             self.fields["params"][i] = copies[-1][1].data_ptr()
         return copies
 

@@ -8,6 +8,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 import torch
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from .._library import LibraryError
@@ -271,8 +272,10 @@ class SONew(Optimizer):
         group = self.param_groups[-1]
         try:
             check_group(group)
-            for i in range(len(group["params"])):
-                self._checked_name(len(self.param_groups) - 1, i)
+            for i, p in enumerate(group["params"]):
+                # What a lazy module has not made yet is looked at in the first step.
+                if not is_lazy(p):
+                    self._checked_name(len(self.param_groups) - 1, i)
         except Exception:
             self.param_groups.pop()
             raise

@@ -6,6 +6,7 @@ import numbers
 import re
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from .. import _pooling, _structs
 
@@ -140,6 +141,8 @@ def check_integer(name, value, least, most):
 
 def check_parameter(name, p):
     """Refuses what cannot be a parameter of this optimizer."""
+    if is_lazy(p):
+        raise ValueError(f"{name} has no shape yet: its lazy module must run before the first step")
     if p.is_complex():
         raise ValueError(
             f"{name} is complex: SONew does not support complex parameters. "
