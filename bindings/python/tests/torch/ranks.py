@@ -7,8 +7,15 @@ import os
 import tempfile
 import traceback
 
+import pytest
 import torch
 import torch.distributed as dist
+
+# PyTorch 2.6 has no events of the CPU, which its fully_shard waits for.
+needs_fully_shard = pytest.mark.skipif(
+    not hasattr(torch.cpu.Stream, "record_event"),
+    reason="fully_shard of this PyTorch does not run on the CPU",
+)
 
 # The server imports torch once, and processes are copies of it.
 context = multiprocessing.get_context("forkserver")

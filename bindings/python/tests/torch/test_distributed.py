@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from common import bits, make
-from ranks import run_on
+from ranks import needs_fully_shard, run_on
 from sonew.torch._sums import holders
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
@@ -329,11 +329,15 @@ def trained(kind):
     return found
 
 
+def case(kind, count, *marks):
+    return pytest.param(kind, count, marks=[*marks, *([] if kind == "ddp" else [needs_fully_shard])])
+
+
 # Some need a mesh of 2 x 2.
-ON_TWO = [pytest.param(kind, 2, marks=pytest.mark.long) for kind in MODELS if kind not in ("hsdp", "tensor parallel")]
+ON_TWO = [case(kind, 2, pytest.mark.long) for kind in MODELS if kind not in ("hsdp", "tensor parallel")]
 
 
-@pytest.mark.parametrize("kind, count", [(kind, 4) for kind in MODELS] + ON_TWO)
+@pytest.mark.parametrize("kind, count", [case(kind, 4) for kind in MODELS] + ON_TWO)
 def test_models_train_as_on_one_process(kind, count):
     """Up to the rounding of gradients, which are means over processes; where chains are cut, the
     training is another one."""
@@ -369,6 +373,7 @@ def summed_over():
     return {name: holders(p) for name, p in own.named_parameters()}
 
 
+@needs_fully_shard
 def test_sums_are_over_the_dimensions_of_the_mesh_that_cut_a_tensor():
     found = run_on(4, summed_over)
     # The mesh is [[0, 1], [2, 3]]; the norm is the same on both processes of a row.
@@ -395,6 +400,7 @@ def traced_model(kind):
     return trace.steps
 
 
+@needs_fully_shard
 @pytest.mark.parametrize("kind", ["fully_shard", "hsdp", "tensor parallel"])
 def test_one_collective_for_all_parameters_of_a_model(kind):
     for found in run_on(4, traced_model, kind):

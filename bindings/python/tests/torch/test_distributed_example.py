@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from ranks import run_on
+from ranks import needs_fully_shard, run_on
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "torch"
 sys.path.append(str(EXAMPLES))
+pytestmark = needs_fully_shard
 
 
 def train(*arguments):

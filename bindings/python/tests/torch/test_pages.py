@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from ranks import needs_fully_shard
 from sonew.torch import SONew
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -51,6 +52,7 @@ def one_process():
     dist.destroy_process_group()
 
 
+@needs_fully_shard
 def test_the_blocks_for_several_processes(tmp_path, monkeypatch, one_process):
     """On one process: what depends on their number is tested in test_distributed*.py."""
     from sonew.torch import load, save
@@ -69,6 +71,7 @@ def test_the_blocks_for_several_processes(tmp_path, monkeypatch, one_process):
 
 
 @pytest.mark.long
+@needs_fully_shard
 def test_the_commands_for_several_processes(tmp_path):
     """torchrun can take minutes to begin and end where names of machines are not resolved."""
     ours = f"{sys.executable} -m torch.distributed.run --rdzv-backend c10d"

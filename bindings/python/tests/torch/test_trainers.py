@@ -195,6 +195,9 @@ def test_checkpoints_in_the_background(tmp_path, dtype):
     )
     try:
         saving = checkpoint.async_save({"m": weights, "o": state}, checkpoint_id=tmp_path / "a")
+        if not hasattr(checkpoint.staging, "DefaultStager"):
+            # PyTorch 2.6 saves tensors that are on the CPU without a copy of its own.
+            saving.result()
         run(first, list(one.parameters()), 2, start=3)
         saving.result()
         weights, state = get_state_dict(two, second)
