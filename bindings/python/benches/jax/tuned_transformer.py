@@ -14,46 +14,21 @@ plot beside the runs.
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import numpy as np
-
 ROOT = Path(__file__).resolve().parents[4]
 sys.path.insert(0, str(ROOT / "bindings/python/examples/jax"))
+import search
 import transformer
 import transformer_page
-from sonew.jax import instruction_set, library_version
+from search import Missing
 
-# So many settings from all of the ranges, and more of them near the best.
-TRIALS, MORE_TRIALS = 10, 6
-# Decides the settings, and the weights and batches of every trial.
-SEARCH_SEED = 0
 ROWS = ("AdamW", "NAdamW", "Lion", "Muon", *transformer.SONEWS)
-
-# Drawn uniformly in the logarithm; of the betas, 1 - beta is. AdamW adds eps to
-# the square root, SONew to what it takes the root of, relative to the largest of a tensor.
-SHARED = {"rate": (1e-3, 3e-2), "beta1": (0.03, 0.4), "beta2": (0.005, 0.2)}
-ADAM = SHARED | {"eps": (1e-9, 1e-5)}
-OWN = SHARED | {"eps": (1e-7, 1e-2)}
-BY_UNIT, POOLED = OWN | {"gamma": (1e-3, 1e-1)}, OWN | {"shrink": (1e-2, 3e-1)}
-RANGES = {name: POOLED if "pooled" in name else BY_UNIT for name in transformer.SONEWS}
-RANGES |= {
-    "AdamW": ADAM,
-    "NAdamW": ADAM,
-    # Each of its numbers moves by the whole rate.
-    "Lion": SHARED | {"rate": (1e-4, 3e-3)},
-    "Muon": ADAM | {"rms": (1e-1, 1e0)},
-}
-# Near is up to so many times as much, or as little.
-NEAR = {"rate": 2, "beta1": 2, "beta2": 2, "eps": 10, "gamma": 3, "shrink": 3, "rms": 2}
+RANGES = search.ranges_of(transformer.SONEWS)
 
 
 class Plan(NamedTuple):
@@ -69,7 +44,7 @@ class Plan(NamedTuple):
     variants: tuple = ()
 
     def trials(self):
-        return TRIALS + MORE_TRIALS if self.factors is None else len(self.factors)
+        return search.TRIALS + search.MORE_TRIALS if self.factors is None else len(self.factors)
 
     def runs(self, rows):
         variants = [name for _, name, _ in self.variants if name in rows]
@@ -100,114 +75,38 @@ SMALLER_PLAN = Plan(
 )
 
 
-def settings(ranges, trials, seed):
-    """The settings to try: a Latin hypercube. Every range is cut into as many
-    parts as there are trials, and each part is used once. The places within the
-    ranges are the same for all optimizers: none has luckier draws."""
-    rng = np.random.default_rng(seed)
-    order = ("rate", "beta1", "beta2", "eps", "own")
-    shares = {key: (rng.permutation(trials) + rng.random(trials)) / trials for key in order}
-
-    def value(key, share):
-        low, high = ranges[key]
-        drawn = float(low * (high / low) ** share)
-        # What is published is what was used.
-        return round(1 - drawn, 4) if key.startswith("beta") else float(f"{drawn:.2e}")
-
-    def shared(key):
-        return shares[key if key in order else "own"]
-
-    return [{key: value(key, shared(key)[i]) for key in ranges} for i in range(trials)]
-
-
-def near(setting):
-    """Ranges around a setting, the same factors for all optimizers."""
-    around = {}
-    for key, value in setting.items():
-        centre = 1 - value if key.startswith("beta") else value
-        around[key] = (centre / NEAR[key], centre * NEAR[key])
-    return around
-
-
-class Missing(Exception):
-    """A run is not done, and is not to be done now."""
-
-
-class Results:
-    """Runs that are done, in a file that is written after each."""
+class Results(search.Results):
+    """The runs of one size and length."""
 
     def __init__(self, folder, size, steps):
+        super().__init__(folder / f"{size}-{steps}.json")
         self.size, self.steps = size, steps
-        self.path = folder / f"{size}-{steps}.json"
-        self.data = json.loads(self.path.read_text()) if self.path.exists() else {"runs": []}
         # With what new runs are done; without, none is.
         self.text = None
-        self.count = self.total = 0
 
-    def run(self, kind, name, setting, seed, **more):
-        """The curve of a run."""
-        key = {"kind": kind, "name": name, "seed": seed, "setting": setting, **more}
-        key = json.loads(json.dumps(key))
-        self.count += 1
-        for run in self.data["runs"]:
-            if key == {field: run[field] for field in run if field != "curve"}:
-                return run["curve"]
+    def train(self, kind, name, setting, seed, **more):
         if self.text is None:
             raise Missing
         every = self.steps if kind == "trial" else max(transformer.EVERY, self.steps // 50)
         run = transformer.Run(self.text, name, setting, self.steps, seed, self.size, **more)
         curve, _ = transformer.train(run, every)
-        curve = [[number, round(value, 4)] for number, value in curve]
-        print(
-            f"{time.strftime('%H:%M:%S')} {self.count:3}/{self.total} {kind:7} {name:28} "
-            f"seed {seed}   loss {curve[-1][1]:.4f}   {setting}",
-            flush=True,
-        )
-        self.data["runs"].append(key | {"curve": curve})
-        self.data["machine"] = machine()
-        self.write()
-        return curve
-
-    def write(self):
-        runs = ",\n  ".join(json.dumps(run) for run in self.data["runs"])
-        rest = "".join(
-            f',\n "{key}": {json.dumps(value)}' for key, value in self.data.items() if key != "runs"
-        )
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # A command that is stopped here leaves the file before or after.
-        whole = self.path.with_suffix(".new")
-        whole.write_text(f'{{"runs": [\n  {runs}\n ]{rest}\n}}\n')
-        whole.replace(self.path)
+        return [[number, round(value, 4)] for number, value in curve]
 
 
 def searched(results, name, plan, first):
-    """The best setting, and its loss; one that is not a number is worse than
-    any."""
-    tried = []
-
-    def look(candidates):
-        for setting in candidates:
-            loss = results.run("trial", name, setting, SEARCH_SEED)[-1][1]
-            tried.append((loss if np.isfinite(loss) else np.inf, setting))
-        return min(tried, key=lambda pair: pair[0])
-
-    if plan.factors is not None:
-        _, centre = searched(first, name, PLAN, None)
-        rates = [float(f"{centre['rate'] * factor:.2e}") for factor in plan.factors]
-        return look([centre | {"rate": rate} for rate in rates])
-    _, best = look(settings(RANGES[name], TRIALS, SEARCH_SEED))
-    return look(settings(near(best), MORE_TRIALS, SEARCH_SEED + 1))
-
-
-class Row(NamedTuple):
-    trial: float
-    setting: dict
-    curves: list
+    """The best setting, and its loss."""
+    if plan.factors is None:
+        return search.searched(results, name, RANGES[name])
+    _, centre = searched(first, name, PLAN, None)
+    rates = [float(f"{centre['rate'] * factor:.2e}") for factor in plan.factors]
+    candidates = [centre | {"rate": rate} for rate in rates]
+    return search.best(search.compared(results, name, candidates))
 
 
 def outcome(results, name, plan, first):
     trial, setting = searched(results, name, plan, first)
-    return Row(trial, setting, [results.run("rerun", name, setting, seed) for seed in plan.seeds])
+    curves = [results.run("rerun", name, setting, seed) for seed in plan.seeds]
+    return search.Row(trial, setting, curves)
 
 
 def variants(results, plan, rows):
@@ -246,27 +145,6 @@ def timed(text, size, rows, rounds=9, steps=10):
     return {name: round(statistics.median(values), 2) for name, values in times.items()}
 
 
-def processor():
-    names = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return names[0] if names else platform.machine()
-
-
-def machine():
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "instructions": instruction_set(),
-        "libsonew": library_version(),
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-    }
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--size", choices=transformer.SIZES, default=FIRST[0])
@@ -302,7 +180,7 @@ def main():
             print(f"not done: {name}")
     if arguments.times:
         milliseconds = timed(text, size, rows)
-        results.data["times"] = {"milliseconds": milliseconds, "machine": machine()}
+        results.data["times"] = {"milliseconds": milliseconds, "machine": search.machine()}
         results.write()
     page = arguments.docs / "transformer.md"
     found = transformer_page.Found(

@@ -10,6 +10,7 @@ import pytest
 
 PYTHON = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(PYTHON / "examples" / "jax"), str(PYTHON / "benches" / "jax")]
+import search
 import transformer
 import tuned_transformer
 
@@ -58,7 +59,7 @@ def test_it_learns(text, name):
 
 def test_optimizers_get_the_same_draws():
     def draws(name, *keys):
-        tried = tuned_transformer.settings(tuned_transformer.RANGES[name], 10, seed=0)
+        tried = search.settings(tuned_transformer.RANGES[name], 10, seed=0)
         return [[setting[key] for key in keys] for setting in tried]
 
     shared = ("rate", "beta1", "beta2")
