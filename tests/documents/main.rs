@@ -86,7 +86,7 @@ fn every_test_of_a_promise_is_there() {
 }
 
 /// All pages that are written for readers, without those in `docs/` that are made from the source.
-const PAGES: [&str; 17] = [
+const PAGES: [&str; 18] = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
@@ -102,6 +102,7 @@ const PAGES: [&str; 17] = [
     "docs/guarantees.md",
     "docs/inside-a-program.md",
     "docs/method.md",
+    "docs/small-benchmarks.md",
     "docs/state-files.md",
     "docs/transformer.md",
 ];

@@ -207,18 +207,21 @@ class Optimizer(NamedTuple):
         return optax.apply_updates(params, updates), state
 
 
-def make(name, setting, steps, by_adam=EMBEDDINGS):
-    """An optimizer; Adam updates vectors, and what `by_adam` names."""
+def make(name, setting, steps, by_adam=EMBEDDINGS, weight_decay=WEIGHT_DECAY, options=None):
+    """An optimizer; Adam updates vectors, and what `by_adam` names. `options` are those of a
+    SONew that is not among `SONEWS`."""
     rate = schedule(setting["rate"], steps)
-    both = {"weight_decay": WEIGHT_DECAY, "mask": matrices}
-    if name in SONEWS:
+    both = {"weight_decay": weight_decay, "mask": matrices}
+    if options is None:
+        options = SONEWS.get(name)
+    if options is not None:
         numbers = {key: value for key, value in setting.items() if key != "rate"}
 
         def update(path, leaf):
             return "adam" if path[0].key in by_adam else adam_for_vectors(path, leaf)
 
         return fused_sonew(
-            rate, update=update, chains=chains, **numbers, **SONEWS[name], **both
+            rate, update=update, chains=chains, **numbers, **options, **both
         )
     if name == "Muon":
         return Optimizer(muon(rate, setting, by_adam, **both))

