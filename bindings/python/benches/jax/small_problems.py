@@ -43,8 +43,6 @@ class Images:
     label = "test loss (nats per image)"
     steps, batch, weight_decay, rate_factor = 200, 32, 0.1, 1
     digits = 3
-    # Steps of one call: on processors, XLA's convolutions are slow within a loop.
-    together = 1
     # By size: what a pixel at the edge may come from.
     moved = 2
     # Channels: 28 x 28 pixels become 14 x 14, 7 x 7, 4 x 4, 2 x 2.
@@ -182,7 +180,6 @@ class Flights:
     label = "test loss (share of the variance)"
     steps, batch, weight_decay, rate_factor = 500, 256, 0.01, 0.1
     digits = 5
-    together = 10
     widths = (128, 128, 128)
 
     def __init__(self):

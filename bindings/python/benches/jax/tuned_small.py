@@ -59,22 +59,14 @@ def make(problem, steps, name, setting):
     return transformer.make(name, setting, steps, **more)
 
 
-# The setting is an argument: its numbers can change without compiling anew. Some steps, as many as
-# there are batches, are one call.
+# The setting is an argument: its numbers can change without compiling anew. No loop of steps is
+# compiled: on processors, XLA's convolutions are slow within one.
 @functools.partial(
     jax.jit, static_argnames=("problem", "steps", "name"), donate_argnames=("params", "state")
 )
-def take_steps(params, state, batches, setting, problem, steps, name):
-    optimizer = make(problem, steps, name, setting)
-
-    def step(carry, batch):
-        params, state = carry
-        grads = jax.grad(problem.loss)(params, batch)
-        return optimizer.step(params, grads, state), None
-
-    # One step is no loop.
-    unroll = problem.together == 1
-    return jax.lax.scan(step, (params, state), batches, unroll=unroll)[0]
+def step(params, state, batch, setting, problem, steps, name):
+    grads = jax.grad(problem.loss)(params, batch)
+    return make(problem, steps, name, setting).step(params, grads, state)
 
 
 @functools.partial(jax.jit, static_argnames="problem")
@@ -92,13 +84,11 @@ class Run:
         self.rng = np.random.default_rng(seed)
 
     def take(self, count):
-        """Several steps; a multiple of those that are taken together."""
-        problem = self.problem
-        for _ in range(count // problem.together):
-            drawn = [problem.draw(self.rng) for _ in range(problem.together)]
-            batches = jax.tree.map(lambda *leaves: np.stack(leaves), *drawn)
-            self.params, self.state = take_steps(
-                self.params, self.state, batches, self.setting, problem, self.steps, self.name
+        """So many steps."""
+        for _ in range(count):
+            batch = self.problem.draw(self.rng)
+            self.params, self.state = step(
+                self.params, self.state, batch, self.setting, self.problem, self.steps, self.name
             )
         jax.block_until_ready(self.params)
 
