@@ -61,8 +61,8 @@ class Images:
 
     def described(self):
         return (
-            f"{len(self.labels):,} images to train on, {len(self.validation[1]):,} to choose settings "
-            f"by, {len(self.test[1]):,} to report"
+            f"{len(self.labels):,} images to train on, {len(self.validation[1]):,} to choose "
+            f"settings by, {len(self.test[1]):,} to report"
         )
 
     def draw(self, rng):

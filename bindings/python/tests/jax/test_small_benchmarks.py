@@ -1,5 +1,5 @@
-"""The third benchmark, short: that what is reported was not trained on, that its networks learn, and
-that the command writes its page and does not repeat runs."""
+"""The third benchmark, short: that what is reported was not trained on, that its networks learn,
+and that the command writes its page and does not repeat runs."""
 
 import importlib.metadata
 import shutil
