@@ -134,7 +134,10 @@ fn large_matrices_in_every_layout() {
 fn lines_are_tensors_of_their_own() {
     let around = [256, 1024, 2048, 3072, 4096, 8192];
     let around = around.into_iter().flat_map(|n| [n - 17, n - 1, n, n + 1]);
-    for (i, length) in around.chain([40, 129, 400, 5000, 33_000, 65_536]).enumerate() {
+    for (i, length) in around
+        .chain([40, 129, 400, 5000, 33_000, 65_536])
+        .enumerate()
+    {
         let lines = (20_000 / length).max(3);
         for band in [1, 2, 4] {
             let mut rng = rng(70_000 + i as u64);

@@ -71,7 +71,7 @@ SMALLER_PLAN = Plan(
         "SONew, pooled rank 16",
     ),
     (1, 2, 3),
-    factors=(1, 0.7, 0.5, 0.35),
+    factors=(1, 0.7, 0.5, 0.35, 0.25),
 )
 
 
