@@ -106,10 +106,18 @@ fn advance(
     let mut stages = plan.resume(step, number, buffers, &reached)?;
     let stage = stages.next()?;
     let mut numbers = stages.numbers().to_vec();
-    if stage == Some(Stage::LargestL1) {
-        for (number, reference) in numbers.iter_mut().zip(stages.references()) {
-            number[1] = reference;
+    match stage {
+        Some(Stage::LargestL1) => {
+            for (number, reference) in numbers.iter_mut().zip(stages.references()) {
+                number[1] = reference;
+            }
         }
+        // It came with that stage. What this plan has in its place is of whichever call had the
+        // plan before.
+        Some(Stage::Norms) if reached.iter().any(|(stage, _)| *stage == Stage::LargestL1) => {
+            numbers.iter_mut().for_each(|number| number[1] = 0.0);
+        }
+        _ => {}
     }
     let scalars: Vec<_> = stages.scalars().collect();
     drop(stages);
