@@ -481,12 +481,11 @@ impl Grid {
     /// column behind its last.
     pub(crate) fn chain_at(&self, col: isize) -> (usize, isize) {
         let chain = match self.way {
-            Way::Along { chain, .. } => chain.min(self.cols),
-            _ => self.cols,
+            Way::Along { chain, .. } => chain,
+            _ => unreachable!("chains run across memory"),
         };
-        let (before, _) = divided(col.max(0) as usize, chain.max(1));
-        let end = self.cols.min((before + 1) * chain);
-        (chain, end as isize)
+        let (before, _) = divided(col.max(0) as usize, chain);
+        (chain, ((before + 1) * chain) as isize)
     }
 
     /// Which of some columns are among the last that a linked chain visits, and
@@ -516,11 +515,11 @@ impl Grid {
     ) {
         let rest = (self.rows as isize - 1 - row).max(0) as usize;
         match &self.way {
-            Way::Along { chain, .. } => {
+            Way::Along { .. } => {
                 let (mut at, end) = (cols.start.max(0) as usize, cols.end.max(0) as usize);
                 let end = end.min(self.cols);
                 while at < end {
-                    let stop = (divided(at, *chain).0 + 1) * chain;
+                    let stop = self.chain_at(at as isize).1 as usize;
                     let upto = stop.min(end);
                     visit(
                         (at as isize - cols.start) as usize,
