@@ -4,7 +4,7 @@
 //! Nothing here is fast, and nothing is shared with the kernels but the
 //! options and the tensor specifications. It is believed because it follows
 //! the trajectories of the authors' own programs to the last digits
-//! (`tests/golden.rs`). For a tensor, its gradient `g` after scaling, and the
+//! (`tests/steps/golden.rs`). For a tensor, its gradient `g` after scaling, and the
 //! number `t` of the steps that it took part in, this one included:
 //!
 //! ```text

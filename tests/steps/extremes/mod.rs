@@ -1,12 +1,10 @@
 //! Finite gradients of every size, from the smallest subnormal number to the largest, in
 //! every kind of step. `SONEW_EXTREMES=20000` sets the number of random cases.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod random;
 
-use common::typed::Numbers;
-use common::{elements_mut, GRAFTS};
+use crate::common::typed::Numbers;
+use crate::common::{self, elements_mut, GRAFTS};
 use sonew::dtype::Dtype::{Bf16, F16, F32, F64};
 use sonew::dtype::{Element, Elements, ElementsMut};
 use sonew::layout::TensorSpec;

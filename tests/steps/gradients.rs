@@ -1,9 +1,7 @@
 //! Gradients that are not finite skip the step, by default, and change
 //! nothing; gradients that are left out leave their tensors alone.
 
-mod common;
-
-use common::{normal, options as present, rng, slices_mut};
+use crate::common::{self, normal, options as present, rng, slices_mut};
 use sonew::layout::{Chains, TensorSpec, Update};
 use sonew::options::{Graft, NonFinite, Options, StepOptions};
 use sonew::{Error, Optimizer};

@@ -1,11 +1,9 @@
 //! Processes whose shards are cut between blocks, and that reduce the numbers of a step block
 //! by block, get the bits of one process that has the whole tensors, however many they are.
 
-mod common;
-
 use std::ops::Range;
 
-use common::{correlated, elements_mut, normal, rng, DAMPINGS, GRAFTS};
+use crate::common::{correlated, elements_mut, normal, rng, DAMPINGS, GRAFTS};
 use rand_pcg::Pcg64Mcg;
 use sonew::dtype::{Dtype, Elements, ElementsMut};
 use sonew::layout::{Chains, TensorSpec, Update};

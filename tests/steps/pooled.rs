@@ -1,8 +1,6 @@
 //! Correlations that the chains of a tensor share.
 
-mod common;
-
-use common::{correlated, normal, rng, slices_mut, to_f64};
+use crate::common::{correlated, normal, rng, slices_mut, to_f64};
 use rand::Rng;
 use sonew::dtype::{Dtype, Elements, ElementsMut};
 use sonew::layout::{planes, Chains, TensorSpec, Update};

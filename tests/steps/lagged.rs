@@ -1,8 +1,6 @@
 //! Norms and damping that are those of the step before.
 
-mod common;
-
-use common::{correlated, elements_mut, normal, rng, slices_mut, to_f64, CHAINS, GRAFTS};
+use crate::common::{correlated, elements_mut, normal, rng, slices_mut, to_f64, CHAINS, GRAFTS};
 use sonew::dtype::{bf16, f16, Dtype, Element, Elements};
 use sonew::layout::{planes, Scalars, TensorSpec, Update};
 use sonew::options::{Damping, Graft, InstructionSet, NonFinite, Options, StepOptions};

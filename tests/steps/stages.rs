@@ -2,9 +2,7 @@
 //! stages, and with reduced numbers gives the step of whole tensors of which each
 //! machine has a part.
 
-mod common;
-
-use common::{correlated, elements_mut, normal, rng, slices_mut, DAMPINGS, GRAFTS};
+use crate::common::{self, correlated, elements_mut, normal, rng, slices_mut, DAMPINGS, GRAFTS};
 use sonew::dtype::{Dtype, Elements, ElementsMut};
 use sonew::layout::{Chains, TensorSpec, Update};
 use sonew::options::{Damping, Graft, NonFinite, Options, StepOptions};

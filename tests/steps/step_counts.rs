@@ -1,10 +1,8 @@
 //! Each tensor counts the steps that it took part in, and its bias correction follows
 //! that count.
 
-mod common;
-
-use common::typed::Numbers;
-use common::{correlated, rng, CHAINS, DAMPINGS, GRAFTS};
+use crate::common::typed::Numbers;
+use crate::common::{self, correlated, rng, CHAINS, DAMPINGS, GRAFTS};
 use sonew::dtype::{Dtype, Elements};
 use sonew::layout::{TensorSpec, Update};
 use sonew::options::{Graft, Options, Rounding, Statistics, StepOptions};

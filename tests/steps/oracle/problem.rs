@@ -8,10 +8,10 @@ use sonew::options::{Damping, Graft, NonFinite, Options, Statistics, StepOptions
 use sonew::oracle::Oracle;
 use sonew::Optimizer;
 
+use super::comparison::Comparison;
 use crate::common::{
     correlated, normal, options as present, rng, slices_mut, to_f64, DAMPINGS, GRAFTS,
 };
-use crate::comparison::Comparison;
 
 /// A model, its options, and the seed of its gradients.
 #[derive(Debug, Clone)]

@@ -1,8 +1,6 @@
 //! Tensors without elements: they take part in nothing, and appear in files.
 
-mod common;
-
-use common::{normal, rng, slices_mut, CHAINS, DAMPINGS, GRAFTS};
+use crate::common::{normal, rng, slices_mut, CHAINS, DAMPINGS, GRAFTS};
 use sonew::layout::TensorSpec;
 use sonew::options::{Graft, Options, StepOptions};
 use sonew::{Error, LoadMode, LoadOptions, Optimizer};

@@ -7,7 +7,7 @@
 //! than `2 u`, and of zero on average. A state plane is rounded once per step, so
 //! that after `t` steps its error is at most about `min(t, 1 / (1 - beta)) u` times
 //! the largest number that it has held. The direction amplifies that by the
-//! condition number of `X`, as in `tests/oracle/comparison.rs`; a 16-bit parameter
+//! condition number of `X`, as in `tests/steps/oracle/comparison.rs`; a 16-bit parameter
 //! is rounded once per step as well. Gradients add no error, because the library
 //! and the oracle read the same numbers.
 //!
@@ -16,13 +16,11 @@
 //! with `t`, while independent errors grow with its square root.
 
 mod ball;
-#[path = "../common/mod.rs"]
-mod common;
 mod drift;
 
+use crate::common::typed::{widen, Numbers};
+use crate::common::{correlated, largest, normal, rng, to_f64};
 use ball::Ball;
-use common::typed::{widen, Numbers};
-use common::{correlated, largest, normal, rng, to_f64};
 use sonew::dtype::Dtype::{self, Bf16, F16, F32, F64};
 use sonew::layout::{Chains, TensorSpec};
 use sonew::options::{Damping, Graft, Options, Rounding, StepOptions};

@@ -2,12 +2,10 @@
 //! every length, band, option and layout. `comparison.rs` says how close they must
 //! be.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod comparison;
 mod problem;
 
-use common::{correlated, normal, rng, slices_mut, CHAINS, DAMPINGS, GRAFTS};
+use crate::common::{correlated, normal, rng, slices_mut, CHAINS, DAMPINGS, GRAFTS};
 use problem::Problem;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::Rng;

@@ -1,10 +1,8 @@
 //! Results have the same bits for any number of threads, and after saving, loading
 //! into a new optimizer, and continuing.
 
-mod common;
-
-use common::{
-    correlated, elements, elements_mut, normal, options as present, rng, slices_mut, CHAINS,
+use crate::common::{
+    self, correlated, elements, elements_mut, normal, options as present, rng, slices_mut, CHAINS,
 };
 use sonew::layout::{Plane, TensorSpec, Update};
 use sonew::options::{Damping, Graft, Options, Statistics, StepOptions};

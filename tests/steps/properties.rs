@@ -2,10 +2,10 @@
 //! library's. The latter is computed column by column: if the momentum is a unit
 //! vector, the direction is a column of `X`.
 
-mod common;
-
-use common::dense::{inverse, pivots, unit_vectors};
-use common::{correlated, elements_mut, largest, rng, to_f32, to_f64, CHAINS, DAMPINGS, GRAFTS};
+use crate::common::dense::{inverse, pivots, unit_vectors};
+use crate::common::{
+    self, correlated, elements_mut, largest, rng, to_f32, to_f64, CHAINS, DAMPINGS, GRAFTS,
+};
 use rand::seq::IndexedRandom;
 use rand::Rng;
 use rand_pcg::Pcg64Mcg;

@@ -9,10 +9,8 @@
 //! most 1, and so are gradients), damped by eps; nothing is averaged, corrected
 //! or grafted, and the learning rate is constant.
 
-mod common;
-
-use common::dense::inverse;
-use common::rng;
+use crate::common::dense::inverse;
+use crate::common::rng;
 use rand::Rng;
 use rand_distr::StandardNormal;
 use sonew::layout::TensorSpec;

@@ -1,9 +1,7 @@
 //! Float32 master weights: they are copied from the parameters at first, determine
 //! the parameters from then on, and are part of the checkpoint.
 
-mod common;
-
-use common::{correlated, elements, elements_mut, normal, plane, rng, slices_mut};
+use crate::common::{correlated, elements, elements_mut, normal, plane, rng, slices_mut};
 use sonew::layout::{TensorSpec, Update};
 use sonew::options::{Options, StepOptions};
 use sonew::{LoadOptions, Optimizer};

@@ -1,9 +1,7 @@
 //! The defaults on smooth functions of a few numbers, whose gradients have no noise: none
 //! stalls, and multiplying the function by a number does not change where steps lead.
 
-mod common;
-
-use common::{normal, rng, to_f64};
+use crate::common::{normal, rng, to_f64};
 use sonew::dtype::Dtype;
 use sonew::layout::{TensorSpec, Update};
 use sonew::options::{Graft, Options, StepOptions};

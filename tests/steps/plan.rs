@@ -1,9 +1,8 @@
 //! The stateless step, on the caller's buffers, gives the same as the optimizer's.
 
-mod common;
-
-use common::{
-    correlated, elements_mut, normal, options as present, rng, slices_mut, CHAINS, DAMPINGS, GRAFTS,
+use crate::common::{
+    self, correlated, elements_mut, normal, options as present, rng, slices_mut, CHAINS, DAMPINGS,
+    GRAFTS,
 };
 use sonew::dtype::Elements;
 use sonew::layout::{planes, Scalars, TensorSpec, Update};

@@ -25,8 +25,8 @@ use sonew::options::Graft;
 use sonew::oracle::Oracle;
 use sonew::Optimizer;
 
+use super::problem::Problem;
 use crate::common::{self, largest, ULP32};
-use crate::problem::Problem;
 
 /// Roundings of the state, three per step, and of the elimination.
 fn roundings(steps: usize, band: usize) -> f64 {

@@ -3,12 +3,10 @@
 //! to a file, which is to be the same file wherever this runs. `tests/aarch64`
 //! compares two of them.
 
-mod common;
-
 use std::fmt::Write;
 
-use common::rng;
-use common::typed::Numbers;
+use crate::common::rng;
+use crate::common::typed::Numbers;
 use rand::Rng;
 use rand_pcg::Pcg64Mcg;
 use sonew::dtype::Dtype::{self, Bf16, F16, F32, F64};

@@ -1,12 +1,10 @@
 //! The trajectories of the authors' own programs, which `tests/golden/README.md`
 //! describes: the oracle and the library must follow each of them.
 
-mod common;
-
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use common::{largest, options as present, slices_mut, to_f32, to_f64, ULP32};
+use crate::common::{self, largest, options as present, slices_mut, to_f32, to_f64, ULP32};
 use safetensors::SafeTensors;
 use sonew::layout::{Chains, TensorSpec, Update};
 use sonew::options::{Damping, Graft, Options, Statistics, StepOptions};

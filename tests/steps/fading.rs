@@ -1,10 +1,8 @@
 //! If a gradient stays zero, the state fades to exactly zero, and is never
 //! subnormal on the way, because processors are slow with subnormal numbers.
 
-mod common;
-
-use common::typed::{widen, Numbers};
-use common::{correlated, rng};
+use crate::common::typed::{widen, Numbers};
+use crate::common::{correlated, rng};
 use sonew::dtype::Dtype::{self, Bf16, F32, F64};
 use sonew::layout::{Chains, TensorSpec, Update};
 use sonew::options::{Graft, Options, Rounding, StepOptions};
