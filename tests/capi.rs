@@ -7,7 +7,8 @@ use std::process::Command;
 mod programs;
 
 use programs::{
-    built, cc, compile, exists, not_tested, root, run, soname, valgrind, valgrind_with, WARNINGS,
+    built, cc, compile, exists, not_tested, root, run, soname, valgrind, valgrind_portable,
+    valgrind_with, WARNINGS,
 };
 
 const HEADERS: [&str; 2] = ["include/sonew.h", "include/sonew_xla.h"];
@@ -107,6 +108,7 @@ fn every_function_can_be_used_from_c() {
     let folder = folder("usage");
     let program = compile(&mut cc(), "c99", &USAGE, &folder);
     assert_eq!(run(Command::new(&program).arg(&folder)), "all used\n");
+    valgrind_portable(&program, &[&folder]);
     valgrind(&program, &[&folder]);
 }
 

@@ -21,7 +21,7 @@ use sonew::options::{Options, StepOptions};
 use sonew::{Error, LoadMode, LoadOptions, Optimizer};
 
 /// The number of kills in ordinary tests.
-const KILLS: u32 = 500;
+const KILLS: u32 = 200;
 
 /// The most steps that a process is waited for; then it lives a moment more.
 const STEPS: u64 = 40;

@@ -26,7 +26,7 @@ use crate::optimizer::{LoadMode, LoadOptions};
 use crate::options::{Options, StepOptions};
 
 /// Sequences in ordinary tests, and operations of each.
-const SEQUENCES: u64 = 200;
+const SEQUENCES: u64 = 80;
 const OPERATIONS: usize = 14;
 
 /// Disks that are made at every moment, at most: of pages, and of sectors.

@@ -7,13 +7,15 @@ use std::process::Command;
 #[path = "../programs/mod.rs"]
 mod programs;
 
-use programs::{
-    cc, compile, exists, folder, not_tested, root, run, soname, valgrind, valgrind_portable,
-    WARNINGS,
-};
+use programs::{cc, compile, exists, folder, not_tested, root, run, soname, valgrind, WARNINGS};
 
 const COMPILERS: [&str; 2] = ["g++", "clang++"];
 const STANDARDS: [&str; 2] = ["c++17", "c++20"];
+
+/// With optimization g++ finds more to warn of; clang++ does not, and is faster without.
+fn flags(compiler: &str) -> [&'static str; 2] {
+    ["-g", if compiler == "g++" { "-O1" } else { "-O0" }]
+}
 
 /// Compiles a program with every warning as an error.
 fn compile_cpp(compiler: &str, standard: &str, source: &Path, folder: &Path) -> PathBuf {
@@ -21,7 +23,8 @@ fn compile_cpp(compiler: &str, standard: &str, source: &Path, folder: &Path) -> 
     run(Command::new(compiler)
         .arg(format!("-std={standard}"))
         .args(WARNINGS)
-        .args(["-g", "-O1", "-pthread", "-isystem", "/usr/include/eigen3"])
+        .args(flags(compiler))
+        .args(["-pthread", "-isystem", "/usr/include/eigen3"])
         .arg(format!("-I{}", root("include").display()))
         .arg(format!("-I{}", root("bindings/cpp").display()))
         .arg(source)
@@ -74,7 +77,6 @@ fn everywhere(name: &str, source: &Path, check: impl Fn(&str)) -> PathBuf {
 fn everything_can_be_used() {
     let source = root("tests/cpp/usage.cpp");
     let program = everywhere("usage", &source, |out| assert_eq!(out, "all used\n"));
-    valgrind_portable(&program, &[program.parent().unwrap()]);
     valgrind(&program, &[program.parent().unwrap()]);
 }
 
@@ -283,19 +285,22 @@ fn the_transformer_in_c_trains_and_resumes() {
     // On this project's own documents, and on another text.
     let readme = root("README.md");
     let readme = readme.to_str().unwrap();
-    for arguments in [vec!["--steps=10"], vec!["--steps=10", readme, "other"]] {
-        let printed = on_two_threads(&program, &folder, &arguments);
+    for (steps, others) in [(10, vec![]), (4, vec![readme, "other"])] {
+        let option = format!("--steps={steps}");
+        let printed = on_two_threads(
+            &program,
+            &folder,
+            &[&[option.as_str()], &others[..]].concat(),
+        );
         let losses = losses(&printed);
-        assert_eq!(losses.len(), 25, "{printed}");
-        let (adam, sonew, resumed) = (&losses[..10], &losses[10..20], &losses[20..]);
+        assert_eq!(losses.len(), 2 * steps + steps / 2, "{printed}");
+        let (adam, sonew) = (&losses[..steps], &losses[steps..2 * steps]);
         // Of 90 characters, guessing gives 4.5.
         for own in [adam, sonew] {
-            assert!(
-                own[0] < 6.0 && own[9] < 3.8 && own[9] < own[0] - 0.1,
-                "{printed}"
-            );
+            assert!(own[0] < 6.0 && own[steps - 1] < own[0] - 0.1, "{printed}");
+            assert!(steps < 10 || own[9] < 3.8, "{printed}");
         }
-        assert_eq!(&sonew[5..], resumed, "{printed}");
+        assert_eq!(&sonew[steps / 2..], &losses[2 * steps..], "{printed}");
         assert!(printed.ends_with("the same parameters, bit by bit\n"));
     }
     assert!(folder.join("transformer.safetensors").exists() && folder.join("other").exists());
