@@ -1,4 +1,4 @@
-"""Puts libsonew.so into the wheel: the one that SONEW_LIBRARY names, or one that cargo builds
+"""Puts the library into the wheel: the one that SONEW_LIBRARY names, or one that cargo builds
 from the repository around this folder, which takes minutes; with it the headers and the
 licences of this library, of the crates that are linked into it, and of Rust's own library."""
 
@@ -13,6 +13,8 @@ from pathlib import Path
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 LIBRARY = "libsonew.so"
+# Its soname, by which programs that link it look for it: a wheel has no links.
+SONAME = "libsonew.so.0.2"
 TEXTS = ("LICENSE", "LICENCE", "COPYING", "UNLICENSE", "NOTICE")
 HEADERS = ("include/sonew.h", "include/sonew_xla.h", "bindings/cpp/sonew.hpp")
 
@@ -22,7 +24,7 @@ class BuildLibrary(BuildHookInterface):
         repository = Path(self.root).parent.parent
         library = given() or built(repository)
         include = build_data["force_include"]
-        include[str(library)] = f"sonew/{LIBRARY}"
+        include[str(library)] = f"sonew/{SONAME}"
         for header in HEADERS:
             include[str(repository / header)] = f"sonew/include/{Path(header).name}"
         for licence in repository.glob("LICENSE-*"):

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-BLOCK = r"(<!-- not run: .* -->\n)?^```{}\n(.*?)^```"
+BLOCK = r"(<!-- not run: [^\n]* -->\n)?^```{}\n(.*?)^```"
 
 
 def blocks(page, having="", language="python"):

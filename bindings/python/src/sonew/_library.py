@@ -1,4 +1,4 @@
-"""Finds libsonew.so, checks its version, and declares its functions."""
+"""Finds the library, checks its version, and declares its functions."""
 
 import ctypes
 import functools
@@ -32,7 +32,7 @@ def candidates():
     chosen = os.environ.get("SONEW_LIBRARY")
     if chosen:
         return [chosen]
-    beside = HERE / "libsonew.so"
+    beside = HERE / SONAME
     return [str(beside)] if beside.exists() else [SONAME, "libsonew.so"]
 
 
@@ -116,7 +116,7 @@ def set_fields(struct, values, names):
 
 
 def library() -> str:
-    """The path of the library in use."""
+    """The path of the library in use, which programs in C and C++ can link."""
     return c().path
 
 

@@ -1,5 +1,8 @@
 """The blocks of code in the documents run as they stand there."""
 
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from sonew.torch import SONew
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from pages import blocks, run_commands  # noqa: E402
+from pages import ROOT, blocks, run_commands  # noqa: E402
 
 
 def model():
@@ -43,6 +46,22 @@ def test_the_blocks_of_the_guide(tmp_path, monkeypatch):
     for code in blocks("bindings/python/torch.md"):
         exec(code, names)
         train(names)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="NOT TESTED: there is no cc")
+@pytest.mark.skipif("SONEW_LIBRARY" in os.environ, reason="the library is not that of the package")
+def test_a_program_in_c_with_the_library_of_the_package(tmp_path):
+    [commands] = blocks("bindings/python/README.md", "sonew.library()", "sh")
+    shutil.copy(ROOT / "examples" / "c" / "fit.c", tmp_path)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    run = subprocess.run(
+        ["sh", "-e", "-c", commands],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0 and "step 200" in run.stdout, run.stderr
 
 
 @pytest.fixture
