@@ -201,13 +201,15 @@ def test_groups_that_are_added_later():
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("implementation", ["library", "torch"])
-def test_grad_scaler_by_both_protocols(fused, implementation, monkeypatch):
+def test_grad_scaler_by_both_protocols(fused, implementation):
     """With the one the step takes the scale; without it GradScaler unscales before, and leaves
-    the step out."""
-    monkeypatch.setattr(SONew, "_step_supports_amp_scaling", fused)
+    the step out. Which one it is, the argument says, as with torch's own optimizers: Lightning
+    clips no gradients where the step takes the scale."""
     params, others = parameters(), parameters()
     groups = [{"params": params[:1]}, {"params": params[1:], "band": 2, "graft": "none"}]
-    one = SONew(groups, lr=1e-2, implementation=implementation)
+    one = SONew(groups, lr=1e-2, implementation=implementation, fused=fused)
+    assert one._step_supports_amp_scaling is fused
+    assert not getattr(SONew(parameters()), "_step_supports_amp_scaling", False)
     two = SONew([{**g, "params": others[:1] if i == 0 else others[1:]} for i, g in enumerate(groups)],
                 lr=1e-2, implementation=implementation)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)

@@ -168,7 +168,7 @@ def test_clipping_and_accumulation():
 
 def test_grad_scaler_leaves_the_scale_to_the_step():
     params, others = parameters(), parameters()
-    optimizer = make(params)
+    optimizer = make(params, fused=True)
     other = Reference(others)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     scaler.scale(torch.zeros(()))

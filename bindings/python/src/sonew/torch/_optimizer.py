@@ -102,8 +102,10 @@ class SONew(Optimizer):
       implementation: "auto", the library for parameters on the CPU and operations of torch for
         others; "library" or "torch" to use one of them everywhere; "compiled" for operations
         that torch.compile has compiled, which takes long at first.
-      foreach, fused: not needed, and accepted because scripts pass them: a step is one call
-        for all parameters in any case.
+      fused: True: GradScaler leaves its scale to the step, as with torch's fused optimizers, which
+        saves a pass over the gradients. Lightning does not clip gradients then, if precision
+        is mixed. A step is one call for all parameters in any case.
+      foreach: not needed, and accepted because scripts pass it.
       amsgrad, capturable, differentiable: accepted for the same reason; must be False.
 
     Raises:
@@ -127,9 +129,6 @@ class SONew(Optimizer):
       Devvrit et al., "A Computationally Efficient Sparsified Online Newton
       Method", NeurIPS 2023, https://arxiv.org/abs/2311.10085
     """
-
-    # GradScaler leaves the scale to the step, which needs no pass over memory for it.
-    _step_supports_amp_scaling = True
 
     def __init__(
         self,
@@ -177,6 +176,9 @@ class SONew(Optimizer):
         defaults |= {name: given[name] for name in STATIC if name not in defaults}
         check_group(defaults)
         self._forget()
+        # For GradScaler and for trainers. A copy of the optimizer, as of torch's own, has it no more,
+        # so that GradScaler takes the pass.
+        self._step_supports_amp_scaling = bool(fused)
         super().__init__(params, defaults)
 
     def _forget(self):
