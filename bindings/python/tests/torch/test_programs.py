@@ -254,7 +254,11 @@ def test_without_names_all_matrices_take_sonew():
 
 def test_what_scripts_pass_to_adamw():
     params = parameters()
-    SONew(params, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
+    with pytest.warns(UserWarning, match="eps is 1e-8, as scripts have it for AdamW"):
+        SONew(params, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SONew(params, eps=1e-8, damping="absolute")
     SONew(params, lr=1e-3, foreach=False)
     SONew(params, amsgrad=False, capturable=False, differentiable=False)
     for name in ("amsgrad", "capturable", "differentiable"):

@@ -2,8 +2,8 @@
 torch's wheel: SONEW_TORCH_TESTS names the folder `test` of PyTorch's source. test_table.py asks the
 same without it.
 
-With the file of PyTorch 2.6 its class TestOptimRenewed passes, but for two tests that need more than
-one GPU. What it does not run for SONew, sonew_info.py lists."""
+With the file of PyTorch 2.6 its class TestOptimRenewed passes, but for three tests that need
+GPUs. What it does not run for SONew, sonew_info.py lists."""
 
 import os
 import sys

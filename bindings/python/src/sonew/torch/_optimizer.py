@@ -1,5 +1,6 @@
 """The optimizer for PyTorch."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
@@ -48,7 +49,8 @@ class SONew(Optimizer):
       lr: learning rate, a number or a tensor of one element; finite and not negative.
       betas: decay rates of the momentum, and of the diagonal and the sub-diagonals; in
         [0, 1). Schedules may change them.
-      eps: amount of damping, finite and not negative; see `damping`.
+      eps: amount of damping, finite and not negative; see `damping`. There is a warning if relative
+        damping has AdamW's 1e-8, with which a run loses much of what it gains.
       weight_decay: decoupled: p <- p - lr (u + weight_decay p).
       band: number of sub-diagonals, 0 to 16, or to 64 with pooling: 0 is a diagonal, 1 a
         tridiagonal matrix. The state has band + 2 numbers for each parameter, and 2 with
@@ -175,6 +177,12 @@ class SONew(Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         defaults |= {name: given[name] for name in STATIC if name not in defaults}
         check_group(defaults)
+        if eps == 1e-8 and damping != "absolute":
+            warnings.warn(
+                "eps is 1e-8, as scripts have it for AdamW: here it is the damping, as a part of the "
+                "largest entry of the diagonal, for which 1e-3 is a value to begin with",
+                stacklevel=2,
+            )
         self._forget()
         # For GradScaler and for trainers. A copy of the optimizer, as of torch's own, has it no more,
         # so that GradScaler takes the pass.
