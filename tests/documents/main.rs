@@ -206,7 +206,7 @@ fn links_lead_somewhere() {
 }
 
 /// What runs the blocks of a language of a page: a file that names the page.
-const RUN_BY: [(&str, &str, &str); 16] = [
+const RUN_BY: [(&str, &str, &str); 17] = [
     ("README.md", "sh", "tests/guest"),
     ("README.md", "c", "tests/pages/main.rs"),
     ("README.md", "cpp", "tests/cpp/main.rs"),
@@ -218,6 +218,11 @@ const RUN_BY: [(&str, &str, &str); 16] = [
         "bindings/julia/SONew/README.md",
         "julia",
         "bindings/julia/SONew/test/pages.jl",
+    ),
+    (
+        "bindings/python/README.md",
+        "sh",
+        "bindings/python/tests/torch/test_pages.py",
     ),
     (
         "bindings/python/jax.md",

@@ -1,7 +1,7 @@
 """Measures `SONew.step()`, tridiagonal with Adam's norm, against the step of the C API on the same
 tensors and against torch.optim.AdamW(fused=True), in one process with the same threads:
 
-    python benches/torch/step.py       # about a minute, 2 GB of memory
+    python benches/torch/step.py       # about a minute, 4 GB of memory
 
 Prints the numbers of "What a step costs" in bindings/python/torch.md as two tables: medians of ratios
 of neighbouring samples, for two large models; and for many tensors of 10 elements what a step takes
