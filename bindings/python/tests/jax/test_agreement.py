@@ -50,9 +50,9 @@ def both(tree, options, dtype, seed, steps=3):
     for implementation in ("custom_call", "pure"):
         rng = np.random.default_rng(seed)
         optimizer = scale_by_sonew(implementation=implementation, **options)
-        state = optimizer.init(fill(tree, rng, dtype))
+        state, update = optimizer.init(fill(tree, rng, dtype)), jax.jit(optimizer.update)
         for _ in range(steps):
-            updates, state = optimizer.update(fill(tree, rng, dtype), state)
+            updates, state = update(fill(tree, rng, dtype), state)
         outcomes.append((updates, state))
     return outcomes
 
@@ -125,7 +125,7 @@ def test_random_trees_in_float64(tree, options, seed):
 def test_other_types(dtype, state_dtype):
     options = {"state_dtype": state_dtype, "eps": 1e-2, "band": 2, "rounding": "stochastic"}
     (ours, our_state), (pure, pure_state) = both(
-        [(50, 40), (9,), [()]], options, jnp.dtype(dtype), 1, steps=1
+        [(50, 40), [(9,)]], options, jnp.dtype(dtype), 1, steps=1
     )
     ulp = {"float32": 1e-4, "bfloat16": 2**-7, "float16": 2**-9}[dtype]
     assert largest_difference(ours, pure) < ulp
@@ -178,15 +178,16 @@ def test_words_of_float64_numbers(x64):
     with enable_x64() if x64 else nothing():
         numbers = [0.0, -0.0, 1.0, -2.5, 3.1e-38, 3.4e38, np.inf, -np.inf, np.nan]
         floats = jnp.asarray(numbers, jnp.float32)
-        words = np.asarray(_bits.from_float(floats))
+        words = np.asarray(jax.jit(_bits.from_float)(floats))
         expected = np.asarray(floats).astype(np.float64).view(np.uint32).reshape(-1, 2)
         finite = ~np.isnan(numbers)
         assert np.array_equal(words[finite], expected[finite])
-        back = np.asarray(_bits.to_float(jnp.asarray(words), jnp.float32))
+        to_float = jax.jit(lambda words: _bits.to_float(words, jnp.float32))
+        back = np.asarray(to_float(jnp.asarray(words)))
         assert back.tobytes() == np.asarray(floats).tobytes()
         # What float32 cannot hold is rounded to nearest.
         wide = np.array([1 + 2**-24 + 2**-40, 1 + 2**-30, 1e300, 1e-300, np.pi])
         words = jnp.asarray(wide.view(np.uint32).reshape(-1, 2))
-        back = np.asarray(_bits.to_float(words, jnp.float32))
+        back = np.asarray(to_float(words))
         with np.errstate(over="ignore"):
             assert np.array_equal(back, wide.astype(np.float32))

@@ -1,5 +1,6 @@
 """Checkpoints of states that stand in those of optax's wrappers."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -68,6 +69,13 @@ def compiled(optimizer):
     return step
 
 
+@functools.lru_cache(maxsize=1)
+def made(name):
+    """An optimizer and its step, which runs with and without skipped steps share."""
+    optimizer = WRAPPED[name]()
+    return optimizer, compiled(optimizer)
+
+
 def train(step, params, state, seeds, spoilt=()):
     for seed in seeds:
         grads = random_tree(seed, SHAPES)
@@ -84,8 +92,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path, name, spoilt):
     """Seven steps, of which some may be skipped, and then five more: from a file that
     is loaded into a new optimizer, the same bits."""
     path = tmp_path / "x.safetensors"
-    optimizer = WRAPPED[name]()
-    step, params = compiled(optimizer), random_tree(99, SHAPES)
+    (optimizer, step), params = made(name), random_tree(99, SHAPES)
     half = train(step, params, optimizer.init(params), range(7), spoilt)
     save(path, *half)
     fresh = random_tree(98, SHAPES)

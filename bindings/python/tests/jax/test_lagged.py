@@ -139,8 +139,9 @@ def test_a_spike_moves_no_farther_than_twice_what_its_own_norms_allow(implementa
 @pytest.mark.smoke
 def test_eager_compiled_scanned_and_mapped_steps_agree():
     optimizer = fused_sonew(1e-2, **BOTH)
-    grads = [gradients(number) for number in range(5)]
-    params = random_tree(99, SHAPES)
+    shapes = {name: SHAPES[name] for name in ("empty", "kernel")}
+    grads = [gradients(number, shapes=shapes) for number in range(5)]
+    params = random_tree(99, shapes)
     start = (params, optimizer.init(params))
     eager = compiled = start
     for g in grads:
@@ -158,15 +159,16 @@ def test_eager_compiled_scanned_and_mapped_steps_agree():
     params = twice(params)
     start = (params, jax.vmap(optimizer.init)(params))
     mapped = jax.jit(jax.vmap(train))(start, twice(stack(*grads)))
-    assert mapped[1].scalars.shape == (2, len(SHAPES), 2, 2)
+    assert mapped[1].scalars.shape == (2, len(shapes), 2, 2)
     assert bits(jax.tree.map(lambda x: x[0], mapped)) == bits(scanned)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_a_step_that_is_skipped_keeps_the_ratios(implementation):
     optimizer = scale_by_sonew(implementation=implementation, **BOTH)
-    _, state = optimizer.update(gradients(0), optimizer.init(gradients(0)))
-    spoilt = gradients(1)
+    shapes = {name: SHAPES[name] for name in ("empty", "kernel")}
+    first, spoilt = (gradients(number, shapes=shapes) for number in (0, 1))
+    _, state = optimizer.update(first, optimizer.init(first))
     spoilt["kernel"] = spoilt["kernel"].at[0, 0].set(jnp.inf)
     _, after = optimizer.update(spoilt, state)
     assert bits(after) == bits(state._replace(skipped=jnp.int32(1)))
@@ -200,8 +202,20 @@ def test_parts_are_stepped_in_stages(damping, check):
     assert bits(run(options, mesh(x=1), check)) == bits(run(options))
     parts = run(options, mesh(x=2), check)
     assert bits(parts) == bits(run(options, mesh(x=2, y=2), check))
-    pure = run(options | {"implementation": "pure"}, mesh(x=2), check)
-    assert largest_difference(parts, pure) < 2e-4
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    *combinations(
+        lambda damping, check: check and damping == "relative_lagged",
+        damping=["absolute", "relative", "relative_lagged"],
+        check=[False, True],
+    )
+)
+def test_the_stages_in_jax_numpy_agree(damping, check):
+    options = BOTH | {"damping": damping, "eps": 1e-2}
+    ours, pure = (run(options | {"implementation": i}, mesh(x=2), check) for i in IMPLEMENTATIONS)
+    assert largest_difference(ours, pure) < 2e-4
 
 
 # On the CPU both are one program.
@@ -212,7 +226,8 @@ def test_the_derivative_of_a_step(implementation):
     The norms of the step before are constants."""
     with enable_x64():
         optimizer = scale_by_sonew(implementation=implementation, eps=1e-3, **BOTH)
-        first, second = gradients(0, np.float64), gradients(1, np.float64)
+        shapes = {name: SHAPES[name] for name in ("kernel", "still", "zero")}
+        first, second = (gradients(number, np.float64, shapes) for number in (0, 1))
         before = optimizer.init(first)
         _, after = optimizer.update(first, before)
 
@@ -240,7 +255,8 @@ WRAPPED = {
 }
 
 
-@pytest.mark.parametrize("name", WRAPPED)
+# test_around.py has more wrappers.
+@pytest.mark.parametrize(*combinations(lambda name: name in ("alone", "inject"), name=WRAPPED))
 def test_a_run_goes_on_from_a_file(tmp_path, name):
     path = tmp_path / "x.safetensors"
     options = BOTH | {"update": adam_for_vectors}

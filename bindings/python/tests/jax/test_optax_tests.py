@@ -101,13 +101,19 @@ ALIAS = "optax/_src/alias_test.py", "AliasTest"
 CONTRIB = "optax/contrib/_common_test.py", "ContribTest"
 SHARDING = "optax/_src/sharding_test.py", "ShardingTest"
 
+# What both files test; the first calls one of them test_optimization.
+BOTH_FILES = (
+    "test_gradient_accumulation", "test_optimizers_accept_extra_args", "test_preserve_dtype",
+    "test_state_shape_dtype_shard_stability", *(f"test_optimizers{i}" for i in range(9)),
+)  # fmt: skip
+
 AliasTest = cases_of(*ALIAS, plain(PLAIN))
 InjectAliasTest = cases_of(*ALIAS, plain(ABSOLUTE), states_are_close=True)
-ContribTest = cases_of(*CONTRIB, tuple(PLAIN))
+ContribTest = cases_of(*CONTRIB, tuple(PLAIN), without=BOTH_FILES)
 ShardingTest = cases_of(*SHARDING, made(PLAIN))
 
 LongAliasTest = pytest.mark.long(cases_of(*ALIAS, plain(MORE)))
-LongContribTest = pytest.mark.long(cases_of(*CONTRIB, tuple(MORE + WRAPPED)))
+LongContribTest = pytest.mark.long(cases_of(*CONTRIB, tuple(PLAIN + MORE + WRAPPED)))
 LongPlateauTest = pytest.mark.long(
     cases_of(*CONTRIB, tuple(PLATEAU), without=["test_optimizers_accept_extra_args"])
 )
