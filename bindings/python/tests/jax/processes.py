@@ -4,6 +4,7 @@ python processes.py FOLDER COUNT NUMBER PORT SCENARIO...
 
 Every scenario writes what the first process has of it to FOLDER/SCENARIO-COUNT.npz."""
 
+import functools
 import inspect
 import os
 import signal
@@ -84,6 +85,7 @@ def kept(name, tree):
 
 
 def trained(optimizer, params, state, steps, specs=UNITS):
+    # Of the same optimizer the program is compiled once.
     step = jax.jit(optimizer.step)
     for i in steps:
         params, state = step(params, cut(tree(i + 1), specs), state)
@@ -171,11 +173,18 @@ POOLED_FILES = {
 ORBAX = {"units": "orbax", "pooled-units": "pooled-orbax"}
 
 
+@functools.cache
+def made(name):
+    """A file's optimizer, which all scenarios of a process share; and parameters to load into."""
+    specs, options = (FILES | POOLED_FILES)[name]
+    params = cut(tree(9), specs)
+    options = options | {"partition_specs": params}
+    return specs, options, fused_sonew(1e-2, **options), params
+
+
 def files(of):
-    for name, (specs, options) in of.items():
-        params = cut(tree(9), specs)
-        options = options | {"partition_specs": params}
-        yield name, specs, options, fused_sonew(1e-2, **options), params
+    for name in of:
+        yield name, *made(name)
 
 
 def saved(of=FILES):

@@ -235,7 +235,7 @@ def test_the_temporary_memory_of_the_step_in_jax_numpy(shapes, band):
     assert compiled.memory_analysis().temp_size_in_bytes <= 4 * (3 + 2 * band) * size
 
 
-@pytest.mark.parametrize("band", [1, 3, pytest.param(16, marks=pytest.mark.long)])
+@pytest.mark.parametrize(*combinations(lambda band: band == 3, band=[1, 3, 16]))
 def test_parts_of_the_step_in_jax_numpy_are_as_the_whole(band, monkeypatch, x64):
     """Where it is cut, no window is. Only directions, of leaves of every kind at once: of
     a whole step, JAX would take again what it has traced with other parts."""

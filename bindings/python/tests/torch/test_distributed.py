@@ -1,5 +1,7 @@
 """Training on several processes: DDP, fully_shard, and meshes with tensor parallelism."""
 
+import functools
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -8,7 +10,7 @@ from ranks import needs_fully_shard, run_on
 from sonew.torch._sums import holders
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
@@ -50,10 +52,18 @@ def single(options, **more):
     return result(*steps(lambda x: x, options, **more))
 
 
+@functools.cache
+def line():
+    """All processes, as a mesh."""
+    return init_device_mesh("cpu", (dist.get_world_size(),))
+
+
 def rows(x):
-    """A tensor whose rows are divided among all processes."""
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    return distribute_tensor(x, mesh, [Shard(0)])
+    """A tensor whose rows are divided among all processes. Each has the whole one, so that
+    nothing is sent, as distribute_tensor does."""
+    chunks = x.chunk(dist.get_world_size())
+    own = chunks[dist.get_rank()] if dist.get_rank() < len(chunks) else x[:0]
+    return DTensor.from_local(own.clone(), line(), [Shard(0)], shape=x.shape, stride=x.stride())
 
 
 def several(cases):
@@ -337,7 +347,11 @@ def case(kind, count, *marks):
 ON_TWO = [case(kind, 2, pytest.mark.long) for kind in MODELS if kind not in ("hsdp", "tensor parallel")]
 
 
-@pytest.mark.parametrize("kind, count", [case(kind, 4) for kind in MODELS] + ON_TWO)
+# What others have, too: both "offload" and "hsdp" are fully_shard.
+ON_FOUR = [case(kind, 4, *([pytest.mark.long] if kind == "fully_shard" else [])) for kind in MODELS]
+
+
+@pytest.mark.parametrize("kind, count", ON_FOUR + ON_TWO)
 def test_models_train_as_on_one_process(kind, count):
     """Up to the rounding of gradients, which are means over processes; where chains are cut, the
     training is another one."""
@@ -401,7 +415,7 @@ def traced_model(kind):
 
 
 @needs_fully_shard
-@pytest.mark.parametrize("kind", ["fully_shard", "hsdp", "tensor parallel"])
+@pytest.mark.parametrize("kind", [pytest.param("fully_shard", marks=pytest.mark.long), "hsdp", "tensor parallel"])
 def test_one_collective_for_all_parameters_of_a_model(kind):
     for found in run_on(4, traced_model, kind):
         assert found[1:] == [["begin 3"], ["wait for 3", "begin 4", "wait for 4"]]

@@ -62,7 +62,7 @@ def cut():
     return [whole(p.detach()) for p in params]
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long), 4])
 def test_chains_that_are_cut_have_no_edges_over_the_cut(count):
     """The default: one chain through all rows, of which each process has some."""
     found = run_on(count, cut)

@@ -291,9 +291,10 @@ def test_forked_workers_of_a_data_loader():
 
 
 def test_nothing_is_imported_that_is_not_needed():
-    code = "import sys, sonew; assert 'torch' not in sys.modules and 'jax' not in sys.modules\n"
-    code += "import sonew.torch; assert 'jax' not in sys.modules"
+    code = "import sys, sonew; assert 'torch' not in sys.modules and 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+    # This process has imported sonew.torch.
+    assert "sonew.torch" in sys.modules and "jax" not in sys.modules
 
 
 def test_structs_lie_as_in_the_header():
