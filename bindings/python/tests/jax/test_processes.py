@@ -22,8 +22,8 @@ pytestmark = pytest.mark.skipif(not KNOWS, reason="an older version of JAX, and 
 
 # Which processes do what, one after the other.
 RUNS = [
-    (2, "losses", "saved"),
-    (4, "steps", "plain", "losses", "saved", "from-2"),
+    (2, "steps", "plain", "losses", "saved"),
+    (4, "saved", "from-2"),
     (1, "steps", "unsharded", "plain", "losses", "saved", "from-2", "from-4"),
 ]
 LONG = [(2, "from-1", "from-4"), (4, "from-1")]
@@ -83,17 +83,19 @@ def results(folder, name):
 @pytest.mark.parametrize("options", ["default", "exact", "relative", "norms", "lagged", "late", "rmsprop"])
 def test_steps_do_not_depend_on_the_number_of_processes(shared, options):
     """Given the same gradients and the same parts."""
-    one, four = (bits(results(shared, f"steps.{options}-{n}")) for n in (1, 4))
-    assert one == four
+    one, two = (bits(results(shared, f"steps.{options}-{n}")) for n in (1, 2))
+    assert one == two
 
 
 @pytest.mark.long
-def test_steps_are_the_same_on_two_processes(shared):
-    worked(start_workers(shared, 2, "steps", "plain"))
-    four = sorted(path.name for kind in ("steps", "plain") for path in shared.glob(f"{kind}*-4.npz"))
-    assert len(four) == 8
-    for name in four:
-        assert bits(results(shared, name.replace("-4.npz", "-2"))) == bits(results(shared, name.removesuffix(".npz")))
+def test_steps_and_losses_are_the_same_on_four_processes(shared):
+    worked(start_workers(shared, 4, "steps", "plain", "losses"))
+    kinds = ("steps", "plain", "losses")
+    names = [path.name.removesuffix("-2.npz") for kind in kinds for path in shared.glob(f"{kind}*-2.npz")]
+    assert len(names) == 9
+    for name in names:
+        two, four = (bits(results(shared, f"{name}-{n}")) for n in (2, 4))
+        assert two == four, name
 
 
 def test_whole_chains_have_the_bits_of_a_single_device(shared):
@@ -113,14 +115,13 @@ def test_norms_of_parts_are_those_of_the_whole_up_to_the_order_of_float64_sums(s
 
 
 def test_under_plain_jit_the_step_is_that_of_whole_arrays(shared):
-    one, four = (bits(results(shared, f"plain-{n}")) for n in (1, 4))
-    assert one == four
+    one, two = (bits(results(shared, f"plain-{n}")) for n in (1, 2))
+    assert one == two
 
 
 def test_losses_of_data_parallel_training(shared):
     """Gradients are sums over devices, in an order that gloo decides between processes."""
-    one, two, four = (results(shared, f"losses-{n}")[0] for n in (1, 2, 4))
-    assert two.tobytes() == four.tobytes()
+    one, two = (results(shared, f"losses-{n}")[0] for n in (1, 2))
     assert np.allclose(one, two, rtol=1e-5) and one[-1] < one[0]
 
 

@@ -13,8 +13,18 @@ def difference(one, two):
     return ((one - two).abs().max() / two.abs().max().clamp(min=1e-30)).item() if one.numel() else 0.0
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", CASES)
+TYPES = [torch.float64, torch.float32, torch.bfloat16]
+
+
+def cases():
+    """In the short form all options in float64, and in one of the other types."""
+    for number, name in enumerate(CASES):
+        for dtype in TYPES:
+            is_short = dtype in (torch.float64, TYPES[1 + number % 2])
+            yield pytest.param(name, dtype, marks=() if is_short else pytest.mark.long)
+
+
+@pytest.mark.parametrize("name, dtype", list(cases()))
 def test_agrees_with_the_library(name, dtype):
     options = CASES[name][0]
     sixteen = dtype == torch.bfloat16 or "state_dtype" in options
@@ -143,7 +153,14 @@ def test_all_correlations_are_pooled_of_chains_up_to_4096(implementation):
         optimizer.step()
 
 
-@pytest.mark.parametrize("options", [{"lagged_norms": True}, {"pooling": "rank"}, pytest.param({"pooling": "all"}, marks=pytest.mark.long)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lagged_norms": True},
+        *(pytest.param({"pooling": pooling}, marks=pytest.mark.long) for pooling in ("rank", "all")),
+    ],
+    ids=str,
+)
 def test_compiled_once_for_all_steps(options):
     """torch.compile makes one graph of the step, whatever schedules change."""
     from torch._dynamo.utils import counters

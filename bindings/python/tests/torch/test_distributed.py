@@ -327,13 +327,16 @@ OPTIONS = {
 CUT = {"ddp": (), "tensor parallel": ("rows", "lagged", "cut")}
 
 
+MODEL_STEPS = 5
+
+
 def trained(kind):
     found = []
     for name, options in OPTIONS.items():
         torch.manual_seed(0)
         own, (x, y) = parallel(kind)
         optimizer = make(own.named_parameters(), **options)
-        losses = mean_losses(train(own, optimizer, x, y, 8))
+        losses = mean_losses(train(own, optimizer, x, y, MODEL_STEPS))
         optimizer.synchronize()
         found.append((losses, [whole(p.detach()) for p in own.parameters()]))
     return found
@@ -361,7 +364,7 @@ def test_models_train_as_on_one_process(kind, count):
             assert bits(params) == bits(first) and bits([losses]) == bits([first_losses])
     for (name, options), (losses, params) in zip(OPTIONS.items(), found[0]):
         own = model()
-        expected = torch.stack(train(own, make(own.named_parameters(), **options), *data(), 8))
+        expected = torch.stack(train(own, make(own.named_parameters(), **options), *data(), MODEL_STEPS))
         close = name not in CUT.get(kind, ("cut",))
         torch.testing.assert_close(losses, expected, rtol=2e-3 if close else 0.1, atol=0)
         if close:

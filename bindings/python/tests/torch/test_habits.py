@@ -234,7 +234,7 @@ def test_grad_scaler_by_both_protocols(fused, implementation):
     assert all(own["step"] == 6 for own in one.state.values())
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", [pytest.param("eager", marks=pytest.mark.long), "aot_eager"])
 def test_compiled_loops(backend):
     """The model and its loss compiled; the step alone, with its schedule; a loop of steps."""
     def train(compile_model, compile_step):
