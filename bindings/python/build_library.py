@@ -13,8 +13,6 @@ from pathlib import Path
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 LIBRARY = "libsonew.so"
-# Its soname, by which programs that link it look for it: a wheel has no links.
-SONAME = "libsonew.so.0.2"
 TEXTS = ("LICENSE", "LICENCE", "COPYING", "UNLICENSE", "NOTICE")
 HEADERS = ("include/sonew.h", "include/sonew_xla.h", "bindings/cpp/sonew.hpp")
 
@@ -24,7 +22,9 @@ class BuildLibrary(BuildHookInterface):
         repository = Path(self.root).parent.parent
         library = given() or built(repository)
         include = build_data["force_include"]
-        include[str(library)] = f"sonew/{SONAME}"
+        # Under its soname, by which programs that link it look for it: a wheel has no links.
+        minor, _, _ = self.metadata.version.rpartition(".")
+        include[str(library)] = f"sonew/{LIBRARY}.{minor}"
         for header in HEADERS:
             include[str(repository / header)] = f"sonew/include/{Path(header).name}"
         for licence in repository.glob("LICENSE-*"):

@@ -206,4 +206,4 @@ def test_many_units_of_several_dimensions_are_cut_along_the_first_of_these():
         optimizer.step(params, params, optimizer.init(params))
     params = place(P(None, "x"))
     optimizer = fused_sonew(1e-2, partition_specs=params, **BAND)
-    jax.jit(optimizer.step).lower(params, params, optimizer.init(params))
+    jax.jit(optimizer.step)(params, params, optimizer.init(params))

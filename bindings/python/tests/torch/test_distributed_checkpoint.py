@@ -175,10 +175,11 @@ def loaded_from_files(paths, options):
     return of(own, optimizer)
 
 
-def test_files_of_some_processes_are_loaded_by_others(tmp_path):
+@pytest.mark.parametrize("now", [(1, 2), pytest.param((4,), marks=pytest.mark.long)])
+def test_files_of_some_processes_are_loaded_by_others(tmp_path, now):
     params, state = run_on(4, saved_to_files, tmp_path, ROWS)[0]
     paths = [path_of(tmp_path / "first", rank) for rank in range(4)]
-    for count in (1, 2):
+    for count in now:
         own_params, own_state = run_on(count, loaded_from_files, paths, ROWS)[0]
         assert bits(own_params) == bits(params)
         assert list(map(all_bits, own_state)) == list(map(all_bits, state))

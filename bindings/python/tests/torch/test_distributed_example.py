@@ -19,14 +19,17 @@ def train(*arguments):
     return fsdp.train(fsdp.options_of(arguments))
 
 
-def test_losses_are_the_same_and_a_run_goes_on_on_other_numbers_of_processes(tmp_path):
+@pytest.mark.parametrize(
+    "count, others", [(1, 2), *(pytest.param(n, n, marks=pytest.mark.long) for n in (1, 2))]
+)
+def test_losses_are_the_same_and_a_run_goes_on_on_other_numbers_of_processes(tmp_path, count, others):
     """To three digits: gradients are means over processes, which are rounded differently."""
     folder = str(tmp_path / "checkpoint")
     saved = run_on(4, train, "--steps", "4", "--every", "2", "--save", folder)[0]
     more = ("--steps", "6", "--every", "2")
-    whole = run_on(1, train, *more)[0]
+    whole = run_on(count, train, *more)[0]
     assert saved == pytest.approx(whole[:2], rel=1e-3)
-    (after,) = run_on(2, train, *more, "--load", folder)[0]
+    (after,) = run_on(others, train, *more, "--load", folder)[0]
     assert after == pytest.approx(whole[2], rel=1e-3)
 
 
