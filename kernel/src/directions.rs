@@ -22,6 +22,11 @@ use crate::{
     Wanted, Workspace, CHUNK,
 };
 
+/// So many coordinates come into the chunk before its end becomes its history, in loops that
+/// update and solve: fewer than there is room for, so that what memory delivers meanwhile does
+/// not drive the chunk out of the nearest cache.
+const AT_ONCE: usize = CHUNK / 2;
+
 impl Kernels {
     /// The directions of coordinates at hand, and what becomes of them, after the
     /// state has taken in a gradient, if there is one. Returns by how many coordinates
@@ -213,7 +218,7 @@ impl Kernels {
         // A line of the ring buffer is never left before it is done.
         let (band, lag) = (shape.band, shape.lag());
         let (from, room) = match shape.line.is_some() && !shape.is_short() {
-            false => (new.at.new + incoming.from, lag + CHUNK),
+            false => (new.at.new + incoming.from, lag + AT_ONCE),
             true => (incoming.from, usize::MAX),
         };
         let (from, room, lag) = (from / LANES, room / LANES, lag / LANES);

@@ -72,10 +72,10 @@ pub(crate) struct Solving<'r, V: Vector, const BAND: usize, const ENDS: bool> {
     before: [usize; MAX_BAND + 1],
     elimination: *mut [V::Scalar; LANES],
     reach: &'r [[V::Scalar; LANES]],
-    /// By how many vectors directions lag behind in the chunk, and how many it has
-    /// advanced.
+    /// Where the next vector is in the chunk.
+    at: usize,
+    /// By how many vectors directions lag behind in the chunk.
     lag: usize,
-    advanced: usize,
     wanted: usize,
     zero: V,
     one: V,
@@ -94,7 +94,10 @@ impl<T: Scalar, const BAND: usize, const ENDS: bool> Solve<'_, T, BAND, ENDS> {
     pub(crate) unsafe fn start<'r, V: Vector<Scalar = T>>(
         &'r mut self,
         isa: V::Isa,
-        vectors: usize,
+        Range {
+            start: first,
+            end: vectors,
+        }: Range<usize>,
         state: *const [T],
     ) -> Solving<'r, V, BAND, ENDS> {
         let band = if BAND == ANY_BAND { self.band } else { BAND };
@@ -115,8 +118,8 @@ impl<T: Scalar, const BAND: usize, const ENDS: bool> Solve<'_, T, BAND, ENDS> {
             before: *self.before,
             elimination: self.elimination.as_mut_ptr().cast(),
             reach: self.reach,
+            at: first * LANES,
             lag: self.lag / LANES,
-            advanced: 0,
             wanted: self.wanted,
             zero: V::number(isa, 0.0),
             one: V::number(isa, 1.0),
@@ -144,17 +147,17 @@ impl<V: Vector, const BAND: usize, const ENDS: bool> Solving<'_, V, BAND, ENDS> 
     /// # Safety
     /// It is one of those that [`Solve::start`] looked after.
     #[inline(always)]
-    unsafe fn state(&self, plane: usize, k: usize, i: usize) -> V {
-        let at = plane * self.plane + self.after[k] + i * LANES;
+    unsafe fn state(&self, plane: usize, k: usize) -> V {
+        let at = plane * self.plane + self.after[k] + self.at;
         // SAFETY: the caller's promise.
         V::load(self.isa, unsafe { &*self.state.add(at).cast() })
     }
 
     /// The same of what is solved, for the `k`-th neighbours before.
     #[inline(always)]
-    fn solved(&self, plane: usize, k: usize, i: usize) -> *mut [V::Scalar; LANES] {
-        let at = plane * self.plane + self.before[k] + i * LANES;
-        self.solved.wrapping_add(at).cast()
+    fn solved(&self, plane: usize, k: usize, at: usize) -> *mut [V::Scalar; LANES] {
+        let place = plane * self.plane + self.before[k] + at;
+        self.solved.wrapping_add(place).cast()
     }
 
     /// Solves for some vectors, and finishes them.
@@ -173,12 +176,15 @@ impl<V: Vector, const BAND: usize, const ENDS: bool> Solving<'_, V, BAND, ENDS> 
         let mut first = vectors.start;
         while first < vectors.end {
             let end = vectors.end.min(first + VECTORS);
-            for i in first..end {
+            let start = self.at;
+            for _ in first..end {
                 // SAFETY: the caller's promise.
-                unsafe { self.solve(i - self.advanced, &mut elimination) };
+                unsafe { self.solve(&mut elimination) };
+                self.at += LANES;
             }
-            for i in first.max(self.wanted)..end {
-                let at = i - self.advanced;
+            let wanted = first.max(self.wanted);
+            let mut at = start + (wanted - first) * LANES;
+            for i in wanted..end {
                 // SAFETY: the caller's promise.
                 let load = |row: *mut [V::Scalar; LANES]| V::load(isa, unsafe { &*row });
                 let mut u = load(self.solved(0, 0, at));
@@ -187,6 +193,7 @@ impl<V: Vector, const BAND: usize, const ENDS: bool> Solving<'_, V, BAND, ENDS> 
                     u = load(psi).neg_mul_add(load(w), u);
                 }
                 self.finishing.finish(i - self.wanted, u);
+                at += LANES;
             }
             first = end;
         }
@@ -197,17 +204,17 @@ impl<V: Vector, const BAND: usize, const ENDS: bool> Solving<'_, V, BAND, ENDS> 
     /// # Safety
     /// As for [`Solving::state`].
     #[inline(always)]
-    unsafe fn solve(&mut self, i: usize, elimination: &mut Elimination<V, BAND>) {
+    unsafe fn solve(&mut self, elimination: &mut Elimination<V, BAND>) {
         let (isa, band) = (self.isa, self.band());
         let (zero, one, gamma) = (self.zero, self.one, self.gamma);
         let reach = match ENDS {
-            true => V::load(isa, &self.reach[i]),
+            true => V::load(isa, &self.reach[self.at / LANES]),
             false => zero,
         };
         macro_rules! load {
             ($plane:expr, $k:expr) => {
                 // SAFETY: the caller's promise.
-                unsafe { self.state($plane, $k, i) }
+                unsafe { self.state($plane, $k) }
             };
         }
         macro_rules! get {
@@ -309,11 +316,11 @@ impl<V: Vector, const BAND: usize, const ENDS: bool> Solving<'_, V, BAND, ENDS> 
             let psi = get!(PSI, 0, q).only(keep);
             m = psi.neg_mul_add(load!(MOMENTUM, q + 1), m);
             // SAFETY: the caller's promise.
-            psi.store(unsafe { &mut *self.solved(q + 1, 0, i) });
+            psi.store(unsafe { &mut *self.solved(q + 1, 0, self.at) });
         }
         let w = (m / schur).only(self.usable(diagonal));
         // SAFETY: the caller's promise.
-        w.store(unsafe { &mut *self.solved(0, 0, i) });
+        w.store(unsafe { &mut *self.solved(0, 0, self.at) });
     }
 
     /// Where the damped diagonal is finite and positive.
@@ -343,7 +350,7 @@ impl<V: Vector, const BAND: usize, const ENDS: bool> Solving<'_, V, BAND, ENDS> 
                 }
             }
         }
-        self.advanced += count;
+        self.at -= count * LANES;
     }
 
     /// The sums of squares.
@@ -363,7 +370,7 @@ impl<T: Scalar, const BAND: usize, const ENDS: bool> Kernel<T>
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
         let (solve, vectors, state) = self;
         // SAFETY: `state` is borrowed.
-        let mut solving = unsafe { solve.start::<V>(isa, vectors.end, state) };
+        let mut solving = unsafe { solve.start::<V>(isa, vectors.clone(), state) };
         // SAFETY: these are the vectors that it was started for.
         unsafe { solving.part(vectors) };
         let sums = solving.sums();
@@ -403,7 +410,7 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool> Kernel<T>
         let (mut updating, mut solving) = unsafe {
             (
                 self.update.start::<V>(isa, state, self.room - self.from),
-                self.solve.start::<V>(isa, self.vectors.min(most), state),
+                self.solve.start::<V>(isa, 0..self.vectors.min(most), state),
             )
         };
         if BAND == 0 {
@@ -411,7 +418,7 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool> Kernel<T>
             assert!(self.vectors == all && solving.wanted == 0);
             for i in 0..all {
                 // SAFETY: there are so many.
-                let (m, d) = unsafe { updating.vector(i, is_adam, false) };
+                let (m, d) = unsafe { updating.vector(is_adam, false) };
                 solving.finishing.finish(i, (m / d).only(solving.usable(d)));
             }
         }
@@ -421,9 +428,9 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool> Kernel<T>
         while BAND > 0 && solved < self.vectors {
             let room = first + self.room - (self.from + updated);
             let end = all.min(updated + room.min(VECTORS));
-            for i in updated..end {
+            for _ in updated..end {
                 // SAFETY: `end` leaves out what there is no room for.
-                unsafe { updating.vector(i, is_adam, true) };
+                unsafe { updating.vector(is_adam, true) };
             }
             updated = end;
             let ready = (self.from + end).saturating_sub(self.lag).max(solved);

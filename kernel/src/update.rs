@@ -140,15 +140,14 @@ impl Chunk {
         &mut plane.as_chunks_mut().0[..vectors]
     }
 
-    /// Where a plane starts.
+    /// Where they start in the first of so many planes.
     ///
     /// # Panics
-    /// If it has not so many vectors from there on.
+    /// If a plane has not so many vectors from there on.
     #[inline(always)]
-    fn start<T>(self, planes: *mut [T], p: usize, vectors: usize) -> *mut [T; LANES] {
-        assert!(self.at + vectors * LANES <= self.plane && (p + 1) * self.plane <= planes.len());
-        let first = planes.cast::<T>();
-        first.wrapping_add(p * self.plane + self.at).cast()
+    fn start<T>(self, state: *mut [T], planes: usize, vectors: usize) -> *mut T {
+        assert!(self.at + vectors * LANES <= self.plane && planes * self.plane <= state.len());
+        state.cast::<T>().wrapping_add(self.at)
     }
 }
 
@@ -238,17 +237,17 @@ pub(crate) struct Update<'a, 'p, T, E, const BAND: usize, const ELSEWHERE: bool>
 /// An update under way: what its loop needs, in registers as far as there are any.
 pub(crate) struct Updating<'r, V: Vector, E, const BAND: usize, const ELSEWHERE: bool> {
     isa: V::Isa,
-    gradient: &'r [[V::Scalar; LANES]],
-    /// That of the `k`-th neighbours at `k - 1`.
-    neighbours: [&'r [[V::Scalar; LANES]]; BAND],
+    /// That of the next vector, and elements from it to that of its next neighbours.
+    // One counter serves all places, so that they stay in registers.
+    gradient: *const V::Scalar,
+    step: usize,
     scale: V,
     momentum: Plane<'r, E, ELSEWHERE>,
     diagonal: Plane<'r, E, ELSEWHERE>,
     bands: [Plane<'r, E, ELSEWHERE>; BAND],
-    /// The same planes of the chunk.
-    momentum_chunk: *mut [V::Scalar; LANES],
-    diagonal_chunk: *mut [V::Scalar; LANES],
-    band_chunks: [*mut [V::Scalar; LANES]; BAND],
+    /// Where the next vector comes into the first plane of the chunk, and elements of a plane.
+    chunk: *mut V::Scalar,
+    plane: usize,
     by_momentum: [V; 2],
     nesterov: bool,
     by: [V; 2],
@@ -295,7 +294,6 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool>
         room: usize,
     ) -> Updating<'r, V, E, BAND, ELSEWHERE> {
         let (by, count) = (self.by, self.vectors());
-        let neighbours = |k: usize| &self.gradient[k * self.step..].as_chunks().0[..count];
         let (roots, add) = damping::<V>(isa, by.denominator);
         let eps = match by.reference {
             Some(Reference::Adam { eps }) => eps,
@@ -305,6 +303,9 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool>
         assert!(self.planes.len() >= 2 + BAND);
         let has_all = |plane: &&mut [u8]| plane.len() >= count * size_of::<[E; LANES]>();
         assert!(self.planes.iter().all(has_all));
+        assert!(self.gradient.len() >= BAND * self.step + count * LANES);
+        let chunk = self.chunk.start(state, 2 + BAND, count.min(room));
+        assert!(BAND == 0 || !roots, "Adam's update has no neighbours");
         let [momentum, diagonal, others @ ..] = &mut *self.planes else {
             unreachable!("every tensor has momentum and diagonal");
         };
@@ -314,18 +315,16 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool>
             None => Plane::new(&mut [], source),
         });
         let (momentum, diagonal) = (Plane::new(momentum, source), Plane::new(diagonal, source));
-        let chunk = |p: usize| self.chunk.start(state, p, count.min(room));
         Updating {
             isa,
-            gradient: neighbours(0),
-            neighbours: from_fn(|k| neighbours(k + 1)),
+            gradient: self.gradient.as_ptr(),
+            step: self.step,
             scale: V::number(isa, self.scale),
             momentum,
             diagonal,
             bands,
-            momentum_chunk: chunk(0),
-            diagonal_chunk: chunk(1),
-            band_chunks: from_fn(|k| chunk(2 + k)),
+            chunk,
+            plane: self.chunk.plane,
             by_momentum: both(isa, by.momentum),
             nesterov: by.nesterov,
             by: both(isa, by.statistics),
@@ -378,11 +377,7 @@ impl<V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
     /// From now on vectors are so many earlier in the chunk.
     #[inline(always)]
     pub(crate) fn advance(&mut self, count: usize) {
-        self.momentum_chunk = self.momentum_chunk.wrapping_sub(count);
-        self.diagonal_chunk = self.diagonal_chunk.wrapping_sub(count);
-        for plane in &mut self.band_chunks {
-            *plane = plane.wrapping_sub(count);
-        }
+        self.chunk = self.chunk.wrapping_sub(count * LANES);
     }
 
     /// What is to be handed to [`Update::end`].
@@ -391,7 +386,7 @@ impl<V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
         (self.sums, self.largest, self.sum)
     }
 
-    /// Momentum, diagonal and the first `BAND` sub-diagonals of a vector; and the squares of
+    /// Momentum, diagonal and the first `BAND` sub-diagonals of the next vector; and the squares of
     /// Adam's direction, if that is the reference. Returns what comes into the chunk: the
     /// momentum, and what divides it; unless `in_chunk` says that it need not.
     ///
@@ -399,12 +394,13 @@ impl<V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
     /// What was promised to [`Update::start`]; and the vector is one for which the
     /// chunk has room, since it advanced.
     #[inline(always)]
-    pub(crate) unsafe fn vector(&mut self, i: usize, is_adam: bool, in_chunk: bool) -> (V, V) {
+    pub(crate) unsafe fn vector(&mut self, is_adam: bool, in_chunk: bool) -> (V, V) {
         let (isa, least) = (self.isa, self.least);
         let [keep, weight] = self.by;
         let (noise, index) = self.noise;
-        let noise = |p: usize| noise.get(p).map(|&noise| (noise, index + i * LANES));
-        let gradient = &self.gradient[i];
+        let noise = |p: usize| noise.get(p).map(|&noise| (noise, index));
+        // SAFETY: the caller's promise: it is one of those of the update.
+        let gradient = unsafe { &*self.gradient.cast() };
         prefetch(gradient, self.ahead);
         let g = V::load(isa, gradient) * self.scale;
         let weighted = weight * g;
@@ -412,47 +408,56 @@ impl<V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
         let ahead = self.ahead;
         let [m_keep, m_weight] = self.by_momentum;
         let plane = &mut self.momentum;
-        // SAFETY: the caller's promise: it is one of those of the update.
-        let mut m =
-            unsafe { plane.average::<V>(isa, i, m_keep, m_weight, g, least, noise(0), ahead) };
-        let stored = m;
-        if self.nesterov {
-            m = nesterov(m, self.by_momentum, g);
-        }
+        // SAFETY: as above.
+        let mut m = unsafe { plane.average::<V>(isa, m_keep, m_weight, g, least, noise(0), ahead) };
 
         let plane = &mut self.diagonal;
         // SAFETY: as above.
-        let h = unsafe { plane.average::<V>(isa, i, keep, weighted, g, least, noise(1), ahead) };
+        let h = unsafe { plane.average::<V>(isa, keep, weighted, g, least, noise(1), ahead) };
         self.largest = h.larger(self.largest);
-        let d = damp(h, self.roots, self.add);
+        // Without neighbours it may be Adam's update.
+        let d = damp(h, BAND == 0 && self.roots, self.add);
         if in_chunk {
             // SAFETY: the caller's promise.
             unsafe {
-                m.store(&mut *self.momentum_chunk.add(i));
-                d.store(&mut *self.diagonal_chunk.add(i));
+                m.store(&mut *self.chunk.cast());
+                d.store(&mut *self.chunk.add(self.plane).cast());
             }
         }
         if !E::ROUNDS {
-            self.sum = self.sum + (stored + h);
+            self.sum = self.sum + (m + h);
         }
 
         for k in 0..BAND {
-            let g = V::load(isa, &self.neighbours[k][i]) * self.scale;
+            // SAFETY: as above.
+            let neighbours = unsafe { &*self.gradient.add((k + 1) * self.step).cast() };
+            let g = V::load(isa, neighbours) * self.scale;
             let plane = &mut self.bands[k];
             // SAFETY: as above.
-            let e = unsafe {
-                plane.average::<V>(isa, i, keep, weighted, g, least, noise(2 + k), ahead)
-            };
+            let e =
+                unsafe { plane.average::<V>(isa, keep, weighted, g, least, noise(2 + k), ahead) };
             // SAFETY: as above.
-            e.store(unsafe { &mut *self.band_chunks[k].add(i) });
+            e.store(unsafe { &mut *self.chunk.add((2 + k) * self.plane).cast() });
             if !E::ROUNDS {
                 self.sum = self.sum + e;
+            }
+        }
+        // What not every step does comes last, so that the numbers above are in registers
+        // for a short time only.
+        if self.nesterov {
+            m = nesterov(m, self.by_momentum, g);
+            if in_chunk {
+                // SAFETY: as above.
+                m.store(unsafe { &mut *self.chunk.cast() });
             }
         }
         if is_adam {
             let root = h.sqrt() + self.eps;
             m.quotient(root, self.zero).add_squares(&mut self.sums);
         }
+        self.gradient = self.gradient.wrapping_add(LANES);
+        self.chunk = self.chunk.wrapping_add(LANES);
+        self.noise.1 += LANES;
         (m, d)
     }
 }
@@ -469,9 +474,9 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
         let (by, count) = (update.by, update.vectors());
         // SAFETY: `state` is borrowed, and not used until all vectors are updated.
         let mut updating = unsafe { update.start::<V>(isa, state, count) };
-        for i in 0..count {
+        for _ in 0..count {
             // SAFETY: the chunk has room for all of them, as `start` asserts.
-            unsafe { updating.vector(i, by.is_adam(), true) };
+            unsafe { updating.vector(by.is_adam(), true) };
         }
         let (sums, largest, mut sum) = updating.totals();
 
@@ -491,8 +496,7 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
                 let g = V::load(isa, &gk[i]) * scale;
                 let (noise, ahead) = (noise(1 + k, i), update.ahead);
                 // SAFETY: there are so many, as `start` has asserted.
-                let e =
-                    unsafe { plane.average::<V>(isa, i, keep, weighted, g, least, noise, ahead) };
+                let e = unsafe { plane.average::<V>(isa, keep, weighted, g, least, noise, ahead) };
                 e.store(&mut chunk[i]);
                 if !E::ROUNDS {
                     sum = sum + e;
@@ -509,7 +513,7 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
                 let q = normalize.of(V::load(isa, gradient) * scale);
                 let noise = noise(p, i);
                 // SAFETY: there are so many, as `start` has asserted.
-                let r = unsafe { plane.average::<V>(isa, i, keep, weight * q, q, least, noise, 0) };
+                let r = unsafe { plane.average::<V>(isa, keep, weight * q, q, least, noise, 0) };
                 q.store(&mut update.normalized[i]);
                 r.store(&mut update.rms[i]);
                 if !E::ROUNDS {
@@ -560,7 +564,8 @@ fn both<V: Vector>(isa: V::Isa, by: Average) -> [V; 2] {
 /// written. Then it is written past the caches: lines that are stored into the caches would
 /// have to be read before.
 struct Plane<'r, E, const ELSEWHERE: bool> {
-    vectors: *mut [E; LANES],
+    /// The next vector, where it is written.
+    next: *mut [E; LANES],
     source: usize,
     borrowed: PhantomData<&'r mut [E]>,
 }
@@ -569,22 +574,21 @@ impl<'r, E: Stored, const ELSEWHERE: bool> Plane<'r, E, ELSEWHERE> {
     #[inline(always)]
     fn new(plane: &'r mut [u8], source: usize) -> Self {
         Plane {
-            vectors: chunks_mut::<E>(plane).as_mut_ptr(),
+            next: chunks_mut::<E>(plane).as_mut_ptr(),
             source,
             borrowed: PhantomData,
         }
     }
 
-    /// `x <- keep x + a b`, for a vector; one so many bytes ahead is asked for.
+    /// `x <- keep x + a b`, for the next vector; one so many bytes ahead is asked for.
     ///
     /// # Safety
-    /// The plane has this vector.
+    /// The plane has another vector.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // Each is a number.
     unsafe fn average<V: Vector>(
         &mut self,
         isa: V::Isa,
-        i: usize,
         keep: V,
         a: V,
         b: V,
@@ -592,7 +596,8 @@ impl<'r, E: Stored, const ELSEWHERE: bool> Plane<'r, E, ELSEWHERE> {
         noise: Random,
         ahead: usize,
     ) -> V {
-        let to = self.vectors.wrapping_add(i);
+        let to = self.next;
+        self.next = to.wrapping_add(1);
         let from = match ELSEWHERE {
             true => std::ptr::with_exposed_provenance(to.addr().wrapping_add(self.source)),
             false => to.cast_const(),

@@ -150,7 +150,7 @@ impl<T: Scalar, E: Stored> Kernel<T> for UpdateAndPrepare<'_, Update<'_, '_, T, 
         let mut updating = unsafe { update.start::<V>(isa, self.state, 0) };
         for (i, gradient) in gradient.iter().enumerate() {
             // SAFETY: it is one of the update's vectors.
-            let (m, d) = unsafe { updating.vector(i, is_adam, false) };
+            let (m, d) = unsafe { updating.vector(is_adam, false) };
             to.vector(i, m, d, gradient, false);
         }
         let totals = updating.totals();
