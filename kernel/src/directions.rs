@@ -254,7 +254,7 @@ impl Kernels {
 
     /// Solves for a range of vectors without an update; directions are stored in the
     /// chunk, from that of the vector `wanted` on, if no outcome is given.
-    fn solve_only<T: Scalar>(
+    pub(crate) fn solve_only<T: Scalar>(
         &self,
         work: &mut Workspace,
         vectors: Range<usize>,

@@ -177,7 +177,7 @@ impl Kernels {
         }))
     }
 
-    fn update_whole<T: Scalar, E: Stored>(
+    pub(crate) fn update_whole<T: Scalar, E: Stored>(
         &self,
         work: &mut Workspace,
         access: &Access<'_>,

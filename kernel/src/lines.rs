@@ -5,14 +5,21 @@ use std::ops::Range;
 use arrayvec::ArrayVec;
 
 use crate::access::Run;
+use crate::directions::has_finish;
+use crate::element::with_state;
 use crate::elimination::COMMON_BAND;
 use crate::outcome::Outcome;
 use crate::runs::{slice_mut, with_padded};
 use crate::simd::LANES;
-use crate::workspace::{New, PADDED};
+use crate::update::Read;
+use crate::workspace::{Arrays, New, PADDED};
 use crate::{
     Access, Directions, Gradient, Incoming, Kernels, Lines, Norms, Rule, Wanted, Workspace, CHUNK,
 };
+
+/// Lines of fewer elements are padded in a copy, a few of them at a time; of others only the rest
+/// that is no whole vector.
+const NARROW: usize = 128;
 
 impl Kernels {
     /// Lines of chains that run across memory, where no chain ends and every neighbour
@@ -49,11 +56,12 @@ impl Kernels {
             }
             return;
         }
-        if let Some(then) = common {
-            let has_room = shape.is_short() && width == access.cols();
-            if has_room && !access.is_random() {
-                return self.padded_lines(work, access, rule, lines, then, norms);
-            }
+        let is_whole = shape.is_short() && width == access.cols();
+        if is_whole
+            && width < NARROW
+            && self.goes_through_a_copy(shape.band, access, rule, lines, then)
+        {
+            return self.padded_lines(work, access, rule, lines, then, norms);
         }
         for row in lines.rows.clone() {
             for part in parts_of_line(width) {
@@ -114,79 +122,109 @@ impl Kernels {
         self.solve(work, access, rule, incoming, &wanted, then, norms)
     }
 
-    /// Short lines that are not whole vectors, in a common kind of step: as many as there
-    /// is room for, padded with zeros in a copy, go through the loops at once.
+    /// Whether lines can be padded in a copy, in which they are float32 or shorter.
+    fn goes_through_a_copy(
+        &self,
+        band: usize,
+        access: &Access<'_>,
+        rule: &Rule,
+        lines: &Lines,
+        then: Option<Directions>,
+    ) -> bool {
+        let is_known = match (lines.takes_in, then) {
+            (true, Some(then)) => self.is_unlimited(band, access, rule, then),
+            (true, None) => self.reads_in_place(access, rule) && rule.take_in.rms.is_none(),
+            (false, Some(then)) => has_finish(access, rule, then) && !rule.take_in.nesterov,
+            (false, None) => false,
+        };
+        is_known && self.is_fast() && band <= COMMON_BAND && !access.is_random()
+    }
+
+    /// Narrow lines that are not whole vectors: as many as there is room for, padded with zeros in
+    /// a copy, go through the loops at once.
     fn padded_lines(
         &self,
         work: &mut Workspace,
         access: &mut Access<'_>,
         rule: &Rule,
         lines: &Lines,
-        then: Directions,
+        then: Option<Directions>,
         norms: &mut Norms,
     ) {
         let (band, width) = (work.shape().band, lines.cols.len());
         let pitch = width.next_multiple_of(LANES);
-        let (size, scale) = (access.state_dtype().size(), rule.scale.number as f32);
+        let size = access.state_dtype().size();
         let mut padded = work.take_padded();
         let mut row = lines.rows.start;
         while row < lines.rows.end {
             let count = (PADDED / pitch).min(lines.rows.end - row);
-            let (col, len) = (0, count * width);
-            let (run, kept) = (
-                Run { row, col, len },
-                lines.kept + (row - lines.rows.start) * lines.pitch,
-            );
+            let (col, len, vectors) = (0, count * width, count * pitch / LANES);
+            let run = Run { row, col, len };
             work.across(row as isize, 0);
-            // The gradient of neighbours is that of the lines that follow.
-            work.gradient_of_lines(pitch);
-            let gradient = access.gradient(Run {
-                row,
-                col,
-                len: len + band * width,
-            });
-            let to = &mut work.arrays::<f32>().new.gradient[..(count + band) * pitch];
-            let lines_of_gradient = bytemuck::cast_slice::<u8, f32>(gradient).chunks(width);
-            for (to, from) in to.chunks_mut(pitch).zip(lines_of_gradient) {
-                let (to, padding) = to.split_at_mut(width);
-                to.iter_mut().zip(from).for_each(|(to, g)| *to = scale * g);
-                padding.fill(0.0);
-            }
-            let mut planes = ArrayVec::new();
-            // The access is borrowed exclusively, and nothing else that it gives out is in
-            // use; planes and targets are different buffers.
-            // SAFETY: as said.
-            unsafe { access.planes(run, 0, &mut planes) };
             let mut arrays = padded.arrays();
-            let mut in_lines = ArrayVec::<&mut [u8], { COMMON_BAND + 2 }>::new();
-            for (plane, array) in planes.iter().zip(&mut arrays) {
+            let mut copy = |from: &[u8], size: usize| {
+                let array = arrays
+                    .next()
+                    .expect("there is one for each plane, and one more");
                 let array = &mut array[..count * pitch * size];
-                pad_lines(plane, array, width * size, pitch * size);
-                in_lines.push(array);
+                pad_lines(from, array, width * size, pitch * size);
+                array
+            };
+            let mut planes = ArrayVec::new();
+            if lines.takes_in {
+                self.gradient_of_lines(work, access, rule, (row, count), pitch);
+                // The access is borrowed exclusively, and nothing else that it gives out is
+                // in use; planes and targets are different buffers.
+                // SAFETY: as said.
+                unsafe { access.planes(run, 0, &mut planes) };
             }
-            let target = Run {
-                row: row - band,
-                ..run
-            };
-            let vectors = count * pitch / LANES;
-            let copy = (&mut in_lines[..], vectors);
-            let advanced = if then == Directions::Measured {
-                // SAFETY: as said.
-                let kept = unsafe { access.kept(kept, count * pitch) };
-                let keep = kept.map_or(&mut [][..], slice_mut);
-                self.fused_in_copy(work, access, rule, run, copy, then, keep, norms)
+            let mut in_lines = ArrayVec::<&mut [u8], { COMMON_BAND + 2 }>::new();
+            for p in 0..2 + band {
+                in_lines.push(match planes.get(p) {
+                    Some(plane) => copy(plane, size),
+                    None => copy(access.plane(p, run), size),
+                });
+            }
+            let mut advanced = 0;
+            if let Some(then) = then {
+                let kept = lines.kept + (row - lines.rows.start) * lines.pitch;
+                let row = row - band;
+                // SAFETY: as above.
+                let (kept, target) = unsafe {
+                    match then {
+                        Directions::Measured => (access.kept(kept, count * pitch), None),
+                        _ => (None, Some(access.target(Run { row, ..run }).to)),
+                    }
+                };
+                let params = target
+                    .as_deref()
+                    .map(|target| copy(target, size_of::<f32>()));
+                let mut to = params.or(kept);
+                let into = to.as_deref_mut().map_or(&mut [][..], slice_mut);
+                let copy = (&mut in_lines[..], vectors);
+                match lines.takes_in {
+                    true => {
+                        let fused = Self::fused_in_copy;
+                        advanced = fused(self, work, access, rule, run, copy, then, into, norms);
+                    }
+                    false => self.solve_in_copy(work, access, rule, copy, then, into, norms),
+                }
+                if let (Some(target), Some(params)) = (target, to) {
+                    let size = size_of::<f32>();
+                    take_lines(target, params, width * size, pitch * size);
+                }
             } else {
-                // SAFETY: as said.
-                let target = unsafe { access.target(target) };
-                let params = arrays.next().expect("there is one more than planes");
-                let params = &mut params[..count * pitch * size_of::<f32>()];
-                let (narrow, wide) = (width * size_of::<f32>(), pitch * size_of::<f32>());
-                pad_lines(target.to, params, narrow, wide);
-                let to = slice_mut(params);
-                let advanced = self.fused_in_copy(work, access, rule, run, copy, then, to, norms);
-                take_lines(target.to, params, narrow, wide);
-                advanced
-            };
+                let incoming = Incoming {
+                    run,
+                    from: 0,
+                    gradient: Gradient::InChunk,
+                    ends: false,
+                };
+                with_state!(f32, access.state_dtype(), E => {
+                    let (planes, taken_in) = (&mut in_lines[..], &mut norms.taken_in);
+                    self.update_whole::<f32, E>(work, access, rule, &incoming, planes, taken_in);
+                });
+            }
             for (plane, array) in planes.iter_mut().zip(&in_lines) {
                 take_lines(plane, array, width * size, pitch * size);
             }
@@ -194,6 +232,55 @@ impl Kernels {
             row += count;
         }
         work.give_padded(padded);
+    }
+
+    /// The scaled gradient of lines and of those that follow comes into the chunk, padded.
+    fn gradient_of_lines(
+        &self,
+        work: &mut Workspace,
+        access: &Access<'_>,
+        rule: &Rule,
+        (row, count): (usize, usize),
+        pitch: usize,
+    ) {
+        let (width, scale) = (access.cols(), rule.scale.number as f32);
+        let count = count + work.shape().band;
+        work.gradient_of_lines(pitch);
+        let (col, len) = (0, count * width);
+        let gradient = bytemuck::cast_slice::<u8, f32>(access.gradient(Run { row, col, len }));
+        let to = &mut work.arrays::<f32>().new.gradient[..count * pitch];
+        for (to, from) in to.chunks_mut(pitch).zip(gradient.chunks(width)) {
+            let (to, padding) = to.split_at_mut(width);
+            to.iter_mut().zip(from).for_each(|(to, g)| *to = scale * g);
+            padding.fill(0.0);
+        }
+    }
+
+    /// Directions from so many vectors of planes that are padded in a copy, which reach
+    /// parameters that are padded, too, or are kept.
+    #[allow(clippy::too_many_arguments)] // Each is one thing, borrowed.
+    fn solve_in_copy(
+        &self,
+        work: &mut Workspace,
+        access: &Access<'_>,
+        rule: &Rule,
+        (planes, vectors): (&mut [&mut [u8]], usize),
+        then: Directions,
+        to: &mut [[f32; LANES]],
+        norms: &mut Norms,
+    ) {
+        for (p, plane) in planes.iter().enumerate() {
+            let Arrays { state, new, .. } = work.arrays::<f32>();
+            let to = &mut state[p * new.plane + new.at.new..].as_chunks_mut().0[..vectors];
+            with_state!(f32, access.state_dtype(), E => self.call(Read {
+                from: bytemuck::cast_slice::<u8, E>(plane).as_chunks().0,
+                to,
+                ahead: 0,
+                reading: rule.reading(p),
+            }));
+        }
+        let outcome = Outcome::new(then, to, rule.apply, &mut norms.direction.0);
+        self.solve_only::<f32>(work, 0..vectors, 0, rule.gamma, false, Some(outcome));
     }
 
     /// The rest of a line, less than a vector, in a common kind of step: padded with

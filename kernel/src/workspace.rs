@@ -197,8 +197,8 @@ pub(crate) struct AtHand<'a, T> {
     pub(crate) lag: usize,
 }
 
-/// Elements of lines that are padded at once: one or more lines of up to [`SHORT`].
-pub(crate) const PADDED: usize = SHORT;
+/// Elements of lines that are padded at once: as many as come into the chunk.
+pub(crate) const PADDED: usize = CHUNK;
 /// Arrays of them: planes of the common bands, and parameters.
 const PADDED_ARRAYS: usize = COMMON_BAND + 3;
 
