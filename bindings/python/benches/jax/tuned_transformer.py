@@ -6,11 +6,11 @@ examples/jax/transformer.py, with every optimizer's setting found by the same se
     python benches/jax/tuned_transformer.py --steps 2000    # longer
     python benches/jax/tuned_transformer.py --times         # milliseconds, on an idle machine
 
-The first takes about an hour on 2 idle cores, each of the others half an hour; --times (with the
-same --size and --steps) a few minutes. Runs are in docs/transformer/SIZE-STEPS.json, which is
-written after each: what is there is not done again, so that a command that was stopped
-goes on; without the file everything is. At the end tables go into docs/transformer.md, and a
-plot beside the runs.
+The first takes about an hour on 2 idle cores, the second half an hour, and the third an hour and a
+half; --times (with the same --size and --steps) a few minutes. Runs are in
+docs/transformer/SIZE-STEPS.json, which is written after each: what is there is not done again, so
+that a command that was stopped goes on; without the file everything is. At the end tables go into
+docs/transformer.md, and a plot beside the runs.
 """
 
 import argparse
@@ -40,11 +40,15 @@ class Plan(NamedTuple):
     # What the rate of the row's best setting at the first size and length is multiplied by;
     # None is the whole search.
     factors: tuple = None
+    # What `1 - beta1` and `1 - beta2` are multiplied by, at the best of these rates.
+    averages: tuple = ()
     # Each a row's best setting with something changed.
     variants: tuple = ()
 
     def trials(self):
-        return search.TRIALS + search.MORE_TRIALS if self.factors is None else len(self.factors)
+        if self.factors is None:
+            return search.TRIALS + search.MORE_TRIALS
+        return len(self.factors) + len(self.averages)
 
     def runs(self, rows):
         variants = [name for _, name, _ in self.variants if name in rows]
@@ -54,12 +58,15 @@ class Plan(NamedTuple):
 
 FIRST = ("small", transformer.STEPS)
 EMBEDDINGS = transformer.EMBEDDINGS
+THREE_TIMES = ("embeddings at three times the rate", "SONew, pooled band 32", {"embedding_rate": 3})
 PLAN = Plan(
     ROWS,
     (1, 2, 3, 4, 5),
     variants=(
         ("embeddings by SONew", "SONew, tridiagonal, Nesterov", {"by_adam": ()}),
         ("the head by Adam", "Muon", {"by_adam": (*EMBEDDINGS, "head")}),
+        *((THREE_TIMES[0], name, THREE_TIMES[2]) for name in ("AdamW", "Muon")),
+        THREE_TIMES,
     ),
 )
 SMALLER_PLAN = Plan(
@@ -72,6 +79,17 @@ SMALLER_PLAN = Plan(
     ),
     (1, 2, 3),
     factors=(1, 0.7, 0.5, 0.35, 0.25),
+    variants=(THREE_TIMES,),
+)
+# In a long run averages may be longer, too. Since rates fall to zero at its end, the steps that
+# an optimizer needs are those of a run that is shorter as a whole.
+LONGER_PLAN = SMALLER_PLAN._replace(
+    factors=(1.4, *SMALLER_PLAN.factors),
+    averages=((0.5, 0.5), (0.5, 0.25), (0.25, 0.25)),
+    variants=tuple(
+        ("a run of 1400 steps", name, {"steps": 1400})
+        for name in ("AdamW", "Muon", "SONew, pooled band 32")
+    ),
 )
 
 
@@ -84,11 +102,12 @@ class Results(search.Results):
         # With what new runs are done; without, none is.
         self.text = None
 
-    def train(self, kind, name, setting, seed, **more):
+    def train(self, kind, name, setting, seed, steps=None, **more):
         if self.text is None:
             raise Missing
-        every = self.steps if kind == "trial" else max(transformer.EVERY, self.steps // 50)
-        run = transformer.Run(self.text, name, setting, self.steps, seed, self.size, **more)
+        steps = steps or self.steps
+        every = steps if kind == "trial" else max(transformer.EVERY, steps // 50)
+        run = transformer.Run(self.text, name, setting, steps, seed, self.size, **more)
         curve, _ = transformer.train(run, every)
         return [[number, round(value, 4)] for number, value in curve]
 
@@ -100,7 +119,17 @@ def searched(results, name, plan, first):
     _, centre = searched(first, name, PLAN, None)
     rates = [float(f"{centre['rate'] * factor:.2e}") for factor in plan.factors]
     candidates = [centre | {"rate": rate} for rate in rates]
-    return search.best(search.compared(results, name, candidates))
+    tried = search.compared(results, name, candidates)
+    _, centre = search.best(tried)
+    candidates = [
+        centre
+        | {
+            key: round(1 - (1 - centre[key]) * factor, 4)
+            for key, factor in zip(("beta1", "beta2"), factors)
+        }
+        for factors in plan.averages
+    ]
+    return search.best(tried + search.compared(results, name, candidates))
 
 
 def outcome(results, name, plan, first):
@@ -155,6 +184,8 @@ def main():
     arguments = parser.parse_args()
     size, steps = arguments.size, arguments.steps
     plan = PLAN if (size, steps) == FIRST else SMALLER_PLAN
+    if steps > FIRST[1]:
+        plan = LONGER_PLAN
     wanted = arguments.rows or plan.rows
     if unknown := set(wanted) - set(plan.rows):
         parser.error(f"no rows here: {', '.join(sorted(unknown))}; there are {', '.join(plan.rows)}")

@@ -207,7 +207,29 @@ class Optimizer(NamedTuple):
         return optax.apply_updates(params, updates), state
 
 
-def make(name, setting, steps, by_adam=EMBEDDINGS, weight_decay=WEIGHT_DECAY, options=None):
+class WithEmbeddingRate(NamedTuple):
+    """An optimizer whose updates of the embeddings are multiplied by a factor, and so their rate."""
+
+    optimizer: NamedTuple
+    factor: float
+
+    def init(self, params):
+        return self.optimizer.init(params)
+
+    def step(self, params, grads, state):
+        new, state = self.optimizer.step(params, grads, state)
+        for key in EMBEDDINGS:
+            new[key] = params[key] + self.factor * (new[key] - params[key])
+        return new, state
+
+
+def make(name, setting, steps, embedding_rate=None, **more):
+    """An optimizer. With `embedding_rate` the rate of the embeddings is so many times the others'."""
+    optimizer = make_plain(name, setting, steps, **more)
+    return WithEmbeddingRate(optimizer, embedding_rate) if embedding_rate else optimizer
+
+
+def make_plain(name, setting, steps, by_adam=EMBEDDINGS, weight_decay=WEIGHT_DECAY, options=None):
     """An optimizer; Adam updates vectors, and what `by_adam` names. `options` are those of a
     SONew that is not among `SONEWS`."""
     rate = schedule(setting["rate"], steps)
