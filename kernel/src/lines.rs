@@ -202,12 +202,10 @@ impl Kernels {
                 let mut to = params.or(kept);
                 let into = to.as_deref_mut().map_or(&mut [][..], slice_mut);
                 let copy = (&mut in_lines[..], vectors);
-                match lines.takes_in {
-                    true => {
-                        let fused = Self::fused_in_copy;
-                        advanced = fused(self, work, access, rule, run, copy, then, into, norms);
-                    }
-                    false => self.solve_in_copy(work, access, rule, copy, then, into, norms),
+                if lines.takes_in {
+                    advanced = self.fused_in_copy(work, access, rule, run, copy, then, into, norms);
+                } else {
+                    self.solve_in_copy(work, access, rule, copy, then, into, norms);
                 }
                 if let (Some(target), Some(params)) = (target, to) {
                     let size = size_of::<f32>();

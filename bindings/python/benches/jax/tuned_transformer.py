@@ -58,15 +58,20 @@ class Plan(NamedTuple):
 
 FIRST = ("small", transformer.STEPS)
 EMBEDDINGS = transformer.EMBEDDINGS
-THREE_TIMES = ("embeddings at three times the rate", "SONew, pooled band 32", {"embedding_rate": 3})
+
+
+def three_times(name):
+    """A row with embeddings at three times the rate."""
+    return ("embeddings at three times the rate", name, {"embedding_rate": 3})
+
+
 PLAN = Plan(
     ROWS,
     (1, 2, 3, 4, 5),
     variants=(
         ("embeddings by SONew", "SONew, tridiagonal, Nesterov", {"by_adam": ()}),
         ("the head by Adam", "Muon", {"by_adam": (*EMBEDDINGS, "head")}),
-        *((THREE_TIMES[0], name, THREE_TIMES[2]) for name in ("AdamW", "Muon")),
-        THREE_TIMES,
+        *map(three_times, ("AdamW", "Muon", "SONew, pooled band 32")),
     ),
 )
 SMALLER_PLAN = Plan(
@@ -79,7 +84,7 @@ SMALLER_PLAN = Plan(
     ),
     (1, 2, 3),
     factors=(1, 0.7, 0.5, 0.35, 0.25),
-    variants=(THREE_TIMES,),
+    variants=(three_times("SONew, pooled band 32"),),
 )
 # In a long run averages may be longer, too. Since rates fall to zero at its end, the steps that
 # an optimizer needs are those of a run that is shorter as a whole.
@@ -183,9 +188,7 @@ def main():
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where results go")
     arguments = parser.parse_args()
     size, steps = arguments.size, arguments.steps
-    plan = PLAN if (size, steps) == FIRST else SMALLER_PLAN
-    if steps > FIRST[1]:
-        plan = LONGER_PLAN
+    plan = LONGER_PLAN if steps > FIRST[1] else PLAN if (size, steps) == FIRST else SMALLER_PLAN
     wanted = arguments.rows or plan.rows
     if unknown := set(wanted) - set(plan.rows):
         parser.error(f"no rows here: {', '.join(sorted(unknown))}; there are {', '.join(plan.rows)}")
