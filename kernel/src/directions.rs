@@ -64,18 +64,30 @@ impl Kernels {
         // The common kinds of steps have loops that finish whole vectors at once.
         let band = work.shape().band;
         let has_loop = const { is_single::<T>() } && self.is_fast() && !wanted.ends;
-        let whole = run.len / LANES;
+        let whole = match incoming.is_some_and(has_rest) {
+            true => run.len.div_ceil(LANES),
+            false => run.len / LANES,
+        };
         if has_loop
             && matches!(band, 0 | 1 | COMMON_BAND)
             && whole > 0
             && has_finish(access, rule, then)
         {
-            advanced = self.step::<T>(work, access, rule, incoming, wanted, then, norms);
+            let finished = first..first + whole;
+            advanced = self.step::<T>(
+                work,
+                access,
+                rule,
+                incoming,
+                (wanted, finished),
+                then,
+                norms,
+            );
             done = whole;
         } else if let Some(incoming) = incoming {
             self.update(work, access, rule, incoming, &mut norms.taken_in);
         }
-        let left = run.len - done * LANES;
+        let left = run.len.saturating_sub(done * LANES);
         let next = first + done - advanced;
         let vectors = if done == 0 { 0 } else { next }..wanted.count / LANES - advanced;
         if !vectors.is_empty() {
@@ -129,8 +141,8 @@ impl Kernels {
         self.reads_in_place(access, rule) && self.is_fast() && has_loop
     }
 
-    /// Updates, solves, and finishes whole vectors: for a common band, and chains that
-    /// do not end here. Returns by how many vectors the chunk has advanced.
+    /// Updates, solves, and finishes vectors: for a common band, and chains that do not end
+    /// here. Returns by how many vectors the chunk has advanced.
     #[allow(clippy::too_many_arguments)]
     fn step<T: Scalar>(
         &self,
@@ -138,38 +150,40 @@ impl Kernels {
         access: &mut Access<'_>,
         rule: &Rule,
         incoming: Option<&Incoming>,
-        of: &Wanted,
+        (of, vectors): (&Wanted, Range<usize>),
         then: Directions,
         norms: &mut Norms,
     ) -> usize {
-        let (band, wanted, gamma) = (work.shape().band, of.from / LANES, rule.gamma);
+        let (band, wanted, gamma) = (work.shape().band, vectors.start, rule.gamma);
         let Norms {
             direction,
             taken_in,
         } = norms;
         let has_update = has_update(band, access, rule, then);
         let is_fused = |incoming: &&Incoming| {
-            let is_whole = incoming.run.len.is_multiple_of(LANES) && !incoming.ends;
-            has_update && is_whole && incoming.gradient != Gradient::None
+            let is_whole = incoming.run.len.is_multiple_of(LANES) || has_rest(incoming);
+            has_update && is_whole && !incoming.ends && incoming.gradient != Gradient::None
         };
         let fused = incoming.filter(is_fused);
         // The access is borrowed exclusively, and of what it gives out, nothing else is in
         // use; planes and targets are different buffers.
-        let (to, ahead) = if then == Directions::Measured {
+        let (to, last, ahead) = if then == Directions::Measured {
             // SAFETY: as said.
             let kept = unsafe { access.kept(of.kept, of.run.len) };
-            (kept.map_or(&mut [][..], slice_mut::<T>), 0)
+            (kept.map_or(&mut [][..], slice_mut::<T>), &mut [][..], 0)
         } else {
             // SAFETY: as said.
             let target = unsafe { access.target(of.run) };
-            (slice_mut::<T>(target.to), target.ahead)
+            let whole = target.to.len() - target.to.len() % size_of::<[T; LANES]>();
+            let (to, last) = target.to.split_at_mut(whole);
+            (slice_mut(to), bytemuck::cast_slice_mut(last), target.ahead)
         };
         let outcome = Outcome {
             many: access.keeps_many(),
             ahead,
+            last,
             ..Outcome::new(then, to, rule.apply, &mut direction.0)
         };
-        let vectors = wanted..wanted + of.run.len / LANES;
         let Some(incoming) = fused else {
             if let Some(incoming) = incoming {
                 self.update(work, access, rule, incoming, taken_in);
@@ -177,7 +191,11 @@ impl Kernels {
             self.solve_only::<T>(work, 0..vectors.end, wanted, gamma, false, Some(outcome));
             return 0;
         };
-        let source = access.source(incoming.run, band);
+        // The copy is read where it is written.
+        let source = match has_rest(incoming) {
+            true => 0,
+            false => access.source(incoming.run, band),
+        };
         let mut planes = ArrayVec::new();
         // SAFETY: as said.
         unsafe { access.planes(incoming.run, source, &mut planes) };
@@ -304,6 +322,13 @@ fn has_update(band: usize, access: &Access<'_>, rule: &Rule, then: Directions) -
         false => rule.take_in.is_plain(),
     };
     is_narrow && is_common
+}
+
+/// Whether the last vector of what comes in is not whole, and is padded in a copy: where lines
+/// go through the loops at once.
+fn has_rest(incoming: &Incoming) -> bool {
+    let in_memory = matches!(incoming.gradient, Gradient::InMemory { .. });
+    in_memory && !incoming.run.len.is_multiple_of(LANES)
 }
 
 /// Whether there is a loop for what becomes of directions.

@@ -9,10 +9,10 @@ use crate::directions::has_finish;
 use crate::element::with_state;
 use crate::elimination::COMMON_BAND;
 use crate::outcome::Outcome;
-use crate::runs::{slice_mut, with_padded};
+use crate::runs::slice_mut;
 use crate::simd::LANES;
 use crate::update::Read;
-use crate::workspace::{Arrays, New, PADDED};
+use crate::workspace::{Arrays, PADDED};
 use crate::{
     Access, Directions, Gradient, Incoming, Kernels, Lines, Norms, Rule, Wanted, Workspace, CHUNK,
 };
@@ -36,14 +36,10 @@ impl Kernels {
     ) {
         let (shape, width) = (work.shape(), lines.cols.len());
         let kept = |row: usize, at: usize| lines.kept + (row - lines.rows.start) * lines.pitch + at;
-        let common = then
-            .filter(|&then| lines.takes_in && self.is_unlimited(shape.band, access, rule, then));
+        let is_common = self.is_common(shape.band, access, rule, lines, then);
         // Short lines of whole vectors are one run, in memory and in the chunk.
         if shape.is_short() && shape.line == Some(access.cols()) {
-            let most = match common {
-                Some(_) => usize::MAX,
-                None => CHUNK / width,
-            };
+            let most = if is_common { usize::MAX } else { CHUNK / width };
             let mut row = lines.rows.start;
             while row < lines.rows.end {
                 let count = most.min(lines.rows.end - row);
@@ -64,7 +60,7 @@ impl Kernels {
             return self.padded_lines(work, access, rule, lines, then, norms);
         }
         for row in lines.rows.clone() {
-            for part in parts_of_line(width) {
+            for part in parts_of_line(width, is_common) {
                 work.across(row as isize, part.start);
                 let (col, len) = (lines.cols.start + part.start, part.len());
                 let (run, kept) = (Run { row, col, len }, kept(row, part.start));
@@ -93,12 +89,12 @@ impl Kernels {
             row: run.row - band.min(run.row),
             ..run
         };
-        let is_common = |then| lines.takes_in && self.is_unlimited(band, access, rule, then);
-        if let Some(then) = then.filter(|&then| run.len < LANES && is_common(then)) {
-            self.rest(work, access, rule, (run, target, kept), then, norms);
-            return 0;
-        }
-        let gradient = self.gradient_of_line(work, access, rule, lines, run);
+        let gradient = match self.is_common(band, access, rule, lines, then) {
+            true => Gradient::InMemory {
+                step: access.cols(),
+            },
+            false => self.gradient_of_line(work, access, rule, lines, run),
+        };
         let incoming = Incoming {
             run,
             from: 0,
@@ -107,7 +103,10 @@ impl Kernels {
         };
         let mut incoming = Some(&incoming);
         let count = run.len.next_multiple_of(LANES);
-        if let Some(incoming) = incoming.take_if(|_| run.len < count || then.is_none()) {
+        let is_separate = |incoming: &mut &Incoming| {
+            then.is_none() || run.len < count && incoming.gradient == Gradient::InChunk
+        };
+        if let Some(incoming) = incoming.take_if(is_separate) {
             self.update(work, access, rule, incoming, &mut norms.taken_in);
             self.pad(work, run.len, count - run.len);
         }
@@ -120,6 +119,19 @@ impl Kernels {
             kept,
         };
         self.solve(work, access, rule, incoming, &wanted, then, norms)
+    }
+
+    /// Whether lines go through a loop at once that updates, solves, and finishes.
+    fn is_common(
+        &self,
+        band: usize,
+        access: &Access<'_>,
+        rule: &Rule,
+        lines: &Lines,
+        then: Option<Directions>,
+    ) -> bool {
+        let is_common = |then| self.is_unlimited(band, access, rule, then);
+        lines.takes_in && then.is_some_and(is_common)
     }
 
     /// Whether lines can be padded in a copy, in which they are float32 or shorter.
@@ -281,50 +293,6 @@ impl Kernels {
         self.solve_only::<f32>(work, 0..vectors, 0, rule.gamma, false, Some(outcome));
     }
 
-    /// The rest of a line, less than a vector, in a common kind of step: padded with
-    /// zeros in a copy.
-    fn rest(
-        &self,
-        work: &mut Workspace,
-        access: &mut Access<'_>,
-        rule: &Rule,
-        (run, target, kept): (Run, Run, usize),
-        then: Directions,
-        norms: &mut Norms,
-    ) {
-        let mut planes = ArrayVec::new();
-        // The access is borrowed exclusively, and nothing else that it gives out is in use;
-        // planes and targets are different buffers.
-        // SAFETY: as said.
-        unsafe { access.planes(run, 0, &mut planes) };
-        let (band, scale) = (work.shape().band, rule.scale.number as f32);
-        let New { gradient, at, .. } = work.arrays::<f32>().new;
-        let gradients = gradient.chunks_mut(at.gradient_step).take(band + 1);
-        for (neighbour, to) in gradients.enumerate() {
-            let row = run.row + neighbour;
-            let from = bytemuck::cast_slice::<u8, f32>(access.gradient(Run { row, ..run }));
-            to[..LANES].fill(0.0);
-            to.iter_mut().zip(from).for_each(|(to, g)| *to = scale * g);
-        }
-        let size = access.state_dtype().size();
-        with_padded::<{ COMMON_BAND + 2 }>(&mut planes, size, |planes| {
-            let copy = (planes, 1);
-            if then == Directions::Measured {
-                // SAFETY: as said.
-                let kept = unsafe { access.kept(kept, run.len) };
-                let keep = kept.map_or(&mut [][..], slice_mut);
-                self.fused_in_copy(work, access, rule, run, copy, then, keep, norms);
-                return;
-            }
-            // SAFETY: as said.
-            let target = unsafe { access.target(target) };
-            with_padded::<1>(&mut [target.to], size_of::<f32>(), |params| {
-                let to = slice_mut(params[0]);
-                self.fused_in_copy(work, access, rule, run, copy, then, to, norms);
-            });
-        });
-    }
-
     /// Updates and solves for so many vectors of planes that are padded in a copy, whose
     /// gradient is in the chunk. Directions reach parameters that are padded, too, or are
     /// kept. Returns by how many vectors the chunk has advanced.
@@ -396,14 +364,14 @@ impl Kernels {
     }
 }
 
-/// The parts of a line that is so wide: whole vectors, up to a chunk at a time, and what
-/// is left of them by itself.
-pub fn parts_of_line(width: usize) -> impl Iterator<Item = Range<usize>> {
+/// The parts of a line that is so wide: all of it `at_once`; or whole vectors, up to a chunk at a
+/// time, and what is left of them by itself.
+pub fn parts_of_line(width: usize, at_once: bool) -> impl Iterator<Item = Range<usize>> {
     let mut next = 0;
     std::iter::from_fn(move || {
         let left = width - next;
         let whole = (left - left % LANES).min(CHUNK);
-        let part = next..next + if whole > 0 { whole } else { left };
+        let part = next..next + if whole > 0 && !at_once { whole } else { left };
         next = part.end;
         (!part.is_empty()).then_some(part)
     })

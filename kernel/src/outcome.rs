@@ -14,6 +14,9 @@ pub(crate) struct Outcome<'a, T> {
     /// are stored, as far as there is room: past the caches, if they are many. From the
     /// first on that is wanted.
     pub(crate) to: &'a mut [[T; LANES]],
+    /// The last parameters, less than a vector, where directions are applied to the rest of a
+    /// line.
+    pub(crate) last: &'a mut [T],
     pub(crate) update: Option<(f64, f64)>,
     pub(crate) many: bool,
     pub(crate) ahead: usize,
@@ -45,6 +48,7 @@ impl<'a, T> Outcome<'a, T> {
             sums,
             measures: false,
             to,
+            last: &mut [],
             update: None,
             many: false,
             ahead: 0,
@@ -77,8 +81,8 @@ pub(crate) struct Finishing<'r, V: Vector> {
     /// The sums of squares so far.
     pub(crate) sums: V::Sums,
     measures: bool,
-    to: &'r mut [[V::Scalar; LANES]],
-    applies: bool,
+    pub(crate) to: &'r mut [[V::Scalar; LANES]],
+    pub(crate) applies: bool,
     many: bool,
     ahead: usize,
 }

@@ -11,7 +11,7 @@ use super::element::Stored;
 use super::elimination::{Elimination, ANY_BAND, LOWER, PSI, TIMES_PIVOT};
 use super::outcome::{Finishing, Outcome};
 use super::simd::{Kernel, Scalar, Vector, LANES};
-use super::update::Update;
+use super::update::{copy_few, Next, Update};
 use crate::MAX_BAND;
 
 /// Planes of the state.
@@ -130,7 +130,7 @@ impl<T: Scalar, const BAND: usize, const ENDS: bool> Solve<'_, T, BAND, ENDS> {
     }
 }
 
-impl<V: Vector, const BAND: usize, const ENDS: bool> Solving<'_, V, BAND, ENDS> {
+impl<'r, V: Vector, const BAND: usize, const ENDS: bool> Solving<'r, V, BAND, ENDS> {
     /// The band, as a constant where it is known.
     #[inline(always)]
     fn band(&self) -> usize {
@@ -353,6 +353,15 @@ impl<V: Vector, const BAND: usize, const ENDS: bool> Solving<'_, V, BAND, ENDS> 
         self.at -= count * LANES;
     }
 
+    /// The next direction is that of the rest, after so many vectors; its parameters are here, if it
+    /// is applied.
+    #[inline(always)]
+    fn go_to(&mut self, params: &'r mut [[V::Scalar; LANES]], whole: usize) {
+        if self.finishing.applies {
+            (self.finishing.to, self.wanted) = (params, whole);
+        }
+    }
+
     /// The sums of squares.
     #[inline(always)]
     fn sums(self) -> V::Sums {
@@ -402,8 +411,16 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool> Kernel<T>
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) -> usize {
-        let (all, state) = (self.update.vectors(), &raw mut *self.state);
+        let (whole, state) = (self.update.vectors(), &raw mut *self.state);
+        let all = whole + usize::from(self.update.rest() > 0);
         let is_adam = self.update.by.is_adam();
+        // What comes after the last whole vector, and its parameters.
+        let mut rest = (all > whole).then(|| {
+            let mut params = [[T::ZERO; LANES]];
+            copy_few(self.solve.outcome.last, &mut params[0]);
+            (self.update.pad(), params)
+        });
+        let mut next = rest.as_mut().map(|(rest, params)| (Next::of(rest), params));
         // So many are at hand at the most, before the chunk advances.
         let most = self.room - self.lag;
         // SAFETY: `state` is borrowed, and one uses it after the other.
@@ -417,17 +434,28 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool> Kernel<T>
             // Without neighbours, nothing has to come into the chunk.
             assert!(self.vectors == all && solving.wanted == 0);
             for i in 0..all {
+                if let Some((next, params)) = next.take_if(|_| i == whole) {
+                    updating.go_to(next);
+                    solving.go_to(params, whole);
+                }
                 // SAFETY: there are so many.
                 let (m, d) = unsafe { updating.vector(is_adam, false) };
-                solving.finishing.finish(i, (m / d).only(solving.usable(d)));
+                let u = (m / d).only(solving.usable(d));
+                solving.finishing.finish(i - solving.wanted, u);
             }
         }
         // Where the chunk begins among the vectors that are solved for.
         let mut first = 0;
         let (mut updated, mut solved) = (0, 0);
         while BAND > 0 && solved < self.vectors {
+            if let Some((next, params)) = next.take_if(|_| updated == whole) {
+                assert!(solved == whole, "a rest ends a line");
+                updating.go_to(next);
+                solving.go_to(params, whole);
+            }
             let room = first + self.room - (self.from + updated);
-            let end = all.min(updated + room.min(VECTORS));
+            let last = if updated < whole { whole } else { all };
+            let end = last.min(updated + room.min(VECTORS));
             for _ in updated..end {
                 // SAFETY: `end` leaves out what there is no room for.
                 unsafe { updating.vector(is_adam, true) };
@@ -454,7 +482,11 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool> Kernel<T>
         let sums = solving.sums();
         V::store_sums(sums, self.solve.outcome.sums);
         let totals = updating.totals();
-        self.update.end(isa, totals);
+        let (rest, params) = rest.unzip();
+        self.update.end(isa, totals, rest);
+        if let Some([params]) = params {
+            copy_few(&params, self.solve.outcome.last);
+        }
         first
     }
 }

@@ -234,17 +234,67 @@ pub(crate) struct Update<'a, 'p, T, E, const BAND: usize, const ELSEWHERE: bool>
     pub(crate) element: PhantomData<E>,
 }
 
-/// An update under way: what its loop needs, in registers as far as there are any.
-pub(crate) struct Updating<'r, V: Vector, E, const BAND: usize, const ELSEWHERE: bool> {
-    isa: V::Isa,
-    /// That of the next vector, and elements from it to that of its next neighbours.
-    // One counter serves all places, so that they stay in registers.
-    gradient: *const V::Scalar,
+/// The rest of a run, less than a vector: padded with zeros in a copy.
+#[repr(C)] // The gradient is followed by that of the neighbours.
+pub(crate) struct Rest<T, E, const BAND: usize> {
+    gradient: [T; LANES],
+    neighbours: [[T; LANES]; BAND],
+    momentum: [E; LANES],
+    diagonal: [E; LANES],
+    bands: [[E; LANES]; BAND],
+}
+
+impl<T: Scalar, E: Stored, const BAND: usize> Rest<T, E, BAND> {
+    fn planes(&mut self) -> impl Iterator<Item = &mut [E; LANES]> {
+        let first = [&mut self.momentum, &mut self.diagonal];
+        first.into_iter().chain(&mut self.bands)
+    }
+}
+
+/// Where the next vector of an update is.
+// One counter serves all of them, so that they stay in registers.
+pub(crate) struct Next<'r, T, E, const BAND: usize, const ELSEWHERE: bool> {
+    gradient: *const T,
+    /// Elements from it to that of the next neighbours.
     step: usize,
-    scale: V,
     momentum: Plane<'r, E, ELSEWHERE>,
     diagonal: Plane<'r, E, ELSEWHERE>,
     bands: [Plane<'r, E, ELSEWHERE>; BAND],
+}
+
+impl<'r, T, E: Stored, const BAND: usize, const ELSEWHERE: bool> Next<'r, T, E, BAND, ELSEWHERE> {
+    #[inline(always)]
+    fn new(
+        gradient: &'r [T],
+        step: usize,
+        source: usize,
+        planes: impl IntoIterator<Item = &'r mut [[E; LANES]]>,
+    ) -> Self {
+        let mut planes = planes.into_iter();
+        let mut next = || Plane::new(planes.next().unwrap_or_default(), source);
+        Next {
+            gradient: gradient.as_ptr(),
+            step,
+            momentum: next(),
+            diagonal: next(),
+            bands: from_fn(|_| next()),
+        }
+    }
+
+    /// That of the rest.
+    #[inline(always)]
+    pub(crate) fn of(rest: &'r mut Rest<T, E, BAND>) -> Self {
+        let first = [&mut rest.momentum, &mut rest.diagonal];
+        let planes = first.into_iter().chain(&mut rest.bands);
+        Next::new(&rest.gradient, LANES, 0, planes.map(std::slice::from_mut))
+    }
+}
+
+/// An update under way: what its loop needs, in registers as far as there are any.
+pub(crate) struct Updating<'r, V: Vector, E, const BAND: usize, const ELSEWHERE: bool> {
+    isa: V::Isa,
+    next: Next<'r, V::Scalar, E, BAND, ELSEWHERE>,
+    scale: V,
     /// Where the next vector comes into the first plane of the chunk, and elements of a plane.
     chunk: *mut V::Scalar,
     plane: usize,
@@ -270,8 +320,44 @@ pub(crate) struct Updating<'r, V: Vector, E, const BAND: usize, const ELSEWHERE:
 impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool>
     Update<'_, '_, T, E, BAND, ELSEWHERE>
 {
+    /// Whole ones.
     pub(crate) fn vectors(&self) -> usize {
         self.planes[0].len() / size_of::<[E; LANES]>()
+    }
+
+    /// Elements that come after them.
+    pub(crate) fn rest(&self) -> usize {
+        self.planes[0].len() / size_of::<E>() % LANES
+    }
+
+    /// The rest.
+    #[inline(always)]
+    pub(crate) fn pad(&self) -> Rest<T, E, BAND> {
+        let mut rest = Rest {
+            gradient: [T::ZERO; LANES],
+            neighbours: [[T::ZERO; LANES]; BAND],
+            momentum: [E::zeroed(); LANES],
+            diagonal: [E::zeroed(); LANES],
+            bands: [[E::zeroed(); LANES]; BAND],
+        };
+        let (first, len) = (self.vectors() * LANES, self.rest());
+        let gradients = [&mut rest.gradient].into_iter().chain(&mut rest.neighbours);
+        for (k, to) in gradients.enumerate() {
+            copy_few(&self.gradient[k * self.step + first..][..len], to);
+        }
+        for (plane, to) in self.planes.iter().zip(rest.planes()) {
+            copy_few(&bytemuck::cast_slice(plane)[first..], to);
+        }
+        rest
+    }
+
+    /// Copies back what it has become.
+    #[inline(always)]
+    fn take_rest(&mut self, mut from: Rest<T, E, BAND>) {
+        let first = self.vectors() * LANES;
+        for (plane, from) in self.planes.iter_mut().zip(from.planes()) {
+            copy_few(from, &mut bytemuck::cast_slice_mut(plane)[first..]);
+        }
     }
 
     /// The gradient of the `k`-th neighbours.
@@ -299,30 +385,19 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool>
             Some(Reference::Adam { eps }) => eps,
             _ => 0.0,
         };
-        // All that is read and written lies in these planes.
         assert!(self.planes.len() >= 2 + BAND);
         let has_all = |plane: &&mut [u8]| plane.len() >= count * size_of::<[E; LANES]>();
         assert!(self.planes.iter().all(has_all));
         assert!(self.gradient.len() >= BAND * self.step + count * LANES);
-        let chunk = self.chunk.start(state, 2 + BAND, count.min(room));
+        let all = count + usize::from(self.rest() > 0);
+        let chunk = self.chunk.start(state, 2 + BAND, all.min(room));
         assert!(BAND == 0 || !roots, "Adam's update has no neighbours");
-        let [momentum, diagonal, others @ ..] = &mut *self.planes else {
-            unreachable!("every tensor has momentum and diagonal");
-        };
-        let (mut others, source) = (others.iter_mut(), self.source);
-        let bands = from_fn(|_| match others.next() {
-            Some(band) => Plane::new(band, source),
-            None => Plane::new(&mut [], source),
-        });
-        let (momentum, diagonal) = (Plane::new(momentum, source), Plane::new(diagonal, source));
+        let planes = self.planes.iter_mut().map(|plane| chunks_mut(plane));
+        let next = Next::new(self.gradient, self.step, self.source, planes);
         Updating {
             isa,
-            gradient: self.gradient.as_ptr(),
-            step: self.step,
+            next,
             scale: V::number(isa, self.scale),
-            momentum,
-            diagonal,
-            bands,
             chunk,
             plane: self.chunk.plane,
             by_momentum: both(isa, by.momentum),
@@ -348,36 +423,47 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool>
         &mut self,
         isa: V::Isa,
         (sums, mut largest, sum): (V::Sums, V, V),
+        mut rest: Option<Rest<T, E, BAND>>,
     ) {
         V::store_sums(sums, self.sums);
         let infinity = V::splat(isa, T::INFINITY);
         if V::any(largest.not_lt(infinity)) {
             // They are rare, and the largest of the others is looked for once more.
             largest = V::load(isa, self.largest);
-            for plane in chunks_mut::<E>(self.planes[1]) {
+            let plane = chunks_mut::<E>(self.planes[1]).iter();
+            for plane in plane.chain(rest.iter().map(|rest| &rest.diagonal)) {
                 let h = E::load::<V>(isa, plane);
                 largest = h.only(h.lt(infinity)).larger(largest);
             }
         }
         largest.store(self.largest);
         if V::any(sum.is_nan()) {
-            for plane in &mut *self.planes {
-                for plane in chunks_mut::<E>(plane) {
-                    let x = E::load::<V>(isa, plane).canonical(isa);
-                    E::store(x, isa, plane, None);
-                }
+            let planes = self.planes.iter_mut();
+            let planes = planes.flat_map(|plane| chunks_mut::<E>(plane));
+            for plane in planes.chain(rest.iter_mut().flat_map(Rest::planes)) {
+                let x = E::load::<V>(isa, plane).canonical(isa);
+                E::store(x, isa, plane, None);
             }
+        }
+        if let Some(rest) = rest {
+            self.take_rest(rest);
         }
     }
 }
 
-impl<V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
-    Updating<'_, V, E, BAND, ELSEWHERE>
+impl<'r, V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
+    Updating<'r, V, E, BAND, ELSEWHERE>
 {
     /// From now on vectors are so many earlier in the chunk.
     #[inline(always)]
     pub(crate) fn advance(&mut self, count: usize) {
         self.chunk = self.chunk.wrapping_sub(count * LANES);
+    }
+
+    /// The next vector is elsewhere.
+    #[inline(always)]
+    pub(crate) fn go_to(&mut self, next: Next<'r, V::Scalar, E, BAND, ELSEWHERE>) {
+        self.next = next;
     }
 
     /// What is to be handed to [`Update::end`].
@@ -400,18 +486,18 @@ impl<V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
         let (noise, index) = self.noise;
         let noise = |p: usize| noise.get(p).map(|&noise| (noise, index));
         // SAFETY: the caller's promise: it is one of those of the update.
-        let gradient = unsafe { &*self.gradient.cast() };
+        let gradient = unsafe { &*self.next.gradient.cast() };
         prefetch(gradient, self.ahead);
         let g = V::load(isa, gradient) * self.scale;
         let weighted = weight * g;
 
         let ahead = self.ahead;
         let [m_keep, m_weight] = self.by_momentum;
-        let plane = &mut self.momentum;
+        let plane = &mut self.next.momentum;
         // SAFETY: as above.
         let mut m = unsafe { plane.average::<V>(isa, m_keep, m_weight, g, least, noise(0), ahead) };
 
-        let plane = &mut self.diagonal;
+        let plane = &mut self.next.diagonal;
         // SAFETY: as above.
         let h = unsafe { plane.average::<V>(isa, keep, weighted, g, least, noise(1), ahead) };
         self.largest = h.larger(self.largest);
@@ -430,9 +516,9 @@ impl<V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
 
         for k in 0..BAND {
             // SAFETY: as above.
-            let neighbours = unsafe { &*self.gradient.add((k + 1) * self.step).cast() };
+            let neighbours = unsafe { &*self.next.gradient.add((k + 1) * self.next.step).cast() };
             let g = V::load(isa, neighbours) * self.scale;
-            let plane = &mut self.bands[k];
+            let plane = &mut self.next.bands[k];
             // SAFETY: as above.
             let e =
                 unsafe { plane.average::<V>(isa, keep, weighted, g, least, noise(2 + k), ahead) };
@@ -455,7 +541,7 @@ impl<V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
             let root = h.sqrt() + self.eps;
             m.quotient(root, self.zero).add_squares(&mut self.sums);
         }
-        self.gradient = self.gradient.wrapping_add(LANES);
+        self.next.gradient = self.next.gradient.wrapping_add(LANES);
         self.chunk = self.chunk.wrapping_add(LANES);
         self.noise.1 += LANES;
         (m, d)
@@ -487,7 +573,7 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
         // Further planes, one after the other: each is a loop that memory likes.
         let [keep, weight] = both::<V>(isa, by.statistics);
         for k in BAND + 1..=update.band {
-            let mut plane = Plane::<E, false>::new(update.planes[1 + k], 0);
+            let mut plane = Plane::<E, false>::new(chunks_mut(update.planes[1 + k]), 0);
             let neighbours = |k: usize| &update.gradient[k * update.step..].as_chunks().0[..count];
             let (g0, gk) = (neighbours(0), neighbours(k));
             let chunk = update.chunk.plane(state, 1 + k, count);
@@ -507,7 +593,7 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
             let [keep, weight] = both::<V>(isa, average);
             let normalize = Times::new(isa, by.normalize);
             let p = 2 + update.band;
-            let mut plane = Plane::<E, false>::new(update.planes[p], 0);
+            let mut plane = Plane::<E, false>::new(chunks_mut(update.planes[p]), 0);
             for i in 0..count {
                 let gradient = &update.gradient.as_chunks().0[i];
                 let q = normalize.of(V::load(isa, gradient) * scale);
@@ -528,7 +614,7 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
                 break_chains::<V, E>(isa, plane, chunk, reach, k);
             }
         }
-        update.end(isa, (sums, largest, sum));
+        update.end(isa, (sums, largest, sum), None);
         match by.reference {
             Some(Reference::Sgd) => {
                 let mut sums = V::load_sums(isa, update.sums);
@@ -572,9 +658,9 @@ struct Plane<'r, E, const ELSEWHERE: bool> {
 
 impl<'r, E: Stored, const ELSEWHERE: bool> Plane<'r, E, ELSEWHERE> {
     #[inline(always)]
-    fn new(plane: &'r mut [u8], source: usize) -> Self {
+    fn new(plane: &'r mut [[E; LANES]], source: usize) -> Self {
         Plane {
-            next: chunks_mut::<E>(plane).as_mut_ptr(),
+            next: plane.as_mut_ptr(),
             source,
             borrowed: PhantomData,
         }
@@ -614,6 +700,24 @@ impl<'r, E: Stored, const ELSEWHERE: bool> Plane<'r, E, ELSEWHERE> {
             false => E::store(new, isa, to, noise),
         }
     }
+}
+
+/// Copies less than a vector.
+// A call of a function takes longer.
+#[inline(always)]
+pub(crate) fn copy_few<T: Copy>(from: &[T], to: &mut [T]) {
+    let len = from.len().min(to.len()).min(LANES - 1);
+    let mut at = 0;
+    macro_rules! copy {
+        ($($count:literal)*) => {$(
+            if len & $count != 0 {
+                to[at..][..$count].copy_from_slice(&from[at..][..$count]);
+                at += $count;
+            }
+        )*};
+    }
+    copy!(8 4 2 1);
+    debug_assert_eq!(at, len);
 }
 
 /// Nesterov momentum of momentum after a step.

@@ -333,7 +333,7 @@ impl Pass<'_, '_> {
                 continue;
             }
             next_row += 1;
-            for part in parts_of_line(cols.len()) {
+            for part in parts_of_line(cols.len(), false) {
                 let (at, count) = (part.start, part.len());
                 let col = cols.start + at;
                 self.work.across(row, at);

@@ -154,7 +154,7 @@ impl<T: Scalar, E: Stored> Kernel<T> for UpdateAndPrepare<'_, Update<'_, '_, T, 
             to.vector(i, m, d, gradient, false);
         }
         let totals = updating.totals();
-        update.end(isa, totals);
+        update.end(isa, totals, None);
         to.is_usual()
     }
 }
