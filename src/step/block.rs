@@ -638,10 +638,13 @@ impl Pass<'_, '_> {
     }
 }
 
-/// How many elements ahead memory is asked for.
+/// How many elements ahead memory is asked for: the next rows, where it is visited in short runs
+/// of each. Runs of a panel take less time than memory does.
 pub(super) fn ahead(grid: &Grid) -> usize {
+    let row = grid.shape().1;
     match grid.line() {
-        None if !grid.is_pooled() => AHEAD,
-        _ => grid.shape().1,
+        _ if grid.is_pooled() => 2 * row,
+        Some(_) => row,
+        None => AHEAD,
     }
 }

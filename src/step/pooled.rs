@@ -99,7 +99,8 @@ impl Pooled {
         let chains = &self.chains;
         let takes_part = |block: usize| {
             let first = block * chains.block;
-            chains.takes_part(&(first..chains.count.min(first + chains.block)), step)
+            let of = first..chains.count.min(first + chains.block);
+            chains.taking_part(&of, step).next().is_some()
         };
         let blocks = self.blocks.iter_mut().enumerate();
         let blocks = blocks.filter(|(number, _)| takes_part(*number));

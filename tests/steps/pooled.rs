@@ -4,7 +4,9 @@ use crate::common::{correlated, normal, rng, slices_mut, to_f64};
 use rand::Rng;
 use sonew::dtype::{Dtype, Elements, ElementsMut};
 use sonew::layout::{planes, Chains, TensorSpec, Update};
-use sonew::options::{Damping, Graft, NonFinite, Options, Pooling, Statistics, StepOptions};
+use sonew::options::{
+    Damping, Graft, InstructionSet, NonFinite, Options, Pooling, Statistics, StepOptions,
+};
 use sonew::oracle::Oracle;
 use sonew::{Error, LoadMode, LoadOptions, Optimizer, Plan, Target, TensorBuffers};
 
@@ -112,6 +114,70 @@ fn steps_are_those_of_the_oracle() {
                     ..structure.clone()
                 };
                 check(&options, &tensors, 5);
+            }
+        }
+    }
+}
+
+/// Columns of several groups go through a panel together, and groups take turns in products.
+#[test]
+fn wide_columns_are_those_of_the_oracle() {
+    for (dims, structure) in [
+        ([9, 4230], pooled(3)),
+        ([70, 1500], pooled(40)),
+        ([33, 4100], pooled(17)),
+        ([1100, 300], pooled_rank(4)),
+        ([20, 4100], pooled_rank(4)),
+    ] {
+        let tensor = TensorSpec::new("wide", &dims).with_chains(Chains::StridedLines);
+        for lagged in [None, Some(false)] {
+            let options = Options {
+                lagged_norms: lagged,
+                ..structure.clone()
+            };
+            check(&options, std::slice::from_ref(&tensor), 5);
+        }
+    }
+}
+
+/// So they are on several threads and with every instruction set, to the bit.
+#[test]
+fn wide_columns_have_the_same_bits_everywhere() {
+    let wide = |name: &str, dims| TensorSpec::new(name, dims).with_chains(Chains::StridedLines);
+    let model = [
+        wide("float32", &[9, 4230]),
+        wide("bfloat16", &[21, 4100]).with_dtypes(Dtype::F32, Dtype::F32, Dtype::Bf16),
+        wide("long", &[1100, 70]),
+    ];
+    for structure in [pooled(3), pooled(33), pooled_rank(4)] {
+        let run = |threads, instruction_set| {
+            let options = Options {
+                threads,
+                instruction_set,
+                ..structure.clone()
+            };
+            let mut optimizer = Optimizer::new(options, &model)?;
+            let mut params: Vec<_> = model.iter().map(|t| vec![1f32; t.len()]).collect();
+            for number in 0..5 {
+                let grads = model.iter().map(|t| correlated(&mut rng(number), t.len()));
+                let grads: Vec<_> = grads.collect();
+                let grads: Vec<_> = grads.iter().map(|g| Some(&g[..])).collect();
+                let step = StepOptions::default();
+                optimizer.step(&step, &mut slices_mut(&mut params), &grads)?;
+            }
+            Ok((params, everything(&optimizer)))
+        };
+        let expected = run(1, InstructionSet::Portable).unwrap();
+        for set in [
+            InstructionSet::Portable,
+            InstructionSet::Avx2,
+            InstructionSet::Avx512,
+            InstructionSet::Neon,
+        ] {
+            match run(3, set) {
+                Ok(same) => assert!(same == expected, "{}: {structure:?}", set.name()),
+                Err(Error::InstructionSet { .. }) => {}
+                Err(other) => panic!("{other}"),
             }
         }
     }

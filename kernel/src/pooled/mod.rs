@@ -63,18 +63,22 @@ pub const MAX_POOLED_LENGTH: usize = 4096;
 /// Coordinates of a panel, so that its arrays stay in the second-level cache.
 const COORDINATES: usize = 16 * 1024;
 /// Its chains at the most: few where a chain is a row, since each is a stream of memory of
-/// its own; many where it is a column, since a run is as long as they are many.
+/// its own; many where it is a column, since a run is as long as they are many, and memory
+/// delivers long runs much faster.
 const ROWS: usize = 64;
-const COLUMNS: usize = 256;
+const COLUMNS: usize = 512;
+/// The fewest of whole chains of a rank; if these are too long for that, they come in strips.
+const FEWEST_COLUMNS: usize = 64;
 /// Its positions at the most.
 const POSITIONS: usize = 512;
 /// Coordinates of a panel of whole chains: directions need all positions of a chain, and
 /// these are better fetched from the next cache than from memory.
 const WHOLE: usize = 64 * 1024;
 
-/// Chains that take part in products together: a whole number of panels.
+/// Chains that take part in products together: of rows a whole number of panels; a panel of
+/// columns is a whole number of groups.
 const GROUP: usize = 256;
-const _: () = assert!(GROUP.is_multiple_of(ROWS) && GROUP.is_multiple_of(COLUMNS));
+const _: () = assert!(GROUP.is_multiple_of(ROWS) && COLUMNS.is_multiple_of(GROUP));
 /// Groups take part in at least one of so many steps.
 const TURNS: usize = 4;
 
@@ -122,26 +126,40 @@ impl PooledChains {
 
     /// Chains of a panel, as whole vectors.
     fn width(&self) -> usize {
-        let most = if self.rows { ROWS } else { COLUMNS };
+        let most = match (self.rows, self.structure) {
+            (true, _) => ROWS,
+            (false, PooledStructure::Band) => COLUMNS,
+            (false, _) => GROUP,
+        };
         let most = most.min(self.widest());
         self.block.next_multiple_of(LANES).min(most)
     }
 
-    /// Whether any of these chains take part in the products of a tensor's `step`-th step:
-    /// groups are those of the whole tensor, so that it does not matter where it is cut.
-    pub fn takes_part(&self, of: &Range<usize>, step: u64) -> bool {
+    /// Those of these chains that take part in the products of a tensor's `step`-th step, each
+    /// group by itself: groups are those of the whole tensor, so that it does not matter where
+    /// it is cut.
+    pub fn taking_part(
+        &self,
+        of: &Range<usize>,
+        step: u64,
+    ) -> impl Iterator<Item = Range<usize>> + use<> {
         let turns = self.whole.div_ceil(GROUP).min(TURNS);
         let turn = (step % turns as u64) as usize;
-        let (start, end) = (self.first + of.start, self.first + of.end);
-        let mut groups = start / GROUP..end.div_ceil(GROUP);
-        groups.any(|group| group % turns == turn)
+        let (first, start, end) = (self.first, self.first + of.start, self.first + of.end);
+        let groups =
+            (start / GROUP..end.div_ceil(GROUP)).filter(move |group| group % turns == turn);
+        let within = move |at: usize| at.clamp(start, end) - first;
+        groups.map(move |group| within(group * GROUP)..within((group + 1) * GROUP))
     }
 
-    /// The first of these chains, as many as a panel holds, and all of one group.
+    /// The first of these chains, as many as a panel holds, and of whole groups.
     fn panel_of(&self, chains: &Range<usize>) -> Range<usize> {
-        let left = GROUP - (self.first + chains.start) % GROUP;
-        let most = self.width().min(left).min(chains.len());
-        chains.start..chains.start + most
+        let (first, width) = (self.first + chains.start, self.width());
+        // Columns are not cut, so that a vector belongs to one group.
+        assert!(self.rows || first.is_multiple_of(LANES));
+        let groups = (width / GROUP).max(1);
+        let left = groups * GROUP - first % GROUP;
+        chains.start..chains.start + width.min(left).min(chains.len())
     }
 
     /// Positions of a chain, as whole vectors of them.
@@ -230,7 +248,9 @@ impl Pass<'_, '_> {
         let (kernels, chains) = (self.kernels, self.chains);
         let (strip, lag, padded) = (chains.strip(), chains.lag(), chains.padded());
         let vectors = of.len().div_ceil(LANES);
-        let adds_up = self.block.products.is_some() && chains.takes_part(of, self.block.step);
+        let step = self.block.step;
+        let groups = || chains.taking_part(of, step);
+        let adds_up = self.block.products.is_some() && groups().next().is_some();
         panel.arrays::<T>(chains).clear(vectors);
         let mut come = 0;
         for start in (0..padded).step_by(strip) {
@@ -242,8 +262,12 @@ impl Pass<'_, '_> {
             let mut arrays = panel.arrays::<T>(chains);
             arrays.clear_behind(vectors, chains.length.min(come) - start);
             if let Some(sums) = self.block.products.as_mut().filter(|_| adds_up) {
-                let sums = bytemuck::cast_slice_mut(sums);
-                kernels.call(arrays.products(vectors, sums, start, count));
+                let sums: &mut [T] = bytemuck::cast_slice_mut(sums);
+                for group in groups() {
+                    let first = (group.start - of.start) / LANES;
+                    let vectors = first..first + group.len().div_ceil(LANES);
+                    kernels.call(arrays.products(vectors, sums, start, count));
+                }
             }
             if let Some(then) = self.block.then {
                 for vector in 0..vectors {

@@ -1,5 +1,7 @@
 //! The arrays of a panel.
 
+use std::ops::Range;
+
 use super::band::{Products, Solve};
 use super::{BandInverse, PooledChains, PooledStructure};
 use crate::simd::{Scalar, LANES};
@@ -196,17 +198,19 @@ impl<T: Scalar> Arrays<'_, T> {
         }
     }
 
+    /// The products of some vectors of chains.
     pub(super) fn products<'b>(
         &'b self,
-        vectors: usize,
+        vectors: Range<usize>,
         sums: &'b mut [T],
         start: usize,
         count: usize,
     ) -> Products<'b, T> {
+        let order = self.chains.order();
         Products {
-            z: self.z,
-            order: self.chains.order(),
-            vectors,
+            z: &self.z[vectors.start * order.vector..],
+            order,
+            vectors: vectors.len(),
             sums: &mut sums[start..],
             padded: self.chains.padded(),
             count,

@@ -3,7 +3,7 @@
 use super::full::FullInverse;
 use super::inverse::BandInverse;
 use super::rank::RankInverse;
-use super::{PooledChains, PooledEstimate, PooledSums, COORDINATES, WHOLE};
+use super::{PooledChains, PooledEstimate, PooledSums, COORDINATES, FEWEST_COLUMNS, GROUP, WHOLE};
 use crate::dtype::Elements;
 use crate::simd::LANES;
 use crate::Kernels;
@@ -127,9 +127,13 @@ impl PooledChains {
             PooledStructure::Rank(_) if self.rows => COORDINATES,
             _ => WHOLE,
         };
+        let most = most / self.padded();
+        // A run of a few columns takes memory so long that longer ones are brought twice.
+        if !self.rows && most < FEWEST_COLUMNS && self.structure != PooledStructure::All {
+            return GROUP;
+        }
         // A power of two, so that groups of chains are whole panels.
-        let most = (most / self.padded()).max(LANES);
-        1 << most.ilog2()
+        1 << most.max(LANES).ilog2()
     }
 
     /// The most positions of a panel of whole chains, if these are no longer: all of them,

@@ -38,7 +38,8 @@ impl Pass<'_, '_> {
                 .map(|at| at..padded.min(at + strip))
         };
         let has_directions = self.block.then.is_some();
-        let adds_up = self.block.products.is_some() && chains.takes_part(of, self.block.step);
+        let mut groups = chains.taking_part(of, self.block.step);
+        let adds_up = self.block.products.is_some() && groups.next().is_some();
         let has = [has_directions, adds_up];
         panel.arrays::<T>(chains).beside.fill(T::ZERO);
         for strip in strips() {
@@ -185,7 +186,7 @@ impl<T: Scalar> Arrays<'_, T> {
             false => (&mut [][..], sums),
         };
         if is_rank {
-            kernels.call(self.products(vectors, squares, strip.start, strip.len()));
+            kernels.call(self.products(0..vectors, squares, strip.start, strip.len()));
         }
         let chains = Beside::new(&self.chains, self.beside).chains;
         let products = products.as_chunks_mut().0;
