@@ -86,8 +86,9 @@ const POOLED_BLOCKS: Range<usize> = 8..64;
 /// The fewest of one all of whose correlations are: their sums are large.
 const BLOCKS_OF_ALL: usize = 4;
 const SUMS: usize = 8;
-/// Chains of a block where each is a column, if enough blocks are left: memory likes long rows.
-const COLUMNS: usize = 512;
+/// Chains of a block where each is a column, at least, and if enough blocks are left: memory
+/// likes long rows.
+const COLUMNS: Range<usize> = 256..512;
 
 impl Grid {
     /// The grid of a valid tensor whose statistics keep `band` sub-diagonals.
@@ -225,13 +226,12 @@ impl Grid {
             band,
         };
         let blocks = count / (SUMS * chains.rows_of_sums());
-        let most = if rows {
-            POOLED_BLOCKS.end
-        } else {
-            count / COLUMNS
+        let (most, least) = match rows {
+            true => (POOLED_BLOCKS.end, 1),
+            false => (count / COLUMNS.end, COLUMNS.start),
         };
         let blocks = blocks.min(most).clamp(fewest, POOLED_BLOCKS.end);
-        let fair = count.div_ceil(blocks).max(BLOCK / length);
+        let fair = count.div_ceil(blocks).max(BLOCK / length).max(least);
         let block = PooledChains::of_blocks(rows, count, fair);
         chains.block = block;
         let (rows, cols) = if rows {
