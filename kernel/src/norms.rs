@@ -7,6 +7,7 @@
 
 use super::element::Stored;
 use super::factor::Times;
+use super::isa::prefetch;
 use super::simd::{Kernel, Scalar, Vector, LANES};
 use crate::Factor;
 
@@ -74,6 +75,10 @@ impl<T: Scalar> Kernel<T> for AddSquares<'_, T> {
     }
 }
 
+/// How many bytes ahead gradients are asked for: a single stream waits for memory most of the
+/// time if the processor looks ahead by itself.
+const AHEAD: usize = 4096;
+
 /// Adds up the squares of `scale * g`, and tells whether each is finite, in the
 /// type of the arithmetic.
 pub(crate) struct GradientSquares<'a, E> {
@@ -93,6 +98,7 @@ impl<T: Scalar, E: Stored> Kernel<T> for GradientSquares<'_, E> {
         let mut total = V::load_sums(isa, self.sums);
         let mut overflow = zero;
         for g in self.gradient {
+            prefetch(g, AHEAD);
             let g = scale.of(E::load::<V>(isa, g));
             overflow = V::select((g * g).not_lt(infinity), one, overflow);
             g.add_squares(&mut total);
