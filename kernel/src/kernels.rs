@@ -8,9 +8,9 @@ use crate::apply::{Deliver, Write};
 use crate::directions::{is_single, update};
 use crate::element::{with_element, with_state, Stored};
 use crate::norms::{largest_lane, GradientSquares, LargestL1};
+use crate::read::{Nesterov, Read, Scale};
 use crate::runs::{later, padded, padded_mut, with_padded};
 use crate::simd::{Kernel, Scalar, LANES};
-use crate::update::{Nesterov, Read, Scale};
 use crate::workspace::Arrays;
 use crate::{
     Apply, Coordinates, Dtype, Factor, Gradient, Incoming, Isa, Largest, Reading, Rule, Shape,

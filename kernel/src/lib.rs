@@ -37,12 +37,15 @@ mod lines;
 mod noise;
 mod norms;
 mod outcome;
+mod planes;
 mod pooled;
+mod read;
 mod root;
 mod runs;
 mod simd;
 mod sixteen;
 mod solve;
+mod take_in;
 mod update;
 mod workspace;
 
@@ -64,7 +67,7 @@ pub use pooled::{
 };
 pub use runs::{Directions, Gradient, Incoming, Lines, Norms, Rule, TakenIn, Wanted};
 pub use simd::LANES;
-pub use update::{Average, Denominator, Reading, Reference, TakeIn};
+pub use take_in::{Average, Denominator, Reading, Reference, TakeIn};
 pub use workspace::{Coordinates, Shape, Workspace, CHUNK, LAG};
 
 /// The widest band.

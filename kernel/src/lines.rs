@@ -9,9 +9,9 @@ use crate::directions::has_finish;
 use crate::element::with_state;
 use crate::elimination::COMMON_BAND;
 use crate::outcome::Outcome;
+use crate::read::Read;
 use crate::runs::slice_mut;
 use crate::simd::LANES;
-use crate::update::Read;
 use crate::workspace::{Arrays, PADDED};
 use crate::{
     Access, Directions, Gradient, Incoming, Kernels, Lines, Norms, Rule, Wanted, Workspace, CHUNK,

@@ -10,8 +10,9 @@ use std::ops::Range;
 use super::element::Stored;
 use super::elimination::{Elimination, ANY_BAND, LOWER, PSI, TIMES_PIVOT};
 use super::outcome::{Finishing, Outcome};
+use super::planes::{copy_few, Next};
 use super::simd::{Kernel, Scalar, Vector, LANES};
-use super::update::{copy_few, Next, Update};
+use super::update::Update;
 use crate::MAX_BAND;
 
 /// Planes of the state.

@@ -7,122 +7,17 @@
 // The number of a vector says more than an iterator over several arrays.
 #![allow(clippy::needless_range_loop)]
 
-use std::array::from_fn;
 use std::marker::PhantomData;
 
-use super::element::{chunks_mut, Stored};
-use super::factor::Times;
-use super::isa::prefetch;
-use super::noise::{Noise, Random};
-use super::norms::add_squares;
-use super::simd::{Kernel, Scalar, Vector, LANES};
-use crate::Factor;
-
-/// An average: `keep` multiplies what is there, `weight` what comes in.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Average {
-    /// Multiplies what is there.
-    pub keep: f64,
-    /// Multiplies what comes in.
-    pub weight: f64,
-}
-
-/// How the state takes in a gradient.
-#[derive(Debug, Clone, Copy)]
-pub struct TakeIn {
-    /// The momentum's average.
-    pub momentum: Average,
-    /// Nesterov momentum: what directions and norms are computed from is the momentum
-    /// averaged with the gradient once more.
-    pub nesterov: bool,
-    /// That of diagonal and sub-diagonals.
-    pub statistics: Average,
-    /// That of the plane of normalized RMSProp, where there is one.
-    pub rms: Option<Average>,
-    /// Makes the gradient one of norm 1.
-    pub normalize: Factor,
-    /// The direction whose squares are added up.
-    pub reference: Option<Reference>,
-    /// What divides the momentum where there are no edges.
-    pub denominator: Denominator,
-}
-
-/// Another method's direction, whose norm is wanted; of state without bias
-/// correction, as everything here.
-#[derive(Debug, Clone, Copy)]
-pub enum Reference {
-    /// `g`.
-    Sgd,
-    /// `m`.
-    Momentum,
-    /// `m / (sqrt(H_jj) + eps)`.
-    Adam {
-        /// Added to the root.
-        eps: f64,
-    },
-    /// `q / (sqrt(r) + eps)`, with `q = g / |g|`.
-    NormalizedRmsprop {
-        /// Added to the root.
-        eps: f64,
-    },
-}
-
-impl TakeIn {
-    pub(crate) fn is_adam(&self) -> bool {
-        matches!(self.reference, Some(Reference::Adam { .. }))
-    }
-
-    /// Whether it takes nothing but the state and the gradient.
-    pub(crate) fn is_plain(&self) -> bool {
-        self.reference.is_none() && self.rms.is_none()
-    }
-}
-
-/// What divides the momentum where there are no edges.
-#[derive(Debug, Clone, Copy)]
-pub enum Denominator {
-    /// The diagonal and this damping.
-    Damped(f64),
-    /// The diagonal's square root and this eps: plain Adam.
-    Adam(f64),
-}
-
-/// What a state plane becomes in the chunk.
-#[derive(Debug, Clone, Copy)]
-pub enum Reading {
-    /// The diagonal: what divides the momentum.
-    Denominator(Denominator),
-    /// The same, times a power of two.
-    Times(f64),
-    /// Nesterov momentum: the same, and then averaged with the gradient.
-    Nesterov {
-        /// The power of two.
-        times: f64,
-        /// The momentum's average.
-        by: Average,
-        /// Multiplies the gradient; the power of two is in it.
-        scale: Factor,
-    },
-}
-
-/// Copies `scale * x`, as the arithmetic's type.
-pub(crate) struct Scale<'a, T, E> {
-    pub(crate) from: &'a [[E; LANES]],
-    pub(crate) to: &'a mut [[T; LANES]],
-    pub(crate) scale: Factor,
-}
-
-impl<T: Scalar, E: Stored> Kernel<T> for Scale<'_, T, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        let scale = Times::new(isa, self.scale);
-        for (from, to) in self.from.iter().zip(self.to) {
-            scale.of(E::load::<V>(isa, from)).store(to);
-        }
-    }
-}
+use crate::element::{chunks_mut, Stored};
+use crate::factor::Times;
+use crate::isa::prefetch;
+use crate::noise::Noise;
+use crate::norms::add_squares;
+use crate::planes::{copy_few, Next, Plane, Rest};
+use crate::read::{both, damp, damping, nesterov};
+use crate::simd::{Kernel, Scalar, Vector, LANES};
+use crate::{Reference, TakeIn};
 
 /// Where a chunk's new coordinates are among the planes of the state: momentum,
 /// diagonal and sub-diagonals.
@@ -148,56 +43,6 @@ impl Chunk {
     fn start<T>(self, state: *mut [T], planes: usize, vectors: usize) -> *mut T {
         assert!(self.at + vectors * LANES <= self.plane && planes * self.plane <= state.len());
         state.cast::<T>().wrapping_add(self.at)
-    }
-}
-
-/// A state plane of a run comes into the chunk.
-pub(crate) struct Read<'a, T, E> {
-    pub(crate) from: &'a [[E; LANES]],
-    pub(crate) to: &'a mut [[T; LANES]],
-    pub(crate) ahead: usize,
-    pub(crate) reading: Reading,
-}
-
-impl<T: Scalar, E: Stored> Kernel<T> for Read<'_, T, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        let (damping, times) = match self.reading {
-            Reading::Denominator(by) => (Some(damping::<V>(isa, by)), 1.0),
-            Reading::Times(times) | Reading::Nesterov { times, .. } => (None, times),
-        };
-        let times = V::number(isa, times);
-        for (from, to) in self.from.iter().zip(self.to) {
-            prefetch(from, self.ahead);
-            let x = E::load::<V>(isa, from);
-            match damping {
-                Some((roots, add)) => damp(x, roots, add).store(to),
-                None => (x * times).store(to),
-            }
-        }
-    }
-}
-
-/// Momentum that came into the chunk is averaged with the gradient once more.
-pub(crate) struct Nesterov<'a, T, E> {
-    pub(crate) gradient: &'a [[E; LANES]],
-    pub(crate) momentum: &'a mut [[T; LANES]],
-    pub(crate) by: Average,
-    pub(crate) scale: Factor,
-}
-
-impl<T: Scalar, E: Stored> Kernel<T> for Nesterov<'_, T, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        let (scale, by) = (Times::new(isa, self.scale), both(isa, self.by));
-        for (m, g) in self.momentum.iter_mut().zip(self.gradient) {
-            let g = scale.of(E::load::<V>(isa, g));
-            nesterov(V::load(isa, m), by, g).store(m);
-        }
     }
 }
 
@@ -232,62 +77,6 @@ pub(crate) struct Update<'a, 'p, T, E, const BAND: usize, const ELSEWHERE: bool>
     pub(crate) largest: &'a mut [T; LANES],
     pub(crate) ahead: usize,
     pub(crate) element: PhantomData<E>,
-}
-
-/// The rest of a run, less than a vector: padded with zeros in a copy.
-#[repr(C)] // The gradient is followed by that of the neighbours.
-pub(crate) struct Rest<T, E, const BAND: usize> {
-    gradient: [T; LANES],
-    neighbours: [[T; LANES]; BAND],
-    momentum: [E; LANES],
-    diagonal: [E; LANES],
-    bands: [[E; LANES]; BAND],
-}
-
-impl<T: Scalar, E: Stored, const BAND: usize> Rest<T, E, BAND> {
-    fn planes(&mut self) -> impl Iterator<Item = &mut [E; LANES]> {
-        let first = [&mut self.momentum, &mut self.diagonal];
-        first.into_iter().chain(&mut self.bands)
-    }
-}
-
-/// Where the next vector of an update is.
-// One counter serves all of them, so that they stay in registers.
-pub(crate) struct Next<'r, T, E, const BAND: usize, const ELSEWHERE: bool> {
-    gradient: *const T,
-    /// Elements from it to that of the next neighbours.
-    step: usize,
-    momentum: Plane<'r, E, ELSEWHERE>,
-    diagonal: Plane<'r, E, ELSEWHERE>,
-    bands: [Plane<'r, E, ELSEWHERE>; BAND],
-}
-
-impl<'r, T, E: Stored, const BAND: usize, const ELSEWHERE: bool> Next<'r, T, E, BAND, ELSEWHERE> {
-    #[inline(always)]
-    fn new(
-        gradient: &'r [T],
-        step: usize,
-        source: usize,
-        planes: impl IntoIterator<Item = &'r mut [[E; LANES]]>,
-    ) -> Self {
-        let mut planes = planes.into_iter();
-        let mut next = || Plane::new(planes.next().unwrap_or_default(), source);
-        Next {
-            gradient: gradient.as_ptr(),
-            step,
-            momentum: next(),
-            diagonal: next(),
-            bands: from_fn(|_| next()),
-        }
-    }
-
-    /// That of the rest.
-    #[inline(always)]
-    pub(crate) fn of(rest: &'r mut Rest<T, E, BAND>) -> Self {
-        let first = [&mut rest.momentum, &mut rest.diagonal];
-        let planes = first.into_iter().chain(&mut rest.bands);
-        Next::new(&rest.gradient, LANES, 0, planes.map(std::slice::from_mut))
-    }
 }
 
 /// An update under way: what its loop needs, in registers as far as there are any.
@@ -638,107 +427,6 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
             Some(Reference::Adam { .. }) | None => {}
         }
     }
-}
-
-/// Keep and weight, in every lane.
-#[inline(always)]
-fn both<V: Vector>(isa: V::Isa, by: Average) -> [V; 2] {
-    [V::number(isa, by.keep), V::number(isa, by.weight)]
-}
-
-/// A plane that takes something in: `ELSEWHERE` says that it is not read where it is
-/// written. Then it is written past the caches: lines that are stored into the caches would
-/// have to be read before.
-struct Plane<'r, E, const ELSEWHERE: bool> {
-    /// The next vector, where it is written.
-    next: *mut [E; LANES],
-    source: usize,
-    borrowed: PhantomData<&'r mut [E]>,
-}
-
-impl<'r, E: Stored, const ELSEWHERE: bool> Plane<'r, E, ELSEWHERE> {
-    #[inline(always)]
-    fn new(plane: &'r mut [[E; LANES]], source: usize) -> Self {
-        Plane {
-            next: plane.as_mut_ptr(),
-            source,
-            borrowed: PhantomData,
-        }
-    }
-
-    /// `x <- keep x + a b`, for the next vector; one so many bytes ahead is asked for.
-    ///
-    /// # Safety
-    /// The plane has another vector.
-    #[inline(always)]
-    #[allow(clippy::too_many_arguments)] // Each is a number.
-    unsafe fn average<V: Vector>(
-        &mut self,
-        isa: V::Isa,
-        keep: V,
-        a: V,
-        b: V,
-        least: V,
-        noise: Random,
-        ahead: usize,
-    ) -> V {
-        let to = self.next;
-        self.next = to.wrapping_add(1);
-        let from = match ELSEWHERE {
-            true => std::ptr::with_exposed_provenance(to.addr().wrapping_add(self.source)),
-            false => to.cast_const(),
-        };
-        // SAFETY: the caller's promise; the plane is borrowed exclusively. Where it is
-        // read in another place, that has as many vectors, and nobody writes it.
-        let from: &[E; LANES] = unsafe { &*from };
-        prefetch(from, ahead);
-        let new = a.mul_add(b, keep * E::load::<V>(isa, from)).flush(least);
-        // SAFETY: as above, and what was read is not used any more.
-        let to = unsafe { &mut *to };
-        match ELSEWHERE {
-            true => E::stream(new, to),
-            false => E::store(new, isa, to, noise),
-        }
-    }
-}
-
-/// Copies less than a vector.
-// A call of a function takes longer.
-#[inline(always)]
-pub(crate) fn copy_few<T: Copy>(from: &[T], to: &mut [T]) {
-    let len = from.len().min(to.len()).min(LANES - 1);
-    let mut at = 0;
-    macro_rules! copy {
-        ($($count:literal)*) => {$(
-            if len & $count != 0 {
-                to[at..][..$count].copy_from_slice(&from[at..][..$count]);
-                at += $count;
-            }
-        )*};
-    }
-    copy!(8 4 2 1);
-    debug_assert_eq!(at, len);
-}
-
-/// Nesterov momentum of momentum after a step.
-#[inline(always)]
-fn nesterov<V: Vector>(m: V, [keep, weight]: [V; 2], g: V) -> V {
-    weight.mul_add(g, keep * m)
-}
-
-/// Whether the diagonal's root is taken, and what is added to it.
-#[inline(always)]
-fn damping<V: Vector>(isa: V::Isa, denominator: Denominator) -> (bool, V) {
-    match denominator {
-        Denominator::Damped(add) => (false, V::number(isa, add)),
-        Denominator::Adam(add) => (true, V::number(isa, add)),
-    }
-}
-
-/// What divides the momentum where there are no edges.
-#[inline(always)]
-fn damp<V: Vector>(diagonal: V, roots: bool, add: V) -> V {
-    (if roots { diagonal.sqrt() } else { diagonal }) + add
 }
 
 /// Entries that would lead beyond the end of a chain become zero: those of
