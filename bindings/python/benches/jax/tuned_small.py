@@ -101,8 +101,8 @@ class Run:
 class Results(search.Results):
     """The runs of one problem."""
 
-    def __init__(self, folder, problem, steps):
-        super().__init__(folder / f"{problem.name}.json")
+    def __init__(self, folder, problem, steps, suffix=""):
+        super().__init__(folder / f"{problem.name}{suffix}.json")
         self.problem, self.steps = problem, steps
         # Whether what is missing is done.
         self.trains = False

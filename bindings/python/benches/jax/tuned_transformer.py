@@ -101,8 +101,8 @@ LONGER_PLAN = SMALLER_PLAN._replace(
 class Results(search.Results):
     """The runs of one size and length."""
 
-    def __init__(self, folder, size, steps):
-        super().__init__(folder / f"{size}-{steps}.json")
+    def __init__(self, folder, size, steps, suffix=""):
+        super().__init__(folder / f"{size}-{steps}{suffix}.json")
         self.size, self.steps = size, steps
         # With what new runs are done; without, none is.
         self.text = None

@@ -52,6 +52,8 @@ SONEWS = {
     "SONew, pooled rank 16": {"pooling": "rank", "rank": 16, **NESTEROV},
     "SONew, pooled all": {"pooling": "all", **NESTEROV},
 }
+# Of benches/jax/defaults.py alone.
+WITHOUT_NESTEROV = {"SONew, pooled band 32, no Nesterov": {"pooling": "band", "band": 32}}
 # The rows of these are not their units' weights: each is the vector of one input, and
 # Adam updates it.
 EMBEDDINGS = ("characters", "positions")
@@ -170,8 +172,13 @@ def schedule(peak, steps):
     return optax.join_schedules([up, optax.linear_schedule(peak, 0.0, steps - warm_up)], [warm_up])
 
 
+def given(setting, **names):
+    """The numbers of a setting by optax's names. What it does not have is at the default."""
+    return {theirs: setting[ours] for theirs, ours in names.items() if ours in setting}
+
+
 def muon(rate, setting, by_adam, weight_decay, mask):
-    """Muon with updates of a root mean square that is given, as if they were Adam's."""
+    """Muon. With `rms` its updates have that root mean square, as if they were Adam's."""
 
     def dimensions(params):
         def of(path, leaf):
@@ -183,11 +190,8 @@ def muon(rate, setting, by_adam, weight_decay, mask):
     # The direction alone: optax's weight decay would not be the same for Adam's leaves.
     direction = optax.contrib.muon(
         -1.0,
-        beta=setting["beta1"],
-        adam_b1=setting["beta1"],
-        adam_b2=setting["beta2"],
-        eps=setting["eps"],
-        consistent_rms=setting["rms"],
+        **given(setting, beta="beta1", adam_b1="beta1", adam_b2="beta2"),
+        **given(setting, eps="eps", consistent_rms="rms"),
         muon_weight_dimension_numbers=dimensions,
     )
     decay = optax.add_decayed_weights(weight_decay, mask)
@@ -235,7 +239,7 @@ def make_plain(name, setting, steps, by_adam=EMBEDDINGS, weight_decay=WEIGHT_DEC
     rate = schedule(setting["rate"], steps)
     both = {"weight_decay": weight_decay, "mask": matrices}
     if options is None:
-        options = SONEWS.get(name)
+        options = (SONEWS | WITHOUT_NESTEROV).get(name)
     if options is not None:
         numbers = {key: value for key, value in setting.items() if key != "rate"}
 
@@ -247,14 +251,12 @@ def make_plain(name, setting, steps, by_adam=EMBEDDINGS, weight_decay=WEIGHT_DEC
         )
     if name == "Muon":
         return Optimizer(muon(rate, setting, by_adam, **both))
-    betas = {"b1": setting["beta1"], "b2": setting["beta2"]}
+    numbers = given(setting, b1="beta1", b2="beta2", eps="eps")
     if name == "Lion":
         # Its rates are about a tenth of the others': so weights decay alike.
         both["weight_decay"] *= 10
-        return Optimizer(optax.lion(rate, **betas, **both))
-    return Optimizer(
-        optax.adamw(rate, eps=setting["eps"], nesterov=name == "NAdamW", **betas, **both)
-    )
+        return Optimizer(optax.lion(rate, **numbers, **both))
+    return Optimizer(optax.adamw(rate, nesterov=name == "NAdamW", **numbers, **both))
 
 
 # The setting is an argument: its numbers can change without compiling anew.

@@ -2,6 +2,7 @@
 and that the command writes its page and does not repeat runs."""
 
 import importlib.metadata
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 PYTHON = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(PYTHON / "examples" / "jax"), str(PYTHON / "benches" / "jax")]
+import defaults
 import search
 import small_problems
 import tuned_small
@@ -102,6 +104,55 @@ def test_the_command_searches_reruns_and_writes_its_page(tmp_path, monkeypatch):
     monkeypatch.setattr(tuned_small, "Run", again)
     tuned_small.main()
     assert (tmp_path / "small-benchmarks.md").read_text() == page
+
+
+def test_at_the_defaults_only_the_rate_is_searched(tmp_path, monkeypatch):
+    root = PYTHON.parents[1]
+    for page in ("small-benchmarks.md", "choosing.md"):
+        shutil.copy(root / "docs" / page, tmp_path)
+    (tmp_path / "small-benchmarks").mkdir()
+    for module, name, value in (
+        (search, "TRIALS", 1),
+        (search, "MORE_TRIALS", 1),
+        (tuned_small, "SEEDS", (1,)),
+    ):
+        monkeypatch.setattr(module, name, value)
+    rows = (defaults.Row("AdamW"), defaults.Row(defaults.PLAIN_BAND, {"shrink": 0.08}))
+    monkeypatch.setattr(defaults, "SMALL_PLAN", defaults.Plan((0, 1), (1, 2), rows))
+    command = ["defaults.py", "flights", "--steps", "20", "--docs", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        # There is no best rate of AdamW yet.
+        defaults.main()
+    tuned = ["tuned_small.py", *command[1:], "--rows", "AdamW"]
+    monkeypatch.setattr(sys, "argv", tuned)
+    tuned_small.main()
+    monkeypatch.setattr(sys, "argv", command)
+    defaults.main()
+    page = (tmp_path / "choosing.md").read_text()
+    [_, part] = page.split("<!-- defaults-flights-raw -->")
+    [adamw, band] = part.split("<!-- end")[0].strip().splitlines()[-2:]
+    assert adamw.startswith("| AdamW | ")
+    assert band.startswith("| SONew, pooled band 32; shrink 0.08 | ") and band.endswith("| - |")
+
+    file = tmp_path / "small-benchmarks" / "flights-raw-defaults.json"
+    rates = {}
+    for run in json.loads(file.read_text())["runs"]:
+        assert set(run["setting"]) - {"rate"} == ({"shrink"} if "SONew" in run["name"] else set())
+        losses = rates.setdefault((run["name"], run["kind"]), {})
+        losses[run["setting"]["rate"]] = run["curve"][-1][1]
+    for name in ("AdamW", defaults.PLAIN_BAND):
+        trials = rates[name, "trial"]
+        [best] = rates[name, "rerun"]
+        # It is between others that are worse.
+        assert best == min(trials, key=trials.get) and min(trials) < best < max(trials)
+
+    def again(*_):
+        raise AssertionError("a run is repeated")
+
+    monkeypatch.setattr(tuned_small, "Run", again)
+    defaults.main()
+    assert (tmp_path / "choosing.md").read_text() == page
 
 
 def test_a_best_setting_at_an_edge_is_named():

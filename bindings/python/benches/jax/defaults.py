@@ -1,0 +1,212 @@
+"""What the defaults give: the networks of the other two benchmarks, where nothing but the learning
+rate is searched.
+
+    python benches/jax/defaults.py transformer                 # 300 steps
+    python benches/jax/defaults.py transformer --steps 2000    # one seed
+    python benches/jax/defaults.py images
+    python benches/jax/defaults.py flights                     # raw features
+
+Rates are AdamW's best one of the other benchmark, whose runs have to be there, times powers of two:
+the same for all rows, and further ones while the best is the first or the last. With the best
+of a row, new seeds are run. Runs are in docs/transformer/small-STEPS-defaults.json and
+docs/small-benchmarks/PROBLEM-defaults.json, which are written after each: what is there is not done
+again. At the end a table goes into docs/choosing.md.
+"""
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[4]
+sys.path.insert(0, str(ROOT / "bindings/python/examples/jax"))
+import search
+import small_problems
+import tables
+import transformer
+import tuned_small
+import tuned_transformer
+from search import Missing
+
+SHORTER = {"beta1": 0.85, "beta2": 0.98}
+BAND, PLAIN_BAND = "SONew, pooled band 32", "SONew, pooled band 32, no Nesterov"
+TRIDIAGONAL = "SONew, tridiagonal, Nesterov"
+
+
+class Row(NamedTuple):
+    """An optimizer at its defaults, but for what it is given."""
+
+    name: str
+    given: dict = {}
+
+    @property
+    def title(self):
+        # Elsewhere all pooled rows have it, and none says so.
+        name = f"{self.name}, Nesterov" if self.name == BAND else self.name
+        return "; ".join([name.replace(", no Nesterov", ""), *self.numbers])
+
+    @property
+    def numbers(self):
+        return [f"{key} {value:g}" for key, value in self.given.items()]
+
+
+SONEWS = (
+    Row("SONew, tridiagonal"),
+    Row(TRIDIAGONAL),
+    Row(PLAIN_BAND),
+    Row(BAND),
+    Row(TRIDIAGONAL, SHORTER),
+    Row(BAND, SHORTER),
+)
+
+
+class Plan(NamedTuple):
+    # Of the rates that all rows have: AdamW's times two to the power of these.
+    powers: tuple
+    # None of them is the seed of the search.
+    seeds: tuple
+    # The first is what the others are compared with.
+    rows: tuple
+
+
+PLAN = Plan(
+    range(-2, 3),
+    (1, 2, 3),
+    (
+        Row("AdamW"),
+        Row("AdamW", SHORTER),
+        Row("Muon"),
+        *SONEWS,
+        Row(BAND, {"shrink": 0.08}),
+    ),
+)
+# Runs of small problems are quick, and differ more.
+SMALL_PLAN = PLAN._replace(seeds=(1, 2, 3, 4, 5))
+LONGER_PLAN = Plan(range(-1, 2), (1,), (Row("AdamW"), *SONEWS))
+
+
+class Benchmark(NamedTuple):
+    plan: Plan
+    steps: int
+    digits: int
+    # Runs of this program, and those of the other benchmark.
+    results: search.Results
+    tuned: search.Results
+    # The best setting that the other one has for a row's name: a `search.Row`.
+    best: callable
+
+    def tuned_row(self, name):
+        """None, if there is no such row."""
+        try:
+            return self.best(self.tuned, name)
+        except (Missing, KeyError):
+            return None
+
+
+def of_transformer(docs, steps):
+    folder, size = docs / "transformer", tuned_transformer.FIRST[0]
+    results = tuned_transformer.Results(folder, size, steps, "-defaults")
+    tuned = tuned_transformer.Results(folder, size, steps)
+    first = tuned_transformer.Results(folder, *tuned_transformer.FIRST)
+    is_longer = steps > tuned_transformer.FIRST[1]
+    plan = tuned_transformer.LONGER_PLAN if is_longer else tuned_transformer.PLAN
+    best = functools.partial(tuned_transformer.outcome, plan=plan, first=first)
+    results.text = transformer.Text()
+    return Benchmark(LONGER_PLAN if is_longer else PLAN, steps, 3, results, tuned, best)
+
+
+def of_small(docs, problem, steps):
+    folder = docs / "small-benchmarks"
+    results = tuned_small.Results(folder, problem, steps, "-defaults")
+    results.trains = True
+    tuned = tuned_small.Results(folder, problem, steps)
+    return Benchmark(SMALL_PLAN, steps, problem.digits, results, tuned, tuned_small.outcome)
+
+
+def searched(benchmark, row, middle):
+    """The best rate and its loss; further rates are tried while the best is at an end."""
+
+    def tried(powers):
+        candidates = [row.given | {"rate": float(f"{middle * 2**power:.2e}")} for power in powers]
+        pairs = search.compared(benchmark.results, row.name, candidates)
+        return [(loss, power, setting) for power, (loss, setting) in zip(powers, pairs)]
+
+    first, last = benchmark.plan.powers[0], benchmark.plan.powers[-1]
+    found = tried(benchmark.plan.powers)
+    while True:
+        loss, power, setting = search.best(found)
+        if power == first:
+            first -= 1
+            found += tried([first])
+        elif power == last:
+            last += 1
+            found += tried([last])
+        else:
+            return loss, setting
+
+
+def outcome(benchmark, row, middle):
+    trial, setting = searched(benchmark, row, middle)
+    seeds = benchmark.plan.seeds
+    curves = [benchmark.results.run("rerun", row.name, setting, seed) for seed in seeds]
+    return search.Row(trial, setting, curves)
+
+
+def report(benchmark, rows):
+    seeds, digits = benchmark.plan.seeds, benchmark.digits
+    goal = np.mean(tables.ends(rows[0][1].curves))
+    said = f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    lines = [
+        ["", "rate", f"loss, {said}", "spread", "steps to AdamW's", "all numbers searched, loss"]
+    ]
+
+    def mean(curves):
+        return f"{np.mean(tables.ends(curves)):.{digits}f}"
+
+    for row, found in rows:
+        tuned = None if row.given else benchmark.tuned_row(row.name)
+        there = tables.reached(found.curves, goal)
+        lines.append(
+            [
+                row.title,
+                f"{found.setting['rate']:g}",
+                mean(found.curves),
+                tables.spread(found.curves, digits) if len(seeds) > 1 else "-",
+                tables.steps_to(there, benchmark.steps),
+                mean(tuned.curves[: len(seeds)]) if tuned else "-",
+            ]
+        )
+    described = tables.machine(benchmark.results.data["machine"])
+    return f"{described}. {benchmark.steps} steps.\n\n{tables.table(lines)}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("problem", choices=("transformer", "images", "flights"))
+    parser.add_argument("--steps", type=int, help="other than the benchmark's own")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where results go")
+    arguments = parser.parse_args()
+    if arguments.problem == "transformer":
+        steps = arguments.steps or transformer.STEPS
+        benchmark, name = of_transformer(arguments.docs, steps), f"transformer-{steps}"
+    else:
+        problem = tuned_small.PROBLEMS[arguments.problem][0]()
+        benchmark = of_small(arguments.docs, problem, arguments.steps or problem.steps)
+        name = problem.name
+    adamw = benchmark.tuned_row("AdamW")
+    if adamw is None:
+        parser.error(f"{benchmark.tuned.path.name} has no AdamW: run that benchmark first")
+    plan = benchmark.plan
+    benchmark.results.total = len(plan.rows) * (len(plan.powers) + len(plan.seeds))
+    middle = adamw.setting["rate"]
+    rows = [(row, outcome(benchmark, row, middle)) for row in plan.rows]
+    page = arguments.docs / "choosing.md"
+    tables.write(page, f"defaults-{name}", report(benchmark, rows))
+    print(f"written: {page}")
+
+
+if __name__ == "__main__":
+    main()
