@@ -2,7 +2,7 @@
 rate is searched.
 
     python benches/jax/defaults.py transformer                 # 300 steps
-    python benches/jax/defaults.py transformer --steps 2000    # one seed
+    python benches/jax/defaults.py transformer --steps 2000    # one seed, the rates of 300 steps
     python benches/jax/defaults.py images
     python benches/jax/defaults.py flights                     # raw features
 
@@ -24,7 +24,6 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[4]
 sys.path.insert(0, str(ROOT / "bindings/python/examples/jax"))
 import search
-import small_problems
 import tables
 import transformer
 import tuned_small
@@ -64,7 +63,8 @@ SONEWS = (
 
 
 class Plan(NamedTuple):
-    # Of the rates that all rows have: AdamW's times two to the power of these.
+    # Of the rates that all rows have: AdamW's times two to the power of these. None takes the
+    # best of 300 steps.
     powers: tuple
     # None of them is the seed of the search.
     seeds: tuple
@@ -80,12 +80,13 @@ PLAN = Plan(
         Row("AdamW", SHORTER),
         Row("Muon"),
         *SONEWS,
+        Row(TRIDIAGONAL, {"eps": 1e-4}),
         Row(BAND, {"shrink": 0.08}),
     ),
 )
 # Runs of small problems are quick, and differ more.
 SMALL_PLAN = PLAN._replace(seeds=(1, 2, 3, 4, 5))
-LONGER_PLAN = Plan(range(-1, 2), (1,), (Row("AdamW"), *SONEWS))
+LONGER_PLAN = Plan(None, (1,), (Row("AdamW"), *SONEWS))
 
 
 class Benchmark(NamedTuple):
@@ -95,27 +96,31 @@ class Benchmark(NamedTuple):
     # Runs of this program, and those of the other benchmark.
     results: search.Results
     tuned: search.Results
-    # The best setting that the other one has for a row's name: a `search.Row`.
-    best: callable
+    # The row that the other one has by this name.
+    row_of: callable
+    # The one whose rates this takes.
+    first: tuple = None
 
     def tuned_row(self, name):
         """None, if there is no such row."""
         try:
-            return self.best(self.tuned, name)
+            return self.row_of(self.tuned, name)
         except (Missing, KeyError):
             return None
 
 
-def of_transformer(docs, steps):
-    folder, size = docs / "transformer", tuned_transformer.FIRST[0]
+def of_transformer(docs, steps, text):
+    folder, (size, first_steps) = docs / "transformer", tuned_transformer.FIRST
+    first = of_transformer(docs, first_steps, None) if steps > first_steps else None
     results = tuned_transformer.Results(folder, size, steps, "-defaults")
+    results.text = text
+    row_of = functools.partial(
+        tuned_transformer.outcome,
+        plan=tuned_transformer.LONGER_PLAN if first else tuned_transformer.PLAN,
+        first=tuned_transformer.Results(folder, *tuned_transformer.FIRST),
+    )
     tuned = tuned_transformer.Results(folder, size, steps)
-    first = tuned_transformer.Results(folder, *tuned_transformer.FIRST)
-    is_longer = steps > tuned_transformer.FIRST[1]
-    plan = tuned_transformer.LONGER_PLAN if is_longer else tuned_transformer.PLAN
-    best = functools.partial(tuned_transformer.outcome, plan=plan, first=first)
-    results.text = transformer.Text()
-    return Benchmark(LONGER_PLAN if is_longer else PLAN, steps, 3, results, tuned, best)
+    return Benchmark(LONGER_PLAN if first else PLAN, steps, 3, results, tuned, row_of, first)
 
 
 def of_small(docs, problem, steps):
@@ -126,11 +131,17 @@ def of_small(docs, problem, steps):
     return Benchmark(SMALL_PLAN, steps, problem.digits, results, tuned, tuned_small.outcome)
 
 
-def searched(benchmark, row, middle):
+def searched(benchmark, row):
     """The best rate and its loss; further rates are tried while the best is at an end."""
+    if benchmark.first:
+        return searched(benchmark.first, row)
+    adamw = benchmark.tuned_row("AdamW")
+    if adamw is None:
+        raise Missing
 
     def tried(powers):
-        candidates = [row.given | {"rate": float(f"{middle * 2**power:.2e}")} for power in powers]
+        rates = [float(f"{adamw.setting['rate'] * 2**power:.2e}") for power in powers]
+        candidates = [row.given | {"rate": rate} for rate in rates]
         pairs = search.compared(benchmark.results, row.name, candidates)
         return [(loss, power, setting) for power, (loss, setting) in zip(powers, pairs)]
 
@@ -148,8 +159,8 @@ def searched(benchmark, row, middle):
             return loss, setting
 
 
-def outcome(benchmark, row, middle):
-    trial, setting = searched(benchmark, row, middle)
+def outcome(benchmark, row):
+    trial, setting = searched(benchmark, row)
     seeds = benchmark.plan.seeds
     curves = [benchmark.results.run("rerun", row.name, setting, seed) for seed in seeds]
     return search.Row(trial, setting, curves)
@@ -191,18 +202,19 @@ def main():
     arguments = parser.parse_args()
     if arguments.problem == "transformer":
         steps = arguments.steps or transformer.STEPS
-        benchmark, name = of_transformer(arguments.docs, steps), f"transformer-{steps}"
+        benchmark = of_transformer(arguments.docs, steps, transformer.Text())
+        name = f"transformer-{steps}"
     else:
         problem = tuned_small.PROBLEMS[arguments.problem][0]()
         benchmark = of_small(arguments.docs, problem, arguments.steps or problem.steps)
         name = problem.name
-    adamw = benchmark.tuned_row("AdamW")
-    if adamw is None:
-        parser.error(f"{benchmark.tuned.path.name} has no AdamW: run that benchmark first")
     plan = benchmark.plan
-    benchmark.results.total = len(plan.rows) * (len(plan.powers) + len(plan.seeds))
-    middle = adamw.setting["rate"]
-    rows = [(row, outcome(benchmark, row, middle)) for row in plan.rows]
+    benchmark.results.total = len(plan.rows) * (len(plan.powers or ()) + len(plan.seeds))
+    try:
+        rows = [(row, outcome(benchmark, row)) for row in plan.rows]
+    except Missing:
+        needed = benchmark.first.results if benchmark.first else benchmark.tuned
+        parser.error(f"rates are those of {needed.path.name}: run that first")
     page = arguments.docs / "choosing.md"
     tables.write(page, f"defaults-{name}", report(benchmark, rows))
     print(f"written: {page}")
