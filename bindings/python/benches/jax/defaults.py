@@ -57,8 +57,6 @@ SONEWS = (
     Row(TRIDIAGONAL),
     Row(PLAIN_BAND),
     Row(BAND),
-    Row(TRIDIAGONAL, SHORTER),
-    Row(BAND, SHORTER),
 )
 
 
@@ -77,10 +75,9 @@ PLAN = Plan(
     (1, 2, 3),
     (
         Row("AdamW"),
-        Row("AdamW", SHORTER),
         Row("Muon"),
         *SONEWS,
-        Row(TRIDIAGONAL, {"eps": 1e-4}),
+        *(Row(name, SHORTER) for name in ("AdamW", TRIDIAGONAL, BAND)),
         Row(BAND, {"shrink": 0.08}),
     ),
 )
