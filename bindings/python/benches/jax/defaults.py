@@ -79,6 +79,7 @@ PLAN = Plan(
         *SONEWS,
         *(Row(name, SHORTER) for name in ("AdamW", TRIDIAGONAL, BAND)),
         Row(BAND, {"shrink": 0.08}),
+        Row(TRIDIAGONAL, {"eps": 1e-4}),
     ),
 )
 # Runs of small problems are quick, and differ more.
