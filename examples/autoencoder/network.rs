@@ -5,12 +5,13 @@
 //! cross-entropy in nats, summed over the pixels, averaged over the batch.
 //! Results do not depend on the number of threads.
 
-use ndarray::{linalg::general_mat_mul, Array1, Array2, ArrayView2, Axis};
+use ndarray::{Array1, Array2, Axis};
 use rand::Rng;
 use rand_distr::{Distribution, Normal};
 use rayon::prelude::*;
 
 use crate::math::{sigmoid, tanh};
+use crate::products::multiply;
 
 /// Factor of a tanh layer's initial weights, which compensates for the saturation
 /// of tanh.
@@ -165,19 +166,6 @@ impl Network {
             }
         }
     }
-}
-
-/// `c = a b`, with the rows of `c` distributed over the threads. Every element is
-/// the same sum in the same order for any number of threads.
-fn multiply(a: ArrayView2<f32>, b: ArrayView2<f32>, c: &mut Array2<f32>) {
-    let rows = a.nrows().div_ceil(rayon::current_num_threads());
-    let mut parts: Vec<_> = a
-        .axis_chunks_iter(Axis(0), rows)
-        .zip(c.axis_chunks_iter_mut(Axis(0), rows))
-        .collect();
-    parts
-        .par_iter_mut()
-        .for_each(|(a, c)| general_mat_mul(1.0, a, &b, 0.0, c));
 }
 
 /// `x = tanh(x + bias)` in every row.

@@ -42,7 +42,8 @@ pub struct Curve {
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-/// Colours that colour-blind readers can distinguish (Okabe and Ito).
+/// Colours that colour-blind readers can distinguish (Okabe and Ito, and of Tol's those whose
+/// lightness differs).
 fn colour(method: Method) -> RGBColor {
     match method {
         Method::Sgd => RGBColor(204, 121, 167),
@@ -51,8 +52,11 @@ fn colour(method: Method) -> RGBColor {
         Method::Diagonal => RGBColor(230, 159, 0),
         Method::Tridiagonal => RGBColor(0, 114, 178),
         Method::Band4 => RGBColor(213, 94, 0),
-        Method::Default => RGBColor(0, 0, 0),
-        Method::Pooled => RGBColor(86, 180, 233),
+        Method::Default => RGBColor(153, 153, 51),
+        Method::Muon => RGBColor(0, 0, 0),
+        Method::PooledBand32 => RGBColor(86, 180, 233),
+        Method::PooledRank16 => RGBColor(51, 34, 136),
+        Method::PooledAll => RGBColor(136, 34, 85),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::data::Name;
 
 /// An optimizer of the comparison.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// Stochastic gradient descent with momentum
     Sgd,
@@ -20,6 +20,8 @@ pub enum Method {
     Rmsprop,
     /// Adam with decoupled weight decay on every tensor
     Adamw,
+    /// Muon, with Adam for biases
+    Muon,
     /// SONew, band 0
     Diagonal,
     /// SONew, band 1
@@ -28,8 +30,12 @@ pub enum Method {
     Default,
     /// SONew, band 4
     Band4,
-    /// SONew whose units share a band of 16
-    Pooled,
+    /// SONew whose units share a band of 32
+    PooledBand32,
+    /// SONew whose units share 16 directions
+    PooledRank16,
+    /// SONew whose units share all correlations of their inputs
+    PooledAll,
 }
 
 impl Method {
@@ -39,11 +45,14 @@ impl Method {
             Method::Sgd => "SGD, momentum",
             Method::Rmsprop => "RMSProp",
             Method::Adamw => "AdamW",
+            Method::Muon => "Muon",
             Method::Diagonal => "diagonal SONew",
             Method::Tridiagonal => "tridiagonal SONew",
             Method::Default => "tridiagonal SONew, default damping",
             Method::Band4 => "band-4 SONew",
-            Method::Pooled => "pooled SONew",
+            Method::PooledBand32 => "SONew, pooled band 32",
+            Method::PooledRank16 => "SONew, pooled rank 16",
+            Method::PooledAll => "SONew, pooled all",
         }
     }
 
@@ -53,23 +62,24 @@ impl Method {
             Method::Sgd => "sgd",
             Method::Rmsprop => "rmsprop",
             Method::Adamw => "adamw",
+            Method::Muon => "muon",
             Method::Diagonal => "diagonal",
             Method::Tridiagonal => "tridiagonal",
             Method::Default => "default",
             Method::Band4 => "band4",
-            Method::Pooled => "pooled",
+            Method::PooledBand32 => "pooled-band32",
+            Method::PooledRank16 => "pooled-rank16",
+            Method::PooledAll => "pooled-all",
         }
     }
 
-    /// Whether it is a SONew, and not a first-order method.
-    pub fn is_sonew(self) -> bool {
+    /// What the benchmark stores its state as, in turn.
+    pub fn states(self) -> &'static [State] {
         match self {
-            Method::Sgd | Method::Rmsprop | Method::Adamw => false,
-            Method::Diagonal
-            | Method::Tridiagonal
-            | Method::Default
-            | Method::Band4
-            | Method::Pooled => true,
+            Method::Diagonal | Method::Tridiagonal | Method::Default | Method::Band4 => {
+                &[State::Float32, State::Bfloat16]
+            }
+            _ => &[State::Float32],
         }
     }
 
@@ -93,6 +103,15 @@ impl Method {
             threads,
             ..Options::default()
         };
+        // As the pooled rows of the transformer: what is not named here is at its default, and
+        // norms and sums are those of the step before.
+        let pooled = |pooling| Options {
+            pooling,
+            shrink: setting.shrink,
+            gamma: Options::default().gamma,
+            nesterov: true,
+            ..options.clone()
+        };
         match self {
             Method::Sgd => Options {
                 eps: DAMPING_OF_SGD,
@@ -109,6 +128,7 @@ impl Method {
                 graft_eps: setting.eps,
                 ..options
             },
+            Method::Muon => unreachable!("Muon is not the library's"),
             Method::Diagonal => options,
             Method::Tridiagonal => Options { band: 1, ..options },
             Method::Default => Options {
@@ -118,11 +138,15 @@ impl Method {
                 ..options
             },
             Method::Band4 => Options { band: 4, ..options },
-            Method::Pooled => Options {
-                band: 16,
-                pooling: Pooling::Band,
-                ..options
+            Method::PooledBand32 => Options {
+                band: 32,
+                ..pooled(Pooling::Band)
             },
+            Method::PooledRank16 => Options {
+                rank: 16,
+                ..pooled(Pooling::Rank)
+            },
+            Method::PooledAll => pooled(Pooling::All),
         }
     }
 
@@ -182,7 +206,7 @@ pub fn layers(data: Name) -> &'static [usize] {
 }
 
 /// Hyperparameters. The learning rate is the peak of a schedule.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Setting {
     pub lr: f64,
     pub beta1: f64,
@@ -191,12 +215,22 @@ pub struct Setting {
     pub eps: f64,
     /// Edge removal of SONew.
     pub gamma: f64,
+    /// By how much pooled correlations are taken to be smaller than their estimates.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub shrink: f64,
+    /// The root mean square of an update of Muon, before the learning rate.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rms: f64,
     pub weight_decay: f64,
 }
 
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
+}
+
 /// The setting of a method on a data set: the best of the benchmark's search,
-/// as `docs/benchmark.md` has it. The pooled method, and on CURVES the default of damping, for
-/// which there was none yet, have that of the tridiagonal one.
+/// as `docs/benchmark.md` has it. On CURVES there was none for the default of damping, which
+/// has that of the tridiagonal one.
 pub fn setting(data: Name, method: Method) -> Setting {
     let row = |lr, beta1, beta2, eps, gamma| Setting {
         lr,
@@ -204,7 +238,11 @@ pub fn setting(data: Name, method: Method) -> Setting {
         beta2,
         eps,
         gamma,
-        weight_decay: 0.0,
+        ..Setting::default()
+    };
+    let pooled = |lr, beta1, beta2, eps, shrink| Setting {
+        shrink,
+        ..row(lr, beta1, beta2, eps, 0.0)
     };
     match (data, method) {
         (Name::Curves, Method::Default) => Setting {
@@ -216,19 +254,22 @@ pub fn setting(data: Name, method: Method) -> Setting {
         (Name::Curves, Method::Rmsprop) => row(0.0017, 0.0, 0.8321, 4.75e-8, 0.0),
         (Name::Curves, Method::Adamw) => row(0.00417, 0.7888, 0.9193, 1.69e-7, 0.0),
         (Name::Curves, Method::Diagonal) => row(0.00742, 0.5979, 0.9791, 2.31e-5, 0.0174),
-        (Name::Curves, Method::Tridiagonal | Method::Pooled) => {
-            row(0.00985, 0.6951, 0.9744, 7.08e-5, 0.00354)
-        }
+        (Name::Curves, Method::Tridiagonal) => row(0.00985, 0.6951, 0.9744, 7.08e-5, 0.00354),
         (Name::Curves, Method::Band4) => row(0.0119, 0.6424, 0.9425, 6.44e-5, 0.0151),
         (Name::Mnist, Method::Sgd) => row(0.0179, 0.7443, 0.0, 0.0, 0.0),
         (Name::Mnist, Method::Rmsprop) => row(0.0017, 0.0, 0.8321, 4.75e-8, 0.0),
         (Name::Mnist, Method::Adamw) => row(0.00237, 0.6424, 0.9425, 6.44e-6, 0.0),
         (Name::Mnist, Method::Diagonal) => row(0.00591, 0.7525, 0.9485, 9.51e-7, 0.00958),
-        (Name::Mnist, Method::Tridiagonal | Method::Pooled) => {
-            row(0.0106, 0.7205, 0.9618, 2.72e-7, 0.00516)
-        }
+        (Name::Mnist, Method::Tridiagonal) => row(0.0106, 0.7205, 0.9618, 2.72e-7, 0.00516),
         (Name::Mnist, Method::Default) => row(0.0178, 0.8308, 0.9273, 1e-3, 0.00783),
         (Name::Mnist, Method::Band4) => row(0.0145, 0.8547, 0.8578, 2.06e-7, 0.00432),
+        (_, Method::Muon) => Setting {
+            rms: 0.35,
+            ..row(0.0149, 0.8582, 0.9812, 2.08e-7, 0.0)
+        },
+        (_, Method::PooledBand32 | Method::PooledRank16 | Method::PooledAll) => {
+            pooled(0.0106, 0.7205, 0.9618, 2.72e-7, 0.0766)
+        }
     }
 }
 
@@ -279,6 +320,8 @@ mod tests {
         beta2: 0.9,
         eps: 1e-4,
         gamma: 0.0,
+        shrink: 0.0,
+        rms: 0.0,
         weight_decay: 0.0,
     };
 

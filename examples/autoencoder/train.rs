@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use ndarray::Array2;
 use rand::SeedableRng;
 use rand_pcg::Pcg64;
@@ -13,6 +13,7 @@ use sonew::options::StepOptions;
 use sonew::{LoadOptions, Optimizer};
 
 use crate::data::{order, Images, PIXELS};
+use crate::muon::Muon;
 use crate::network::Network;
 use crate::settings::{layers, Method, Setting, State};
 
@@ -52,12 +53,18 @@ pub struct Record {
     pub seconds: f64,
 }
 
+/// What updates the parameters.
+enum Updater {
+    Library(Box<Optimizer>),
+    Muon(Muon),
+}
+
 /// A run in progress.
 pub struct Run<'a> {
     problem: &'a Problem,
     setting: Setting,
     network: Network,
-    optimizer: Optimizer,
+    updater: Updater,
     batch: Array2<f32>,
     /// The epoch that `order` is of.
     epoch: Option<usize>,
@@ -74,13 +81,20 @@ impl<'a> Run<'a> {
         state: State,
     ) -> Result<Self> {
         let layers = layers(problem.images.name);
-        let options = method.options(&setting, problem.threads);
+        let updater = match method {
+            Method::Muon => Updater::Muon(Muon::new(layers, setting)),
+            _ => {
+                let options = method.options(&setting, problem.threads);
+                let optimizer = Optimizer::new(options, &method.tensors(layers, state))?;
+                Updater::Library(Box::new(optimizer))
+            }
+        };
         let mut rng = Pcg64::seed_from_u64(problem.seed);
         Ok(Run {
             problem,
             setting,
             network: Network::new(layers, problem.batch, &mut rng),
-            optimizer: Optimizer::new(options, &method.tensors(layers, state))?,
+            updater,
             batch: Array2::zeros((problem.batch, PIXELS)),
             epoch: None,
             order: Vec::new(),
@@ -114,7 +128,11 @@ impl<'a> Run<'a> {
     pub fn state_bytes_per_parameter(&self) -> f64 {
         let tensors = self.network.parameters.slices();
         let parameters: usize = tensors.iter().map(|tensor| tensor.len()).sum();
-        self.optimizer.state_bytes() as f64 / parameters as f64
+        let bytes = match &self.updater {
+            Updater::Library(optimizer) => optimizer.state_bytes(),
+            Updater::Muon(muon) => muon.state_bytes(),
+        };
+        bytes as f64 / parameters as f64
     }
 
     /// Trains on the next batch.
@@ -145,43 +163,60 @@ impl<'a> Run<'a> {
     }
 
     fn update(&mut self, step: usize) -> Result<()> {
-        let step_options = StepOptions {
-            lr: self.setting.lr * schedule(step, self.problem.steps()),
-            ..StepOptions::default()
-        };
+        let lr = self.setting.lr * schedule(step, self.problem.steps());
         let Network {
             parameters,
             gradient,
             ..
         } = &mut self.network;
-        let gradients: Vec<_> = gradient.slices().into_iter().map(Some).collect();
-        self.optimizer
-            .step(&step_options, &mut parameters.slices_mut(), &gradients)?;
+        match &mut self.updater {
+            Updater::Library(optimizer) => {
+                let options = StepOptions {
+                    lr,
+                    ..StepOptions::default()
+                };
+                let gradients: Vec<_> = gradient.slices().into_iter().map(Some).collect();
+                optimizer.step(&options, &mut parameters.slices_mut(), &gradients)?;
+            }
+            Updater::Muon(muon) => {
+                muon.step(step, lr, parameters.slices_mut(), gradient.slices())?;
+            }
+        }
         Ok(())
     }
 
     /// Saves parameters and optimizer state; the record is the caller's to
     /// keep.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let parameters = self.network.parameters.slices().into_iter();
-        let parameters: Vec<_> = parameters.map(Elements::new).collect();
-        self.optimizer.save(path, Some(&parameters))?;
+        let parameters = self.network.parameters.slices();
+        match &self.updater {
+            Updater::Library(optimizer) => {
+                let parameters: Vec<_> = parameters.into_iter().map(Elements::new).collect();
+                optimizer.save(path, Some(&parameters))?;
+            }
+            Updater::Muon(muon) => muon.save(path, parameters)?,
+        }
         Ok(())
     }
 
     /// Continues from a saved state and its record.
     pub fn load(&mut self, path: &Path, record: Record) -> Result<()> {
-        let parameters = self.network.parameters.slices_mut().into_iter();
-        let mut parameters: Vec<_> = parameters.map(ElementsMut::new).collect();
-        self.optimizer
-            .load(path, &LoadOptions::default(), Some(&mut parameters))?;
-        anyhow::ensure!(
-            self.optimizer.step_count() == record.losses.len() as u64,
-            "{} is of step {}, the losses end at step {}",
-            path.display(),
-            self.optimizer.step_count(),
-            record.losses.len()
-        );
+        let parameters = self.network.parameters.slices_mut();
+        match &mut self.updater {
+            Updater::Library(optimizer) => {
+                let parameters = parameters.into_iter().map(ElementsMut::new);
+                let mut parameters: Vec<_> = parameters.collect();
+                optimizer.load(path, &LoadOptions::default(), Some(&mut parameters))?;
+                ensure!(
+                    optimizer.step_count() == record.losses.len() as u64,
+                    "{} is of step {}, the losses end at step {}",
+                    path.display(),
+                    optimizer.step_count(),
+                    record.losses.len()
+                );
+            }
+            Updater::Muon(muon) => muon.load(path, parameters)?,
+        }
         self.record = record;
         Ok(())
     }

@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::data::{Images, Name};
-use crate::settings::{Method, State};
+use crate::settings::Method;
 use crate::train::Problem;
 use results::Results;
 pub use search::Stopped;
@@ -65,7 +65,8 @@ pub struct Search {
         value_enum,
         value_delimiter = ',',
         value_name = "NAMES",
-        default_value = "adamw,tridiagonal,band4,diagonal,rmsprop,sgd"
+        default_value = "adamw,tridiagonal,band4,diagonal,rmsprop,sgd,\
+                         pooled-band32,pooled-rank16,muon,pooled-all"
     )]
     optimizers: Vec<Method>,
 }
@@ -97,11 +98,7 @@ pub fn search(arguments: &Search) -> Result<()> {
         problem.seed = search::SEARCH_SEED;
         let best = search::search(&problem, method, &mut results)?;
         println!("best of {}: {best:?}", method.title());
-        let states: &[State] = match method.is_sonew() {
-            true => &[State::Float32, State::Bfloat16],
-            false => &[State::Float32],
-        };
-        for &state in states {
+        for &state in method.states() {
             search::rerun(&mut problem, method, state, best, &mut results)?;
         }
     }

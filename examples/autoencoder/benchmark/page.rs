@@ -70,7 +70,7 @@ fn ranges_table() -> String {
         "1 - beta1",
         "1 - beta2",
         "eps",
-        "gamma",
+        "its own",
     ])];
     let cell = |range: Option<Range>| match range {
         Some(range) => format!("{} to {}", number(range.low), number(range.high)),
@@ -80,7 +80,9 @@ fn ranges_table() -> String {
         (Method::Sgd, Method::Sgd.title()),
         (Method::Rmsprop, Method::Rmsprop.title()),
         (Method::Adamw, Method::Adamw.title()),
-        (Method::Tridiagonal, "every SONew"),
+        (Method::Muon, Method::Muon.title()),
+        (Method::Tridiagonal, "SONew"),
+        (Method::PooledBand32, "SONew, pooled"),
     ] {
         let ranges = ranges(methods);
         rows.push([
@@ -89,7 +91,10 @@ fn ranges_table() -> String {
             cell(ranges.far_beta1),
             cell(ranges.far_beta2),
             cell(ranges.eps),
-            cell(ranges.gamma),
+            match ranges.own {
+                Some((own, range)) => format!("{} {}", own.name(), cell(Some(range))),
+                None => cell(None),
+            },
         ]);
     }
     table(&rows)
@@ -102,7 +107,7 @@ fn best_table(summary: &Summary) -> String {
         "beta1",
         "beta2",
         "eps",
-        "gamma",
+        "its own",
         "final losses of the trials that went on",
     ])];
     let float32 = summary.rows.iter().filter(|r| r.state == State::Float32);
@@ -119,7 +124,10 @@ fn best_table(summary: &Summary) -> String {
             cell(row.setting.beta1, has.far_beta1),
             cell(row.setting.beta2, has.far_beta2),
             cell(row.setting.eps, has.eps),
-            cell(row.setting.gamma, has.gamma),
+            match has.own {
+                Some((own, _)) => format!("{} {}", own.name(), number(own.of(&row.setting))),
+                None => "-".to_owned(),
+            },
             trials.join(", "),
         ]);
     }

@@ -28,7 +28,35 @@ pub struct Ranges {
     pub far_beta1: Option<Range>,
     pub far_beta2: Option<Range>,
     pub eps: Option<Range>,
-    pub gamma: Option<Range>,
+    /// What only some have.
+    pub own: Option<(Own, Range)>,
+}
+
+/// A number of a setting that only some optimizers have, none of them two.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Own {
+    Gamma,
+    Shrink,
+    Rms,
+}
+
+impl Own {
+    pub fn name(self) -> &'static str {
+        match self {
+            Own::Gamma => "gamma",
+            Own::Shrink => "shrink",
+            Own::Rms => "rms",
+        }
+    }
+
+    /// Its value in a setting.
+    pub fn of(self, setting: &Setting) -> f64 {
+        match self {
+            Own::Gamma => setting.gamma,
+            Own::Shrink => setting.shrink,
+            Own::Rms => setting.rms,
+        }
+    }
 }
 
 /// The same for both data sets. Learning rates of all but SGD are one decade,
@@ -45,33 +73,43 @@ pub fn ranges(method: Method) -> Ranges {
             far_beta1: Some(range(0.02, 0.5)),
             far_beta2: None,
             eps: None,
-            gamma: None,
+            own: None,
         },
         Method::Rmsprop => Ranges {
             lr: range(3e-4, 3e-3),
             far_beta1: None,
             far_beta2,
             eps: Some(range(1e-8, 1e-5)),
-            gamma: None,
+            own: None,
         },
         Method::Adamw => Ranges {
             lr: range(1e-3, 1e-2),
             far_beta1,
             far_beta2,
             eps: Some(range(1e-8, 1e-5)),
-            gamma: None,
+            own: None,
+        },
+        // Rates as SONew, since rms multiplies them.
+        Method::Muon => Ranges {
+            lr: range(5e-3, 5e-2),
+            own: Some((Own::Rms, range(0.1, 1.0))),
+            ..ranges(Method::Adamw)
         },
         // Its damping is not searched, but everything else from the same draws.
         Method::Default => Ranges {
             eps: Some(range(Options::default().eps, Options::default().eps)),
             ..ranges(Method::Tridiagonal)
         },
-        Method::Diagonal | Method::Tridiagonal | Method::Band4 | Method::Pooled => Ranges {
+        Method::PooledBand32 | Method::PooledRank16 | Method::PooledAll => Ranges {
+            own: Some((Own::Shrink, range(1e-2, 0.3))),
+            ..ranges(Method::Tridiagonal)
+        },
+        Method::Diagonal | Method::Tridiagonal | Method::Band4 => Ranges {
             lr: range(5e-3, 5e-2),
             far_beta1,
             far_beta2,
             eps: Some(range(1e-7, 1e-4)),
-            gamma: Some(range(3e-3, 3e-2)),
+            own: Some((Own::Gamma, range(3e-3, 3e-2))),
         },
     }
 }
@@ -89,18 +127,24 @@ impl Ranges {
             let within = |part| (part as f64 + rng.random::<f64>()) / trials as f64;
             parts.into_iter().map(within).collect::<Vec<f64>>()
         };
-        let [lr, beta1, beta2, eps, gamma] = std::array::from_fn(|_| shares());
+        let [lr, beta1, beta2, eps, of_its_own] = std::array::from_fn(|_| shares());
         let value = |range: Option<Range>, share| range.map_or(0.0, |r| three_digits(r.at(share)));
         let beta = |range: Option<Range>, share| match range {
             Some(range) => four_places(1.0 - range.at(share)),
             None => 0.0,
+        };
+        let own = |of: Own, share| match self.own {
+            Some((own, range)) if own == of => three_digits(range.at(share)),
+            _ => 0.0,
         };
         let setting = |trial: usize| Setting {
             lr: value(Some(self.lr), lr[trial]),
             beta1: beta(self.far_beta1, beta1[trial]),
             beta2: beta(self.far_beta2, beta2[trial]),
             eps: value(self.eps, eps[trial]),
-            gamma: value(self.gamma, gamma[trial]),
+            gamma: own(Own::Gamma, of_its_own[trial]),
+            shrink: own(Own::Shrink, of_its_own[trial]),
+            rms: own(Own::Rms, of_its_own[trial]),
             weight_decay: 0.0,
         };
         (0..trials).map(setting).collect()
@@ -140,7 +184,7 @@ mod tests {
         assert_eq!(parts(|s| 1.0 - s.beta1, ranges.far_beta1.unwrap()), all);
         assert_eq!(parts(|s| 1.0 - s.beta2, ranges.far_beta2.unwrap()), all);
         assert_eq!(parts(|s| s.eps, ranges.eps.unwrap()), all);
-        assert_eq!(parts(|s| s.gamma, ranges.gamma.unwrap()), all);
+        assert_eq!(parts(|s| s.gamma, ranges.own.unwrap().1), all);
         assert_eq!(settings, ranges.sample(10, 7));
         assert_ne!(settings, ranges.sample(10, 8));
     }
@@ -155,7 +199,13 @@ mod tests {
         };
         // Rates are rounded to three digits.
         let near = |(a, b): (f64, f64)| (a - b).abs() < 0.005;
-        for method in [Method::Sgd, Method::Rmsprop, Method::Tridiagonal] {
+        for method in [
+            Method::Sgd,
+            Method::Rmsprop,
+            Method::Tridiagonal,
+            Method::PooledAll,
+            Method::Muon,
+        ] {
             let mut pairs = draws(method).into_iter().zip(draws(Method::Adamw));
             assert!(pairs.all(near), "{}", method.key());
         }

@@ -238,8 +238,7 @@ mod tests {
             beta1: 0.5,
             beta2: 0.9,
             eps: 1e-8,
-            gamma: 0.0,
-            weight_decay: 0.0,
+            ..Setting::default()
         };
         let mut trial = Trial {
             job: job(&problem, Method::Adamw, State::Float32, Some(0), setting),

@@ -20,14 +20,18 @@ use crate::STOP;
 const TURN: usize = 4;
 
 /// What is timed; the first is what the others are compared with.
-const CONTESTANTS: [(Method, State); 7] = [
+const CONTESTANTS: [(Method, State); 11] = [
     (Method::Adamw, State::Float32),
+    (Method::Muon, State::Float32),
     (Method::Diagonal, State::Float32),
     (Method::Tridiagonal, State::Float32),
     (Method::Band4, State::Float32),
     (Method::Diagonal, State::Bfloat16),
     (Method::Tridiagonal, State::Bfloat16),
     (Method::Band4, State::Bfloat16),
+    (Method::PooledBand32, State::Float32),
+    (Method::PooledRank16, State::Float32),
+    (Method::PooledAll, State::Float32),
 ];
 
 /// Mean times of one turn, in milliseconds.
