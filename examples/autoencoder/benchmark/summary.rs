@@ -9,7 +9,7 @@ use crate::report::{smooth, steps_to};
 use crate::settings::{Method, Setting, State};
 
 /// Every optimizer of the benchmark, in the order of its tables.
-pub const ROWS: [(Method, State); 9] = [
+pub const ROWS: [(Method, State); 11] = [
     (Method::Sgd, State::Float32),
     (Method::Rmsprop, State::Float32),
     (Method::Adamw, State::Float32),
@@ -19,6 +19,8 @@ pub const ROWS: [(Method, State); 9] = [
     (Method::Tridiagonal, State::Bfloat16),
     (Method::Band4, State::Float32),
     (Method::Band4, State::Bfloat16),
+    (Method::PooledBand32, State::Float32),
+    (Method::PooledRank16, State::Float32),
 ];
 
 /// The reruns of one optimizer, and the search before them.
