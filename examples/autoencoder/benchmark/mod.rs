@@ -148,7 +148,6 @@ fn write_page(page: &Path, results: &Path, plots: &Path) -> Result<()> {
 mod tests {
     use super::*;
     use crate::settings::setting;
-    use summary::ROWS;
 
     fn documents() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
@@ -183,9 +182,9 @@ mod tests {
         let results = Results::open(&documents().join("benchmark/results.jsonl")).unwrap();
         for data in [Name::Curves, Name::Mnist] {
             let summary = Summary::new(&results, data).unwrap();
-            for (method, state) in ROWS {
-                let found = summary.row(method, state).setting;
-                assert_eq!(setting(data, method), found, "{data:?}, {}", method.key());
+            for row in &summary.rows {
+                let known = setting(data, row.method);
+                assert_eq!(known, row.setting, "{data:?}, {}", row.method.key());
             }
         }
     }

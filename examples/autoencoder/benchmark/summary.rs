@@ -8,11 +8,13 @@ use crate::data::Name;
 use crate::report::{smooth, steps_to};
 use crate::settings::{Method, Setting, State};
 
-/// Every optimizer of the benchmark, in the order of its tables.
-pub const ROWS: [(Method, State); 11] = [
+/// Every optimizer of the benchmark, in the order of its tables. One that has not been run on a
+/// data set has no row there.
+pub const ROWS: [(Method, State); 13] = [
     (Method::Sgd, State::Float32),
     (Method::Rmsprop, State::Float32),
     (Method::Adamw, State::Float32),
+    (Method::Muon, State::Float32),
     (Method::Diagonal, State::Float32),
     (Method::Diagonal, State::Bfloat16),
     (Method::Tridiagonal, State::Float32),
@@ -21,6 +23,7 @@ pub const ROWS: [(Method, State); 11] = [
     (Method::Band4, State::Bfloat16),
     (Method::PooledBand32, State::Float32),
     (Method::PooledRank16, State::Float32),
+    (Method::PooledAll, State::Float32),
 ];
 
 /// The reruns of one optimizer, and the search before them.
@@ -56,7 +59,7 @@ impl Row {
 
 /// All that is known of one data set.
 pub struct Summary<'a> {
-    /// One for each of [`ROWS`].
+    /// One for each of [`ROWS`] that has been run.
     pub rows: Vec<Row>,
     /// AdamW's final loss, the mean of its seeds.
     pub target: f64,
@@ -95,8 +98,13 @@ impl<'a> Summary<'a> {
                 trials: finished_trials(results, data, method, epoch)?,
             })
         };
+        let has_run = |&(method, _): &(Method, State)| {
+            let mut outcomes = results.outcomes.iter();
+            outcomes.any(|o| (o.job.data, o.job.method) == (data, method))
+        };
+        let rows = ROWS.into_iter().filter(has_run).map(row);
         Ok(Summary {
-            rows: ROWS.into_iter().map(row).collect::<Result<_>>()?,
+            rows: rows.collect::<Result<_>>()?,
             target,
             steps,
             timing: timing.with_context(|| format!("no times of {data:?}: run `time`"))?,
@@ -104,8 +112,9 @@ impl<'a> Summary<'a> {
     }
 
     pub fn row(&self, method: Method, state: State) -> &Row {
-        let position = ROWS.iter().position(|&row| row == (method, state));
-        &self.rows[position.expect("a row of the benchmark")]
+        let mut rows = self.rows.iter();
+        let row = rows.find(|row| (row.method, row.state) == (method, state));
+        row.expect("a row of the benchmark")
     }
 }
 
