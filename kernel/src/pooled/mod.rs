@@ -155,9 +155,11 @@ impl PooledChains {
     /// The first of these chains, as many as a panel holds, and of whole groups.
     fn panel_of(&self, chains: &Range<usize>) -> Range<usize> {
         let (first, width) = (self.first + chains.start, self.width());
-        // Columns are not cut, so that a vector belongs to one group.
-        assert!(self.rows || first.is_multiple_of(LANES));
-        let groups = (width / GROUP).max(1);
+        // Several groups only where none of them begins within a vector.
+        let groups = match first.is_multiple_of(LANES) {
+            true => (width / GROUP).max(1),
+            false => 1,
+        };
         let left = groups * GROUP - first % GROUP;
         chains.start..chains.start + width.min(left).min(chains.len())
     }
