@@ -4,27 +4,26 @@
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, TryLockError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{attempt, directory_of, Effect};
 use crate::error::{Error, Result};
 use crate::memory::reserve;
+use crate::process::{PerProcess, Process};
 
-/// The list is in use for less than a microsecond at a time, except in a child that
-/// was forked in this very moment: there it is in use for ever, and saves are
-/// refused.
-const TRIES: usize = 100;
-const PAUSE: Duration = Duration::from_millis(1);
+/// The folder (device and number), and a hash of the name.
+type Key = (u64, u64, u64);
 
-/// The process, the folder (device and number), and a hash of the name.
-type Key = (u32, u64, u64, u64);
-
-static CLAIMED: Mutex<Vec<Key>> = Mutex::new(Vec::new());
+/// A child has a list of its own: at the moment of the fork another thread of its parent may
+/// have been using its parent's.
+static CLAIMED: PerProcess<Mutex<Vec<Key>>> = PerProcess::new();
 
 /// The right to save to a name, of which a process has at most one.
 #[derive(Debug)]
-pub(super) struct Claim(Key);
+pub(super) struct Claim {
+    of: Process,
+    key: Key,
+}
 
 impl Claim {
     /// Refused while another thread of this process has it.
@@ -44,39 +43,32 @@ impl Claim {
             let _ = folder;
             (0, 0)
         };
-        let key = (std::process::id(), device, number, hasher.finish());
-        let locked = Error::FileLocked {
-            path: path.to_owned(),
-        };
-        let Some(mut claimed) = claimed() else {
-            return Err(locked);
-        };
-        // What a forked child finds there belongs to its parent.
-        claimed.retain(|(process, ..)| *process == key.0);
+        let key = (device, number, hasher.finish());
+        let mut claimed = claimed();
         if claimed.contains(&key) {
-            return Err(locked);
+            return Err(Error::FileLocked {
+                path: path.to_owned(),
+            });
         }
         reserve(&mut claimed, 1, || "the list of saves".to_owned())?;
         claimed.push(key);
-        Ok(Claim(key))
+        Ok(Claim {
+            of: Process::current(),
+            key,
+        })
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if let Some(mut claimed) = claimed() {
-            claimed.retain(|key| *key != self.0);
+        // What a forked child finds belongs to its parent.
+        if self.of.is_current() {
+            claimed().retain(|key| *key != self.key);
         }
     }
 }
 
-fn claimed() -> Option<MutexGuard<'static, Vec<Key>>> {
-    for _ in 0..TRIES {
-        match CLAIMED.try_lock() {
-            Ok(claimed) => return Some(claimed),
-            Err(TryLockError::Poisoned(claimed)) => return Some(claimed.into_inner()),
-            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
-        }
-    }
-    None
+fn claimed() -> MutexGuard<'static, Vec<Key>> {
+    let claimed = CLAIMED.get().lock();
+    claimed.unwrap_or_else(PoisonError::into_inner)
 }
