@@ -11,7 +11,7 @@ use super::pooled::Pooled;
 use crate::layout::{Grid, DIAGONAL};
 
 /// How many elements ahead memory is asked for, where chains run along it;
-/// otherwise it is asked for a row ahead. Processors look ahead by themselves,
+/// otherwise it is asked for a row or two ahead. Processors look ahead by themselves,
 /// but stop at the end of a page and of a row.
 const AHEAD: usize = 512;
 
