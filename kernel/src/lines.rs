@@ -36,7 +36,9 @@ impl Kernels {
     ) {
         let (shape, width) = (work.shape(), lines.cols.len());
         let kept = |row: usize, at: usize| lines.kept + (row - lines.rows.start) * lines.pitch + at;
-        let is_common = self.is_common(shape.band, access, rule, lines, then);
+        // Whether lines go through a loop at once that updates, solves, and finishes.
+        let is_common = |then| self.is_unlimited(shape.band, access, rule, then);
+        let is_common = lines.takes_in && then.is_some_and(is_common);
         // Short lines of whole vectors are one run, in memory and in the chunk.
         if shape.is_short() && shape.line == Some(access.cols()) {
             let most = if is_common { usize::MAX } else { CHUNK / width };
@@ -46,7 +48,8 @@ impl Kernels {
                 work.across(row as isize, 0);
                 let (col, len) = (0, count * width);
                 let run = Run { row, col, len };
-                let left = self.part(work, access, rule, lines, run, kept(row, 0), then, norms);
+                let kept = kept(row, 0);
+                let left = self.part(work, access, rule, lines, run, is_common, kept, then, norms);
                 self.advance(work, left);
                 row += count;
             }
@@ -55,7 +58,7 @@ impl Kernels {
         let is_whole = shape.is_short() && width == access.cols();
         if is_whole
             && width < NARROW
-            && self.goes_through_a_copy(shape.band, access, rule, lines, then)
+            && self.goes_through_a_copy(shape.band, access, rule, lines, is_common, then)
         {
             return self.padded_lines(work, access, rule, lines, then, norms);
         }
@@ -64,7 +67,7 @@ impl Kernels {
                 work.across(row as isize, part.start);
                 let (col, len) = (lines.cols.start + part.start, part.len());
                 let (run, kept) = (Run { row, col, len }, kept(row, part.start));
-                self.part(work, access, rule, lines, run, kept, then, norms);
+                self.part(work, access, rule, lines, run, is_common, kept, then, norms);
             }
             self.end_line(work);
         }
@@ -80,6 +83,7 @@ impl Kernels {
         rule: &Rule,
         lines: &Lines,
         run: Run,
+        is_common: bool,
         kept: usize,
         then: Option<Directions>,
         norms: &mut Norms,
@@ -89,7 +93,7 @@ impl Kernels {
             row: run.row - band.min(run.row),
             ..run
         };
-        let gradient = match self.is_common(band, access, rule, lines, then) {
+        let gradient = match is_common {
             true => Gradient::InMemory {
                 step: access.cols(),
             },
@@ -121,19 +125,6 @@ impl Kernels {
         self.solve(work, access, rule, incoming, &wanted, then, norms)
     }
 
-    /// Whether lines go through a loop at once that updates, solves, and finishes.
-    fn is_common(
-        &self,
-        band: usize,
-        access: &Access<'_>,
-        rule: &Rule,
-        lines: &Lines,
-        then: Option<Directions>,
-    ) -> bool {
-        let is_common = |then| self.is_unlimited(band, access, rule, then);
-        lines.takes_in && then.is_some_and(is_common)
-    }
-
     /// Whether lines can be padded in a copy, in which they are float32 or shorter.
     fn goes_through_a_copy(
         &self,
@@ -141,10 +132,11 @@ impl Kernels {
         access: &Access<'_>,
         rule: &Rule,
         lines: &Lines,
+        is_common: bool,
         then: Option<Directions>,
     ) -> bool {
         let is_known = match (lines.takes_in, then) {
-            (true, Some(then)) => self.is_unlimited(band, access, rule, then),
+            (true, Some(_)) => is_common,
             (true, None) => self.reads_in_place(access, rule) && rule.take_in.rms.is_none(),
             (false, Some(then)) => has_finish(access, rule, then) && !rule.take_in.nesterov,
             (false, None) => false,

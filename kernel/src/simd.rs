@@ -224,6 +224,7 @@ pub(crate) trait Vector:
     type Isa: Copy;
     type Mask: Copy;
     type Sums: Copy;
+    type Register: Register<Scalar = Self::Scalar, Isa = Self::Isa>;
     type Single: SingleRegister<Isa = Self::Isa>;
     const INLINES: bool;
 
@@ -252,6 +253,11 @@ pub(crate) trait Vector:
     fn load_sums(isa: Self::Isa, from: &[f64; LANES]) -> Self::Sums;
     fn add_squares(self, sums: &mut Self::Sums);
     fn store_sums(sums: Self::Sums, to: &mut [f64; LANES]);
+    /// The largest numbers of one register and of all of this vector's: whoever does not tell
+    /// lanes apart needs no more of them.
+    fn largest(self, so_far: Self::Register) -> Self::Register;
+    /// The sums of one register and of all of this vector's.
+    fn sum(self, so_far: Self::Register) -> Self::Register;
 
     /// A number in every lane, rounded to the type of the arithmetic.
     #[inline(always)]
@@ -335,6 +341,7 @@ impl<R: Register, const N: usize> Vector for Group<R, N> {
     type Isa = R::Isa;
     type Mask = [R::Mask; N];
     type Sums = [R::Sums; N];
+    type Register = R;
     type Single = R::Single;
     const INLINES: bool = R::INLINES;
 
@@ -450,5 +457,20 @@ impl<R: Register, const N: usize> Vector for Group<R, N> {
         for i in 0..N {
             R::store_sums(sums[i], &mut to[i * R::LANES..]);
         }
+    }
+    #[inline(always)]
+    fn largest(self, mut so_far: R) -> R {
+        for i in 0..N {
+            so_far = self.0[i].larger(so_far);
+        }
+        so_far
+    }
+    #[inline(always)]
+    fn sum(self, so_far: R) -> R {
+        let mut sum = self.0[0];
+        for i in 1..N {
+            sum = sum.add(self.0[i]);
+        }
+        so_far.add(sum)
     }
 }

@@ -16,7 +16,7 @@ use crate::noise::Noise;
 use crate::norms::add_squares;
 use crate::planes::{copy_few, Next, Plane, Rest};
 use crate::read::{both, damp, damping, nesterov};
-use crate::simd::{Kernel, Scalar, Vector, LANES};
+use crate::simd::{Kernel, Register, Scalar, Vector, LANES};
 use crate::{Reference, TakeIn};
 
 /// Where a chunk's new coordinates are among the planes of the state: momentum,
@@ -79,6 +79,17 @@ pub(crate) struct Update<'a, 'p, T, E, const BAND: usize, const ELSEWHERE: bool>
     pub(crate) element: PhantomData<E>,
 }
 
+/// What is found out about all vectors. Only the reference's squares tell lanes apart: of the
+/// others one register is enough, which leaves more of them to the loop.
+pub(crate) struct Totals<V: Vector> {
+    /// The squares of the reference.
+    sums: V::Sums,
+    /// The largest entries of the diagonal, infinite ones among them.
+    largest: V::Register,
+    /// NaN if anything is that was stored as it is.
+    sum: V::Register,
+}
+
 /// An update under way: what its loop needs, in registers as far as there are any.
 pub(crate) struct Updating<'r, V: Vector, E, const BAND: usize, const ELSEWHERE: bool> {
     isa: V::Isa,
@@ -97,11 +108,7 @@ pub(crate) struct Updating<'r, V: Vector, E, const BAND: usize, const ELSEWHERE:
     /// Added to the root in Adam's direction.
     eps: V,
     zero: V,
-    sums: V::Sums,
-    /// Infinite entries are among these.
-    largest: V,
-    /// NaN if anything is that was stored as it is.
-    sum: V,
+    totals: Totals<V>,
     noise: (&'r [Noise], usize),
     ahead: usize,
 }
@@ -197,9 +204,11 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool>
             roots,
             eps: V::number(isa, eps),
             zero: V::number(isa, 0.0),
-            sums: V::load_sums(isa, self.sums),
-            largest: V::load(isa, self.largest),
-            sum: V::number(isa, 0.0),
+            totals: Totals {
+                sums: V::load_sums(isa, self.sums),
+                largest: V::Register::load(isa, self.largest),
+                sum: V::Register::splat(isa, T::ZERO),
+            },
             noise: self.noise,
             ahead: self.ahead,
         }
@@ -211,22 +220,27 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool>
     pub(crate) fn end<V: Vector<Scalar = T>>(
         &mut self,
         isa: V::Isa,
-        (sums, mut largest, sum): (V::Sums, V, V),
+        totals: Totals<V>,
         mut rest: Option<Rest<T, E, BAND>>,
     ) {
+        let Totals {
+            sums,
+            mut largest,
+            sum,
+        } = totals;
         V::store_sums(sums, self.sums);
-        let infinity = V::splat(isa, T::INFINITY);
-        if V::any(largest.not_lt(infinity)) {
+        if V::Register::any(largest.not_lt(V::Register::splat(isa, T::INFINITY))) {
             // They are rare, and the largest of the others is looked for once more.
-            largest = V::load(isa, self.largest);
+            let infinity = V::splat(isa, T::INFINITY);
+            largest = V::Register::load(isa, self.largest);
             let plane = chunks_mut::<E>(self.planes[1]).iter();
             for plane in plane.chain(rest.iter().map(|rest| &rest.diagonal)) {
                 let h = E::load::<V>(isa, plane);
-                largest = h.only(h.lt(infinity)).larger(largest);
+                largest = h.only(h.lt(infinity)).largest(largest);
             }
         }
         largest.store(self.largest);
-        if V::any(sum.is_nan()) {
+        if V::Register::any(sum.is_nan()) {
             let planes = self.planes.iter_mut();
             let planes = planes.flat_map(|plane| chunks_mut::<E>(plane));
             for plane in planes.chain(rest.iter_mut().flat_map(Rest::planes)) {
@@ -257,8 +271,8 @@ impl<'r, V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
 
     /// What is to be handed to [`Update::end`].
     #[inline(always)]
-    pub(crate) fn totals(self) -> (V::Sums, V, V) {
-        (self.sums, self.largest, self.sum)
+    pub(crate) fn totals(self) -> Totals<V> {
+        self.totals
     }
 
     /// Momentum, diagonal and the first `BAND` sub-diagonals of the next vector; and the squares of
@@ -289,7 +303,7 @@ impl<'r, V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
         let plane = &mut self.next.diagonal;
         // SAFETY: as above.
         let h = unsafe { plane.average::<V>(isa, keep, weighted, g, least, noise(1), ahead) };
-        self.largest = h.larger(self.largest);
+        self.totals.largest = h.largest(self.totals.largest);
         // Without neighbours it may be Adam's update.
         let d = damp(h, BAND == 0 && self.roots, self.add);
         if in_chunk {
@@ -300,7 +314,7 @@ impl<'r, V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
             }
         }
         if !E::ROUNDS {
-            self.sum = self.sum + (m + h);
+            self.totals.sum = (m + h).sum(self.totals.sum);
         }
 
         for k in 0..BAND {
@@ -314,7 +328,7 @@ impl<'r, V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
             // SAFETY: as above.
             e.store(unsafe { &mut *self.chunk.add((2 + k) * self.plane).cast() });
             if !E::ROUNDS {
-                self.sum = self.sum + e;
+                self.totals.sum = e.sum(self.totals.sum);
             }
         }
         // What not every step does comes last, so that the numbers above are in registers
@@ -328,7 +342,8 @@ impl<'r, V: Vector, E: Stored, const BAND: usize, const ELSEWHERE: bool>
         }
         if is_adam {
             let root = h.sqrt() + self.eps;
-            m.quotient(root, self.zero).add_squares(&mut self.sums);
+            m.quotient(root, self.zero)
+                .add_squares(&mut self.totals.sums);
         }
         self.next.gradient = self.next.gradient.wrapping_add(LANES);
         self.chunk = self.chunk.wrapping_add(LANES);
@@ -353,7 +368,7 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
             // SAFETY: the chunk has room for all of them, as `start` asserts.
             unsafe { updating.vector(by.is_adam(), true) };
         }
-        let (sums, largest, mut sum) = updating.totals();
+        let mut totals = updating.totals();
 
         let scale = V::number(isa, update.scale);
         let least = V::number(isa, E::LEAST_NORMAL);
@@ -374,7 +389,7 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
                 let e = unsafe { plane.average::<V>(isa, keep, weighted, g, least, noise, ahead) };
                 e.store(&mut chunk[i]);
                 if !E::ROUNDS {
-                    sum = sum + e;
+                    totals.sum = e.sum(totals.sum);
                 }
             }
         }
@@ -392,7 +407,7 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
                 q.store(&mut update.normalized[i]);
                 r.store(&mut update.rms[i]);
                 if !E::ROUNDS {
-                    sum = sum + r;
+                    totals.sum = r.sum(totals.sum);
                 }
             }
         }
@@ -403,7 +418,7 @@ impl<T: Scalar, E: Stored, const BAND: usize> Kernel<T>
                 break_chains::<V, E>(isa, plane, chunk, reach, k);
             }
         }
-        update.end(isa, (sums, largest, sum), None);
+        update.end(isa, totals, None);
         match by.reference {
             Some(Reference::Sgd) => {
                 let mut sums = V::load_sums(isa, update.sums);
