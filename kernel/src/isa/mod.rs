@@ -150,6 +150,8 @@ macro_rules! token {
             fn run<K: Kernel<$T>>(self, kernel: K) -> K::Output {
                 #[target_feature(enable = $features)]
                 fn inside<K: Kernel<$T>>(isa: Token, kernel: K) -> K::Output {
+                    let line = crate::isa::AlignedLine;
+                    std::hint::black_box(&line);
                     kernel.run::<$vector>(isa)
                 }
                 // SAFETY: there is a token, so the processor has the features.
@@ -158,6 +160,12 @@ macro_rules! token {
         })*
     };
 }
+
+/// A place on the stack where a line of the nearest cache begins. The compiler aligns the stack of
+/// a function for its variables, but it is too late for that when it finds out that registers have
+/// to be kept there: half of these would cross a line, if the caller's stack begins within one.
+#[repr(align(64))]
+pub(crate) struct AlignedLine;
 
 /// Operations of a register, one line each where that is enough.
 macro_rules! operations {
