@@ -867,8 +867,8 @@ struct sonew_options {
    * 1: grafting with the norms of the step before: a tensor's update is scaled by
    * |a| / |u| of the last step that it took part in, so that a step goes through
    * memory once. Its first step, and one after a zero update, takes its own. An
-   * update that would be more than twice as long as with the norms of its own
-   * step is brought to these, by a second pass. (Parameters of 16 bits without master
+   * update whose norm would be more than twice that which the norms of its own step
+   * give it is brought to these, by a second pass. (Parameters of 16 bits without master
    * weights always take two, because what they were cannot be restored.) With pooling,
    * correlations are those of the step before, too. 0: with those of the step
    * itself. -1: 1 with pooling, otherwise 0. Default -1.
@@ -1289,10 +1289,12 @@ struct sonew_optimizer_info {
  *
  * The state of a tensor is a list of planes: "momentum", "diagonal", "band.1"
  * up to "band.b" with b = options.band, "rms" with
- * SONEW_GRAFT_NORMALIZED_RMSPROP, and "master" with master weights. A tensor
+ * SONEW_GRAFT_NORMALIZED_RMSPROP, and "master" with master weights. With pooled
+ * correlations there is "pooled" in place of the bands: sums that belong to the whole
+ * tensor, whose numbers and type sonew_pooling describes. A tensor
  * with SONEW_UPDATE_ADAM has only "momentum", "diagonal" and, with master
- * weights, "master". "master" is SONEW_F32, the others have the tensor's
- * state_dtype. A plane has one number for each parameter, in the tensor's own
+ * weights, "master". "master" is SONEW_F32, the others but "pooled" have the tensor's
+ * state_dtype. A plane but "pooled" has one number for each parameter, in the tensor's own
  * order: its element j belongs to parameter j. In "band.k" that is H[j+k][j],
  * where j+k is the coordinate k places after j in the chain; for the last k
  * coordinates of a chain it is 0.
@@ -1358,7 +1360,10 @@ struct sonew_view {
   const char *plane;
   /** Number of dimensions. */
   size_t ndim;
-  /** The tensor's dimensions, slowest first; 0 beyond ndim. */
+  /**
+   * The plane's dimensions, slowest first: those of the tensor, but for "pooled"; 0 beyond
+   * ndim.
+   */
   size_t dims[SONEW_MAX_DIMS];
   /** One of sonew_dtype: the type of data's elements. */
   int32_t dtype;
@@ -1571,7 +1576,7 @@ sonew_status sonew_file_settings(const sonew_file *file,
 
 /**
  * Writes the names, types and lengths of the arrays that the file has of a tensor to *arrays: its
- * state planes, but for "master" where no master weights are set yet; then, if the file
+ * state planes ("master" is zero where no master weights are set yet); then, if the file
  * has the parameters, "parameter". Pass sizeof *arrays for size.
  *
  * Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.2.
@@ -1878,7 +1883,7 @@ struct sonew_buffers {
  * Parameters of 16 bits without master weights always take two passes: they are updated at the
  * end.) What the step measured may be reduced in the background, as by MPI_Iallreduce, while the
  * updated parameters are passed on and the next gradients are computed. Then the step is ended,
- * before the next one begins: an update that was more than twice as long as it should have been
+ * before the next one begins: an update whose norm was more than twice what it should have been
  * is brought back here, one gradient late. SONEW_LARGEST_L1 comes before SONEW_NORMS: pass the
  * machine's own numbers on, reduce them together with the norms, and set them when the step is
  * done, as the last of sonew_settings.scalars. examples/mpi does all of this.

@@ -6,7 +6,8 @@ use half::slice::HalfFloatSliceExt;
 pub use sonew_kernel::{bf16, f16, Dtype, Element, Elements, ElementsMut};
 pub(crate) use sonew_kernel::{convert, Stochastic};
 
-/// Computes parameters from float32 master weights as a step does: rounded to nearest.
+/// Rounds float32 master weights to parameters, to nearest. A NaN keeps its payload, unlike in a
+/// step.
 pub(crate) fn narrow(master: &[f32], mut params: ElementsMut<'_>) {
     let dtype = params.dtype();
     let bytes = params.bytes_mut();

@@ -55,7 +55,7 @@ pub struct Options {
     /// RMSProp, in `[0, 1)`. Default 0.99.
     pub beta2: f64,
     /// Amount of damping, finite and not negative; see [`Damping`]. Default
-    /// 1e-4.
+    /// 1e-3.
     pub eps: f64,
     /// Threshold of edge removal, in `[0, 1)`: a coordinate whose Schur
     /// complement, or one of whose pivots, is not above `gamma` times the
@@ -77,8 +77,8 @@ pub struct Options {
     /// Grafting with the norms of the step before: a tensor's update is scaled by
     /// `|a| / |u|` of the last step that it took part in, so that a step goes through
     /// memory once. Its first step, and one after a zero direction, takes the norms of
-    /// its own. An update that would be more than twice as long as with the norms of
-    /// its own step is brought to these, by a second pass. (Parameters of 16 bits without
+    /// its own. An update whose norm would be more than twice that which the norms of
+    /// its own step give it is brought to these, by a second pass. (Parameters of 16 bits without
     /// master weights always take two, because what they were cannot be restored.)
     /// With pooling, the correlations are those of the step before, too. Default `None`: true
     /// with pooling, otherwise false.
@@ -476,7 +476,7 @@ impl StepOptions {
     }
 }
 
-/// Refuses `value` unless `allowed` holds.
+/// Refuses `value` unless `holds`; `allowed` says in words what it may be.
 pub(crate) fn in_range(
     argument: impl Display,
     value: f64,

@@ -10,7 +10,7 @@ use super::noise::Random;
 use super::simd::{Kernel, Scalar, Vector, LANES};
 use crate::Factor;
 
-/// What becomes of directions.
+/// How a direction changes its target.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Apply {
     /// `p <- p + decay p + rate u`. The rate is negative or zero, except where a part of

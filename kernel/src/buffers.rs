@@ -117,19 +117,33 @@ impl<'a> TensorBuffers<'a> {
     /// twice.
     ///
     /// # Panics
-    /// If they are not of the same number, type and length.
+    /// If they are not of the same number, type and length. A step panics if the planes have
+    /// been exchanged for such ones since.
     pub fn read_from(&mut self, before: impl IntoIterator<Item = Elements<'a>>) {
         self.before.clear();
         self.before.extend(before);
+        self.check_before();
+    }
+
+    fn check_before(&self) {
         let kind = |elements: Elements<'_>| (elements.dtype(), elements.len());
         let written = self.planes.iter().map(|plane| kind(plane.elements()));
-        assert!(written.eq(self.before.iter().map(|&plane| kind(plane))));
+        assert!(
+            written.eq(self.before.iter().map(|&plane| kind(plane))),
+            "planes are read where there are others than where they are written"
+        );
     }
 
     /// How many bytes after the place where a plane is written it is read, if that is in
     /// another place, and the same for the first `count` planes; as a number that wraps
     /// around. The memory that is read can be reached by its address alone from then on.
+    ///
+    /// # Panics
+    /// If the planes were exchanged, and differ now from where they are read.
     pub(crate) fn source(&self, count: usize) -> Option<usize> {
+        if self.is_read_elsewhere() {
+            self.check_before();
+        }
         let distance = |(from, to): (&Elements<'_>, &ElementsMut<'_>)| {
             let from = from.bytes().as_ptr().expose_provenance();
             from.wrapping_sub(to.elements().bytes().as_ptr().addr())

@@ -308,7 +308,7 @@ impl Kernels {
     }
 }
 
-/// Whether it is float32: for float64, nobody looks for speed.
+/// Whether it is float32. There are no specializations for float64.
 pub(crate) const fn is_single<T>() -> bool {
     size_of::<T>() == size_of::<f32>()
 }

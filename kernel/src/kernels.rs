@@ -210,8 +210,8 @@ impl Kernels {
         access.gradient_dtype() == self.arithmetic && rule.scale.is_plain()
     }
 
-    /// Whether anybody looks for speed: for float32, where there are instructions
-    /// for it.
+    /// Whether there are specializations: for float32, on every instruction set but plain
+    /// Rust.
     pub(crate) fn is_fast(&self) -> bool {
         self.arithmetic != Dtype::F64 && self.isa.is_fast()
     }

@@ -5,7 +5,7 @@ use crate::isa::prefetch;
 use crate::simd::{Vector, LANES};
 use crate::{Apply, Directions};
 
-/// What becomes of directions.
+/// Where a loop puts directions as soon as it has them, and whether it adds up their squares.
 pub(crate) struct Outcome<'a, T> {
     /// The sums of their squares, if these are added up.
     pub(crate) sums: &'a mut [f64; LANES],

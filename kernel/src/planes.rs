@@ -111,7 +111,7 @@ impl<'r, T, E: Stored, const BAND: usize, const ELSEWHERE: bool> Next<'r, T, E, 
         }
     }
 
-    /// That of the rest.
+    /// The places of the padded vector.
     #[inline(always)]
     pub(crate) fn of(rest: &'r mut Rest<T, E, BAND>) -> Self {
         let first = [&mut rest.momentum, &mut rest.diagonal];

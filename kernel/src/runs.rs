@@ -103,7 +103,7 @@ pub struct Wanted {
     pub kept: usize,
 }
 
-/// What becomes of directions.
+/// Whether directions are measured, applied, or both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Directions {
     /// Their squares are added up, and they are kept, if there is room for it.

@@ -68,8 +68,8 @@ pub(crate) trait Instructions<T>: Copy {
 /// A loop over slices, with what it borrows.
 pub(crate) trait Kernel<T> {
     type Output;
-    /// Whether it is a specialization that nobody needs where nobody looks for
-    /// speed.
+    /// Whether it is a specialization for speed. Plain Rust has the general loops only, so
+    /// that it is not compiled for that.
     const FOR_SPEED: bool = false;
 
     /// Implementations are `#[inline(always)]`, so that the loop is compiled

@@ -330,9 +330,9 @@ impl<'r, V: Vector, const BAND: usize, const ENDS: bool> Solving<'r, V, BAND, EN
         V::and(self.zero.lt(diagonal), diagonal.lt(self.infinity))
     }
 
-    /// So many coordinates at hand are done; the last of the new ones become the
-    /// history, where directions lag behind. From now on vectors are counted from
-    /// the same as before, but are so many earlier in the chunk.
+    /// Moves the last vectors of the chunk to its beginning, where they are the history of the
+    /// next ones, after `count` vectors are done. From now on vectors are `count` earlier in the
+    /// chunk; their numbers stay as they are.
     ///
     /// # Safety
     /// The planes are those of `start`, and have so many vectors, and those that are

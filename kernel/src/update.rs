@@ -116,17 +116,17 @@ pub(crate) struct Updating<'r, V: Vector, E, const BAND: usize, const ELSEWHERE:
 impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool>
     Update<'_, '_, T, E, BAND, ELSEWHERE>
 {
-    /// Whole ones.
+    /// The number of whole vectors in the run.
     pub(crate) fn vectors(&self) -> usize {
         self.planes[0].len() / size_of::<[E; LANES]>()
     }
 
-    /// Elements that come after them.
+    /// The number of elements behind the last whole vector.
     pub(crate) fn rest(&self) -> usize {
         self.planes[0].len() / size_of::<E>() % LANES
     }
 
-    /// The rest.
+    /// A copy of these elements, padded with zeros to a vector.
     #[inline(always)]
     pub(crate) fn pad(&self) -> Rest<T, E, BAND> {
         let mut rest = Rest {
@@ -147,7 +147,7 @@ impl<T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool>
         rest
     }
 
-    /// Copies back what it has become.
+    /// Copies the padded vector back to the end of the planes.
     #[inline(always)]
     fn take_rest(&mut self, mut from: Rest<T, E, BAND>) {
         let first = self.vectors() * LANES;

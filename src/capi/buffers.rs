@@ -24,9 +24,9 @@ pub(crate) struct RawBuffer {
 unsafe impl Send for RawBuffer {}
 
 impl RawBuffer {
-    /// Whether it begins here.
+    /// Whether it begins here, or is empty, and so could be anywhere.
     pub(super) fn is_at(&self, first: *const c_void) -> bool {
-        self.first.cast_const() == first
+        self.bytes == 0 || self.first.cast_const() == first
     }
 
     /// # Safety

@@ -273,7 +273,7 @@ pub unsafe extern "C" fn sonew_file_settings(
 }
 
 /// Writes the names, types and lengths of the arrays that the file has of a tensor to *arrays: its
-/// state planes, but for "master" where no master weights are set yet; then, if the file
+/// state planes ("master" is zero where no master weights are set yet); then, if the file
 /// has the parameters, "parameter". Pass sizeof *arrays for size.
 ///
 /// Errors: SONEW_UNKNOWN_TENSOR, SONEW_STRUCT_SIZE. Since 0.2.

@@ -294,6 +294,8 @@ pub unsafe extern "C" fn sonew_save_to_memory(
             not_null(data, || "data".to_owned())?;
         }
         let room = Output::new(data.cast::<u8>(), capacity, "data");
+        let told = Output::new(size, 1, "size");
+        room.apart_from_output(&told)?;
         let save = |optimizer: &Optimizer, saved: Option<&[Elements<'_>]>| {
             if capacity == 0 {
                 return optimizer.size_in_memory(saved);
@@ -302,7 +304,10 @@ pub unsafe extern "C" fn sonew_save_to_memory(
             for (tensor, &param) in tensors.zip(saved.unwrap_or_default()) {
                 room.apart_from(&Buffer::of(tensor, "the parameter", param))?;
             }
-            for_each_of_state(optimizer, |buffer| room.apart_from(&buffer))?;
+            for_each_of_state(optimizer, |buffer| {
+                room.apart_from(&buffer)?;
+                told.apart_from(&buffer)
+            })?;
             // SAFETY: not null, and the header asks for so many bytes, which nobody else
             // uses; nor are they read meanwhile, as has just been checked.
             let bytes = unsafe { std::slice::from_raw_parts_mut(data.cast(), capacity) };

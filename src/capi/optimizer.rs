@@ -140,7 +140,7 @@ pub(super) fn ask<R>(
     OPTIMIZERS.with(optimizer.addr(), "optimizer", |owned| body(owned))
 }
 
-/// A string for C. Names, options and texts cannot contain a NUL.
+/// A string for C. Names and texts cannot contain a NUL.
 pub(super) fn c_string(text: &str) -> Result<CString> {
     let mut bytes = Vec::new();
     reserve(&mut bytes, text.len() + 1, || OF_TENSORS.to_owned())?;

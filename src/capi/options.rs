@@ -218,8 +218,8 @@ pub struct sonew_options {
     /// 1: grafting with the norms of the step before: a tensor's update is scaled by
     /// |a| / |u| of the last step that it took part in, so that a step goes through
     /// memory once. Its first step, and one after a zero update, takes its own. An
-    /// update that would be more than twice as long as with the norms of its own
-    /// step is brought to these, by a second pass. (Parameters of 16 bits without master
+    /// update whose norm would be more than twice that which the norms of its own step
+    /// give it is brought to these, by a second pass. (Parameters of 16 bits without master
     /// weights always take two, because what they were cannot be restored.) With pooling,
     /// correlations are those of the step before, too. 0: with those of the step
     /// itself. -1: 1 with pooling, otherwise 0. Default -1.
@@ -258,9 +258,9 @@ unsafe impl Versioned for sonew_options {
     }
 }
 
-/// Options for C, whose struct has this size. They are the defaults, or those of a file.
+/// Options for C, whose struct has this size.
 pub(super) fn from_options(options: &Options, struct_size: usize) -> sonew_options {
-    // Both are limited: the band by its maximum, and threads are in no file.
+    // They were validated, so that every count fits.
     let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     sonew_options {
         struct_size,

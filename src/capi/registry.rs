@@ -53,8 +53,8 @@ const TAG: usize = 0x5e;
 /// The last number given to a handle of any kind.
 static LAST: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: only the thread that has set a slot's word to IN_USE accesses its
-// value, so one thread does at a time.
+// SAFETY: only the thread that has set a slot's word to IN_USE changes its value. While
+// threads copy it, which `copy` asks `T: Sync` for, no thread can set that word.
 unsafe impl<T: Send> Sync for Registry<T> {}
 
 impl<T> Registry<T> {

@@ -48,7 +48,7 @@
 //! Parameters of 16 bits without master weights always take two passes: they are updated at the
 //! end.) What the step measured may be reduced in the background, as by MPI_Iallreduce, while the
 //! updated parameters are passed on and the next gradients are computed. Then the step is ended,
-//! before the next one begins: an update that was more than twice as long as it should have been
+//! before the next one begins: an update whose norm was more than twice what it should have been
 //! is brought back here, one gradient late. SONEW_LARGEST_L1 comes before SONEW_NORMS: pass the
 //! machine's own numbers on, reduce them together with the norms, and set them when the step is
 //! done, as the last of sonew_settings.scalars. examples/mpi does all of this.

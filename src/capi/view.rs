@@ -2,10 +2,12 @@
 //!
 //! The state of a tensor is a list of planes: "momentum", "diagonal", "band.1"
 //! up to "band.b" with b = options.band, "rms" with
-//! SONEW_GRAFT_NORMALIZED_RMSPROP, and "master" with master weights. A tensor
+//! SONEW_GRAFT_NORMALIZED_RMSPROP, and "master" with master weights. With pooled
+//! correlations there is "pooled" in place of the bands: sums that belong to the whole
+//! tensor, whose numbers and type sonew_pooling describes. A tensor
 //! with SONEW_UPDATE_ADAM has only "momentum", "diagonal" and, with master
-//! weights, "master". "master" is SONEW_F32, the others have the tensor's
-//! state_dtype. A plane has one number for each parameter, in the tensor's own
+//! weights, "master". "master" is SONEW_F32, the others but "pooled" have the tensor's
+//! state_dtype. A plane but "pooled" has one number for each parameter, in the tensor's own
 //! order: its element j belongs to parameter j. In "band.k" that is H[j+k][j],
 //! where j+k is the coordinate k places after j in the chain; for the last k
 //! coordinates of a chain it is 0.
@@ -40,7 +42,8 @@ pub struct sonew_view {
     pub plane: *const c_char,
     /// Number of dimensions.
     pub ndim: usize,
-    /// The tensor's dimensions, slowest first; 0 beyond ndim.
+    /// The plane's dimensions, slowest first: those of the tensor, but for "pooled"; 0 beyond
+    /// ndim.
     pub dims: [usize; SONEW_MAX_DIMS],
     /// One of sonew_dtype: the type of data's elements.
     pub dtype: i32,

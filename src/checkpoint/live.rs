@@ -11,8 +11,8 @@
 //!
 //! That is not enough for the disk. The system writes pages to disk in any
 //! order, so that after a power failure the file may mix old and new pages.
-//! Therefore, before anything else in the file changes, it is written to disk in
-//! it that it is in use, in which boot of the machine and in which file. A process
+//! Therefore, before anything else in the file changes, a mark is written to disk:
+//! that the file is in use, which file it is, and in which boot of the machine. A process
 //! that opens it after another boot, or opens a copy of it, accepts only what was
 //! synced, and only if the checksums match. A sync never overwrites what the sync
 //! before it has written.
@@ -206,9 +206,11 @@ impl Live {
     }
 
     /// The step was refused or aborted. If it has written nothing, the other copy is as it
-    /// was.
+    /// was. A forked child has not begun one, and its parent may be in the middle of one.
     pub(crate) fn end_step(&mut self, has_written: bool) {
-        self.set_other(if has_written { 0 } else { self.other });
+        if self.process.is_current() {
+            self.set_other(if has_written { 0 } else { self.other });
+        }
     }
 
     fn mark(&self) -> Result<()> {

@@ -76,7 +76,11 @@ pub(super) fn of_tensors(old: &Header, tensors: Vec<SavedTensor>) -> Header {
 /// The header of the new file, and where its tensors are.
 fn merged(files: &[Checkpoint]) -> Result<(Header, Vec<Vec<Source>>)> {
     let Some(first) = files.first() else {
-        return Err(Error::NoTensors);
+        return Err(Error::OutOfRange {
+            argument: "the number of files".to_owned(),
+            value: 0.0,
+            allowed: "at least 1",
+        });
     };
     let tensors = || files.iter().flat_map(|file| &file.header.tensors);
     let lengths = tensors().map(|tensor| tensor.spec.name.len());
@@ -154,8 +158,8 @@ fn same_options(files: &[Checkpoint]) -> Result<()> {
         let words = options.each_ref().map(|options| match options.get(name) {
             Some(Value::String(word)) => Word(word.clone()),
             Some(value) => Word(value.to_string()),
-            // What is false is left out.
-            None => Word(false.to_string()),
+            // What has its default may be left out.
+            None => Word("the default".to_owned()),
         });
         same(
             pair.map(Checkpoint::path),

@@ -192,9 +192,12 @@ impl Header {
             ..
         } in &self.tensors
         {
-            not_negative(format_args!("lr_scale of \"{}\"", spec.name), *lr_scale)?;
             not_negative(
-                format_args!("weight_decay of \"{}\"", spec.name),
+                format_args!("lr_scale of tensor \"{}\"", spec.name),
+                *lr_scale,
+            )?;
+            not_negative(
+                format_args!("weight_decay of tensor \"{}\"", spec.name),
                 *weight_decay,
             )?;
             check_scalars(spec, scalars)?;

@@ -359,8 +359,8 @@ impl<'f> Checkpoint<'f> {
         }
     }
 
-    /// The same for a live file of format 3. What is not as it was synced is not
-    /// trusted.
+    /// Does what [`settle`](Self::settle) does, for a live file of format 3. State that is not
+    /// as it was synced is not trusted.
     fn settle_3(&mut self) -> Result<Found> {
         let words = self.read_record()?;
         let synced = Synced::read_3(&words)?;

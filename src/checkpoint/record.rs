@@ -82,12 +82,11 @@ pub(super) const DEVICE: usize = 5;
 /// step writes it, and where there was none.
 pub(super) const OTHER: usize = 6;
 
-/// Words of a record of a sync, before the settings of all tensors and the
-/// checksums of all planes: the number of the sync,
+/// A record of a sync begins with these words. The number of the sync:
 pub(super) const NUMBER: usize = 0;
-/// the step and copy that were current,
+/// The step and copy that were current:
 pub(super) const AT: usize = 1;
-/// and the checksum over all other words.
+/// The checksum over all other words:
 pub(super) const SEAL: usize = 2;
 /// The fourth is zero.
 const HEAD: usize = 4;

@@ -413,6 +413,14 @@ fn planes_there(
     let there = layout::planes(&saved.options, &file.spec);
     for needed in layout::planes(options, tensor) {
         match there.iter().find(|plane| plane.name == needed.name) {
+            Some(plane) if plane.dims != needed.dims => {
+                return Err(Error::TensorDiffers {
+                    tensor: tensor.name.clone(),
+                    what: "dims of the pooled sums",
+                    file: shown(&plane.dims),
+                    optimizer: shown(&needed.dims),
+                })
+            }
             Some(_) if convert => {}
             Some(plane) => same_dtype(tensor, &needed.name, plane.dtype, needed.dtype)?,
             None if needed.name == MASTER => {}

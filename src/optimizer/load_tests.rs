@@ -505,6 +505,44 @@ fn what_is_named_may_differ_and_nothing_else() {
     assert!(matches!(refused, Error::UnknownName { name, .. } if name == "beta_2"));
 }
 
+/// Pooled sums of another size are refused, whatever may differ.
+#[test]
+fn the_size_of_pooled_sums_may_not_differ() {
+    let pooled = |pooling, size| match pooling {
+        Pooling::Band => Options {
+            pooling,
+            band: size,
+            ..Options::default()
+        },
+        _ => Options {
+            pooling,
+            rank: size,
+            ..Options::default()
+        },
+    };
+    for (pooling, names) in [(Pooling::Band, "band"), (Pooling::Rank, "rank")] {
+        let saved = header(&pooled(pooling, 2), &specs(&["a"]));
+        let load = |size: usize, load: &LoadOptions| {
+            allowed(&saved, &pooled(pooling, size), &specs(&["a"]), load)
+        };
+        for options in [
+            overriding_only(&[names]),
+            LoadOptions {
+                override_options: true,
+                convert_state: true,
+                ..LoadOptions::default()
+            },
+        ] {
+            load(2, &options).unwrap();
+            let refused = load(1, &options).unwrap_err();
+            assert!(
+                matches!(&refused, Error::TensorDiffers { tensor, what: "dims of the pooled sums", .. } if tensor == "a"),
+                "{refused}"
+            );
+        }
+    }
+}
+
 #[test]
 fn the_update_of_a_tensor_may_be_named() {
     let options = Options::default();

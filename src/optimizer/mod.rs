@@ -221,7 +221,7 @@ impl Optimizer {
     }
 
     fn plan_step(&mut self, step: &StepOptions, buffers: Vec<TensorBuffers<'_>>) -> Result<()> {
-        let number = self.step_count + 1;
+        let number = self.next_step()?;
         self.begin_live_step(number)?;
         let mut buffers = lend(&mut self.state, buffers);
         let stepped = self.plan.step(step, number, &mut buffers);
@@ -229,6 +229,15 @@ impl Optimizer {
         stepped?;
         self.complete(number);
         Ok(())
+    }
+
+    /// The number of the next step.
+    fn next_step(&self) -> Result<u64> {
+        self.step_count.checked_add(1).ok_or(Error::OutOfRange {
+            argument: "the step count".to_owned(),
+            value: self.step_count as f64,
+            allowed: "less than 2^64 - 1 before a step",
+        })
     }
 
     /// Makes a step, which has been taken entirely, the last one.
@@ -278,7 +287,7 @@ impl Optimizer {
     }
 
     /// A state plane as it is stored: without bias correction, one entry per
-    /// element in the tensor's own memory order. The entry of coordinate `j`
+    /// element in the tensor's own memory order (of `pooled` see [`planes`](layout::planes)). The entry of coordinate `j`
     /// in `band.k` is `H_j+k,j` along its chain.
     ///
     /// # Errors

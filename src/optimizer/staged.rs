@@ -160,7 +160,7 @@ impl Optimizer {
         self.check_reduced()?;
         let buffers = self.lent(params, grads)?;
         let (under_way, masters) = self.begin(buffers, |optimizer, buffers| {
-            let number = optimizer.step_count + 1;
+            let number = optimizer.next_step()?;
             optimizer.begin_live_step(number)?;
             let buffers = lend(&mut optimizer.state, buffers);
             let begun = optimizer.plan.begin(step, number, &buffers);

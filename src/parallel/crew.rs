@@ -50,7 +50,7 @@ unsafe impl Send for Crew {}
 // SAFETY: as above.
 unsafe impl Sync for Crew {}
 
-/// What is behind the locks of this room is set as a whole, so that a panic leaves it right.
+/// What is behind the locks of this module is set as a whole, so that a panic leaves it right.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

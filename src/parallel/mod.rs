@@ -1,4 +1,4 @@
-//! The only room with threads: who works on which tile.
+//! The threads of steps, and which tile each of them takes.
 
 mod crew;
 mod pool;

@@ -231,6 +231,7 @@ impl Plan {
         buffers: &mut [TensorBuffers<'_>],
     ) -> Result<()> {
         let _mode = FloatMode::set_default();
+        self.check(step, number, buffers)?;
         let mut progress = self.progress(step, number, buffers, false)?;
         let mut run = self.run(step, number, buffers, true)?;
         let taken = loop {
@@ -243,7 +244,10 @@ impl Plan {
         run.end();
         match taken {
             Ok(()) => self.finish(&mut progress, buffers),
-            Err(_) => self.forget_norm(),
+            Err(_) => {
+                self.forget_norm();
+                progress.give_back(&mut self.lists);
+            }
         }
         taken
     }
@@ -274,6 +278,7 @@ impl Plan {
         number: u64,
         buffers: &'a mut [TensorBuffers<'_>],
     ) -> Result<Stages<'a>> {
+        self.check(step, number, buffers)?;
         let progress = self.progress(step, number, buffers, false)?;
         let mut run = self.run(step, number, buffers, true)?;
         run.defer();
@@ -291,6 +296,7 @@ impl Plan {
         buffers: &'a mut [TensorBuffers<'_>],
         reached: &[(Stage, Vec<[f64; 2]>)],
     ) -> Result<Stages<'a>> {
+        self.check(step, number, buffers)?;
         let mut progress = self.progress(step, number, buffers, true)?;
         let mut run = self.run(step, number, buffers, false)?;
         run.replay(&mut progress, reached)?;
@@ -358,7 +364,7 @@ impl Plan {
         Progress::new(options, &self.tensors, step, number, buffers, lists, apart)
     }
 
-    /// Checks the arguments of a step, and gets everything ready for it.
+    /// Gets everything ready for a step, whose arguments have been checked.
     pub(super) fn run<'a>(
         &'a mut self,
         step: &StepOptions,
@@ -367,7 +373,6 @@ impl Plan {
         keeps: bool,
     ) -> Result<Run<'a>> {
         let buffers: &'a [TensorBuffers<'a>] = buffers;
-        self.check(step, number, buffers)?;
         let gradients = buffers.iter().filter_map(|b| b.gradient);
         let parameters = gradients.map(Elements::len).sum();
         let most = self.workspaces.len().min(self.most_threads);

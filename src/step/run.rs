@@ -24,9 +24,9 @@ pub(super) struct Lists {
     pub(super) known: Vec<Known>,
 }
 
-/// An update with the norms of the step before may be so many times as long as with
-/// those of its own.
-const TOO_LONG: f64 = 2.0;
+/// The norm of an update by the norms of the step before may be so many times that by the norms
+/// of its own.
+const LARGEST_EXCESS: f64 = 2.0;
 
 /// One step under way.
 pub(super) struct Run<'a> {
@@ -193,8 +193,8 @@ impl<'a> Run<'a> {
             known.scalars.norm_ratio = ratio.unwrap_or(0.0);
         }
         if let Some(lagged) = known.lagged.filter(|_| direction.is_positive()) {
-            known.is_too_long = (lagged / known.ratio).to_f64() > TOO_LONG;
-            if !known.is_too_long {
+            known.is_too_large = (lagged / known.ratio).to_f64() > LARGEST_EXCESS;
+            if !known.is_too_large {
                 known.ratio = lagged;
             }
         }

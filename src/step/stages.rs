@@ -61,8 +61,8 @@ pub(super) struct Known {
     pub(super) ratio: Wide,
     /// The same of the step before, if directions are applied with it.
     pub(super) lagged: Option<Wide>,
-    /// That made the update too long.
-    pub(super) is_too_long: bool,
+    /// That made the norm of the update too large.
+    pub(super) is_too_large: bool,
     /// What the step leaves to the next, but for [`Known::next_largest`].
     pub(super) scalars: Scalars,
     /// What lagged damping is relative to in the next step. It becomes one of the scalars at
@@ -156,7 +156,7 @@ impl Progress {
                 damping_waits: tensor.is_relative() && (largest == 0.0 || apart),
                 ratio: Wide::from(lagged.unwrap_or(1.0)),
                 lagged: lagged.map(Wide::from),
-                is_too_long: false,
+                is_too_large: false,
                 scalars,
                 next_largest: scalars.largest,
                 squares: Wide::ZERO,
@@ -248,6 +248,7 @@ impl Plan {
             number,
             progress,
         } = under_way;
+        self.check(step, *number, buffers)?;
         let mut run = self.run(step, *number, buffers, true)?;
         run.defer();
         let stage = run.advance(progress);

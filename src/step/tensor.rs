@@ -168,7 +168,7 @@ impl Tensor {
             };
         }
         let rate = factors.lr() * buffers.lr_scale;
-        let takes_back = known.is_too_long && self.can_take_back();
+        let takes_back = known.is_too_large && self.can_take_back();
         match known.lagged.filter(|_| takes_back) {
             None => Apply::Update {
                 rate: applied(-rate, known.ratio),
@@ -267,7 +267,7 @@ impl Tensor {
     /// What is left to be done in the last sweep.
     pub(super) fn left_to_apply(&self, known: &Known, defers: bool) -> Option<Directions> {
         let is_left = match self.grafted() {
-            true => known.lagged.is_none() || known.is_too_long || !self.can_take_back(),
+            true => known.lagged.is_none() || known.is_too_large || !self.can_take_back(),
             false => self.fused(known, defers).is_none(),
         };
         is_left.then_some(Directions::Applied)

@@ -52,6 +52,56 @@ static void as_child(sonew_optimizer *optimizer, sonew_saving *saving) {
     OK(sonew_free(optimizer));
 }
 
+static size_t read_live(char *bytes, size_t room) {
+    FILE *file = fopen(live, "rb");
+    CHECK(file);
+    size_t size = fread(bytes, 1, room, file);
+    CHECK(size > 0 && feof(file));
+    CHECK(fclose(file) == 0);
+    return size;
+}
+
+/* While the parent is within a step, what the child is refused changes no byte of the file:
+ * otherwise the copy that is being written would be taken for a whole one after a crash. */
+static void within_a_step(sonew_optimizer *optimizer) {
+    enum { ROOM = 1 << 22 };
+    static char before[ROOM], after[ROOM];
+    int begun[2];
+    CHECK(pipe(begun) == 0);
+    pid_t early = fork();
+    CHECK(early >= 0);
+    if (early == 0) {
+        char byte;
+        CHECK(read(begun[0], &byte, 1) == 1);
+        CHECK(sonew_step(optimizer, NULL, params, grads, COUNT) == SONEW_FORKED);
+        OK(sonew_free(optimizer));
+        _exit(0);
+    }
+    sonew_stages *stages = NULL;
+    OK(sonew_stages_begin(optimizer, NULL, params, grads, COUNT, &stages));
+    size_t size = read_live(before, ROOM);
+    CHECK(write(begun[1], "", 1) == 1);
+    int status = -1;
+    CHECK(waitpid(early, &status, 0) == early && status == 0);
+    CHECK(read_live(after, ROOM) == size && memcmp(before, after, size) == 0);
+
+    pid_t late = fork();
+    CHECK(late >= 0);
+    double numbers[2];
+    int32_t stage = -1;
+    if (late == 0) {
+        CHECK(sonew_stages_next(stages, numbers, COUNT, &stage) == SONEW_FORKED);
+        OK(sonew_stages_free(stages));
+        OK(sonew_free(optimizer));
+        _exit(0);
+    }
+    CHECK(waitpid(late, &status, 0) == late && status == 0);
+    CHECK(read_live(after, ROOM) == size && memcmp(before, after, size) == 0);
+    while (stage != SONEW_DONE)
+        OK(sonew_stages_next(stages, numbers, COUNT, &stage));
+    OK(sonew_stages_free(stages));
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2);
     snprintf(live, sizeof live, "%s/live", argv[1]);
@@ -80,6 +130,7 @@ int main(int argc, char **argv) {
     sonew_optimizer *second = create();
     CHECK(load(second, live, SONEW_MAP_SHARED) == SONEW_FILE_LOCKED);
     OK(sonew_step(optimizer, NULL, params, grads, COUNT));
+    within_a_step(optimizer);
     float after[LENGTH];
     memcpy(after, w, sizeof w);
     OK(sonew_free(optimizer));

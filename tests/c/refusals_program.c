@@ -159,6 +159,14 @@ static sonew_status save_size_null(void) {
 static sonew_status save_over_params(void) {
     return sonew_save_to_memory(optimizer, params, COUNT, a, 100000, &size);
 }
+static sonew_status save_over_size(void) {
+    return sonew_save_to_memory(optimizer, params, COUNT, bytes, sizeof bytes, (size_t *)bytes);
+}
+static sonew_status save_size_over_state(void) {
+    sonew_view view;
+    OK(sonew_plane_view(optimizer, 1, 0, &view, sizeof view));
+    return sonew_save_to_memory(optimizer, params, COUNT, bytes, sizeof bytes, (size_t *)view.data);
+}
 static sonew_status save_over_state(void) {
     sonew_view view;
     OK(sonew_plane_view(optimizer, 1, 0, &view, sizeof view));
@@ -269,6 +277,8 @@ const refusal program_refusals[] = {
     REFUSAL(save_size_null, SONEW_NULL_POINTER, "size is null"),
     REFUSAL(save_over_params, SONEW_OVERLAP, "data overlaps the parameter of tensor \"a\""),
     REFUSAL(save_over_state, SONEW_OVERLAP, "data overlaps momentum of tensor \"b\""),
+    REFUSAL(save_over_size, SONEW_OVERLAP, "data overlaps size"),
+    REFUSAL(save_size_over_state, SONEW_OVERLAP, "size overlaps momentum of tensor \"b\""),
     REFUSAL(override_unknown, SONEW_UNKNOWN_NAME, "no option to override named \"lr\""),
     REFUSAL(overrides_null, SONEW_NULL_POINTER, "options.overrides is null"),
     REFUSAL(override_shared, SONEW_SHARED_OPTION, "overrides cannot be combined"),

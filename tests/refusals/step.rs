@@ -174,6 +174,43 @@ fn tensors_and_planes_that_are_not_there() {
     );
 }
 
+#[test]
+fn there_is_no_step_after_the_last_number() {
+    let (mut world, other) = (World::new(), World::new());
+    let planes = |tensor| {
+        (0..3)
+            .map(|plane| other.optimizer.plane(tensor, plane).unwrap())
+            .collect()
+    };
+    let state = [planes(0), planes(1)];
+    world.optimizer.set_state(u64::MAX, &state).unwrap();
+    refused!(
+        world.unchanged(|w| w.step(&StepOptions::default())),
+        Error::OutOfRange { argument, .. } if argument == "the step count"
+    );
+    world.optimizer.set_state(u64::MAX - 1, &state).unwrap();
+    world.step(&StepOptions::default()).unwrap();
+}
+
+/// Planes that are exchanged for longer ones would be read beyond the end of what is read.
+#[test]
+#[should_panic(expected = "planes are read where there are others than where they are written")]
+fn planes_that_are_not_those_that_are_read() {
+    let mut plan = Plan::new(&Options::default(), &specs()[..1]).unwrap();
+    let (mut p, mut short, mut long) = ([1.0f32; 6], [[0.0f32; 2]; 3], [[0.0f32; 6]; 3]);
+    let before = [[0.0f32; 2]; 3];
+    let mut buffers = TensorBuffers::new(
+        Target::Parameters(ElementsMut::new(&mut p)),
+        Some(Elements::new(&[1.0f32; 6])),
+        short.each_mut().map(|plane| ElementsMut::new(plane)),
+    );
+    buffers.read_from(before.each_ref().map(|plane| Elements::new(plane)));
+    for (plane, long) in buffers.planes.iter_mut().zip(&mut long) {
+        *plane = ElementsMut::new(long);
+    }
+    let _ = plan.step(&StepOptions::default(), 1, &mut [buffers]);
+}
+
 /// A stateless step in which one thing is wrong.
 fn plan_step(number: u64, count: usize, change: impl FnOnce(&mut TensorBuffers<'_>)) -> Result<()> {
     let options = Options {
@@ -192,7 +229,12 @@ fn plan_step(number: u64, count: usize, change: impl FnOnce(&mut TensorBuffers<'
     ));
     change(&mut buffers[0]);
     buffers.truncate(count);
-    let result = plan.step(&StepOptions::default(), number, &mut buffers);
+    // With a beta of its own, a step looks at the step before it.
+    let step = StepOptions {
+        beta1: Some(0.5),
+        ..StepOptions::default()
+    };
+    let result = plan.step(&step, number, &mut buffers);
     drop(buffers);
     let untouched = p == [1.0; 6] && state == [[0.0; 6]; 3];
     assert_eq!(untouched, result.is_err());

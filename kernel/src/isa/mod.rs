@@ -25,7 +25,7 @@ enum Set {
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Token),
-    /// AVX-512F; AVX2 for float64, where nobody looks for speed.
+    /// AVX-512F for float32; AVX2 for float64, which has no specializations.
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Token, avx2::Token),
     /// Advanced SIMD of 64-bit Arm.

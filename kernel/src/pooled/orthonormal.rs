@@ -42,22 +42,26 @@ pub(super) fn orthonormalize(
             dot(kernels, row, row).sqrt()
         };
         let norm = dot(kernels, row, row).sqrt();
-        let mut length = left(row);
+        let mut norm_left = left(row);
         // Written so that what is not a number is replaced, too.
-        let is_new = norm > 0.0 && length > tolerance * norm && length.is_finite();
+        let is_new = norm > 0.0 && norm_left > tolerance * norm && norm_left.is_finite();
         if !is_new {
             let others = (0..count).filter(|&other| other != r);
-            length = 0.0;
+            norm_left = 0.0;
             for other in std::iter::once(r).chain(others) {
                 row.copy_from_slice(&instead[other * vectors..][..vectors]);
-                length = left(row);
-                if length >= enough && length.is_finite() {
+                norm_left = left(row);
+                if norm_left >= enough && norm_left.is_finite() {
                     break;
                 }
-                length = 0.0;
+                norm_left = 0.0;
             }
         }
-        let inverse = if length > 0.0 { 1.0 / length } else { 0.0 };
+        let inverse = if norm_left > 0.0 {
+            1.0 / norm_left
+        } else {
+            0.0
+        };
         for x in row.as_flattened_mut() {
             *x = if inverse > 0.0 { *x * inverse } else { 0.0 };
         }
