@@ -392,7 +392,8 @@ pub unsafe extern "C" fn sonew_load_options_init(
 /// SONEW_FILE_LOCKED, SONEW_TORN, SONEW_NOT_A_LIVE_FILE, SONEW_SHARED_OPTION,
 /// SONEW_NO_OLDER_COPY, SONEW_ROWS_MISSING, SONEW_STEPS_DIFFER, SONEW_FILES_DIFFER,
 /// SONEW_ROWS_DIFFER, SONEW_MAPPED_ROWS, SONEW_MEMORY, SONEW_UNKNOWN_NAME (in overrides),
-/// SONEW_OUT_OF_MEMORY. Since 0.2.
+/// SONEW_OUT_OF_RANGE (a number too large for its type,
+/// with convert_state), SONEW_OUT_OF_MEMORY. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_load(
     optimizer: *mut sonew_optimizer,

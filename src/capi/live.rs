@@ -68,7 +68,7 @@ static SAVINGS: Registry<Saving> = Registry::new();
 ///
 /// Errors: SONEW_FILE_LOCKED, SONEW_FORKED, SONEW_OUT_OF_RANGE (a step count of
 /// the optimizer or of a tensor is 2^47 or more), SONEW_HEADER_LENGTH, SONEW_SHARD (one with
-/// pooled correlations), SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.2.
+/// pooled correlations), SONEW_LIVE_TEXT (the optimizer has texts), SONEW_IO, SONEW_OUT_OF_MEMORY. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_make_live(
     optimizer: *mut sonew_optimizer,

@@ -1,8 +1,9 @@
 //! sonew.h - SONew, the Sparsified Online Newton method, as a C library
 //!
-//! SONew (arXiv 2311.10085) is an optimizer for training neural networks. It
-//! costs about as much time and memory as Adam, linear in the number of
-//! parameters, and takes fewer steps on problems that Adam finds hard: its
+//! SONew (arXiv 2311.10085) is an optimizer for training neural networks. Its time
+//! and memory are proportional to the number of parameters: with the defaults a step
+//! takes about twice as long as a fused AdamW's, and the state 12 bytes per parameter
+//! where AdamW's takes 8. It takes fewer steps on problems that Adam finds hard: its
 //! preconditioner is not a diagonal but a tridiagonal or banded matrix. The
 //! program computes gradients; this library keeps the second-order state and
 //! updates the parameters in place.
@@ -34,7 +35,14 @@
 //! void *params[] = {weight, bias};                 // buffers of floats
 //! const void *grads[] = {weight_grad, bias_grad};
 //! const char *path = "checkpoint.safetensors";
-//! sonew_load(optimizer, path, NULL, params, 2);    // unless there is no file yet
+//! FILE *file = fopen(path, "rb");                  // is there a checkpoint?
+//! if (file != NULL) {
+//!     fclose(file);
+//!     if (sonew_load(optimizer, path, NULL, params, 2) != SONEW_OK) {
+//!         fprintf(stderr, "%s\n", sonew_last_error());
+//!         exit(1);
+//!     }
+//! }
 //! sonew_optimizer_info info;
 //! sonew_info(optimizer, &info, sizeof info);
 //! sonew_step_options step;
@@ -44,8 +52,8 @@
 //!     step.lr = 1e-3;
 //!     if (sonew_step(optimizer, &step, params, grads, 2) != SONEW_OK)
 //!         fprintf(stderr, "%s\n", sonew_last_error());
-//!     if (i % 100 == 99)
-//!         sonew_save(optimizer, path, params, 2);
+//!     if (i % 100 == 99 && sonew_save(optimizer, path, params, 2) != SONEW_OK)
+//!         fprintf(stderr, "%s\n", sonew_last_error());
 //! }
 //! sonew_free(optimizer);
 //! ```

@@ -174,15 +174,16 @@ pub(super) fn ask_for_own(optimizer: &Optimizer) -> Result<()> {
 /// passed is copied and may be freed after the call.
 ///
 /// Memory (sonew_info() tells the total): for each parameter, band + 2
-/// numbers of state in the tensor's state_dtype, one more with
-/// SONEW_GRAFT_NORMALIZED_RMSPROP, and 4 bytes with master weights; with any
-/// graft, one more number for the direction; and some scratch memory for each
-/// thread that a step of this many parameters uses. No thread is created before a
+/// numbers of state (2 with pooling or SONEW_UPDATE_ADAM) in the tensor's state_dtype, one
+/// more with SONEW_GRAFT_NORMALIZED_RMSPROP, and 4 bytes with master weights; with a
+/// graft and without lagged_norms, one more number for the direction; with pooling, the
+/// plane "pooled"; and scratch memory for each thread that a step of this many parameters
+/// uses, which with SONEW_POOLING_ALL can be more than the state. No thread is created before a
 /// step needs one.
 ///
 /// Errors: SONEW_STRUCT_SIZE, SONEW_UNKNOWN_FIELD, SONEW_UNKNOWN_VALUE,
 /// SONEW_BAD_HANDLE for the pool, SONEW_OUT_OF_RANGE, SONEW_INVALID_STRING,
-/// SONEW_NO_TENSORS, SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME,
+/// SONEW_NO_TENSORS, SONEW_TENSOR_OPTION, SONEW_TENSOR_NAME, SONEW_DUPLICATE_NAME,
 /// SONEW_TOO_MANY_DIMENSIONS, SONEW_SIZE_OVERFLOW, SONEW_SHARD, SONEW_STATE_DTYPE,
 /// SONEW_MASTER_DTYPE, SONEW_INSTRUCTION_SET, SONEW_HEADER_LENGTH (the tensors
 /// are so many, or their names so long, that they could not be saved),

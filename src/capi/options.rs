@@ -87,8 +87,8 @@ pub enum sonew_graft {
 /// computed in. If norms are lagged, correlations are those of the step before, too, and the
 /// last step's sums follow those up to then. Chains end at every row, or column:
 /// SONEW_CONTIGUOUS is as SONEW_CONTIGUOUS_LINES, SONEW_STRIDED as SONEW_STRIDED_LINES. A
-/// tensor of one chain pools nothing. Of shards the last step's sums are reduced before the
-/// next: see sonew_partial_sums().
+/// tensor with one chain gains nothing from pooling. If a tensor is divided into shards, the
+/// sums of a step must be added up over them before the next step: see sonew_partial_sums().
 #[repr(C)]
 pub enum sonew_pooling {
     /// Every chain has its own sub-diagonals: the method of the paper.
@@ -169,9 +169,9 @@ pub struct sonew_options {
     /// The largest number of threads that a step uses, the calling thread
     /// included, up to 1024. 0 means one for each processor that the process may
     /// run on; 1 means that no step creates a thread. All optimizers and plans that
-    /// ask for the same number share one pool. Results do not depend on it. Beside the
-    /// threads of OpenMP, which by default go on looking for work when theirs is done: see
-    /// "Pool". Default 0.
+    /// ask for the same number share one pool. Results do not depend on it. The
+    /// threads of OpenMP keep processors busy after their work is done, which slows a step
+    /// down: see "Pool". Default 0.
     pub threads: i32,
     /// Decay rate of the momentum, at least 0 and less than 1. Default 0.9.
     pub beta1: f64,

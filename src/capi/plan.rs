@@ -174,7 +174,7 @@ unsafe impl Versioned for sonew_buffers {
 }
 
 /// Creates a plan for steps over count tensors and writes its handle to *plan.
-/// Arguments and statuses are those of sonew_create(), but SONEW_HEADER_LENGTH: what
+/// Arguments and statuses are those of sonew_create(), except SONEW_HEADER_LENGTH: what
 /// a plan works on is saved by its caller. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_plan_create(

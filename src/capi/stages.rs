@@ -226,7 +226,7 @@ impl Outputs {
 /// arguments are those of sonew_step(); the buffers are used until the step is done. This
 /// call itself reads no gradient and changes no state.
 ///
-/// Errors: those of sonew_step(), but SONEW_NON_FINITE_GRADIENT. Since 0.2.
+/// Errors: those of sonew_step(), except SONEW_NON_FINITE_GRADIENT. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_stages_begin(
     optimizer: *mut sonew_optimizer,
@@ -262,7 +262,7 @@ pub unsafe extern "C" fn sonew_stages_begin(
 /// Begins a step in stages of a plan, and writes its handle to *stages. The other
 /// arguments are those of sonew_plan_step().
 ///
-/// Errors: those of sonew_plan_step(), but SONEW_NON_FINITE_GRADIENT. Since 0.2.
+/// Errors: those of sonew_plan_step(), except SONEW_NON_FINITE_GRADIENT. Since 0.2.
 #[no_mangle]
 pub unsafe extern "C" fn sonew_plan_stages_begin(
     plan: *mut sonew_plan,

@@ -1,6 +1,7 @@
 """
 SONew, the Sparsified Online Newton method (arXiv 2311.10085): a second-order
-optimizer that costs about as much time and memory as Adam. This package calls
+optimizer whose time and memory are proportional to the number of parameters: with the
+defaults a step takes about twice as long as a fused AdamW's. This package calls
 the C library `libsonew`, whose manual is `include/sonew.h`.
 
     using SONew

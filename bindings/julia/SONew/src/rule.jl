@@ -73,7 +73,8 @@ single arrays:
 - `master = false`: keep `Float32` master weights in the state.
 - `shard = nothing`: in training on several machines, `(first = i, whole = n)` says that the
   array is a part of a larger one, cut along the last dimension: the indices from `i` on of
-  `n`. Steps do not depend on it, but files keep it, so that those of all machines can be
+  `n`. Only with `pooling` do steps depend on it
+  (`SONew.partial_sums`); files always keep it, so that those of all machines can be
   loaded by any number of others: see `paths` of [`load!`](@ref). The library calls an index
   of this dimension, which is the first one there, a row, and counts rows from 0.
 

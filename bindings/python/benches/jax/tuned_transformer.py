@@ -82,7 +82,7 @@ SMALLER_PLAN = Plan(
         "SONew, pooled band 32",
         "SONew, pooled rank 16",
     ),
-    (1, 2, 3),
+    (1, 2, 3, 4, 5),
     factors=(1, 0.7, 0.5, 0.35, 0.25),
     variants=(three_times("SONew, pooled band 32"),),
 )

@@ -103,7 +103,7 @@ class Optimizer:
       tensors: a list of `Tensor`.
       **options: those of sonew_options: band, threads, beta1, beta2, eps, gamma, graft_eps,
         weight_decay, seed, statistics, damping, graft, bias_correction,
-        graft_bias_correction, rounding, instruction_set, lagged_norms, nesterov, pooling and
+        graft_bias_correction, rounding, instruction_set, lagged_norms, nesterov, pooling, rank and
         shrink. What has a name in C has it here in small letters: graft="none".
 
     Raises:
@@ -279,7 +279,7 @@ class Optimizer:
 
     def planes(self, tensor: int) -> dict[str, np.ndarray]:
         """The state planes of a tensor by name, as arrays that may only be read, and only until
-        the next call. bfloat16 is shown as uint16."""
+        the next call. `tensor` is its index in the list, from 0. bfloat16 is shown as uint16."""
         found = {}
         for i in range(self._view(tensor, 0).plane_count):
             view = self._view(tensor, i)

@@ -115,7 +115,7 @@ def test_parameters_of_the_fused_step():
     state = optimizer.init(PARAMS)
     with pytest.raises(ValueError, match=r"'layer.bias' has shape \(2,\) in the parameters"):
         optimizer.step(changed("bias", jnp.ones(2)), PARAMS, state)
-    with pytest.raises(ValueError, match="the parameters has another tree structure"):
+    with pytest.raises(ValueError, match="the tree of the parameters differs"):
         optimizer.step({}, PARAMS, state)
     with pytest.raises(ValueError, match="learning_rate is -1.0"):
         fused_sonew(-1.0)

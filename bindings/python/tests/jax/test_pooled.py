@@ -412,7 +412,7 @@ def test_states_that_do_not_fit():
         (changed(sums.astype(jnp.bfloat16)), "the pooled sums of 'kernel' are bfloat16, must be float32"),
         (changed(optax.MaskedNode()), "the state has no plane for 'kernel' in the pooled sums"),
         (scale_by_sonew(**RANK).init(params), r"shape \(\d+, \d+\) in the pooled sums, but \(2, 5, \d+\) here"),
-        (state._replace(pooled={}), "the pooled sums has another tree structure"),
+        (state._replace(pooled={}), "the tree of the pooled sums differs"),
         (scale_by_sonew(band=4).init(params), "the state has 4 sub-diagonals, but band is 4 and correlations are pooled"),
     ]:  # fmt: skip
         with pytest.raises((ValueError, TypeError), match=message):

@@ -262,7 +262,7 @@ def test_what_scripts_pass_to_adamw():
     SONew(params, lr=1e-3, foreach=False)
     SONew(params, amsgrad=False, capturable=False, differentiable=False)
     for name in ("amsgrad", "capturable", "differentiable"):
-        with pytest.raises(ValueError, match=f"{name} is True, which SONew has not"):
+        with pytest.raises(ValueError, match=f"{name} is True, which SONew does not support"):
             SONew(params, **{name: True})
 
 

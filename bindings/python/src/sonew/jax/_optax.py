@@ -305,8 +305,8 @@ def sonew(
     r"""SONew, the Sparsified Online Newton method.
 
     `p <- p - learning_rate (u + weight_decay p)` with the direction u of
-    `scale_by_sonew`. It is a second-order method that costs about as much as
-    Adam. With the default graft, a learning rate that suits Adam also suits
+    `scale_by_sonew`. It is a second-order method whose time and memory
+    are proportional to the number of parameters, as Adam's are. With the default graft, a learning rate that suits Adam also suits
     SONew.
 
     Args:

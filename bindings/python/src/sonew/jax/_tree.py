@@ -350,7 +350,7 @@ class Leaves:
         words = [f"{name!r} is missing" for name in sorted(here - there)]
         words += [f"{name!r} is not among the gradients" for name in sorted(there - here)]
         raise ValueError(
-            f"{what} has another tree structure than the gradients: "
+            f"the tree of {what} differs from that of the gradients: "
             + ("; ".join(words[:5]) or f"{jax.tree.structure(tree)} and {self.treedef}")
         )
 

@@ -9,8 +9,9 @@ def param_groups(model: torch.nn.Module, weight_decay: float = 0.0, **options: A
     """The named parameters of a module as groups for `SONew`.
 
     Weights of embeddings (`nn.Embedding`, `nn.EmbeddingBag`, also where another layer shares
-    them) take the plain Adam update: of a row only those coordinates have a gradient whose
-    token was in the batch, so that neighbours say nothing of each other. So do parameters of
+    them) take the plain Adam update: only the rows whose
+    tokens were in the batch have a gradient, and rows have no common inputs whose correlations
+    could be estimated. So do parameters of
     at most one dimension. All others take SONew. What has at most one dimension does not
     decay.
 

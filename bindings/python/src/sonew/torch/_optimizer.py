@@ -32,7 +32,7 @@ class _Kept:
 class SONew(Optimizer):
     r"""SONew, the Sparsified Online Newton method.
 
-    A second-order method that costs about as much as Adam: beside momentum and diagonal it
+    A second-order method: beside momentum and diagonal it
     keeps sub-diagonals of the gradients' statistics H, and multiplies the momentum by the
     positive definite banded matrix X whose inverse agrees with H on the band. With the
     default graft the update takes Adam's norm, so that a learning rate that suits AdamW is
@@ -95,10 +95,12 @@ class SONew(Optimizer):
         `seed`, step, parameter and index.
       seed: seed of stochastic rounding.
       maximize: maximize the objective.
-      non_finite: what to do about a gradient that is not finite: "unchecked" does not look, as
-        torch's own optimizers do not; "skip" leaves parameters, state and step counts as they
-        are, and counts the step in `optimizer.skipped`; "raise" does the same and raises
-        `sonew.LibraryError`.
+      non_finite: what to do about a gradient that is not finite: "unchecked" does not look.
+        Then a NaN does not reach the parameters, as it does with torch's optimizers: the momentum
+        becomes NaN and, with a graft, the parameter silently stops training. So use the others
+        unless gradients are known to be finite. "skip" leaves parameters, state and step
+        counts as they are, and counts the step in `optimizer.skipped`; "raise" does the same
+        and raises `sonew.LibraryError`.
       threads: the largest number of threads of a step on the CPU. None: as many as torch
         uses. Results do not depend on it.
       implementation: "auto", the library for parameters on the CPU and operations of torch for
@@ -173,7 +175,7 @@ class SONew(Optimizer):
         given = locals()
         for name in ("amsgrad", "capturable", "differentiable"):
             if given[name]:
-                raise ValueError(f"{name} is {given[name]!r}, which SONew has not; it must be False")
+                raise ValueError(f"{name} is {given[name]!r}, which SONew does not support; it must be False")
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         defaults |= {name: given[name] for name in STATIC if name not in defaults}
         check_group(defaults)
