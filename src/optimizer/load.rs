@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use crate::checkpoint::{Header, SavedTensor, Source, PARAMETER};
 use crate::dtype::Dtype;
 use crate::error::{shown, Error, Result};
-use crate::layout::{self, TensorSpec, MASTER};
+use crate::layout::{self, TensorSpec, MASTER, POOLED};
 use crate::options::{Options, Pooling};
 
 /// How a file is opened, and where the state is kept afterwards.
@@ -413,7 +413,8 @@ fn planes_there(
     let there = layout::planes(&saved.options, &file.spec);
     for needed in layout::planes(options, tensor) {
         match there.iter().find(|plane| plane.name == needed.name) {
-            Some(plane) if plane.dims != needed.dims => {
+            // Other planes may be of other rows.
+            Some(plane) if plane.name == POOLED && plane.dims != needed.dims => {
                 return Err(Error::TensorDiffers {
                     tensor: tensor.name.clone(),
                     what: "dims of the pooled sums",

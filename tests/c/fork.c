@@ -91,7 +91,7 @@ static void within_a_step(sonew_optimizer *optimizer) {
     int32_t stage = -1;
     if (late == 0) {
         CHECK(sonew_stages_next(stages, numbers, COUNT, &stage) == SONEW_FORKED);
-        OK(sonew_stages_free(stages));
+        CHECK(sonew_stages_abort(stages) == SONEW_FORKED);
         OK(sonew_free(optimizer));
         _exit(0);
     }
@@ -99,7 +99,6 @@ static void within_a_step(sonew_optimizer *optimizer) {
     CHECK(read_live(after, ROOM) == size && memcmp(before, after, size) == 0);
     while (stage != SONEW_DONE)
         OK(sonew_stages_next(stages, numbers, COUNT, &stage));
-    OK(sonew_stages_free(stages));
 }
 
 int main(int argc, char **argv) {

@@ -134,7 +134,7 @@ fn wrong_options_tensors_and_checksums_are_refused() {
         (r#""beta1":0.9"#, r#""beta1":1.0"#, "options.beta1 is 1"),
         (r#""beta1":0.9"#, r#""beta1":1e999"#, "sonew.options is malformed"),
         (r#""graft":"adam""#, r#""graft":"eve""#, "eve"),
-        (r#""lr_scale":1.0"#, r#""lr_scale":-1.0"#, "lr_scale of \"fc1.weight\" is -1"),
+        (r#""lr_scale":1.0"#, r#""lr_scale":-1.0"#, "lr_scale of tensor \"fc1.weight\" is -1"),
         (r#""weight_decay":0.0,"rounding""#, r#""weight_decay":-1.0,"rounding""#, "options.weight_decay is -1"),
         (r#""name":"fc1.weight""#, r#""name":"fc1.bias""#, "two tensors are named \"fc1.bias\""),
         (r#""name":"fc1.weight""#, r#""name":"""#, "tensor 0 is named"),

@@ -273,7 +273,7 @@ fn values_that_could_not_be_read_back_are_refused() {
     sample.header.tensors[1].lr_scale = f64::NAN;
     assert!(matches!(
         sample.write(&file.path),
-        Err(Error::OutOfRange { argument, .. }) if argument == "lr_scale of \"fc1.bias\""
+        Err(Error::OutOfRange { argument, .. }) if argument == "lr_scale of tensor \"fc1.bias\""
     ));
 
     let mut sample = another();
