@@ -3,33 +3,7 @@
 
 use std::ops::Range;
 
-use super::{Chains, TensorSpec};
-
-/// Which rows of a larger tensor a tensor is: as many as its first dimension says, from
-/// this one on. A row is an index of the first dimension; the rows of a vector are its
-/// elements. Some processes may have no rows: such an empty shard is a tensor without
-/// elements.
-///
-/// Steps take a shard for a tensor of its own, but for pooled correlations, which belong to the
-/// whole tensor: a program adds up
-/// [their sums](crate::Optimizer::partial_sums) over all shards between steps. Files keep which rows it is, so that the
-/// files of several processes can be loaded by another number of processes, each of which
-/// takes the rows that it needs ([`LoadOptions::paths`](crate::LoadOptions::paths)), and
-/// can be [merged](crate::checkpoint::merge) into one.
-///
-/// Every number stays as it is, except entries of sub-diagonals that belong to two rows. A
-/// load or a merge keeps such an entry if it is of the same two elements before and after,
-/// and otherwise sets it to 0, as for elements that have met for the first time. With
-/// [`Chains::ContiguousLines`] and at least two dimensions, with plain Adam and with a band of 0 there
-/// are no such entries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Shard {
-    /// The first of its rows.
-    pub first_row: usize,
-    /// The number of rows of the whole tensor.
-    pub whole_rows: usize,
-}
+use super::tensor::{Chains, Shard, TensorSpec};
 
 impl TensorSpec {
     /// The rows of the whole tensor that this one is: all of them, if it is no shard. A

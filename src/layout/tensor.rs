@@ -1,16 +1,11 @@
 //! The description of a tensor, and which state planes it has.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::dtype::Dtype;
-use crate::error::{Error, Result};
-use crate::memory::OF_TENSORS;
-use crate::options::{in_range, Graft, Options, Pooling, MAX_POOLED_LENGTH};
-use crate::reserve::without;
+use crate::options::{Graft, Options, Pooling};
 
-use super::{Scalars, Shard};
 use sonew_kernel::PooledStructure;
 
 /// The largest number of dimensions of a tensor.
@@ -143,6 +138,32 @@ impl TensorSpec {
     pub fn is_empty(&self) -> bool {
         self.dims.contains(&0)
     }
+}
+
+/// Which rows of a larger tensor a tensor is: as many as its first dimension says, from
+/// this one on. A row is an index of the first dimension; the rows of a vector are its
+/// elements. Some processes may have no rows: such an empty shard is a tensor without
+/// elements.
+///
+/// Steps take a shard for a tensor of its own, but for pooled correlations, which belong to the
+/// whole tensor: a program adds up
+/// [their sums](crate::Optimizer::partial_sums) over all shards between steps. Files keep which rows it is, so that the
+/// files of several processes can be loaded by another number of processes, each of which
+/// takes the rows that it needs ([`LoadOptions::paths`](crate::LoadOptions::paths)), and
+/// can be [merged](crate::checkpoint::merge) into one.
+///
+/// Every number stays as it is, except entries of sub-diagonals that belong to two rows. A
+/// load or a merge keeps such an entry if it is of the same two elements before and after,
+/// and otherwise sets it to 0, as for elements that have met for the first time. With
+/// [`Chains::ContiguousLines`] and at least two dimensions, with plain Adam and with a band of 0 there
+/// are no such entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shard {
+    /// The first of its rows.
+    pub first_row: usize,
+    /// The number of rows of the whole tensor.
+    pub whole_rows: usize,
 }
 
 /// Which coordinates of a tensor are neighbours in a chain, and so share band
@@ -338,99 +359,6 @@ pub(crate) const POOLED: &str = "pooled";
 /// Name of the plane of master weights.
 pub(crate) const MASTER: &str = "master";
 
-/// Refuses a list whose number of entries is not `expected`, the number of
-/// tensors.
-pub(crate) fn check_count(argument: &'static str, count: usize, expected: usize) -> Result<()> {
-    if count == expected {
-        return Ok(());
-    }
-    Err(Error::TensorCount {
-        argument,
-        count,
-        expected,
-    })
-}
-
-/// Refuses the first tensor that cannot be optimized.
-pub(crate) fn validate<'a>(
-    tensors: impl IntoIterator<Item = &'a TensorSpec, IntoIter: ExactSizeIterator>,
-) -> Result<()> {
-    let tensors = tensors.into_iter();
-    if tensors.len() == 0 {
-        return Err(Error::NoTensors);
-    }
-    let mut names = HashSet::new();
-    without(|| names.try_reserve(tensors.len())).map_err(|_| Error::OutOfMemory {
-        what: OF_TENSORS.to_owned(),
-        bytes: tensors.len() as u128 * size_of::<&str>() as u128,
-    })?;
-    for (index, tensor) in tensors.enumerate() {
-        let name = tensor.name.as_str();
-        if name.is_empty() || name.chars().any(char::is_control) {
-            return Err(Error::TensorName {
-                index,
-                name: name.to_owned(),
-            });
-        }
-        if !names.insert(name) {
-            return Err(Error::DuplicateName {
-                name: name.to_owned(),
-            });
-        }
-        validate_dims(tensor, &tensor.dims)?;
-        validate_shard(tensor)?;
-        validate_dtypes(tensor)?;
-    }
-    Ok(())
-}
-
-/// Refuses options that a tensor cannot have: for itself, or as a shard.
-pub(crate) fn validate_options<'a>(
-    all: &Options,
-    tensors: impl IntoIterator<Item = &'a TensorSpec>,
-) -> Result<()> {
-    for tensor in tensors {
-        if tensor.is_part() && tensor.update.is_pooled(all) {
-            let name = tensor.name.clone();
-            if !tensor.runs_along() || tensor.dims.len() < 2 {
-                return Err(Error::PooledCut { tensor: name });
-            }
-            if !all.is_lagged() {
-                return Err(Error::PooledShard { tensor: name });
-            }
-        }
-        let length = tensor.chain_len();
-        let is_all = tensor.update.is_pooled(all) && all.pooling == Pooling::All;
-        if is_all && length > MAX_POOLED_LENGTH {
-            return Err(Error::PooledLength {
-                tensor: tensor.name.clone(),
-                length,
-                most: MAX_POOLED_LENGTH,
-            });
-        }
-        let Some(own) = tensor.options.as_deref() else {
-            continue;
-        };
-        own.validate().map_err(|error| match error {
-            Error::OutOfRange {
-                argument,
-                value,
-                allowed,
-            } => Error::OutOfRange {
-                argument: format!("{argument} of tensor \"{}\"", tensor.name),
-                value,
-                allowed,
-            },
-            other => other,
-        })?;
-        if let Some(option) = own.differs_for_all(all) {
-            let tensor = tensor.name.clone();
-            return Err(Error::TensorOption { tensor, option });
-        }
-    }
-    Ok(())
-}
-
 /// The largest band that any of the tensors may have.
 pub(crate) fn largest_band<'a>(
     all: &Options,
@@ -441,85 +369,4 @@ pub(crate) fn largest_band<'a>(
         .into_iter()
         .filter_map(own)
         .fold(all.band, usize::max)
-}
-
-fn validate_dtypes(tensor: &TensorSpec) -> Result<()> {
-    let name = tensor.name.clone();
-    if tensor.state == Dtype::F16 {
-        return Err(Error::StateDtype { tensor: name });
-    }
-    if tensor.master && tensor.params == Dtype::F64 {
-        return Err(Error::MasterDtype { tensor: name });
-    }
-    Ok(())
-}
-
-fn validate_shard(tensor: &TensorSpec) -> Result<()> {
-    let Some(Shard {
-        first_row,
-        whole_rows,
-    }) = tensor.shard
-    else {
-        return Ok(());
-    };
-    let name = || tensor.name.clone();
-    let rows = *tensor
-        .dims
-        .first()
-        .ok_or_else(|| Error::ScalarShard { tensor: name() })?;
-    let end = first_row.checked_add(rows);
-    if end.is_none_or(|end| end > whole_rows) {
-        return Err(Error::ShardRows {
-            tensor: name(),
-            first_row,
-            rows,
-            whole_rows,
-        });
-    }
-    validate_dims(tensor, &tensor.whole_dims())
-}
-
-/// Refuses dimensions that are too many, or too large, for the tensor or the whole one.
-fn validate_dims(tensor: &TensorSpec, dims: &[usize]) -> Result<()> {
-    let name = || tensor.name.clone();
-    if dims.len() > MAX_DIMS {
-        return Err(Error::TooManyDimensions {
-            tensor: name(),
-            ndim: dims.len(),
-        });
-    }
-    // No buffer of 8-byte elements can be longer than this.
-    let limit = isize::MAX as usize / 8;
-    let mut len = 1usize;
-    for &d in dims {
-        // Where there are no elements, the dimensions around them are limited, too.
-        len = len
-            .checked_mul(d.max(1))
-            .filter(|&n| n <= limit)
-            .ok_or_else(|| Error::SizeOverflow {
-                tensor: name(),
-                dims: dims.to_vec(),
-            })?;
-    }
-    Ok(())
-}
-
-/// Refuses numbers that no step leaves.
-pub(crate) fn check_scalars(tensor: &TensorSpec, scalars: &Scalars) -> Result<()> {
-    let &Scalars {
-        norm_ratio,
-        bias_corrections,
-        largest,
-    } = scalars;
-    for (name, number) in [("norm_ratio", norm_ratio), ("largest", largest)] {
-        let argument = format_args!("{name} of tensor \"{}\"", tensor.name);
-        let is_allowed = number >= 0.0 && number.is_finite();
-        in_range(argument, number, is_allowed, "finite and not negative")?;
-    }
-    for correction in bias_corrections {
-        let argument = format_args!("bias_corrections of tensor \"{}\"", tensor.name);
-        let is_one = (0.0..=1.0).contains(&correction);
-        in_range(argument, correction, is_one, "in [0, 1]")?;
-    }
-    Ok(())
 }
