@@ -8,6 +8,7 @@ use sonew_kernel::{
 };
 
 use super::pooled::Pooled;
+use super::units::Units;
 use crate::layout::{Grid, DIAGONAL};
 
 /// How many elements ahead memory is asked for, where chains run along it;
@@ -31,15 +32,6 @@ pub(super) struct Job<'a> {
     /// Their products are not added up together with the statistics, since the damping
     /// follows from these.
     pub adds_later: bool,
-}
-
-/// Kernels leave bias correction out. What they compute, times these, is what
-/// it stands for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Units {
-    pub statistics: f64,
-    pub direction: f64,
-    pub reference: f64,
 }
 
 /// What a sweep tells of a block: the squares of the norms of its directions and of its

@@ -2,8 +2,9 @@
 //! many they are.
 
 use super::plan::Plan;
+use super::progress::{Next, Progress, Stage};
 use super::range::Wide;
-use super::stages::{Next, Progress, Stage, Stages, UnderWay};
+use super::stages::{Stages, UnderWay};
 use super::sums::{Slot, Sums};
 use super::tensor::Tensor;
 use crate::error::Result;

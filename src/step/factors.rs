@@ -2,7 +2,7 @@
 
 use sonew_kernel::{Average, Denominator, Factor, Reference, TakeIn};
 
-use super::block::Units;
+use super::units::Units;
 use crate::layout::Update;
 use crate::options::{Damping, Graft, Options, Statistics, StepOptions};
 

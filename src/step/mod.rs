@@ -18,22 +18,28 @@
 //! The direction is always computed from the state as stored, so it is the
 //! same whether one sweep computes it or two.
 
+mod advance;
 mod block;
 mod buffers;
 mod by_block;
 mod factors;
 mod instruction_set;
+mod known;
 mod plan;
 mod pooled;
+mod progress;
 mod range;
 mod run;
+mod run_pooled;
 mod squares;
 mod stages;
 mod sums;
 mod tensor;
+mod units;
 
 pub(crate) use buffers::fits;
 pub use plan::Plan;
+pub use progress::Stage;
 pub use sonew_kernel::{Planes, Target, TensorBuffers};
+pub use stages::Stages;
 pub(crate) use stages::UnderWay;
-pub use stages::{Stage, Stages};

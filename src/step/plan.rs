@@ -9,8 +9,8 @@ use super::block::shape;
 use super::buffers::check;
 use super::instruction_set;
 use super::pooled::Pooled;
-use super::run::{Lists, Run};
-use super::stages::{Progress, Stage, Stages};
+use super::progress::{Lists, Progress};
+use super::run::Run;
 use super::sums::Sums;
 use super::tensor::Tensor;
 use crate::dtype::Elements;
@@ -264,43 +264,6 @@ impl Plan {
     /// What the last step left to each tensor's next one, besides the planes.
     pub(crate) fn scalars(&self) -> impl Iterator<Item = Scalars> + '_ {
         self.lists.known.iter().map(|known| known.scalars)
-    }
-
-    /// The same step in stages, for callers who reduce norms over several
-    /// machines in between. Arguments and errors are those of
-    /// [`Plan::step`]; after this everything is checked but the gradients.
-    ///
-    /// # Errors
-    /// See [`Plan::step`].
-    pub fn stages<'a>(
-        &'a mut self,
-        step: &StepOptions,
-        number: u64,
-        buffers: &'a mut [TensorBuffers<'_>],
-    ) -> Result<Stages<'a>> {
-        self.check(step, number, buffers)?;
-        let progress = self.progress(step, number, buffers, false)?;
-        let mut run = self.run(step, number, buffers, true)?;
-        run.defer();
-        Ok(Stages::new(run, progress))
-    }
-
-    /// A step whose stages are taken by different plans that are made alike:
-    /// `reached` are the stages so far, in their order, with their reduced
-    /// numbers. Nothing is kept from one plan to the next but what the buffers
-    /// hold, so that directions are computed again from the state as stored.
-    pub(crate) fn resume<'a>(
-        &'a mut self,
-        step: &StepOptions,
-        number: u64,
-        buffers: &'a mut [TensorBuffers<'_>],
-        reached: &[(Stage, Vec<[f64; 2]>)],
-    ) -> Result<Stages<'a>> {
-        self.check(step, number, buffers)?;
-        let mut progress = self.progress(step, number, buffers, true)?;
-        let mut run = self.run(step, number, buffers, false)?;
-        run.replay(&mut progress, reached)?;
-        Ok(Stages::new(run, progress))
     }
 
     /// Whether it was made for these tensors and for these options, but for

@@ -1,32 +1,17 @@
-//! One step under way: which sweep does what.
+//! One step under way: what it works on, and how it visits the blocks of its tensors.
 
-use sonew_kernel::{Access, Directions, Memory, TensorBuffers};
+use sonew_kernel::{Access, Memory, TensorBuffers};
 
 use super::block::Job;
 use super::factors::Factors;
+use super::known::Known;
 use super::pooled::Pooled;
-use super::range::Wide;
-use super::stages::{Known, Next, Progress, Stage};
+use super::progress::{Lists, Progress};
 use super::sums::{Slot, Sums};
 use super::tensor::Tensor;
-use crate::error::{Error, Result};
-use crate::layout::check_count;
 use crate::memory::again;
-use crate::options::{Damping, Graft, NonFinite, Options, StepOptions};
+use crate::options::{Options, StepOptions};
 use crate::parallel::{Sweep, Team, Tiles, Visit};
-
-/// Lists of tensors that a step needs, empty: between steps a plan keeps their
-/// memory, so that the next one asks for none.
-#[derive(Default)]
-pub(super) struct Lists {
-    pub(super) memory: Vec<Option<Memory<'static>>>,
-    pub(super) numbers: Vec<[f64; 2]>,
-    pub(super) known: Vec<Known>,
-}
-
-/// The norm of an update by the norms of the step before may be so many times that by the norms
-/// of its own.
-const LARGEST_EXCESS: f64 = 2.0;
 
 /// One step under way.
 pub(super) struct Run<'a> {
@@ -50,87 +35,9 @@ pub(super) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// Goes on to the next stage whose numbers the step needs, which are then
-    /// in the progress; `None` if there is none, and all is done.
-    pub(super) fn advance(&mut self, progress: &mut Progress) -> Result<Option<Stage>> {
-        if progress.next == Next::Gradient {
-            progress.next = Next::Statistics;
-            if self.looks_at_gradients() {
-                self.gradient_squares(progress);
-                return Ok(Some(Stage::GradientSquares));
-            }
-        }
-        if progress.next == Next::Statistics {
-            self.take_reached(progress)?;
-            self.begin_pooled(progress);
-            self.statistics(progress);
-            self.end_pooled(progress, false);
-            progress.next = Next::Measure;
-            // Stages follow from the options alone, so that machines with different
-            // tensors stop at the same ones.
-            if self.options.damping != Damping::Absolute {
-                self.largest_l1(progress);
-                return Ok(Some(Stage::LargestL1));
-            }
-        }
-        if progress.next == Next::Measure {
-            self.take_reached(progress)?;
-            self.products(progress);
-            self.end_pooled(progress, true);
-            progress.next = Next::Apply;
-            if self.options.graft != Graft::None {
-                self.norms(progress);
-                return Ok(Some(Stage::Norms));
-            }
-        }
-        if progress.next == Next::Apply {
-            self.take_reached(progress)?;
-            let tensors = self.tensors.iter().zip(&mut self.memory);
-            for ((tensor, memory), known) in tensors.zip(&progress.known) {
-                if let Some(memory) = memory {
-                    memory.is_written = tensor.is_applied(known);
-                }
-            }
-            let defers = self.defers;
-            self.left(progress, |tensor, known| {
-                tensor.left_to_apply(known, defers)
-            });
-            for known in &mut progress.known {
-                known.scalars.largest = known.next_largest;
-            }
-            progress.next = Next::Done;
-        }
-        Ok(None)
-    }
-
     /// Gives the lists back.
     pub(super) fn end(self) {
         self.lists.memory = again(self.memory);
-    }
-
-    /// Puts a step where others have taken it: through these stages, in their
-    /// order, with their reduced numbers.
-    pub(super) fn replay(
-        &mut self,
-        progress: &mut Progress,
-        reached: &[(Stage, Vec<[f64; 2]>)],
-    ) -> Result<()> {
-        for (stage, numbers) in reached {
-            self.take_reached(progress)?;
-            check_count("numbers", numbers.len(), self.tensors.len())?;
-            progress.numbers.clone_from(numbers);
-            progress.next = match stage {
-                Stage::GradientSquares => Next::Statistics,
-                Stage::LargestL1 => Next::Measure,
-                Stage::Norms => Next::Apply,
-            };
-        }
-        if matches!(progress.next, Next::Measure | Next::Apply) {
-            self.each_pooled(progress, |pooled, sums, _, _, estimate| {
-                pooled.invert(sums.current(), estimate);
-            });
-        }
-        Ok(())
     }
 
     /// Puts the writing of targets off to the last sweep, where there is a stage
@@ -151,95 +58,9 @@ impl<'a> Run<'a> {
         self.tensors.iter().zip(&self.memory).map(fold).collect()
     }
 
-    /// Takes the numbers of the stage that was reached into what is known.
-    fn take_reached(&self, progress: &mut Progress) -> Result<()> {
-        self.check_reached(progress)?;
-        match progress.next {
-            Next::Statistics if self.looks_at_gradients() => {
-                self.take_gradient_squares(progress)?;
-            }
-            Next::Measure => {
-                let known = |t: &Tensor, known: &mut Known, [largest, _]: [f64; 2]| {
-                    if known.largest == 0.0 {
-                        known.largest = largest;
-                    }
-                    if t.damping == Damping::RelativeLagged {
-                        known.next_largest = if largest.is_finite() { largest } else { 0.0 };
-                    }
-                };
-                self.take(progress, Tensor::is_relative, known);
-            }
-            Next::Apply => {
-                let known =
-                    |t: &Tensor, known: &mut Known, numbers| self.take_norms(t, known, numbers);
-                self.take(progress, Tensor::grafted, known);
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// The factor that gives a direction its norm; zero where that is not known.
-    fn take_norms(&self, tensor: &Tensor, known: &mut Known, [direction, reference]: [f64; 2]) {
-        let (direction, reference) = (known.exactly(direction), Wide::from(reference));
-        let are_known = direction.is_positive() && direction.is_finite() && reference.is_finite();
-        known.ratio = match are_known {
-            true => (reference / direction).sqrt(),
-            false => Wide::ZERO,
-        };
-        if self.options.is_lagged() {
-            // Beyond float64 there is none.
-            let ratio = Some(known.ratio.to_f64()).filter(|ratio| ratio.is_finite());
-            known.scalars.norm_ratio = ratio.unwrap_or(0.0);
-        }
-        if let Some(lagged) = known.lagged.filter(|_| direction.is_positive()) {
-            known.is_too_large = (lagged / known.ratio).to_f64() > LARGEST_EXCESS;
-            if !known.is_too_large {
-                known.ratio = lagged;
-            }
-        }
-        if !self.keeps {
-            // Directions are computed once more; as they were measured.
-            known.lift = 0;
-            while let Some(lift) = self.next_lift(tensor, direction, known) {
-                known.lift = lift;
-            }
-        }
-    }
-
-    /// Refuses negative numbers: all are squares or sums of sizes. NaN may
-    /// come of gradients that nobody checks.
-    fn check_reached(&self, progress: &Progress) -> Result<()> {
-        let mut tensors = self.tensors.iter().zip(&progress.numbers);
-        let negative = |numbers: &[f64; 2]| numbers.iter().any(|&number| number < 0.0);
-        let Some((tensor, numbers)) = tensors.find(|(_, numbers)| negative(numbers)) else {
-            return Ok(());
-        };
-        let what = match progress.next {
-            Next::Gradient | Next::Statistics => "the squares of the gradient",
-            Next::Measure => "the largest l1",
-            Next::Apply | Next::Done => "the squares of the norms",
-        };
-        Err(Error::OutOfRange {
-            argument: format!("{what} of tensor \"{}\"", tensor.spec.name),
-            value: numbers[0].min(numbers[1]),
-            allowed: "not negative",
-        })
-    }
-
-    /// Whether the step begins with the norms of gradients.
-    fn looks_at_gradients(&self) -> bool {
-        self.refuses() || self.options.graft == Graft::NormalizedRmsprop
-    }
-
-    /// Whether it refuses gradients that are not finite.
-    fn refuses(&self) -> bool {
-        self.step.non_finite == NonFinite::Skip || self.step.clip_norm.is_some()
-    }
-
     /// Takes a stage's numbers into what is known of the tensors that take part, and are
     /// concerned.
-    fn take(
+    pub(super) fn take(
         &self,
         progress: &mut Progress,
         concerned: impl Fn(&Tensor) -> bool,
@@ -268,121 +89,6 @@ impl<'a> Run<'a> {
                 _ => [0.0; 2],
             };
         }
-    }
-
-    /// Looks for gradients that are not finite; clips.
-    fn take_gradient_squares(&self, progress: &mut Progress) -> Result<()> {
-        if self.refuses() {
-            let mut tensors = self.tensors.iter().zip(&progress.numbers);
-            if let Some((tensor, _)) = tensors.find(|(_, [squares, _])| squares.is_nan()) {
-                return Err(Error::NonFiniteGradient {
-                    tensor: tensor.spec.name.clone(),
-                });
-            }
-        }
-        let known = progress.known.iter().zip(&progress.numbers);
-        let all = Wide::sum(known.map(|(known, [squares, _])| known.exactly(*squares)));
-        let norm = all.sqrt();
-        progress.gradient_norm = Some(norm.to_f64());
-        let clip = match self.step.clip_norm {
-            Some(most) if norm.to_f64() > most => Wide::from(most) / norm,
-            _ => Wide::from(1.0),
-        };
-        progress.scale = (Wide::from(progress.scale) * clip).to_f64();
-        let known = |_: &Tensor, known: &mut Known, [squares, _]: [f64; 2]| {
-            known.gradient_norm = known.exactly(squares).sqrt() * clip;
-        };
-        self.take(progress, |_| true, known);
-        Ok(())
-    }
-
-    /// Statistics of all blocks, together with their directions where nothing
-    /// else has to come before.
-    fn statistics(&mut self, progress: &Progress) {
-        let (tensors, sums, defers) = (self.tensors, self.sums, self.defers);
-        let known = &progress.known;
-        self.sweep(Sweep::Tiles, progress, |job, visit| {
-            let tensor = &tensors[visit.tensor];
-            let block = tensor.blocks.start + visit.block;
-            let known = &known[visit.tensor];
-            let then = tensor.fused(known, defers).filter(|_| !visit.waits);
-            let totals = job.statistics(visit.block, visit.access, visit.work, then);
-            sums.set(block, Slot::Reference, totals.reference);
-            sums.set(block, Slot::Largest, totals.largest);
-            if then.is_some() {
-                sums.set(block, Slot::First, totals.direction);
-            }
-        });
-        self.sweep(Sweep::Waiting, progress, |job, visit| {
-            let tensor = &tensors[visit.tensor];
-            if let Some(then) = tensor.fused(&known[visit.tensor], defers) {
-                directions(tensor, job, sums, then, visit);
-            }
-        });
-    }
-
-    /// What relative damping is relative to. The largest entries of diagonals are known from
-    /// the statistics.
-    fn largest_l1(&mut self, progress: &mut Progress) {
-        let (tensors, sums) = (self.tensors, self.sums);
-        let looks = |t: &Tensor| t.damping == Damping::Relative;
-        if tensors.iter().any(looks) {
-            self.sweep(Sweep::Whole, progress, |job, visit| {
-                let tensor = &tensors[visit.tensor];
-                if looks(tensor) {
-                    let block = tensor.blocks.start + visit.block;
-                    let l1 = job.largest_l1(visit.block, visit.access, visit.work);
-                    sums.set(block, Slot::Largest, l1);
-                }
-            });
-        }
-        let fold = |t: &Tensor| sums.fold(t.blocks.clone(), Slot::Largest, f64::max);
-        self.give(progress, Tensor::is_relative, |t, _| [fold(t), 0.0]);
-    }
-
-    fn norms(&mut self, progress: &mut Progress) {
-        let (tensors, sums) = (self.tensors, self.sums);
-        self.left(progress, Tensor::left_to_measure);
-        let again = |run: &mut Self, progress: &Progress| {
-            run.visit(Sweep::Whole, progress, |jobs, visit| {
-                let tensor = &tensors[visit.tensor];
-                if progress.known[visit.tensor].lift != 0 {
-                    let job = jobs.job(visit.tensor);
-                    directions(tensor, &job, sums, Directions::Measured, visit);
-                }
-            });
-        };
-        self.settle_squares(progress, Tensor::grafted, Self::lift_of_direction, again);
-        let both =
-            |t: &Tensor, known: &Known| [known.squares.to_f64(), self.fold(t, Slot::Reference)];
-        self.give(progress, Tensor::grafted, both);
-    }
-
-    /// Measures or applies directions where no earlier sweep did.
-    fn left(
-        &mut self,
-        progress: &Progress,
-        left: impl Fn(&Tensor, &Known) -> Option<Directions> + Sync,
-    ) {
-        let (tensors, sums, known) = (self.tensors, self.sums, &progress.known);
-        let keeps = self.keeps;
-        if tensors
-            .iter()
-            .zip(known)
-            .all(|(t, known)| left(t, known).is_none())
-        {
-            return;
-        }
-        self.visit(Sweep::Whole, progress, |jobs, visit| {
-            let tensor = &tensors[visit.tensor];
-            match left(tensor, &known[visit.tensor]) {
-                None => {}
-                Some(Directions::Applied) if keeps && tensor.grafted() => {
-                    jobs.apply_kept(visit.tensor, visit.block, visit.access);
-                }
-                Some(then) => directions(tensor, &jobs.job(visit.tensor), sums, then, visit),
-            }
-        });
     }
 
     /// The sum over a tensor's blocks.
@@ -446,7 +152,7 @@ impl Jobs<'_> {
     }
 
     /// Applies the directions of a block that were kept.
-    fn apply_kept(&self, tensor: usize, block: usize, access: &mut Access<'_>) {
+    pub(super) fn apply_kept(&self, tensor: usize, block: usize, access: &mut Access<'_>) {
         let (known, buffers) = (&self.progress.known[tensor], &self.buffers[tensor]);
         let factors = self.factors(tensor);
         self.tensors[tensor].apply_kept(&factors, known, buffers, block, access);
@@ -456,17 +162,4 @@ impl Jobs<'_> {
         let options = self.tensors[tensor].spec.options_or(self.options);
         self.progress.known[tensor].factors(options, self.step)
     }
-}
-
-/// Computes the directions of a block from its state.
-pub(super) fn directions(
-    tensor: &Tensor,
-    job: &Job<'_>,
-    sums: &Sums,
-    then: Directions,
-    visit: Visit<'_, '_>,
-) {
-    let block = tensor.blocks.start + visit.block;
-    let direction = job.directions(visit.block, visit.access, visit.work, then);
-    sums.set(block, Slot::First, direction);
 }

@@ -1,9 +1,10 @@
 //! Sums of squares, which may be beyond the range of the types that they are computed in: then they
 //! are computed once more, of what is larger or smaller by a power of two.
 
+use super::known::Known;
+use super::progress::Progress;
 use super::range::{next_lift, Wide};
 use super::run::Run;
-use super::stages::{Known, Progress};
 use super::sums::Slot;
 use super::tensor::Tensor;
 use crate::dtype::Dtype;

@@ -1,186 +1,12 @@
-//! The stages of a step, and what they hand to one another.
-
-use std::iter::repeat_n;
-use std::mem::take;
+//! Steps whose stages are calls of their own.
 
 use sonew_kernel::{FloatMode, Scalars, TensorBuffers};
 
-use super::factors::{bias_corrections, Corrections, Factors};
 use super::plan::Plan;
-use super::range::Wide;
-use super::run::{Lists, Run};
-use super::tensor::Tensor;
+use super::progress::{Next, Progress, Stage};
+use super::run::Run;
 use crate::error::Result;
-use crate::memory::fill;
-use crate::options::{Damping, Options, StepOptions};
-
-/// A point in a step at which numbers of whole tensors are known that the rest
-/// of the step needs. Each has two numbers for every tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// The sum of squares of the gradient (times
-    /// [`grad_scale`](crate::options::StepOptions::grad_scale)), NaN if one of
-    /// its elements is not finite; and 0. Reduced by adding. Nothing has been
-    /// written yet.
-    GradientSquares,
-    /// What relative damping is relative to, see
-    /// [`Damping`](crate::options::Damping): the largest `H_jj + |H_j,j-1|` of the
-    /// bias-corrected statistics or, lagged, the largest `H_jj`, which is for the next step;
-    /// and 0. Reduced by taking the largest. State has been updated.
-    LargestL1,
-    /// The sum of squares of the direction, and that of the vector whose norm
-    /// it takes. Reduced by adding. With lagged norms, parameters have been updated by
-    /// those of the step before, and these are for the next.
-    Norms,
-}
-
-/// How far a step is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
-    Gradient,
-    Statistics,
-    Measure,
-    Apply,
-    Done,
-}
-
-/// What is known of a tensor so far.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Known {
-    /// It has a gradient and elements.
-    pub(super) takes_part: bool,
-    /// From the beginning: the number of the tensor's step, and what follows from it.
-    pub(super) number: u64,
-    pub(super) corrections: Corrections,
-    pub(super) gradient_norm: Wide,
-    /// What its damping is relative to; 0 if that is not known.
-    pub(super) largest: f64,
-    /// It will be known once the statistics are.
-    pub(super) damping_waits: bool,
-    /// The norm that the direction takes, over its own.
-    pub(super) ratio: Wide,
-    /// The same of the step before, if directions are applied with it.
-    pub(super) lagged: Option<Wide>,
-    /// That made the norm of the update too large.
-    pub(super) is_too_large: bool,
-    /// What the step leaves to the next, but for [`Known::next_largest`].
-    pub(super) scalars: Scalars,
-    /// What lagged damping is relative to in the next step. It becomes one of the scalars at
-    /// the end, since until then those of a step that is taken by several plans are what they
-    /// were before it.
-    pub(super) next_largest: f64,
-    /// The sum of squares of the stage that was reached: what its number stands for,
-    /// where float64 does not hold that.
-    pub(super) squares: Wide,
-    /// The power of two that multiplies what the current sweeps square: gradients, or
-    /// the momentum before directions are computed from it.
-    pub(super) lift: i32,
-    /// That with which the squares were summed.
-    pub(super) summed: i32,
-}
-
-impl Known {
-    /// The numbers of a step of the tensor.
-    pub(super) fn factors<'a>(&self, options: &'a Options, step: &'a StepOptions) -> Factors<'a> {
-        Factors {
-            options,
-            step,
-            corrections: self.corrections,
-        }
-    }
-
-    /// What a number of the stage that was reached stands for, if it is still the
-    /// tensor's own.
-    pub(super) fn exactly(&self, number: f64) -> Wide {
-        match self.squares.to_f64() == number {
-            true => self.squares,
-            false => Wide::from(number),
-        }
-    }
-}
-
-/// A step under way, apart from its buffers.
-pub(crate) struct Progress {
-    pub(super) next: Next,
-    /// The numbers of the stage that was reached, for each tensor.
-    pub(crate) numbers: Vec<[f64; 2]>,
-    pub(super) known: Vec<Known>,
-    /// Multiplies every gradient.
-    pub(super) scale: f64,
-    /// The norm of all gradients, where it was computed.
-    pub(crate) gradient_norm: Option<f64>,
-}
-
-impl Progress {
-    /// At its beginning. `apart` says that its stages are taken by different plans: what one
-    /// measures, the next does not know, so that none measures before a stage.
-    pub(super) fn new(
-        all: &Options,
-        tensors: &[Tensor],
-        step: &StepOptions,
-        number: u64,
-        buffers: &[TensorBuffers<'_>],
-        lists: &mut Lists,
-        apart: bool,
-    ) -> Result<Self> {
-        let corrections = |number| (number, Corrections::new(all, number));
-        // Most tensors have the same number, whose powers are computed once.
-        let mut last = corrections(number);
-        let known = tensors.iter().zip(buffers).map(|(tensor, buffers)| {
-            let options = tensor.spec.options_or(all);
-            let own = buffers.number(number);
-            let mut scalars = buffers.scalars;
-            if buffers.gradient.is_some() {
-                let before = scalars.bias_corrections;
-                scalars.bias_corrections = bias_corrections(options, step, before, own);
-            }
-            let corrections = match scalars.bias_corrections {
-                [0.0, 0.0] if tensor.spec.options.is_some() => Corrections::new(options, own),
-                [0.0, 0.0] => {
-                    if own != last.0 {
-                        last = corrections(own);
-                    }
-                    last.1
-                }
-                divisors => Corrections::of(options, divisors),
-            };
-            let lagged = Some(scalars.norm_ratio).filter(|&r| options.is_lagged() && r > 0.0);
-            let is_lagged = tensor.damping == Damping::RelativeLagged;
-            let largest = if is_lagged { scalars.largest } else { 0.0 };
-            Known {
-                takes_part: buffers.gradient.is_some() && !tensor.spec.is_empty(),
-                number: own,
-                corrections,
-                gradient_norm: Wide::ZERO,
-                largest,
-                damping_waits: tensor.is_relative() && (largest == 0.0 || apart),
-                ratio: Wide::from(lagged.unwrap_or(1.0)),
-                lagged: lagged.map(Wide::from),
-                is_too_large: false,
-                scalars,
-                next_largest: scalars.largest,
-                squares: Wide::ZERO,
-                lift: 0,
-                summed: 0,
-            }
-        });
-        fill(&mut lists.numbers, repeat_n([0.0; 2], buffers.len()))?;
-        fill(&mut lists.known, known)?;
-        Ok(Progress {
-            next: Next::Gradient,
-            numbers: take(&mut lists.numbers),
-            known: take(&mut lists.known),
-            scale: step.grad_scale,
-            gradient_norm: None,
-        })
-    }
-
-    /// Nothing more is done with its lists.
-    pub(super) fn give_back(&mut self, lists: &mut Lists) {
-        lists.numbers = take(&mut self.numbers);
-        lists.known = take(&mut self.known);
-    }
-}
+use crate::options::StepOptions;
 
 /// A step of which every stage is a call of its own, apart from the plan and
 /// the buffers, which each call gets anew.
@@ -258,6 +84,43 @@ impl Plan {
             self.finish(progress, buffers);
         }
         Ok(stage)
+    }
+
+    /// A step in stages, for callers who reduce norms over several
+    /// machines in between. Arguments and errors are those of
+    /// [`Plan::step`]; after this everything is checked but the gradients.
+    ///
+    /// # Errors
+    /// See [`Plan::step`].
+    pub fn stages<'a>(
+        &'a mut self,
+        step: &StepOptions,
+        number: u64,
+        buffers: &'a mut [TensorBuffers<'_>],
+    ) -> Result<Stages<'a>> {
+        self.check(step, number, buffers)?;
+        let progress = self.progress(step, number, buffers, false)?;
+        let mut run = self.run(step, number, buffers, true)?;
+        run.defer();
+        Ok(Stages::new(run, progress))
+    }
+
+    /// A step whose stages are taken by different plans that are made alike:
+    /// `reached` are the stages so far, in their order, with their reduced
+    /// numbers. Nothing is kept from one plan to the next but what the buffers
+    /// hold, so that directions are computed again from the state as stored.
+    pub(crate) fn resume<'a>(
+        &'a mut self,
+        step: &StepOptions,
+        number: u64,
+        buffers: &'a mut [TensorBuffers<'_>],
+        reached: &[(Stage, Vec<[f64; 2]>)],
+    ) -> Result<Stages<'a>> {
+        self.check(step, number, buffers)?;
+        let mut progress = self.progress(step, number, buffers, true)?;
+        let mut run = self.run(step, number, buffers, false)?;
+        run.replay(&mut progress, reached)?;
+        Ok(Stages::new(run, progress))
     }
 }
 

@@ -7,11 +7,12 @@ use sonew_kernel::{
     PooledChains, Rule, Stochastic, Target, TensorBuffers,
 };
 
-use super::block::{ahead, Job, Units};
+use super::block::{ahead, Job};
 use super::factors::Factors;
+use super::known::Known;
 use super::pooled::Pooled;
 use super::range::Wide;
-use super::stages::Known;
+use super::units::Units;
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::layout::{planes, Grid, Plane, TensorSpec, Update};
