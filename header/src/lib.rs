@@ -28,6 +28,9 @@ const SECTIONS: [&str; 19] = [
     "status",
 ];
 
+/// The types of handles, which are declared before everything else.
+const HANDLES: &str = "handles";
+
 /// What C11 adds to the declarations.
 const LISTS: &str = "src/capi/lists.h";
 
@@ -46,7 +49,7 @@ pub fn sonew_h() -> String {
     let (introduction, guarantees) = documents
         .split_once("\n ---\n\n")
         .expect("the introduction has two parts");
-    let (mut types, mut text) = (String::new(), String::new());
+    let (mut types, mut text) = (handles(), String::new());
     for section in SECTIONS.into_iter().chain(["version"]) {
         text += "\n";
         if section == GUARANTEES {
@@ -85,6 +88,20 @@ pub fn sonew_xla_h() -> String {
     header
 }
 
+/// The declarations of handles, in the order of their file: cbindgen has them in that of
+/// their names.
+fn handles() -> String {
+    let file = source(HANDLES);
+    let rust = fs::read_to_string(&file).expect("it is a file");
+    let declarations = declarations(&file);
+    let mut handles: Vec<&str> = declarations.trim_end().split("\n\n").collect();
+    handles.sort_by_key(|handle| {
+        let (_, name) = handle.rsplit_once(' ').expect("a type has a name");
+        rust.find(&format!("pub struct {} {{", name.trim_end_matches(';')))
+    });
+    handles.join("\n\n") + "\n\n"
+}
+
 /// Functions first, then the types that they need; the names of types are declared in
 /// `types`, which comes before all of them.
 fn in_order(declarations: &str, types: &mut String) -> String {
@@ -96,10 +113,6 @@ fn in_order(declarations: &str, types: &mut String) -> String {
             declaration = declaration
                 .replace("typedef struct {", &format!("struct {name} {{"))
                 .replace(&format!("}} {name};"), "};");
-        } else if declaration.contains("typedef struct ") {
-            // A handle.
-            *types = format!("{declaration}\n\n{types}");
-            continue;
         } else if let Some(values) = declaration.strip_suffix(STATUS) {
             // What all functions return.
             *types += &STATUS[1..];

@@ -30,10 +30,11 @@
 use super::arguments::{not_null, Out};
 use super::buffers::Output;
 use super::guard::call;
-use super::optimizer::with;
+use super::handles::sonew_stages;
 use super::options::{self, sonew_options};
+use super::owned::with;
 use super::plan;
-use super::stages::{sonew_stages, Of, ENDED, STAGES};
+use super::stage_handle::{Of, ENDED, STAGES};
 use super::status::sonew_status;
 use super::tensor::{sonew_tensor, tensors};
 use crate::error::{Error, Result};

@@ -29,7 +29,8 @@ use std::path::Path;
 use super::arguments::{path, string, Out};
 use super::buffers::Buffer;
 use super::guard::{call, call_always};
-use super::optimizer::{c_string, Names};
+use super::handles::sonew_file;
+use super::names::{c_string, Names};
 use super::options::{from_options, sonew_options};
 use super::plan::sonew_planes;
 use super::registry::Registry;
@@ -42,11 +43,6 @@ use crate::error::{Error, Result};
 use crate::layout::{array_dims, Plane};
 use crate::memory::{ask_for_tensors, list, try_list, OF_FILES, OF_TENSORS};
 use crate::optimizer::TensorSettings;
-
-/// An open file. Created by sonew_file_open(), freed by sonew_file_free().
-pub struct sonew_file {
-    _opaque: [u8; 0],
-}
 
 /// What a file is, and what it holds besides its options and tensors.
 #[repr(C)]

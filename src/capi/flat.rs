@@ -18,7 +18,8 @@ use std::ops::Range;
 
 use super::arguments::{not_null, List};
 use super::guard::call;
-use super::optimizer::{ask, sonew_optimizer};
+use super::handles::sonew_optimizer;
+use super::owned::ask;
 use super::status::sonew_status;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};

@@ -1,14 +1,14 @@
 //! About an optimizer
 
-use std::ffi::{c_char, CStr};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::Arc;
+use std::ffi::c_char;
+use std::sync::atomic::Ordering::Relaxed;
 
-use super::optimizer::{ask, sonew_optimizer, told};
+use super::handles::sonew_optimizer;
 use super::options::{from_options, sonew_options};
+use super::owned::{ask, told};
 use super::status::sonew_status;
+use super::told::Told;
 use super::versioned::{self, Growing};
-use crate::{Optimizer, Pool};
 
 /// What can be asked of an optimizer as a whole; see sonew_info().
 #[repr(C)]
@@ -90,47 +90,7 @@ pub unsafe extern "C" fn sonew_info(
     unsafe { versioned::tell(info, size, "info", value) }
 }
 
-/// What an optimizer was when the last call that used it ended. Each number is right by
-/// itself; those that a step changes may be of two steps in a row.
-pub(super) struct Told {
-    step_count: AtomicU64,
-    gradient_norm: AtomicU64,
-    memory_bytes: AtomicUsize,
-    /// It says itself how many threads there are.
-    pool: Pool,
-    tensor_count: usize,
-    state_bytes: usize,
-    instruction_set: &'static CStr,
-}
-
 impl Told {
-    pub(super) fn of(optimizer: &Optimizer) -> Arc<Told> {
-        let told = Told {
-            step_count: AtomicU64::default(),
-            gradient_norm: AtomicU64::default(),
-            memory_bytes: AtomicUsize::default(),
-            pool: optimizer.pool().clone(),
-            tensor_count: optimizer.tensors().len(),
-            state_bytes: optimizer.state_bytes(),
-            instruction_set: match optimizer.instruction_set() {
-                "avx512" => c"avx512",
-                "avx2" => c"avx2",
-                "neon" => c"neon",
-                _ => c"portable",
-            },
-        };
-        told.tell(optimizer);
-        Arc::new(told)
-    }
-
-    pub(super) fn tell(&self, optimizer: &Optimizer) {
-        let norm = optimizer.gradient_norm().filter(|norm| norm.is_finite());
-        let norm = norm.unwrap_or(f64::NAN);
-        self.step_count.store(optimizer.step_count(), Relaxed);
-        self.gradient_norm.store(norm.to_bits(), Relaxed);
-        self.memory_bytes.store(optimizer.memory_bytes(), Relaxed);
-    }
-
     fn info(&self) -> sonew_optimizer_info {
         let gradient_norm = f64::from_bits(self.gradient_norm.load(Relaxed));
         sonew_optimizer_info {

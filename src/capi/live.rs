@@ -34,16 +34,11 @@ use std::ffi::{c_char, c_void};
 use super::arguments::{path, List, Out};
 use super::file::saved;
 use super::guard::{call, call_always};
-use super::optimizer::{ask_for_own, sonew_optimizer, with};
+use super::handles::{sonew_optimizer, sonew_saving};
+use super::owned::{ask_for_own, with};
 use super::registry::Registry;
 use super::status::sonew_status;
 use crate::optimizer::Saving;
-
-/// A save that runs in the background. Begun by sonew_save_begin(), ended by
-/// sonew_save_finish().
-pub struct sonew_saving {
-    _opaque: [u8; 0],
-}
 
 static SAVINGS: Registry<Saving> = Registry::new();
 

@@ -5,7 +5,8 @@
 
 use super::arguments::{count, flag, named, number, unused};
 use super::guard::call_always;
-use super::pool::{self, sonew_pool};
+use super::handles::sonew_pool;
+use super::pool;
 use super::status::sonew_status;
 use super::versioned::{self, Growing, Versioned};
 use crate::error::Result;

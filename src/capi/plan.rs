@@ -11,10 +11,12 @@ use std::mem::take;
 use super::arguments::{List, Out};
 use super::buffers::{none_overlap, Buffer};
 use super::guard::{call, call_always};
-use super::optimizer::{ask_for, Names};
+use super::handles::sonew_plan;
+use super::names::Names;
 use super::options::{options, sonew_options};
+use super::owned::ask_for;
 use super::registry::Registry;
-use super::stages::{self, ENDED};
+use super::stage_handle::{self, ENDED};
 use super::status::sonew_status;
 use super::step::{sonew_step_options, step_options};
 use super::tensor::{sonew_tensor, tensors};
@@ -26,11 +28,6 @@ use crate::memory::{again, list, reserve, try_list, OF_A_STEP, OF_TENSORS};
 use crate::options::StepOptions;
 use crate::step::UnderWay;
 use crate::{Plan, Target, TensorBuffers};
-
-/// A plan. Created by sonew_plan_create(), freed by sonew_plan_free().
-pub struct sonew_plan {
-    _opaque: [u8; 0],
-}
 
 /// The value that a handle stands for.
 pub(super) struct Owned {
@@ -47,7 +44,7 @@ pub(super) struct Owned {
 /// A step in stages, and its buffers.
 pub(super) struct Staged {
     /// Frees the handle.
-    pub handle: stages::Handle,
+    pub handle: stage_handle::Handle,
     pub under_way: UnderWay,
     pub passed: Passed,
 }
@@ -249,6 +246,17 @@ pub struct sonew_planes {
 // SAFETY: 4 * 8 bytes without padding.
 unsafe impl Growing for sonew_planes {
     const SIZES: &'static [usize] = &[size_of::<sonew_planes>()];
+}
+
+impl Names {
+    pub(super) fn planes(&self) -> sonew_planes {
+        sonew_planes {
+            names: self.list.as_ptr(),
+            dtypes: self.dtypes.as_ptr(),
+            count: self.arrays.len(),
+            lens: self.lens.as_ptr(),
+        }
+    }
 }
 
 /// Writes the names, types and lengths of the state planes that a tensor needs to *planes. Pass

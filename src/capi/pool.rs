@@ -23,15 +23,11 @@
 
 use super::arguments::{count, List, Out};
 use super::guard::{call, call_always};
+use super::handles::sonew_pool;
 use super::registry::Registry;
 use super::status::sonew_status;
 use crate::error::Result;
 use crate::Pool;
-
-/// A pool. Created by sonew_pool_create(), freed by sonew_pool_free().
-pub struct sonew_pool {
-    _opaque: [u8; 0],
-}
 
 static POOLS: Registry<Pool> = Registry::new();
 

@@ -74,63 +74,15 @@ use std::ffi::c_void;
 use super::arguments::Out;
 use super::buffers::{Buffer, Output};
 use super::guard::{call, call_always};
-use super::optimizer::{sonew_optimizer, with};
-use super::plan::{self, sonew_buffers, sonew_plan};
-use super::registry::Registry;
+use super::handles::{sonew_optimizer, sonew_plan, sonew_stages};
+use super::owned::with;
+use super::plan::{self, sonew_buffers};
+use super::stage_handle::{begun, Of, ENDED, STAGES};
 use super::status::sonew_status;
 use super::step::{arguments, sonew_step_options, step_options};
 use crate::error::{Error, Result};
 use crate::layout::check_count;
 use crate::Stage;
-
-/// A step in stages. Begun by sonew_stages_begin() or sonew_plan_stages_begin(); freed
-/// when it is done, or by sonew_stages_abort(), or with its optimizer or plan.
-pub struct sonew_stages {
-    _opaque: [u8; 0],
-}
-
-/// Whose step in stages it is.
-#[derive(Clone, Copy)]
-pub(super) enum Of {
-    Optimizer(*const sonew_optimizer),
-    Plan(*const sonew_plan),
-}
-
-// SAFETY: the pointers are handles, which are numbers: nobody follows them.
-unsafe impl Send for Of {}
-// SAFETY: as above.
-unsafe impl Sync for Of {}
-
-pub(super) static STAGES: Registry<Of> = Registry::new();
-
-/// The handle of a step in stages, which is freed with this.
-pub(super) struct Handle(usize);
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        STAGES.remove_copied(self.0);
-    }
-}
-
-impl Handle {
-    /// Refuses a handle of another step: one that has ended.
-    pub(super) fn check(&self, stages: usize) -> Result<()> {
-        match self.0 == stages {
-            true => Ok(()),
-            false => Err(ENDED),
-        }
-    }
-}
-
-/// The handle is that of a step that has ended.
-pub(super) const ENDED: Error = Error::BadHandle { argument: "stages" };
-
-/// Writes the handle of a step in stages that has begun.
-fn begun(of: Of, out: Out<*mut sonew_stages>) -> Handle {
-    let handle = STAGES.insert(Box::new(of));
-    out.write(std::ptr::without_provenance_mut(handle));
-    Handle(handle)
-}
 
 /// The point that a step in stages has reached, and what its numbers are: two
 /// for each tensor, both zero for a tensor that takes no part in the step.

@@ -12,7 +12,8 @@
 //! ```
 
 use super::guard::call;
-use super::optimizer::{ask, sonew_optimizer, with};
+use super::handles::sonew_optimizer;
+use super::owned::{ask, with};
 use super::status::sonew_status;
 use super::tensor::sonew_tensor;
 use super::versioned::{self, Growing, Versioned};

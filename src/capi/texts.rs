@@ -17,7 +17,9 @@ use std::ffi::c_char;
 
 use super::arguments::{string, Out};
 use super::guard::call;
-use super::optimizer::{c_string, sonew_optimizer, with};
+use super::handles::sonew_optimizer;
+use super::names::c_string;
+use super::owned::with;
 use super::status::sonew_status;
 
 /// Keeps a text under a key, in place of the one that had it. The key is UTF-8, not empty, and
