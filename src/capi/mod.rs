@@ -149,6 +149,7 @@ mod optimizer;
 pub(crate) mod options;
 mod owned;
 mod partial;
+mod passed;
 mod plan;
 mod pool;
 mod registry;

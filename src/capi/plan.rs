@@ -15,15 +15,16 @@ use super::handles::sonew_plan;
 use super::names::Names;
 use super::options::{options, sonew_options};
 use super::owned::ask_for;
+use super::passed::{CallersScalars, Passed};
 use super::registry::Registry;
 use super::stage_handle::{self, ENDED};
 use super::status::sonew_status;
 use super::step::{sonew_step_options, step_options};
 use super::tensor::{sonew_tensor, tensors};
-use super::tensor_settings::{numbers_of, scalars_of, Numbers, SONEW_SCALARS};
+use super::tensor_settings::SONEW_SCALARS;
 use super::versioned::{self, Entries, Growing, Versioned};
 use crate::error::{Error, Result};
-use crate::layout::{check_count, planes, Plane, Scalars, TensorSpec};
+use crate::layout::{check_count, planes, Plane, TensorSpec};
 use crate::memory::{again, list, reserve, try_list, OF_A_STEP, OF_TENSORS};
 use crate::options::StepOptions;
 use crate::step::UnderWay;
@@ -318,12 +319,13 @@ pub unsafe extern "C" fn sonew_plan_step(
     call(|| {
         // SAFETY: the header asks for pointers that hold what they say.
         let step = unsafe { step_options(step) }?;
-        // SAFETY: the header asks for buffers as long as they say.
-        with(plan, |owned| unsafe {
-            let mut passed = checked_buffers(owned, &step, buffers, count)?;
+        with(plan, |owned| {
+            // SAFETY: the header asks for buffers as long as they say.
+            let mut passed = unsafe { checked_buffers(owned, &step, buffers, count) }?;
             let stepped = owned.plan.step(&step, step_number, &mut passed.buffers);
             if stepped.is_ok() {
-                passed.give_scalars();
+                // SAFETY: the call is not over, so that what it was passed is still valid.
+                unsafe { passed.give_scalars() };
             }
             owned.spare.passed = passed;
             stepped
@@ -352,55 +354,6 @@ pub(super) unsafe fn checked_buffers(
     let asks = options.needs_scalars() || own_betas;
     // SAFETY: the caller's promise.
     unsafe { owned.spare.check(buffers, tensors, planes, asks) }
-}
-
-/// The checked buffers of a step.
-#[derive(Default)]
-pub(super) struct Passed {
-    pub(super) buffers: Vec<TensorBuffers<'static>>,
-    /// Where the caller keeps the scalars of each tensor.
-    scalars: Vec<CallersScalars>,
-}
-
-/// The scalars of a tensor, or null.
-struct CallersScalars(*mut f64);
-
-// SAFETY: the header asks that nobody else uses them until the step is done, whichever
-// thread takes its stages.
-unsafe impl Send for CallersScalars {}
-
-impl CallersScalars {
-    /// # Safety
-    /// They are there, or the pointer is null.
-    unsafe fn read(&self) -> Scalars {
-        match self.0.is_null() {
-            true => Scalars::default(),
-            // SAFETY: the caller's promise; checked to be aligned.
-            false => scalars_of(unsafe { self.0.cast::<Numbers>().read() }),
-        }
-    }
-
-    /// # Safety
-    /// They are there, or the pointer is null.
-    unsafe fn write(&self, scalars: Scalars) {
-        if !self.0.is_null() {
-            // SAFETY: as above.
-            unsafe { self.0.cast::<Numbers>().write(numbers_of(scalars)) };
-        }
-    }
-}
-
-impl Passed {
-    /// Hands over what a step that is done has left to the next.
-    ///
-    /// # Safety
-    /// The pointers that were passed are still valid.
-    pub(super) unsafe fn give_scalars(&self) {
-        for (place, buffers) in self.scalars.iter().zip(&self.buffers) {
-            // SAFETY: the caller's promise.
-            unsafe { place.write(buffers.scalars) };
-        }
-    }
 }
 
 /// Lists that are empty between steps and keep their allocations, so that a step

@@ -227,9 +227,9 @@ pub unsafe extern "C" fn sonew_plan_stages_begin(
     call(|| {
         // SAFETY: the header asks for pointers that hold what they say.
         let (out, step) = unsafe { (Out::new(stages, "stages")?, step_options(step)?) };
-        // SAFETY: the header asks for buffers as long as they say.
-        plan::with(plan, |owned| unsafe {
-            let passed = plan::checked_buffers(owned, &step, buffers, count)?;
+        plan::with(plan, |owned| {
+            // SAFETY: the header asks for buffers as long as they say, until the step is done.
+            let passed = unsafe { plan::checked_buffers(owned, &step, buffers, count) }?;
             let under_way = owned.plan.begin(&step, step_number, &passed.buffers)?;
             owned.staged = Some(plan::Staged {
                 handle: begun(Of::Plan(plan), out),

@@ -5,9 +5,7 @@ use std::path::Path;
 use super::state::Storage;
 use super::Optimizer;
 use crate::checkpoint::{self, Copies, Live, Master, Settings};
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::{Error as Refusal, Result};
+use crate::error::{Error, Result};
 use crate::layout::Plane;
 
 /// An open live file, and which of its tensors belongs to which of the
@@ -61,7 +59,7 @@ impl Optimizer {
         }
         self.check_live()?;
         if let Some(key) = self.texts.keys().next().cloned() {
-            return Err(Refusal::LiveText { key });
+            return Err(Error::LiveText { key });
         }
         // What was discarded is not in the new file.
         let settings = self.state.iter().map(|state| Settings {
@@ -88,7 +86,7 @@ impl Optimizer {
     /// before has written is still there.
     pub fn sync(&self) -> Result<()> {
         self.between_steps()?;
-        let live = self.live.as_ref().ok_or(Refusal::NotLive)?;
+        let live = self.live.as_ref().ok_or(Error::NotLive)?;
         let states = live.tensors.iter().map(|&tensor| &self.state[tensor]);
         let planes = states.flat_map(|state| state.elements.iter().map(|bytes| &bytes[..]));
         live.file.sync(planes)

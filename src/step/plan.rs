@@ -26,7 +26,7 @@ const PARAMETERS_PER_THREAD: usize = 32 * 1024;
 const TILES_PER_THREAD: usize = 16;
 /// Bounds of a tile, in blocks: the directions of one block per tile are
 /// computed after the others, from memory instead of from the cache.
-const TILE: Range<usize> = 8..64;
+const BLOCKS_OF_TILE: Range<usize> = 8..64;
 
 /// The stateless step over buffers that the caller owns: for programs that
 /// keep parameters and state in arrays of their own. [`Optimizer`] is a plan
@@ -131,10 +131,10 @@ impl Plan {
         let fair = blocks / (workers * TILES_PER_THREAD);
         // Where there are few blocks, every thread gets some.
         let least = match workers {
-            1 => TILE.start,
-            _ => (blocks / workers).clamp(1, TILE.start),
+            1 => BLOCKS_OF_TILE.start,
+            _ => (blocks / workers).clamp(1, BLOCKS_OF_TILE.start),
         };
-        let longest = tile.unwrap_or(fair.clamp(least, TILE.end));
+        let longest = tile.unwrap_or(fair.clamp(least, BLOCKS_OF_TILE.end));
         let tiles = Tiles::new(tensors.iter().map(|t| &t.grid), longest)?;
         let workspaces = (0..workers).map(|_| {
             let pooled = tensors.iter().filter_map(|t| t.chains);

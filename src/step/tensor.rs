@@ -256,7 +256,7 @@ impl Tensor {
 
     /// Whether an update that was too long can be taken back: not from parameters of few
     /// bits, which have lost what they were.
-    pub(super) fn can_take_back(&self) -> bool {
+    fn can_take_back(&self) -> bool {
         self.spec.master || !is_few(self.spec.params)
     }
 
