@@ -5,9 +5,9 @@
 
 use super::element::Stored;
 use super::factor::Times;
-use super::isa::prefetch;
+use super::isa::{prefetch, Scalar};
 use super::noise::Random;
-use super::simd::{Kernel, Scalar, Vector, LANES};
+use super::simd::{Kernel, Number, Vector, LANES};
 use crate::Factor;
 
 /// How a direction changes its target.

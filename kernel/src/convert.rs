@@ -4,9 +4,9 @@ use bytemuck::Zeroable;
 
 use super::dtype::{Dtype, Elements, ElementsMut};
 use super::element::{chunks_mut, with_state, Stored};
-use super::isa::Isa;
+use super::isa::{Isa, Scalar};
 use super::noise::{Random, Stochastic};
-use super::simd::{Kernel, Scalar, Vector, LANES};
+use super::simd::{Kernel, Vector, LANES};
 
 /// Converts numbers of state as a step would store them: to nearest, or with the random
 /// bits of a step and a plane to 16 bits; from float64, 16 bits are reached by way of

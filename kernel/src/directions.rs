@@ -8,12 +8,13 @@ use arrayvec::ArrayVec;
 use crate::apply::Keep;
 use crate::element::Stored;
 use crate::elimination::{ANY_BAND, COMMON_BAND};
+use crate::isa::Scalar;
 use crate::kernels::in_arithmetic;
 use crate::noise::Noise;
 use crate::norms::AddSquares;
 use crate::outcome::Outcome;
 use crate::runs::slice_mut;
-use crate::simd::{Scalar, LANES};
+use crate::simd::{is_single, LANES};
 use crate::solve::{Solve, UpdateAndSolve};
 use crate::update::{Chunk, Update};
 use crate::workspace::{Arrays, AtHand, New};
@@ -306,11 +307,6 @@ impl Kernels {
             (_, true) => solve!(ANY_BAND, true),
         }
     }
-}
-
-/// Whether it is float32. There are no specializations for float64.
-pub(crate) const fn is_single<T>() -> bool {
-    size_of::<T>() == size_of::<f32>()
 }
 
 /// Whether there is a loop that updates and solves, if chains do not end and the

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use super::noise::Random;
-use super::simd::{Register, Scalar, SingleRegister, Vector, LANES};
+use super::simd::{Number, Register, SingleRegister, Vector, LANES};
 use super::sixteen::Sixteen;
 
 /// A type of stored elements.

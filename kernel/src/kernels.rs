@@ -5,12 +5,13 @@ use arrayvec::ArrayVec;
 
 use crate::access::{Access, Run, TargetRun};
 use crate::apply::{Deliver, Write};
-use crate::directions::{is_single, update};
+use crate::directions::update;
 use crate::element::{with_element, with_state, Stored};
+use crate::isa::Scalar;
 use crate::norms::{largest_lane, GradientSquares, LargestL1};
 use crate::read::{Nesterov, Read, Scale};
 use crate::runs::{later, padded, padded_mut, with_padded};
-use crate::simd::{Kernel, Scalar, LANES};
+use crate::simd::{is_single, rounded, Kernel, Number, LANES};
 use crate::workspace::Arrays;
 use crate::{
     Apply, Coordinates, Dtype, Factor, Gradient, Incoming, Isa, Largest, Reading, Rule, Shape,
@@ -329,14 +330,5 @@ impl Kernels {
     /// `H_jj + |H_j+1,j|` of the `i`-th new coordinate.
     pub fn l1_of_first(&self, work: &mut Workspace, i: usize) -> f64 {
         in_arithmetic!(self, T => work.l1_of_first::<T>(i))
-    }
-}
-
-/// A number as the vectors round it, and as it is where their type does not hold it.
-pub(crate) fn rounded<T: Scalar>(x: f64) -> f64 {
-    let rounded = T::from_f64(x).to_f64();
-    match rounded.is_finite() {
-        true => rounded,
-        false => x,
     }
 }

@@ -7,8 +7,8 @@
 
 use super::element::Stored;
 use super::factor::Times;
-use super::isa::prefetch;
-use super::simd::{Kernel, Scalar, Vector, LANES};
+use super::isa::{prefetch, Scalar};
+use super::simd::{Kernel, Vector, LANES};
 use crate::Factor;
 
 /// A sum of squares, lane by lane.

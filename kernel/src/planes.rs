@@ -4,9 +4,9 @@ use std::array::from_fn;
 use std::marker::PhantomData;
 
 use crate::element::Stored;
-use crate::isa::prefetch;
+use crate::isa::{prefetch, Scalar};
 use crate::noise::Random;
-use crate::simd::{Scalar, Vector, LANES};
+use crate::simd::{Vector, LANES};
 
 /// A plane that takes something in: `ELSEWHERE` says that it is not read where it is
 /// written. Then it is written past the caches: lines that are stored into the caches would

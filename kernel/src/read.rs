@@ -2,8 +2,8 @@
 
 use crate::element::Stored;
 use crate::factor::{Factor, Times};
-use crate::isa::prefetch;
-use crate::simd::{Kernel, Scalar, Vector, LANES};
+use crate::isa::{prefetch, Scalar};
+use crate::simd::{Kernel, Vector, LANES};
 use crate::{Average, Denominator, Reading};
 
 /// Copies `scale * x`, as the arithmetic's type.

@@ -24,7 +24,7 @@ pub(crate) fn inverse_root<R: SingleRegister>(isa: R::Isa, x: R) -> R {
 
 #[cfg(test)]
 mod tests {
-    use crate::simd::{Kernel, Scalar, Vector, LANES};
+    use crate::simd::{Kernel, Number, Vector, LANES};
     use crate::{Dtype, Isa, Kernels};
 
     struct Roots<'a>(&'a mut [[f32; LANES]]);

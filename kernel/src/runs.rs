@@ -6,8 +6,9 @@ use arrayvec::ArrayVec;
 
 use crate::access::{Run, TargetRun};
 use crate::element::Stored;
+use crate::isa::Scalar;
 use crate::noise::Random;
-use crate::simd::{Scalar, LANES};
+use crate::simd::LANES;
 use crate::{Apply, Dtype, Factor, Largest, Reading, Squares, TakeIn};
 
 /// How a step treats a tensor.

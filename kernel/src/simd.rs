@@ -15,14 +15,12 @@
 
 use std::ops::{Add, Div, Mul};
 
-use super::element::Stored;
-use super::isa::Runs;
-
 /// Lanes of a vector, and so the lanes over which sums are taken.
 pub const LANES: usize = 16;
 
-/// A floating-point type that kernels compute in.
-pub(crate) trait Scalar: Stored + PartialOrd + Runs {
+/// A floating-point type, as registers hold it. Kernels need more of it, see
+/// [`Scalar`](crate::isa::Scalar).
+pub(crate) trait Number: bytemuck::Pod + PartialOrd {
     const ZERO: Self;
     const ONE: Self;
     const INFINITY: Self;
@@ -33,9 +31,9 @@ pub(crate) trait Scalar: Stored + PartialOrd + Runs {
     fn to_f64(self) -> f64;
 }
 
-macro_rules! scalar {
+macro_rules! number {
     ($type:ident) => {
-        impl Scalar for $type {
+        impl Number for $type {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
             const INFINITY: Self = $type::INFINITY;
@@ -55,8 +53,22 @@ macro_rules! scalar {
     };
 }
 
-scalar!(f32);
-scalar!(f64);
+number!(f32);
+number!(f64);
+
+/// Whether it is float32. There are no specializations for float64.
+pub(crate) const fn is_single<T>() -> bool {
+    size_of::<T>() == size_of::<f32>()
+}
+
+/// A number as the vectors round it, and as it is where their type does not hold it.
+pub(crate) fn rounded<T: Number>(x: f64) -> f64 {
+    let rounded = T::from_f64(x).to_f64();
+    match rounded.is_finite() {
+        true => rounded,
+        false => x,
+    }
+}
 
 /// An instruction set for one type of arithmetic, as the token that proves that the
 /// processor has it.
@@ -83,7 +95,7 @@ pub(crate) trait Kernel<T> {
 /// the payload of a NaN may differ between instruction sets, which is why NaN
 /// is stored as the canonical one. Slices are at least as long as a register.
 pub(crate) trait Register: Copy {
-    type Scalar: Scalar;
+    type Scalar: Number;
     type Isa: Copy;
     /// One truth value per lane.
     type Mask: Copy;
@@ -220,7 +232,7 @@ pub(crate) trait SingleRegister: Register<Scalar = f32> {
 pub(crate) trait Vector:
     Copy + Add<Output = Self> + Mul<Output = Self> + Div<Output = Self>
 {
-    type Scalar: Scalar;
+    type Scalar: Number;
     type Isa: Copy;
     type Mask: Copy;
     type Sums: Copy;

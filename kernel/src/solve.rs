@@ -9,9 +9,10 @@ use std::ops::Range;
 
 use super::element::Stored;
 use super::elimination::{Elimination, ANY_BAND, LOWER, PSI, TIMES_PIVOT};
+use super::isa::Scalar;
 use super::outcome::{Finishing, Outcome};
 use super::planes::{copy_few, Next};
-use super::simd::{Kernel, Scalar, Vector, LANES};
+use super::simd::{Kernel, Vector, LANES};
 use super::update::Update;
 use crate::MAX_BAND;
 

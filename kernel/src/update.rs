@@ -11,12 +11,12 @@ use std::marker::PhantomData;
 
 use crate::element::{chunks_mut, Stored};
 use crate::factor::Times;
-use crate::isa::prefetch;
+use crate::isa::{prefetch, Scalar};
 use crate::noise::Noise;
 use crate::norms::add_squares;
 use crate::planes::{copy_few, Next, Plane, Rest};
 use crate::read::{both, damp, damping, nesterov};
-use crate::simd::{Kernel, Register, Scalar, Vector, LANES};
+use crate::simd::{Kernel, Register, Vector, LANES};
 use crate::{Reference, TakeIn};
 
 /// Where a chunk's new coordinates are among the planes of the state: momentum,

@@ -20,9 +20,8 @@
 //! bit of their neighbours.
 
 use super::elimination::{self, COMMON_BAND};
-use super::kernels::rounded;
 use super::pooled::{Panel, PooledChains};
-use super::simd::{Scalar, LANES};
+use super::simd::{rounded, Number, LANES};
 use crate::MAX_BAND;
 
 /// The most coordinates of a chunk.
@@ -292,7 +291,7 @@ impl Workspace {
 
     /// Starts at a place of a tensor whose shape is one that the workspace was
     /// made for. No coordinate is before it, until some have come.
-    pub(crate) fn begin<T: Scalar>(&mut self, shape: Shape) {
+    pub(crate) fn begin<T: Number>(&mut self, shape: Shape) {
         assert!(shape.elements() * size_of::<T>() <= size_of_val(&*self.memory));
         self.shape = shape;
         (self.plane, self.planes) = (shape.plane(), shape.planes());
@@ -347,7 +346,7 @@ impl Workspace {
 
     /// So many coordinates at hand are done; the last of the new ones become
     /// the history.
-    pub(crate) fn advance<T: Scalar>(&mut self, count: usize) {
+    pub(crate) fn advance<T: Number>(&mut self, count: usize) {
         let (plane, lag) = (self.plane, self.shape.lag());
         if lag == 0 || count == 0 {
             return;
@@ -362,7 +361,7 @@ impl Workspace {
 
     /// Makes `count` new coordinates, from the `from`-th on, ones that do not
     /// exist.
-    pub(crate) fn pad<T: Scalar>(&mut self, from: usize, count: usize) {
+    pub(crate) fn pad<T: Number>(&mut self, from: usize, count: usize) {
         let (plane, from) = (self.plane, self.at.new + from);
         let planes = self.arrays::<T>().state.chunks_exact_mut(plane);
         for (i, plane) in planes.enumerate() {
@@ -372,7 +371,7 @@ impl Workspace {
     }
 
     /// Makes the gradient of neighbours that do not exist zero.
-    pub(crate) fn pad_gradient<T: Scalar>(
+    pub(crate) fn pad_gradient<T: Number>(
         &mut self,
         (neighbour, from): (usize, usize),
         count: usize,
@@ -385,7 +384,7 @@ impl Workspace {
     /// Says of `count` coordinates, from the `from`-th on, how many of their
     /// chain follow: `rest` after the last of them, and `step` more after each
     /// before it.
-    pub(crate) fn set_reach<T: Scalar>(
+    pub(crate) fn set_reach<T: Number>(
         &mut self,
         which: Coordinates,
         (from, count): (usize, usize),
@@ -410,7 +409,7 @@ impl Workspace {
     }
 
     /// `H_jj + |H_j+1,j|` of the `i`-th new coordinate.
-    pub(crate) fn l1_of_first<T: Scalar>(&mut self, i: usize) -> f64 {
+    pub(crate) fn l1_of_first<T: Number>(&mut self, i: usize) -> f64 {
         let (plane, at) = (self.plane, self.at.new + i);
         let state = self.arrays::<T>().state;
         let diagonal = state[plane + at].to_f64();
@@ -422,7 +421,7 @@ impl Workspace {
 
     /// All arrays.
     #[inline]
-    pub(crate) fn arrays<T: Scalar>(&mut self) -> Arrays<'_, T> {
+    pub(crate) fn arrays<T: Number>(&mut self) -> Arrays<'_, T> {
         let all: &mut [T] = bytemuck::cast_slice_mut(&mut self.memory);
         let (scratch, all) = all.split_at_mut(ARRAYS * ARRAY);
         let (state, all) = all.split_at_mut(self.planes.0);

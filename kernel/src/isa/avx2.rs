@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{operations, token};
+use super::token::{operations, token};
 use crate::root::inverse_root;
 use crate::simd::{Group, Instructions, Kernel, Register, SingleRegister, LANES};
 

@@ -3,7 +3,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{avx2, operations, token};
+use super::avx2;
+use super::token::{operations, token};
 use crate::root::inverse_root;
 use crate::simd::{Group, Instructions, Kernel, Register, SingleRegister};
 

@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::{operations, token};
+use super::token::{operations, token};
 use crate::root::inverse_root;
 use crate::simd::{Group, Instructions, Kernel, Register, SingleRegister};
 

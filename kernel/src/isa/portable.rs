@@ -6,7 +6,7 @@
 
 use std::array::from_fn;
 
-use super::operations;
+use super::token::operations;
 use crate::root::inverse_root;
 use crate::simd::{Group, Instructions, Kernel, Register, SingleRegister, LANES};
 

@@ -2,7 +2,7 @@
 
 use super::sums::stored;
 use super::{PooledChains, PooledStructure, MAX_POOLED_RANK};
-use crate::simd::Scalar;
+use crate::isa::Scalar;
 use crate::Average;
 
 /// Numbers that are added up at once.

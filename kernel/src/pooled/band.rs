@@ -7,8 +7,9 @@ use std::ops::Range;
 
 use super::inverse::{Factors, TILE};
 use super::panel::Order;
+use crate::isa::Scalar;
 use crate::outcome::Outcome;
-use crate::simd::{Kernel, Scalar, Vector, LANES};
+use crate::simd::{Kernel, Vector, LANES};
 
 /// Adds the products of positions at hand with those behind them, summed over the lanes.
 pub(super) struct Products<'a, T> {

@@ -9,11 +9,12 @@ use super::prepare::{Prepare, Prepared, UpdateAndPrepare};
 use super::transpose::{ToColumns, ToRows};
 use super::{Panel, Pass};
 use crate::access::Run;
-use crate::directions::{has_finish, is_single, update};
+use crate::directions::{has_finish, update};
 use crate::dtype::Dtype;
+use crate::isa::Scalar;
 use crate::outcome::Outcome;
 use crate::runs::slice_mut;
-use crate::simd::{Scalar, LANES};
+use crate::simd::{is_single, LANES};
 use crate::workspace::Arrays;
 use crate::{Directions, Factor, Gradient, Incoming, CHUNK};
 

@@ -12,8 +12,9 @@ use super::inverse::TILE;
 use super::orthonormal::LessAll;
 use super::{PooledChains, PooledEstimate};
 use crate::dtype::{Dtype, Elements};
+use crate::isa::Scalar;
 use crate::kernels::in_arithmetic;
-use crate::simd::{Kernel, Scalar, Vector, LANES};
+use crate::simd::{Kernel, Vector, LANES};
 use crate::workspace::{lines, Line};
 use crate::Kernels;
 

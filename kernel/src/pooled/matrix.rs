@@ -5,7 +5,8 @@
 
 use super::band::{filter, ALONE};
 use super::inverse::TILE;
-use crate::simd::{Kernel, Scalar, Vector, LANES};
+use crate::isa::Scalar;
+use crate::simd::{Kernel, Vector, LANES};
 
 /// `to -= matrix x`, for a vector of chains.
 pub(super) struct Less<'a, T> {

@@ -47,8 +47,9 @@ pub use sums::PooledSums;
 
 use inverse::{BandInverse, TILE};
 
+use crate::isa::Scalar;
 use crate::kernels::in_arithmetic;
-use crate::simd::{Scalar, LANES};
+use crate::simd::LANES;
 use crate::{Access, Directions, Dtype, Kernels, Norms, Rule, Workspace};
 
 /// The widest band of pooled correlations.

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::band::{Products, Solve};
 use super::{BandInverse, PooledChains, PooledStructure};
-use crate::simd::{Scalar, LANES};
+use crate::isa::Scalar;
+use crate::simd::LANES;
 use crate::workspace::{lines, Line};
 
 /// The memory of a thread's panel.

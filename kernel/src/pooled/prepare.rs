@@ -2,8 +2,8 @@
 
 use crate::element::Stored;
 use crate::factor::{Factor, Times};
-use crate::isa::prefetch;
-use crate::simd::{Kernel, Scalar, Vector, LANES};
+use crate::isa::{prefetch, Scalar};
+use crate::simd::{Kernel, Number, Vector, LANES};
 use crate::update::Update;
 
 /// Where what is prepared goes: vectors that are so many apart.
@@ -47,7 +47,7 @@ struct Preparing<'a, V: Vector> {
     sum: V,
 }
 
-impl<'a, V: Vector> Preparing<'a, V> {
+impl<'a, V: Vector<Scalar: Stored>> Preparing<'a, V> {
     #[inline(always)]
     fn new(isa: V::Isa, scale: Factor, to: Prepared<'a, V::Scalar>) -> Self {
         let infinity = V::splat(isa, V::Scalar::INFINITY);

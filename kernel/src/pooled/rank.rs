@@ -19,8 +19,9 @@ use super::orthonormal::{dot, orthonormalize, LessAll};
 use super::sums::stored;
 use super::{PooledChains, PooledEstimate, PooledSums};
 use crate::dtype::{Dtype, Elements};
+use crate::isa::Scalar;
 use crate::kernels::in_arithmetic;
-use crate::simd::{Scalar, LANES};
+use crate::simd::LANES;
 use crate::workspace::{lines, Line};
 use crate::Kernels;
 

@@ -2,8 +2,9 @@
 
 use super::{added, PooledChains, PooledStructure};
 use crate::dtype::{Dtype, Elements, ElementsMut};
+use crate::isa::Scalar;
 use crate::kernels::in_arithmetic;
-use crate::simd::Scalar;
+use crate::simd::Number;
 use crate::{Average, Kernels};
 
 /// The plane of pooled sums in a step, numbers of the arithmetic's type, in rows of `length`.

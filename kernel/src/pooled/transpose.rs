@@ -1,6 +1,7 @@
 //! Chains that are rows become columns of a panel, and rows again.
 
-use crate::simd::{Kernel, Scalar, Vector, LANES};
+use crate::isa::Scalar;
+use crate::simd::{Kernel, Vector, LANES};
 
 /// Rows of a vector of chains become columns.
 pub(super) struct ToColumns<'a, T> {

@@ -18,7 +18,8 @@ use super::panel::Arrays;
 use super::rank::RankInverse;
 use super::transpose::ToRows;
 use super::{Panel, Pass, PooledChains, PooledInverse, PooledStructure};
-use crate::simd::{Scalar, LANES};
+use crate::isa::Scalar;
+use crate::simd::LANES;
 use crate::Kernels;
 
 impl Pass<'_, '_> {
