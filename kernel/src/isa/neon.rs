@@ -86,7 +86,8 @@ impl Register for F64 {
         fn neg_mul_add(self, b: Self, c: Self) -> Self = F64(vfmsq_f64(c.0, self.0, b.0));
         fn lt(self, b: Self) -> uint64x2_t = vcltq_f64(self.0, b.0);
         fn not_lt(self, b: Self) -> uint64x2_t = {
-            unsafe { vreinterpretq_u64_u32(vmvnq_u32(vreinterpretq_u32_u64(vcltq_f64(self.0, b.0)))) }
+            let less = vreinterpretq_u32_u64(vcltq_f64(self.0, b.0));
+            vreinterpretq_u64_u32(vmvnq_u32(less))
         };
         fn is_nan(self) -> uint64x2_t = {
             let same = vreinterpretq_u32_u64(vceqq_f64(self.0, self.0));
