@@ -1,23 +1,20 @@
 //! Which loop computes directions.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use arrayvec::ArrayVec;
 
 use crate::apply::Keep;
-use crate::element::Stored;
 use crate::elimination::{ANY_BAND, COMMON_BAND};
 use crate::isa::Scalar;
 use crate::kernels::in_arithmetic;
-use crate::noise::Noise;
 use crate::norms::AddSquares;
 use crate::outcome::Outcome;
 use crate::runs::slice_mut;
 use crate::simd::{is_single, LANES};
 use crate::solve::{Solve, UpdateAndSolve};
-use crate::update::{Chunk, Update};
-use crate::workspace::{Arrays, AtHand, New};
+use crate::update::Update;
+use crate::workspace::{Arrays, AtHand};
 use crate::{
     Access, Apply, Directions, Dtype, Gradient, Incoming, Kernels, Norms, Rule, Squares, TakenIn,
     Wanted, Workspace, CHUNK,
@@ -243,7 +240,7 @@ impl Kernels {
         let (from, room, lag) = (from / LANES, room / LANES, lag / LANES);
         macro_rules! fused {
             ($E:ty, $BAND:expr, $ELSEWHERE:literal) => {{
-                let update = &mut update::<T, $E, { $BAND }, $ELSEWHERE>(
+                let update = &mut Update::<T, $E, { $BAND }, $ELSEWHERE>::new(
                     new, band, access, rule, incoming, planes, source, noise, taken_in,
                 );
                 let (wanted, gamma) = (finished.start, rule.gamma);
@@ -335,50 +332,6 @@ pub(crate) fn has_finish(access: &Access<'_>, rule: &Rule, then: Directions) -> 
             rate.is_plain() && access.target_type() == (Dtype::F32, false)
         }
         (_, Apply::Write { .. }) => false,
-    }
-}
-
-/// The kernel for a run that takes in the gradient.
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn update<'a, 'p, T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool>(
-    new: New<'a, T>,
-    band: usize,
-    access: &'a Access<'_>,
-    rule: &'a Rule,
-    incoming: &Incoming,
-    planes: &'a mut [&'p mut [u8]],
-    source: usize,
-    noise: &'a [Noise],
-    taken_in: &'a mut TakenIn,
-) -> Update<'a, 'p, T, E, BAND, ELSEWHERE> {
-    let (from, run) = (incoming.from, incoming.run);
-    let (gradient, step, scale) = match incoming.gradient {
-        Gradient::InMemory { step } => {
-            let gradient = bytemuck::cast_slice(access.gradient_from(run));
-            (gradient, step, rule.scale.number)
-        }
-        _ => (&new.gradient[from..], new.at.gradient_step, 1.0),
-    };
-    Update {
-        by: &rule.take_in,
-        band,
-        planes,
-        source,
-        noise: (noise, access.index(run)),
-        gradient,
-        step,
-        scale,
-        chunk: Chunk {
-            plane: new.plane,
-            at: new.at.new + from,
-        },
-        normalized: new.normalized.as_chunks_mut().0,
-        rms: new.rms.as_chunks_mut().0,
-        reach: incoming.ends.then(|| new.reach[from..].as_chunks().0),
-        sums: &mut taken_in.reference.0,
-        largest: taken_in.largest.lanes(),
-        ahead: access.ahead() * access.state_dtype().size(),
-        element: PhantomData,
     }
 }
 

@@ -5,13 +5,13 @@ use arrayvec::ArrayVec;
 
 use crate::access::{Access, Run, TargetRun};
 use crate::apply::{Deliver, Write};
-use crate::directions::update;
 use crate::element::{with_element, with_state, Stored};
 use crate::isa::Scalar;
 use crate::norms::{largest_lane, GradientSquares, LargestL1};
 use crate::read::{Nesterov, Read, Scale};
 use crate::runs::{later, padded, padded_mut, with_padded};
 use crate::simd::{is_single, rounded, Kernel, Number, LANES};
+use crate::update::Update;
 use crate::workspace::Arrays;
 use crate::{
     Apply, Coordinates, Dtype, Factor, Gradient, Incoming, Isa, Largest, Reading, Rule, Shape,
@@ -193,7 +193,7 @@ impl Kernels {
         let Arrays { state, new, .. } = work.arrays::<T>();
         macro_rules! update {
             ($BAND:literal) => {{
-                let update = &mut update::<T, E, $BAND, false>(
+                let update = &mut Update::<T, E, $BAND, false>::new(
                     new, band, access, rule, incoming, planes, 0, noise, taken_in,
                 );
                 self.call((update, state))

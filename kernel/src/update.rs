@@ -17,7 +17,8 @@ use crate::norms::add_squares;
 use crate::planes::{copy_few, Next, Plane, Rest};
 use crate::read::{both, damp, damping, nesterov};
 use crate::simd::{Kernel, Register, Vector, LANES};
-use crate::{Reference, TakeIn};
+use crate::workspace::New;
+use crate::{Access, Gradient, Incoming, Reference, Rule, TakeIn, TakenIn};
 
 /// Where a chunk's new coordinates are among the planes of the state: momentum,
 /// diagonal and sub-diagonals.
@@ -77,6 +78,54 @@ pub(crate) struct Update<'a, 'p, T, E, const BAND: usize, const ELSEWHERE: bool>
     pub(crate) largest: &'a mut [T; LANES],
     pub(crate) ahead: usize,
     pub(crate) element: PhantomData<E>,
+}
+
+impl<'a, 'p, T: Scalar, E: Stored, const BAND: usize, const ELSEWHERE: bool>
+    Update<'a, 'p, T, E, BAND, ELSEWHERE>
+{
+    /// The kernel for a run that takes in the gradient.
+    #[allow(clippy::too_many_arguments)] // Each is one thing, borrowed.
+    pub(crate) fn new(
+        new: New<'a, T>,
+        band: usize,
+        access: &'a Access<'_>,
+        rule: &'a Rule,
+        incoming: &Incoming,
+        planes: &'a mut [&'p mut [u8]],
+        source: usize,
+        noise: &'a [Noise],
+        taken_in: &'a mut TakenIn,
+    ) -> Self {
+        let (from, run) = (incoming.from, incoming.run);
+        let (gradient, step, scale) = match incoming.gradient {
+            Gradient::InMemory { step } => {
+                let gradient = bytemuck::cast_slice(access.gradient_from(run));
+                (gradient, step, rule.scale.number)
+            }
+            _ => (&new.gradient[from..], new.at.gradient_step, 1.0),
+        };
+        Update {
+            by: &rule.take_in,
+            band,
+            planes,
+            source,
+            noise: (noise, access.index(run)),
+            gradient,
+            step,
+            scale,
+            chunk: Chunk {
+                plane: new.plane,
+                at: new.at.new + from,
+            },
+            normalized: new.normalized.as_chunks_mut().0,
+            rms: new.rms.as_chunks_mut().0,
+            reach: incoming.ends.then(|| new.reach[from..].as_chunks().0),
+            sums: &mut taken_in.reference.0,
+            largest: taken_in.largest.lanes(),
+            ahead: access.ahead() * access.state_dtype().size(),
+            element: PhantomData,
+        }
+    }
 }
 
 /// What is found out about all vectors. Only the reference's squares tell lanes apart: of the

@@ -9,12 +9,13 @@ use super::prepare::{Prepare, Prepared, UpdateAndPrepare};
 use super::transpose::{ToColumns, ToRows};
 use super::{Panel, Pass};
 use crate::access::Run;
-use crate::directions::{has_finish, update};
+use crate::directions::has_finish;
 use crate::dtype::Dtype;
 use crate::isa::Scalar;
 use crate::outcome::Outcome;
 use crate::runs::slice_mut;
 use crate::simd::{is_single, LANES};
+use crate::update::Update;
 use crate::workspace::Arrays;
 use crate::{Directions, Factor, Gradient, Incoming, CHUNK};
 
@@ -131,7 +132,7 @@ impl Pass<'_, '_> {
         let Arrays { new, state, .. } = self.work.arrays::<T>();
         macro_rules! call {
             ($E:ty) => {{
-                let update = &mut update::<T, $E, 0, false>(
+                let update = &mut Update::<T, $E, 0, false>::new(
                     new, 0, access, rule, &incoming, planes, 0, noise, taken_in,
                 );
                 kernels.call(UpdateAndPrepare {
