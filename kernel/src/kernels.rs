@@ -30,7 +30,7 @@ pub struct Kernels {
 macro_rules! in_arithmetic {
     ($self:ident, $T:ident => $body:expr) => {
         match $self.arithmetic {
-            Dtype::F64 => {
+            $crate::dtype::Dtype::F64 => {
                 type $T = f64;
                 $body
             }

@@ -24,6 +24,7 @@
 mod access;
 mod apply;
 mod buffers;
+mod cache_lines;
 mod convert;
 mod directions;
 mod dtype;

@@ -19,8 +19,8 @@
 //! behind a line) are padded with unit diagonal and no edges, which changes no
 //! bit of their neighbours.
 
+use super::cache_lines::{cache_lines, CacheLine};
 use super::elimination::{self, COMMON_BAND};
-use super::pooled::{Panel, PooledChains};
 use super::simd::{rounded, Number, LANES};
 use crate::MAX_BAND;
 
@@ -36,18 +36,6 @@ const _: () = assert!(SHORT <= CHUNK);
 /// so that vectors of directions start where vectors of state do.
 pub const LAG: usize = LANES;
 const _: () = assert!(LAG >= MAX_BAND && CHUNK.is_multiple_of(LANES));
-
-/// A cache line; gives the memory its alignment.
-#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
-#[repr(C, align(64))]
-pub(crate) struct Line([u8; 64]);
-
-/// Zeroed memory of at least so many bytes; or their number, if they are not to be had.
-pub(crate) fn lines(bytes: usize) -> Result<Box<[Line]>, usize> {
-    let lines = bytes.div_ceil(size_of::<Line>());
-    let memory = bytemuck::allocation::try_zeroed_slice_box(lines);
-    memory.map_err(|()| lines * size_of::<Line>())
-}
 
 /// How a tensor's coordinates are laid out in a workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,11 +117,11 @@ const ARRAY: usize = LAG + CHUNK + 2 * LANES;
 
 /// The memory of one thread.
 pub struct Workspace {
-    memory: Box<[Line]>,
+    memory: Box<[CacheLine]>,
     /// Room for [`PADDED`] elements of each array of lines that are padded.
-    padded: Box<[Line]>,
-    /// For chains whose correlations are pooled.
-    panel: Panel,
+    padded: Box<[CacheLine]>,
+    /// For panels of chains whose correlations are pooled.
+    panel: Box<[CacheLine]>,
     shape: Shape,
     /// Elements of a plane, of all planes of the state, and of all of what is
     /// solved.
@@ -202,7 +190,7 @@ pub(crate) const PADDED: usize = CHUNK;
 const PADDED_ARRAYS: usize = COMMON_BAND + 3;
 
 /// Arrays of lines that are padded, of float32 or fewer bits.
-pub(crate) struct Padded(Box<[Line]>);
+pub(crate) struct Padded(Box<[CacheLine]>);
 
 impl Padded {
     /// Each of the arrays, as bytes.
@@ -222,13 +210,14 @@ pub enum Coordinates {
 }
 
 impl Workspace {
-    /// Room for tensors of any of these shapes, and for pooled chains of any of these.
+    /// Room for tensors of any of these shapes, and for panels of pooled chains that need any
+    /// of these numbers of bytes.
     ///
     /// # Errors
     /// The number of bytes, if they are not to be had.
     pub fn new(
         shapes: impl Iterator<Item = Shape>,
-        pooled: impl Iterator<Item = PooledChains>,
+        panels: impl Iterator<Item = usize>,
     ) -> Result<Self, usize> {
         // Of either arithmetic.
         let mut needs_padding = false;
@@ -243,9 +232,9 @@ impl Workspace {
             false => 0,
         };
         Ok(Workspace {
-            memory: lines(bytes.unwrap_or(0))?,
-            padded: lines(padded)?,
-            panel: Panel::new(pooled)?,
+            memory: cache_lines(bytes.unwrap_or(0))?,
+            padded: cache_lines(padded)?,
+            panel: cache_lines(panels.max().unwrap_or(0))?,
             shape: Shape {
                 band: 0,
                 line: None,
@@ -258,15 +247,15 @@ impl Workspace {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        size_of_val(&*self.memory) + size_of_val(&*self.padded) + self.panel.bytes()
+        size_of_val(&*self.memory) + size_of_val(&*self.padded) + size_of_val(&*self.panel)
     }
 
-    /// The memory of the panel, until it is given back.
-    pub(crate) fn take_panel(&mut self) -> Panel {
+    /// The memory for panels, until it is given back.
+    pub(crate) fn take_panel(&mut self) -> Box<[CacheLine]> {
         std::mem::take(&mut self.panel)
     }
 
-    pub(crate) fn give_panel(&mut self, panel: Panel) {
+    pub(crate) fn give_panel(&mut self, panel: Box<[CacheLine]>) {
         self.panel = panel;
     }
 

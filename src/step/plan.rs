@@ -137,8 +137,9 @@ impl Plan {
         let longest = tile.unwrap_or(fair.clamp(least, BLOCKS_OF_TILE.end));
         let tiles = Tiles::new(tensors.iter().map(|t| &t.grid), longest)?;
         let workspaces = (0..workers).map(|_| {
-            let pooled = tensors.iter().filter_map(|t| t.chains);
-            let workspace = Workspace::new(tensors.iter().map(|t| shape(&t.grid)), pooled);
+            let panels = tensors.iter().filter_map(|t| t.chains);
+            let panels = panels.map(|chains| chains.panel_bytes());
+            let workspace = Workspace::new(tensors.iter().map(|t| shape(&t.grid)), panels);
             workspace.map_err(|bytes| Error::OutOfMemory {
                 what: "a thread's workspace".to_owned(),
                 bytes: bytes as u128,

@@ -1,7 +1,7 @@
-//! The sums of all blocks, where chains go through as a whole.
+//! The sums of all blocks come into a tensor's state.
 
-use super::sums::stored;
-use super::{PooledChains, PooledStructure, MAX_POOLED_RANK};
+use super::chains::{PooledChains, MAX_POOLED_RANK};
+use super::structure::PooledStructure;
 use crate::isa::Scalar;
 use crate::Average;
 
@@ -38,7 +38,11 @@ pub(super) fn add_up<'b, T: Scalar>(
         }
     };
     match chains.structure {
-        PooledStructure::Band => row(to, 0),
+        PooledStructure::Band => {
+            for apart in 0..=chains.band {
+                row(&mut to[apart * length..][..length], apart * padded);
+            }
+        }
         PooledStructure::Rank(rank) => {
             let pitch = chains.products_of_position();
             let (squares, products) = to.split_at_mut(length);
@@ -54,5 +58,13 @@ pub(super) fn add_up<'b, T: Scalar>(
                 row(&mut to[position..], position * padded + position);
             }
         }
+    }
+}
+
+/// Rounded; zero where that is below the normal numbers.
+pub(super) fn stored<T: Scalar>(x: f64) -> T {
+    match x.abs() < T::LEAST_NORMAL {
+        true => T::ZERO,
+        false => T::from_f64(x),
     }
 }

@@ -5,11 +5,19 @@
 
 use std::ops::Range;
 
-use super::inverse::{Factors, TILE};
-use super::panel::Order;
+use super::chains::MICRO_TILE;
+use super::inverse::Factors;
 use crate::isa::Scalar;
 use crate::outcome::Outcome;
 use crate::simd::{Kernel, Vector, LANES};
+
+/// Where vectors lie in an array of a panel: one is so many behind that of the position before,
+/// and of the chains before.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Order {
+    pub(super) position: usize,
+    pub(super) vector: usize,
+}
 
 /// Adds the products of positions at hand with those behind them, summed over the lanes.
 pub(super) struct Products<'a, T> {
@@ -102,20 +110,20 @@ impl<T: Scalar> Solve<'_, T> {
             behind,
             inverse_schur,
         } = self.factors;
-        let (lag, rows) = (self.lag, band + TILE - 1);
-        for (tile, at) in (0..self.count).step_by(TILE).enumerate() {
+        let (lag, rows) = (self.lag, band + MICRO_TILE - 1);
+        for (tile, at) in (0..self.count).step_by(MICRO_TILE).enumerate() {
             let numbers = tile * rows..(tile + 1) * rows;
             let x = &mut self.x[at * position..][..rows * position + 1];
             let each = (position, 0);
             let v = filter::<V>(isa, x, &x[position..], each, &ahead[numbers.clone()]);
             let solved = &mut self.solved[(lag - band + at) * position..][..rows * position + 1];
-            for t in 0..TILE {
+            for t in 0..MICRO_TILE {
                 let scale = V::splat(isa, inverse_schur[at + t]);
                 (v[t] * scale).store(&mut solved[(band + t) * position]);
             }
             let (own, others) = (&solved[band * position..], &solved[..rows * position]);
             let u = filter::<V>(isa, own, others, each, &behind[numbers]);
-            for t in 0..TILE {
+            for t in 0..MICRO_TILE {
                 u[t].store(&mut x[t * position]);
             }
         }
@@ -130,15 +138,15 @@ pub(super) fn filter<V: Vector>(
     own: &[[V::Scalar; LANES]],
     others: &[[V::Scalar; LANES]],
     (vectors, v): (usize, usize),
-    numbers: &[[V::Scalar; TILE]],
-) -> [V; TILE] {
-    let mut sums = [V::number(isa, 0.0); TILE];
-    for t in 0..TILE {
+    numbers: &[[V::Scalar; MICRO_TILE]],
+) -> [V; MICRO_TILE] {
+    let mut sums = [V::number(isa, 0.0); MICRO_TILE];
+    for t in 0..MICRO_TILE {
         sums[t] = V::load(isa, &own[t * vectors + v]);
     }
     for (row, numbers) in others.chunks(vectors).zip(numbers) {
         let x = V::load(isa, &row[v]);
-        for t in 0..TILE {
+        for t in 0..MICRO_TILE {
             sums[t] = V::splat(isa, numbers[t]).neg_mul_add(x, sums[t]);
         }
     }

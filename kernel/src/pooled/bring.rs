@@ -5,9 +5,10 @@ use std::ops::Range;
 use arrayvec::ArrayVec;
 
 use super::band::{Direct, Solved};
+use super::panel::Panel;
+use super::pass::Pass;
 use super::prepare::{Prepare, Prepared, UpdateAndPrepare};
 use super::transpose::{ToColumns, ToRows};
-use super::{Panel, Pass};
 use crate::access::Run;
 use crate::directions::has_finish;
 use crate::dtype::Dtype;

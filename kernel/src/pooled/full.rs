@@ -8,14 +8,14 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::band::{filter, ALONE};
-use super::inverse::TILE;
+use super::chains::{PooledChains, MICRO_TILE};
+use super::inverse::PooledEstimate;
 use super::orthonormal::LessAll;
-use super::{PooledChains, PooledEstimate};
-use crate::dtype::{Dtype, Elements};
+use crate::cache_lines::{cache_lines, CacheLine};
+use crate::dtype::Elements;
 use crate::isa::Scalar;
 use crate::kernels::in_arithmetic;
 use crate::simd::{Kernel, Vector, LANES};
-use crate::workspace::{lines, Line};
 use crate::Kernels;
 
 /// The inverse of all correlations.
@@ -23,17 +23,17 @@ pub struct FullInverse {
     chains: PooledChains,
     /// Of the arithmetic: for each tile of positions, of each position the numbers of these in
     /// `L`, and right of the diagonal in `L^T`; then `1 / D` of each position.
-    factors: Box<[Line]>,
+    factors: Box<[CacheLine]>,
     /// In float64, rows of `D L^T`; then `1 / D` of each position, and the inverse roots of
     /// the products' diagonal.
-    rows: Box<[Line]>,
+    rows: Box<[CacheLine]>,
     /// Of a tile of positions, what rows before them are multiplied with.
-    before: Box<[Line]>,
+    before: Box<[CacheLine]>,
 }
 
 /// `x` becomes `R^-1 x`, for some vectors of chains.
 pub(super) struct Solve<'a, T> {
-    factors: &'a [[T; TILE]],
+    factors: &'a [[T; MICRO_TILE]],
     inverse_pivots: &'a [T],
     x: &'a mut [[T; LANES]],
     /// From one of them to the next.
@@ -45,9 +45,9 @@ impl FullInverse {
         let padded = chains.padded();
         Ok(FullInverse {
             chains: *chains,
-            factors: lines((padded + 1) * padded * kernels.arithmetic().size())?,
-            rows: lines((padded + 2) * padded * size_of::<f64>())?,
-            before: lines(padded * TILE * size_of::<f64>())?,
+            factors: cache_lines((padded + 1) * padded * kernels.arithmetic().size())?,
+            rows: cache_lines((padded + 2) * padded * size_of::<f64>())?,
+            before: cache_lines(padded * MICRO_TILE * size_of::<f64>())?,
         })
     }
 
@@ -99,7 +99,7 @@ impl FullInverse {
         let (rows, all) = all.split_at_mut(padded * padded);
         let (inverse_pivots, roots) = all.split_at_mut(padded);
         let before: &mut [f64] = bytemuck::cast_slice_mut(&mut self.before);
-        let before: &mut [[f64; TILE]] = before.as_chunks_mut().0;
+        let before: &mut [[f64; MICRO_TILE]] = before.as_chunks_mut().0;
         for (j, root) in roots[..length].iter_mut().enumerate() {
             let inverse = 1.0 / products[j * length + j].to_f64().sqrt();
             *root = if inverse.is_finite() { inverse } else { 0.0 };
@@ -119,16 +119,16 @@ impl FullInverse {
                 };
             }
         };
-        for first in (0..length).step_by(TILE) {
-            let count = TILE.min(length - first);
+        for first in (0..length).step_by(MICRO_TILE) {
+            let count = MICRO_TILE.min(length - first);
             let (above, tile) = rows.split_at_mut(first * padded);
-            let tile = &mut tile[..TILE * padded];
+            let tile = &mut tile[..MICRO_TILE * padded];
             for (t, row) in tile.chunks_exact_mut(padded).take(count).enumerate() {
                 correlate(first + t, row);
             }
             for (k, before) in before[..first].iter_mut().enumerate() {
-                let row = &above[k * padded + first..][..TILE];
-                for t in 0..TILE {
+                let row = &above[k * padded + first..][..MICRO_TILE];
+                for t in 0..MICRO_TILE {
                     before[t] = row[t] * inverse_pivots[k];
                 }
             }
@@ -146,8 +146,9 @@ impl FullInverse {
                 let by = |s: usize| above_it[s * padded + j] * inverse_pivots[first + s];
                 kernels.call(LessAll {
                     rows: above_it.as_chunks().0,
-                    by: &std::array::from_fn::<_, TILE, _>(|s| if s < t { by(s) } else { 0.0 })
-                        [..t],
+                    by: &std::array::from_fn::<_, MICRO_TILE, _>(
+                        |s| if s < t { by(s) } else { 0.0 },
+                    )[..t],
                     from: row.as_chunks_mut().0,
                 });
                 // Written so that what is not a number is removed, too.
@@ -176,15 +177,15 @@ impl FullInverse {
         let (rows, all) = all.split_at(padded * padded);
         let factors: &mut [T] = bytemuck::cast_slice_mut(&mut self.factors);
         let (factors, pivots) = factors.split_at_mut(padded * padded);
-        let factors: &mut [[T; TILE]] = factors.as_chunks_mut().0;
+        let factors: &mut [[T; MICRO_TILE]] = factors.as_chunks_mut().0;
         for (pivot, &inverse) in pivots.iter_mut().zip(&all[..padded]) {
             *pivot = T::from_f64(inverse);
         }
         for (k, (row, &inverse)) in rows.chunks_exact(padded).zip(all).enumerate() {
             for j in k + 1..padded {
                 let l = T::from_f64(row[j] * inverse);
-                factors[j / TILE * padded + k][j % TILE] = l;
-                factors[k / TILE * padded + j][k % TILE] = l;
+                factors[j / MICRO_TILE * padded + k][j % MICRO_TILE] = l;
+                factors[k / MICRO_TILE * padded + j][k % MICRO_TILE] = l;
             }
         }
     }
@@ -194,7 +195,7 @@ impl FullInverse {
 /// on.
 struct Eliminate<'a> {
     rows: &'a [[f64; LANES]],
-    by: &'a [[f64; TILE]],
+    by: &'a [[f64; MICRO_TILE]],
     vectors: usize,
     start: usize,
     tile: &'a mut [[f64; LANES]],
@@ -207,7 +208,7 @@ impl Kernel<f64> for Eliminate<'_> {
     fn run<V: Vector<Scalar = f64>>(self, isa: V::Isa) {
         for v in self.start..self.vectors {
             let sums = filter::<V>(isa, self.tile, self.rows, (self.vectors, v), self.by);
-            for t in 0..TILE {
+            for t in 0..MICRO_TILE {
                 sums[t].store(&mut self.tile[t * self.vectors + v]);
             }
         }
@@ -220,14 +221,14 @@ impl<T: Scalar> Kernel<T> for Solve<'_, T> {
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
         let length = self.inverse_pivots.len();
-        let tile = |first: usize| &self.factors[first / TILE * length..][..length];
+        let tile = |first: usize| &self.factors[first / MICRO_TILE * length..][..length];
         // A tile of factors serves all vectors while it is in the nearest cache.
-        for first in (0..length).step_by(TILE) {
+        for first in (0..length).step_by(MICRO_TILE) {
             let (numbers, own) = tile(first).split_at(first);
             for x in self.x.chunks_exact_mut(self.pitch) {
                 let (before, x) = x.split_at_mut(first);
                 let mut sums = filter::<V>(isa, x, before, ALONE, numbers);
-                for t in 0..TILE {
+                for t in 0..MICRO_TILE {
                     for s in 0..t {
                         sums[t] = V::splat(isa, own[s][t]).neg_mul_add(sums[s], sums[t]);
                     }
@@ -235,17 +236,17 @@ impl<T: Scalar> Kernel<T> for Solve<'_, T> {
                 }
             }
         }
-        for first in (0..length).step_by(TILE).rev() {
-            let (own, numbers) = tile(first)[first..].split_at(TILE);
-            let pivots = &self.inverse_pivots[first..][..TILE];
+        for first in (0..length).step_by(MICRO_TILE).rev() {
+            let (own, numbers) = tile(first)[first..].split_at(MICRO_TILE);
+            let pivots = &self.inverse_pivots[first..][..MICRO_TILE];
             for x in self.x.chunks_exact_mut(self.pitch) {
-                let (x, behind) = x[first..length].split_at_mut(TILE);
-                for t in 0..TILE {
+                let (x, behind) = x[first..length].split_at_mut(MICRO_TILE);
+                for t in 0..MICRO_TILE {
                     (V::load(isa, &x[t]) * V::splat(isa, pivots[t])).store(&mut x[t]);
                 }
                 let mut sums = filter::<V>(isa, x, behind, ALONE, numbers);
-                for t in (0..TILE).rev() {
-                    for s in t + 1..TILE {
+                for t in (0..MICRO_TILE).rev() {
+                    for s in t + 1..MICRO_TILE {
                         sums[t] = V::splat(isa, own[s][t]).neg_mul_add(sums[s], sums[t]);
                     }
                     sums[t].store(&mut x[t]);

@@ -3,16 +3,13 @@
 // The number of a vector says more than an iterator over several arrays.
 #![allow(clippy::needless_range_loop)]
 
-use super::PooledChains;
+use super::chains::{PooledChains, MICRO_TILE};
+use crate::cache_lines::{cache_lines, CacheLine};
 use crate::dtype::{Dtype, Elements};
 use crate::isa::Scalar;
 use crate::kernels::in_arithmetic;
 use crate::simd::{Kernel, Vector, LANES};
-use crate::workspace::{lines, Line};
 use crate::Kernels;
-
-/// Positions whose sums are in registers at the same time.
-pub(super) const TILE: usize = 4;
 
 /// `R^-1 = L D L^T` for a chain of any of a tensor's units: `L` unit lower triangular with
 /// `-psi_j` below the diagonal of column `j`, `D` the inverse Schur complements.
@@ -23,21 +20,21 @@ pub struct BandInverse {
     chains: PooledChains,
     /// Of the arithmetic: inverse Schur complements, then `psi` as it is needed where
     /// positions look ahead, and where they look behind.
-    factors: Box<[Line]>,
+    factors: Box<[CacheLine]>,
     /// `rho[i]` of positions `i` apart, with zeros behind the last.
-    correlations: Box<[Line]>,
+    correlations: Box<[CacheLine]>,
     /// For the elimination of a window.
-    elimination: Box<[Line]>,
+    elimination: Box<[CacheLine]>,
 }
 
 /// The factors from some position on.
 pub(super) struct Factors<'a, T> {
     pub(super) band: usize,
-    /// For each tile of positions the numbers that multiply the `band + TILE - 1` positions
+    /// For each tile of positions the numbers that multiply the `band + MICRO_TILE - 1` positions
     /// from its second one on, one for each of its positions.
-    pub(super) ahead: &'a [[T; TILE]],
+    pub(super) ahead: &'a [[T; MICRO_TILE]],
     /// The same for the positions from `band` before its first one on.
-    pub(super) behind: &'a [[T; TILE]],
+    pub(super) behind: &'a [[T; MICRO_TILE]],
     pub(super) inverse_schur: &'a [T],
 }
 
@@ -57,14 +54,14 @@ impl BandInverse {
     /// The number of bytes, if they are not to be had.
     pub fn new(kernels: &Kernels, chains: &PooledChains) -> Result<Self, usize> {
         let (padded, band) = (chains.padded(), chains.band);
-        let numbers = padded + 2 * (padded / TILE) * (band + TILE - 1) * TILE;
+        let numbers = padded + 2 * (padded / MICRO_TILE) * (band + MICRO_TILE - 1) * MICRO_TILE;
         let window = (band + 1) + Eliminate::room(band);
         let correlations = (band + 1) * Self::pitch(chains);
         Ok(BandInverse {
             chains: *chains,
-            factors: lines(numbers * kernels.arithmetic().size())?,
-            correlations: lines(correlations * size_of::<f64>())?,
-            elimination: lines(window * LANES * size_of::<f64>())?,
+            factors: cache_lines(numbers * kernels.arithmetic().size())?,
+            correlations: cache_lines(correlations * size_of::<f64>())?,
+            elimination: cache_lines(window * LANES * size_of::<f64>())?,
         })
     }
 
@@ -81,16 +78,16 @@ impl BandInverse {
 
     /// Elements of the factors for a tile of positions.
     fn rows(&self) -> usize {
-        self.chains.band + TILE - 1
+        self.chains.band + MICRO_TILE - 1
     }
 
     pub(super) fn factors<T: Scalar>(&self, start: usize) -> Factors<'_, T> {
         let all: &[T] = bytemuck::cast_slice(&self.factors);
         let padded = self.chains.padded();
         let (inverse_schur, psi) = all.split_at(padded);
-        let tiles = padded / TILE * self.rows();
+        let tiles = padded / MICRO_TILE * self.rows();
         let (ahead, behind) = psi.as_chunks().0[..2 * tiles].split_at(tiles);
-        let from = start / TILE * self.rows();
+        let from = start / MICRO_TILE * self.rows();
         Factors {
             band: self.chains.band,
             ahead: &ahead[from..],
@@ -155,16 +152,16 @@ impl BandInverse {
         let window: &[[f64; LANES]] = window.as_chunks().0;
         let all: &mut [T] = bytemuck::cast_slice_mut(&mut self.factors);
         let (inverse_schur, psi) = all.split_at_mut(padded);
-        let tiles = padded / TILE * rows;
-        let (ahead, behind) = psi.as_chunks_mut::<TILE>().0.split_at_mut(tiles);
+        let tiles = padded / MICRO_TILE * rows;
+        let (ahead, behind) = psi.as_chunks_mut::<MICRO_TILE>().0.split_at_mut(tiles);
         for lane in 0..LANES {
             let j = first + lane;
             inverse_schur[j] = T::from_f64(window[band][lane]);
             for k in 1..=band {
                 let psi = T::from_f64(window[k - 1][lane]);
-                let (tile, t) = (j / TILE, j % TILE);
+                let (tile, t) = (j / MICRO_TILE, j % MICRO_TILE);
                 ahead[tile * rows + t + k - 1][t] = psi;
-                let (tile, t) = ((j + k) / TILE, (j + k) % TILE);
+                let (tile, t) = ((j + k) / MICRO_TILE, (j + k) % MICRO_TILE);
                 if j + k < padded {
                     behind[tile * rows + t + band - k][t] = psi;
                 }

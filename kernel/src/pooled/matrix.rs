@@ -4,14 +4,14 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::band::{filter, ALONE};
-use super::inverse::TILE;
+use super::chains::MICRO_TILE;
 use crate::isa::Scalar;
 use crate::simd::{Kernel, Vector, LANES};
 
 /// `to -= matrix x`, for a vector of chains.
 pub(super) struct Less<'a, T> {
     /// For each tile of rows, of each of `columns` columns the numbers of these rows.
-    pub(super) matrix: &'a [[T; TILE]],
+    pub(super) matrix: &'a [[T; MICRO_TILE]],
     pub(super) columns: usize,
     /// The columns that are wanted: from this one on as many as there are of `x`.
     pub(super) first: usize,
@@ -25,10 +25,10 @@ impl<T: Scalar> Kernel<T> for Less<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        for (tile, to) in self.to.chunks_exact_mut(TILE).enumerate() {
+        for (tile, to) in self.to.chunks_exact_mut(MICRO_TILE).enumerate() {
             let numbers = &self.matrix[tile * self.columns + self.first..][..self.x.len()];
             let sums = filter::<V>(isa, to, self.x, ALONE, numbers);
-            for t in 0..TILE {
+            for t in 0..MICRO_TILE {
                 sums[t].store(&mut to[t]);
             }
         }
@@ -38,7 +38,7 @@ impl<T: Scalar> Kernel<T> for Less<'_, T> {
 /// `x = (x - matrix along) scale`, for a vector of chains.
 pub(super) struct Combine<'a, T> {
     /// As in [`Less`], from the tile of the first positions on.
-    pub(super) matrix: &'a [[T; TILE]],
+    pub(super) matrix: &'a [[T; MICRO_TILE]],
     /// Of each column.
     pub(super) along: &'a [[T; LANES]],
     pub(super) scale: T,
@@ -51,10 +51,10 @@ impl<T: Scalar> Kernel<T> for Combine<'_, T> {
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
         let (scale, columns) = (V::splat(isa, self.scale), self.along.len());
-        for (tile, x) in self.x.chunks_exact_mut(TILE).enumerate() {
+        for (tile, x) in self.x.chunks_exact_mut(MICRO_TILE).enumerate() {
             let numbers = &self.matrix[tile * columns..][..columns];
             let rest = filter::<V>(isa, x, self.along, ALONE, numbers);
-            for t in 0..TILE {
+            for t in 0..MICRO_TILE {
                 (rest[t] * scale).store(&mut x[t]);
             }
         }
@@ -100,25 +100,33 @@ impl<T: Scalar> Kernel<T> for Outer<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<Scalar = T>>(self, isa: V::Isa) {
-        for (tile, to) in self.sums.chunks_exact_mut(TILE * self.columns).enumerate() {
-            let start = if self.upper { tile * TILE / LANES } else { 0 };
+        for (tile, to) in self
+            .sums
+            .chunks_exact_mut(MICRO_TILE * self.columns)
+            .enumerate()
+        {
+            let start = if self.upper {
+                tile * MICRO_TILE / LANES
+            } else {
+                0
+            };
             for column in start..self.columns {
-                let mut sums = [V::number(isa, 0.0); TILE];
-                for t in 0..TILE {
+                let mut sums = [V::number(isa, 0.0); MICRO_TILE];
+                for t in 0..MICRO_TILE {
                     sums[t] = V::load(isa, &to[t * self.columns + column]);
                 }
                 for v in 0..self.vectors {
-                    let left = &self.left[v * self.left_pitch + tile * TILE..][..TILE];
+                    let left = &self.left[v * self.left_pitch + tile * MICRO_TILE..][..MICRO_TILE];
                     let right = &self.right[v * LANES * self.pitch..][..LANES * self.pitch];
                     for lane in 0..LANES {
                         let x = &right[lane * self.pitch + column * LANES..].as_chunks().0[0];
                         let x = V::load(isa, x);
-                        for t in 0..TILE {
+                        for t in 0..MICRO_TILE {
                             sums[t] = V::splat(isa, left[t][lane]).mul_add(x, sums[t]);
                         }
                     }
                 }
-                for t in 0..TILE {
+                for t in 0..MICRO_TILE {
                     sums[t].store(&mut to[t * self.columns + column]);
                 }
             }

@@ -2,15 +2,17 @@
 
 use std::ops::Range;
 
-use super::band::{Products, Solve};
-use super::{BandInverse, PooledChains, PooledStructure};
+use super::band::{Order, Products, Solve};
+use super::chains::PooledChains;
+use super::inverse::BandInverse;
+use super::structure::PooledStructure;
+use crate::cache_lines::CacheLine;
 use crate::isa::Scalar;
 use crate::simd::LANES;
-use crate::workspace::{lines, Line};
+use crate::Workspace;
 
 /// The memory of a thread's panel.
-#[derive(Default)]
-pub(crate) struct Panel(Box<[Line]>);
+pub(super) struct Panel(Box<[CacheLine]>);
 
 /// Arrays of a panel, of vectors of chains and of positions, see [`Order`]: those at hand first
 /// and then those that they look ahead at.
@@ -35,14 +37,6 @@ pub(super) struct Arrays<'a, T> {
 
 /// What is staged: `m / q` or directions, and `g / q`.
 const STAGED: usize = 2;
-
-/// Where vectors lie in an array of a panel: one is so many behind that of the position before,
-/// and of the chains before.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Order {
-    pub(super) position: usize,
-    pub(super) vector: usize,
-}
 
 impl PooledChains {
     /// Positions follow each other; but on a band, where chains are columns, a run of them is one
@@ -103,21 +97,21 @@ impl PooledChains {
         let panel = 4 * self.vectors() * LANES;
         panel + STAGED * LANES * self.staged() + self.run() + self.beside()
     }
+
+    /// Bytes of a panel of them, of either arithmetic: what a [`Workspace`] is to have.
+    pub fn panel_bytes(&self) -> usize {
+        self.elements() * size_of::<f64>()
+    }
 }
 
 impl Panel {
-    /// Room for chains of any of these shapes, of either arithmetic.
-    ///
-    /// # Errors
-    /// The number of bytes, if they are not to be had.
-    pub(crate) fn new(of: impl Iterator<Item = PooledChains>) -> Result<Self, usize> {
-        let bytes = of.map(|chains| chains.elements() * size_of::<f64>()).max();
-        lines(bytes.unwrap_or(0)).map(Panel)
+    /// The memory that a thread's workspace has for panels, until it is given back.
+    pub(super) fn of(work: &mut Workspace) -> Self {
+        Panel(work.take_panel())
     }
 
-    /// Bytes held.
-    pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&*self.0)
+    pub(super) fn give_back(self, work: &mut Workspace) {
+        work.give_panel(self.0);
     }
 
     pub(super) fn arrays<T: Scalar>(&mut self, chains: &PooledChains) -> Arrays<'_, T> {

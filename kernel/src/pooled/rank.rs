@@ -14,15 +14,16 @@
 //! Whenever the products of a step have been added, `U` becomes the orthonormal factor of `Y`: a
 //! step of subspace iteration, which turns it to the leading eigenvectors of `P`.
 
-use super::inverse::TILE;
+use super::added::stored;
+use super::chains::{PooledChains, MICRO_TILE};
+use super::inverse::PooledEstimate;
 use super::orthonormal::{dot, orthonormalize, LessAll};
-use super::sums::stored;
-use super::{PooledChains, PooledEstimate, PooledSums};
+use super::sums::PooledSums;
+use crate::cache_lines::{cache_lines, CacheLine};
 use crate::dtype::{Dtype, Elements};
 use crate::isa::Scalar;
 use crate::kernels::in_arithmetic;
 use crate::simd::LANES;
-use crate::workspace::{lines, Line};
 use crate::Kernels;
 
 /// The inverse of correlations along a few directions.
@@ -30,20 +31,20 @@ pub struct RankInverse {
     chains: PooledChains,
     rank: usize,
     /// Of the arithmetic: see [`Along`].
-    factors: Box<[Line]>,
+    factors: Box<[CacheLine]>,
     /// `1 / rest`
     scale: f64,
     /// Rows of positions in float64, see [`Rows`].
-    rows: Box<[Line]>,
+    rows: Box<[CacheLine]>,
 }
 
 /// A rank's factors.
 pub(super) struct Along<'a, T> {
     pub(super) rank: usize,
     /// `U`: for each tile of directions, of each position the numbers of these directions.
-    pub(super) gather: &'a [[T; TILE]],
+    pub(super) gather: &'a [[T; MICRO_TILE]],
     /// The same: for each tile of positions, of each direction the numbers of these positions.
-    pub(super) spread: &'a [[T; TILE]],
+    pub(super) spread: &'a [[T; MICRO_TILE]],
     /// What multiplies `-U' x` and `-U' z`: `-(1 - rest / lambda)`, and -1.
     pub(super) weights: [&'a [T]; 2],
     pub(super) scale: T,
@@ -64,14 +65,14 @@ impl RankInverse {
         chains: &PooledChains,
         rank: usize,
     ) -> Result<Self, usize> {
-        let (padded, tiled) = (chains.padded(), rank.next_multiple_of(TILE));
+        let (padded, tiled) = (chains.padded(), rank.next_multiple_of(MICRO_TILE));
         let numbers = padded * (tiled + rank) + 2 * rank;
         Ok(RankInverse {
             chains: *chains,
             rank,
-            factors: lines(numbers * kernels.arithmetic().size())?,
+            factors: cache_lines(numbers * kernels.arithmetic().size())?,
             scale: 1.0,
-            rows: lines(3 * tiled * padded * size_of::<f64>())?,
+            rows: cache_lines(3 * tiled * padded * size_of::<f64>())?,
         })
     }
 
@@ -82,7 +83,7 @@ impl RankInverse {
 
     /// Rows, in whole tiles of them.
     fn tiled(&self) -> usize {
-        self.rank.next_multiple_of(TILE)
+        self.rank.next_multiple_of(MICRO_TILE)
     }
 
     pub(super) fn along<T: Scalar>(&self) -> Along<'_, T> {
@@ -235,14 +236,14 @@ impl RankInverse {
             *weight = T::from_f64(kept - 1.0);
         }
         of_z[..rank].fill(T::from_f64(-1.0));
-        let gather: &mut [[T; TILE]] = gather.as_chunks_mut().0;
-        let spread: &mut [[T; TILE]] = spread.as_chunks_mut().0;
+        let gather: &mut [[T; MICRO_TILE]] = gather.as_chunks_mut().0;
+        let spread: &mut [[T; MICRO_TILE]] = spread.as_chunks_mut().0;
         for (r, row) in directions.chunks_exact(length).enumerate() {
             for (j, (&x, square)) in row.iter().zip(squares).enumerate() {
-                gather[r / TILE * padded + j][r % TILE] = x;
+                gather[r / MICRO_TILE * padded + j][r % MICRO_TILE] = x;
                 // What rounding leaves there would be multiplied with the largest `1 / q`.
                 let x = if *square == T::ZERO { T::ZERO } else { x };
-                spread[j / TILE * rank + r][j % TILE] = x;
+                spread[j / MICRO_TILE * rank + r][j % MICRO_TILE] = x;
             }
         }
     }

@@ -1,7 +1,9 @@
 //! The pooled sums in a tensor's state.
 
-use super::{added, PooledChains, PooledStructure};
-use crate::dtype::{Dtype, Elements, ElementsMut};
+use super::added::{add_up, stored};
+use super::chains::PooledChains;
+use super::structure::PooledStructure;
+use crate::dtype::{Elements, ElementsMut};
 use crate::isa::Scalar;
 use crate::kernels::in_arithmetic;
 use crate::simd::Number;
@@ -24,9 +26,6 @@ pub struct PooledSums<'a> {
     /// Where they are read, if elsewhere.
     pub before: Option<Elements<'a>>,
 }
-
-/// Numbers that are added up at once.
-const CHUNK: usize = 256;
 
 impl PooledSums<'_> {
     /// The sums that correlations come from; of a rank the whole plane.
@@ -81,36 +80,9 @@ impl PooledSums<'_> {
         in_arithmetic!(kernels, T => {
             let all: &mut [T] = bytemuck::cast_slice_mut(self.plane.bytes_mut());
             let to = if is_lagged { &mut all[len..] } else { all };
-            if chains.structure != PooledStructure::Band {
-                let keep = if is_lagged { 0.0 } else { by.keep };
-                let by = Average { keep, ..by };
-                return added::add_up::<T>(&chains, &mut to[..len], by, blocks);
-            }
-            for apart in 0..=chains.band {
-                let to = &mut to[apart * chains.length..][..chains.length];
-                for (chunk, to) in to.chunks_mut(CHUNK).enumerate() {
-                    let first = apart * chains.padded() + chunk * CHUNK;
-                    let mut sums = [0.0; CHUNK];
-                    for block in blocks.clone() {
-                        let block: &[T] = &bytemuck::cast_slice(block)[first..];
-                        for (sum, x) in sums.iter_mut().zip(&block[..to.len()]) {
-                            *sum += x.to_f64();
-                        }
-                    }
-                    for (to, sum) in to.iter_mut().zip(sums) {
-                        let before = if is_lagged { 0.0 } else { by.keep * to.to_f64() };
-                        *to = stored(before + by.weight * sum);
-                    }
-                }
-            }
+            let keep = if is_lagged { 0.0 } else { by.keep };
+            let by = Average { keep, ..by };
+            add_up::<T>(&chains, &mut to[..len], by, blocks);
         })
-    }
-}
-
-/// Rounded; zero where that is below the normal numbers.
-pub(super) fn stored<T: Scalar>(x: f64) -> T {
-    match x.abs() < T::LEAST_NORMAL {
-        true => T::ZERO,
-        false => T::from_f64(x),
     }
 }

@@ -12,12 +12,14 @@
 
 use std::ops::Range;
 
-use super::inverse::TILE;
+use super::any_inverse::PooledInverse;
+use super::chains::{PooledChains, MICRO_TILE};
 use super::matrix::{Combine, Less, Outer, Weigh};
-use super::panel::Arrays;
+use super::panel::{Arrays, Panel};
+use super::pass::Pass;
 use super::rank::RankInverse;
+use super::structure::PooledStructure;
 use super::transpose::ToRows;
-use super::{Panel, Pass, PooledChains, PooledInverse, PooledStructure};
 use crate::isa::Scalar;
 use crate::simd::LANES;
 use crate::Kernels;
@@ -123,7 +125,7 @@ impl<T: Scalar> Arrays<'_, T> {
         let (chains, beside) = (&self.chains, Beside::new(&self.chains, self.beside));
         let (pitch, directions) = (chains.pitch(), chains.products_of_position());
         let along = inverse.along::<T>();
-        let tiled = along.rank.next_multiple_of(TILE);
+        let tiled = along.rank.next_multiple_of(MICRO_TILE);
         let both = [(&self.x, beside.x), (&self.z, beside.z)];
         for ((from, to), _) in both.into_iter().zip(has).filter(|(_, wanted)| *wanted) {
             for vector in 0..vectors {
@@ -221,7 +223,7 @@ impl<T: Scalar> Arrays<'_, T> {
                 let along = inverse.along::<T>();
                 for (vector, x) in all.chunks_exact_mut(pitch).enumerate() {
                     kernels.call(Combine {
-                        matrix: &along.spread[strip.start / TILE * along.rank..],
+                        matrix: &along.spread[strip.start / MICRO_TILE * along.rank..],
                         along: &beside.x[vector * directions..][..along.rank],
                         scale: along.scale,
                         x: &mut x[..strip.len()],
