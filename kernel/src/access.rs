@@ -75,17 +75,17 @@ impl<'a> Access<'a> {
     }
 
     /// The type of the gradient's elements.
-    pub fn gradient_dtype(&self) -> Dtype {
+    pub(crate) fn gradient_dtype(&self) -> Dtype {
         self.gradient.dtype()
     }
 
     /// The type of the state's elements.
-    pub fn state_dtype(&self) -> Dtype {
+    pub(crate) fn state_dtype(&self) -> Dtype {
         self.memory.buffers.planes[0].dtype()
     }
 
     /// The type of the target's elements, and whether there are master weights.
-    pub fn target_type(&self) -> (Dtype, bool) {
+    pub(crate) fn target_type(&self) -> (Dtype, bool) {
         let target = self.memory.buffers.target.elements();
         (target.dtype(), self.memory.master)
     }

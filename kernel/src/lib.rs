@@ -76,4 +76,4 @@ pub const MAX_BAND: usize = 16;
 
 /// State planes without master weights: momentum, diagonal, sub-diagonals,
 /// normalized RMSProp.
-pub const MAX_PLANES: usize = MAX_BAND + 3;
+pub(crate) const MAX_PLANES: usize = MAX_BAND + 3;

@@ -60,9 +60,12 @@ impl Noise {
     }
 }
 
-/// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014).
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+/// By so much the state of SplitMix64 (Steele, Lea and Flood, 2014) grows for each number.
+pub(crate) const GROWTH: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The number of SplitMix64 that follows on this state.
+pub(crate) fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(GROWTH);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)

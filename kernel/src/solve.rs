@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::element::Stored;
-use super::elimination::{Elimination, ANY_BAND, LOWER, PSI, TIMES_PIVOT};
+use super::elimination::{Elimination, ANY_BAND, COMMON_BAND, LOWER, PSI, TIMES_PIVOT};
 use super::isa::Scalar;
 use super::outcome::{Finishing, Outcome};
 use super::planes::{copy_few, Next};
@@ -285,7 +285,8 @@ impl<'r, V: Vector, const BAND: usize, const ENDS: bool> Solving<'r, V, BAND, EN
             }};
         }
         // Rows of a known number are told apart when compiled, which keeps the
-        // factors in registers.
+        // factors in registers. Each row of the widest such band is written down.
+        const _: () = assert!(COMMON_BAND == 4);
         if BAND == ANY_BAND {
             for q in 0..band {
                 eliminate!(q);

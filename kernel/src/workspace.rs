@@ -49,7 +49,7 @@ pub struct Shape {
 
 impl Shape {
     /// Positions by which directions lag behind in the chunk.
-    pub fn lag(&self) -> usize {
+    pub(crate) fn lag(&self) -> usize {
         match self.line {
             None if self.band > 0 => LAG,
             Some(line) if self.is_short() => self.band * line,
@@ -274,7 +274,7 @@ impl Workspace {
     }
 
     /// The shape of the tensor at hand.
-    pub fn shape(&self) -> Shape {
+    pub(crate) fn shape(&self) -> Shape {
         self.shape
     }
 

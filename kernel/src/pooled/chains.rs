@@ -123,7 +123,7 @@ impl PooledChains {
     }
 
     /// Positions of a chain, as whole vectors of them.
-    pub fn padded(&self) -> usize {
+    pub(super) fn padded(&self) -> usize {
         self.length.next_multiple_of(LANES)
     }
 

@@ -52,7 +52,7 @@ impl BandInverse {
     ///
     /// # Errors
     /// The number of bytes, if they are not to be had.
-    pub fn new(kernels: &Kernels, chains: &PooledChains) -> Result<Self, usize> {
+    pub(super) fn new(kernels: &Kernels, chains: &PooledChains) -> Result<Self, usize> {
         let (padded, band) = (chains.padded(), chains.band);
         let numbers = padded + 2 * (padded / MICRO_TILE) * (band + MICRO_TILE - 1) * MICRO_TILE;
         let window = (band + 1) + Eliminate::room(band);
@@ -66,7 +66,7 @@ impl BandInverse {
     }
 
     /// Bytes held.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         let all = [&self.factors, &self.correlations, &self.elimination];
         all.iter().map(|memory| size_of_val(&***memory)).sum()
     }
@@ -98,7 +98,12 @@ impl BandInverse {
 
     /// Computes it from sums of products, float32 or float64: those of positions `i` apart
     /// follow those of `i - 1`, `length` of each.
-    pub fn compute(&mut self, kernels: &Kernels, products: Elements<'_>, estimate: PooledEstimate) {
+    pub(super) fn compute(
+        &mut self,
+        kernels: &Kernels,
+        products: Elements<'_>,
+        estimate: PooledEstimate,
+    ) {
         match products.dtype() {
             Dtype::F64 => self.correlate::<f64>(products.bytes(), estimate.shrink),
             _ => self.correlate::<f32>(products.bytes(), estimate.shrink),

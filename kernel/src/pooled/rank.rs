@@ -23,6 +23,7 @@ use crate::cache_lines::{cache_lines, CacheLine};
 use crate::dtype::{Dtype, Elements};
 use crate::isa::Scalar;
 use crate::kernels::in_arithmetic;
+use crate::noise::{mix, GROWTH};
 use crate::simd::LANES;
 use crate::Kernels;
 
@@ -327,10 +328,7 @@ fn write<T: Scalar>(from: &[[f64; LANES]], vectors: usize, to: &mut [T], length:
 /// A number in `[-1, 1)` that looks like chance: from the `i + 1`-th number of SplitMix64 with
 /// the seed 0.
 fn number(i: u64) -> f64 {
-    let mut z = (i.wrapping_add(1)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^= z >> 31;
+    let random = mix(i.wrapping_mul(GROWTH));
     // 53 bits, of which the largest stands for 1.
-    (z >> 11) as f64 * (1.0 / (1u64 << 52) as f64) - 1.0
+    (random >> 11) as f64 * (1.0 / (1u64 << 52) as f64) - 1.0
 }
