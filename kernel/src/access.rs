@@ -8,11 +8,10 @@ use std::ops::Range;
 
 use arrayvec::ArrayVec;
 
-use crate::buffers::Memory;
+use crate::buffers::{Memory, MAX_PLANES};
 use crate::dtype::{Dtype, Elements, ElementsMut};
 use crate::noise::{Noise, Random};
 use crate::simd::LANES;
-use crate::MAX_PLANES;
 
 /// A rectangle of the matrix.
 #[derive(Debug, Clone, PartialEq, Eq)]

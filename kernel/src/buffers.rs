@@ -3,7 +3,14 @@
 use arrayvec::ArrayVec;
 
 use crate::dtype::{Elements, ElementsMut};
-use crate::{Stochastic, MAX_PLANES};
+use crate::Stochastic;
+
+/// The widest band.
+pub const MAX_BAND: usize = 16;
+
+/// State planes without master weights: momentum, diagonal, sub-diagonals,
+/// normalized RMSProp.
+pub(crate) const MAX_PLANES: usize = MAX_BAND + 3;
 
 /// The buffers of one tensor for one step: filled in by whoever begins it, and
 /// borrowed from there down to the loops. Each has the tensor's number of elements, of

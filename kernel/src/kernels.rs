@@ -5,6 +5,7 @@ use arrayvec::ArrayVec;
 
 use crate::access::{Access, Run, TargetRun};
 use crate::apply::{Deliver, Write};
+use crate::buffers::MAX_PLANES;
 use crate::element::{with_element, with_state, Stored};
 use crate::isa::Scalar;
 use crate::norms::{largest_lane, GradientSquares, LargestL1};
@@ -15,7 +16,7 @@ use crate::update::Update;
 use crate::workspace::Arrays;
 use crate::{
     Apply, Coordinates, Dtype, Factor, Gradient, Incoming, Isa, Largest, Reading, Rule, Shape,
-    Squares, TakenIn, Workspace, MAX_PLANES,
+    Squares, TakenIn, Workspace,
 };
 
 /// The kernels of an instruction set for one type of arithmetic, float32 or

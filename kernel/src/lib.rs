@@ -52,7 +52,7 @@ mod workspace;
 
 pub use access::{Access, Rect, Run};
 pub use apply::Apply;
-pub use buffers::{Memory, Planes, Scalars, Target, TensorBuffers};
+pub use buffers::{Memory, Planes, Scalars, Target, TensorBuffers, MAX_BAND};
 pub use convert::convert;
 pub use dtype::{bf16, f16, Dtype, Element, Elements, ElementsMut};
 pub use factor::{power_of_two, Factor};
@@ -70,10 +70,3 @@ pub use runs::{Directions, Gradient, Incoming, Lines, Norms, Rule, TakenIn, Want
 pub use simd::LANES;
 pub use take_in::{Average, Denominator, Reading, Reference, TakeIn};
 pub use workspace::{Coordinates, Shape, Workspace, CHUNK, LAG};
-
-/// The widest band.
-pub const MAX_BAND: usize = 16;
-
-/// State planes without master weights: momentum, diagonal, sub-diagonals,
-/// normalized RMSProp.
-pub(crate) const MAX_PLANES: usize = MAX_BAND + 3;
