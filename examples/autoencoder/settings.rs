@@ -265,12 +265,17 @@ pub fn setting(data: Name, method: Method) -> Setting {
         (Name::Mnist, Method::Default) => row(0.0178, 0.8308, 0.9273, 1e-3, 0.00783),
         (Name::Mnist, Method::Band4) => row(0.0145, 0.8547, 0.8578, 2.06e-7, 0.00432),
         (Name::Curves, Method::PooledBand32) => pooled(0.0208, 0.7888, 0.9193, 1.69e-6, 0.272),
+        (Name::Mnist, Method::PooledAll) => pooled(0.0283, 0.8002, 0.8321, 4.75e-7, 0.0915),
         (_, Method::PooledBand32 | Method::PooledRank16 | Method::PooledAll) => {
             pooled(0.0178, 0.8308, 0.9273, 1.06e-5, 0.0413)
         }
-        (_, Method::Muon) => Setting {
+        (Name::Curves, Method::Muon) => Setting {
             rms: 0.187,
             ..row(0.0349, 0.7622, 0.9677, 1.44e-6, 0.0)
+        },
+        (Name::Mnist, Method::Muon) => Setting {
+            rms: 0.261,
+            ..row(0.0178, 0.8308, 0.9273, 1.06e-6, 0.0)
         },
     }
 }
