@@ -233,11 +233,12 @@ impl Optimizer {
 
     /// The number of the next step.
     fn next_step(&self) -> Result<u64> {
-        self.step_count.checked_add(1).ok_or(Error::OutOfRange {
+        let out_of_range = || Error::OutOfRange {
             argument: "the step count".to_owned(),
             value: self.step_count as f64,
             allowed: "less than 2^64 - 1 before a step",
-        })
+        };
+        self.step_count.checked_add(1).ok_or_else(out_of_range)
     }
 
     /// Makes a step, which has been taken entirely, the last one.
