@@ -72,6 +72,8 @@ pub enum Target<'a> {
     Direction(ElementsMut<'a>),
 }
 
+const READ_FROM: &str = "planes are read where there are others than where they are written";
+
 impl<'a> TensorBuffers<'a> {
     /// Buffers with a learning rate scale of 1, no weight decay, and the number of the
     /// call's step.
@@ -129,28 +131,31 @@ impl<'a> TensorBuffers<'a> {
     pub fn read_from(&mut self, before: impl IntoIterator<Item = Elements<'a>>) {
         self.before.clear();
         self.before.extend(before);
-        self.check_before();
+        assert!(self.is_read_alike(), "{READ_FROM}");
     }
 
-    fn check_before(&self) {
+    /// Looks whether the planes have been exchanged since
+    /// [`read_from`](TensorBuffers::read_from).
+    ///
+    /// # Panics
+    /// If they are not of the number, type and length of where they are read.
+    pub fn check_before(&self) {
+        assert!(
+            !self.is_read_elsewhere() || self.is_read_alike(),
+            "{READ_FROM}"
+        );
+    }
+
+    fn is_read_alike(&self) -> bool {
         let kind = |elements: Elements<'_>| (elements.dtype(), elements.len());
         let written = self.planes.iter().map(|plane| kind(plane.elements()));
-        assert!(
-            written.eq(self.before.iter().map(|&plane| kind(plane))),
-            "planes are read where there are others than where they are written"
-        );
+        written.eq(self.before.iter().map(|&plane| kind(plane)))
     }
 
     /// How many bytes after the place where a plane is written it is read, if that is in
     /// another place, and the same for the first `count` planes; as a number that wraps
     /// around. The memory that is read can be reached by its address alone from then on.
-    ///
-    /// # Panics
-    /// If the planes were exchanged, and differ now from where they are read.
     pub(crate) fn source(&self, count: usize) -> Option<usize> {
-        if self.is_read_elsewhere() {
-            self.check_before();
-        }
         let distance = |(from, to): (&Elements<'_>, &ElementsMut<'_>)| {
             let from = from.bytes().as_ptr().expose_provenance();
             from.wrapping_sub(to.elements().bytes().as_ptr().addr())

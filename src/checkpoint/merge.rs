@@ -73,15 +73,22 @@ pub(super) fn of_tensors(old: &Header, tensors: Vec<SavedTensor>) -> Header {
     }
 }
 
+/// Refuses a number of files that is not from 1 to the most.
+pub(super) fn check_count(count: usize, most: usize, allowed: &'static str) -> Result<()> {
+    if (1..=most).contains(&count) {
+        return Ok(());
+    }
+    Err(Error::OutOfRange {
+        argument: "the number of files".to_owned(),
+        value: count as f64,
+        allowed,
+    })
+}
+
 /// The header of the new file, and where its tensors are.
 fn merged(files: &[Checkpoint]) -> Result<(Header, Vec<Vec<Source>>)> {
-    let Some(first) = files.first() else {
-        return Err(Error::OutOfRange {
-            argument: "the number of files".to_owned(),
-            value: 0.0,
-            allowed: "at least 1",
-        });
-    };
+    check_count(files.len(), usize::MAX, "at least 1")?;
+    let first = &files[0];
     let tensors = || files.iter().flat_map(|file| &file.header.tensors);
     let lengths = tensors().map(|tensor| tensor.spec.name.len());
     ask_for_tensors(lengths, first.header.largest_band())?;

@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::files::NewFile;
-use super::merge::{assemble, of_tensors, taken_over, tensor_bytes};
+use super::merge::{assemble, check_count, of_tensors, taken_over, tensor_bytes};
 use super::pieces::Source;
 use super::{Checkpoint, Header, SavedTensor};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::memory::ask_for_tensors;
 
 /// What [`split`] divides.
@@ -93,17 +93,6 @@ fn by_tensors(old: &Header, count: usize) -> Result<Parts> {
         (of_tensors(old, tensors), start)
     };
     Ok(runs(&bytes, count).into_iter().map(part).collect())
-}
-
-fn check_count(count: usize, most: usize, allowed: &'static str) -> Result<()> {
-    if (1..=most).contains(&count) {
-        return Ok(());
-    }
-    Err(Error::OutOfRange {
-        argument: "the number of files".to_owned(),
-        value: count as f64,
-        allowed,
-    })
 }
 
 /// Cuts a list into so many runs, none empty, of which the largest is as small as

@@ -91,6 +91,7 @@ pub(super) fn check(
     }
     let not_negative =
         |what, value| not_negative(format_args!("{what} of tensor \"{}\"", tensor.name), value);
+    buffers.check_before();
     not_negative("lr_scale", buffers.lr_scale)?;
     not_negative("weight_decay", buffers.weight_decay)?;
     check_scalars(tensor, &buffers.scalars)?;

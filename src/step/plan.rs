@@ -232,7 +232,6 @@ impl Plan {
         buffers: &mut [TensorBuffers<'_>],
     ) -> Result<()> {
         let _mode = FloatMode::set_default();
-        self.check(step, number, buffers)?;
         let mut progress = self.progress(step, number, buffers, false)?;
         let mut run = self.run(step, number, buffers, true)?;
         let taken = loop {
@@ -316,7 +315,7 @@ impl Plan {
         self.most_threads = most.max(1);
     }
 
-    /// What is known of a step at its beginning.
+    /// What is known of a step at its beginning, when its arguments are checked.
     pub(super) fn progress(
         &mut self,
         step: &StepOptions,
@@ -324,6 +323,7 @@ impl Plan {
         buffers: &[TensorBuffers<'_>],
         apart: bool,
     ) -> Result<Progress> {
+        self.check(step, number, buffers)?;
         let (options, lists) = (&self.options, &mut self.lists);
         Progress::new(options, &self.tensors, step, number, buffers, lists, apart)
     }

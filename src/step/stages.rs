@@ -52,7 +52,6 @@ impl Plan {
         number: u64,
         buffers: &[TensorBuffers<'_>],
     ) -> Result<UnderWay> {
-        self.check(step, number, buffers)?;
         Ok(UnderWay {
             step: step.clone(),
             number,
@@ -98,7 +97,6 @@ impl Plan {
         number: u64,
         buffers: &'a mut [TensorBuffers<'_>],
     ) -> Result<Stages<'a>> {
-        self.check(step, number, buffers)?;
         let progress = self.progress(step, number, buffers, false)?;
         let mut run = self.run(step, number, buffers, true)?;
         run.defer();
@@ -116,7 +114,6 @@ impl Plan {
         buffers: &'a mut [TensorBuffers<'_>],
         reached: &[(Stage, Vec<[f64; 2]>)],
     ) -> Result<Stages<'a>> {
-        self.check(step, number, buffers)?;
         let mut progress = self.progress(step, number, buffers, true)?;
         let mut run = self.run(step, number, buffers, false)?;
         run.replay(&mut progress, reached)?;

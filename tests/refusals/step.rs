@@ -195,7 +195,7 @@ fn there_is_no_step_after_the_last_number() {
 
 /// Planes that are exchanged for longer ones would be read beyond the end of what is read.
 #[test]
-#[should_panic]
+#[should_panic(expected = "planes are read where there are others than where they are written")]
 fn planes_that_are_not_those_that_are_read() {
     let spec = TensorSpec::new("w", &[64]);
     let mut plan = Plan::new(&Options::default(), &[spec]).unwrap();
