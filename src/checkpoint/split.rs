@@ -33,8 +33,8 @@ pub enum SplitBy {
 ///
 /// # Errors
 /// There is no new file then, except if one of the last operations fails, which give the
-/// complete files their names. [`Error::OutOfRange`] for no path, or more paths than
-/// tensors where these are divided; those of [`merge`](super::merge).
+/// complete files their names. [`OutOfRange`](crate::Error::OutOfRange) for no path, or
+/// more paths than tensors where these are divided; those of [`merge`](super::merge).
 pub fn split(
     file: Checkpoint,
     by: SplitBy,
