@@ -12,7 +12,7 @@ use crate::settings::{Method, State};
 /// Draws the losses of a data set against steps and against seconds.
 pub fn draw(folder: &Path, data: Name, summary: &Summary) -> Result<()> {
     let rows = || summary.rows.iter().filter(|r| r.state == State::Float32);
-    let title = format!("Deep autoencoder on {}, means of 3 seeds", data.title());
+    let title = format!("Deep autoencoder on {}, means of 5 seeds", data.title());
     let steps = Plot {
         title: title.clone(),
         along: "steps",
