@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use super::search::SEEDS;
 use super::summary::{Row, Summary};
 use crate::data::Name;
 use crate::plot::{reached, Curve, Plot};
@@ -12,7 +13,11 @@ use crate::settings::{Method, State};
 /// Draws the losses of a data set against steps and against seconds.
 pub fn draw(folder: &Path, data: Name, summary: &Summary) -> Result<()> {
     let rows = || summary.rows.iter().filter(|r| r.state == State::Float32);
-    let title = format!("Deep autoencoder on {}, means of 5 seeds", data.title());
+    let title = format!(
+        "Deep autoencoder on {}, means of {} seeds",
+        data.title(),
+        SEEDS.len()
+    );
     let steps = Plot {
         title: title.clone(),
         along: "steps",
